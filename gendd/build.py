@@ -1,0 +1,78 @@
+"""Networks with their weights, as a configuration names them."""
+
+from dataclasses import dataclass
+
+import torch
+from timm.task import DistillationTeacher
+from torch import Tensor, nn
+
+from gendd import checkpoint
+from gendd.errors import UserError
+from gendd.networks import Names, create_network, flops, parameter_count
+
+
+@dataclass
+class Built:
+    """A network, the tensors it was filled from (a distilled student's file holds more than the network), and
+    a word on them for the plan."""
+
+    name: str
+    network: nn.Module
+    tensors: dict[str, Tensor]
+    loaded: str
+    flops: int
+
+    def describe(self) -> str:
+        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {self.flops / 1e6:.1f} MFLOPs an image"
+        return f"{self.name}: {size}; {self.loaded}"
+
+
+def build(
+    role: str,
+    name: str,
+    weights: str | None,
+    names: Names,
+    num_classes: int,
+    image_size: int,
+    allow_partial: bool = False,
+    missing: list[str] | None = None,
+) -> Built:
+    """Create the network of a role, "teacher" or "student", and fill it.
+
+    Args:
+        missing: collects what is absent instead of refusing it (dry runs).
+
+    Raises:
+        UserError: unknown name, absent or unfit weights, another class count than the data's.
+    """
+    network, flag = create_network(f"--{role}", name, names, num_classes, image_size), f"--{role}-weights"
+    image = torch.zeros(1, 3, image_size, image_size)
+    built = Built(name, network, {}, "random weights", flops(lambda: network.eval()(image)))
+    if weights is None:
+        return built
+    file = checkpoint.weights_file(weights)
+    if missing is not None and not file.exists():
+        missing.append(f"{flag} {weights}: no such file; {checkpoint.where_from(file, name)}")
+        return built
+    tensors = checkpoint.read_weights(weights, flag)
+    plain = checkpoint.backbone_weights(tensors)
+    _check_classes(network, plain, flag, weights, num_classes)
+    summary = checkpoint.load_weights(network, plain, flag, weights, allow_partial)
+    built.tensors, built.loaded = tensors, f"{summary} from {weights}"
+    return built
+
+
+def _check_classes(network: nn.Module, tensors: dict[str, Tensor], flag: str, weights: str, num_classes: int) -> None:
+    classifier = next(name for name, module in network.named_modules() if module is network.get_classifier())
+    theirs = tensors.get(f"{classifier}.weight")
+    if theirs is not None and len(theirs) != num_classes:
+        raise UserError(
+            f"{flag} {weights}: made for {len(theirs)} classes, the data set has {num_classes}; choose the --dataset "
+            "it was trained on, or other weights"
+        )
+
+
+def as_teacher(network: nn.Module, device: torch.device) -> DistillationTeacher:
+    """Frozen, in eval mode, on the device."""
+    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+    return DistillationTeacher(network, device=device)

@@ -1,0 +1,183 @@
+"""Weights and checkpoints: atomic save, and every format that weights come in. Nothing is unpickled into code."""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from gendd.errors import UserError
+
+Tensors = dict[str, Tensor]
+WRAPPERS = ("module.", "_orig_mod.")
+# Names in published GenDD checkpoints and ours.
+PUBLISHED = {
+    "model.": "backbone.",
+    "cls_projector.0.": "norm.",
+    "diffloss.net.": "head.net.",
+    "classifier.": "classifier.",
+}
+
+
+def save(path: Path, content: dict) -> None:
+    """Write tensors and plain values, whole or not at all."""
+    write_whole(path, lambda file: torch.save(content, file))
+
+
+def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all."""
+    write_whole(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Have `write` fill a file so that `path` is at any time a whole file: the old one, then the new one.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {_reason(error)}; make room there, then give the same command again: it goes on "
+            "from the last good checkpoint"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def read(path: Path, flag: str) -> dict:
+    """Content of a checkpoint file: safetensors, or torch's format with tensors and plain values only.
+
+    Raises:
+        UserError: no such file, an archive, a truncated file, or one that only runs code would read.
+    """
+    if not path.is_file():
+        raise UserError(f"{flag} {path}: no such file; {where_from(path)}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        if tarfile.is_tarfile(path):
+            raise UserError(f"{flag} {path}: an archive, not a checkpoint; unpack it first: tar xf {path}")
+        # Published `_last.pth` files hold the argparse.Namespace of their command line.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{flag} {path}: holds more than tensors and plain values, which is not loaded for safety; save its "
+            "state_dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{flag} {path}: truncated or no checkpoint ({_reason(error)}); fetch or write it again"
+        ) from error
+
+
+def where_from(path: Path, network: str = "NAME") -> str:
+    """Remedy for a weight file that is not there."""
+    if "pretrained" not in path.parts:
+        return "check the path"
+    return f"bash sh/fetch_pretrained_teachers.sh fetches it, bash sh/train_cifar100_teacher.sh {network} trains it"
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file that holds the weights: of a run folder its last checkpoint, else the path itself."""
+    path = Path(path)
+    return path / "checkpoints" / "last.pt" if path.is_dir() else path
+
+
+def read_weights(path: str | Path, flag: str) -> Tensors:
+    """Named tensors of a weight file or run folder, whatever wraps them, by this project's names."""
+    content = read(weights_file(path), flag)
+    for container in ("model", "state_dict"):
+        if isinstance(content.get(container), dict):
+            content = content[container]
+            break
+    tensors = {_unwrapped(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise UserError(
+            f"{flag} {path}: holds no weights; expected named tensors, alone or under 'model' or 'state_dict'"
+        )
+    return _from_published(tensors)
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(WRAPPERS):
+        name = name.partition(".")[2]
+    return name
+
+
+def _from_published(tensors: Tensors) -> Tensors:
+    if "diffloss.net.input_proj.weight" not in tensors:
+        return tensors
+    renamed = {}
+    for name, value in tensors.items():
+        for theirs, ours in PUBLISHED.items():
+            if name.startswith(theirs):
+                renamed[ours + name.removeprefix(theirs)] = value
+    return renamed
+
+
+def backbone_weights(tensors: Tensors) -> Tensors:
+    """The plain network among the tensors of a distilled student; the tensors themselves if they are one."""
+    inner = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
+    return inner or tensors
+
+
+def load_weights(module: nn.Module, tensors: Tensors, flag: str, source: str, allow_partial: bool = False) -> str:
+    """Fill a network. Tensors that are missing, left over or of another shape are refused unless allowed.
+
+    Returns:
+        "n of m tensors loaded", for the plan.
+    """
+    expected = module.state_dict()
+    fitting = {
+        name: value for name, value in tensors.items() if name in expected and value.shape == expected[name].shape
+    }
+    summary = f"{len(fitting)} of {len(expected)} tensors loaded"
+    problems = [
+        f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
+        for name in expected
+        if name in tensors and name not in fitting
+    ]
+    missing = [name for name in expected if name not in tensors]
+    left_over = [name for name in tensors if name not in expected]
+    problems += [
+        f"{len(names)} {what} ({', '.join(names[:3])}, ...)"
+        for what, names in (("missing", missing), ("left over", left_over))
+        if names
+    ]
+    if not fitting or (problems and not allow_partial):
+        raise UserError(
+            f"{flag} {source}: {summary}: {'; '.join(problems[:4])}; give the network and class count it was trained "
+            "with" + (", or --allow-partial" if fitting else "")
+        )
+    module.load_state_dict(fitting, strict=False)
+    return summary
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,234 @@
+"""The configuration of a training run and of an evaluation, and their command lines.
+
+One dataclass is the flags, the help, the saved file and the names in the scripts. Each tree subclasses it to add
+what only its data has and to set its own defaults.
+"""
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import tyro
+
+from gendd.errors import UserError
+from gendd.head import check_sampling
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How the head is sampled in evaluation."""
+
+    sampler: Literal["ancestral", "ddim", "deterministic"] = "deterministic"
+    """ancestral (the paper's), ddim, or deterministic: DDIM from zero, a few steps."""
+    steps: int = 4
+    """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
+    num_samples: int = 1
+    """Features drawn and averaged an image (the paper: 5). The deterministic sampler has one outcome."""
+    guidance: float = 2.0
+    """Classifier-free guidance scale; 1 is none, and saves half the time."""
+    start: int = 950
+    """Timestep at which the deterministic sampler starts."""
+
+    def sampling(self) -> dict:
+        """Keyword arguments of `SplitTokenHead.sample`."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingConfig)}
+
+    def check(self) -> None:
+        check_sampling(self.sampler, self.steps, self.num_samples, self.start)
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The generative head and its loss."""
+
+    token_dim: int = 64
+    """Width d of a token; must divide the teacher's feature width."""
+    width: int = 1024
+    """Width of the denoiser."""
+    depth: int = 3
+    """Residual blocks of the denoiser."""
+    repeats: int = 30
+    """K, draws of timestep and noise a token in a step."""
+    timesteps: Literal["independent", "stratified"] = "independent"
+    """Timesteps of the K repeats: independent (the paper's), or stratified with antithetic noise pairs."""
+    condition_dropout: float = 0.2
+    """Probability of a zero condition, per (image, token, repeat)."""
+
+    def head(self) -> dict:
+        """Keyword arguments of `SplitTokenHead`."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(HeadConfig)}
+
+
+@dataclass(frozen=True)
+class TrainConfig(SamplingConfig, HeadConfig):
+    """Train a network: a teacher, a student alone, or a student from a teacher."""
+
+    dataset: str = ""
+    """Name of a data set, or a folder of images."""
+    data_root: str = "data"
+    """Folder that data sets are kept in and downloaded to."""
+    holdout: float = 0.0
+    """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
+
+    method: str = "gendd"
+    """classification, kd, pretrain (stage 1), gendd, or finetune (stage 3)."""
+    student: str = ""
+    """Network to train: a short name of this tree, timm/<model>, or package.module:function."""
+    student_weights: str | None = None
+    """File or run folder that the student starts from."""
+    teacher: str | None = None
+    """Teacher network, named like the student."""
+    teacher_weights: str | None = None
+    """File or run folder of the teacher's weights."""
+    allow_partial: bool = False
+    """Accept weight files that fill only a part of a network."""
+
+    contraction: float = 0.9
+    """lambda, share of the class centre in the target; 0 uses no label for it."""
+    unlabeled: bool = False
+    """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
+    mixup: float = 1.0
+    """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
+    temperature: float = 4.0
+    """Softmax temperature of kd."""
+    label_share: float = 0.1
+    """Share of the cross-entropy with labels in kd's loss."""
+
+    epochs: int = 240
+    """Passes over the training set."""
+    batch_size: int = 64
+    """Images an optimiser step, over all processes."""
+    accumulate: int = 1
+    """Parts that each process takes its share of the batch in."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """Optimiser."""
+    lr: float = 1e-3
+    """Learning rate for `batch_size` images, whatever the number of processes."""
+    head_lr: float | None = None
+    """Learning rate of the head; `lr` if not given."""
+    weight_decay: float = 5e-2
+    """Weight decay; never on the head, norms and biases."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    beta1: float = 0.9
+    """First beta of adamw."""
+    beta2_start: float = 0.95
+    """Second beta of adamw at the first step."""
+    beta2_end: float = 0.999
+    """Second beta of adamw at the last step; half a cosine between."""
+    schedule: Literal["cosine", "step"] = "step"
+    """Learning rate: cosine to 0, or x0.1 at each milestone."""
+    milestones: tuple[int, ...] = (150, 180, 210)
+    """Epochs of the step schedule."""
+    warmup_epochs: float = 0
+    """Epochs of linear warm-up from 0."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, evaluated beside them; 0 keeps none."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    compile: bool = False
+    """torch.compile the networks."""
+    eval_every: int = 10
+    """Epochs between evaluations on `eval_images`; all images are evaluated at the end."""
+    eval_images: int = 2000
+    """Images of an intermediate evaluation; 0 takes all."""
+    seed: int = 0
+    """Seed of all random numbers."""
+    runs: str = "runs"
+    """Folder of all runs."""
+    name: str | None = None
+    """Name of the run's folder beside other methods; the method's name if not given."""
+    resume: str | None = None
+    """Run folder to go on with, by its own configuration. (The same command again goes on as well.)"""
+    dry_run: bool = False
+    """Build everything, print the plan and what is missing, and stop."""
+
+    def check(self) -> None:
+        """Refuse combinations that cannot work, before anything is loaded."""
+        super().check()
+        _check_range(self, "contraction", 0, 1)
+        _check_range(self, "condition_dropout", 0, 1)
+        _check_range(self, "label_share", 0, 1)
+        _check_range(self, "holdout", 0, 0.9)
+        _check_range(self, "ema", 0, 0.99999)
+        for name in ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate", "eval_every"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
+        for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
+        for name in ("lr", "head_lr", "temperature"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be positive")
+        if not self.student:
+            raise UserError("--student is missing: name the network to train")
+        if not self.dataset:
+            raise UserError("--dataset is missing: name a data set or a folder of images")
+        if self.warmup_epochs >= self.epochs:
+            raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
+        if self.unlabeled and self.method == "gendd" and self.contraction > 0:
+            raise UserError(
+                f"--contraction {self.contraction}: pulls towards the label's class; with --unlabeled set it to 0"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(SamplingConfig):
+    """Evaluate a run or a checkpoint: teacher, head read-out and linear probe."""
+
+    checkpoint: tyro.conf.Positional[str] = ""
+    """Run folder, or a checkpoint file."""
+    dataset: str | None = None
+    """Data set or folder of images; a run's own if not given."""
+    data_root: str | None = None
+    """Folder of data sets; a run's own if not given."""
+    teacher: str | None = None
+    """Teacher network; a run's own if not given."""
+    teacher_weights: str | None = None
+    """Teacher's weights; a run's own if not given."""
+    student: str | None = None
+    """Student network; a run's own if not given."""
+    best: bool = False
+    """Evaluate the run's best checkpoint instead of its last."""
+    images: int = 0
+    """Evaluate the first so many test images; 0 takes all."""
+    batch_size: int = 500
+    """Images a batch."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    seed: int = 0
+    """Seed of the sampling noise."""
+    json: str | None = None
+    """Also write the figures to this file."""
+    dry_run: bool = False
+    """Build everything, print the plan and what is missing, and stop."""
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _check_range(config, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if not low <= value <= high:
+        raise UserError(f"{_flag(name)} {value}: must be from {low} to {high}")
+
+
+def parse(config_class: type[Config], program: str, arguments: Sequence[str] | None = None) -> Config:
+    """Command line to configuration. A mistake in it is one line, like every other user error."""
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            return tyro.cli(config_class, prog=f"python -m {program}", args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", messages.getvalue())
+        raise UserError(" ".join(text.split())) from None

@@ -1,0 +1,145 @@
+"""Gaussian diffusion over feature tokens: noise schedule, loss terms, samplers. Tensors in, tensors out.
+
+Improved DDPM (Nichol and Dhariwal, 2021): cosine schedule, noise prediction, learned variance. The variance is
+interpolated between the two analytic bounds and trained by the variational bound, whose gradient does not reach
+the noise prediction. All arithmetic is fp32, whatever autocast does to the network.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+NUM_TIMESTEPS = 1000
+
+# (noise prediction, variance coefficient in [-1, 1]) of x_t, each shaped like x_t.
+Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+
+
+def cosine_alphas_cumprod() -> Tensor:
+    """Cumulative signal share abar of the cosine schedule, (1000,) float64."""
+
+    def signal(time: Tensor) -> Tensor:
+        return torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    steps = torch.arange(NUM_TIMESTEPS + 1, dtype=torch.float64) / NUM_TIMESTEPS
+    betas = (1 - signal(steps[1:]) / signal(steps[:-1])).clamp(max=0.999)
+    return torch.cumprod(1 - betas, dim=0)
+
+
+class NoiseSchedule(nn.Module):
+    """The schedule seen at some of its 1000 timesteps, tabulated for training and sampling.
+
+    Args:
+        timesteps: increasing indices into the 1000 training steps; all of them by default. The step from one to
+            the next is then a single, larger step of the same process (respacing).
+
+    `exact` holds the float64 values; the buffers of the same names are what the arithmetic uses (float32).
+    """
+
+    def __init__(self, timesteps: Tensor | None = None):
+        super().__init__()
+        timesteps = torch.arange(NUM_TIMESTEPS) if timesteps is None else timesteps
+        alphas_cumprod = cosine_alphas_cumprod()[timesteps]
+        previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+        alphas = alphas_cumprod / previous
+        betas = 1 - alphas
+        posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
+        # The first posterior variance is 0; its logarithm is replaced by the next one's.
+        clipped = torch.cat([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
+        self.exact = {
+            "alphas_cumprod": alphas_cumprod,
+            "betas": betas,
+            "log_betas": betas.log(),
+            "posterior_log_variance_clipped": clipped.log(),
+            "signal_scale": alphas_cumprod.sqrt(),
+            "noise_scale": (1 - alphas_cumprod).sqrt(),
+            "inverse_signal_step": alphas.rsqrt(),
+            # The model's mean is (x_t - eps * noise_step) / sqrt(alpha).
+            "noise_step": betas * (1 - alphas_cumprod).rsqrt(),
+        }
+        for name, values in self.exact.items():
+            self.register_buffer(name, values.float(), persistent=False)
+        self.timesteps = timesteps.tolist()
+
+    def add_noise(self, x_start: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise. x_start, noise: (..., d); t: (...)."""
+        return self.signal_scale[t, None] * x_start + self.noise_scale[t, None] * noise
+
+    def log_variance(self, variance: Tensor, t: Tensor | int) -> Tensor:
+        """Interpolated log sigma^2 for the network's variance coefficient (..., d)."""
+        share = (variance + 1) / 2
+        upper, lower = self.log_betas[t, None], self.posterior_log_variance_clipped[t, None]
+        return share * upper + (1 - share) * lower
+
+    def loss_terms(self, output: Tensor, x_start: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Both terms of the hybrid loss, each (...), averaged over the token's d dimensions.
+
+        Args:
+            output: (..., 2d) the network's noise prediction and variance coefficient for `add_noise(...)`.
+            x_start, noise: (..., d); t: (...) int64.
+
+        Returns:
+            mse of the noise prediction, and the variational bound in bits (KL to the posterior; at t = 0 the
+            discretised Gaussian log-likelihood). The bound trains the variance only.
+        """
+        eps, variance = output.float().chunk(2, dim=-1)
+        error = noise - eps
+        mse = error.square().mean(-1)
+
+        log_variance = self.log_variance(variance, t)
+        # Model mean minus posterior mean. Both are linear in x_t, which cancels: no large numbers are subtracted.
+        shift = (self.inverse_signal_step * self.noise_step)[t, None] * error.detach()
+        posterior_log_variance = self.posterior_log_variance_clipped[t, None]
+        difference = posterior_log_variance - log_variance
+        kl = 0.5 * (difference.exp() - 1 - difference + shift.square() * (-log_variance).exp())
+        likelihood = discretized_gaussian_log_likelihood(x_start, x_start + shift, 0.5 * log_variance)
+        vb = torch.where(t[..., None] == 0, -likelihood, kl).mean(-1) / math.log(2)
+        return mse, vb
+
+
+def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
+    """Log-probability (nats) of the bin of half-width 1/255 around x; the bins beyond +-0.999 are open-ended."""
+
+    def normal_cdf(value: Tensor) -> Tensor:
+        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)))
+
+    centered, inverse_scale = x - mean, (-log_scale).exp()
+    upper = normal_cdf(inverse_scale * (centered + 1 / 255))
+    lower = normal_cdf(inverse_scale * (centered - 1 / 255))
+    probability = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return probability.clamp(min=1e-12).log()
+
+
+def spaced_timesteps(steps: int) -> Tensor:
+    """`steps` of the 1000 timesteps, evenly spaced, first and last included."""
+    return torch.linspace(0, NUM_TIMESTEPS - 1, steps, dtype=torch.float64).round().long()
+
+
+def zero_path_timesteps(start: int, steps: int) -> Tensor:
+    """`steps` timesteps in increasing order that divide [0, start] evenly: start is the last, 0 is left out."""
+    return torch.linspace(0, start, steps + 1, dtype=torch.float64)[1:].round().long()
+
+
+def sample_ancestral(schedule: NoiseSchedule, predict: Predict, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+    """Ancestral sampling from x at the schedule's last timestep down to a sample of x_0, which is not clipped.
+
+    `noise` is asked for a fresh draw at each step but the last; `predict` gets the original timestep.
+    """
+    for index in reversed(range(len(schedule.timesteps))):
+        eps, variance = predict(x, schedule.timesteps[index])
+        mean = schedule.inverse_signal_step[index] * (x - schedule.noise_step[index] * eps)
+        if index == 0:
+            return mean
+        x = mean + (0.5 * schedule.log_variance(variance, index)).exp() * noise()
+
+
+def sample_ddim(schedule: NoiseSchedule, predict: Predict, x: Tensor) -> Tensor:
+    """Deterministic DDIM path (eta = 0; Song et al., 2021) from x at the schedule's last timestep to x_0."""
+    for index in reversed(range(len(schedule.timesteps))):
+        eps, _ = predict(x, schedule.timesteps[index])
+        x_start = (x - schedule.noise_scale[index] * eps) / schedule.signal_scale[index]
+        if index == 0:
+            return x_start
+        x = schedule.signal_scale[index - 1] * x_start + schedule.noise_scale[index - 1] * eps

@@ -1,0 +1,107 @@
+"""torchrun's environment: processes, devices, precision."""
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from gendd.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all: `rank` of `size`, and the device it computes on."""
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    @contextlib.contextmanager
+    def local_first(self):
+        """The first process of each machine goes first: it downloads what the others then find."""
+        if self.local_rank:
+            self.wait()
+        yield
+        if not self.local_rank:
+            self.wait()
+
+    def all_true(self, flag: torch.Tensor) -> bool:
+        """Whether a boolean scalar holds in every process."""
+        if self.size > 1:
+            flag = flag.to(torch.int32)
+            dist.all_reduce(flag, dist.ReduceOp.MIN)
+        return bool(flag)
+
+    def describe(self) -> str:
+        processes = f"{self.size} process{'es' if self.size > 1 else ''}"
+        return f"{processes} on {hardware(self.device)}"
+
+
+@contextlib.contextmanager
+def join_world():
+    """The group that torchrun's environment names, or this process alone. One GPU a process, else the CPU."""
+    rank, size, local_rank = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )
+    device = torch.device("cpu")
+    if torch.cuda.is_available() and "CPU_PROCS" not in os.environ:
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if size > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield World(rank, size, local_rank, device)
+    finally:
+        if size > 1:
+            dist.destroy_process_group()
+
+
+def hardware(device: torch.device) -> str:
+    """Name of the GPU, or of the CPU with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = "CPU"
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """ "bf16" or "fp32", for the precision asked for."""
+    if precision == "auto":
+        return "bf16" if multiplies_bf16(device) else "fp32"
+    return precision
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def check_batch(batch: int, world: int, accumulate: int, even: bool) -> None:
+    """Refuse a global batch that its parts cannot share equally; feature mixup pairs need even parts."""
+    parts = world * accumulate * (2 if even else 1)
+    if batch % parts:
+        pairs = " x 2 images of a feature mixup pair" if even else ""
+        nearest = max(parts, round(batch / parts) * parts)
+        raise UserError(
+            f"--batch-size {batch}: does not divide by {world} processes x --accumulate {accumulate}{pairs}; "
+            f"nearest that does: {nearest}"
+        )

@@ -1,0 +1,32 @@
+"""Errors a user can mend: one line, exit code 2, no traceback."""
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Something the user gave cannot work. The message is one line: the flag, its value, the remedy."""
+
+
+def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that does not exist, with the nearest ones that do."""
+    known = sorted(known)
+    lowered = {candidate.lower(): candidate for candidate in known}
+    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=4, cutoff=0.4)]
+    return UserError(f"{flag} {name}: no such name; {'nearest' if near else 'known'}: {', '.join(near or known)}")
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run a program's main; a UserError ends it with its line and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        if int(os.environ.get("RANK", 0)):
+            # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.
+            time.sleep(5)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
+        os._exit(2)

@@ -1,0 +1,82 @@
+"""Accuracy of every read-out, each test image counted exactly once over all processes."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from timm.task import ClassificationEvaluator
+from torch import Tensor, nn
+
+from gendd.distributed import World
+from gendd.randomness import generator
+from gendd.student import Student
+
+# (number of the batch, images, labels): the batches are the same however many processes share them.
+Batches = Iterable[tuple[int, Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """Named ways to classify images: `logits(images, generator)` gives (B, C) for each of `names`."""
+
+    names: tuple[str, ...]
+    logits: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
+
+
+def read_out_of(model: nn.Module, sampling: dict) -> ReadOut:
+    """ "head" and "probe" of a GenDD student, "classifier" of any other network. The first is the one to report."""
+    if isinstance(model, Student):
+        return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **sampling))
+    return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
+
+
+@torch.no_grad()
+def evaluate(read_out: ReadOut, batches: Batches, world: World, seed: int = 0) -> dict[str, dict]:
+    """Top-1 and top-5 (percent) of each read-out.
+
+    Sampling noise depends on the seed and the batch's number, not on the process.
+    """
+    evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
+    for number, images, labels in batches:
+        outputs = read_out.logits(images, generator(world.device, seed, "evaluation", number))
+        for name, evaluator in evaluators.items():
+            evaluator.update(outputs[name], labels)
+    results = {}
+    for name, evaluator in evaluators.items():
+        summary = evaluator.compute(distributed=world.size > 1)
+        results[name] = {metric: round(summary[metric], 4) for metric in ("top1", "top5")}
+    return results
+
+
+def feature_agreement(generated: Tensor, target: Tensor) -> dict[str, float]:
+    """Mean cosine of generated and target features (B, D_t), and their mean norms."""
+    cosine = torch.nn.functional.cosine_similarity(generated, target)
+    return {
+        "cosine": cosine.mean().item(),
+        "norm": generated.norm(dim=-1).mean().item(),
+        "target_norm": target.norm(dim=-1).mean().item(),
+    }
+
+
+@torch.no_grad()
+def images_per_second(function: Callable[[Tensor], object], images: Tensor, seconds: float = 1.0) -> float:
+    """Median rate of a read-out on one batch, after a warm-up call."""
+
+    def timed() -> float:
+        _synchronize(images.device)
+        begin = time.perf_counter()
+        function(images)
+        _synchronize(images.device)
+        return time.perf_counter() - begin
+
+    timed()
+    times = [timed()]
+    while len(times) < 3 or sum(times) < seconds:
+        times.append(timed())
+    return len(images) / sorted(times)[len(times) // 2]
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

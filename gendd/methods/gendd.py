@@ -1,0 +1,53 @@
+"""Generative Distribution Distillation (arXiv 2507.14503), with labels and without."""
+
+import torch
+from torch import Tensor
+
+from gendd.head import SplitTokenHead
+from gendd.methods.base import Ingredients, TeachingTask
+from gendd.networks import feature_width
+from gendd.student import Student
+from gendd.targets import contract
+
+
+class GenDDTask(TeachingTask):
+    """teacher(images) -> f -> contracted f' -> student's loss of generating f' from its own feature."""
+
+    def __init__(self, student: Student, ingredients: Ingredients):
+        super().__init__(student, ingredients)
+        self.contraction, self.mixup = ingredients.config.contraction, ingredients.config.mixup
+        self.head = student.head
+
+    def target(self, feature: Tensor, labels: Tensor) -> Tensor:
+        """f' (B, D_t) of the teacher's features f (B, D_t)."""
+        return contract(feature, self.teacher_classifier.weight, labels, self.contraction)
+
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        feature = self.teacher_feature(images)
+        draws = self.head.draw(self.random.batch, self.random.generator("diffusion", images.device))
+        return self.trainable_module(
+            images,
+            self.target(feature, labels),
+            self.class_targets(feature, labels),
+            self._mixup_share(images.device),
+            draws.rows(self.random.rows),
+        )
+
+    def _mixup_share(self, device: torch.device) -> Tensor | None:
+        if self.mixup == 0:
+            return None
+        # Beta(b, b) as a ratio of two gammas, which can be drawn from a generator.
+        concentration = torch.full((2,), float(self.mixup))
+        gammas = torch._standard_gamma(concentration, generator=self.random.generator("mixup", "cpu"))
+        return (gammas[0] / gammas.sum()).to(device)
+
+
+def build_student(ingredients: Ingredients) -> Student:
+    """The student with a fresh head for the teacher's features."""
+    classifier = ingredients.teacher.model.get_classifier()
+    head = SplitTokenHead(classifier.in_features, feature_width(ingredients.student), **ingredients.config.head())
+    return Student(ingredients.student, head, classifier)
+
+
+def build(ingredients: Ingredients) -> GenDDTask:
+    return GenDDTask(build_student(ingredients), ingredients)

@@ -1,0 +1,115 @@
+"""Teachers and students: any network that speaks timm's interface, by name or from a user's own function."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gendd.errors import UserError, unknown_name
+
+SMALL_IMAGE = 64
+INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
+
+
+def pooled_feature(network: nn.Module, images: Tensor) -> Tensor:
+    """Penultimate feature (B, D), as the classifier sees it."""
+    return network.forward_head(network.forward_features(images), pre_logits=True)
+
+
+def feature_width(network: nn.Module) -> int:
+    """Width D of `pooled_feature`."""
+    return getattr(network, "head_hidden_size", None) or network.num_features
+
+
+@dataclass(frozen=True)
+class Names:
+    """The networks that a tree names, and the normalisation of networks that state none.
+
+    Args:
+        short: the tree's own names, each with timm's name for it.
+    """
+
+    short: dict[str, str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def create_network(flag: str, name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        flag: the option that named it, for error messages.
+        name: a short one, "timm/<any timm model>", or "package.module:function"; the function takes
+            num_classes and returns a module that speaks timm's interface.
+
+    Raises:
+        UserError: no such name, or a network without the interface.
+    """
+    if ":" in name:
+        network = _from_function(flag, name, num_classes)
+    else:
+        timm_name = name.removeprefix("timm/") if name.startswith("timm/") else names.short.get(name, "")
+        if not timm.is_model(timm_name):
+            raise unknown_name(flag, name, [*names.short, *(f"timm/{model}" for model in timm.list_models())])
+        network = _from_timm(timm_name, num_classes, image_size)
+    if not getattr(network, "pretrained_cfg", None):
+        network.pretrained_cfg = {"mean": names.mean, "std": names.std}
+    missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
+    if missing:
+        raise UserError(f"{flag} {name}: the network lacks {', '.join(missing)} of timm's interface; add them")
+    if not isinstance(network.get_classifier(), nn.Linear):
+        raise UserError(
+            f"{flag} {name}: its classifier is no nn.Linear, which the method needs; choose another network"
+        )
+    return network
+
+
+def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
+    module_name, _, function_name = name.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{flag} {name}: {error}; give package.module:function, importable from here") from error
+    return function(num_classes=num_classes)
+
+
+def _from_timm(name: str, num_classes: int, image_size: int) -> nn.Module:
+    try:
+        # Transformers size their position embedding by the image; other families do not know the argument.
+        network = timm.create_model(name, num_classes=num_classes, img_size=image_size)
+    except TypeError:
+        network = timm.create_model(name, num_classes=num_classes)
+    if image_size <= SMALL_IMAGE and not name.startswith("cifar_"):
+        _fit_small_images(network)
+    return network
+
+
+def _fit_small_images(network: nn.Module) -> None:
+    """Keep the resolution in the stem, as CIFAR networks do: first convolution of stride 1, no max-pooling."""
+    first = network.pretrained_cfg.get("first_conv")
+    if isinstance(first, str):
+        convolution = network.get_submodule(first)
+        if isinstance(convolution, nn.Conv2d) and convolution.stride == (2, 2):
+            network.set_submodule(
+                first,
+                nn.Conv2d(
+                    convolution.in_channels, convolution.out_channels, 3, padding=1, bias=convolution.bias is not None
+                ),
+            )
+    if isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
+        network.maxpool = nn.Identity()
+
+
+def parameter_count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def flops(function: Callable[[], object]) -> int:
+    """Floating-point operations of a call (a multiply-add counts two), matrix products and convolutions."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()

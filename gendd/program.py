@@ -1,0 +1,291 @@
+"""What both trees' train programs do: build, print the plan, train, evaluate, keep the result."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.task import DistillationTeacher, TrainingTask
+from timm.utils import unwrap_model
+
+from gendd.build import Built, as_teacher, build
+from gendd.checkpoint import checksum, save_tensors, weights_file
+from gendd.config import EvaluateConfig, TrainConfig, parse
+from gendd.data import Data, DataSummary
+from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
+from gendd.errors import UserError
+from gendd.evaluation import ReadOut, evaluate, feature_agreement, read_out_of
+from gendd.methods import Ingredients, get_method
+from gendd.networks import Names, flops, parameter_count
+from gendd.optim import create_optimizer
+from gendd.randomness import BatchPlan, generator
+from gendd.runs import RunFolder, environment, run_path, saved_config
+from gendd.student import Student
+from gendd.targets import contract
+from gendd.training import Training
+
+PICTURED_FEATURES = 1000
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What one tree adds to the shared programs.
+
+    Args:
+        name: of the package, such as "gendd_cifar".
+        summarize: what is known of a configuration's data without reading it.
+        open_data: (config, plan, world, mean, std) -> the data set.
+    """
+
+    name: str
+    names: Names
+    train_config: type[TrainConfig]
+    evaluate_config: type[EvaluateConfig]
+    summarize: Callable[[TrainConfig], DataSummary]
+    open_data: Callable[..., Data]
+
+
+def train(tree: Tree, arguments: list[str] | None = None) -> None:
+    """The train program of a tree.
+
+    Raises:
+        UserError: whatever in the command, the data or the weights cannot work.
+    """
+    config = parse(tree.train_config, f"{tree.name}.train", arguments)
+    folder = Path(config.resume) if config.resume else None
+    if folder:
+        config = dataclasses.replace(saved_config(folder, tree.train_config), dry_run=config.dry_run)
+    config.check()
+    run = RunFolder(folder or run_path(config))
+    with join_world() as world:
+        program = TrainProgram(tree, config, run, world)
+        program.execute()
+
+
+class TrainProgram:
+    """One run of a train program, built from its configuration.
+
+    Attributes:
+        missing: what a dry run found absent.
+    """
+
+    def __init__(self, tree: Tree, config: TrainConfig, run: RunFolder, world: World):
+        self.tree, self.config, self.run, self.world = tree, config, run, world
+        self.method = get_method(config.method)
+        self.precision = resolve_precision(config.precision, world.device)
+        self.plan = BatchPlan(config.seed, config.batch_size, world.rank, world.size, config.accumulate)
+        self.missing: list[str] = []
+        self._check()
+
+    def _check(self) -> None:
+        config, method = self.config, self.method
+        if method.needs_teacher and not config.teacher:
+            raise UserError(f"--teacher is missing: --method {config.method} learns from one; name its network")
+        if config.teacher and not method.needs_teacher:
+            raise UserError(f"--teacher {config.teacher}: --method {config.method} has none; leave it out")
+        if config.unlabeled and not method.unlabeled:
+            raise UserError(f"--unlabeled: --method {config.method} needs labels; choose gendd, pretrain or finetune")
+        even = method.mixes_features and config.mixup > 0
+        check_batch(config.batch_size, self.world.size, config.accumulate, even)
+        self.run.check(config, self.tree.name)
+
+    def execute(self) -> None:
+        config, world = self.config, self.world
+        if self.run.result.exists() and not config.dry_run:
+            self._say(f"{self.run.path} is complete: {self.run.headline()}")
+            return
+        self._build()
+        self._say(self._describe())
+        if config.dry_run:
+            self._say(
+                "\n".join(["missing:", *(f"  {line}" for line in self.missing)] if self.missing else ["all there"])
+            )
+            return
+        self.data = self.tree.open_data(config, self.plan, world, self.mean, self.std)
+        self._say(f"  images     {self.data.train_size} to train on, {self.data.eval_size} to {self.data.eval_split}")
+        surroundings = {**environment(world), **self._teacher_record()}
+        if world.is_first:
+            self.run.claim(config, self.tree.name)
+            self.run.write("environment.json", surroundings)
+        world.wait()
+        training = self._train()
+        self._finish(training)
+
+    def _build(self) -> None:
+        config, device = self.config, self.world.device
+        summary = self.tree.summarize(config)
+        missing = self.missing if config.dry_run else None
+        if summary.missing:
+            self.missing.append(summary.missing)
+        if summary.num_classes is None:
+            raise UserError(summary.missing)
+        shape = (self.tree.names, summary.num_classes, config.image_size, config.allow_partial, missing)
+        torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
+        self.student = build("student", config.student, config.student_weights, *shape)
+        self.mean, self.std = (self.student.network.pretrained_cfg[name] for name in ("mean", "std"))
+        self.teacher: Built | None = None
+        teacher = None
+        if config.teacher:
+            if config.teacher_weights is None:
+                absent = (
+                    "--teacher-weights is missing: an untrained teacher has nothing to teach; name a file or run folder"
+                )
+                if not config.dry_run:
+                    raise UserError(absent)
+                self.missing.append(absent)
+            self.teacher = build("teacher", config.teacher, config.teacher_weights, *shape)
+            teacher = as_teacher(self.teacher.network, device)
+        self.num_classes = summary.num_classes
+        self.task = self._task(teacher)
+
+    def _task(self, teacher: DistillationTeacher | None) -> TrainingTask:
+        ingredients = Ingredients(self.config, self.student.network, teacher, self.student.tensors, self.world.device)
+        task = self.method.build(ingredients).to(self.world.device, memory_format=torch.channels_last)
+        if self.config.ema:
+            task.setup_ema(self.config.ema, use_warmup=True)
+        return task
+
+    def _describe(self) -> str:
+        config, task = self.config, self.task
+        lines = [
+            ("data", f"{config.dataset}, {self.num_classes} classes, {config.image_size}x{config.image_size} pixels"),
+            ("student", self.student.describe()),
+        ]
+        if self.teacher:
+            lines.append(("teacher", self.teacher.describe()))
+        lines.append(("method", self._describe_method()))
+        trained = unwrap_model(task.get_eval_model())
+        if isinstance(trained, Student):
+            lines.append(("head", self._describe_head(trained)))
+        parts = f"{self.world.size} processes x {config.accumulate} parts x {self.plan.part_size} images"
+        lines += [
+            ("batch", f"{config.batch_size} images a step = {parts}"),
+            (
+                "optimiser",
+                f"{config.optimizer}, learning rate {config.lr:g} (head {config.head_lr or config.lr:g}), "
+                f"{config.schedule} schedule, warm-up {config.warmup_epochs:g} of {config.epochs} epochs",
+            ),
+            ("hardware", f"{self.world.describe()}, {self.precision}"),
+            ("results", str(self.run.path)),
+        ]
+        return "\n".join(["plan", *(f"  {name:<10} {text}" for name, text in lines)])
+
+    def _describe_method(self) -> str:
+        config = self.config
+        words = [config.method]
+        if self.method.mixes_features:
+            words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
+        if config.unlabeled:
+            words.append("no label is read")
+        return ", ".join(words)
+
+    def _describe_head(self, student: Student) -> str:
+        head, config = student.head, self.config
+        one = torch.zeros(1, student.norm.normalized_shape[0], device=self.world.device)
+        cost = flops(lambda: head(one, one.new_zeros(1, head.feature_dim)))
+        sampled = flops(lambda: head.sample(one, **config.sampling()))
+        return (
+            f"{head.num_tokens} token{'s' if head.num_tokens > 1 else ''} of width {head.token_dim}, "
+            f"{parameter_count(head) / 1e6:.2f} M parameters; loss over {head.repeats} {head.timesteps} draws a token, "
+            f"{cost / 1e6:.0f} MFLOPs an image; sampled {config.sampler}, {config.steps} steps x "
+            f"{config.num_samples} samples, guidance {config.guidance:g}, {sampled / 1e6:.0f} MFLOPs an image"
+        )
+
+    def _teacher_record(self) -> dict:
+        """The teacher's file, its checksum, and its accuracy on the evaluation images, measured."""
+        if not self.teacher:
+            return {}
+        task = self.task
+        read_out = ReadOut(
+            ("teacher",),
+            lambda images, _: {
+                "teacher": task.teacher(task.teacher.normalize_input(images, task.student_mean, task.student_std))
+            },
+        )
+        with autocast(self.precision, self.world.device):
+            accuracy = evaluate(read_out, self.data.eval_batches(), self.world)["teacher"]
+        self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
+        file = weights_file(self.config.teacher_weights)
+        return {"teacher": {"weights": str(file), "sha256": checksum(file), **accuracy}}
+
+    def _train(self) -> Training:
+        config, world = self.config, self.world
+        if config.compile:
+            self.task.compile()
+        if world.size > 1:
+            self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
+        optimizer = create_optimizer(self.task.get_trainable_module(), config)
+        training = Training(config, self.task, self.data, optimizer, self.run, world, self.precision, self.measure)
+        training.fit()
+        return training
+
+    def measure(self, limit: int) -> tuple[dict, dict]:
+        """Accuracies on the first `limit` evaluation images (0: all), and how well features are generated."""
+        self.task.eval()
+        accuracies, features = {}, {}
+        with autocast(self.precision, self.world.device):
+            for prefix, ema in (("", False), ("ema_", True)) if self.task.has_ema() else (("", False),):
+                model = unwrap_model(self.task.get_eval_model(ema=ema)).eval()
+                read_out = read_out_of(model, self.config.sampling())
+                measured = evaluate(read_out, self.data.eval_batches(limit), self.world, self.config.seed)
+                accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
+            model = unwrap_model(self.task.get_eval_model())
+            if isinstance(model, Student) and self.world.is_first:
+                pairs = self._features(model, count=1)
+                features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
+        return accuracies, features
+
+    @torch.no_grad()
+    def _features(self, student: Student, count: int) -> dict[str, torch.Tensor]:
+        """Generated features, their targets and the teacher's, each (n, D_t), and the labels (n,), of the first
+        evaluation batches with together at least `count` images."""
+        config, batches = self.config, []
+        for number, images, labels in self.data.eval_batches():
+            noise = generator(self.world.device, config.seed, "evaluation", number)
+            generated = student.sample(images, noise, **config.sampling()).float()
+            feature = self.task.teacher_feature(images)
+            contraction = 0 if config.unlabeled else config.contraction
+            target = contract(feature, self.task.teacher_classifier.weight, labels, contraction)
+            batches.append({"generated": generated, "target": target, "teacher": feature, "labels": labels})
+            if sum(len(batch["labels"]) for batch in batches) >= count:
+                break
+        return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
+
+    def _finish(self, training: Training) -> None:
+        """Evaluate the last epoch on all images; write the result, the plain student and some features."""
+        accuracies, features = self.measure(0)
+        if not self.world.is_first:
+            return
+        trained = unwrap_model(self.task.get_eval_model())
+        training.report(
+            "final", {"split": self.data.eval_split, "images": self.data.eval_size, **accuracies, **features}
+        )
+        if isinstance(trained, Student):
+            with autocast(self.precision, self.world.device):
+                save_tensors(self.run.features, self._features(trained, PICTURED_FEATURES))
+        plain = {name: value.contiguous() for name, value in self.student.network.state_dict().items()}
+        save_tensors(self.run.student, plain, {"network": self.config.student, "num_classes": str(self.num_classes)})
+        images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
+        self.run.write(
+            "result.json",
+            {
+                "epochs": self.config.epochs,
+                "split": self.data.eval_split,
+                "images": self.data.eval_size,
+                "last": accuracies,
+                "best": training.best,
+                **features,
+                "student": {"parameters": parameter_count(self.student.network), "flops": self.student.flops},
+                "seconds": round(training.seconds, 1),
+                "train_images_per_second": round(images / training.seconds, 1),
+                "processes": self.world.size,
+                "hardware": hardware(self.world.device),
+                "precision": self.precision,
+            },
+        )
+        self._say(f"complete: {self.run.headline()}\nresults in {self.run.path}")
+
+    def _say(self, text: str) -> None:
+        if self.world.is_first:
+            print(text, flush=True)

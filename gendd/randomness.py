@@ -1,0 +1,54 @@
+"""Random numbers as a function of seed, step and purpose, never of the process that asks.
+
+Every process draws for the whole global batch and keeps its own rows, so that one process and many train on the
+same crops, noise and timesteps, and a resumed run needs no saved generator state.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+
+def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
+    """A generator seeded by the key, such as (seed, "crop", step)."""
+    digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+@dataclass(frozen=True)
+class StepRandom:
+    """The random numbers of one part of one training step: `rows` of a global batch of `batch` images."""
+
+    seed: int
+    step: int
+    batch: int
+    rows: slice
+
+    def generator(self, purpose: str, device: torch.device | str) -> torch.Generator:
+        return generator(device, self.seed, purpose, self.step)
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is divided: over `world` processes, each taking it in `accumulate` parts.
+
+    `rank` is the process that asks; `batch` must divide by world x accumulate.
+    """
+
+    seed: int
+    batch: int
+    rank: int = 0
+    world: int = 1
+    accumulate: int = 1
+
+    @property
+    def part_size(self) -> int:
+        return self.batch // (self.world * self.accumulate)
+
+    def parts(self, step: int) -> Iterator[StepRandom]:
+        """This process's parts of a step, in order."""
+        for part in range(self.accumulate):
+            first = (part * self.world + self.rank) * self.part_size
+            yield StepRandom(self.seed, step, self.batch, slice(first, first + self.part_size))

@@ -1,0 +1,49 @@
+"""Metrics of a run, to a JSON-lines file and to TensorBoard."""
+
+import json
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class MetricsWriter:
+    """Appends records to `metrics.jsonl` and scalars to `tensorboard/`.
+
+    Args:
+        folder: the run folder.
+        step: where the run goes on; records beyond it, of work that is done again, are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.path = folder / "metrics.jsonl"
+        kept = [record for record in read_metrics(folder) if record["step"] <= step]
+        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def write(self, kind: str, epoch: int, step: int, values: dict) -> None:
+        """Add a record {"kind", "epoch", "step", **values}; numbers in it, nested too, become TensorBoard scalars."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
+        for name, value in _scalars(kind, values):
+            self.board.add_scalar(name, value, step)
+        self.board.flush()
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Records of a run; a last line that a kill cut short is left out."""
+    path = folder / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _scalars(prefix: str, values: dict):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _scalars(f"{prefix}/{name}", value)
+        elif isinstance(value, int | float):
+            yield f"{prefix}/{name}", value

@@ -1,0 +1,165 @@
+"""Run folders: everything that resumes, evaluates, reports or exports a run lies in its folder.
+
+config.json         resolved configuration, and the tree it is for
+environment.json    versions, git commit, hardware, processes, the teacher's checksum and measured accuracy
+metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
+tensorboard/        the same for TensorBoard
+checkpoints/        last.pt and best.pt
+result.json         final accuracies; exists once the run is complete
+features.safetensors  some generated features beside their targets (GenDD runs)
+student.safetensors the plain student, its linear probe as classifier
+"""
+
+import dataclasses
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from gendd.checkpoint import write_whole
+from gendd.config import TrainConfig
+from gendd.distributed import World, hardware
+from gendd.errors import UserError
+
+# Where things lie and what is printed; not what is computed.
+NOT_COMPARED = {"resume", "dry_run", "runs", "data_root"}
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    path: Path
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.pt"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def features(self) -> Path:
+        return self.path / "features.safetensors"
+
+    @property
+    def student(self) -> Path:
+        return self.path / "student.safetensors"
+
+    def read(self, name: str) -> dict:
+        """Content of one of the folder's JSON files.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        try:
+            return json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path}: no run folder, {name} is missing or damaged; name the run's folder"
+            ) from error
+
+    def write(self, name: str, content: dict) -> None:
+        write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+    def check(self, config: TrainConfig, tree: str) -> None:
+        """Refuse a folder whose run has another configuration; the flags that differ are named."""
+        if not (self.path / "config.json").exists():
+            return
+        theirs, mine = self.read("config.json"), _as_saved(config, tree)
+        differing = [
+            f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
+            for name in sorted({*mine, *theirs} - NOT_COMPARED)
+            if theirs.get(name) != mine.get(name)
+        ]
+        if differing:
+            raise UserError(
+                f"{self.path} holds a run with other settings: {'; '.join(differing)}; repeat them, choose another "
+                "--name or --seed, or delete the folder"
+            )
+
+    def claim(self, config: TrainConfig, tree: str) -> None:
+        """Make the folder this configuration's."""
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--runs {config.runs}: cannot make {self.path} ({error.strerror}); choose another"
+            ) from error
+        self.write("config.json", _as_saved(config, tree))
+
+    def headline(self) -> str:
+        """The result in a line."""
+        result = self.read("result.json")
+        accuracies = ", ".join(f"{name} {accuracy['top1']:.2f}" for name, accuracy in result["last"].items())
+        best = result["best"]
+        return (
+            f"top-1 after {result['epochs']} epochs on {result['images']} {result['split']} images: {accuracies} "
+            f"(best {best['read_out']} {best['top1']:.2f} after epoch {best['epoch']}, chosen on {best['images']} "
+            f"{best['split']} images)"
+        )
+
+
+def run_path(config: TrainConfig) -> Path:
+    """runs/<dataset>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
+    names = [_as_folder(name) for name in (config.teacher, config.student) if name]
+    return Path(
+        config.runs, _as_folder(config.dataset), "_".join(names), config.name or config.method, str(config.seed)
+    )
+
+
+def _as_folder(name: str) -> str:
+    return Path(name).name.replace(":", ".")
+
+
+def _as_saved(config: TrainConfig, tree: str) -> dict:
+    """The configuration as JSON gives it back."""
+    return json.loads(json.dumps({"tree": tree, **dataclasses.asdict(config)}))
+
+
+def saved_config(path: Path, config_class: type[TrainConfig]) -> TrainConfig:
+    """The configuration that a run folder was made with."""
+    saved = RunFolder(path).read("config.json")
+    names = {field.name for field in dataclasses.fields(config_class)}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names
+    }
+    return config_class(**values)
+
+
+def environment(world: World) -> dict:
+    """What a figure needs beside it to be understood."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "git_commit": git_commit(),
+        "hardware": hardware(world.device),
+        "processes": world.size,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def git_commit() -> str | None:
+    """Commit of this code, marked "+changes" where the files differ from it; None outside a git checkout."""
+    root = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

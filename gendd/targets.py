@@ -1,0 +1,41 @@
+"""What the head learns to generate: distribution contraction and feature mixup."""
+
+import torch
+from torch import Tensor
+
+
+def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, contraction: float) -> Tensor:
+    """Pull teacher features towards their class centres: f' = (1 - lambda) f + lambda c, without gradient.
+
+    The class centre is taken to be the classifier's row, W_y = c_y. Under this assumption the gradient of a
+    squared error towards f' is (1 - lambda) times that towards f plus lambda times that towards c, so that the
+    contraction replaces a classification loss (arXiv 2507.14503, distribution contraction).
+
+    Args:
+        feature: (B, D_t); classifier_weight: (C, D_t).
+        labels: (B,) class indices, (B, C) soft labels, or None with contraction 0: no label is read at all.
+        contraction: lambda in [0, 1].
+
+    Returns:
+        (B, D_t) float32.
+    """
+    feature = feature.detach().float()
+    if contraction == 0:
+        return feature
+    weight = classifier_weight.detach().float()
+    center = labels.to(weight) @ weight if labels.dim() == 2 else weight[labels]
+    return torch.lerp(feature, center, contraction)
+
+
+def feature_mixup(values: Tensor, share: Tensor, permutation: Tensor) -> Tensor:
+    """share * values + (1 - share) * values[permutation], for conditions (B, D_s) and targets (B, D_t) alike."""
+    return share * values + (1 - share) * values[permutation]
+
+
+def swap_neighbours(batch: int) -> Tensor:
+    """The permutation of feature mixup: 0 <-> 1, 2 <-> 3, ...; the last of an odd batch stays.
+
+    Batches come in random order, so neighbours are random pairs; and a pair stays within one process, so that the
+    mixture does not depend on how many processes share the batch.
+    """
+    return (torch.arange(batch) ^ 1).clamp(max=batch - 1)

@@ -1,0 +1,205 @@
+"""The training loop. It knows tasks (images, labels -> losses), never methods."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from timm.task import TrainingTask
+from timm.utils import unwrap_model
+from torch import Tensor
+from tqdm import tqdm
+
+from gendd import checkpoint
+from gendd.config import TrainConfig
+from gendd.data import Data
+from gendd.distributed import World, autocast
+from gendd.errors import UserError
+from gendd.optim import Schedule
+from gendd.randomness import generator
+from gendd.reporting.metrics import MetricsWriter
+from gendd.runs import RunFolder
+
+# Accuracies of an evaluation, {"head": {"top1": ..., "top5": ...}, ...} with the read-out to report first, and
+# whatever else was measured with them.
+Evaluate = Callable[[int], tuple[dict[str, dict], dict]]
+
+
+class Means:
+    """Means of the scalars that a task returns, kept on the device until they are read."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        self.count += 1
+        for name, value in parts.items():
+            if value.dim() == 0:
+                self.sums[name] = self.sums.get(name, 0) + value.detach().double()
+
+    def read(self, world: World) -> dict[str, float]:
+        """Means over all calls and processes."""
+        sums = torch.stack(list(self.sums.values()))
+        if world.size > 1:
+            dist.all_reduce(sums)
+        return dict(zip(self.sums, (sums / (self.count * world.size)).tolist(), strict=True))
+
+
+@dataclass
+class Training:
+    """A run from where it stands to its last epoch.
+
+    Args:
+        task: on its device, wrapped for all processes.
+        evaluate: measures on the first so many evaluation images (0: all).
+        precision: "bf16" or "fp32".
+    """
+
+    config: TrainConfig
+    task: TrainingTask
+    data: Data
+    optimizer: torch.optim.Optimizer
+    run: RunFolder
+    world: World
+    precision: str
+    evaluate: Evaluate
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.schedule = Schedule(self.optimizer, self.config, self.data.steps_per_epoch)
+        self.interactive = sys.stderr.isatty() and self.world.is_first
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        if self.run.last.exists():
+            self.load()
+        if self.world.is_first:
+            self.metrics = MetricsWriter(self.run.path, self.step)
+        while self.epoch < self.config.epochs:
+            record = self.train_epoch()
+            self.epoch += 1
+            self.report("train", record)
+            if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
+                self.evaluate_epoch()
+            if self.world.is_first:
+                self.save()
+            self.world.wait()
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass; means of the losses, images/s and the share of time spent waiting for data."""
+        self.task.train()
+        means = Means()
+        begin, waiting = time.perf_counter(), 0.0
+        steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
+        batches = self.data.train_batches(steps)
+        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
+        for _ in tqdm(steps, title, disable=not self.interactive, leave=False, dynamic_ncols=True):
+            waiting += self.train_step(batches, means)
+            self.step += 1
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        return {
+            **means.read(self.world),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": len(steps) * self.config.batch_size / seconds,
+            "waiting_for_data": waiting / seconds,
+        }
+
+    def train_step(self, batches, means: Means) -> float:
+        """One optimiser step over the global batch; seconds spent waiting for data."""
+        self.schedule.set(self.step)
+        # For networks with dropout: their numbers, too, follow from seed and step.
+        torch.manual_seed(generator("cpu", self.config.seed, "dropout", self.step, self.world.rank).initial_seed())
+        waiting, finite = 0.0, torch.ones((), dtype=torch.bool, device=self.world.device)
+        for part in range(self.config.accumulate):
+            begin = time.perf_counter()
+            self.task.random, images, labels = next(batches)
+            waiting += time.perf_counter() - begin
+            last = part == self.config.accumulate - 1
+            with contextlib.nullcontext() if last else self.task.no_sync():
+                with autocast(self.precision, self.world.device):
+                    parts = self.task(images, labels)
+                (parts["loss"] / self.config.accumulate).backward()
+            finite &= parts["loss"].isfinite()
+            means.add(parts)
+        if not self.world.all_true(finite):
+            raise UserError(
+                f"the loss is not finite at step {self.step}; lower --lr {self.config.lr} or lengthen "
+                f"--warmup-epochs {self.config.warmup_epochs} (the last good checkpoint is {self.run.last})"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.update_ema(self.step)
+        return waiting
+
+    def evaluate_epoch(self) -> None:
+        """Accuracies on the evaluation's images; keeps the best epoch's weights."""
+        accuracies, features = self.evaluate(self.config.eval_images)
+        images = min(self.config.eval_images or self.data.eval_size, self.data.eval_size)
+        split = {"split": self.data.eval_split, "images": images}
+        self.report("eval", {**split, **accuracies, **features})
+        read_out, accuracy = next(iter(accuracies.items()))
+        if accuracy["top1"] > self.best.get("top1", -1.0):
+            self.best = {"epoch": self.epoch, "read_out": read_out, "top1": accuracy["top1"], **split}
+            if self.world.is_first:
+                checkpoint.save(self.run.best, {"model": self.weights(), "epoch": self.epoch, "best": self.best})
+
+    def report(self, kind: str, values: dict) -> None:
+        """To the metrics and, as a line, to the terminal."""
+        if not self.world.is_first:
+            return
+        self.metrics.write(kind, self.epoch, self.step, values)
+        print(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}", flush=True)
+
+    def weights(self, ema: bool = False) -> dict[str, Tensor]:
+        return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
+
+    def save(self) -> None:
+        content = {
+            "model": self.weights(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": self.best,
+        }
+        if self.task.has_ema():
+            content["ema"] = self.weights(ema=True)
+        checkpoint.save(self.run.last, content)
+
+    def load(self) -> None:
+        """Go on from the last checkpoint. All random numbers follow from the step, so nothing else is needed."""
+        content = checkpoint.read(self.run.last, "--resume")
+        unwrap_model(self.task.get_eval_model()).load_state_dict(content["model"])
+        if self.task.has_ema():
+            unwrap_model(self.task.get_eval_model(ema=True)).load_state_dict(content["ema"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        for name in ("epoch", "step", "seconds", "best"):
+            setattr(self, name, content[name])
+        if self.world.is_first:
+            print(f"going on after epoch {self.epoch} of {self.config.epochs} ({self.run.last})", flush=True)
+
+
+def _as_line(values: dict) -> str:
+    words = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            words.append(f"{name} " + " ".join(f"{key} {_rounded(number)}" for key, number in value.items()))
+        elif name == "waiting_for_data":
+            words.append(f"waiting for data {value:.0%}")
+        elif name == "images_per_second":
+            words.append(f"{value:.0f} images/s")
+        else:
+            words.append(f"{name} {_rounded(value)}")
+    return "  ".join(words)
+
+
+def _rounded(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,245 @@
+"""Small images: the whole set lives on the device as uint8 and is augmented a batch at a time.
+
+Shapes: N images of a set, B of a batch, S pixels a side.
+"""
+
+import urllib.error
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from gendd.data import DataSummary
+from gendd.distributed import World
+from gendd.errors import UserError, unknown_name
+from gendd.randomness import BatchPlan, StepRandom, generator
+from gendd_cifar.config import CifarTrainConfig
+
+CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
+NAMES = ("digits", *CIFAR)
+EVAL_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of images (N, 3, S, S) uint8 with their labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor) -> "Images":
+        return Images(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Source:
+    train: Images
+    test: Images
+    num_classes: int
+
+
+def read_source(dataset: str, data_root: str, image_size: int) -> Source:
+    """Read a data set by name or folder.
+
+    Raises:
+        UserError: no such data set, files missing (with where to get them), a non-image, an empty split.
+    """
+    if dataset == "digits":
+        return _digits(image_size)
+    if dataset in NAMES:
+        return _cifar(dataset, Path(data_root), image_size)
+    if Path(dataset).is_dir():
+        return _folder(Path(dataset), image_size)
+    raise _no_data_set(dataset)
+
+
+def _no_data_set(name: str) -> UserError:
+    if "/" in name:
+        return UserError(f"--dataset {name}: no such folder; name one with train/<class>/ and test/<class>/")
+    return unknown_name("--dataset", name, NAMES)
+
+
+def _digits(image_size: int) -> Source:
+    """The 1,797 handwritten digits of scikit-learn (8x8), upscaled; a fixed third is the test set."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images / 16 * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
+    images = torch.nn.functional.interpolate(images, size=image_size, mode="bilinear", antialias=False)
+    labels = torch.from_numpy(digits.target).long()
+    train, test = train_test_split(np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=digits.target)
+    data = Images(images, labels)
+    return Source(data.select(torch.from_numpy(train)), data.select(torch.from_numpy(test)), 10)
+
+
+def _cifar(name: str, root: Path, image_size: int) -> Source:
+    def read(train: bool) -> Images:
+        dataset = CIFAR[name](root, train=train, download=True)
+        pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
+        return Images(_stack(pixels), torch.tensor(dataset.targets))
+
+    try:
+        return Source(read(True), read(False), int(name.removeprefix("cifar")))
+    except (RuntimeError, OSError, urllib.error.URLError) as error:
+        raise UserError(
+            f"--dataset {name}: could not be downloaded ({error}); {_how_to_get(CIFAR[name], root)}"
+        ) from error
+
+
+def _how_to_get(dataset: type, root: str | Path) -> str:
+    return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
+
+
+def _folder(root: Path, image_size: int) -> Source:
+    splits = {}
+    for split in ("train", "test"):
+        try:
+            # Hidden files aside, all files count: what is no image is reported, not passed over.
+            listing = torchvision.datasets.ImageFolder(
+                root / split, is_valid_file=lambda path: not Path(path).name.startswith(".")
+            )
+        except FileNotFoundError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"--dataset {root}: {reason}; it needs {split}/<class>/<image> files") from error
+        splits[split] = listing
+    train, test = splits["train"], splits["test"]
+    if train.classes != test.classes:
+        differing = sorted(set(train.classes) ^ set(test.classes))
+        raise UserError(
+            f"--dataset {root}: train/ has {len(train.classes)} classes, test/ {len(test.classes)}; only in one of "
+            f"them: {', '.join(differing[:5])}"
+        )
+    return Source(*(_decode(splits[split].samples, image_size) for split in ("train", "test")), len(train.classes))
+
+
+def _decode(samples: list[tuple[str, int]], image_size: int) -> Images:
+    def decode(path: str) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                return _square(image, image_size)
+        except (UnidentifiedImageError, OSError) as error:
+            raise UserError(f"--dataset: {path} is no readable image; remove or replace it") from error
+
+    with ThreadPoolExecutor() as pool:
+        pixels = list(pool.map(decode, [path for path, _ in samples], chunksize=256))
+    return Images(_stack(pixels), torch.tensor([label for _, label in samples]))
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    """RGB pixels (size, size, 3): the centre square, resized where it has another size."""
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    return np.asarray(image)
+
+
+def _stack(pixels: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+
+
+def summarize(config: CifarTrainConfig) -> DataSummary:
+    """Number of classes, and what is missing, without reading the images."""
+    name = config.dataset
+    if name == "digits":
+        return DataSummary(10)
+    if name in NAMES:
+        classes, folder = CIFAR[name], Path(config.data_root) / CIFAR[name].base_folder
+        missing = None if folder.is_dir() else f"--dataset {name}: {_how_to_get(classes, config.data_root)}"
+        return DataSummary(int(name.removeprefix("cifar")), missing)
+    train = Path(name, "train")
+    classes = [path for path in train.iterdir() if path.is_dir()] if train.is_dir() else []
+    return DataSummary(len(classes)) if classes else DataSummary(None, str(_no_data_set(name)))
+
+
+def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, mean, std) -> "ImageData":
+    """Read the configuration's images onto the device."""
+    with world.local_first():
+        source = read_source(config.dataset, config.data_root, config.image_size)
+    return ImageData(source, plan, world.device, mean, std, config.crop_padding, config.hflip, config.holdout)
+
+
+class ImageData:
+    """A source as the training loop wants it (`gendd.data.Data`).
+
+    Args:
+        plan: how the global batch is divided.
+        mean, std: of the network that the images are for, in [0, 1] units.
+        holdout: fraction of the training images set apart, the same for every seed; evaluation then uses them.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: BatchPlan,
+        device: torch.device,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        crop_padding: int = 4,
+        hflip: float = 0.5,
+        holdout: float = 0.0,
+    ):
+        self.plan, self.device, self.crop_padding, self.hflip = plan, device, crop_padding, hflip
+        self.num_classes, self.image_size = source.num_classes, source.train.images.shape[-1]
+        train, evaluation, self.eval_split = source.train, source.test, "test"
+        if holdout:
+            order = torch.randperm(len(train), generator=generator("cpu", "holdout"))
+            held = round(holdout * len(train))
+            train, evaluation, self.eval_split = train.select(order[held:]), train.select(order[:held]), "validation"
+        # In a fixed random order: folders come sorted by class, and a subset should hold them all.
+        evaluation = evaluation.select(torch.randperm(len(evaluation), generator=generator("cpu", "evaluation order")))
+        for split, data in (("training", train), (self.eval_split, evaluation)):
+            if not len(data):
+                raise UserError(f"--dataset: its {split} split is empty; --holdout {holdout} leaves nothing there")
+        self.train_size, self.eval_size = len(train), len(evaluation)
+        self.steps_per_epoch = self.train_size // plan.batch
+        if not self.steps_per_epoch:
+            raise UserError(f"--batch-size {plan.batch}: more than the {self.train_size} training images; lower it")
+        padded = torch.nn.functional.pad(train.images, (crop_padding,) * 4)
+        self.train_images, self.train_labels = padded.to(device), train.labels.to(device)
+        self.eval_images, self.eval_labels = evaluation.images.to(device), evaluation.labels.to(device)
+        mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+        self.order_epoch, self.order = -1, None
+
+    def train_batches(self, steps: range):
+        for step in steps:
+            for random in self.plan.parts(step):
+                yield random, *self.train_batch(random)
+
+    def train_batch(self, random: StepRandom) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, S, S) of a part of a step, cropped, flipped and normalised, and their labels (B,)."""
+        epoch, position = divmod(random.step, self.steps_per_epoch)
+        if epoch != self.order_epoch:
+            order = torch.randperm(self.train_size, generator=generator("cpu", random.seed, "order", epoch))
+            self.order_epoch, self.order = epoch, order.to(self.device)
+        indices = self.order[position * random.batch :][random.rows]
+        noise = random.generator("augmentation", "cpu")
+        corner = torch.randint(2 * self.crop_padding + 1, (2, random.batch), generator=noise)[:, random.rows]
+        flipped = (torch.rand(random.batch, generator=noise) < self.hflip)[random.rows]
+        # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); the indices pick one crop an image.
+        windows = self.train_images.unfold(2, self.image_size, 1).unfold(3, self.image_size, 1)
+        top, left = corner.to(self.device)
+        images = windows[indices, :, top, left]
+        images = torch.where(flipped.to(self.device)[:, None, None, None], images.flip(-1), images)
+        return self.normalize(images), self.train_labels[indices]
+
+    def eval_batches(self, limit: int = 0):
+        size = min(limit or self.eval_size, self.eval_size)
+        for number, first in enumerate(range(0, size, EVAL_BATCH)):
+            if number % self.plan.world == self.plan.rank:
+                rows = slice(first, min(first + EVAL_BATCH, size))
+                yield number, self.normalize(self.eval_images[rows]), self.eval_labels[rows]
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) to normalised float32, channels last."""
+        return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)

@@ -1,0 +1,13 @@
+"""Train on small images: python -m gendd_cifar.train --help."""
+
+from gendd.errors import run_program
+from gendd.program import train
+from gendd_cifar.tree import TREE
+
+
+def main(arguments: list[str] | None = None) -> None:
+    train(TREE, arguments)
+
+
+if __name__ == "__main__":
+    run_program(main)
