@@ -60,6 +60,9 @@ class HeadConfig:
     condition_dropout: float = 0.2
     """Probability of a zero condition, per (image, token, repeat)."""
 
+    feature_scale: float = 1.0
+    """Factor on the targets while they are diffused, so that they stand out of the unit noise; 1 is the paper's."""
+
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(HeadConfig)}
@@ -164,7 +167,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
         for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
-        for name in ("lr", "head_lr", "temperature"):
+        for name in ("lr", "head_lr", "temperature", "feature_scale"):
             if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be positive")
         if not self.student:
