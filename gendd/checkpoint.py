@@ -128,7 +128,7 @@ def _unwrapped(name: str) -> str:
 def _from_published(tensors: Tensors) -> Tensors:
     if "diffloss.net.input_proj.weight" not in tensors:
         return tensors
-    renamed = {}
+    renamed = {"head.feature_scale": torch.tensor(1.0)}
     for name, value in tensors.items():
         for theirs, ours in PUBLISHED.items():
             if name.startswith(theirs):

@@ -85,6 +85,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Network to train: a short name of this tree, timm/<model>, or package.module:function."""
     student_weights: str | None = None
     """File or run folder that the student starts from."""
+    after: str | None = None
+    """Name of an earlier run that the student starts from, such as pretrain: of the same data, pair and seed."""
     teacher: str | None = None
     """Teacher network, named like the student."""
     teacher_weights: str | None = None
@@ -174,6 +176,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
             raise UserError("--student is missing: name the network to train")
         if not self.dataset:
             raise UserError("--dataset is missing: name a data set or a folder of images")
+        if self.after and self.student_weights:
+            raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
         if self.unlabeled and self.method == "gendd" and self.contraction > 0:
@@ -202,14 +206,12 @@ class EvaluateConfig(SamplingConfig):
     """Evaluate the run's best checkpoint instead of its last."""
     images: int = 0
     """Evaluate the first so many test images; 0 takes all."""
-    batch_size: int = 500
-    """Images a batch."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
     seed: int = 0
     """Seed of the sampling noise."""
     json: str | None = None
-    """Also write the figures to this file."""
+    """File for the figures; a run's own evaluation.json if not given."""
     dry_run: bool = False
     """Build everything, print the plan and what is missing, and stop."""
 

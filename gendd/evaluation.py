@@ -59,24 +59,30 @@ def feature_agreement(generated: Tensor, target: Tensor) -> dict[str, float]:
     }
 
 
-@torch.no_grad()
-def images_per_second(function: Callable[[Tensor], object], images: Tensor, seconds: float = 1.0) -> float:
-    """Median rate of a read-out on one batch, after a warm-up call."""
+class Stopwatch:
+    """A read-out that notes its rate, images/s, on every batch, after a warm-up call."""
 
-    def timed() -> float:
-        _synchronize(images.device)
-        begin = time.perf_counter()
-        function(images)
-        _synchronize(images.device)
-        return time.perf_counter() - begin
+    def __init__(self, read_out: ReadOut):
+        self.names, self._logits = read_out.names, read_out.logits
+        self.rates: list[float] = []
+        self._warm = False
 
-    timed()
-    times = [timed()]
-    while len(times) < 3 or sum(times) < seconds:
-        times.append(timed())
-    return len(images) / sorted(times)[len(times) // 2]
+    def logits(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+        if not self._warm:
+            self._logits(images[:8], noise.clone_state())
+            self._warm = True
+        begin = self._now(images.device)
+        result = self._logits(images, noise)
+        self.rates.append(len(images) / (self._now(images.device) - begin))
+        return result
 
+    @staticmethod
+    def _now(device: torch.device) -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    def summary(self) -> dict[str, float]:
+        """Median, least and greatest rate, and the number of batches they are of."""
+        rates = sorted(self.rates)
+        return {"median": rates[len(rates) // 2], "min": rates[0], "max": rates[-1], "batches": len(rates)}

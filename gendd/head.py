@@ -147,7 +147,8 @@ class SplitTokenHead(nn.Module):
         check_token_dim(feature_dim, token_dim)
         self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
         self.repeats, self.condition_dropout, self.timesteps = repeats, condition_dropout, timesteps
-        self.feature_scale = feature_scale
+        # A part of the weights: samples are wrong without it.
+        self.register_buffer("feature_scale", torch.tensor(float(feature_scale)))
         self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth)
         self.schedule = NoiseSchedule()
 

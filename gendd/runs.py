@@ -114,6 +114,11 @@ def run_path(config: TrainConfig) -> Path:
     )
 
 
+def student_weights(config: TrainConfig) -> str | None:
+    """File or run folder that the student starts from."""
+    return str(run_path(dataclasses.replace(config, name=config.after))) if config.after else config.student_weights
+
+
 def _as_folder(name: str) -> str:
     return Path(name).name.replace(":", ".")
 

@@ -14,7 +14,7 @@ import torchvision
 from PIL import Image, UnidentifiedImageError
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendd.data import DataSummary
 from gendd.distributed import World
@@ -161,10 +161,11 @@ def summarize(config: CifarTrainConfig) -> DataSummary:
     return DataSummary(len(classes)) if classes else DataSummary(None, str(_no_data_set(name)))
 
 
-def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, mean, std) -> "ImageData":
-    """Read the configuration's images onto the device."""
+def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module) -> "ImageData":
+    """Read the configuration's images onto the device, normalised as the network wants them."""
     with world.local_first():
         source = read_source(config.dataset, config.data_root, config.image_size)
+    mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     return ImageData(source, plan, world.device, mean, std, config.crop_padding, config.hflip, config.holdout)
 
 

@@ -1,7 +1,7 @@
 """Train on small images: python -m gendd_cifar.train --help."""
 
 from gendd.errors import run_program
-from gendd.program import train
+from gendd.programs.train import train
 from gendd_cifar.tree import TREE
 
 

@@ -1,7 +1,7 @@
 """This tree for the shared programs."""
 
 from gendd.networks import Names
-from gendd.program import Tree
+from gendd.programs.tree import Tree
 from gendd_cifar.config import CifarEvaluateConfig, CifarTrainConfig
 from gendd_cifar.data import open_data, summarize
 from gendd_cifar.models import ZOO

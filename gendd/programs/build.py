@@ -1,18 +1,24 @@
-"""Networks with their weights, as a configuration names them."""
+"""Networks with their weights, and the task around them, as a configuration names them."""
 
 from dataclasses import dataclass
 
 import torch
-from timm.task import DistillationTeacher
+from timm.task import DistillationTeacher, TrainingTask
 from torch import Tensor, nn
 
 from gendd import checkpoint
+from gendd.config import TrainConfig
 from gendd.errors import UserError
+from gendd.evaluation import ReadOut
+from gendd.methods import Ingredients, get_method
 from gendd.networks import Names, create_network, flops, parameter_count
+from gendd.programs.tree import Tree
+from gendd.randomness import generator
+from gendd.runs import student_weights
 
 
 @dataclass
-class Built:
+class BuiltNetwork:
     """A network, the tensors it was filled from (a distilled student's file holds more than the network), and
     a word on them for the plan."""
 
@@ -27,7 +33,7 @@ class Built:
         return f"{self.name}: {size}; {self.loaded}"
 
 
-def build(
+def build_network(
     role: str,
     name: str,
     weights: str | None,
@@ -36,7 +42,7 @@ def build(
     image_size: int,
     allow_partial: bool = False,
     missing: list[str] | None = None,
-) -> Built:
+) -> BuiltNetwork:
     """Create the network of a role, "teacher" or "student", and fill it.
 
     Args:
@@ -47,7 +53,7 @@ def build(
     """
     network, flag = create_network(f"--{role}", name, names, num_classes, image_size), f"--{role}-weights"
     image = torch.zeros(1, 3, image_size, image_size)
-    built = Built(name, network, {}, "random weights", flops(lambda: network.eval()(image)))
+    built = BuiltNetwork(name, network, {}, "random weights", flops(lambda: network.eval()(image)))
     if weights is None:
         return built
     file = checkpoint.weights_file(weights)
@@ -72,7 +78,49 @@ def _check_classes(network: nn.Module, tensors: dict[str, Tensor], flag: str, we
         )
 
 
-def as_teacher(network: nn.Module, device: torch.device) -> DistillationTeacher:
-    """Frozen, in eval mode, on the device."""
+@dataclass
+class Built:
+    student: BuiltNetwork
+    teacher: BuiltNetwork | None
+    task: TrainingTask
+
+
+def build(
+    tree: Tree,
+    config: TrainConfig,
+    num_classes: int,
+    device: torch.device,
+    missing: list[str] | None = None,
+    trained: dict[str, Tensor] | None = None,
+) -> Built:
+    """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
+
+    Args:
+        missing: collects absent weights instead of refusing them (dry runs).
+        trained: tensors of a trained student, for a method that cannot be built without; read from the
+            configuration's file if not given.
+    """
+    torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
+    shape = (tree.names, num_classes, config.image_size, config.allow_partial, missing)
+    student = build_network("student", config.student, student_weights(config), *shape)
+    teacher = None
+    if config.teacher:
+        teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape)
+    frozen = _frozen(teacher.network, device) if teacher else None
+    ingredients = Ingredients(config, student.network, frozen, trained or student.tensors, device)
+    task = get_method(config.method).build(ingredients).to(device, memory_format=torch.channels_last)
+    return Built(student, teacher, task)
+
+
+def _frozen(network: nn.Module, device: torch.device) -> DistillationTeacher:
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     return DistillationTeacher(network, device=device)
+
+
+def teacher_read_out(task: TrainingTask) -> ReadOut:
+    """The teacher of a task, on images in the student's normalisation."""
+
+    def logits(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+        return {"teacher": task.teacher(task.teacher.normalize_input(images, task.student_mean, task.student_std))}
+
+    return ReadOut(("teacher",), logits)

@@ -1,24 +1,21 @@
-"""What both trees' train programs do: build, print the plan, train, evaluate, keep the result."""
+"""The train program of both trees: build, print the plan, train, evaluate, keep the result."""
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.task import DistillationTeacher, TrainingTask
 from timm.utils import unwrap_model
 
-from gendd.build import Built, as_teacher, build
 from gendd.checkpoint import checksum, save_tensors, weights_file
-from gendd.config import EvaluateConfig, TrainConfig, parse
-from gendd.data import Data, DataSummary
+from gendd.config import TrainConfig, parse
 from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
 from gendd.errors import UserError
-from gendd.evaluation import ReadOut, evaluate, feature_agreement, read_out_of
-from gendd.methods import Ingredients, get_method
-from gendd.networks import Names, flops, parameter_count
+from gendd.evaluation import evaluate, feature_agreement, read_out_of
+from gendd.methods import get_method
+from gendd.networks import flops, parameter_count
 from gendd.optim import create_optimizer
+from gendd.programs.build import build, teacher_read_out
+from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
 from gendd.runs import RunFolder, environment, run_path, saved_config
 from gendd.student import Student
@@ -26,24 +23,6 @@ from gendd.targets import contract
 from gendd.training import Training
 
 PICTURED_FEATURES = 1000
-
-
-@dataclass(frozen=True)
-class Tree:
-    """What one tree adds to the shared programs.
-
-    Args:
-        name: of the package, such as "gendd_cifar".
-        summarize: what is known of a configuration's data without reading it.
-        open_data: (config, plan, world, mean, std) -> the data set.
-    """
-
-    name: str
-    names: Names
-    train_config: type[TrainConfig]
-    evaluate_config: type[EvaluateConfig]
-    summarize: Callable[[TrainConfig], DataSummary]
-    open_data: Callable[..., Data]
 
 
 def train(tree: Tree, arguments: list[str] | None = None) -> None:
@@ -86,6 +65,10 @@ class TrainProgram:
             raise UserError(f"--teacher {config.teacher}: --method {config.method} has none; leave it out")
         if config.unlabeled and not method.unlabeled:
             raise UserError(f"--unlabeled: --method {config.method} needs labels; choose gendd, pretrain or finetune")
+        if method.needs_teacher and not config.teacher_weights and not config.dry_run:
+            raise UserError(
+                "--teacher-weights is missing: an untrained teacher has nothing to teach; name a file or run folder"
+            )
         even = method.mixes_features and config.mixup > 0
         check_batch(config.batch_size, self.world.size, config.accumulate, even)
         self.run.check(config, self.tree.name)
@@ -102,7 +85,7 @@ class TrainProgram:
                 "\n".join(["missing:", *(f"  {line}" for line in self.missing)] if self.missing else ["all there"])
             )
             return
-        self.data = self.tree.open_data(config, self.plan, world, self.mean, self.std)
+        self.data = self.tree.open_data(config, self.plan, world, self.student.network)
         self._say(f"  images     {self.data.train_size} to train on, {self.data.eval_size} to {self.data.eval_split}")
         surroundings = {**environment(world), **self._teacher_record()}
         if world.is_first:
@@ -113,38 +96,17 @@ class TrainProgram:
         self._finish(training)
 
     def _build(self) -> None:
-        config, device = self.config, self.world.device
+        config = self.config
         summary = self.tree.summarize(config)
-        missing = self.missing if config.dry_run else None
         if summary.missing:
             self.missing.append(summary.missing)
         if summary.num_classes is None:
             raise UserError(summary.missing)
-        shape = (self.tree.names, summary.num_classes, config.image_size, config.allow_partial, missing)
-        torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
-        self.student = build("student", config.student, config.student_weights, *shape)
-        self.mean, self.std = (self.student.network.pretrained_cfg[name] for name in ("mean", "std"))
-        self.teacher: Built | None = None
-        teacher = None
-        if config.teacher:
-            if config.teacher_weights is None:
-                absent = (
-                    "--teacher-weights is missing: an untrained teacher has nothing to teach; name a file or run folder"
-                )
-                if not config.dry_run:
-                    raise UserError(absent)
-                self.missing.append(absent)
-            self.teacher = build("teacher", config.teacher, config.teacher_weights, *shape)
-            teacher = as_teacher(self.teacher.network, device)
         self.num_classes = summary.num_classes
-        self.task = self._task(teacher)
-
-    def _task(self, teacher: DistillationTeacher | None) -> TrainingTask:
-        ingredients = Ingredients(self.config, self.student.network, teacher, self.student.tensors, self.world.device)
-        task = self.method.build(ingredients).to(self.world.device, memory_format=torch.channels_last)
-        if self.config.ema:
-            task.setup_ema(self.config.ema, use_warmup=True)
-        return task
+        built = build(self.tree, config, self.num_classes, self.world.device, self.missing if config.dry_run else None)
+        self.student, self.teacher, self.task = built.student, built.teacher, built.task
+        if config.ema:
+            self.task.setup_ema(config.ema, use_warmup=True)
 
     def _describe(self) -> str:
         config, task = self.config, self.task
@@ -196,15 +158,8 @@ class TrainProgram:
         """The teacher's file, its checksum, and its accuracy on the evaluation images, measured."""
         if not self.teacher:
             return {}
-        task = self.task
-        read_out = ReadOut(
-            ("teacher",),
-            lambda images, _: {
-                "teacher": task.teacher(task.teacher.normalize_input(images, task.student_mean, task.student_std))
-            },
-        )
         with autocast(self.precision, self.world.device):
-            accuracy = evaluate(read_out, self.data.eval_batches(), self.world)["teacher"]
+            accuracy = evaluate(teacher_read_out(self.task), self.data.eval_batches(), self.world)["teacher"]
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
         file = weights_file(self.config.teacher_weights)
         return {"teacher": {"weights": str(file), "sha256": checksum(file), **accuracy}}

@@ -1,0 +1,167 @@
+"""The evaluate program of both trees: accuracy, size and measured speed of the teacher and of every read-out."""
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from gendd.checkpoint import Tensors, checksum, load_weights, read_weights, weights_file, write_whole
+from gendd.config import EvaluateConfig, TrainConfig, parse
+from gendd.distributed import World, autocast, join_world, resolve_precision
+from gendd.errors import UserError
+from gendd.evaluation import ReadOut, Stopwatch, evaluate, read_out_of
+from gendd.networks import flops, parameter_count
+from gendd.programs.build import Built, build, teacher_read_out
+from gendd.programs.tree import Tree
+from gendd.randomness import BatchPlan
+from gendd.runs import RunFolder, environment, saved_config
+from gendd.student import Student
+
+# Fields of an evaluation that, given, replace a run's own.
+OVERRIDES = ("dataset", "data_root", "teacher", "teacher_weights", "student")
+
+
+def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
+    """The evaluate program of a tree.
+
+    Raises:
+        UserError: whatever in the command, the data or the checkpoint cannot work.
+    """
+    config = parse(tree.evaluate_config, f"{tree.name}.evaluate", arguments)
+    config.check()
+    with join_world() as world:
+        tensors = {} if config.dry_run and not _file(config).exists() else read_weights(_file(config), "checkpoint")
+        settings = _settings(tree, config, tensors)
+        summary = tree.summarize(settings)
+        if summary.num_classes is None:
+            raise UserError(summary.missing)
+        missing = [summary.missing] if summary.missing else []
+        built = build(tree, settings, summary.num_classes, world.device, missing if config.dry_run else None, tensors)
+        model = unwrap_model(built.task.get_eval_model())
+        if tensors:
+            loaded = load_weights(model, tensors, "checkpoint", config.checkpoint)
+        else:
+            missing, loaded = [*missing, f"checkpoint {config.checkpoint}: no such file"], "nothing loaded"
+        if world.is_first:
+            print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
+            if built.teacher:
+                print(f"teacher     {built.teacher.describe()}", flush=True)
+        if config.dry_run:
+            print("\n".join(["missing:", *(f"  {line}" for line in missing)] if missing else ["all there"]))
+            return
+        data = tree.open_data(settings, BatchPlan(config.seed, 1, world.rank, world.size), world, built.student.network)
+        rows = _measure(built, model, data, settings, config, world)
+        if world.is_first:
+            _report(rows, data, settings, config, world)
+
+
+def _file(config: EvaluateConfig) -> Path:
+    if not config.checkpoint:
+        raise UserError("checkpoint is missing: name a run folder or a checkpoint file")
+    path = Path(config.checkpoint)
+    return RunFolder(path).best if config.best and path.is_dir() else weights_file(path)
+
+
+def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConfig:
+    """The training configuration of what is evaluated: a run's own, or as its tensors tell."""
+    given = {name: getattr(config, name) for name in OVERRIDES if getattr(config, name) is not None}
+    path = Path(config.checkpoint)
+    if path.is_dir():
+        settings = saved_config(path, tree.train_config)
+    else:
+        if not config.student:
+            raise UserError("--student is missing: a checkpoint file does not tell its network; name it")
+        settings = tree.train_config(student=config.student, image_size=config.image_size, **_architecture(tensors))
+        if settings.method != "classification" and not config.teacher:
+            raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
+    # The weights are the checkpoint's own; what the run once started from is not read again.
+    return dataclasses.replace(settings, **given, **config.sampling(), student_weights=None, after=None)
+
+
+def _architecture(tensors: Tensors) -> dict:
+    """Method and head of a checkpoint, read off its tensors."""
+    if "head.net.input_proj.weight" not in tensors:
+        return {"method": "pretrain" if any(name.startswith("backbone.") for name in tensors) else "classification"}
+    width, token_dim = tensors["head.net.input_proj.weight"].shape
+    depth = sum(name.endswith(".in_ln.weight") for name in tensors)
+    return {"method": "gendd", "token_dim": token_dim, "width": width, "depth": depth}
+
+
+def _read_outs(built: Built, model: nn.Module, settings: TrainConfig) -> list[tuple[ReadOut, int]]:
+    """The teacher, if its weights are there, and each read-out of the student alone, with its parameter count."""
+    read_outs = []
+    if built.teacher and built.teacher.tensors:
+        read_outs.append((teacher_read_out(built.task), parameter_count(built.teacher.network)))
+    if isinstance(model, Student):
+
+        def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+            return {"head": model.classifier(model.sample(images, noise, **settings.sampling()))}
+
+        probe = parameter_count(model.backbone.get_classifier())
+        read_outs.append((ReadOut(("head",), head), parameter_count(model) - probe))
+        read_outs.append(
+            (ReadOut(("probe",), lambda images, _: {"probe": model.backbone(images)}), parameter_count(model.backbone))
+        )
+    else:
+        read_outs.append((read_out_of(model, {}), parameter_count(model)))
+    return read_outs
+
+
+def _measure(
+    built: Built, model: nn.Module, data, settings: TrainConfig, config: EvaluateConfig, world: World
+) -> list[dict]:
+    built.task.eval()
+    precision = resolve_precision(config.precision, world.device)
+    image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
+    rows = []
+    for read_out, parameters in _read_outs(built, model, settings):
+        stopwatch = Stopwatch(read_out)
+        with autocast(precision, world.device):
+            accuracy = evaluate(stopwatch, data.eval_batches(config.images), world, config.seed)
+        (name,) = read_out.names
+        cost = flops(partial(read_out.logits, image, torch.Generator(world.device)))
+        rows.append(
+            {
+                "read_out": name,
+                **accuracy[name],
+                "parameters": parameters,
+                "flops": cost,
+                "images_per_second": stopwatch.summary(),
+            }
+        )
+    return rows
+
+
+def _report(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
+    images = min(config.images or data.eval_size, data.eval_size)
+    precision = resolve_precision(config.precision, world.device)
+    sampling = ", ".join(f"{name} {value}" for name, value in settings.sampling().items())
+    print(f"images      {images} of the {data.eval_split} split of {settings.dataset}")
+    print(f"sampling    {sampling}")
+    print(f"hardware    {world.describe()}, {precision}")
+    print("\n| read-out | top-1 % | top-5 % | parameters | MFLOPs an image | images/s a process: median (min-max) |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        rate = row["images_per_second"]
+        speed = f"{rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}, {rate['batches']} batches)"
+        size = f"{row['parameters'] / 1e6:.2f} M | {row['flops'] / 1e6:.1f}"
+        print(f"| {row['read_out']} | {row['top1']:.2f} | {row['top5']:.2f} | {size} | {speed} |", flush=True)
+    path = Path(config.checkpoint)
+    file = Path(config.json) if config.json else path / "evaluation.json" if path.is_dir() else None
+    if file:
+        content = {
+            "checkpoint": {"file": str(_file(config)), "sha256": checksum(_file(config))},
+            "dataset": settings.dataset,
+            "split": data.eval_split,
+            "images": images,
+            "sampling": settings.sampling(),
+            "precision": precision,
+            **environment(world),
+            "read_outs": rows,
+        }
+        write_whole(file, lambda stream: stream.write((json.dumps(content, indent=2) + "\n").encode()))
+        print(f"\nfigures in {file}")

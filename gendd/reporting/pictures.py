@@ -1,0 +1,200 @@
+"""Pictures of finished runs. Drawn without pyplot: no display, no global state."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from torch import Tensor
+
+from gendd import checkpoint
+from gendd.evaluation import feature_agreement
+from gendd.reporting.finished import FinishedRun
+
+WIDTH, DPI = 8.0, 150  # 1200 pixels
+SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
+# One a method, in the order of the report; told apart with impaired colour vision too (Okabe and Ito).
+COLOURS = ("#666666", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+GRID, TEACHER = "#DDDDDD", "#888888"
+NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
+PICTURED_CLASSES = 10
+
+# (height in data units, text, colour) of the end of a line.
+End = tuple[float, str, str]
+
+
+def curves(runs: list[FinishedRun]) -> Figure:
+    """Training losses and evaluation top-1 by epoch; a row for each data set and pair of networks."""
+    rows = _by_networks(runs)
+    names = list(dict.fromkeys(run.name for run in runs))
+    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    heights = [0.6 + 1.35 * max(2, -(-len({run.name for run in members}) // 2)) for _, members in rows]
+    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
+    ends: list[tuple[Axes, list[End]]] = []
+    for part, (title, members) in zip(_parts(figure, heights), rows, strict=True):
+        part.suptitle(title, fontsize=LARGE, fontweight="bold")
+        left, right = part.subfigures(1, 2, width_ratios=(1.25, 1))
+        ends += _losses(left, members, colours)
+        ends.append(_accuracies(right.subplots(), members, colours))
+    figure.draw_without_rendering()  # settles the sizes of the axes, which labels are spread by
+    for axes, labels in ends:
+        _label_ends(axes, labels)
+    return figure
+
+
+def _by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
+    """Runs to be seen together, with a title. One without a teacher stands beside all that train the same student."""
+    taught = {(run.data, run.student) for run in runs if run.teacher}
+    keys = dict.fromkeys(
+        (run.data, run.student, run.teacher) for run in runs if run.teacher or (run.data, run.student) not in taught
+    )
+    rows = []
+    for data, student, teacher in keys:
+        members = [run for run in runs if (run.data, run.student) == (data, student) and run.teacher in (teacher, None)]
+        rows.append((f"{members[-1].networks} on {data}", members))
+    return rows
+
+
+def _parts(figure: Figure, heights: list[float]) -> Iterable[SubFigure]:
+    return figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
+
+
+def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -> Iterable[tuple[Axes, list[End]]]:
+    """A small panel a method, since the losses of two methods have no common scale."""
+    names = list(dict.fromkeys(run.name for run in runs))
+    columns = min(2, len(names))
+    panels = part.subplots(-(-len(names) // columns), columns, squeeze=False).flat
+    for name, axes in zip(names, panels, strict=False):
+        members = [run for run in runs if run.name == name]
+        _set_up(axes, f"{name}: training loss", colours[name])
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        last: dict[str, list[float]] = {}
+        for run in members:
+            records = run.records("train")
+            for number, loss in enumerate(key for key in records[0] if key not in NO_LOSSES):
+                values = [record[loss] for record in records]
+                width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
+                axes.plot([record["epoch"] for record in records], values, color=colours[name], lw=width, ls=stroke)
+                last.setdefault("total" if loss == "loss" else loss, []).append(values[-1])
+        yield axes, [(float(np.mean(values)), loss, colours[name]) for loss, values in last.items()]
+    for axes in panels:
+        axes.remove()
+
+
+def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) -> tuple[Axes, list[End]]:
+    """Top-1 of every read-out: lines while training, dots at the end on all images."""
+    during = sorted({record["images"] for run in runs for record in run.records("eval")})
+    images = " or ".join(str(number) for number in during)
+    _set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: all {runs[0].result['images']}", "black")
+    axes.set_ylabel("top-1 (%)", fontsize=NORMAL)
+    last: dict[tuple[str, str], list[float]] = {}
+    for run in runs:
+        for number, read_out in enumerate(run.result["last"]):
+            style = {"color": colours[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
+            records = run.records("eval")
+            axes.plot(
+                [record["epoch"] for record in records], [record[read_out]["top1"] for record in records], **style
+            )
+            for record in run.records("final"):
+                axes.plot(record["epoch"], record[read_out]["top1"], "o", ms=4.5, color=colours[run.name])
+            last.setdefault((run.name, read_out), []).append(run.result["last"][read_out]["top1"])
+    ends = [
+        (float(np.mean(values)), f"{name}, {read_out.replace('_', ' ')}", colours[name])
+        for (name, read_out), values in last.items()
+    ]
+    for top1 in {run.environment["teacher"]["top1"] for run in runs if run.teacher}:
+        axes.axhline(top1, color=TEACHER, lw=1, ls=":")
+        ends.append((top1, "teacher", TEACHER))
+    return axes, ends
+
+
+def _set_up(axes: Axes, title: str, colour: str) -> None:
+    axes.set_title(title, fontsize=NORMAL, color=colour, loc="left")
+    axes.set_xlabel("epoch", fontsize=NORMAL)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.tick_params(labelsize=SMALL, length=0)
+    axes.grid(color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _label_ends(axes: Axes, ends: list[End]) -> None:
+    """Name the lines at their right ends, pushed apart where they would overlap."""
+    ends = sorted(ends)
+    heights = [axes.transLimits.transform(axes.transScale.transform((1, height)))[1] for height, *_ in ends]
+    height_in_points = axes.get_window_extent().height / DPI * 72
+    for height, (_, text, colour) in zip(spread(heights, 1.15 * SMALL / height_in_points), ends, strict=True):
+        axes.text(1.02, height, text, transform=axes.transAxes, color=colour, fontsize=SMALL, va="center")
+
+
+def spread(heights: list[float], gap: float) -> list[float]:
+    """Ascending heights, moved so that neighbours keep a gap and none lies above 1."""
+    heights = list(heights)
+    for i in range(1, len(heights)):
+        heights[i] = max(heights[i], heights[i - 1] + gap)
+    ceiling = 1.0
+    for i in reversed(range(len(heights))):
+        heights[i] = min(heights[i], ceiling)
+        ceiling = heights[i] - gap
+    return heights
+
+
+def features(runs: list[FinishedRun]) -> Figure:
+    """Teacher's features, targets and generated features on the teacher's principal components; a row a run."""
+    heights = [2.9] * len(runs)
+    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
+    for part, run in zip(_parts(figure, heights), runs, strict=True):
+        tensors = checkpoint.read(run.folder.features, "RUN")
+        cosine = feature_agreement(tensors["generated"].float(), tensors["target"].float())["cosine"]
+        part.suptitle(
+            f"{run.name}, seed {run.config['seed']}: {run.networks} on {run.data}\nmean cosine of generated features "
+            f"and targets {cosine:.2f} (first {len(tensors['labels'])} {run.result['split']} images)",
+            fontsize=LARGE,
+        )
+        _feature_panels(part.subplots(1, 3, sharex=True, sharey=True), tensors)
+    return figure
+
+
+def _feature_panels(panels: Iterable[Axes], tensors: dict[str, Tensor]) -> None:
+    mean, directions, shares = principal_plane(tensors["teacher"].float())
+    classes = tensors["labels"].unique()[:PICTURED_CLASSES]
+    pictured = torch.isin(tensors["labels"], classes)
+    planes = {
+        name: (tensors[name].float()[pictured] - mean) @ directions for name in ("teacher", "target", "generated")
+    }
+    # Generated features may lie anywhere early in training: they do not set the scale.
+    reference = torch.cat([planes["teacher"], planes["target"]])
+    low, high = reference.amin(0), reference.amax(0)
+    middle, half = (low + high) / 2, 0.55 * (high - low).max()
+    titles = ("teacher's features f", "targets f'", "generated features")
+    for axes, (name, points), title in zip(panels, planes.items(), titles, strict=True):
+        outside = int(((points - middle).abs() > half).any(1).sum())
+        _set_up(axes, f"{title} ({outside} outside)" if outside else title, "black")
+        for number, label in enumerate(classes.tolist()):
+            chosen = points[tensors["labels"][pictured] == label]
+            axes.scatter(*chosen.T, s=7, lw=0, alpha=0.8, color=f"C{number}", label=str(label))
+        axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), aspect="equal")
+        axes.set_xlabel(f"component 1 ({shares[0]:.0%} of variance)", fontsize=NORMAL)
+    panels[0].set_ylabel(f"component 2 ({shares[1]:.0%})", fontsize=NORMAL)
+    panels[-1].legend(
+        title="class", fontsize=SMALL, title_fontsize=SMALL, markerscale=2, frameon=False, handletextpad=0.1,
+        loc="center left", bbox_to_anchor=(1, 0.5),
+    )  # fmt: skip
+
+
+def principal_plane(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (D,) of features (n, D), their first two principal directions (D, 2), and their shares of the variance.
+
+    A direction's greatest component is positive, so that the same features always give the same picture.
+    """
+    mean = features.mean(0)
+    _, scales, directions = torch.linalg.svd(features - mean, full_matrices=False)
+    directions = directions[:2].T
+    signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
+    return mean, directions * signs, scales[:2].square() / scales.square().sum()

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Distils ShuffleV1 from resnet32x4 on CIFAR-100 with GenDD, stage 1, then stage 2.
+# The pair has no published recipe: it takes the contraction of resnet32x4 > resnet8x4, its teacher's; the rest is the paper's.
+#   bash sh/train_cifar100_resnet32x4_ShuffleV1_gendd.sh [flags]
+# Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
+# paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.
+set -euo pipefail
+
+pair=(
+  --dataset cifar100
+  --teacher resnet32x4
+  --teacher-weights pretrained/resnet32x4_vanilla/ckpt_epoch_240.pth
+  --student ShuffleV1
+  --batch-size 64
+  --optimizer adamw
+  --weight-decay 5e-2
+  --beta1 0.9
+  --beta2-end 0.999
+)
+
+stage1=(
+  --method pretrain
+  --epochs 50
+  --lr 3e-3
+  --schedule cosine
+  --beta2-start 0.999
+)
+
+stage2=(
+  --method gendd
+  --after pretrain
+  --epochs 240
+  --lr 1e-3
+  --schedule step
+  --milestones 150 180 210
+  --warmup-epochs 50
+  --beta2-start 0.95
+  --contraction 0.7
+  --mixup 1
+  --condition-dropout 0.2
+  --token-dim 64
+  --width 1024
+  --depth 3
+  --repeats 30
+  --timesteps independent
+)
+
+launch=$(dirname "$0")/launch.sh
+bash "$launch" gendd_cifar.train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
+bash "$launch" gendd_cifar.train "${pair[@]}" "${stage2[@]}" "$@"

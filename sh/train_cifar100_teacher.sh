@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Trains a network alone on CIFAR-100 by RepDistiller's protocol: a teacher, or a student to compare with.
+#   bash sh/train_cifar100_teacher.sh NAME [flags]
+# NAME is a CIFAR network such as resnet56. Flags override the values below (--seed 1, --dry-run, --data-root DIR);
+# paths in them count from the repository root. What it trains can teach:
+#   bash sh/train_cifar100_resnet56_resnet20_gendd.sh --teacher-weights runs/cifar100/resnet56/classification/0
+set -euo pipefail
+
+name=${1:-}
+if [[ -z $name || $name == -* ]]; then
+  echo "error: which network? bash sh/train_cifar100_teacher.sh NAME [flags], such as resnet56" >&2
+  exit 2
+fi
+
+case $name in
+  MobileNetV2 | ShuffleV1 | ShuffleV2) lr=0.01 ;;
+  *) lr=0.05 ;;
+esac
+
+recipe=(
+  --dataset cifar100
+  --student "$name"
+  --method classification
+  --epochs 240
+  --batch-size 64
+  --optimizer sgd
+  --lr "$lr"
+  --momentum 0.9
+  --weight-decay 5e-4
+  --schedule step
+  --milestones 150 180 210
+)
+
+bash "$(dirname "$0")/launch.sh" gendd_cifar.train "${recipe[@]}" "${@:2}"
