@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gendd.errors import UserError
@@ -79,16 +78,27 @@ def read(path: Path, flag: str) -> dict:
             raise UserError(f"{flag} {path}: an archive, not a checkpoint; unpack it first: tar xf {path}")
         # Published `_last.pth` files hold the argparse.Namespace of their command line.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{flag} {path}: holds more than tensors and plain values, which is not loaded for safety; save its "
-            "state_dict alone"
-        ) from error
-    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, KeyError) as error:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # The readers raise almost anything at damaged files.
+        if isinstance(error, pickle.UnpicklingError) and _is_torch_file(path):
+            raise UserError(
+                f"{flag} {path}: holds more than tensors and plain values, which is not loaded for safety; save its "
+                "state_dict alone"
+            ) from error
         raise UserError(
             f"{flag} {path}: truncated or no checkpoint ({_reason(error)}); fetch or write it again"
         ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{flag} {path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
+    return content
+
+
+def _is_torch_file(path: Path) -> bool:
+    """Whether a file begins as torch.save begins one: a zip archive, or a pickle in the format before it."""
+    with open(path, "rb") as file:
+        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
 
 
 def where_from(path: Path, network: str = "NAME") -> str:
@@ -128,7 +138,7 @@ def _unwrapped(name: str) -> str:
 def _from_published(tensors: Tensors) -> Tensors:
     if "diffloss.net.input_proj.weight" not in tensors:
         return tensors
-    renamed = {"head.feature_scale": torch.tensor(1.0)}
+    renamed = {}
     for name, value in tensors.items():
         for theirs, ours in PUBLISHED.items():
             if name.startswith(theirs):

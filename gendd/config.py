@@ -60,9 +60,6 @@ class HeadConfig:
     condition_dropout: float = 0.2
     """Probability of a zero condition, per (image, token, repeat)."""
 
-    feature_scale: float = 1.0
-    """Factor on the targets while they are diffused, so that they stand out of the unit noise; 1 is the paper's."""
-
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(HeadConfig)}
@@ -162,15 +159,16 @@ class TrainConfig(SamplingConfig, HeadConfig):
         _check_range(self, "condition_dropout", 0, 1)
         _check_range(self, "label_share", 0, 1)
         _check_range(self, "holdout", 0, 0.9)
-        _check_range(self, "ema", 0, 0.99999)
+        for name in ("ema", "momentum", "beta1", "beta2_start", "beta2_end"):
+            _check_range(self, name, 0, 0.99999)
         for name in ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate", "eval_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
         for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
-        for name in ("lr", "head_lr", "temperature", "feature_scale"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+        for name in ("lr", "head_lr", "temperature"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be positive")
         if not self.student:
             raise UserError("--student is missing: name the network to train")
@@ -235,5 +233,7 @@ def parse(config_class: type[Config], program: str, arguments: Sequence[str] | N
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"\x1b\[[0-9;]*m|[─-╿]", " ", messages.getvalue())
+        # The text of tyro's box, without its frame, title and colours.
+        text = re.sub(r"\x1b\[[0-9;]*m", "", messages.getvalue())
+        text = re.sub(r"╭.*╮|[─-╿]", " ", text)
         raise UserError(" ".join(text.split())) from None

@@ -122,8 +122,6 @@ class SplitTokenHead(nn.Module):
         width, depth: of the denoiser.
         repeats: K, draws of (timestep, noise) a token in one loss.
         condition_dropout: probability of a zero condition, per (image, token, repeat).
-        feature_scale: factor on the features while they are diffused, as latent diffusion has it (Rombach et al.,
-            2022). Weak features drown in unit noise at most timesteps; the paper's is 1.
         timesteps: "independent" draws, or "stratified": the K timesteps of a token fall one into each K-th of the
             range, neighbours share their noise with opposite signs. The expectation is the same.
 
@@ -141,14 +139,11 @@ class SplitTokenHead(nn.Module):
         repeats: int = 30,
         condition_dropout: float = 0.2,
         timesteps: str = "independent",
-        feature_scale: float = 1.0,
     ):
         super().__init__()
         check_token_dim(feature_dim, token_dim)
         self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
         self.repeats, self.condition_dropout, self.timesteps = repeats, condition_dropout, timesteps
-        # A part of the weights: samples are wrong without it.
-        self.register_buffer("feature_scale", torch.tensor(float(feature_scale)))
         self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth)
         self.schedule = NoiseSchedule()
 
@@ -177,7 +172,7 @@ class SplitTokenHead(nn.Module):
             "loss" = "mse" + "vb", each a mean over B x M x K (scalars; mse and vb without gradient).
         """
         draws = self.draw(len(z)) if draws is None else draws
-        x_start = (target.float() * self.feature_scale).unflatten(-1, (self.num_tokens, 1, self.token_dim))
+        x_start = target.float().unflatten(-1, (self.num_tokens, 1, self.token_dim))
         x_t = self.schedule.add_noise(x_start, draws.noise, draws.t)
         # The condition is embedded once an image; its zero is what Linear(0) gives, the bias.
         condition = self.net.cond_embed(z)[:, None, None]
@@ -237,7 +232,7 @@ class SplitTokenHead(nn.Module):
             # One token row of zeros: until it meets the condition, the path is the same for all images.
             x = z.new_zeros(1, 1, *shape[2:], dtype=torch.float32) if deterministic else noise()
             tokens = diffusion.sample_ddim(schedule, predict, x)
-        return tokens.flatten(-2) / self.feature_scale
+        return tokens.flatten(-2)
 
 
 def check_token_dim(feature_dim: int, token_dim: int) -> None:

@@ -54,7 +54,8 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
     else:
         timm_name = name.removeprefix("timm/") if name.startswith("timm/") else names.short.get(name, "")
         if not timm.is_model(timm_name):
-            raise unknown_name(flag, name, [*names.short, *(f"timm/{model}" for model in timm.list_models())])
+            known = [*names.short, *(f"timm/{model}" for model in timm.list_models())]
+            raise unknown_name(flag, name, [f"timm/{name}"] if timm.is_model(name) else known)
         network = _from_timm(timm_name, num_classes, image_size)
     if not getattr(network, "pretrained_cfg", None):
         network.pretrained_cfg = {"mean": names.mean, "std": names.std}
@@ -65,6 +66,9 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
         raise UserError(
             f"{flag} {name}: its classifier is no nn.Linear, which the method needs; choose another network"
         )
+    outputs = network.get_classifier().out_features
+    if outputs != num_classes:
+        raise UserError(f"{flag} {name}: its classifier has {outputs} outputs, the data set {num_classes} classes")
     return network
 
 
@@ -72,7 +76,7 @@ def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"{flag} {name}: {error}; give package.module:function, importable from here") from error
     return function(num_classes=num_classes)
 

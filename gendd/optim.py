@@ -47,7 +47,8 @@ class Schedule:
             optimizer,
             sched={"cosine": "cosine", "step": "multistep"}[config.schedule],
             num_epochs=config.epochs - (config.warmup_epochs if config.schedule == "cosine" else 0),
-            decay_milestones=list(config.milestones),
+            # Half a step on: timm compares with the step to come, and would lower the rate one step early.
+            decay_milestones=[milestone + 0.5 / steps_per_epoch for milestone in sorted(config.milestones)],
             decay_rate=0.1,
             min_lr=0.0,
             warmup_lr=0.0,

@@ -3,7 +3,6 @@
 Shapes: N images of a set, B of a batch, S pixels a side.
 """
 
-import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -88,13 +87,13 @@ def _cifar(name: str, root: Path, image_size: int) -> Source:
 
     try:
         return Source(read(True), read(False), int(name.removeprefix("cifar")))
-    except (RuntimeError, OSError, urllib.error.URLError) as error:
+    except (RuntimeError, OSError) as error:
         raise UserError(
             f"--dataset {name}: could not be downloaded ({error}); {_how_to_get(CIFAR[name], root)}"
         ) from error
 
 
-def _how_to_get(dataset: type, root: str | Path) -> str:
+def _how_to_get(dataset: type, root: Path) -> str:
     return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
 
 
@@ -125,11 +124,12 @@ def _decode(samples: list[tuple[str, int]], image_size: int) -> Images:
         try:
             with Image.open(path) as image:
                 return _square(image, image_size)
-        except (UnidentifiedImageError, OSError) as error:
+        # Pillow's words for a damaged file: OSError, a SyntaxError in a PNG, an absurd size in a header.
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f"--dataset: {path} is no readable image; remove or replace it") from error
 
     with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(decode, [path for path, _ in samples], chunksize=256))
+        pixels = list(pool.map(decode, [path for path, _ in samples]))
     return Images(_stack(pixels), torch.tensor([label for _, label in samples]))
 
 
@@ -153,8 +153,9 @@ def summarize(config: CifarTrainConfig) -> DataSummary:
     if name == "digits":
         return DataSummary(10)
     if name in NAMES:
-        classes, folder = CIFAR[name], Path(config.data_root) / CIFAR[name].base_folder
-        missing = None if folder.is_dir() else f"--dataset {name}: {_how_to_get(classes, config.data_root)}"
+        dataset, root = CIFAR[name], Path(config.data_root)
+        there = (root / dataset.base_folder).is_dir() or (root / dataset.filename).is_file()
+        missing = None if there else f"--dataset {name}: {_how_to_get(dataset, root)}"
         return DataSummary(int(name.removeprefix("cifar")), missing)
     train = Path(name, "train")
     classes = [path for path in train.iterdir() if path.is_dir()] if train.is_dir() else []

@@ -1,0 +1,311 @@
+"""Weights and checkpoints: whole files or none, every container, and files that are refused."""
+
+import argparse
+import errno
+import io
+import os
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+import gendd_cifar  # noqa: F401  (registers the zoo with timm)
+from gendd import checkpoint
+from gendd.checkpoint import backbone_weights, load_weights, read_weights
+from gendd.errors import UserError
+from gendd.head import SplitTokenHead
+from gendd.student import Student
+
+WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
+
+
+def torch_bytes(content, **options):
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def legacy_bytes(content):
+    """torch's format before version 1.6, which RepDistiller's files are in."""
+    return torch_bytes(content, _use_new_zipfile_serialization=False)
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def refusal(function, *arguments, **options):
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    message = str(caught.value)
+    assert message.startswith("--weights") and len(message.splitlines()) == 1
+    return message
+
+
+def assert_same(tensors, expected):
+    assert set(tensors) == set(expected)
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def no_space(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing_save(content, file):
+    file.write(b"half a file")
+    raise RuntimeError("unexpected pos 64 vs 0\nsecond line")
+
+
+SAVES = [checkpoint.save, checkpoint.save_tensors]
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_save_replaces_the_file_and_leaves_nothing_else(save, tmp_path):
+    path = written(tmp_path / "last.safetensors", b"old")
+    path = path if save is checkpoint.save_tensors else path.rename(tmp_path / "last.pt")
+    save(path, WEIGHTS)
+    assert_same(read_weights(path, "--weights"), WEIGHTS)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("save", "module", "name", "failure"),
+    [
+        (checkpoint.save, torch, "save", failing_save),
+        (checkpoint.save, os, "fsync", no_space),
+        (checkpoint.save, os, "replace", no_space),
+        (checkpoint.save_tensors, os, "fsync", no_space),
+        (checkpoint.save_tensors, os, "replace", no_space),
+    ],
+)
+def test_a_failing_write_leaves_the_old_file_whole(save, module, name, failure, tmp_path, monkeypatch):
+    path = written(tmp_path / "last.pt", b"old")
+    monkeypatch.setattr(module, name, failure)
+    with pytest.raises(UserError, match="cannot write .*last.pt: .*(No space left|unexpected pos)") as caught:
+        save(path, WEIGHTS)
+    assert len(str(caught.value).splitlines()) == 1
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("save", SAVES)
+def test_a_full_disk_is_named_and_leaves_the_old_file_whole(save, tmp_path):
+    path = written(tmp_path / "last.pt", b"old")
+    (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(UserError, match="cannot write .*last.pt: .*No space left.*make room"):
+        save(path, {"a": torch.ones(300_000)})
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_a_refusal(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*No such file"):
+        checkpoint.save(tmp_path / "none" / "last.pt", WEIGHTS)
+
+
+def prefixed(prefix, tensors=WEIGHTS):
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        {"epoch": 240, "model": WEIGHTS, "accuracy": 71.9},
+        {"state_dict": prefixed("module.")},
+        {"model": prefixed("_orig_mod."), "optimizer": {"state": {}, "param_groups": []}},
+        prefixed("module._orig_mod."),
+        prefixed("_orig_mod.module."),
+        {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1, milestones=[150, 180], data="x")},
+    ],
+    ids=["plain", "model", "state_dict", "compiled", "wrapped", "wrapped twice", "namespace"],
+)
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
+def test_weights_are_found_in_every_container(content, write, tmp_path):
+    assert_same(read_weights(written(tmp_path / "a.pth", write(content)), "--weights"), WEIGHTS)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_found_in_safetensors(prefix, tmp_path):
+    safetensors.torch.save_file(prefixed(prefix), tmp_path / "a.safetensors")
+    assert_same(read_weights(tmp_path / "a.safetensors", "--weights"), WEIGHTS)
+
+
+def test_a_run_folder_stands_for_its_last_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    checkpoint.save(tmp_path / "checkpoints" / "best.pt", {"model": {"other": torch.ones(1)}})
+    checkpoint.save(tmp_path / "checkpoints" / "last.pt", {"model": WEIGHTS, "epoch": 3})
+    assert_same(read_weights(str(tmp_path), "--weights"), WEIGHTS)
+
+
+def student():
+    torch.manual_seed(0)
+    head = SplitTokenHead(feature_dim=16, cond_dim=64, token_dim=8, width=12, depth=1)
+    return Student(timm.create_model("cifar_resnet8", num_classes=5), head, nn.Linear(16, 5))
+
+
+def published(module):
+    """A student's tensors by the names of published checkpoints, with the buffers that only those have."""
+    renamed = {"cls_centers": torch.ones(5, 16), "chunk_idx": torch.arange(2)[None]}
+    theirs = {"backbone.": "model.", "norm.": "cls_projector.0.", "head.net.": "diffloss.net.", "classifier.": None}
+    for name, value in module.state_dict().items():
+        for ours, prefix in theirs.items():
+            if name.startswith(ours):
+                renamed[(prefix or ours) + name.removeprefix(ours)] = value
+    return renamed
+
+
+@pytest.mark.parametrize("container", ["model", "state_dict"])
+def test_published_students_fill_ours(container, tmp_path):
+    module = student()
+    tensors = published(module)
+    content = {"model": tensors} if container == "model" else {"state_dict": prefixed("module.", tensors)}
+    path = written(tmp_path / "student_last.pth", torch_bytes({**content, "args": argparse.Namespace(K=30)}))
+
+    read = read_weights(path, "--weights")
+    fresh = student()
+    for parameter in fresh.parameters():
+        nn.init.zeros_(parameter)
+    size = len(module.state_dict())
+    assert load_weights(fresh, read, "--weights", "it") == f"{size} of {size} tensors loaded"
+    assert_same(fresh.state_dict(), module.state_dict())
+    assert_same(backbone_weights(read), module.backbone.state_dict())
+
+
+def test_the_backbone_of_a_plain_network_is_itself():
+    assert_same(backbone_weights(WEIGHTS), WEIGHTS)
+
+
+class TouchesAFile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
+    trace = tmp_path / "trace"
+    path = written(tmp_path / "a.pth", write({"model": WEIGHTS, "extra": TouchesAFile(trace)}))
+    assert "not loaded for safety" in refusal(read_weights, path, "--weights")
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "this file would not have run anything"
+
+
+def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    refusal(read_weights, written(tmp_path / "a.pth", pickle.dumps(TouchesAFile(trace), protocol=2)), "--weights")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_is_told_from_a_checkpoint(mode, tmp_path):
+    inner = written(tmp_path / "inner.pth", torch_bytes(WEIGHTS))
+    path = tmp_path / "cifar_teachers.tar"
+    with tarfile.open(path, mode) as archive:
+        archive.add(inner, "inner.pth")
+    assert f"unpack it first: tar xf {path}" in refusal(read_weights, path, "--weights")
+
+
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes, safetensors.torch.save])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.9, 0.999])
+def test_truncated_files_are_refused(write, share, tmp_path):
+    content = write(WEIGHTS)
+    name = "a.safetensors" if write is safetensors.torch.save else "a.pth"
+    path = written(tmp_path / name, content[: int(share * len(content))])
+    message = refusal(read_weights, path, "--weights")
+    assert "truncated or no checkpoint" in message and str(path) in message
+    assert_same(read_weights(written(path, content), "--weights"), WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"hello world", bytes(range(256)) * 9])
+def test_files_that_are_something_else_are_refused(name, content, tmp_path):
+    assert "no checkpoint" in refusal(read_weights, written(tmp_path / name, content), "--weights")
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [([torch.ones(2)], "a list"), (torch.ones(2), "a Tensor"), ({"epoch": 3}, "no weights"), ({}, "no weights")],
+)
+def test_files_without_named_tensors_are_refused(content, named, tmp_path):
+    assert named in refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)), "--weights")
+
+
+def test_a_missing_file_is_named_with_its_remedy(tmp_path):
+    message = refusal(read_weights, tmp_path / "gone.pth", "--weights")
+    assert f"{tmp_path}/gone.pth: no such file" in message
+    assert "fetch_pretrained_teachers.sh" in refusal(read_weights, tmp_path / "pretrained" / "a.pth", "--weights")
+    assert "checkpoints/last.pt" in refusal(read_weights, tmp_path, "--weights")
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def other_weights(**changes):
+    """Weights for `network`, other than its own; None drops a tensor."""
+    tensors = {name: torch.full_like(value, 7) for name, value in network().state_dict().items()}
+    tensors.update({name.replace("__", "."): value for name, value in changes.items()})
+    return {name: value for name, value in tensors.items() if value is not None}
+
+
+def test_all_tensors_are_loaded_and_counted():
+    module = network()
+    assert load_weights(module, other_weights(), "--weights", "a.pth") == "9 of 9 tensors loaded"
+    assert all((value == 7).all() for value in module.state_dict().values())
+
+
+UNFIT = {
+    "missing": ({"0__bias": None}, ["8 of 9", "1 missing (0.bias"]),
+    "left over": ({"fc__weight": torch.ones(2)}, ["9 of 9", "1 left over (fc.weight"]),
+    "shape": ({"2__weight": torch.ones(3, 4)}, ["8 of 9", "2.weight is (3, 4), not (2, 4)"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(changes, named):
+    module = network()
+    message = refusal(load_weights, module, other_weights(**changes), "--weights", "a.pth")
+    assert all(word in message for word in [*named, "a.pth", "--allow-partial"])
+    assert_same(module.state_dict(), network().state_dict())
+
+
+@pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
+def test_a_partial_load_is_allowed_when_asked_for(changes, named):
+    module, untouched = network(), network().state_dict()
+    summary = load_weights(module, other_weights(**changes), "--weights", "a.pth", allow_partial=True)
+    assert summary == f"{named[0]} tensors loaded"
+    kept = {name.replace("__", ".") for name in changes} & set(untouched)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, untouched[name]) if name in kept else (value == 7).all()
+
+
+def test_weights_of_another_network_are_refused_even_as_a_part():
+    message = refusal(load_weights, network(), WEIGHTS, "--weights", "a.pth", allow_partial=True)
+    assert "0 of 9" in message and "--allow-partial" not in message
+
+
+def test_checksum_is_sha256(tmp_path):
+    path = written(tmp_path / "a", b"abc")
+    assert checkpoint.checksum(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_real_teacher_is_read(shared):
+    path = shared / "pretrained" / "resnet56_cifar100.pth"
+    if not path.exists():
+        pytest.skip(f"needs the optional teacher {path.name}")
+    tensors = read_weights(path, "--weights")
+    model = timm.create_model("cifar_resnet56", num_classes=100)
+    size = len(model.state_dict())
+    assert load_weights(model, tensors, "--weights", str(path)) == f"{size} of {size} tensors loaded"

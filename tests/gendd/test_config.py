@@ -1,0 +1,183 @@
+"""Command line to configuration: defaults, help, and refusals of one line that name the flag."""
+
+import dataclasses
+
+import pytest
+
+from gendd.config import parse
+from gendd.errors import UserError
+from gendd_cifar.config import CifarEvaluateConfig, CifarTrainConfig
+
+COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
+
+
+def parsed(*arguments):
+    return parse(CifarTrainConfig, "gendd_cifar.train", arguments)
+
+
+def refusal(function, *arguments):
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert message and len(message.splitlines()) == 1
+    return message
+
+
+def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_and_sampler():
+    recipe = {
+        "dataset": "cifar100",
+        "image_size": 32,
+        "crop_padding": 4,
+        "hflip": 0.5,
+        "method": "gendd",
+        "optimizer": "adamw",
+        "epochs": 240,
+        "batch_size": 64,
+        "lr": 1e-3,
+        "head_lr": None,
+        "weight_decay": 5e-2,
+        "beta1": 0.9,
+        "beta2_start": 0.95,
+        "beta2_end": 0.999,
+        "schedule": "step",
+        "milestones": (150, 180, 210),
+        "contraction": 0.9,
+        "mixup": 1.0,
+        "token_dim": 64,
+        "width": 1024,
+        "depth": 3,
+        "repeats": 30,
+        "condition_dropout": 0.2,
+        "timesteps": "independent",
+        "feature_scale": 1.0,
+        "guidance": 2.0,
+        "temperature": 4.0,
+        "label_share": 0.1,
+        "holdout": 0.0,
+    }
+    values = dataclasses.asdict(parsed())
+    assert {name: values[name] for name in recipe} == recipe
+
+
+def test_flags_set_what_they_name():
+    config = parsed(*COMPLETE, "--milestones", "3", "5", "--warmup-epochs", "0.5", "--compile", "--teacher", "vgg8")
+    assert (config.student, config.dataset, config.teacher) == ("resnet8", "digits", "vgg8")
+    assert config.milestones == (3, 5) and config.warmup_epochs == 0.5 and config.compile is True
+    assert parsed("--no-compile").compile is False
+    config.check()
+
+
+def test_an_evaluation_takes_its_checkpoint_without_a_flag():
+    config = parse(CifarEvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ddim", "--steps", "10"])
+    assert (config.checkpoint, config.sampler, config.steps) == ("runs/a", "ddim", 10)
+    config.check()
+
+
+@pytest.mark.parametrize("config_class", [CifarTrainConfig, CifarEvaluateConfig])
+def test_help_prints_every_flag_and_ends_well(config_class, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(config_class, "gendd_cifar.program", ["--help"])
+    text = capsys.readouterr().out
+    assert not stop.value.code
+    assert "python -m gendd_cifar.program" in text
+    for field in dataclasses.fields(config_class):
+        assert field.name == "checkpoint" or f"--{field.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--repeat", "3"], ["--repeat,", "--repeats"]),
+        (["--flowers", "3"], ["--flowers"]),
+        (["--epochs", "many"], ["--epochs", "many"]),
+        (["--epochs"], ["--epochs"]),
+        (["--milestones", "150", "x"], ["x"]),
+        (["--sampler", "euler"], ["--sampler", "euler", "deterministic"]),
+        (["--optimizer", "lion"], ["--optimizer", "lion", "adamw"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_a_mistyped_command_is_refused_in_a_line_that_names_it(arguments, named, capsys):
+    message = refusal(parsed, *arguments)
+    assert all(word in message for word in named)
+    assert not set("│╭─") & set(message) and "\x1b" not in message
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--contraction", "1.1"),
+        ("--contraction", "-0.1"),
+        ("--condition-dropout", "1.5"),
+        ("--label-share", "-1"),
+        ("--holdout", "0.95"),
+        ("--ema", "1"),
+        ("--momentum", "1"),
+        ("--beta1", "1"),
+        ("--beta2-start", "-0.5"),
+        ("--beta2-end", "1"),
+        ("--token-dim", "0"),
+        ("--width", "0"),
+        ("--depth", "0"),
+        ("--repeats", "0"),
+        ("--epochs", "0"),
+        ("--batch-size", "0"),
+        ("--accumulate", "0"),
+        ("--eval-every", "0"),
+        ("--mixup", "-1"),
+        ("--weight-decay", "-0.1"),
+        ("--warmup-epochs", "-1"),
+        ("--warmup-epochs", "240"),
+        ("--eval-images", "-1"),
+        ("--seed", "-1"),
+        ("--lr", "0"),
+        ("--lr", "nan"),
+        ("--head-lr", "0"),
+        ("--temperature", "0"),
+        ("--feature-scale", "-2"),
+        ("--student", ""),
+        ("--dataset", ""),
+        ("--steps", "0"),
+        ("--steps", "951"),
+        ("--num-samples", "2"),
+        ("--start", "0"),
+        ("--start", "1000"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_a_line_that_names_the_flag(flag, value):
+    message = refusal(parsed(*COMPLETE, flag, value).check)
+    assert flag in message and (value in message or not value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--unlabeled"], ["--contraction 0.9", "--unlabeled"]),
+        (["--after", "pretrain", "--student-weights", "a.pth"], ["--after pretrain", "--student-weights a.pth"]),
+        (["--sampler", "ancestral", "--steps", "1"], ["--steps 1", "ancestral"]),
+        (["--sampler", "ddim", "--steps", "1001"], ["--steps 1001", "1000"]),
+        (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
+        (["--epochs", "5", "--warmup-epochs", "5"], ["--warmup-epochs 5", "--epochs 5"]),
+    ],
+)
+def test_flags_that_do_not_go_together_are_both_named(arguments, named):
+    message = refusal(parsed(*COMPLETE, *arguments).check)
+    assert all(word in message for word in named)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--unlabeled", "--contraction", "0"],
+        ["--unlabeled", "--method", "pretrain"],
+        ["--after", "pretrain"],
+        ["--contraction", "1", "--mixup", "0", "--weight-decay", "0", "--eval-images", "0", "--holdout", "0.9"],
+        ["--sampler", "ancestral", "--steps", "1000", "--num-samples", "5"],
+        ["--steps", "1", "--start", "999"],
+        ["--epochs", "1", "--warmup-epochs", "0.5"],
+    ],
+)
+def test_values_at_the_edge_are_accepted(arguments):
+    parsed(*COMPLETE, *arguments).check()

@@ -1,0 +1,164 @@
+"""The diffusion against recorded figures of a trained head, and against arithmetic of its own."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gendd.diffusion import (
+    NoiseSchedule,
+    discretized_gaussian_log_likelihood,
+    sample_ancestral,
+    sample_ddim,
+    spaced_timesteps,
+    zero_path_timesteps,
+)
+from gendd.head import SplitTokenHead
+
+WIDTH, TOKEN_DIM, TOKENS, COND_DIM = 32, 8, 4, 12
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, torch.Tensor]:
+    return load_file(Path(__file__).parents[1] / "data" / "head_small.safetensors")
+
+
+@pytest.fixture(scope="module")
+def net(recorded):
+    head = SplitTokenHead(TOKENS * TOKEN_DIM, COND_DIM, TOKEN_DIM, WIDTH)
+    prefix = "diffloss.net."
+    head.net.load_state_dict({name.removeprefix(prefix): v for name, v in recorded.items() if name.startswith(prefix)})
+    return head.net.requires_grad_(False)
+
+
+def test_schedule_meets_the_recorded_one_in_double_precision(recorded):
+    schedule = NoiseSchedule().exact
+    for name in ("betas", "alphas_cumprod", "posterior_log_variance_clipped"):
+        torch.testing.assert_close(schedule[name], recorded[f"schedule.{name}"], rtol=0, atol=1e-10)
+
+
+def test_respaced_schedule_meets_the_recorded_one(recorded):
+    schedule = NoiseSchedule(spaced_timesteps(10))
+    assert schedule.timesteps == recorded["sample.timesteps"].tolist()
+    for name in ("betas", "alphas_cumprod"):
+        torch.testing.assert_close(schedule.exact[name], recorded[f"respaced.{name}"], rtol=0, atol=1e-10)
+
+
+def test_schedule_is_the_cosine_of_its_definition():
+    def signal(s: float) -> float:
+        return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    betas = NoiseSchedule().exact["betas"]
+    for t in (0, 1, 499, 998, 999):
+        assert betas[t].item() == pytest.approx(min(1 - signal((t + 1) / 1000) / signal(t / 1000), 0.999), abs=1e-12)
+
+
+def test_network_and_losses_meet_the_recorded_case(recorded, net):
+    t, schedule = recorded["case.t"], NoiseSchedule()
+    x_t = schedule.add_noise(recorded["case.x_start"], recorded["case.noise"], t)
+    torch.testing.assert_close(x_t, recorded["case.x_t"], rtol=1e-5, atol=1e-5)
+    u = net.time_embed(t) + net.cond_embed(recorded["case.z"]) + net.pos_embed(recorded["case.token_index"])
+    output = net(x_t, u)
+    torch.testing.assert_close(output, recorded["case.model_output"], rtol=1e-5, atol=1e-5)
+    mse, vb = schedule.loss_terms(output, recorded["case.x_start"], recorded["case.noise"], t)
+    for name, value in (("mse", mse), ("vb", vb), ("loss", mse + vb)):
+        torch.testing.assert_close(value, recorded[f"case.{name}"], rtol=1e-5, atol=1e-5)
+
+
+def test_guided_ancestral_sampling_meets_the_recorded_case(recorded, net):
+    z, token, noise = recorded["sample.z"], recorded["sample.token_index"], iter(recorded["sample.noise"])
+
+    def predict(x, t):
+        time = net.time_embed(torch.tensor(t)) + net.pos_embed(token)
+        eps, variance = net(x, time + net.cond_embed(z)).chunk(2, dim=-1)
+        unconditional, _ = net(x, time + net.cond_embed(torch.zeros_like(z))).chunk(2, dim=-1)
+        return unconditional + 2.0 * (eps - unconditional), variance
+
+    schedule = NoiseSchedule(spaced_timesteps(10))
+    sample = sample_ancestral(schedule, predict, recorded["sample.x_T"], lambda: next(noise))
+    torch.testing.assert_close(
+        sample, recorded["sample.x_0"], rtol=1e-3, atol=1e-3 * recorded["sample.x_0"].std().item()
+    )
+
+
+def test_bound_is_the_kl_of_its_two_gaussians():
+    """The short form (difference of means from the error) against the textbook's KL of posterior and model."""
+    torch.manual_seed(0)
+    schedule, t = NoiseSchedule(), torch.tensor([1, 17, 400, 900])
+    x_start, noise = torch.randn(2, 4, 5, dtype=torch.float64)
+    output = torch.randn(4, 10, dtype=torch.float64)
+    _, vb = schedule.loss_terms(output, x_start.float(), noise.float(), t)
+
+    exact = {name: values[t, None] for name, values in schedule.exact.items()}
+    abar, beta = exact["alphas_cumprod"], exact["betas"]
+    abar_previous = schedule.exact["alphas_cumprod"][t - 1, None]
+    x_t = abar.sqrt() * x_start + (1 - abar).sqrt() * noise
+
+    def posterior_mean(start):
+        return (abar_previous.sqrt() * beta * start + (1 - beta).sqrt() * (1 - abar_previous) * x_t) / (1 - abar)
+
+    eps, variance = output.chunk(2, dim=-1)
+    predicted_start = (x_t - (1 - abar).sqrt() * eps) / abar.sqrt()
+    true = torch.distributions.Normal(posterior_mean(x_start), (beta * (1 - abar_previous) / (1 - abar)).sqrt())
+    share = (variance + 1) / 2
+    log_variance = share * beta.log() + (1 - share) * true.variance.log()
+    model = torch.distributions.Normal(posterior_mean(predicted_start), (0.5 * log_variance).exp())
+    kl = torch.distributions.kl_divergence(true, model).mean(-1) / math.log(2)
+    torch.testing.assert_close(vb.double(), kl, rtol=1e-4, atol=1e-5)
+
+
+def test_bound_trains_the_variance_and_not_the_noise_prediction():
+    output = torch.randn(3, 8, requires_grad=True)
+    _, vb = NoiseSchedule().loss_terms(output, torch.randn(3, 4), torch.randn(3, 4), torch.tensor([0, 5, 999]))
+    vb.sum().backward()
+    assert output.grad[:, :4].abs().max() == 0
+    assert (output.grad[:, 4:].abs().sum(-1) > 0).all()
+
+
+def test_likelihoods_of_all_bins_add_up_to_one():
+    values = torch.arange(-255, 256, 2, dtype=torch.float64) / 255
+    mean, log_scale = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
+    total = discretized_gaussian_log_likelihood(values, mean, log_scale).exp().sum()
+    assert total.item() == pytest.approx(1, abs=1e-6)
+
+
+def test_timesteps_of_the_samplers():
+    assert spaced_timesteps(100)[[0, 1, -1]].tolist() == [0, 10, 999]
+    assert len(set(spaced_timesteps(64).tolist())) == 64
+    assert zero_path_timesteps(950, 1).tolist() == [950]
+    assert zero_path_timesteps(950, 2).tolist() == [475, 950]
+
+
+def gaussian_predictor(schedule: NoiseSchedule, mean: float, std: float):
+    """The optimal noise prediction for data N(mean, std^2): the samplers must then return such data."""
+    abar = dict(zip(schedule.timesteps, schedule.exact["alphas_cumprod"].float(), strict=True))
+
+    def predict(x, t):
+        signal, noise = abar[t].sqrt(), 1 - abar[t]
+        eps = noise.sqrt() * (x - signal * mean) / (abar[t] * std**2 + noise)
+        return eps, torch.zeros_like(x)
+
+    return predict
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+def test_samplers_draw_from_the_distribution_that_the_network_describes(sampler):
+    generator = torch.Generator().manual_seed(0)
+    schedule = NoiseSchedule(spaced_timesteps(250))
+    x = torch.randn(20000, 1, generator=generator)
+    predict = gaussian_predictor(schedule, mean=2.0, std=0.5)
+    if sampler == "ancestral":
+        sample = sample_ancestral(schedule, predict, x, lambda: torch.randn(x.shape, generator=generator))
+    else:
+        sample = sample_ddim(schedule, predict, x)
+    assert sample.mean().item() == pytest.approx(2.0, abs=0.03)
+    assert sample.std().item() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_path_from_zero_ends_at_the_mean(steps):
+    schedule = NoiseSchedule(zero_path_timesteps(950, steps))
+    sample = sample_ddim(schedule, gaussian_predictor(schedule, mean=2.0, std=0.1), torch.zeros(1, 1))
+    assert sample.item() == pytest.approx(2.0, abs=0.05)

@@ -1,0 +1,241 @@
+"""The train program on the built-in digits with toy networks: resume, labels, failures, processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gendd.errors import UserError
+from gendd.reporting.metrics import read_metrics
+from gendd.training import Training
+from gendd_cifar.data import ImageData
+from gendd_cifar.train import main
+
+TOY = "toy:network"
+COMMON = ["--dataset", "digits", "--student", TOY, "--epochs", "3", "--schedule", "cosine",
+ "--eval-every", "1",
+          "--hflip", "0", "--crop-padding", "1", "--precision", "fp32"]  # fmt: skip
+GENDD = [*COMMON, "--method", "gendd", "--teacher", TOY, "--token-dim", "32", "--width", "16", "--depth", "1",
+         "--repeats", "2", "--steps", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory) -> Path:
+    runs = tmp_path_factory.mktemp("teacher")
+    main([*COMMON, "--method", "classification", "--runs", str(runs), "--lr", "0.01"])
+    return runs / "digits" / "toy.network" / "classification" / "0"
+
+
+@pytest.fixture
+def gendd(teacher, tmp_path):
+    """Runs GenDD with further flags; the run's folder."""
+
+    def run(*flags: str, runs: str = "runs") -> Path:
+        main([*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / runs), *flags])
+        name = flags[flags.index("--name") + 1] if "--name" in flags else "gendd"
+        return tmp_path / runs / "digits" / "toy.network_toy.network" / name / "0"
+
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["model"]
+
+
+def assert_same_weights(one: Path, other: Path, **tolerance) -> None:
+    for (name, value), expected in zip(weights(one).items(), weights(other).values(), strict=True):
+        torch.testing.assert_close(value, expected, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+def test_teacher_learns(teacher):
+    """The toy is weak, but far above chance."""
+    assert json.loads((teacher / "result.json").read_text())["last"]["classifier"]["top1"] > 40
+
+
+def test_run_folder_holds_everything(gendd, teacher):
+    run = gendd()
+    for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "student.safetensors",
+                 "features.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"):  # fmt: skip
+        assert (run / name).exists(), name
+    assert list((run / "tensorboard").iterdir())
+    environment = json.loads((run / "environment.json").read_text())
+    measured = json.loads((teacher / "result.json").read_text())["last"]["classifier"]
+    assert environment["teacher"]["top1"] == pytest.approx(measured["top1"], abs=1e-3)
+    assert len(environment["teacher"]["sha256"]) == 64
+    result = json.loads((run / "result.json").read_text())
+    assert list(result["last"]) == ["head", "probe"]
+    assert result["best"]["split"] == "test" and result["best"]["images"] == 599
+    kinds = [(record["kind"], record["epoch"]) for record in read_metrics(run)]
+    assert kinds == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3), ("final", 3)]
+
+
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, ema):
+    whole = gendd("--ema", ema, runs="whole")
+    train_step, killed_at = Training.train_step, 25
+
+    def dies(self, *arguments):
+        if self.step == killed_at:
+            raise KeyboardInterrupt
+        return train_step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_step", dies)
+        gendd("--ema", ema, runs="parts")
+    parts = gendd("--ema", ema, runs="parts")
+    assert_same_weights(whole, parts, rtol=0, atol=0)
+
+    def timeless(record: dict) -> dict:
+        return {name: value for name, value in record.items() if name not in ("images_per_second", "waiting_for_data")}
+
+    assert [timeless(record) for record in read_metrics(parts)] == [timeless(record) for record in read_metrics(whole)]
+
+
+def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "evaluate_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        gendd(runs="parts")
+    whole = gendd(runs="whole")
+    parts = Path(str(whole).replace("whole", "parts"))
+    main(["--resume", str(parts)])
+    assert_same_weights(whole, parts, rtol=0, atol=0)
+    main(["--resume", str(parts)])
+    assert "is complete" in capsys.readouterr().out
+
+
+def test_other_seed_gives_other_weights(gendd):
+    first = weights(gendd())
+    gendd("--seed", "1")
+    second = weights(gendd().parent / "1")
+    assert not torch.equal(first["backbone.convolution.weight"], second["backbone.convolution.weight"])
+
+
+def test_without_labels_garbage_labels_change_nothing(gendd, monkeypatch):
+    flags = ("--contraction", "0", "--unlabeled", "--name", "unlabeled")
+    honest = gendd(*flags, runs="honest")
+    train_batch = ImageData.train_batch
+
+    def garbage(self, random):
+        images, labels = train_batch(self, random)
+        return images, torch.full_like(labels, 10**9)
+
+    monkeypatch.setattr(ImageData, "train_batch", garbage)
+    assert_same_weights(honest, gendd(*flags, runs="garbage"), rtol=0, atol=0)
+
+
+def test_with_labels_they_do_change_the_result(gendd, monkeypatch):
+    honest = gendd(runs="honest")
+    train_batch = ImageData.train_batch
+
+    def wrong(self, random):
+        images, labels = train_batch(self, random)
+        return images, (labels + 1) % 10
+
+    monkeypatch.setattr(ImageData, "train_batch", wrong)
+    wrong_run = gendd(runs="wrong")
+    assert not torch.equal(
+        weights(wrong_run)["backbone.convolution.weight"], weights(honest)["backbone.convolution.weight"]
+    )
+
+
+def test_accumulated_parts_are_the_whole_batch(gendd):
+    one, two = gendd(runs="one"), gendd("--accumulate", "2", runs="two")
+    assert_same_weights(one, two, rtol=1e-3, atol=1e-4)
+    losses = [[record["loss"] for record in read_metrics(run) if record["kind"] == "train"] for run in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_all_stages_in_a_row(gendd, teacher, tmp_path):
+    stage = [*COMMON, "--teacher", TOY, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "runs")]
+    main([*stage, "--method", "pretrain"])
+    second = gendd("--after", "pretrain")
+    main([*GENDD, *stage, "--method", "finetune", "--after", "gendd", "--optimizer", "sgd"])
+    third = second.parent.parent / "finetune" / "0"
+    before, after = weights(second), weights(third)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["classifier.weight", "classifier.bias"]
+
+
+def test_kd_runs(teacher, tmp_path):
+    main([*COMMON, "--method", "kd", "--teacher", TOY, "--teacher-weights", str(teacher), "--runs", str(tmp_path)])
+    assert (tmp_path / "digits" / "toy.network_toy.network" / "kd" / "0" / "result.json").exists()
+
+
+def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
+    train_batch = ImageData.train_batch
+
+    def poisoned(self, random):
+        images, labels = train_batch(self, random)
+        return (images * float("nan") if random.step == 25 else images), labels
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="not finite at step 25.*--lr"):
+        patch.setattr(ImageData, "train_batch", poisoned)
+        gendd(runs="parts")
+    assert_same_weights(gendd(runs="whole"), gendd(runs="parts"), rtol=0, atol=0)
+
+
+def test_folder_of_another_configuration_is_refused(gendd):
+    run = gendd()
+    before = weights(run)
+    with pytest.raises(UserError, match=r"--mixup 1.0 there, 0.5 here; .*--repeats 2 there, 3 here"):
+        gendd("--mixup", "0.5", "--repeats", "3")
+    assert all(torch.equal(value, weights(run)[name]) for name, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--method", "gendd"], "--teacher is missing"),
+        (["--method", "gendd", "--teacher", TOY], "--teacher-weights is missing"),
+        (["--method", "classification", "--teacher", TOY], "--teacher toy:network: --method classification has none"),
+        (["--method", "classification", "--unlabeled"], "--unlabeled: --method classification needs labels"),
+        (["--method", "gend"], "--method gend: no such name; nearest: gendd"),
+        (
+            ["--method", "classification", "--student", "resnet21"],
+            "--student resnet21: no such name; nearest: resnet20",
+        ),
+        (["--method", "classification", "--accumulate", "3"], "--batch-size 64: does not divide"),
+        (["--method", "finetune", "--teacher", TOY, "--teacher-weights", "T"], "--student-weights is missing"),
+        (
+            ["--method", "classification", "--student-weights", "nowhere.pt"],
+            "--student-weights nowhere.pt: no such file",
+        ),
+    ],
+)
+def test_commands_that_cannot_work_are_refused(teacher, tmp_path, flags, message):
+    flags = [str(teacher) if flag == "T" else flag for flag in flags]
+    with pytest.raises(UserError) as error:
+        main([*COMMON, "--runs", str(tmp_path), *flags])
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
+    main([*GENDD, "--teacher-weights", "pretrained/none.pth", "--dataset", "cifar100", "--data-root", str(tmp_path),
+          "--runs", str(tmp_path / "runs"), "--dry-run"])  # fmt: skip
+    output = capsys.readouterr().out
+    assert "pretrained/none.pth: no such file" in output and "cifar-100-python.tar.gz" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
+    alone = gendd(runs="one")
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    flags = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "two")]
+    command = [*torchrun, "-m", "gendd_cifar.train", *flags]
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
+    ours, theirs = (read_metrics(run) for run in (alone, together))
+    assert len(ours) == len(theirs)
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)
+    for one, two in zip(ours, theirs, strict=True):
+        for name in {"loss", "mse", "vb", "probe_loss"} & set(one):
+            assert one[name] == pytest.approx(two[name], abs=1e-4)
+    assert_same_weights(alone, together, rtol=1e-3, atol=1e-4)
+    assert json.loads((together / "environment.json").read_text())["processes"] == 2

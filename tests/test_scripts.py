@@ -1,0 +1,275 @@
+"""Every shell script and every command of the README does what it says, as far as that shows without training."""
+
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gendd.config import parse
+from gendd.runs import run_path, student_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted((ROOT / "sh").glob("*.sh"))
+CONTRACTIONS = {
+    "resnet110_resnet32": 0.9,
+    "resnet56_resnet20": 0.9,
+    "vgg13_resnet20": 0.9,
+    "resnet32x4_resnet8x4": 0.7,
+    "wrn_40_2_resnet8x4": 0.7,
+    "vgg13_vgg8": 0.7,
+    "wrn_40_2_wrn_16_2": 0.8,
+    "wrn_40_2_wrn_40_1": 0.8,
+    "resnet32x4_ShuffleV1": 0.7,
+    "resnet32x4_ShuffleV2": 0.7,
+    "wrn_40_2_ShuffleV1": 0.7,
+    "vgg13_MobileNetV2": 0.7,
+    "resnet32x4_vgg8": 0.7,
+    "resnet32x4_wrn_16_2": 0.7,
+}
+
+
+def bash(*command, cwd=ROOT, **variables) -> subprocess.CompletedProcess:
+    """Run bash with this Python's environment for the scripts."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CPU_PROCS": "1",
+        "PYTHONPATH": str(ROOT),
+        "VENV": sys.prefix,
+        **{name: str(value) for name, value in variables.items()},
+    }
+    return subprocess.run(["bash", *map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def refusal(result: subprocess.CompletedProcess) -> str:
+    """The one line of a command that the user can mend."""
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Function: shell command -> (module, arguments) of each Python program that it would start."""
+    binaries, record = tmp_path / "stub" / "bin", tmp_path / "record"
+    binaries.mkdir(parents=True)
+    python = binaries / "python"
+    python.write_text('#!/usr/bin/env bash\n[ "$1" != -m ] || { printf "%q " "${@:2}" && echo; } >>"$RECORD"\n')
+    python.chmod(0o755)
+
+    def run(command: str, **variables) -> list[tuple[str, list[str]]]:
+        path = f"{binaries}:{os.environ['PATH']}"
+        result = bash("-c", command, VENV=binaries.parent, PATH=path, RECORD=record, **variables)
+        assert result.returncode == 0, result.stderr
+        programs = [shlex.split(line) for line in record.read_text().splitlines()]
+        record.unlink()
+        programs = [program[1:] if program[0] == "gendd.launch" else program for program in programs]
+        return [(module, arguments) for module, *arguments in programs]
+
+    return run
+
+
+def configuration(module: str, arguments: list[str]):
+    """What a program's flags say."""
+    package, program = module.split(".")
+    tree = importlib.import_module(f"{package}.tree").TREE
+    return parse(tree.train_config if program == "train" else tree.evaluate_config, module, arguments)
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch, capsys):
+    """Function: (module, arguments) -> what the train program prints in a dry run."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("CPU_PROCS", "1")
+
+    def run(module: str, arguments: list[str]) -> str:
+        importlib.import_module(module).main([*arguments, "--dry-run", "--runs", str(tmp_path / "runs")])
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_syntax(script):
+    assert bash("-n", script).returncode == 0
+    text = script.read_text()
+    assert script.name == "environment.sh" or "\nset -euo pipefail\n" in text
+
+
+@pytest.mark.parametrize("pair", CONTRACTIONS)
+def test_distillation_scripts(pair, recorded, dry_run):
+    stages = recorded(f"bash sh/train_cifar100_{pair}_gendd.sh --seed 3 --name other")
+    assert all("plan" in dry_run(*stage) for stage in stages)
+    first, second = (configuration(*stage) for stage in stages)
+    assert (first.method, second.method) == ("pretrain", "gendd")
+    assert second.contraction == CONTRACTIONS[pair]
+    assert second.seed == 3 and run_path(second).parts[-2:] == ("other", "3")
+    assert student_weights(second) == str(run_path(first))
+    assert f"{second.teacher}_{second.student}" == pair
+
+
+def test_each_distillation_script_is_tested():
+    assert {script.name for script in SCRIPTS if script.name.endswith("_gendd.sh")} == {
+        f"train_cifar100_{pair}_gendd.sh" for pair in CONTRACTIONS
+    }
+
+
+@pytest.mark.parametrize(("name", "rate"), [("resnet56", 0.05), ("ShuffleV1", 0.01)])
+def test_teacher_script(name, rate, recorded, dry_run):
+    (program,) = recorded(f"bash sh/train_cifar100_teacher.sh {name}")
+    assert "plan" in dry_run(*program)
+    assert configuration(*program).lr == rate
+    assert "which network" in refusal(bash("sh/train_cifar100_teacher.sh", "--dry-run"))
+
+
+def test_script_starts_the_program_from_any_folder(tmp_path):
+    script = ROOT / "sh" / "train_cifar100_teacher.sh"
+    result = bash(script, "resnet8", "--dry-run", "--runs", tmp_path, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"{tmp_path}/cifar100/resnet8/classification/0" in result.stdout
+    assert "--student resnet7" in refusal(bash(script, "resnet7", cwd=tmp_path))
+
+
+def test_evaluate_finds_the_tree(tmp_path, recorded):
+    (tmp_path / "config.json").write_text('{\n  "tree": "gendd_other",\n  "dataset": "digits"\n}\n')
+    assert recorded(f"bash sh/evaluate.sh {tmp_path} --steps 2") == [
+        ("gendd_other.evaluate", [str(tmp_path), "--steps", "2"])
+    ]
+    assert recorded("bash sh/evaluate.sh some.pth")[0][0] == "gendd_cifar.evaluate"
+    assert recorded("bash sh/evaluate.sh some.pth", TREE="gendd_other")[0][0] == "gendd_other.evaluate"
+
+
+def readme_commands() -> list[str]:
+    readme = ROOT / "README.md"
+    if not readme.exists():
+        return []
+    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("command", readme_commands() or [pytest.param("", marks=pytest.mark.skip("no README.md"))])
+def test_readme_command(command, recorded, dry_run):
+    """Its files exist and programs take its flags. Training is dry-run, unless path/to/ or my_ is the user's own."""
+    for path in re.findall(r"\b(?:sh|bench)/[\w/]+\.\w+", command):
+        assert (ROOT / path).is_file(), path
+    if not re.match(r"(\w+=\S* )*(bash sh/(train_|evaluate|launch)|python -m gendd)", command):
+        return
+    for module, arguments in recorded(command):
+        assert importlib.util.find_spec(module)
+        if module.endswith((".train", ".evaluate")):
+            configuration(module, arguments)
+        if module.endswith(".train") and not re.search(r"path/to/|\bmy_", command):
+            assert "plan" in dry_run(module, arguments)
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A checkout that scripts may fill."""
+    shutil.copytree(ROOT / "sh", tmp_path / "project" / "sh")
+    return tmp_path / "project"
+
+
+@pytest.mark.parametrize(
+    ("fails", "remedy"), [("version_info", "name a Python 3.10 or newer"), ("ensurepip", "python3-venv")]
+)
+def test_setup_names_what_it_lacks(project, fails, remedy):
+    python = project / "python"
+    python.write_text(f'#!/usr/bin/env bash\n[[ "$*" != *{fails}* ]]\n')
+    python.chmod(0o755)
+    assert remedy in refusal(bash("sh/setup.sh", cwd=project, VENV="", PYTHON=python))
+    assert not (project / ".venv").exists()
+
+
+class Sources:
+    """The two places that teachers are published at, as folders, and the project that fetches from them."""
+
+    def __init__(self, project: Path):
+        self.project, self.host, self.release = project, project / "host", project / "release"
+        self.release.mkdir()
+
+    def publish(self, name: str, content: float = 0, folder: Path | None = None) -> Path:
+        file = (folder or self.host) / f"{name}_vanilla" / "ckpt_epoch_240.pth"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"epoch": 240, "model": {"fc.weight": torch.full((100, 64), content)}}, file)
+        return file
+
+    def archive(self, name: str, folder: Path) -> None:
+        content = self.project / "content"
+        self.publish(name, folder=content / "cifar_teachers")
+        folder.mkdir(exist_ok=True)
+        subprocess.run(["tar", "-cf", folder / "cifar_teachers.tar", "-C", content, "cifar_teachers"], check=True)
+
+    def fetched(self, name: str) -> Path:
+        return self.project / "pretrained" / f"{name}_vanilla" / "ckpt_epoch_240.pth"
+
+    def fetch(self, *names: str) -> subprocess.CompletedProcess:
+        urls = {"REPDISTILLER_URL": self.host.as_uri(), "MDISTILLER_URL": self.release.as_uri()}
+        return bash("sh/fetch_pretrained_teachers.sh", *names, cwd=self.project, **urls)
+
+
+@pytest.fixture
+def sources(project) -> Sources:
+    return Sources(project)
+
+
+def test_fetch_notes_the_checksum_and_refuses_a_changed_file(sources):
+    published, fetched = sources.publish("resnet56"), sources.fetched("resnet56")
+    assert sources.fetch("resnet56").returncode == 0
+    assert fetched.read_bytes() == published.read_bytes()
+    subprocess.run(["sha256sum", "--check", "--status", f"{fetched.name}.sha256"], cwd=fetched.parent, check=True)
+    assert sources.fetch("resnet56").returncode == 0
+    fetched.write_bytes(b"changed")
+    assert "delete the file to fetch it again" in refusal(sources.fetch("resnet56"))
+    assert fetched.read_bytes() == b"changed"
+
+
+def test_fetch_refuses_another_file_than_the_noted_one(sources):
+    sources.publish("resnet56", content=1)
+    fetched = sources.fetched("resnet56")
+    note = fetched.with_name(f"{fetched.name}.sha256")
+    note.parent.mkdir(parents=True)
+    note.write_text("0123  ckpt_epoch_240.pth\n")
+    assert "was not kept" in refusal(sources.fetch("resnet56"))
+    assert not fetched.exists() and note.read_text().startswith("0123")
+
+
+def test_fetch_goes_on_with_an_interrupted_download(sources):
+    published = sources.publish("resnet56")
+    part = sources.project / "pretrained" / "resnet56.part"
+    part.parent.mkdir()
+    part.write_bytes(published.read_bytes()[:1000])
+    assert sources.fetch("resnet56").returncode == 0
+    assert sources.fetched("resnet56").read_bytes() == published.read_bytes()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize("where", ["release", "pretrained"])
+def test_fetch_unpacks_the_archive(sources, where):
+    sources.archive("vgg13", sources.project / where)
+    assert sources.fetch("vgg13").returncode == 0
+    assert torch.load(sources.fetched("vgg13"), weights_only=True)["epoch"] == 240
+
+
+def test_fetch_keeps_nothing_but_checkpoints(sources):
+    published = sources.publish("resnet56")
+    published.write_bytes(published.read_bytes()[:-1000])
+    sources.publish("vgg13").write_text("<html>moved</html>")
+    (sources.release / "cifar_teachers.tar").write_text("<html>moved</html>")
+    result = sources.fetch("resnet56", "vgg13")
+    assert result.returncode == 2
+    assert [line.split(":")[1].strip() for line in result.stderr.splitlines()] == ["resnet56", "vgg13"]
+    assert not [path for path in (sources.project / "pretrained").rglob("*") if path.is_file()]
+
+
+def test_fetch_says_what_to_do_without_the_hosts(sources):
+    assert "bash sh/train_cifar100_teacher.sh resnet56" in refusal(sources.fetch("resnet56"))
+    assert "published are wrn_40_2" in refusal(sources.fetch("resnet57"))

@@ -1,0 +1,32 @@
+"""A network for tests: small, and without any layer that mixes images."""
+
+import torch
+from torch import Tensor, nn
+
+
+class ToyNetwork(nn.Module):
+    """Speaks timm's interface; feature width 64."""
+
+    num_features = 64
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 5, stride=4, padding=2)
+        self.classifier = nn.Linear(64, num_classes)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return torch.relu(self.convolution(images))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = nn.functional.adaptive_avg_pool2d(features, 4).flatten(1)
+        return pooled if pre_logits else self.classifier(pooled)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def get_classifier(self) -> nn.Linear:
+        return self.classifier
+
+
+def network(num_classes: int) -> ToyNetwork:
+    return ToyNetwork(num_classes)
