@@ -20,6 +20,10 @@ from gendd.head import check_sampling
 Config = TypeVar("Config")
 
 
+def field_names(config_class: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(config_class)}
+
+
 @dataclass(frozen=True)
 class SamplingConfig:
     """How the head is sampled in evaluation."""
@@ -37,7 +41,7 @@ class SamplingConfig:
 
     def sampling(self) -> dict:
         """Keyword arguments of `SplitTokenHead.sample`."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(SamplingConfig)}
+        return {name: getattr(self, name) for name in field_names(SamplingConfig)}
 
     def check(self) -> None:
         check_sampling(self.sampler, self.steps, self.num_samples, self.start)
@@ -62,7 +66,7 @@ class HeadConfig:
 
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(HeadConfig)}
+        return {name: getattr(self, name) for name in field_names(HeadConfig)}
 
 
 @dataclass(frozen=True)

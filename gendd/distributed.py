@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from gendd.errors import UserError
 
@@ -36,6 +37,12 @@ class World:
         yield
         if not self.local_rank:
             self.wait()
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the first one's buffers: batch norm's statistics differ, and its are the saved ones."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
     def all_true(self, flag: torch.Tensor) -> bool:
         """Whether a boolean scalar holds in every process."""

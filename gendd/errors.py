@@ -20,9 +20,11 @@ def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a program's main; a UserError ends it with its line and exit code 2."""
+    """Run a program's main; a UserError ends it with its line and exit code 2, Ctrl-C quietly."""
     try:
         main()
+    except KeyboardInterrupt:
+        os._exit(130)
     except UserError as error:
         if int(os.environ.get("RANK", 0)):
             # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.

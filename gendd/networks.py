@@ -72,6 +72,13 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
     return network
 
 
+def _unknown_network(flag: str, name: str, names: Names) -> UserError:
+    if timm.is_model(name):
+        return UserError(f"{flag} {name}: no short name here; timm's network of this name is timm/{name}")
+    in_timm = [f"timm/{model}" for model in timm.list_models()] if name.startswith("timm/") else []
+    return unknown_name(flag, name, in_timm or names.short)
+
+
 def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:

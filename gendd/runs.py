@@ -14,17 +14,18 @@ import dataclasses
 import json
 import platform
 import subprocess
+from collections.abc import Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from gendd.checkpoint import write_whole
-from gendd.config import TrainConfig
+from gendd.config import TrainConfig, field_names
 from gendd.distributed import World, hardware
 from gendd.errors import UserError
 
-# Where things lie and what is printed; not what is computed.
-NOT_COMPARED = {"resume", "dry_run", "runs", "data_root"}
+# Where things lie and how the result is measured; not what is trained.
+NOT_COMPARED = {"resume", "dry_run", "runs", "data_root", "eval_every", "eval_images"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
@@ -68,14 +69,14 @@ class RunFolder:
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
-    def check(self, config: TrainConfig, tree: str) -> None:
-        """Refuse a folder whose run has another configuration; the flags that differ are named."""
+    def check(self, config: TrainConfig, tree: str, ignored: Set[str] = frozenset()) -> None:
+        """Refuse a folder whose run has another configuration, but for `ignored` fields; the flags are named."""
         if not (self.path / "config.json").exists():
             return
         theirs, mine = self.read("config.json"), _as_saved(config, tree)
         differing = [
             f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
-            for name in sorted({*mine, *theirs} - NOT_COMPARED)
+            for name in sorted({*mine, *theirs} - NOT_COMPARED - ignored)
             if theirs.get(name) != mine.get(name)
         ]
         if differing:

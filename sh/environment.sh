@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Sourced by the other scripts. Goes to the repository root: relative paths count from there wherever a script is
 # started. Sets $python: that of the environment VENV, else of .venv (sh/setup.sh makes it), else the active one.
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 if [ -n "${VENV:-}" ]; then
   python=$VENV/bin/python
 elif [ -x .venv/bin/python ]; then

@@ -30,7 +30,7 @@ fi
 state=$(echo "$PWD" | cat - piplist.txt pyproject.toml | cksum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$state" ]; then
   echo "installing piplist.txt and the project into .venv (once; some minutes)"
-  install=("$venv_python" -m pip --disable-pip-version-check --quiet install)
+  install=("$venv_python" -m pip --disable-pip-version-check -qq install)
   "${install[@]}" -r piplist.txt
   "${install[@]}" --no-deps --no-build-isolation -e .
   echo "$state" >.venv/installed

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Distils vgg8 from resnet32x4 on CIFAR-100 with GenDD, stage 1, then stage 2.
-# The pair has no published recipe: it takes the contraction of resnet32x4 > resnet8x4, its teacher's (vgg13 > vgg8 has the same); the rest is the paper's.
+# No recipe is published for this pair; the rest being the paper's, the contraction is that of the nearest one that
+# has one, resnet32x4 > resnet8x4, of the same teacher; vgg13 > vgg8 has it too.
 #   bash sh/train_cifar100_resnet32x4_vgg8_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Distils MobileNetV2 from vgg13 on CIFAR-100 with GenDD, stage 1, then stage 2.
-# The pair has no published recipe: it takes the contraction of vgg13 > vgg8, its teacher's with a student as wide; the rest is the paper's.
+# No recipe is published for this pair; the rest being the paper's, the contraction is that of the nearest one that
+# has one, vgg13 > vgg8, the same teacher's whose student has a wide feature as well.
 #   bash sh/train_cifar100_vgg13_MobileNetV2_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.

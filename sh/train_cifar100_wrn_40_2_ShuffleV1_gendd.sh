@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Distils ShuffleV1 from wrn_40_2 on CIFAR-100 with GenDD, stage 1, then stage 2.
-# The pair has no published recipe: it takes the contraction of wrn_40_2 > resnet8x4, its teacher's with a student of another family; the rest is the paper's.
+# No recipe is published for this pair; the rest being the paper's, the contraction is that of the nearest one that
+# has one, wrn_40_2 > resnet8x4, the same teacher's with a student of another family.
 #   bash sh/train_cifar100_wrn_40_2_ShuffleV1_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.

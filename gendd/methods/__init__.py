@@ -5,27 +5,41 @@ from dataclasses import dataclass
 
 from timm.task import TrainingTask
 
+from gendd.config import HeadConfig, SamplingConfig, field_names
 from gendd.errors import unknown_name
 from gendd.methods import classification, finetune, gendd, kd, pretrain
 from gendd.methods.base import Ingredients
 
 
+HEAD, SAMPLING = field_names(HeadConfig), field_names(SamplingConfig)
+MIXED, DISTILLED = {"contraction", "mixup"}, {"temperature", "label_share"}
+
+
 @dataclass(frozen=True)
 class Method:
+    """
+    Args:
+        unlabeled: whether it can do without any label (--unlabeled).
+        reads: the flags among those of single methods that its training depends on.
+    """
+
     build: Callable[[Ingredients], TrainingTask]
     needs_teacher: bool = True
-    # Whether it can do without any label (--unlabeled).
     unlabeled: bool = False
-    # Whether feature mixup pairs images within a batch.
-    mixes_features: bool = False
+    reads: frozenset[str] = frozenset()
+
+    @property
+    def ignores(self) -> set[str]:
+        """Flags that change nothing in what it trains."""
+        return (HEAD | SAMPLING | MIXED | DISTILLED) - self.reads
 
 
 METHODS = {
     "classification": Method(classification.build, needs_teacher=False),
-    "kd": Method(kd.build),
+    "kd": Method(kd.build, reads=frozenset(DISTILLED)),
     "pretrain": Method(pretrain.build, unlabeled=True),
-    "gendd": Method(gendd.build, unlabeled=True, mixes_features=True),
-    "finetune": Method(finetune.build, unlabeled=True),
+    "gendd": Method(gendd.build, unlabeled=True, reads=frozenset(HEAD | MIXED)),
+    "finetune": Method(finetune.build, unlabeled=True, reads=frozenset(HEAD | SAMPLING)),
 }
 
 

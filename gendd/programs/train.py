@@ -69,9 +69,9 @@ class TrainProgram:
             raise UserError(
                 "--teacher-weights is missing: an untrained teacher has nothing to teach; name a file or run folder"
             )
-        even = method.mixes_features and config.mixup > 0
+        even = "mixup" in method.reads and config.mixup > 0
         check_batch(config.batch_size, self.world.size, config.accumulate, even)
-        self.run.check(config, self.tree.name)
+        self.run.check(config, self.tree.name, method.ignores)
 
     def execute(self) -> None:
         config, world = self.config, self.world
@@ -136,7 +136,7 @@ class TrainProgram:
     def _describe_method(self) -> str:
         config = self.config
         words = [config.method]
-        if self.method.mixes_features:
+        if "mixup" in self.method.reads:
             words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
         if config.unlabeled:
             words.append("no label is read")
@@ -182,6 +182,7 @@ class TrainProgram:
         with autocast(self.precision, self.world.device):
             for prefix, ema in (("", False), ("ema_", True)) if self.task.has_ema() else (("", False),):
                 model = unwrap_model(self.task.get_eval_model(ema=ema)).eval()
+                self.world.share_buffers(model)
                 read_out = read_out_of(model, self.config.sampling())
                 measured = evaluate(read_out, self.data.eval_batches(limit), self.world, self.config.seed)
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}

@@ -10,7 +10,7 @@ from gendd.networks import create_network, feature_width, flops, parameter_count
 from gendd.programs.build import build_network
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD, TREE
 
-USERS_MODULE = '''
+USERS_MODULE = """
 from torch import nn
 
 
@@ -52,7 +52,7 @@ def without_linear(num_classes):
     network = Tiny(num_classes)
     network.output = nn.Identity()
     return network
-'''
+"""
 
 
 @pytest.fixture

@@ -224,12 +224,12 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
 
 def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
     alone = gendd(runs="one")
-    tests = str(Path(__file__).parents[1])
-    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": tests}
+    toys = str(Path(__file__).parents[1] / "toys")
+    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     flags = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "two")]
     command = [*torchrun, "-m", "gendd_cifar.train", *flags]
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
     together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
     ours, theirs = (read_metrics(run) for run in (alone, together))
     assert len(ours) == len(theirs)
