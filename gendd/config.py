@@ -237,7 +237,6 @@ def parse(config_class: type[Config], program: str, arguments: Sequence[str] | N
     except SystemExit as stop:
         if not stop.code:
             raise
-        # The text of tyro's box, without its frame, title and colours.
-        text = re.sub(r"\x1b\[[0-9;]*m", "", messages.getvalue())
-        text = re.sub(r"╭.*╮|[─-╿]", " ", text)
-        raise UserError(" ".join(text.split())) from None
+        # tyro's box without its colours, frame and rules (dashes where the terminal is not UTF-8), and first line.
+        title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
+        raise UserError(" ".join(" ".join(lines or [title]).split())) from None

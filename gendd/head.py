@@ -249,14 +249,16 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
 def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
     if sampler not in SAMPLERS:
         raise UserError(f"--sampler {sampler}: choose one of {', '.join(SAMPLERS)}")
+    if not 1 <= start < NUM_TIMESTEPS:
+        raise UserError(f"--start {start}: choose a timestep from 1 to {NUM_TIMESTEPS - 1}")
     least = 1 if sampler == "deterministic" else 2
     most = start if sampler == "deterministic" else NUM_TIMESTEPS
     if not least <= steps <= most:
         raise UserError(f"--steps {steps}: the {sampler} sampler takes {least} to {most}")
+    if num_samples < 1:
+        raise UserError(f"--num-samples {num_samples}: must be at least 1")
     if sampler == "deterministic" and num_samples != 1:
         raise UserError(
             f"--num-samples {num_samples}: the deterministic sampler has one outcome; set it to 1, or choose "
             "--sampler ancestral"
         )
-    if not 1 <= start < NUM_TIMESTEPS:
-        raise UserError(f"--start {start}: choose a timestep from 1 to {NUM_TIMESTEPS - 1}")

@@ -54,8 +54,7 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
     else:
         timm_name = name.removeprefix("timm/") if name.startswith("timm/") else names.short.get(name, "")
         if not timm.is_model(timm_name):
-            known = [*names.short, *(f"timm/{model}" for model in timm.list_models())]
-            raise unknown_name(flag, name, [f"timm/{name}"] if timm.is_model(name) else known)
+            raise _unknown_network(flag, name, names)
         network = _from_timm(timm_name, num_classes, image_size)
     if not getattr(network, "pretrained_cfg", None):
         network.pretrained_cfg = {"mean": names.mean, "std": names.std}

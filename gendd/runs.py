@@ -132,10 +132,9 @@ def _as_saved(config: TrainConfig, tree: str) -> dict:
 def saved_config(path: Path, config_class: type[TrainConfig]) -> TrainConfig:
     """The configuration that a run folder was made with."""
     saved = RunFolder(path).read("config.json")
-    names = {field.name for field in dataclasses.fields(config_class)}
-    values = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in saved.items() if name in names
-    }
+    values = {name: saved[name] for name in field_names(config_class) & set(saved)}
+    # JSON has no tuples.
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return config_class(**values)
 
 

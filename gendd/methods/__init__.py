@@ -10,7 +10,6 @@ from gendd.errors import unknown_name
 from gendd.methods import classification, finetune, gendd, kd, pretrain
 from gendd.methods.base import Ingredients
 
-
 HEAD, SAMPLING = field_names(HeadConfig), field_names(SamplingConfig)
 MIXED, DISTILLED = {"contraction", "mixup"}, {"temperature", "label_share"}
 

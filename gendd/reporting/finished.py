@@ -1,6 +1,6 @@
 """Finished runs, as their folders tell them."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,11 @@ class FinishedRun:
         return f"{self.result['images']} {self.result['split']} images"
 
     @property
+    def comparable(self) -> str:
+        """The same for all runs whose accuracies can be compared."""
+        return f"{self.data}, {self.evaluated_on}"
+
+    @property
     def student(self) -> str:
         return self.config["student"]
 
@@ -55,13 +60,13 @@ class FinishedRun:
 
     @property
     def networks(self) -> str:
-        return f"{self.teacher} to {self.student}" if self.teacher else self.student
+        return f"student {self.student}" + (f", teacher {self.teacher}" if self.teacher else "")
 
     def records(self, kind: str) -> list[dict]:
         return [record for record in self.metrics if record["kind"] == kind]
 
 
-def finished_runs(paths: Iterable[str]) -> tuple[list[FinishedRun], list[str]]:
+def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
     """The complete runs among the folders, in the order in which they are reported, and the paths of the others.
 
     Raises:
@@ -70,15 +75,20 @@ def finished_runs(paths: Iterable[str]) -> tuple[list[FinishedRun], list[str]]:
     runs, incomplete = [], []
     for path in paths:
         run = FinishedRun(RunFolder(Path(path)))
-        methods = list(METHODS)
-        order = (run.data, run.student, methods.index(run.config["method"]), run.name, run.config["seed"])
-        if run.folder.result.exists():
-            runs.append((order, run))
+        # Read at once: it raises if the path is no run folder.
+        if run.config and run.folder.result.exists():
+            runs.append(run)
         else:
             incomplete.append(path)
     if not runs:
         raise UserError(
-            f"no complete run among {', '.join(incomplete) or 'none given'}; name run folders that hold a result.json "
-            "(the training command again goes on with an incomplete one)"
+            f"RUN {' '.join(paths) or '(none given)'}: no complete run; name run folders that hold a result.json "
+            "(an incomplete run goes on when its training command is given again)"
         )
-    return [run for _, run in sorted(runs, key=lambda pair: pair[0])], incomplete
+    return sorted(runs, key=_place), incomplete
+
+
+def _place(run: FinishedRun) -> tuple:
+    """Order in reports: longer runs and later seeds of a method come last."""
+    method = list(METHODS).index(run.config["method"])
+    return run.comparable, run.student, method, run.name, run.result["epochs"], run.config["seed"]

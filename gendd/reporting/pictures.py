@@ -1,36 +1,39 @@
 """Pictures of finished runs. Drawn without pyplot: no display, no global state."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from torch import Tensor
 
 from gendd import checkpoint
 from gendd.evaluation import feature_agreement
+from gendd.methods import METHODS
 from gendd.reporting.finished import FinishedRun
 
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
-# One a method, in the order of the report; told apart with impaired colour vision too (Okabe and Ito).
-COLOURS = ("#666666", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The registry's methods, then other names: always the same colour for the same method. After Okabe and Ito, so that
+# impaired colour vision tells them apart too.
+COLOURS = ("#666666", "#CC7A00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#000000", "#8C6BB1", "#7A7A00")
 STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
 PICTURED_CLASSES = 10
+PANELS = {"teacher": "teacher's features f", "target": "targets f'", "generated": "generated features"}
 
-# (height in data units, text, colour) of the end of a line.
+# (height in data units, text, colour) of the end of a line. Of several seeds, the last one's is labelled.
 End = tuple[float, str, str]
 
 
 def curves(runs: list[FinishedRun]) -> Figure:
     """Training losses and evaluation top-1 by epoch; a row for each data set and pair of networks."""
     rows = _by_networks(runs)
-    names = list(dict.fromkeys(run.name for run in runs))
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    names = dict.fromkeys([*METHODS, *(run.name for run in runs)])
+    colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
     heights = [0.6 + 1.35 * max(2, -(-len({run.name for run in members}) // 2)) for _, members in rows]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     ends: list[tuple[Axes, list[End]]] = []
@@ -47,14 +50,18 @@ def curves(runs: list[FinishedRun]) -> Figure:
 
 def _by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
     """Runs to be seen together, with a title. One without a teacher stands beside all that train the same student."""
-    taught = {(run.data, run.student) for run in runs if run.teacher}
+    taught = {(run.comparable, run.student) for run in runs if run.teacher}
     keys = dict.fromkeys(
-        (run.data, run.student, run.teacher) for run in runs if run.teacher or (run.data, run.student) not in taught
+        (run.comparable, run.student, run.teacher)
+        for run in runs
+        if run.teacher or (run.comparable, run.student) not in taught
     )
     rows = []
     for data, student, teacher in keys:
-        members = [run for run in runs if (run.data, run.student) == (data, student) and run.teacher in (teacher, None)]
-        rows.append((f"{members[-1].networks} on {data}", members))
+        members = [
+            run for run in runs if (run.comparable, run.student) == (data, student) and run.teacher in (teacher, None)
+        ]
+        rows.append((f"{members[-1].networks}: {data}", members))
     return rows
 
 
@@ -66,34 +73,38 @@ def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -
     """A small panel a method, since the losses of two methods have no common scale."""
     names = list(dict.fromkeys(run.name for run in runs))
     columns = min(2, len(names))
-    panels = part.subplots(-(-len(names) // columns), columns, squeeze=False).flat
-    for name, axes in zip(names, panels, strict=False):
+    panels = list(part.subplots(-(-len(names) // columns), columns, squeeze=False).flat)
+    for spare in panels[len(names) :]:
+        spare.remove()
+    for name, axes in zip(names, panels[: len(names)], strict=True):
         members = [run for run in runs if run.name == name]
-        _set_up(axes, f"{name}: training loss", colours[name])
+        _set_up(axes, f"{name}: training loss", "epoch", colours[name])
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        last: dict[str, list[float]] = {}
+        axes.yaxis.set_minor_locator(NullLocator())
+        ends: dict[str, End] = {}
         for run in members:
             records = run.records("train")
-            for number, loss in enumerate(key for key in records[0] if key not in NO_LOSSES):
+            for number, loss in enumerate(_loss_names(records)):
                 values = [record[loss] for record in records]
                 width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
                 axes.plot([record["epoch"] for record in records], values, color=colours[name], lw=width, ls=stroke)
-                last.setdefault("total" if loss == "loss" else loss, []).append(values[-1])
-        yield axes, [(float(np.mean(values)), loss, colours[name]) for loss, values in last.items()]
-    for axes in panels:
-        axes.remove()
+                ends[loss] = values[-1], "total" if loss == "loss" else loss, colours[name]
+        yield axes, list(ends.values())
+
+
+def _loss_names(records: list[dict]) -> list[str]:
+    return [name for name in (records[0] if records else ()) if name not in NO_LOSSES]
 
 
 def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) -> tuple[Axes, list[End]]:
     """Top-1 of every read-out: lines while training, dots at the end on all images."""
-    during = sorted({record["images"] for run in runs for record in run.records("eval")})
-    images = " or ".join(str(number) for number in during)
-    _set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: all {runs[0].result['images']}", "black")
+    sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
+    images = " or ".join(str(size) for size in sizes)
+    _set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}", "epoch")
     axes.set_ylabel("top-1 (%)", fontsize=NORMAL)
-    last: dict[tuple[str, str], list[float]] = {}
+    ends: dict[tuple[str, str], End] = {}
     for run in runs:
         for number, read_out in enumerate(run.result["last"]):
             style = {"color": colours[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
@@ -103,20 +114,17 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) ->
             )
             for record in run.records("final"):
                 axes.plot(record["epoch"], record[read_out]["top1"], "o", ms=4.5, color=colours[run.name])
-            last.setdefault((run.name, read_out), []).append(run.result["last"][read_out]["top1"])
-    ends = [
-        (float(np.mean(values)), f"{name}, {read_out.replace('_', ' ')}", colours[name])
-        for (name, read_out), values in last.items()
-    ]
-    for top1 in {run.environment["teacher"]["top1"] for run in runs if run.teacher}:
+            top1 = run.result["last"][read_out]["top1"]
+            ends[run.name, read_out] = top1, f"{run.name}, {read_out.replace('_', ' ')}", colours[run.name]
+    teachers = {run.environment["teacher"]["top1"] for run in runs if run.teacher}
+    for top1 in teachers:
         axes.axhline(top1, color=TEACHER, lw=1, ls=":")
-        ends.append((top1, "teacher", TEACHER))
-    return axes, ends
+    return axes, [*ends.values(), *((top1, "teacher", TEACHER) for top1 in teachers)]
 
 
-def _set_up(axes: Axes, title: str, colour: str) -> None:
-    axes.set_title(title, fontsize=NORMAL, color=colour, loc="left")
-    axes.set_xlabel("epoch", fontsize=NORMAL)
+def _set_up(axes: Axes, title: str, horizontal: str, colour: str = "black") -> None:
+    axes.set_title(title, fontsize=NORMAL, color=colour, loc="left", pad=9)
+    axes.set_xlabel(horizontal, fontsize=NORMAL)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.tick_params(labelsize=SMALL, length=0)
     axes.grid(color=GRID, lw=0.6)
@@ -152,35 +160,35 @@ def features(runs: list[FinishedRun]) -> Figure:
     for part, run in zip(_parts(figure, heights), runs, strict=True):
         tensors = checkpoint.read(run.folder.features, "RUN")
         cosine = feature_agreement(tensors["generated"].float(), tensors["target"].float())["cosine"]
+        images = f"first {len(tensors['labels'])} {run.result['split']} images"
         part.suptitle(
-            f"{run.name}, seed {run.config['seed']}: {run.networks} on {run.data}\nmean cosine of generated features "
-            f"and targets {cosine:.2f} (first {len(tensors['labels'])} {run.result['split']} images)",
+            f"{run.name}, seed {run.config['seed']}, {run.result['epochs']} epochs: {run.networks}\n"
+            f"mean cosine of generated features and targets {cosine:.2f} ({run.data}: {images})",
             fontsize=LARGE,
         )
         _feature_panels(part.subplots(1, 3, sharex=True, sharey=True), tensors)
     return figure
 
 
-def _feature_panels(panels: Iterable[Axes], tensors: dict[str, Tensor]) -> None:
+def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
     mean, directions, shares = principal_plane(tensors["teacher"].float())
     classes = tensors["labels"].unique()[:PICTURED_CLASSES]
     pictured = torch.isin(tensors["labels"], classes)
-    planes = {
-        name: (tensors[name].float()[pictured] - mean) @ directions for name in ("teacher", "target", "generated")
-    }
-    # Generated features may lie anywhere early in training: they do not set the scale.
-    reference = torch.cat([planes["teacher"], planes["target"]])
-    low, high = reference.amin(0), reference.amax(0)
-    middle, half = (low + high) / 2, 0.55 * (high - low).max()
-    titles = ("teacher's features f", "targets f'", "generated features")
-    for axes, (name, points), title in zip(panels, planes.items(), titles, strict=True):
+    planes = {name: (tensors[name].float()[pictured] - mean) @ directions for name in PANELS}
+    wanted = torch.cat([planes["teacher"], planes["target"]])
+    middle = (wanted.amin(0) + wanted.amax(0)) / 2
+    half = 1.05 * (wanted - middle).abs().max()
+    # A head that has not learnt generates features far away; beyond a limit, they do not shrink all else.
+    half = (1.05 * (planes["generated"] - middle).abs().max()).clamp(half, 1.5 * half)
+    for axes, (name, points) in zip(panels, planes.items(), strict=True):
         outside = int(((points - middle).abs() > half).any(1).sum())
-        _set_up(axes, f"{title} ({outside} outside)" if outside else title, "black")
+        title = PANELS[name] + (f" ({outside} outside)" if outside else "")
+        _set_up(axes, title, f"component 1 ({shares[0]:.0%} of variance)")
         for number, label in enumerate(classes.tolist()):
             chosen = points[tensors["labels"][pictured] == label]
-            axes.scatter(*chosen.T, s=7, lw=0, alpha=0.8, color=f"C{number}", label=str(label))
-        axes.set(xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half), aspect="equal")
-        axes.set_xlabel(f"component 1 ({shares[0]:.0%} of variance)", fontsize=NORMAL)
+            axes.scatter(*chosen.T.numpy(), s=7, lw=0, alpha=0.8, color=f"C{number}", label=str(label))
+        x_limits, y_limits = torch.stack([middle - half, middle + half], 1).tolist()
+        axes.set(xlim=x_limits, ylim=y_limits, aspect="equal")
     panels[0].set_ylabel(f"component 2 ({shares[1]:.0%})", fontsize=NORMAL)
     panels[-1].legend(
         title="class", fontsize=SMALL, title_fontsize=SMALL, markerscale=2, frameon=False, handletextpad=0.1,

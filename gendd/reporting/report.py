@@ -30,8 +30,9 @@ top-1 by epoch, as lines; dots are the final measurement on all images of the sp
 FEATURES = """\
 ![Features of the teacher, targets and generated features](features.png)
 
-The first evaluation images' features, on the first two principal components of the teacher's features. Coloured by
-class (at most ten classes are shown); the axes are the same in a row."""
+Features of the first evaluation images, on the first two principal components of the teacher's features; a row a run,
+with the same axes in its panels. Coloured by class (at most ten are shown). "Outside" counts generated features beyond
+the panel."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def write_report(config: ReportConfig) -> None:
         (output / "report.md").write_text(_text(runs, bool(generative)))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
-    print(f"{len(runs)} runs compared in {output / 'report.md'}")
+    print(f"runs compared: {len(runs)}; see {output / 'report.md'}")
 
 
 def _text(runs: list[FinishedRun], with_features: bool) -> str:
@@ -78,10 +79,9 @@ def _text(runs: list[FinishedRun], with_features: bool) -> str:
 
 
 def _by_data(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Runs whose accuracies can be compared: of the same data set, split and number of images."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        groups.setdefault(f"{run.data}: {run.evaluated_on}", []).append(run)
+        groups.setdefault(run.comparable, []).append(run)
     return groups
 
 
@@ -93,11 +93,16 @@ def _circumstances(runs: list[FinishedRun]) -> str:
 
     seeds = listed(run.config["seed"] for run in runs)
     torch_versions = listed(run.environment["versions"]["torch"] for run in runs)
-    commits = listed(run.environment["git_commit"] or "unknown" for run in runs)
+    commits = listed(_short(run.environment["git_commit"]) for run in runs)
     return (
         f"All top-1 and top-5, the teachers' too, are on {runs[0].evaluated_on}. Seeds: {seeds}. "
         f"PyTorch {torch_versions}; code at commit {commits}."
     )
+
+
+def _short(commit: str | None) -> str:
+    """A commit's first digits, with its mark of changed files."""
+    return commit[:10] + commit[40:] if commit else "unknown"
 
 
 def _common_parent(runs: list[FinishedRun]) -> str:

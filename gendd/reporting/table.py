@@ -21,7 +21,7 @@ def _teacher(run: FinishedRun, _: str) -> str:
 def _best(run: FinishedRun, read_out: str) -> str:
     best = run.result["best"]
     if best["read_out"] != read_out:
-        return "not chosen by"
+        return "–"
     return f"{best['top1']:.2f} (epoch {best['epoch']}, on {best['images']} {best['split']} images)"
 
 

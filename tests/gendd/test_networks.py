@@ -151,12 +151,19 @@ def test_a_function_that_cannot_be_imported_is_refused(name, users_module):
         ("wrn_40-2", "wrn_40_2"),
         ("shufflev1", "ShuffleV1"),
         ("timm/resnet_18", "timm/resnet18"),
-        ("resnet18", "timm/resnet18"),
-        ("convnext_tny", "timm/convnext_tiny"),
     ],
 )
 def test_an_unknown_name_brings_the_nearest(name, nearest):
     assert nearest in refusal(name).partition("nearest: ")[2].split(", ")
+
+
+def test_a_name_that_only_timm_has_brings_timms_spelling():
+    assert refusal("resnet18").endswith(" timm/resnet18")
+
+
+def test_a_name_like_no_other_brings_the_trees_own():
+    message = refusal("qqqqqq")
+    assert "resnet8" in message and "timm/" not in message
 
 
 @pytest.mark.parametrize("name", ["timm/vgg13", "vgg13"])
