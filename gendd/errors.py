@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+MOST_SHOWN = 24
+
 
 class UserError(Exception):
     """Something the user gave cannot work. The message is one line: the flag, its value, the remedy."""
@@ -16,7 +18,8 @@ def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in known}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=4, cutoff=0.4)]
-    return UserError(f"{flag} {name}: no such name; {'nearest' if near else 'known'}: {', '.join(near or known)}")
+    shown = near or (known if len(known) <= MOST_SHOWN else [*known[:MOST_SHOWN], "..."])
+    return UserError(f"{flag} {name}: no such name; {'nearest' if near else 'known'}: {', '.join(shown)}")
 
 
 def run_program(main: Callable[[], None]) -> None:

@@ -122,6 +122,14 @@ def test_each_distillation_script_is_tested():
     }
 
 
+def test_short_distillation_script(recorded, dry_run):
+    stages = recorded("bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh --seed 3")
+    assert all("plan" in dry_run(*stage) for stage in stages)
+    first, second = (configuration(*stage) for stage in stages)
+    assert first.epochs + second.epochs == 15
+    assert student_weights(second) == str(run_path(first))
+
+
 @pytest.mark.parametrize(("name", "rate"), [("resnet56", 0.05), ("ShuffleV1", 0.01)])
 def test_teacher_script(name, rate, recorded, dry_run):
     (program,) = recorded(f"bash sh/train_cifar100_teacher.sh {name}")
@@ -148,15 +156,12 @@ def test_evaluate_finds_the_tree(tmp_path, recorded):
 
 
 def readme_commands() -> list[str]:
-    readme = ROOT / "README.md"
-    if not readme.exists():
-        return []
-    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
-@pytest.mark.parametrize("command", readme_commands() or [pytest.param("", marks=pytest.mark.skip("no README.md"))])
+@pytest.mark.parametrize("command", readme_commands())
 def test_readme_command(command, recorded, dry_run):
     """Its files exist and programs take its flags. Training is dry-run, unless path/to/ or my_ is the user's own."""
     for path in re.findall(r"\b(?:sh|bench)/[\w/]+\.\w+", command):

@@ -29,11 +29,12 @@ class GenDDTask(TeachingTask):
             images,
             self.target(feature, labels),
             self.class_targets(feature, labels),
-            self._mixup_share(images.device),
+            self.mixup_share(images.device),
             draws.rows(self.random.rows),
         )
 
-    def _mixup_share(self, device: torch.device) -> Tensor | None:
+    def mixup_share(self, device: torch.device) -> Tensor | None:
+        """Feature mixup's share m ~ Beta(beta, beta), one a batch; None without mixup."""
         if self.mixup == 0:
             return None
         # Beta(b, b) as a ratio of two gammas, which can be drawn from a generator.

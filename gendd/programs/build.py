@@ -106,13 +106,14 @@ def build(
     teacher = None
     if config.teacher:
         teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape)
-    frozen = _frozen(teacher.network, device) if teacher else None
+    frozen = freeze(teacher.network, device) if teacher else None
     ingredients = Ingredients(config, student.network, frozen, trained or student.tensors, device)
     task = get_method(config.method).build(ingredients).to(device, memory_format=torch.channels_last)
     return Built(student, teacher, task)
 
 
-def _frozen(network: nn.Module, device: torch.device) -> DistillationTeacher:
+def freeze(network: nn.Module, device: torch.device) -> DistillationTeacher:
+    """The network as a teacher: on the device, channels last, not trained."""
     network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
     return DistillationTeacher(network, device=device)
 

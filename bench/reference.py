@@ -1,0 +1,60 @@
+"""The plain path that speed is compared with: fp32, default memory layout, everything recomputed for each repeat.
+
+It computes the same loss as `gendd.head` from the same draws, written for reading, not for speed: every repeat of
+every token embeds its condition and its timestep anew, and every block activates its conditioning anew.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gendd.head import Draws, SplitTokenHead
+from gendd.networks import pooled_feature
+from gendd.student import Student
+from gendd.targets import contract, feature_mixup, swap_neighbours
+
+
+def denoise(head: SplitTokenHead, x: Tensor, t: Tensor, z: Tensor, token: Tensor) -> Tensor:
+    """(N, d), (N,), (N, D_s), (N,) -> (N, 2d)."""
+    net = head.net
+    u = net.time_embed(t) + net.cond_embed(z) + net.pos_embed(token)
+    x = net.input_proj(x)
+    for block in net.res_blocks:
+        shift, scale, gate = block.adaLN_modulation[1](F.silu(u)).chunk(3, dim=-1)
+        x = x + gate * block.mlp(block.in_ln(x) * (1 + scale) + shift)
+    final = net.final_layer
+    shift, scale = final.adaLN_modulation[1](F.silu(u)).chunk(2, dim=-1)
+    return final.linear(final.norm_final(x) * (1 + scale) + shift)
+
+
+def head_loss(head: SplitTokenHead, z: Tensor, target: Tensor, draws: Draws) -> Tensor:
+    """The head's loss with the batch repeated K times before anything is computed."""
+    images, tokens, repeats = draws.t.shape
+    t, noise = draws.t.flatten(), draws.noise.flatten(0, 2)
+    x_start = target.unflatten(-1, (tokens, -1))[:, :, None].expand_as(draws.noise).flatten(0, 2)
+    condition = z[:, None, None].expand(-1, tokens, repeats, -1).flatten(0, 2)
+    condition = torch.where(draws.dropped.flatten()[:, None], torch.zeros_like(condition), condition)
+    token = torch.arange(tokens)[None, :, None].expand_as(draws.t).flatten()
+    output = denoise(head, head.schedule.add_noise(x_start, noise, t), t, condition, token)
+    mse, vb = head.schedule.loss_terms(output, x_start, noise, t)
+    return (mse + vb).mean()
+
+
+def step_loss(
+    student: Student,
+    teacher: torch.nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    contraction: float,
+    share: Tensor,
+    draws: Draws,
+) -> Tensor:
+    """Loss of one GenDD training step."""
+    with torch.no_grad():
+        feature = pooled_feature(teacher, images)
+    target = contract(feature, teacher.get_classifier().weight, labels, contraction)
+    h = pooled_feature(student.backbone, images)
+    permutation = swap_neighbours(len(images))
+    z, target = (feature_mixup(values, share, permutation) for values in (student.norm(h), target))
+    probe = F.cross_entropy(student.backbone.get_classifier()(h.detach()), labels)
+    return head_loss(student.head, z, target, draws) + probe

@@ -1,0 +1,25 @@
+"""The reference path of the benchmark computes what the fast path computes."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from gendd.head import SplitTokenHead
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+from reference import head_loss  # noqa: E402
+
+
+def test_reference_and_fast_path_agree_in_loss_and_gradients():
+    torch.manual_seed(0)
+    head = SplitTokenHead(48, 12, token_dim=16, width=32, repeats=4)
+    for parameter in head.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    z, target = torch.randn(6, 12, requires_grad=True), torch.randn(6, 48)
+    draws = head.draw(6)
+    fast, plain = head(z, target, draws)["loss"], head_loss(head, z, target, draws)
+    torch.testing.assert_close(fast, plain)
+    inputs = [z, *head.parameters()]
+    for one, other in zip(torch.autograd.grad(fast, inputs), torch.autograd.grad(plain, inputs), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
