@@ -1,6 +1,7 @@
 """torchrun's environment: processes, devices, precision."""
 
 import contextlib
+import gc
 import os
 from dataclasses import dataclass
 
@@ -68,11 +69,12 @@ def join_world():
         torch.cuda.set_device(device)
     if size > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield World(rank, size, local_rank, device)
-    finally:
-        if size > 1:
-            dist.destroy_process_group()
+    yield World(rank, size, local_rank, device)
+    # Only after success: a process that leaves with an error ends at once (`run_program`), waiting for nobody.
+    if size > 1:
+        # DistributedDataParallel must be gone before its process group; freed after it, the two can deadlock.
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def hardware(device: torch.device) -> str:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, then distils a student on scikit-learn's handwritten digits, with and without labels, beside the same
-# student alone and with logit distillation, and writes a report. What is already done is kept.
+# student alone and with logit distillation, 20 epochs each, and writes a report. What is already done is kept.
 #   bash sh/quickstart.sh
 #   FRESH=1 bash sh/quickstart.sh    starts over
 set -euo pipefail
@@ -29,7 +29,7 @@ supervised=(
   --lr 0.1
   --weight-decay 5e-4
   --schedule cosine
-  --epochs 30
+  --epochs 20
 )
 teacher=(
   --teacher resnet20
@@ -37,13 +37,13 @@ teacher=(
 )
 stage1=(
   --method pretrain
-  --epochs 10
+  --epochs 5
   --lr 3e-3
   --schedule cosine
 )
 stage2=(
   --method gendd
-  --epochs 20
+  --epochs 15
   --lr 3e-3
   --head-lr 1e-3
   --schedule cosine
@@ -58,14 +58,14 @@ train() {
   echo "== $1"
   bash sh/launch.sh gendd_cifar.train "${data[@]}" "${@:2}"
 }
-train "teacher: resnet20, 30 epochs" --student resnet20 "${supervised[@]}"
-train "student alone: resnet8, 30 epochs" --student resnet8 "${supervised[@]}"
-train "student with logit distillation: 30 epochs" --student resnet8 "${teacher[@]}" "${supervised[@]}" --method kd
-train "GenDD, stage 1 of 2: 10 epochs" --student resnet8 "${teacher[@]}" "${stage1[@]}"
-train "GenDD, stage 2: 20 epochs" --student resnet8 "${teacher[@]}" "${stage2[@]}" --after pretrain
-train "GenDD without any label, stage 1 of 2: 10 epochs" --student resnet8 "${teacher[@]}" "${stage1[@]}" \
+train "teacher: resnet20, 20 epochs" --student resnet20 "${supervised[@]}"
+train "student alone: resnet8, 20 epochs" --student resnet8 "${supervised[@]}"
+train "student with logit distillation: 20 epochs" --student resnet8 "${teacher[@]}" "${supervised[@]}" --method kd
+train "GenDD, stage 1 of 2: 5 epochs" --student resnet8 "${teacher[@]}" "${stage1[@]}"
+train "GenDD, stage 2: 15 epochs" --student resnet8 "${teacher[@]}" "${stage2[@]}" --after pretrain
+train "GenDD without any label, stage 1 of 2: 5 epochs" --student resnet8 "${teacher[@]}" "${stage1[@]}" \
   --unlabeled --name pretrain-unlabeled
-train "GenDD without any label, stage 2: 20 epochs" --student resnet8 "${teacher[@]}" "${stage2[@]}" \
+train "GenDD without any label, stage 2: 15 epochs" --student resnet8 "${teacher[@]}" "${stage2[@]}" \
   --contraction 0 --unlabeled --after pretrain-unlabeled --name gendd-unlabeled
 
 compared=("$student_run" "$distilled"/{kd,gendd,gendd-unlabeled}/0)

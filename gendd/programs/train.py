@@ -38,8 +38,7 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
     config.check()
     run = RunFolder(folder or run_path(config))
     with join_world() as world:
-        program = TrainProgram(tree, config, run, world)
-        program.execute()
+        TrainProgram(tree, config, run, world).execute()
 
 
 class TrainProgram:
