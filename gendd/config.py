@@ -20,8 +20,8 @@ from gendd.head import check_sampling
 Config = TypeVar("Config")
 
 
-def field_names(config_class: type) -> set[str]:
-    return {field.name for field in dataclasses.fields(config_class)}
+def field_names(config_class: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(config_class))
 
 
 @dataclass(frozen=True)

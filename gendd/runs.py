@@ -120,6 +120,15 @@ def student_weights(config: TrainConfig) -> str | None:
     return str(run_path(dataclasses.replace(config, name=config.after))) if config.after else config.student_weights
 
 
+def earlier_epochs(config: TrainConfig) -> int:
+    """Epochs of the runs that the student goes on from, such as stage 1."""
+    before = RunFolder(Path(student_weights(config) or "none"))
+    if not before.result.exists():
+        return 0
+    result = before.read("result.json")
+    return result["epochs"] + result["earlier_epochs"]
+
+
 def _as_folder(name: str) -> str:
     return Path(name).name.replace(":", ".")
 
@@ -132,7 +141,7 @@ def _as_saved(config: TrainConfig, tree: str) -> dict:
 def saved_config(path: Path, config_class: type[TrainConfig]) -> TrainConfig:
     """The configuration that a run folder was made with."""
     saved = RunFolder(path).read("config.json")
-    values = {name: saved[name] for name in field_names(config_class) & set(saved)}
+    values = {name: saved[name] for name in field_names(config_class) if name in saved}
     # JSON has no tuples.
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return config_class(**values)

@@ -10,7 +10,7 @@ from gendd.errors import unknown_name
 from gendd.methods import classification, finetune, gendd, kd, pretrain
 from gendd.methods.base import Ingredients
 
-HEAD, SAMPLING = field_names(HeadConfig), field_names(SamplingConfig)
+HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
 MIXED, DISTILLED = {"contraction", "mixup"}, {"temperature", "label_share"}
 
 

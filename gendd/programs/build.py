@@ -30,7 +30,7 @@ class BuiltNetwork:
 
     def describe(self) -> str:
         size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {self.flops / 1e6:.1f} MFLOPs an image"
-        return f"{self.name}: {size}; {self.loaded}"
+        return f"{self.name}: {size}"
 
 
 def build_network(

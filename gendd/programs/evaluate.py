@@ -49,7 +49,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         if world.is_first:
             print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
             if built.teacher:
-                print(f"teacher     {built.teacher.describe()}", flush=True)
+                print(f"teacher     {built.teacher.describe()}; {built.teacher.loaded}", flush=True)
         if config.dry_run:
             print("\n".join(["missing:", *(f"  {line}" for line in missing)] if missing else ["all there"]))
             return

@@ -17,7 +17,7 @@ from gendd.optim import create_optimizer
 from gendd.programs.build import build, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
-from gendd.runs import RunFolder, environment, run_path, saved_config
+from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config
 from gendd.student import Student
 from gendd.targets import contract
 from gendd.training import Training
@@ -111,10 +111,10 @@ class TrainProgram:
         config, task = self.config, self.task
         lines = [
             ("data", f"{config.dataset}, {self.num_classes} classes, {config.image_size}x{config.image_size} pixels"),
-            ("student", self.student.describe()),
+            ("student", f"{self.student.describe()}; {self.student.loaded}"),
         ]
         if self.teacher:
-            lines.append(("teacher", self.teacher.describe()))
+            lines.append(("teacher", f"{self.teacher.describe()}; {self.teacher.loaded}"))
         lines.append(("method", self._describe_method()))
         trained = unwrap_model(task.get_eval_model())
         if isinstance(trained, Student):
@@ -226,6 +226,7 @@ class TrainProgram:
             "result.json",
             {
                 "epochs": self.config.epochs,
+                "earlier_epochs": earlier_epochs(self.config),
                 "split": self.data.eval_split,
                 "images": self.data.eval_size,
                 "last": accuracies,

@@ -37,6 +37,12 @@ class FinishedRun:
         return self.config["name"] or self.config["method"]
 
     @property
+    def epochs(self) -> str:
+        """Budget: the epochs of the runs that the student goes on from, and its own."""
+        earlier = self.result["earlier_epochs"]
+        return f"{earlier} + {self.result['epochs']}" if earlier else str(self.result["epochs"])
+
+    @property
     def data(self) -> str:
         """Name of the data set and size of its images."""
         return f"{Path(self.config['dataset']).name}, {self.config['image_size']}x{self.config['image_size']} pixels"

@@ -162,7 +162,7 @@ def features(runs: list[FinishedRun]) -> Figure:
         cosine = feature_agreement(tensors["generated"].float(), tensors["target"].float())["cosine"]
         images = f"first {len(tensors['labels'])} {run.result['split']} images"
         part.suptitle(
-            f"{run.name}, seed {run.config['seed']}, {run.result['epochs']} epochs: {run.networks}\n"
+            f"{run.name}, seed {run.config['seed']}, {run.epochs} epochs: {run.networks}\n"
             f"mean cosine of generated features and targets {cosine:.2f} ({run.data}: {images})",
             fontsize=LARGE,
         )

@@ -37,7 +37,7 @@ COLUMNS: dict[str, Cell] = {
     "Student": lambda run, _: run.student,
     "Read-out": lambda _, read_out: read_out.replace("_", " "),
     "Labels used": lambda run, _: "no" if run.config["unlabeled"] else "yes",
-    "Epochs": lambda run, _: str(run.result["epochs"]),
+    "Epochs": lambda run, _: run.epochs,
     "Top-1, %": lambda run, read_out: f"{run.result['last'][read_out]['top1']:.2f}",
     "Top-5, %": lambda run, read_out: f"{run.result['last'][read_out]['top5']:.2f}",
     "Best top-1, %": _best,

@@ -155,6 +155,7 @@ def test_all_stages_in_a_row(gendd, teacher, tmp_path):
     second = gendd("--after", "pretrain")
     main([*GENDD, *stage, "--method", "finetune", "--after", "gendd", "--optimizer", "sgd"])
     third = second.parent.parent / "finetune" / "0"
+    assert json.loads((third / "result.json").read_text())["earlier_epochs"] == 6
     before, after = weights(second), weights(third)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["classifier.weight", "classifier.bias"]
@@ -196,7 +197,7 @@ def test_folder_of_another_configuration_is_refused(gendd):
         (["--method", "gend"], "--method gend: no such name; nearest: gendd"),
         (
             ["--method", "classification", "--student", "resnet21"],
-            "--student resnet21: no such name; nearest: resnet20",
+            "--student resnet21: no such name; nearest: resnet",
         ),
         (["--method", "classification", "--accumulate", "3"], "--batch-size 64: does not divide"),
         (["--method", "finetune", "--teacher", TOY, "--teacher-weights", "T"], "--student-weights is missing"),
