@@ -12,16 +12,18 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
-import timm
 import torch
 from reference import step_loss
 
 from gendd.config import TrainConfig
 from gendd.distributed import autocast, hardware, resolve_precision
 from gendd.methods import Ingredients, get_method
+from gendd.networks import create_network
 from gendd.programs.build import freeze
 from gendd.randomness import BatchPlan
+from gendd_cifar.tree import TREE
 
 
 def main() -> None:
@@ -38,7 +40,8 @@ def main() -> None:
     device = torch.device("cpu")
     config = TrainConfig(batch_size=arguments.batch_size, repeats=arguments.repeats, width=arguments.width)
     teacher, student = (
-        timm.create_model(f"cifar_{name}", num_classes=100) for name in (arguments.teacher, arguments.student)
+        create_network(flag, name, TREE.names, num_classes=100, image_size=32)
+        for flag, name in (("--teacher", arguments.teacher), ("--student", arguments.student))
     )
     plain_teacher = copy.deepcopy(teacher).eval()
     task = get_method("gendd").build(Ingredients(config, student, freeze(teacher, device), {}, device))
@@ -75,7 +78,7 @@ def main() -> None:
         f"{arguments.teacher} > {arguments.student}, batch {config.batch_size}, K {config.repeats}, "
         f"width {config.width}"
     )
-    print(f"{hardware(device)}; torch {torch.__version__}, timm {timm.__version__}, Python {platform.python_version()}")
+    print(f"{hardware(device)}; torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}")
     print(
         f"loss at the same weights and draws: reference {losses['reference']:.5f}, "
         f"gendd ({precision}) {losses['gendd']:.5f}"
