@@ -125,3 +125,8 @@ def teacher_read_out(task: TrainingTask) -> ReadOut:
         return {"teacher": task.teacher(task.teacher.normalize_input(images, task.student_mean, task.student_std))}
 
     return ReadOut(("teacher",), logits)
+
+
+def list_missing(missing: list[str]) -> str:
+    """What a dry run found absent, a line each."""
+    return "\n".join(["missing:", *(f"  {line}" for line in missing)]) if missing else "all there"

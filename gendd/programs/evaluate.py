@@ -15,7 +15,7 @@ from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch, evaluate, read_out_of
 from gendd.networks import flops, parameter_count
-from gendd.programs.build import Built, build, teacher_read_out
+from gendd.programs.build import Built, build, list_missing, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.runs import RunFolder, environment, saved_config
@@ -50,8 +50,9 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {built.teacher.loaded}", flush=True)
+            if config.dry_run:
+                print(list_missing(missing))
         if config.dry_run:
-            print("\n".join(["missing:", *(f"  {line}" for line in missing)] if missing else ["all there"]))
             return
         data = tree.open_data(settings, BatchPlan(config.seed, 1, world.rank, world.size), world, built.student.network)
         rows = _measure(built, model, data, settings, config, world)

@@ -14,7 +14,7 @@ from gendd.evaluation import evaluate, feature_agreement, read_out_of
 from gendd.methods import get_method
 from gendd.networks import flops, parameter_count
 from gendd.optim import create_optimizer
-from gendd.programs.build import build, teacher_read_out
+from gendd.programs.build import build, list_missing, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
 from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config
@@ -80,9 +80,7 @@ class TrainProgram:
         self._build()
         self._say(self._describe())
         if config.dry_run:
-            self._say(
-                "\n".join(["missing:", *(f"  {line}" for line in self.missing)] if self.missing else ["all there"])
-            )
+            self._say(list_missing(self.missing))
             return
         self.data = self.tree.open_data(config, self.plan, world, self.student.network)
         self._say(f"  images     {self.data.train_size} to train on, {self.data.eval_size} to {self.data.eval_split}")
