@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,17 @@ def test_plain_student_of_a_run_is_its_probe(runs, tmp_path):
                      "--precision", "fp32")  # fmt: skip
     expected = evaluated(tmp_path, runs["gendd"], "--precision", "fp32")["probe"]
     assert accuracies(rows) == {"classifier": (expected["top1"], expected["top5"])}
+
+
+def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
+    """All 10,000 test images of CIFAR-100 through the whole path: folder, file, network, count."""
+    with tarfile.open(shared / "data" / "cifar100-png-test.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / "train").symlink_to(tmp_path / "test")
+    weights = shared / "pretrained" / "resnet56_cifar100.pth"
+    recorded = torch.load(weights, weights_only=True)["accuracy"]
+    row = evaluated(tmp_path, weights, "--student", "resnet56", "--dataset", tmp_path, "--precision", "fp32")
+    assert row["classifier"]["top1"] == pytest.approx(recorded, abs=0.05)
 
 
 @pytest.mark.parametrize(
