@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from timm.utils import unwrap_model
 
-from gendd.checkpoint import checksum, save_tensors, weights_file
+from gendd.checkpoint import checksum, read_weights, save_tensors, weights_file
 from gendd.config import TrainConfig, parse
 from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
 from gendd.errors import UserError
@@ -100,7 +100,13 @@ class TrainProgram:
         if summary.num_classes is None:
             raise UserError(summary.missing)
         self.num_classes = summary.num_classes
-        built = build(self.tree, config, self.num_classes, self.world.device, self.missing if config.dry_run else None)
+        trained = None
+        if self.run.last.exists():
+            # A run folder is enough to go on: what the student once started from is not needed again.
+            config = dataclasses.replace(config, student_weights=None, after=None)
+            trained = read_weights(self.run.path, "--resume")
+        missing = self.missing if config.dry_run else None
+        built = build(self.tree, config, self.num_classes, self.world.device, missing, trained)
         self.student, self.teacher, self.task = built.student, built.teacher, built.task
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,17 @@ def gendd(teacher, tmp_path):
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
     return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["model"]
+
+
+def interrupt_after(method, epoch: int):
+    """The method, which a Ctrl-C hits in this epoch."""
+
+    def interrupted(self):
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        return method(self)
+
+    return interrupted
 
 
 def assert_same_weights(one: Path, other: Path, **tolerance) -> None:
@@ -97,7 +109,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, 
 
 def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "evaluate_epoch", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Training, "evaluate_epoch", interrupt_after(Training.evaluate_epoch, epoch=2))
         gendd(runs="parts")
     whole = gendd(runs="whole")
     parts = Path(str(whole).replace("whole", "parts"))
@@ -105,6 +117,18 @@ def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
     assert_same_weights(whole, parts, rtol=0, atol=0)
     main(["--resume", str(parts)])
     assert "is complete" in capsys.readouterr().out
+
+
+def test_going_on_needs_nothing_of_the_stage_before(gendd, teacher, monkeypatch, tmp_path):
+    stage1 = [*COMMON, "--teacher", TOY, "--teacher-weights", str(teacher), "--method", "pretrain", "--epochs", "1"]
+    for runs in ("whole", "parts"):
+        main([*stage1, "--runs", str(tmp_path / runs)])
+    whole = gendd("--after", "pretrain", runs="whole")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "evaluate_epoch", interrupt_after(Training.evaluate_epoch, epoch=2))
+        gendd("--after", "pretrain", runs="parts")
+    shutil.rmtree(tmp_path / "parts" / "digits" / "toy.network_toy.network" / "pretrain")
+    assert_same_weights(whole, gendd("--after", "pretrain", runs="parts"), rtol=0, atol=0)
 
 
 def test_other_seed_gives_other_weights(gendd):
