@@ -14,6 +14,7 @@ from gendd.errors import UserError
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
 from gendd_cifar.data import ImageData
+from gendd_cifar.evaluate import main as evaluate
 from gendd_cifar.train import main
 
 TOY = "toy:network"
@@ -247,14 +248,17 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
-    alone = gendd(runs="one")
+def run_in_two_processes(*flags: str) -> None:
     toys = str(Path(__file__).parents[1] / "toys")
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    flags = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "two")]
     command = [*torchrun, "-m", "gendd_cifar.train", *flags]
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
+
+
+def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
+    alone = gendd(runs="one")
+    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "two"))
     together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
     ours, theirs = (read_metrics(run) for run in (alone, together))
     assert len(ours) == len(theirs)
@@ -264,3 +268,14 @@ def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
             assert one[name] == pytest.approx(two[name], abs=1e-4)
     assert_same_weights(alone, together, rtol=1e-3, atol=1e-4)
     assert json.loads((together / "environment.json").read_text())["processes"] == 2
+
+
+def test_two_processes_evaluate_the_network_that_is_saved(tmp_path):
+    """Each process has batch norm statistics of its own; all evaluate with those of the checkpoint."""
+    flags = [*COMMON, "--epochs", "1", "--method", "classification", "--student", "resnet8", "--lr", "0.01"]
+    run_in_two_processes(*flags, "--runs", str(tmp_path))
+    run = tmp_path / "digits" / "resnet8" / "classification" / "0"
+    evaluate([str(run), "--precision", "fp32"])
+    (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]
+    counted = json.loads((run / "result.json").read_text())["last"]["classifier"]
+    assert counted == {name: pytest.approx(row[name], abs=1e-3) for name in ("top1", "top5")}
