@@ -1,5 +1,6 @@
 """Generative Distribution Distillation (arXiv 2507.14503), with labels and without."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,10 +38,10 @@ class GenDDTask(TeachingTask):
         """Feature mixup's share m ~ Beta(beta, beta), one a batch; None without mixup."""
         if self.mixup == 0:
             return None
-        # Beta(b, b) as a ratio of two gammas, which can be drawn from a generator.
-        concentration = torch.full((2,), float(self.mixup))
-        gammas = torch._standard_gamma(concentration, generator=self.random.generator("mixup", "cpu"))
-        return (gammas[0] / gammas.sum()).to(device)
+        seed = self.random.generator("mixup", "cpu").initial_seed()
+        return torch.tensor(
+            np.random.default_rng(seed).beta(self.mixup, self.mixup), dtype=torch.float32, device=device
+        )
 
 
 def build_student(ingredients: Ingredients) -> Student:
