@@ -36,7 +36,7 @@ class SamplingConfig:
     """Features drawn and averaged an image (the paper: 5). The deterministic sampler has one outcome."""
     guidance: float = 2.0
     """Classifier-free guidance scale; 1 is none, and saves half the time."""
-    start: int = 700
+    start: int = 800
     """Timestep at which the deterministic sampler starts."""
 
     def sampling(self) -> dict:

@@ -189,7 +189,7 @@ class SplitTokenHead(nn.Module):
         steps: int = 4,
         num_samples: int = 1,
         guidance: float = 2.0,
-        start: int = 700,
+        start: int = 800,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Draw features (B, S, D_t) for conditions z (B, D_s).
