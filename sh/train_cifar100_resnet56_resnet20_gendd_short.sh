@@ -31,7 +31,7 @@ stage2=(
   --lr 4e-3
   --head-lr 1e-3
   --warmup-epochs 0.5
-  --contraction 0.9
+  --contraction 0.5
   --width 512
   --repeats 8
   --timesteps stratified
