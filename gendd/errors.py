@@ -28,6 +28,9 @@ def run_program(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         os._exit(130)
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has gone.
+        os._exit(141)
     except UserError as error:
         if int(os.environ.get("RANK", 0)):
             # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.

@@ -93,3 +93,9 @@ def test_a_crash_is_told_as_it_happened(launch):
     assert result.returncode == 1
     assert "ValueError: broken" in result.stderr
     assert "ended with exit code 1" in result.stderr.splitlines()[-1]
+
+
+def test_output_that_nobody_reads_on_ends_without_a_traceback():
+    command = f"{sys.executable} -m gendd_cifar.train --help | head -1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.stdout.startswith("usage") and result.stderr == ""
