@@ -21,8 +21,8 @@ from gendd.config import TrainConfig
 from gendd.distributed import autocast, hardware, resolve_precision
 from gendd.methods import Ingredients, get_method
 from gendd.networks import create_network
-from gendd.programs.build import freeze
 from gendd.randomness import BatchPlan
+from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
 
 
@@ -38,16 +38,17 @@ def main() -> None:
 
     torch.manual_seed(0)
     device = torch.device("cpu")
+    precision = resolve_precision("auto", device)
     config = TrainConfig(batch_size=arguments.batch_size, repeats=arguments.repeats, width=arguments.width)
     teacher, student = (
         create_network(flag, name, TREE.names, num_classes=100, image_size=32)
         for flag, name in (("--teacher", arguments.teacher), ("--student", arguments.student))
     )
     plain_teacher = copy.deepcopy(teacher).eval()
-    task = get_method("gendd").build(Ingredients(config, student, freeze(teacher, device), {}, device))
+    frozen = FrozenTeacher(teacher, student, device, precision)
+    task = get_method("gendd").build(Ingredients(config, student, frozen, {}, device))
     plain_student = copy.deepcopy(task.trainable_module)
     task = task.to(memory_format=torch.channels_last).train()
-    precision = resolve_precision("auto", device)
 
     images, labels = torch.randn(config.batch_size, 3, 32, 32), torch.randint(100, (config.batch_size,))
     fast_images = images.to(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.errors import UserError
+from gendd.networks import classifier_name
 
 Tensors = dict[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.")
@@ -25,6 +26,10 @@ PUBLISHED = {
     "diffloss.net.": "head.net.",
     "classifier.": "classifier.",
 }
+
+
+class Absent(UserError):
+    """A file that is not there. A dry run lists it."""
 
 
 def save(path: Path, content: dict) -> None:
@@ -67,10 +72,11 @@ def read(path: Path, flag: str) -> dict:
     """Content of a checkpoint file: safetensors, or torch's format with tensors and plain values only.
 
     Raises:
-        UserError: no such file, an archive, a truncated file, or one that only runs code would read.
+        Absent: no such file.
+        UserError: an archive, a truncated file, or one that only runs code would read.
     """
     if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file; {where_from(path)}")
+        raise Absent(f"{flag} {path}: no such file; check the path")
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
@@ -99,13 +105,6 @@ def _is_torch_file(path: Path) -> bool:
     """Whether a file begins as torch.save begins one: a zip archive, or a pickle in the format before it."""
     with open(path, "rb") as file:
         return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
-
-
-def where_from(path: Path, network: str = "NAME") -> str:
-    """Remedy for a weight file that is not there."""
-    if "pretrained" not in path.parts:
-        return "check the path"
-    return f"bash sh/fetch_pretrained_teachers.sh fetches it, bash sh/train_cifar100_teacher.sh {network} trains it"
 
 
 def weights_file(path: str | Path) -> Path:
@@ -153,11 +152,19 @@ def backbone_weights(tensors: Tensors) -> Tensors:
 
 
 def load_weights(module: nn.Module, tensors: Tensors, flag: str, source: str, allow_partial: bool = False) -> str:
-    """Fill a network. Tensors that are missing, left over or of another shape are refused unless allowed.
+    """Fill a network, or a student around one, from tensors by its own names or those it is published under.
 
     Returns:
         "n of m tensors loaded", for the plan.
+
+    Raises:
+        UserError: made for another class count, or, unless allowed, missing, left over or of another shape.
     """
+    for path, network in module.named_modules():
+        if hasattr(network, "get_classifier"):
+            prefix = f"{path}." if path else ""
+            tensors = _by_own_names(network, prefix, tensors)
+            _check_classes(network, prefix, tensors, flag, source)
     expected = module.state_dict()
     fitting = {
         name: value for name, value in tensors.items() if name in expected and value.shape == expected[name].shape
@@ -182,6 +189,29 @@ def load_weights(module: nn.Module, tensors: Tensors, flag: str, source: str, al
         )
     module.load_state_dict(fitting, strict=False)
     return summary
+
+
+def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:
+    """Tensors of the network at `prefix` by its own names. Files of others may call its modules as its
+    `published_names` ({theirs: ours}) say, and its classifier, GenDD's linear probe, `fc`."""
+    names, classifier = dict(getattr(network, "published_names", {})), classifier_name(network)
+    if not hasattr(network, "fc") and f"{prefix}{classifier}.weight" not in tensors:
+        names["fc"] = classifier
+    modules = {prefix + theirs: prefix + ours for theirs, ours in names.items()}
+    renamed = {}
+    for name, value in tensors.items():
+        path, _, tensor = name.rpartition(".")
+        renamed[f"{modules.get(path, path)}.{tensor}" if path else name] = value
+    return renamed
+
+
+def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, flag: str, source: str) -> None:
+    classes, weight = network.get_classifier().out_features, tensors.get(f"{prefix}{classifier_name(network)}.weight")
+    if weight is not None and len(weight) != classes:
+        raise UserError(
+            f"{flag} {source}: made for {len(weight)} classes, the data set has {classes}; choose the --dataset "
+            "it was trained on, or other weights"
+        )
 
 
 def checksum(path: Path) -> str:

@@ -81,17 +81,17 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
 
     method: str = "gendd"
-    """classification, kd, pretrain (stage 1), gendd, or finetune (stage 3)."""
+    """classification, kd, kl (no labels), pretrain (stage 1), gendd, or finetune (stage 3)."""
     student: str = ""
     """Network to train: a short name of this tree, timm/<model>, or package.module:function."""
     student_weights: str | None = None
-    """File or run folder that the student starts from."""
+    """File or run folder that the student starts from; timm: what timm publishes of it."""
     after: str | None = None
     """Name of an earlier run that the student starts from, such as pretrain: of the same data, pair and seed."""
     teacher: str | None = None
     """Teacher network, named like the student."""
     teacher_weights: str | None = None
-    """File or run folder of the teacher's weights."""
+    """File or run folder of the teacher's weights; timm: those that timm publishes; random: none, for a trial."""
     allow_partial: bool = False
     """Accept weight files that fill only a part of a network."""
 
@@ -102,7 +102,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
     mixup: float = 1.0
     """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
     temperature: float = 4.0
-    """Softmax temperature of kd."""
+    """Softmax temperature of kd and kl."""
     label_share: float = 0.1
     """Share of the cross-entropy with labels in kd's loss."""
 
@@ -141,6 +141,10 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
     compile: bool = False
     """torch.compile the networks."""
+    teacher_chunk: int = 0
+    """Images that the teacher takes at once; 0: as many as come. Bounds its memory, changes no result."""
+    grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
+    """What recomputes its activations in the backward pass: less memory, more time, the same result."""
     eval_every: int = 10
     """Epochs between evaluations on `eval_images`; all images are evaluated at the end."""
     eval_images: int = 2000
@@ -155,6 +159,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Run folder to go on with, by its own configuration. (The same command again goes on as well.)"""
     dry_run: bool = False
     """Build everything, print the plan and what is missing, and stop."""
+    check_data: bool = False
+    """Look through the data set, print what it holds and what is missing or broken, and stop."""
 
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""
@@ -168,7 +174,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
         for name in ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate", "eval_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
-        for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed"):
+        for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
         for name in ("lr", "head_lr", "temperature"):
@@ -204,6 +210,8 @@ class EvaluateConfig(SamplingConfig):
     """Teacher's weights; a run's own if not given."""
     student: str | None = None
     """Student network; a run's own if not given."""
+    image_size: int | None = None
+    """Side of the images; a run's own if not given."""
     best: bool = False
     """Evaluate the run's best checkpoint instead of its last."""
     images: int = 0

@@ -12,21 +12,35 @@ from gendd.randomness import StepRandom
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What is known of a data set before it is read: its classes (None if unknown), and what is missing of it."""
+    """What is known of a data set before it is read.
+
+    Args:
+        num_classes: None if unknown.
+        missing: what is not there, and where to get it.
+        labeled: whether its training images have labels.
+    """
 
     num_classes: int | None
     missing: str | None = None
+    labeled: bool = True
 
 
 class Data(Protocol):
-    """Images in the student's normalisation, (B, 3, H, W) float32, and labels (B,), on the process's device."""
+    """Images in the student's normalisation, (B, 3, H, W) float32, and labels, on the process's device.
+
+    Labels are classes (B,), or in training also probabilities (B, C).
+    """
 
     num_classes: int
     image_size: int
     train_size: int
     eval_size: int
-    # "test", or "validation" for a part held out of the training set.
+    # Such as "test", or "validation" for a part held out of the training set.
     eval_split: str
+    # Groups of classes to be reported apart, each (C,) bool; none unless the training set is long-tailed.
+    class_groups: dict[str, Tensor]
+    # Training images that this process could not read, and passed over, so far.
+    broken_images: int
     steps_per_epoch: int
 
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -52,6 +54,13 @@ class World:
             dist.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag)
 
+    def total(self, counts: torch.Tensor) -> torch.Tensor:
+        """Sum over all processes."""
+        if self.size > 1:
+            counts = counts.clone()
+            dist.all_reduce(counts)
+        return counts
+
     def describe(self) -> str:
         processes = f"{self.size} process{'es' if self.size > 1 else ''}"
         return f"{processes} on {hardware(self.device)}"
@@ -68,13 +77,26 @@ def join_world():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if size > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend, timeout = "nccl" if device.type == "cuda" else "gloo", whole_number(os.environ, "PEER_TIMEOUT", 600)
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     yield World(rank, size, local_rank, device)
     # Only after success: a process that leaves with an error ends at once (`run_program`), waiting for nobody.
     if size > 1:
         # DistributedDataParallel must be gone before its process group; freed after it, the two can deadlock.
         gc.collect()
         dist.destroy_process_group()
+
+
+def whole_number(environment: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
+    """Value of an environment variable.
+
+    Raises:
+        UserError: no whole number, or too small.
+    """
+    value = environment.get(name, str(default))
+    if not value.isdecimal() or int(value) < least:
+        raise UserError(f"{name}={value}: must be a whole number, at least {least}")
+    return int(value)
 
 
 def hardware(device: torch.device) -> str:

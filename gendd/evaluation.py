@@ -31,21 +31,60 @@ def read_out_of(model: nn.Module, sampling: dict) -> ReadOut:
     return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
 
 
+def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
+    """Classes with many (> 100), medium and few (< 20) training images, as (C,) bool; none if all are of one group.
+
+    The thresholds are those of ImageNet-LT (Liu et al., 2019).
+    """
+    many, few = train_counts > 100, train_counts < 20
+    groups = {"many": many, "medium": ~many & ~few, "few": few}
+    groups = {name: members for name, members in groups.items() if members.any()}
+    return groups if len(groups) > 1 else {}
+
+
+class GroupCounter:
+    """Top-1 (percent) of the images of each group of classes, counted over all processes."""
+
+    def __init__(self, groups: dict[str, Tensor], device: torch.device):
+        self.groups = {name: members.to(device) for name, members in groups.items()}
+        # Rows: images, and those that were recognised.
+        self.counts = {name: torch.zeros(2, dtype=torch.int64, device=device) for name in groups}
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        hits = logits.argmax(-1) == labels
+        for name, members in self.groups.items():
+            inside = members[labels]
+            self.counts[name] += torch.stack([inside.sum(), (inside & hits).sum()])
+
+    def compute(self, world: World) -> dict[str, float]:
+        results = {}
+        for name, counts in self.counts.items():
+            images, hits = world.total(counts).tolist()
+            if images:
+                results[name] = round(100 * hits / images, 4)
+        return results
+
+
 @torch.no_grad()
-def evaluate(read_out: ReadOut, batches: Batches, world: World, seed: int = 0) -> dict[str, dict]:
-    """Top-1 and top-5 (percent) of each read-out.
+def evaluate(
+    read_out: ReadOut, batches: Batches, world: World, seed: int = 0, groups: dict[str, Tensor] | None = None
+) -> dict[str, dict]:
+    """Top-1 and top-5 (percent) of each read-out, and top-1 of each group of classes.
 
     Sampling noise depends on the seed and the batch's number, not on the process.
     """
     evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
+    counters = {name: GroupCounter(groups or {}, world.device) for name in read_out.names}
     for number, images, labels in batches:
         outputs = read_out.logits(images, generator(world.device, seed, "evaluation", number))
         for name, evaluator in evaluators.items():
             evaluator.update(outputs[name], labels)
+            counters[name].update(outputs[name], labels)
     results = {}
     for name, evaluator in evaluators.items():
         summary = evaluator.compute(distributed=world.size > 1)
         results[name] = {metric: round(summary[metric], 4) for metric in ("top1", "top5")}
+        results[name] |= counters[name].compute(world)
     return results
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gendd import diffusion
 from gendd.diffusion import NUM_TIMESTEPS, NoiseSchedule
@@ -93,6 +94,7 @@ class Denoiser(nn.Module):
         self.input_proj = nn.Linear(token_dim, width)
         self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
         self.final_layer = FinalLayer(width, 2 * token_dim)
+        self.grad_checkpointing = False
         self.initialize()
 
     def initialize(self) -> None:
@@ -110,7 +112,10 @@ class Denoiser(nn.Module):
         """x: (..., d) noisy tokens; u: (..., width) time + condition + position. Leading shapes broadcast."""
         x, activated = self.input_proj(x), F.silu(u)
         for block in self.res_blocks:
-            x = block(x, activated)
+            if self.grad_checkpointing and self.training:
+                x = checkpoint(block, x, activated, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, activated)
         return self.final_layer(x, activated)
 
 
@@ -146,6 +151,10 @@ class SplitTokenHead(nn.Module):
         self.repeats, self.condition_dropout, self.timesteps = repeats, condition_dropout, timesteps
         self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth)
         self.schedule = NoiseSchedule()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the residual blocks in the backward pass: less memory, more time, the same result."""
+        self.net.grad_checkpointing = enable
 
     def draw(self, batch: int, generator: torch.Generator | None = None) -> Draws:
         """Random numbers for the loss of `batch` images, on the generator's device."""

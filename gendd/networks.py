@@ -3,11 +3,14 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from gendd.errors import UserError, unknown_name
 
@@ -25,17 +28,30 @@ def feature_width(network: nn.Module) -> int:
     return getattr(network, "head_hidden_size", None) or network.num_features
 
 
+def classifier_name(network: nn.Module) -> str:
+    """Name of the classifier among the network's modules."""
+    return next(name for name, module in network.named_modules() if module is network.get_classifier())
+
+
 @dataclass(frozen=True)
 class Names:
     """The networks that a tree names, and the normalisation of networks that state none.
 
     Args:
         short: the tree's own names, each with timm's name for it.
+        small_stems: whether timm's other networks keep the resolution of small images in their stem.
+        remedy: for a file that is not in pretrained/; {name} stands for the network's.
     """
 
     short: dict[str, str]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    small_stems: bool = False
+    remedy: str = "give the word timm in its place for the weights that timm publishes"
+
+    def in_timm(self, name: str) -> str | None:
+        """timm's name of the network, if it may have one."""
+        return name.removeprefix("timm/") if name.startswith("timm/") else self.short.get(name)
 
 
 def create_network(flag: str, name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
@@ -52,10 +68,13 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
     if ":" in name:
         network = _from_function(flag, name, num_classes)
     else:
-        timm_name = name.removeprefix("timm/") if name.startswith("timm/") else names.short.get(name, "")
-        if not timm.is_model(timm_name):
+        timm_name = names.in_timm(name)
+        if not timm_name or not timm.is_model(timm_name):
             raise _unknown_network(flag, name, names)
-        network = _from_timm(timm_name, num_classes, image_size)
+        _check_tag(flag, name, timm_name)
+        network = create_timm(timm_name, num_classes, image_size)
+        if names.small_stems and image_size <= SMALL_IMAGE and timm_name not in names.short.values():
+            _fit_small_images(network)
     if not getattr(network, "pretrained_cfg", None):
         network.pretrained_cfg = {"mean": names.mean, "std": names.std}
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
@@ -78,6 +97,15 @@ def _unknown_network(flag: str, name: str, names: Names) -> UserError:
     return unknown_name(flag, name, in_timm or names.short)
 
 
+def _check_tag(flag: str, name: str, timm_name: str) -> None:
+    """`timm.is_model` looks at the part before the dot alone."""
+    try:
+        timm.models.get_pretrained_cfg(timm_name)
+    except RuntimeError as error:
+        tagged = timm.models.get_arch_pretrained_cfgs(timm_name)
+        raise unknown_name(flag, name, [f"timm/{known}" for known in tagged]) from error
+
+
 def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:
@@ -87,15 +115,13 @@ def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
     return function(num_classes=num_classes)
 
 
-def _from_timm(name: str, num_classes: int, image_size: int) -> nn.Module:
+def create_timm(name: str, num_classes: int, image_size: int, **options) -> nn.Module:
+    """timm's network of this name for images of this size; `options` are `timm.create_model`'s."""
     try:
         # Transformers size their position embedding by the image; other families do not know the argument.
-        network = timm.create_model(name, num_classes=num_classes, img_size=image_size)
+        return timm.create_model(name, num_classes=num_classes, img_size=image_size, **options)
     except TypeError:
-        network = timm.create_model(name, num_classes=num_classes)
-    if image_size <= SMALL_IMAGE and not name.startswith("cifar_"):
-        _fit_small_images(network)
-    return network
+        return timm.create_model(name, num_classes=num_classes, **options)
 
 
 def _fit_small_images(network: nn.Module) -> None:
@@ -112,6 +138,31 @@ def _fit_small_images(network: nn.Module) -> None:
             )
     if isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
         network.maxpool = nn.Identity()
+
+
+def recompute_activations(flag: str, name: str, network: nn.Module) -> None:
+    """Have a network recompute its activations in the backward pass, by timm's `set_grad_checkpointing`.
+
+    Raises:
+        UserError: the network cannot.
+    """
+    try:
+        network.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"{flag}: {name} has no gradient checkpointing; leave its part out") from error
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.register_forward_pre_hook(partial(_count_once, module.momentum))
+
+
+def _count_once(momentum: float | None, norm: _BatchNorm, _) -> None:
+    """A batch that is met again, in the backward pass, leaves the running statistics as they are."""
+    if torch.compiler.is_compiling():  # Compiled code does so by itself.
+        return
+    again = ModuleTracker().is_bw
+    norm.momentum = 0.0 if again else momentum
+    if again:
+        norm.num_batches_tracked.sub_(1)
 
 
 def parameter_count(module: nn.Module) -> int:

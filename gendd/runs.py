@@ -25,7 +25,10 @@ from gendd.distributed import World, hardware
 from gendd.errors import UserError
 
 # Where things lie and how the result is measured; not what is trained.
-NOT_COMPARED = {"resume", "dry_run", "runs", "data_root", "eval_every", "eval_images"}
+NOT_COMPARED = {
+    *("resume", "dry_run", "check_data", "runs", "data_root", "workers", "eval_every", "eval_images"),
+    *("teacher_chunk", "grad_checkpointing"),
+}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
@@ -111,7 +114,7 @@ def run_path(config: TrainConfig) -> Path:
     """runs/<dataset>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
     names = [_as_folder(name) for name in (config.teacher, config.student) if name]
     return Path(
-        config.runs, _as_folder(config.dataset), "_".join(names), config.name or config.method, str(config.seed)
+        config.runs, _data_name(config.dataset), "_".join(names), config.name or config.method, str(config.seed)
     )
 
 
@@ -127,6 +130,12 @@ def earlier_epochs(config: TrainConfig) -> int:
         return 0
     result = before.read("result.json")
     return result["epochs"] + result["earlier_epochs"]
+
+
+def _data_name(dataset: str) -> str:
+    """The last part of a data set's path; of shards, files that one pattern names, that of their folder's."""
+    path = Path(dataset)
+    return _as_folder(path.parent.name or path.stem if ".tar" in path.name else path.name)
 
 
 def _as_folder(name: str) -> str:

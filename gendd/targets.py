@@ -23,7 +23,9 @@ def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, 
     if contraction == 0:
         return feature
     weight = classifier_weight.detach().float()
-    center = labels.to(weight) @ weight if labels.dim() == 2 else weight[labels]
+    # Autocast would round the product of soft labels to bf16.
+    with torch.autocast(feature.device.type, enabled=False):
+        center = labels.to(weight) @ weight if labels.dim() == 2 else weight[labels]
     return torch.lerp(feature, center, contraction)
 
 

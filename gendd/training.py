@@ -96,7 +96,7 @@ class Training:
         """One pass; means of the losses, images/s and the share of time spent waiting for data."""
         self.task.train()
         means = Means()
-        begin, waiting = time.perf_counter(), 0.0
+        begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
         steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
         batches = self.data.train_batches(steps)
         title = f"epoch {self.epoch + 1}/{self.config.epochs}"
@@ -105,8 +105,10 @@ class Training:
             self.step += 1
         seconds = time.perf_counter() - begin
         self.seconds += seconds
+        broken = self.world.total(torch.tensor(self.data.broken_images - broken_before, device=self.world.device))
         return {
             **means.read(self.world),
+            **({"broken_images": int(broken)} if broken else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_second": len(steps) * self.config.batch_size / seconds,
             "waiting_for_data": waiting / seconds,
@@ -123,7 +125,7 @@ class Training:
             self.task.random, images, labels = next(batches)
             waiting += time.perf_counter() - begin
             last = part == self.config.accumulate - 1
-            with contextlib.nullcontext() if last else self.task.no_sync():
+            with memory_remedy(self.config, len(images)), contextlib.nullcontext() if last else self.task.no_sync():
                 with autocast(self.precision, self.world.device):
                     parts = self.task(images, labels)
                 (parts["loss"] / self.config.accumulate).backward()
@@ -185,6 +187,21 @@ class Training:
             setattr(self, name, content[name])
         if self.world.is_first:
             print(f"going on after epoch {self.epoch} of {self.config.epochs} ({self.run.last})", flush=True)
+
+
+@contextlib.contextmanager
+def memory_remedy(config: TrainConfig, images: int):
+    """Turns running out of memory, over a part of so many images, into the setting that halves what it needs."""
+    try:
+        yield
+    except RuntimeError as error:
+        # A GPU's allocator has a type of its own, the CPU's only these words.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"--accumulate {config.accumulate}: {images} images at once do not fit into the memory; "
+            f"--accumulate {2 * config.accumulate} halves them, --grad-checkpointing both needs less for each"
+        ) from error
 
 
 def _as_line(values: dict) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gendd.config import EvaluateConfig, TrainConfig
+from gendd.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,3 @@ class CifarTrainConfig(TrainConfig):
     """Black pixels around an image before a random crop of its size; 0 turns cropping off."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
-
-
-@dataclass(frozen=True)
-class CifarEvaluateConfig(EvaluateConfig):
-    """Evaluate a run or a checkpoint on small images: teacher, head read-out and linear probe."""
-
-    image_size: int = 32
-    """Side of the images, for a checkpoint outside a run folder."""

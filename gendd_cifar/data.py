@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gendd.data import DataSummary
 from gendd.distributed import World
 from gendd.errors import UserError, unknown_name
+from gendd.evaluation import class_groups
 from gendd.randomness import BatchPlan, StepRandom, generator
 from gendd_cifar.config import CifarTrainConfig
 
@@ -162,6 +163,19 @@ def summarize(config: CifarTrainConfig) -> DataSummary:
     return DataSummary(len(classes)) if classes else DataSummary(None, str(_no_data_set(name)))
 
 
+def check_data(config: CifarTrainConfig) -> None:
+    """Read all images and say what there is.
+
+    Raises:
+        UserError: something is missing or broken.
+    """
+    source = read_source(config.dataset, config.data_root, config.image_size)
+    print(f"{config.dataset}: {source.num_classes} classes, all images read")
+    for split, images in (("train", source.train), ("test", source.test)):
+        counts = torch.bincount(images.labels, minlength=source.num_classes)
+        print(f"  {split:<6} {len(images)} images, {counts.min()} to {counts.max()} a class")
+
+
 def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module) -> "ImageData":
     """Read the configuration's images onto the device, normalised as the network wants them."""
     with world.local_first():
@@ -171,7 +185,7 @@ def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, network: 
 
 
 class ImageData:
-    """A source as the training loop wants it (`gendd.data.Data`).
+    """A source as the training loop wants it (`gendd.data.Data`). All images are read at once: none is passed over.
 
     Args:
         plan: how the global batch is divided.
@@ -191,6 +205,7 @@ class ImageData:
         holdout: float = 0.0,
     ):
         self.plan, self.device, self.crop_padding, self.hflip = plan, device, crop_padding, hflip
+        self.broken_images = 0
         self.num_classes, self.image_size = source.num_classes, source.train.images.shape[-1]
         train, evaluation, self.eval_split = source.train, source.test, "test"
         if holdout:
@@ -206,6 +221,7 @@ class ImageData:
         self.steps_per_epoch = self.train_size // plan.batch
         if not self.steps_per_epoch:
             raise UserError(f"--batch-size {plan.batch}: more than the {self.train_size} training images; lower it")
+        self.class_groups = class_groups(torch.bincount(train.labels, minlength=self.num_classes))
         padded = torch.nn.functional.pad(train.images, (crop_padding,) * 4)
         self.train_images, self.train_labels = padded.to(device), train.labels.to(device)
         self.eval_images, self.eval_labels = evaluation.images.to(device), evaluation.labels.to(device)

@@ -1,9 +1,10 @@
 """This tree for the shared programs."""
 
+from gendd.config import EvaluateConfig
 from gendd.networks import Names
 from gendd.programs.tree import Tree
-from gendd_cifar.config import CifarEvaluateConfig, CifarTrainConfig
-from gendd_cifar.data import open_data, summarize
+from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.data import check_data, open_data, summarize
 from gendd_cifar.models import ZOO
 
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
@@ -11,9 +12,16 @@ CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
 TREE = Tree(
     name="gendd_cifar",
-    names=Names({name: f"cifar_{name}" for name in ZOO}, CIFAR100_MEAN, CIFAR100_STD),
+    names=Names(
+        {name: f"cifar_{name}" for name in ZOO},
+        CIFAR100_MEAN,
+        CIFAR100_STD,
+        small_stems=True,
+        remedy="bash sh/fetch_pretrained_teachers.sh fetches it, bash sh/train_cifar100_teacher.sh {name} trains it",
+    ),
     train_config=CifarTrainConfig,
-    evaluate_config=CifarEvaluateConfig,
+    evaluate_config=EvaluateConfig,
     summarize=summarize,
+    check_data=check_data,
     open_data=open_data,
 )

@@ -7,7 +7,7 @@ from timm.task import TrainingTask
 
 from gendd.config import HeadConfig, SamplingConfig, field_names
 from gendd.errors import unknown_name
-from gendd.methods import classification, finetune, gendd, kd, pretrain
+from gendd.methods import classification, finetune, gendd, kd, kl, pretrain
 from gendd.methods.base import Ingredients
 
 HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
@@ -18,13 +18,14 @@ MIXED, DISTILLED = {"contraction", "mixup"}, {"temperature", "label_share"}
 class Method:
     """
     Args:
-        unlabeled: whether it can do without any label (--unlabeled).
+        unlabeled: whether it can do without any label (--unlabeled); labeled: whether it ever reads one.
         reads: the flags among those of single methods that its training depends on.
     """
 
     build: Callable[[Ingredients], TrainingTask]
     needs_teacher: bool = True
     unlabeled: bool = False
+    labeled: bool = True
     reads: frozenset[str] = frozenset()
 
     @property
@@ -36,6 +37,7 @@ class Method:
 METHODS = {
     "classification": Method(classification.build, needs_teacher=False),
     "kd": Method(kd.build, reads=frozenset(DISTILLED)),
+    "kl": Method(kl.build, unlabeled=True, labeled=False, reads=frozenset({"temperature"})),
     "pretrain": Method(pretrain.build, unlabeled=True),
     "gendd": Method(gendd.build, unlabeled=True, reads=frozenset(HEAD | MIXED)),
     "finetune": Method(finetune.build, unlabeled=True, reads=frozenset(HEAD | SAMPLING)),

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 
 import torch
-from timm.task import DistillationTeacher, TrainingTask
+from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gendd.config import TrainConfig
 from gendd.randomness import StepRandom
+from gendd.teacher import FrozenTeacher
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,12 @@ class Ingredients:
     """What a method may build its task from.
 
     `student` is the bare backbone. `weights` are the tensors it starts from, by this project's names; those of the
-    backbone are already loaded. `teacher` is frozen.
+    backbone are already loaded.
     """
 
     config: TrainConfig
     student: nn.Module
-    teacher: DistillationTeacher | None
+    teacher: FrozenTeacher | None
     weights: dict[str, Tensor]
     device: torch.device
 

@@ -1,32 +1,39 @@
 """Networks with their weights, and the task around them, as a configuration names them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from timm.task import DistillationTeacher, TrainingTask
+from timm.task import TrainingTask
 from torch import Tensor, nn
 
-from gendd import checkpoint
+from gendd import checkpoint, hub
 from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
+from gendd.head import SplitTokenHead
 from gendd.methods import Ingredients, get_method
-from gendd.networks import Names, create_network, flops, parameter_count
+from gendd.networks import Names, create_network, flops, parameter_count, recompute_activations
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
 from gendd.runs import student_weights
+from gendd.teacher import FrozenTeacher
+
+# In place of a file's path, on the command line: a trial of a recipe needs no trained teacher.
+RANDOM = "random"
 
 
 @dataclass
 class BuiltNetwork:
-    """A network, the tensors it was filled from (a distilled student's file holds more than the network), and
-    a word on them for the plan."""
+    """A network, the tensors it was filled from (a distilled student's file holds more than the network), their
+    file, and a word on them for the plan."""
 
     name: str
     network: nn.Module
-    tensors: dict[str, Tensor]
-    loaded: str
     flops: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    file: Path | None = None
+    loaded: str = "random weights"
 
     def describe(self) -> str:
         size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {self.flops / 1e6:.1f} MFLOPs an image"
@@ -46,36 +53,43 @@ def build_network(
     """Create the network of a role, "teacher" or "student", and fill it.
 
     Args:
-        missing: collects what is absent instead of refusing it (dry runs).
+        weights: a file, a run folder, "timm": those that timm publishes, or "random", as None: for trials.
+        missing: collects what is absent instead of refusing it, and without a look at the hub (dry runs).
 
     Raises:
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
     network, flag = create_network(f"--{role}", name, names, num_classes, image_size), f"--{role}-weights"
     image = torch.zeros(1, 3, image_size, image_size)
-    built = BuiltNetwork(name, network, {}, "random weights", flops(lambda: network.eval()(image)))
-    if weights is None:
+    built = BuiltNetwork(name, network, flops(lambda: network.eval()(image)))
+    if weights in (None, RANDOM):
         return built
-    file = checkpoint.weights_file(weights)
-    if missing is not None and not file.exists():
-        missing.append(f"{flag} {weights}: no such file; {checkpoint.where_from(file, name)}")
+    try:
+        file, tensors = _find(flag, name, weights, names, image_size, fetch=missing is None)
+    except checkpoint.Absent as absent:
+        if missing is None:
+            raise
+        missing.append(str(absent))
         return built
-    tensors = checkpoint.read_weights(weights, flag)
-    plain = checkpoint.backbone_weights(tensors)
-    _check_classes(network, plain, flag, weights, num_classes)
-    summary = checkpoint.load_weights(network, plain, flag, weights, allow_partial)
-    built.tensors, built.loaded = tensors, f"{summary} from {weights}"
+    summary = checkpoint.load_weights(network, checkpoint.backbone_weights(tensors), flag, weights, allow_partial)
+    built.file, built.tensors, built.loaded = file, tensors, f"{summary} from {file}"
     return built
 
 
-def _check_classes(network: nn.Module, tensors: dict[str, Tensor], flag: str, weights: str, num_classes: int) -> None:
-    classifier = next(name for name, module in network.named_modules() if module is network.get_classifier())
-    theirs = tensors.get(f"{classifier}.weight")
-    if theirs is not None and len(theirs) != num_classes:
-        raise UserError(
-            f"{flag} {weights}: made for {len(theirs)} classes, the data set has {num_classes}; choose the --dataset "
-            "it was trained on, or other weights"
-        )
+def _find(
+    flag: str, name: str, weights: str, names: Names, image_size: int, fetch: bool
+) -> tuple[Path, dict[str, Tensor]]:
+    """The file of a network's weights, and its tensors by the network's names."""
+    if weights != hub.TIMM:
+        file = checkpoint.weights_file(weights)
+        if not file.exists() and "pretrained" in file.parts:
+            raise checkpoint.Absent(f"{flag} {weights}: no such file; {names.remedy.format(name=name)}")
+        return file, checkpoint.read_weights(weights, flag)
+    published = hub.published(flag, name, names.in_timm(name))
+    file = published.at_hand() or (published.fetch(flag) if fetch else None)
+    if not file:
+        raise published.absent(flag)
+    return file, published.read(checkpoint.read_weights(file, flag), flag, image_size)
 
 
 @dataclass
@@ -92,6 +106,7 @@ def build(
     device: torch.device,
     missing: list[str] | None = None,
     trained: dict[str, Tensor] | None = None,
+    precision: str = "fp32",
 ) -> Built:
     """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
 
@@ -99,30 +114,40 @@ def build(
         missing: collects absent weights instead of refusing them (dry runs).
         trained: tensors of a trained student, for a method that cannot be built without; read from the
             configuration's file if not given.
+        precision: of the teacher, "bf16" or "fp32".
     """
     torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
     shape = (tree.names, num_classes, config.image_size, config.allow_partial, missing)
     student = build_network("student", config.student, student_weights(config), *shape)
-    teacher = None
+    teacher = frozen = None
     if config.teacher:
         teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape)
-    frozen = freeze(teacher.network, device) if teacher else None
+        frozen = FrozenTeacher(teacher.network, student.network, device, precision, config.teacher_chunk)
     ingredients = Ingredients(config, student.network, frozen, trained or student.tensors, device)
     task = get_method(config.method).build(ingredients).to(device, memory_format=torch.channels_last)
+    _recompute(config, student, task)
     return Built(student, teacher, task)
 
 
-def freeze(network: nn.Module, device: torch.device) -> DistillationTeacher:
-    """The network as a teacher: on the device, channels last, not trained."""
-    network = network.to(device, memory_format=torch.channels_last).requires_grad_(False)
-    return DistillationTeacher(network, device=device)
+def _recompute(config: TrainConfig, student: BuiltNetwork, task: TrainingTask) -> None:
+    """Gradient checkpointing of the parts that the configuration names."""
+    flag = f"--grad-checkpointing {config.grad_checkpointing}"
+    if config.grad_checkpointing in ("student", "both"):
+        recompute_activations(flag, student.name, student.network)
+    if config.grad_checkpointing in ("head", "both"):
+        heads = [module for module in task.modules() if isinstance(module, SplitTokenHead)]
+        if not heads:
+            raise UserError(f"{flag}: --method {config.method} has no head; leave its part out")
+        for head in heads:
+            head.set_grad_checkpointing(True)
 
 
 def teacher_read_out(task: TrainingTask) -> ReadOut:
     """The teacher of a task, on images in the student's normalisation."""
 
     def logits(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
-        return {"teacher": task.teacher(task.teacher.normalize_input(images, task.student_mean, task.student_std))}
+        images = task.teacher.normalize_input(images, task.student_mean, task.student_std)
+        return {"teacher": task.teacher(images)}
 
     return ReadOut(("teacher",), logits)
 

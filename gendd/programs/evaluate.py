@@ -10,7 +10,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.checkpoint import Tensors, checksum, load_weights, read_weights, weights_file, write_whole
-from gendd.config import EvaluateConfig, TrainConfig, parse
+from gendd.config import EvaluateConfig, TrainConfig, field_names, parse
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch, evaluate, read_out_of
@@ -20,9 +20,6 @@ from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.runs import RunFolder, environment, saved_config
 from gendd.student import Student
-
-# Fields of an evaluation that, given, replace a run's own.
-OVERRIDES = ("dataset", "data_root", "teacher", "teacher_weights", "student")
 
 
 def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
@@ -40,7 +37,9 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         if summary.num_classes is None:
             raise UserError(summary.missing)
         missing = [summary.missing] if summary.missing else []
-        built = build(tree, settings, summary.num_classes, world.device, missing if config.dry_run else None, tensors)
+        absent = missing if config.dry_run else None
+        precision = resolve_precision(config.precision, world.device)
+        built = build(tree, settings, summary.num_classes, world.device, absent, tensors, precision)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
             loaded = load_weights(model, tensors, "checkpoint", config.checkpoint)
@@ -69,18 +68,19 @@ def _file(config: EvaluateConfig) -> Path:
 
 def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConfig:
     """The training configuration of what is evaluated: a run's own, or as its tensors tell."""
-    given = {name: getattr(config, name) for name in OVERRIDES if getattr(config, name) is not None}
+    shared = set(field_names(tree.train_config)) & set(field_names(tree.evaluate_config))
+    given = {name: getattr(config, name) for name in shared if getattr(config, name) is not None}
     path = Path(config.checkpoint)
     if path.is_dir():
         settings = saved_config(path, tree.train_config)
     else:
         if not config.student:
             raise UserError("--student is missing: a checkpoint file does not tell its network; name it")
-        settings = tree.train_config(student=config.student, image_size=config.image_size, **_architecture(tensors))
+        settings = tree.train_config(**_architecture(tensors))
         if settings.method != "classification" and not config.teacher:
             raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
     # The weights are the checkpoint's own; what the run once started from is not read again.
-    return dataclasses.replace(settings, **given, **config.sampling(), student_weights=None, after=None)
+    return dataclasses.replace(settings, **given, student_weights=None, after=None)
 
 
 def _architecture(tensors: Tensors) -> dict:
@@ -122,7 +122,7 @@ def _measure(
     for read_out, parameters in _read_outs(built, model, settings):
         stopwatch = Stopwatch(read_out)
         with autocast(precision, world.device):
-            accuracy = evaluate(stopwatch, data.eval_batches(config.images), world, config.seed)
+            accuracy = evaluate(stopwatch, data.eval_batches(config.images), world, config.seed, data.class_groups)
         (name,) = read_out.names
         cost = flops(partial(read_out.logits, image, torch.Generator(world.device)))
         rows.append(
@@ -144,13 +144,16 @@ def _report(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfi
     print(f"images      {images} of the {data.eval_split} split of {settings.dataset}")
     print(f"sampling    {sampling}")
     print(f"hardware    {world.describe()}, {precision}")
-    print("\n| read-out | top-1 % | top-5 % | parameters | MFLOPs an image | images/s a process: median (min-max) |")
-    print("|---|---|---|---|---|---|")
+    groups = list(data.class_groups)
+    columns = ["read-out", "top-1 %", *(f"{name} %" for name in groups), "top-5 %", "parameters", "MFLOPs an image"]
+    columns.append("images/s a process: median (min-max)")
+    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         rate = row["images_per_second"]
         speed = f"{rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}, {rate['batches']} batches)"
-        size = f"{row['parameters'] / 1e6:.2f} M | {row['flops'] / 1e6:.1f}"
-        print(f"| {row['read_out']} | {row['top1']:.2f} | {row['top5']:.2f} | {size} | {speed} |", flush=True)
+        accuracies = [f"{row[name]:.2f}" if name in row else "none seen" for name in ("top1", *groups, "top5")]
+        size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
+        print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
     path = Path(config.checkpoint)
     file = Path(config.json) if config.json else path / "evaluation.json" if path.is_dir() else None
     if file:

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from timm.utils import unwrap_model
 
-from gendd.checkpoint import checksum, read_weights, save_tensors, weights_file
+from gendd.checkpoint import checksum, read_weights, save_tensors
 from gendd.config import TrainConfig, parse
 from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, feature_agreement, read_out_of
-from gendd.methods import get_method
+from gendd.methods import METHODS, get_method
 from gendd.networks import flops, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, teacher_read_out
@@ -38,7 +38,10 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
     config.check()
     run = RunFolder(folder or run_path(config))
     with join_world() as world:
-        TrainProgram(tree, config, run, world).execute()
+        if not config.check_data:
+            TrainProgram(tree, config, run, world).execute()
+        elif world.is_first:
+            tree.check_data(config)
 
 
 class TrainProgram:
@@ -63,10 +66,14 @@ class TrainProgram:
         if config.teacher and not method.needs_teacher:
             raise UserError(f"--teacher {config.teacher}: --method {config.method} has none; leave it out")
         if config.unlabeled and not method.unlabeled:
-            raise UserError(f"--unlabeled: --method {config.method} needs labels; choose gendd, pretrain or finetune")
+            able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
+            raise UserError(f"--unlabeled: --method {config.method} needs labels; without any learn {able}")
+        if not config.unlabeled and not method.labeled:
+            raise UserError(f"--method {config.method}: reads no label; say so with --unlabeled")
         if method.needs_teacher and not config.teacher_weights and not config.dry_run:
             raise UserError(
-                "--teacher-weights is missing: an untrained teacher has nothing to teach; name a file or run folder"
+                "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
+                "random, for a trial of speed and memory)"
             )
         even = "mixup" in method.reads and config.mixup > 0
         check_batch(config.batch_size, self.world.size, config.accumulate, even)
@@ -83,7 +90,8 @@ class TrainProgram:
             self._say(list_missing(self.missing))
             return
         self.data = self.tree.open_data(config, self.plan, world, self.student.network)
-        self._say(f"  images     {self.data.train_size} to train on, {self.data.eval_size} to {self.data.eval_split}")
+        counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
+        self._say(f"  images     {counts}")
         surroundings = {**environment(world), **self._teacher_record()}
         if world.is_first:
             self.run.claim(config, self.tree.name)
@@ -99,6 +107,8 @@ class TrainProgram:
             self.missing.append(summary.missing)
         if summary.num_classes is None:
             raise UserError(summary.missing)
+        if not summary.labeled and not config.unlabeled:
+            raise UserError(f"--dataset {config.dataset}: has no labels; train without them: --unlabeled")
         self.num_classes = summary.num_classes
         trained = None
         if self.run.last.exists():
@@ -106,7 +116,7 @@ class TrainProgram:
             config = dataclasses.replace(config, student_weights=None, after=None)
             trained = read_weights(self.run.path, "--resume")
         missing = self.missing if config.dry_run else None
-        built = build(self.tree, config, self.num_classes, self.world.device, missing, trained)
+        built = build(self.tree, config, self.num_classes, self.world.device, missing, trained, self.precision)
         self.student, self.teacher, self.task = built.student, built.teacher, built.task
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
@@ -162,9 +172,12 @@ class TrainProgram:
         if not self.teacher:
             return {}
         with autocast(self.precision, self.world.device):
-            accuracy = evaluate(teacher_read_out(self.task), self.data.eval_batches(), self.world)["teacher"]
+            batches, groups = self.data.eval_batches(), self.data.class_groups
+            accuracy = evaluate(teacher_read_out(self.task), batches, self.world, groups=groups)["teacher"]
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
-        file = weights_file(self.config.teacher_weights)
+        file = self.teacher.file
+        if file is None:
+            return {"teacher": {"weights": self.teacher.loaded, "sha256": None, **accuracy}}
         return {"teacher": {"weights": str(file), "sha256": checksum(file), **accuracy}}
 
     def _train(self) -> Training:
@@ -187,7 +200,8 @@ class TrainProgram:
                 model = unwrap_model(self.task.get_eval_model(ema=ema)).eval()
                 self.world.share_buffers(model)
                 read_out = read_out_of(model, self.config.sampling())
-                measured = evaluate(read_out, self.data.eval_batches(limit), self.world, self.config.seed)
+                batches, groups = self.data.eval_batches(limit), self.data.class_groups
+                measured = evaluate(read_out, batches, self.world, self.config.seed, groups)
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
             model = unwrap_model(self.task.get_eval_model())
             if isinstance(model, Student) and self.world.is_first:

@@ -14,6 +14,7 @@ class Tree:
     Args:
         name: of the package, such as "gendd_cifar".
         summarize: what is known of a configuration's data without reading it.
+        check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
         open_data: (config, plan, world, network) -> the data set, normalised for the network.
     """
 
@@ -22,4 +23,5 @@ class Tree:
     train_config: type[TrainConfig]
     evaluate_config: type[EvaluateConfig]
     summarize: Callable[[TrainConfig], DataSummary]
+    check_data: Callable[[TrainConfig], None]
     open_data: Callable[..., Data]

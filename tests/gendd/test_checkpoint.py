@@ -243,8 +243,7 @@ def test_files_without_named_tensors_are_refused(content, named, tmp_path):
 
 def test_a_missing_file_is_named_with_its_remedy(tmp_path):
     message = refusal(read_weights, tmp_path / "gone.pth", "--weights")
-    assert f"{tmp_path}/gone.pth: no such file" in message
-    assert "fetch_pretrained_teachers.sh" in refusal(read_weights, tmp_path / "pretrained" / "a.pth", "--weights")
+    assert f"{tmp_path}/gone.pth: no such file; check the path" in message
     assert "checkpoints/last.pt" in refusal(read_weights, tmp_path, "--weights")
 
 
@@ -289,6 +288,44 @@ def test_a_partial_load_is_allowed_when_asked_for(changes, named):
     kept = {name.replace("__", ".") for name in changes} & set(untouched)
     for name, value in module.state_dict().items():
         assert torch.equal(value, untouched[name]) if name in kept else (value == 7).all()
+
+
+class Renamed(nn.Module):
+    """Published as `body.0`, with `fc` for its classifier."""
+
+    published_names = {"body.0": "layer"}
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.output = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def get_classifier(self):
+        return self.output
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("classifier", ["fc", "output"])
+def test_a_network_takes_the_names_it_is_published_under(prefix, classifier):
+    theirs = {"layer": "body.0", "output": classifier}
+    original, module = Renamed(), nn.ModuleDict({"backbone": Renamed()}) if prefix else Renamed()
+    tensors = {}
+    for name, value in original.state_dict().items():
+        layer, _, tensor = name.partition(".")
+        tensors[f"{prefix}{theirs[layer]}.{tensor}"] = value
+    assert load_weights(module, tensors, "--weights", "a.pth") == "4 of 4 tensors loaded"
+    assert_same(module.state_dict(), prefixed(prefix, original.state_dict()))
+
+
+def test_a_classifier_under_two_names_is_not_guessed():
+    tensors = {**Renamed().state_dict(), "fc.weight": torch.ones(2, 4)}
+    assert "1 left over (fc.weight" in refusal(load_weights, Renamed(), tensors, "--weights", "a.pth")
+
+
+def test_a_students_weights_for_another_class_count_are_refused_with_both():
+    tensors = prefixed("backbone.", {**Renamed().state_dict(), "output.weight": torch.ones(3, 4)})
+    module = nn.ModuleDict({"backbone": Renamed()})
+    message = refusal(load_weights, module, tensors, "--weights", "a.pth", allow_partial=True)
+    assert "made for 3 classes, the data set has 2" in message
 
 
 def test_weights_of_another_network_are_refused_even_as_a_part():

@@ -54,6 +54,28 @@ def test_loss_and_gradients_are_those_of_the_plain_definition(head, batch):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_recomputed_blocks_change_no_result(head, batch):
+    z, target = batch
+    draws = head.draw(B, torch.Generator().manual_seed(2))
+    results, kept = [], []
+    for recompute in (False, True):
+        head.set_grad_checkpointing(recompute)
+        tensors = {}
+
+        def keep(tensor, tensors=tensors):
+            tensors[tensor.data_ptr()] = tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = head(z, target, draws)["loss"]
+        head.zero_grad()
+        loss.backward()
+        results.append([loss.detach(), *(parameter.grad.clone() for parameter in head.parameters())])
+        kept.append(sum(tensors.values()))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert kept[1] < 0.7 * kept[0]
+
+
 def test_loss_parts_add_up(head, batch):
     parts = head(*batch)
     torch.testing.assert_close(parts["loss"].detach(), parts["mse"] + parts["vb"])

@@ -1,12 +1,29 @@
-"""Networks by short name, from timm and from a user's own function; their weights' class count; FLOPs."""
+"""Networks by short name, from timm and from a user's own function; where their weights come from; recomputed
+activations; FLOPs."""
 
+import copy
+import gc
+from pathlib import Path
+
+import huggingface_hub
 import pytest
+import timm
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gendd import checkpoint
 from gendd.errors import UserError
-from gendd.networks import create_network, feature_width, flops, parameter_count, pooled_feature
+from gendd.networks import (
+    Names,
+    create_network,
+    feature_width,
+    flops,
+    parameter_count,
+    pooled_feature,
+    recompute_activations,
+)
 from gendd.programs.build import build_network
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD, TREE
 
@@ -151,6 +168,7 @@ def test_a_function_that_cannot_be_imported_is_refused(name, users_module):
         ("wrn_40-2", "wrn_40_2"),
         ("shufflev1", "ShuffleV1"),
         ("timm/resnet_18", "timm/resnet18"),
+        ("timm/resnet18.tv_in2k", "timm/resnet18.tv_in1k"),
     ],
 )
 def test_an_unknown_name_brings_the_nearest(name, nearest):
@@ -203,6 +221,204 @@ def test_absent_weights_are_refused_or_listed(tmp_path):
     assert len(missing) == 1 and missing[0].startswith(f"--teacher-weights {weights}: no such file")
     with pytest.raises(UserError, match="no such file"):
         built(weights, 7)
+
+
+def test_a_file_absent_from_pretrained_brings_the_trees_remedy():
+    message = weights_refusal("resnet8", "pretrained/resnet8_vanilla/absent.pth")
+    assert "absent.pth: no such file; bash sh/fetch_pretrained_teachers.sh" in message
+    assert "bash sh/train_cifar100_teacher.sh resnet8 trains it" in message
+
+
+NAMES = Names({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
+
+
+def weights_refusal(name, weights, names=TREE.names):
+    with pytest.raises(UserError) as caught:
+        build_network("teacher", name, weights, names, 1000, 64)
+    message = str(caught.value)
+    assert message.startswith(f"--teacher-weights {weights}") and len(message.splitlines()) == 1
+    return message
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's cache, empty, in a folder of its own; the hub does not answer."""
+
+    def no_answer(url):
+        raise OSError("Name or service not known")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", no_answer)
+    return tmp_path / "cache" / "models--timm--test_vit.r160_in1k"
+
+
+def save_published(path, num_classes=1000):
+    """What timm publishes: a network for larger images."""
+    torch.manual_seed(1)
+    network = timm.create_model("test_vit", num_classes=num_classes, img_size=160)
+    path.parent.mkdir(parents=True)
+    checkpoint.save_tensors(path, network.state_dict())
+    return network.state_dict()
+
+
+def assert_holds(built, published):
+    """All but the position table are as published; that one fits the images of 64 pixels."""
+    tensors = built.network.state_dict()
+    differing = [name for name, value in published.items() if not torch.equal(value, tensors[name])]
+    assert differing == ["pos_embed"] and tensors["pos_embed"].shape == (1, 1 + 4 * 4, 64)
+    assert built.loaded == f"{len(tensors)} of {len(tensors)} tensors loaded from {built.file}"
+
+
+@pytest.mark.parametrize("name", ["small", "timm/test_vit", "timm/test_vit.r160_in1k"])
+def test_timms_weights_are_taken_from_a_file_fetched_by_hand(hub, name):
+    published = save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
+    built = build_network("teacher", name, "timm", NAMES, 1000, 64)
+    assert built.file == Path("pretrained/test_vit.r160_in1k.safetensors")
+    assert_holds(built, published)
+
+
+def test_timms_weights_are_taken_from_the_hubs_cache(hub):
+    file = hub / "snapshots" / "0123" / "model.safetensors"
+    published = save_published(file)
+    (hub / "refs").mkdir()
+    (hub / "refs" / "main").write_text("0123")
+    built = build_network("teacher", "small", "timm", NAMES, 1000, 64, missing=[])
+    assert built.file == file
+    assert_holds(built, published)
+
+
+def test_timms_weights_are_fetched(hub, tmp_path, monkeypatch):
+    published = save_published(tmp_path / "fetched" / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *asked: tmp_path / "fetched" / asked[1])
+    assert_holds(build_network("teacher", "small", "timm", NAMES, 1000, 64), published)
+
+
+def test_where_timms_weights_lie_changes_no_random_number(hub):
+    save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
+    draws = []
+    for weights in (None, "timm"):
+        torch.manual_seed(3)
+        build_network("teacher", "small", weights, NAMES, 1000, 64)
+        draws.append(torch.rand(4))
+    assert torch.equal(*draws)
+
+
+URL = "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors"
+
+
+def test_timms_weights_that_are_out_of_reach_are_named_with_their_place(hub):
+    message = weights_refusal("small", "timm", NAMES)
+    assert "Name or service not known" in message
+    assert message.endswith(f"fetch {URL} and save it as pretrained/test_vit.r160_in1k.safetensors")
+
+
+def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
+    def asked(*_):
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
+    missing = []
+    built = build_network("teacher", "small", "timm", NAMES, 1000, 64, missing=missing)
+    assert built.loaded == "random weights" and built.file is None
+    assert len(missing) == 1 and URL in missing[0] and "pretrained/test_vit.r160_in1k.safetensors" in missing[0]
+
+
+def test_timms_weights_for_another_class_count_are_refused_with_both(hub):
+    save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
+    with pytest.raises(UserError, match="--teacher-weights timm: made for 1000 classes, the data set has 7"):
+        build_network("teacher", "small", "timm", NAMES, 7, 64)
+
+
+def test_a_file_of_another_network_in_timms_place_is_refused(hub):
+    save_published(Path("pretrained/test_vit.r160_in1k.safetensors"), num_classes=9)
+    message = weights_refusal("small", "timm", NAMES)
+    assert "size mismatch" in message and f"fetch {URL} again" in message
+
+
+def test_a_network_that_timm_publishes_nothing_for_is_refused(hub, users_module):
+    for name in ("resnet8", f"{users_module}:tiny"):
+        assert "timm publishes no weights of" in weights_refusal(name, "timm")
+
+
+def recomputing(name, **options):
+    """Two networks of the same weights; the second recomputes its activations."""
+    torch.manual_seed(0)
+    networks = [timm.create_model(name, num_classes=5, **options).train()]
+    networks.append(copy.deepcopy(networks[0]))
+    recompute_activations("--grad-checkpointing student", name, networks[1])
+    return networks
+
+
+def step(network, seed):
+    """Loss and bytes kept for the backward pass, which fills the gradients."""
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    torch.manual_seed(seed)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = network(images).square().mean()
+    loss.backward()
+    return loss.detach(), sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("mobilenetv1_100", {}),
+        ("cifar_resnet20", {}),
+        ("test_vit", {"img_size": 32, "proj_drop_rate": 0.2}),
+    ],
+)
+def test_recomputed_activations_change_no_result(name, options):
+    """Nor the running statistics of batch norm, which meets each batch twice; nor what dropout draws."""
+    networks = recomputing(name, **options)
+    for seed in (1, 2):
+        (loss, kept), (same_loss, less) = (step(network, seed) for network in networks)
+        assert torch.equal(loss, same_loss) and less < 0.7 * kept
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    for (buffer, value), other in zip(networks[0].named_buffers(), networks[1].buffers(), strict=True):
+        assert torch.equal(value, other), buffer
+
+
+def test_recomputed_activations_change_no_result_when_compiled():
+    networks = recomputing("cifar_resnet8")
+    networks[1].compile(backend="aot_eager")
+    assert torch.equal(*(step(network, 1)[0] for network in networks))
+    for one, other in zip(*(network.state_dict().values() for network in networks), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_recomputed_activations_change_no_result_behind_distributed_data_parallel():
+    networks = recomputing("cifar_resnet20")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(networks[1])
+        for seed in (1, 2):
+            assert torch.equal(step(networks[0], seed)[0], step(wrapped, seed)[0])
+        del wrapped
+        gc.collect()
+    finally:
+        dist.destroy_process_group()
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    for one, other in zip(*(network.buffers() for network in networks), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["toy:network", "timm/coat_tiny"])
+def test_a_network_that_cannot_recompute_is_refused(name):
+    with torch.device("meta"):
+        network = create(name, image_size=224)
+    with pytest.raises(UserError, match=f"^--grad-checkpointing student: {name} has no gradient checkpointing"):
+        recompute_activations("--grad-checkpointing student", name, network)
 
 
 def test_flops_count_two_for_a_multiply_add():

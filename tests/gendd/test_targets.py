@@ -29,6 +29,13 @@ def test_one_hot_soft_labels_equal_hard_ones():
     torch.testing.assert_close(contract(feature, weight, one_hot, 0.9), contract(feature, weight, labels, 0.9))
 
 
+def test_soft_labels_pull_in_full_precision_under_autocast():
+    weight, soft, feature = torch.randn(5, 3), torch.rand(4, 5), torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        pulled = contract(feature, weight, soft, 0.9)
+    torch.testing.assert_close(pulled, contract(feature, weight, soft, 0.9), rtol=0, atol=0)
+
+
 def test_no_contraction_reads_no_label():
     feature = torch.randn(2, 3)
     torch.testing.assert_close(contract(feature, torch.randn(5, 3), None, 0.0), feature, rtol=0, atol=0)

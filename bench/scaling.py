@@ -1,0 +1,92 @@
+"""Images/s of the train program on one process and on two, with the same threads in all.
+
+    python bench/scaling.py
+
+GenDD on the built-in digits with an untrained teacher. Each setting trains on its own through sh/launch.sh's launcher,
+in turns; an epoch's rate counts its steps alone, and the first epoch is left out. What one process loses to two is the
+exchange of gradients and the waiting for each other; what one loses to more threads is what cannot be shared out.
+"""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import tyro
+
+from gendd.distributed import hardware
+from gendd.reporting.metrics import read_metrics
+
+# Processes and threads of each; the first is what the others are compared with.
+SETTINGS = ((1, 2), (2, 1), (1, 1))
+
+
+@dataclass(frozen=True)
+class Config:
+    """Images/s of the train program on one process and on two."""
+
+    teacher: str = "resnet32x4"
+    student: str = "resnet8x4"
+    batch_size: int = 64
+    """Of all processes together."""
+    epochs: int = 3
+    """Of each training; all but the first are counted."""
+    rounds: int = 5
+    """Trainings in each setting."""
+
+
+def main(config: Config) -> None:
+    rates: dict[tuple[int, int], list[float]] = {setting: [] for setting in SETTINGS}
+    losses: dict[tuple[int, int], float] = {}
+    for _ in range(config.rounds):
+        for setting in SETTINGS:
+            epochs = train(config, *setting)
+            losses[setting] = epochs[-1]["loss"]
+            rates[setting].append(statistics.mean(epoch["images_per_second"] for epoch in epochs[1:]))
+
+    print(
+        f"{config.teacher} > {config.student}, digits, batch {config.batch_size}; {config.epochs - 1} epochs a training"
+    )
+    print(
+        f"{hardware(torch.device('cpu')).rsplit(',', 1)[0]}, {len(os.sched_getaffinity(0))} cores; "
+        f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}, gloo\n"
+    )
+    print(
+        "| processes x threads | images/s, median (min-max) | trainings | times the first, turn by turn | last loss |"
+    )
+    print("|---|---|---|---|---|")
+    for (processes, threads), measured in rates.items():
+        ratios = [rate / first for rate, first in zip(measured, rates[SETTINGS[0]], strict=True)]
+        print(
+            f"| {processes} x {threads} | {spread(measured, '.1f')} | {len(measured)} | {spread(ratios, '.2f')} "
+            f"| {losses[processes, threads]:.4f} |"
+        )
+
+
+def train(config: Config, processes: int, threads: int) -> list[dict]:
+    """Records of a training's epochs."""
+    with tempfile.TemporaryDirectory() as runs:
+        flags = (
+            ["--dataset", "digits", "--method", "gendd", "--teacher", config.teacher, "--teacher-weights", "random"]
+            + ["--student", config.student, "--batch-size", str(config.batch_size), "--epochs", str(config.epochs)]
+            + ["--eval-images", "100", "--runs", runs]
+        )
+        environment = {**os.environ, "CPU_PROCS": str(processes), "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, "-m", "gendd.launch", "gendd_cifar.train", *flags]
+        subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+        (metrics,) = Path(runs).rglob("metrics.jsonl")
+        return [record for record in read_metrics(metrics.parent) if record["kind"] == "train"]
+
+
+def spread(values: list[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,49 @@
+"""The frozen teacher of every method: stored and run as cheaply as its arithmetic allows."""
+
+import torch
+from timm.task import DistillationTeacher
+from torch import Tensor, nn
+
+from gendd.distributed import autocast
+
+# Layers whose weights autocast casts at each call. Subclasses may compute with their weights before that.
+CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
+
+
+class FrozenTeacher(DistillationTeacher):
+    """timm's teacher, on the device, channels last, in a precision of its own.
+
+    In bf16 the weights of linear and convolution layers are stored as autocast would cast them at each call: the
+    same arithmetic, half the memory. The classifier keeps float32, its rows being GenDD's class centres.
+
+    Args:
+        network: changed in place.
+        student: its normalisation is the one that images come in.
+        precision: "bf16" or "fp32", whatever the caller's.
+        chunk: images that the network takes at once; 0 for as many as come.
+    """
+
+    def __init__(
+        self, network: nn.Module, student: nn.Module, device: torch.device, precision: str = "fp32", chunk: int = 0
+    ):
+        if precision == "bf16":
+            for module in network.modules():
+                if type(module) in CAST_BY_AUTOCAST and module is not network.get_classifier():
+                    module.to(torch.bfloat16)
+        network.to(device, memory_format=torch.channels_last).requires_grad_(False)
+        super().__init__(network, device=device)
+        self.precision, self.chunk = precision, chunk
+        self.images_fit = all(
+            tuple(network.pretrained_cfg[name]) == tuple(student.pretrained_cfg[name]) for name in ("mean", "std")
+        )
+
+    def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
+        """Logits (B, C), or pooled features (B, D_t), of images in the teacher's normalisation."""
+        forward = super().forward
+        with autocast(self.precision, input.device):
+            parts = [forward(images, return_features) for images in input.split(self.chunk or len(input))]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def normalize_input(self, input: Tensor, student_mean: Tensor, student_std: Tensor) -> Tensor:
+        """timm's, but for its comparison of the values at each call, which would wait for a GPU."""
+        return input if self.images_fit else (input * student_std + student_mean - self.mean_kd) / self.std_kd

@@ -1,0 +1,84 @@
+"""--check-data: what a data set holds, and what of it is missing or broken."""
+
+from collections.abc import Iterator
+
+import torch
+from tqdm import tqdm
+
+from gendd.errors import UserError
+from gendd_imagenet import shards
+from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
+from gendd_imagenet.images import BrokenImage, EvalView
+from gendd_imagenet.sources import eval_folder, list_evaluation, list_training, summarize
+
+# Images that are decoded of each listing, evenly spread, and of each shard, its first ones.
+DECODED, DECODED_OF_SHARD = 1000, 10
+SHOWN = 20
+
+
+def check_data(config: ImageNetTrainConfig) -> None:
+    """Walk through the images to train on and to evaluate on, decode a sample, and print what was found.
+
+    Raises:
+        UserError: something is missing or broken.
+    """
+    summary = summarize(config)
+    if summary.missing:
+        raise UserError(summary.missing)
+    view = EvalView(config.image_size, config.crop_pct, config.interpolation)
+    evaluation = list_evaluation(config)
+    if shards.is_shards(config.dataset):
+        problems = list(_check_shards(config.dataset, view))
+    else:
+        training = list_training(config)
+        problems = list(_check_listing("to train on", training, view))
+        refuse_other_classes(evaluation.root, training, evaluation)
+    problems += _check_listing("to evaluate on", evaluation, view)
+    for line in problems[:SHOWN]:
+        print(f"  {line}")
+    if "imagenet" in (config.dataset, config.eval_dataset):
+        print(f"imagenet means {RELEASE}")
+    if problems:
+        more = f" (the first {SHOWN} are listed)" if len(problems) > SHOWN else ""
+        raise UserError(
+            f"--dataset {config.dataset}: {len(problems)} missing or broken{more}; fetch them again, or take them off "
+            f"the set; evaluated is {eval_folder(config)}"
+        )
+    print("nothing is missing or broken")
+
+
+def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]:
+    sizes = "without labels"
+    if listing.labels is not None:
+        counts = listing.class_counts()
+        sizes = f"{len(counts)} classes of {counts.min()} to {counts.max()}"
+    sample = torch.linspace(0, len(listing) - 1, min(DECODED, len(listing))).long()
+    print(f"{listing.root}: {len(listing)} images {role}, {sizes}; {len(sample)} of them decoded")
+    absent = listing.missing()
+    yield from (f"{listing.root / name}: missing" for name in absent)
+    for index in tqdm(sample.tolist(), f"images {role}", disable=None, leave=False):
+        path = listing.path(index)
+        if path.exists() and (reason := _broken(view, path.read_bytes())):
+            yield f"{path}: {reason}"
+
+
+def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:
+    names, total = shards.expand(dataset), 0
+    for shard in tqdm(names, "shards", disable=None, leave=False):
+        try:
+            for number, (name, content) in enumerate(shards.images_of(shard)):
+                total += 1
+                if number < DECODED_OF_SHARD and (reason := _broken(view, content)):
+                    yield f"{name}: {reason}"
+        except shards.UnreadableShard as error:
+            yield str(error)
+    print(f"{dataset}: {len(names)} shards with {total} images; the first {DECODED_OF_SHARD} of each decoded")
+
+
+def _broken(view: EvalView, content: bytes) -> str | None:
+    try:
+        view(content)
+    except BrokenImage as error:
+        return str(error)
+    return None

@@ -1,0 +1,104 @@
+"""The flags of this tree. Defaults are the paper's ImageNet protocol."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from gendd.config import EvaluateConfig, TrainConfig
+from gendd.errors import UserError
+from gendd_imagenet.shards import is_shards
+
+
+@dataclass(frozen=True)
+class ImageNetTrainConfig(TrainConfig):
+    """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
+
+    dataset: str = "imagenet"
+    """imagenet (below --data-root), a folder with train/<class>/ and val/<class>/, a folder of images without
+    labels, or WebDataset shards: a file, a brace pattern, a URL or a pipe."""
+    train_list: str | None = None
+    """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
+    eval_dataset: str | None = None
+    """Folder with val/<class>/ to evaluate on, or imagenet; the data set itself if not given."""
+    eval_list: str | None = None
+    """File of "path label" lines, paths below the evaluated folder, in place of its val/ (ImageNet-LT)."""
+    steps_per_epoch: int = 0
+    """Steps of an epoch; 0: one pass over the images. Shards need it."""
+
+    image_size: int = 224
+    """Side of the images that the networks see."""
+    crop_scale: tuple[float, float] = (0.6, 1.0)
+    """Share of an image's area that a random crop covers, least and greatest."""
+    hflip: float = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: float = 0.0
+    """Strength of colour jitter; --auto-augment replaces it."""
+    auto_augment: str = ""
+    """timm's name of an augmentation policy, such as rand-m7-n2-mstd0.5 (RandAugment)."""
+    image_mixup: float = 0.0
+    """alpha of mixup between images."""
+    cutmix: float = 0.0
+    """alpha of cutmix; with --image-mixup too, each takes half of the batches."""
+    label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """How images are resized."""
+    crop_pct: float = 0.875
+    """Share of the image's shorter side that evaluation looks at, in its centre."""
+    workers: int = 8
+    """Processes that decode images, for each training process; 0 decodes in the training process."""
+
+    epochs: int = 100
+    """Passes over the training set."""
+    batch_size: int = 512
+    """Images an optimiser step, over all processes."""
+    lr: float = 2e-3
+    """Learning rate for `batch_size` images, whatever the number of processes."""
+    weight_decay: float = 2e-2
+    """Weight decay; never on the head, norms and biases."""
+    beta2_start: float = 0.96
+    """Second beta of adamw at the first step."""
+    schedule: Literal["cosine", "step"] = "cosine"
+    """Learning rate: cosine to 0, or x0.1 at each milestone."""
+    repeats: int = 10
+    """K, draws of timestep and noise a token in a step."""
+    eval_images: int = 5000
+    """Images of an intermediate evaluation; 0 takes all."""
+
+    def check(self) -> None:
+        super().check()
+        if is_shards(self.dataset):
+            if not self.eval_dataset:
+                raise UserError("--eval-dataset is missing: shards have no classes; name a folder with val/<class>/")
+            if not self.steps_per_epoch:
+                raise UserError("--steps-per-epoch is missing: nobody counted the images of the shards; give a number")
+            if self.holdout:
+                raise UserError(f"--holdout {self.holdout}: shards cannot be split; set it to 0")
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
+        for name in ("hflip", "label_smoothing", "crop_pct"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must be from 0 to 1")
+        for name in ("color_jitter", "image_mixup", "cutmix", "steps_per_epoch", "workers"):
+            value = getattr(self, name)
+            if value < 0:
+                raise UserError(f"--{name.replace('_', '-')} {value}: must not be negative")
+
+
+@dataclass(frozen=True)
+class ImageNetEvaluateConfig(EvaluateConfig):
+    """Evaluate a run or a checkpoint on photographs: teacher, head read-out and linear probe."""
+
+    train_list: str | None = None
+    """Training list, for the long-tail report; a run's own if not given."""
+    eval_dataset: str | None = None
+    """Folder to evaluate on; a run's own if not given."""
+    eval_list: str | None = None
+    """List of images to evaluate on; a run's own if not given."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized; a run's own if not given."""
+    crop_pct: float | None = None
+    """Share of the shorter side that is looked at; a run's own if not given."""
+    workers: int | None = None
+    """Processes that decode images; a run's own if not given."""

@@ -1,0 +1,216 @@
+"""Photographs: decoded by worker processes, normalised and mixed on the device.
+
+Shapes: B images of this process's part of a batch, S pixels a side, C classes.
+"""
+
+import sys
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from timm.data import Mixup
+from torch import Tensor, nn
+
+from gendd.distributed import World
+from gendd.errors import UserError
+from gendd.evaluation import class_groups
+from gendd.randomness import BatchPlan, StepRandom, generator
+from gendd_imagenet import loading, shards
+from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
+from gendd_imagenet.images import EvalView, TrainView
+from gendd_imagenet.sources import eval_folder, eval_split, has_training_labels, list_evaluation, list_training
+
+# Training goes on without broken images up to this share of those read, or this number if it is more.
+BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
+
+
+def open_data(config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module) -> "PhotoData":
+    """The configuration's images, normalised as the network wants them."""
+    return PhotoData(config, plan, world, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+
+
+class PhotoData:
+    """Images for the training loop (`gendd.data.Data`). What is only trained on is listed when it is first used.
+
+    Args:
+        plan: how the global batch is divided.
+        mean, std: of the network that the images are for, in [0, 1] units.
+    """
+
+    def __init__(
+        self,
+        config: ImageNetTrainConfig,
+        plan: BatchPlan,
+        world: World,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+    ):
+        self.config, self.plan, self.device = config, plan, world.device
+        self.image_size = config.image_size
+        self.checks_lists = world.is_first
+        self.broken_images, self.read_images = 0, 0
+        mean, std = (torch.tensor(values, device=world.device).view(1, 3, 1, 1) for values in (mean, std))
+        self.scale, self.shift = 1 / (255 * std), -mean / std
+        self.soft_labels = bool(config.image_mixup or config.cutmix or config.label_smoothing) and not config.unlabeled
+        self.mixup = Mixup(
+            config.image_mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=self.num_classes
+        )
+        self.mixup.mixup_enabled = bool(config.image_mixup or config.cutmix)
+
+    @cached_property
+    def streamed(self) -> list[str] | None:
+        """The shards to train on, if it is shards."""
+        if not shards.is_shards(self.config.dataset):
+            return None
+        found = shards.expand(self.config.dataset)
+        absent = shards.absent_shards(found)
+        if absent:
+            raise UserError(
+                f"--dataset {self.config.dataset}: {len(absent)} of {len(found)} shards are not there, such as "
+                f"{absent[0]}; give the pattern of those that are"
+            )
+        if not self.config.steps_per_epoch:
+            raise UserError(
+                "--steps-per-epoch is missing: nobody counted the images of the shards; give a number of steps"
+            )
+        shards.own_streams(len(found), self.plan)
+        return found
+
+    @cached_property
+    def training(self) -> Listing:
+        listing = list_training(self.config)
+        if self.config.train_list:
+            self._refuse_absent("--train-list", self.config.train_list, listing)
+        if not self.config.unlabeled:
+            refuse_other_classes(eval_folder(self.config), listing, self.evaluation)
+        if self.config.holdout:
+            listing, _ = listing.split(self.config.holdout)
+        if len(listing) < self.plan.batch:
+            raise UserError(f"--batch-size {self.plan.batch}: more than the {len(listing)} training images; lower it")
+        return listing
+
+    @cached_property
+    def evaluation(self) -> Listing:
+        if self.config.holdout:
+            listing = list_training(self.config)
+            _, listing = listing.split(self.config.holdout)
+        else:
+            listing = list_evaluation(self.config)
+            if self.config.eval_list:
+                self._refuse_absent("--eval-list", self.config.eval_list, listing)
+        # In a fixed random order: folders come sorted by class, and a subset should hold them all.
+        return listing.select(torch.randperm(len(listing), generator=generator("cpu", "evaluation order")))
+
+    def _refuse_absent(self, flag: str, file: str, listing: Listing) -> None:
+        absent = listing.missing() if self.checks_lists else []
+        if absent:
+            raise UserError(
+                f"{flag} {file}: {len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
+                f"{absent[0]}; it is made for {RELEASE}"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.evaluation.classes)
+
+    @property
+    def eval_size(self) -> int:
+        return len(self.evaluation)
+
+    @property
+    def eval_split(self) -> str:
+        if self.config.holdout:
+            return "validation"
+        return Path(self.config.eval_list).stem if self.config.eval_list else eval_split(eval_folder(self.config))
+
+    @property
+    def train_size(self) -> int:
+        return self.steps_per_epoch * self.plan.batch if self.streamed else len(self.training)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        if self.streamed or self.config.steps_per_epoch:
+            return self.config.steps_per_epoch
+        return len(self.training) // self.plan.batch
+
+    @cached_property
+    def class_groups(self) -> dict[str, Tensor]:
+        """Classes with many, medium and few training images, where these differ."""
+        return class_groups(self.training.class_counts()) if has_training_labels(self.config) else {}
+
+    def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
+        chunks = self._chunks(steps)
+        for step in steps:
+            for random in self.plan.parts(step):
+                images, labels = self._part(chunks)
+                yield random, *self._mix(random, self.normalize(images), labels)
+
+    def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
+        config, pin = self.config, self.device.type == "cuda"
+        view = TrainView(config)
+        if self.streamed:
+            epoch = steps.start // self.steps_per_epoch
+            return loading.streamed_chunks(self.streamed, view, self.plan, epoch, steps, config.workers, pin)
+        return loading.listed_chunks(self.training, view, self.plan, steps, not config.unlabeled, config.workers, pin)
+
+    def _part(self, chunks: Iterator[loading.Chunk]) -> tuple[Tensor, Tensor]:
+        """uint8 images (B, 3, S, S) and labels (B,) of the next part, on the device."""
+        size, side = self.plan.part_size, self.image_size
+        images = torch.empty(size, 3, side, side, dtype=torch.uint8, device=self.device)
+        labels = torch.empty(size, dtype=torch.int64, device=self.device)
+        filled = 0
+        while filled < size:
+            chunk = next(chunks)
+            if chunk.error:
+                raise UserError(chunk.error)
+            self._note_broken(chunk)
+            rows = slice(filled, filled + len(chunk.labels))
+            images[rows].copy_(chunk.images, non_blocking=True)
+            labels[rows].copy_(chunk.labels, non_blocking=True)
+            filled = rows.stop
+        return images, labels
+
+    def _note_broken(self, chunk: loading.Chunk) -> None:
+        self.read_images += len(chunk.labels) + len(chunk.broken)
+        self.broken_images += len(chunk.broken)
+        for line in chunk.broken:
+            print(f"broken image, passed over: {line}", file=sys.stderr, flush=True)
+        if self.broken_images > max(BROKEN_NUMBER, BROKEN_SHARE * self.read_images):
+            share = f"{self.broken_images} of {self.read_images} images"
+            raise UserError(
+                f"--dataset {self.config.dataset}: {share} are broken, such as {chunk.broken[-1]}; --check-data lists "
+                "them; replace them or take them off"
+            )
+
+    def _mix(self, random: StepRandom, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup or cutmix of neighbours, so that pairs stay in one process, and smooth labels (B, C)."""
+        if not self.mixup.mixup_enabled and not self.soft_labels:
+            return images, labels
+        # timm draws from numpy's global generator, and pairs the first image with the last.
+        np.random.seed(random.generator("image mixup", "cpu").initial_seed() % 2**32)
+        first = torch.arange(0, len(images), 2, device=images.device)
+        order = torch.cat([first, first.flip(0) + 1])
+        mixed, soft = self.mixup(images[order], labels[order].clamp(min=0))
+        back = order.argsort()
+        return mixed[back], soft[back] if self.soft_labels else labels
+
+    def eval_batches(self, limit: int = 0):
+        size = min(limit or self.eval_size, self.eval_size)
+        starts = list(enumerate(range(0, size, loading.EVAL_BATCH)))[self.plan.rank :: self.plan.world]
+        slices = [slice(first, min(first + loading.EVAL_BATCH, size)) for _, first in starts]
+        view = EvalView(self.image_size, self.config.crop_pct, self.config.interpolation)
+        chunks = loading.evaluation_chunks(
+            self.evaluation, view, slices, self.config.workers, self.device.type == "cuda"
+        )
+        for (number, _), chunk in zip(starts, chunks, strict=True):
+            if chunk.error:
+                raise UserError(chunk.error)
+            images = chunk.images.to(self.device, non_blocking=True)
+            yield number, self.normalize(images), chunk.labels.to(self.device, non_blocking=True)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) to normalised float32, channels last."""
+        return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)

@@ -1,0 +1,139 @@
+"""One photograph: the bytes of a file to the pixels that training or evaluation sees.
+
+Pillow decodes; torchvision resizes on uint8 tensors, which computes what Pillow's resize does, several times as fast.
+EXIF orientation is ignored and transparency dropped, as in timm and torchvision.
+"""
+
+import contextlib
+import io
+import math
+import random
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms_factory import transforms_imagenet_train
+from torch import Tensor
+from torchvision.transforms import Compose
+from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
+
+from gendd.errors import UserError
+from gendd.randomness import generator
+from gendd_imagenet.config import ImageNetTrainConfig
+
+# Times that one side may be as long as the other; resizing the other of a longer one would fill the memory.
+LONGEST = 100
+# Faults of what is not used (EXIF, transparency) are no news.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+class BrokenImage(Exception):
+    """Bytes that are no image, or only a part of one. The message is the reason."""
+
+
+@contextlib.contextmanager
+def opened(content: bytes) -> Iterator[Image.Image]:
+    """An image of which only the header is read yet; decoding it inside the block raises the same error.
+
+    Raises:
+        BrokenImage: the bytes are not one whole image, or its size is absurd.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if max(image.size) > LONGEST * min(image.size):
+                raise BrokenImage(
+                    f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other"
+                )
+            yield image
+    except UnidentifiedImageError as error:
+        raise BrokenImage("empty, or in no format that Pillow reads") from error
+    # Pillow's words for a damaged file, or an absurd size in a header.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BrokenImage(str(error)) from error
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would cut 16-bit greys off at 255: all white.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+@contextlib.contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Python's, NumPy's and torch's own generators, which timm's transforms draw from, seeded by the key.
+
+    Dropout draws from torch's too, where the training process itself decodes: it is left as it was found.
+    """
+    seed = generator("cpu", *key).initial_seed()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which takes 0.1 ms.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class TrainView:
+    """A random view of a photograph: timm's crop, flip, colour jitter or policy such as RandAugment."""
+
+    def __init__(self, config: ImageNetTrainConfig):
+        try:
+            first, second, _ = transforms_imagenet_train(
+                config.image_size,
+                scale=config.crop_scale,
+                hflip=config.hflip,
+                color_jitter=config.color_jitter or None,
+                auto_augment=config.auto_augment,
+                interpolation=config.interpolation,
+                separate=True,
+            )
+        except (AssertionError, ValueError) as error:
+            raise UserError(
+                f"--auto-augment {config.auto_augment}: timm knows no such policy ({error}); give one like "
+                "rand-m7-n2-mstd0.5"
+            ) from error
+        self.crop, *flip = first.transforms
+        colours = [to_pil_image, *second.transforms, pil_to_tensor] if second.transforms else []
+        self.augment = Compose([*flip, *colours])
+        self.image_size = config.image_size
+
+    def __call__(self, content: bytes, *key: int | str) -> Tensor:
+        """A view (3, S, S) uint8, in channels-last order; the key decides which.
+
+        Raises:
+            BrokenImage: the bytes are not one whole image.
+        """
+        with seeded(*key):
+            with opened(content) as image:
+                top, left, height, width = self.crop.get_params(image, self.crop.scale, self.crop.ratio)
+                if not height or not width:
+                    raise BrokenImage(f"{image.width} x {image.height} pixels, too few for a crop")
+                # A JPEG decoder saves time by shrinking. The crop keeps at least twice the pixels a side that it needs.
+                shrink = max((s for s in (2, 4, 8) if min(height, width) >= 2 * s * self.image_size), default=1)
+                if not image.draft(None, (image.width // shrink, image.height // shrink)):
+                    shrink = 1
+                box = [round(side / shrink) for side in (left, top, left + width, top + height)]
+                pixels = pil_to_tensor(as_rgb(image).crop(box))
+            return self.augment(resize(pixels, [self.image_size] * 2, self.crop.interpolation))
+
+
+class EvalView:
+    """The centre of a photograph: S x S pixels, after its shorter side was resized to S / crop_pct."""
+
+    def __init__(self, image_size: int, crop_pct: float, interpolation: str):
+        self.image_size, self.shorter_side = image_size, math.floor(image_size / crop_pct)
+        self.interpolation = str_to_interp_mode(interpolation)
+
+    def __call__(self, content: bytes) -> Tensor:
+        """The view (3, S, S) uint8, in channels-last order.
+
+        Raises:
+            BrokenImage: the bytes are not one whole image.
+        """
+        with opened(content) as image:
+            pixels = pil_to_tensor(as_rgb(image))
+        return center_crop(resize(pixels, [self.shorter_side], self.interpolation), [self.image_size])

@@ -1,0 +1,177 @@
+"""Chunks of decoded images from worker processes, in an order that depends on neither processes nor workers."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from gendd.randomness import BatchPlan, generator
+from gendd_imagenet.folders import Listing
+from gendd_imagenet.images import BrokenImage, EvalView, TrainView
+from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
+
+# Images of a chunk; small, since chunks travel through shared memory, of which containers have little.
+CHUNK = 32
+EVAL_BATCH = 100
+# What takes the place of a broken image may be broken too.
+MOST_TRIES = 20
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbouring rows of a batch.
+
+    Args:
+        images: (n, 3, S, S) uint8; labels: (n,) int64, -1 where none is known.
+        broken: a line for each image that another one took the place of.
+        error: why reading cannot go on; a worker's exception would lose its words on the way.
+    """
+
+    images: Tensor
+    labels: Tensor
+    broken: tuple[str, ...] = ()
+    error: str | None = None
+
+    def pin_memory(self) -> "Chunk":
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+
+def failed(error: str) -> Chunk:
+    return Chunk(torch.empty(0), torch.empty(0), error=error)
+
+
+@dataclass(frozen=True)
+class Request:
+    """Rows of a global batch: `indices` into a listing, of rows `first`, `first` + 1, ... of step `step`."""
+
+    step: int
+    first: int
+    indices: Sequence[int]
+
+
+class ListedImages(Dataset):
+    """Answers a request with a chunk of augmented images."""
+
+    def __init__(self, listing: Listing, view: TrainView, seed: int, labeled: bool):
+        self.listing, self.view, self.seed, self.labeled = listing, view, seed, labeled
+
+    def __getitem__(self, request: Request) -> Chunk:
+        images, labels, broken = [], [], []
+        for row, index in enumerate(request.indices, request.first):
+            for other in range(index, index + MOST_TRIES):
+                other %= len(self.listing)
+                path = self.listing.path(other)
+                try:
+                    images.append(self.view(path.read_bytes(), self.seed, "augmentation", request.step, row))
+                    labels.append(int(self.listing.labels[other]) if self.labeled else -1)
+                    break
+                except (BrokenImage, OSError) as error:
+                    broken.append(f"{path}: {error}")
+            else:
+                return failed(f"{path}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
+        return Chunk(torch.stack(images), torch.tensor(labels), tuple(broken))
+
+
+class ListedForEvaluation(Dataset):
+    """Answers a slice of a listing with a chunk of images as evaluation sees them."""
+
+    def __init__(self, listing: Listing, view: EvalView):
+        self.listing, self.view = listing, view
+
+    def __getitem__(self, rows: slice) -> Chunk:
+        images = []
+        for index in range(rows.start, rows.stop):
+            path = self.listing.path(index)
+            try:
+                images.append(self.view(path.read_bytes()))
+            except (BrokenImage, OSError) as error:
+                return failed(f"{path}: {error}; every image counts in an evaluation: replace it, or take it off")
+        return Chunk(torch.stack(images), self.listing.labels[rows])
+
+
+class StreamedImages(IterableDataset):
+    """Chunks of the steps of one epoch, from the streams that feed this process, in the order of their rows."""
+
+    def __init__(self, shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range):
+        self.shards, self.view, self.plan, self.epoch, self.steps = shards, view, plan, epoch, steps
+        self.count = stream_count(len(shards), plan.batch)
+        self.streams = own_streams(len(shards), plan)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        worker = get_worker_info()
+        # The loader takes from its workers in turn, so that its chunks come in the order of `streams`.
+        mine = self.streams[worker.id :: worker.num_workers] if worker else self.streams
+        images = {stream: stream_images(self.shards, stream, self.count, self.plan.seed, self.epoch) for stream in mine}
+        for step in self.steps:
+            for stream in mine:
+                try:
+                    yield self.chunk(images[stream], step, stream)
+                except UnreadableShard as error:
+                    yield failed(f"--dataset: {error}")
+                    return
+
+    def chunk(self, images: Iterator[tuple[str, bytes]], step: int, stream: int) -> Chunk:
+        rows = self.plan.batch // self.count
+        views, broken = [], []
+        while len(views) < rows:
+            name, content = next(images)
+            try:
+                views.append(self.view(content, self.plan.seed, "augmentation", step, stream * rows + len(views)))
+            except BrokenImage as error:
+                broken.append(f"{name}: {error}")
+                if len(broken) == MOST_TRIES:
+                    return failed(f"{name}: this image and {MOST_TRIES - 1} near it are broken ({error})")
+        return Chunk(torch.stack(views), torch.full((rows,), -1), tuple(broken))
+
+
+def listed_chunks(
+    listing: Listing, view: TrainView, plan: BatchPlan, steps: range, labeled: bool, workers: int, pin: bool
+) -> Iterator[Chunk]:
+    """This process's chunks of some steps: each pass over the listing in another random order."""
+    dataset = ListedImages(listing, view, plan.seed, labeled)
+    requests = _requests(len(listing), plan, steps)
+    return iter(_loader(dataset, workers, pin, sampler=requests))
+
+
+def _requests(size: int, plan: BatchPlan, steps: range) -> Iterator[Request]:
+    steps_per_pass = size // plan.batch
+    shuffled, order = -1, None
+    for step in steps:
+        number, position = divmod(step, steps_per_pass)
+        if number != shuffled:
+            shuffled, order = number, torch.randperm(size, generator=generator("cpu", plan.seed, "order", number))
+        for part in plan.parts(step):
+            rows = range(part.rows.start, part.rows.stop)
+            for first in rows[::CHUNK]:
+                begin, end = (position * plan.batch + row for row in (first, min(first + CHUNK, rows.stop)))
+                yield Request(step, first, order[begin:end].tolist())
+
+
+def streamed_chunks(
+    shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range, workers: int, pin: bool
+) -> Iterator[Chunk]:
+    """This process's chunks of the steps of an epoch."""
+    dataset = StreamedImages(shards, view, plan, epoch, steps)
+    streams = len(dataset.streams)
+    # Each worker keeps as many streams as every other.
+    workers = next(count for count in range(min(workers, streams), -1, -1) if count == 0 or streams % count == 0)
+    return iter(_loader(dataset, workers, pin, ahead=2 * streams // max(1, workers)))
+
+
+def evaluation_chunks(listing: Listing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool):
+    """A chunk for each slice of the listing."""
+    return iter(_loader(ListedForEvaluation(listing, view), workers, pin, sampler=slices))
+
+
+def _loader(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> DataLoader:
+    """A loader of whole chunks, `ahead` of them prepared by each worker."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        num_workers=workers,
+        pin_memory=pin,
+        prefetch_factor=ahead if workers else None,
+        **arguments,
+    )

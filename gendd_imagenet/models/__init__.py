@@ -1,0 +1,7 @@
+"""The networks of the paper's ImageNet pairs by short name. Importing it registers ours with timm."""
+
+import gendd  # noqa: F401  (makes torchvision, which timm needs, importable)
+
+from .zoo import ZOO
+
+__all__ = ["ZOO"]

@@ -1,0 +1,14 @@
+"""Short names of the paper's teachers and students, each with timm's name; the tag names the published weights."""
+
+from . import mobilenetv1
+
+ZOO = {
+    "resnet18": "resnet18.tv_in1k",
+    "resnet34": "resnet34.tv_in1k",
+    "resnet50": "resnet50.tv_in1k",
+    "mobilenetv1": mobilenetv1.NAME,
+    "beitv2_base": "beitv2_base_patch16_224.in1k_ft_in22k_in1k",
+    "beitv2_large": "beitv2_large_patch16_224.in1k_ft_in22k_in1k",
+    # ImageNet-LT's teacher, trained on ImageNet-LT: timm's weights have seen more than that.
+    "resnext101_32x4d": "resnext101_32x4d.gluon_in1k",
+}

@@ -1,0 +1,21 @@
+"""This tree for the shared programs."""
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from gendd.networks import Names
+from gendd.programs.tree import Tree
+from gendd_imagenet.check import check_data
+from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
+from gendd_imagenet.data import open_data
+from gendd_imagenet.models import ZOO
+from gendd_imagenet.sources import summarize
+
+TREE = Tree(
+    name="gendd_imagenet",
+    names=Names(ZOO, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    train_config=ImageNetTrainConfig,
+    evaluate_config=ImageNetEvaluateConfig,
+    summarize=summarize,
+    check_data=check_data,
+    open_data=open_data,
+)

@@ -1,0 +1,218 @@
+"""Folders and lists: the same batches for any number of processes and workers, and data that is refused."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from photos import MEAN, STD, assert_same, config, images_and_labels, open_photos, refusal
+
+from gendd_imagenet.check import check_data
+from gendd_imagenet.sources import summarize
+
+MIXED = {"image_mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2-mstd0.5"}
+
+
+@pytest.mark.parametrize("settings", [{}, MIXED], ids=["plain", "mixed"])
+def test_batches_depend_on_neither_workers_nor_processes(photos, settings):
+    plain = config(photos, **settings)
+    whole = images_and_labels(open_photos(plain), range(3))
+    assert_same(images_and_labels(open_photos(config(photos, **settings, workers=2)), range(3)), whole)
+    halves = [images_and_labels(open_photos(plain, rank=rank, world=2), range(3)) for rank in (0, 1)]
+    joined = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*halves, strict=True)]
+    assert_same(joined, whole)
+
+
+def test_a_later_epoch_alone_is_what_it_is_after_the_first(photos):
+    data = open_photos(config(photos))
+    assert_same(images_and_labels(data, range(11, 14)), images_and_labels(data, range(14))[11:])
+
+
+def test_a_pass_shows_each_image_once_under_its_label(photos):
+    """The colour of an image tells its class; 90 images make 11 batches of 8 and leave 2 out."""
+    seen = images_and_labels(open_photos(config(photos, hflip=0)), range(11))
+    images, labels = map(torch.cat, zip(*seen, strict=True))
+    pixels = images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
+    assert torch.equal(pixels.mean((2, 3)).argmax(1), labels)
+    assert len(labels) == 88 and torch.bincount(labels).max() <= 30
+    distinct = {image.numpy().tobytes() for image in images}
+    assert len(distinct) == 88
+
+
+def test_evaluation_counts_each_image_once_over_three_processes(photos):
+    data = [open_photos(config(photos), batch=9, rank=rank, world=3) for rank in range(3)]
+    batches = sorted(((number, labels.tolist()) for part in data for number, _, labels in part.eval_batches()))
+    (whole,) = [labels.tolist() for _, _, labels in open_photos(config(photos)).eval_batches()]
+    assert [label for _, labels in batches for label in labels] == whole
+    assert sorted(whole) == [0] * 7 + [1] * 7 + [2] * 7
+    assert data[0].eval_split == "val" and data[0].eval_size == 21
+
+
+def test_soft_labels_are_the_shares_of_what_is_seen(photos):
+    """Mixup at a share m of neighbours: pixels and labels are mixed alike."""
+    plain = images_and_labels(open_photos(config(photos)), range(2))
+    mixed = images_and_labels(open_photos(config(photos, image_mixup=0.5)), range(2))
+    for (images, labels), (mixed_images, soft) in zip(plain, mixed, strict=True):
+        partner = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
+        different = labels != labels[partner]
+        share = soft[different, labels[different]][0]
+        assert 0 < share < 1
+        torch.testing.assert_close(mixed_images, share * images + (1 - share) * images[partner], rtol=1e-3, atol=1e-3)
+        one_hot = torch.nn.functional.one_hot(labels, 3).float()
+        torch.testing.assert_close(soft, share * one_hot + (1 - share) * one_hot[partner])
+
+
+def test_without_labels_none_is_handed_out(photos):
+    flags = {"unlabeled": True, "contraction": 0}
+    for settings in ({}, MIXED):
+        for _, labels in images_and_labels(open_photos(config(photos, **flags, **settings)), range(2)):
+            assert labels.tolist() == [-1] * 8
+    assert summarize(config(photos, **flags)).num_classes == 3
+
+
+def test_folder_without_classes_is_unlabeled(photos, tmp_path):
+    for image in (photos / "train" / "n01").iterdir():
+        (tmp_path / "deep" / "er").mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / "deep" / "er")
+    settings = config(tmp_path, eval_dataset=photos, unlabeled=True, contraction=0)
+    assert not summarize(settings).labeled and summarize(settings).num_classes == 3
+    data = open_photos(settings)
+    assert data.train_size == 30 and data.num_classes == 3 and data.class_groups == {}
+    assert images_and_labels(data, range(1))[0][1].tolist() == [-1] * 8
+
+
+def test_holdout_shares_no_image_with_training(photos):
+    data = open_photos(config(photos, holdout=0.2))
+    assert data.eval_split == "validation" and (data.train_size, data.eval_size) == (72, 18)
+    assert not set(data.training.names.tolist()) & set(data.evaluation.names.tolist())
+
+
+# Lists
+
+
+@pytest.fixture
+def lists(photos, tmp_path) -> dict[str, Path]:
+    """A long tail: 110 entries of the first class (images repeat), 30 of the second, 5 of the third."""
+    lines = []
+    for label, (name, count) in enumerate((("n01", 110), ("n02", 30), ("n03", 5))):
+        lines += [f"train/{name}/{name}_{number % 30}.JPEG {label}" for number in range(count)]
+    evaluated = [f"val/{name}/{name}_{1000 + i}.JPEG {label}" for label, name in enumerate(("n01", "n02", "n03"))
+                 for i in range(2)]  # fmt: skip
+    for name, content in (("train", lines), ("test", evaluated)):
+        (tmp_path / f"{name}.txt").write_text("\n".join(content) + "\n")
+    return {name: tmp_path / f"{name}.txt" for name in ("train", "test")}
+
+
+def test_lists_choose_images_and_tell_the_long_tail(photos, lists):
+    data = open_photos(config(photos, train_list=lists["train"], eval_list=lists["test"]))
+    assert (data.train_size, data.eval_size, data.eval_split) == (145, 6, "test")
+    assert {name: members.tolist() for name, members in data.class_groups.items()} == {
+        "many": [True, False, False],
+        "medium": [False, True, False],
+        "few": [False, False, True],
+    }
+    labels = torch.cat([labels for _, labels in images_and_labels(data, range(18))])
+    assert torch.bincount(labels).tolist()[0] >= 110 - 1
+
+
+def test_missing_list_entries_are_counted_and_one_is_named(photos, lists):
+    lists["train"].write_text(lists["train"].read_text() + "train/n03/none.JPEG 2\n")
+    settings = config(photos, train_list=lists["train"])
+    assert "--train-list" in (message := refusal(lambda: open_photos(settings).training))
+    assert "1 of 146 entries" in message and "train/n03/none.JPEG" in message and "ILSVRC2012" in message
+
+
+@pytest.mark.parametrize("line", ["train/n01/n01_1.JPEG", "train/n01/n01_1.JPEG one", "7"])
+def test_a_line_that_is_no_entry_is_named(photos, lists, line):
+    lists["train"].write_text(f"train/n01/n01_0.JPEG 0\n{line}\n")
+    assert f'line 2 is "{line}"' in refusal(lambda: open_photos(config(photos, train_list=lists["train"])).training)
+
+
+# What is refused, and what is passed over
+
+
+@pytest.fixture
+def copy(photos, tmp_path) -> Path:
+    """The photographs, to be damaged."""
+    return Path(shutil.copytree(photos, tmp_path / "copy"))
+
+
+def test_other_classes_in_train_and_val_are_named(copy):
+    (copy / "val" / "n03").rename(copy / "val" / "n09")
+    message = refusal(lambda: images_and_labels(open_photos(config(copy)), range(1)))
+    assert "3 classes to train on, 3 to evaluate on" in message and "n03, n09" in message
+
+
+def test_a_broken_image_is_passed_over_counted_and_reported(copy, capsys):
+    whole = images_and_labels(open_photos(config(copy)), range(11))
+    victim = copy / "train" / "n02" / "n02_3.JPEG"
+    victim.write_bytes(victim.read_bytes()[:200])
+    data = open_photos(config(copy, workers=1))
+    passed_over = images_and_labels(data, range(11))
+    assert data.broken_images == 1
+    assert f"broken image, passed over: {victim}" in capsys.readouterr().err
+    changed = sum(
+        not torch.equal(one, other)
+        for (images, _), (others, _) in zip(whole, passed_over, strict=True)
+        for one, other in zip(images, others, strict=True)
+    )
+    assert changed == 1
+
+
+def test_too_many_broken_images_end_the_run(copy):
+    for victim in list((copy / "train" / "n02").iterdir())[:20]:
+        victim.write_text("no image")
+    message = refusal(lambda: images_and_labels(open_photos(config(copy)), range(11)))
+    assert "images are broken" in message and "--check-data" in message
+
+
+def test_a_broken_image_is_never_left_out_of_an_evaluation(copy):
+    (copy / "val" / "n01" / "n01_1000.JPEG").write_text("no image")
+    message = refusal(lambda: list(open_photos(config(copy, workers=1)).eval_batches()))
+    assert "n01_1000.JPEG" in message and "every image counts" in message
+
+
+def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
+    settings = config("imagenet", data_root=tmp_path)
+    summary = summarize(settings)
+    assert summary.num_classes == 1000
+    assert f"{tmp_path}/imagenet" in summary.missing and "ILSVRC2012" in summary.missing
+    assert "ILSVRC2012" in refusal(open_photos, settings)
+    assert summarize(config(tmp_path / "nowhere")).num_classes is None
+    absent = summarize(config("imagenet", data_root=tmp_path, train_list="data/ImageNet_LT_train.txt")).missing
+    assert "--train-list data/ImageNet_LT_train.txt: no such file; fetch the ImageNet-LT lists" in absent
+
+
+def test_batch_larger_than_the_set_is_refused(photos):
+    assert "--batch-size 91: more than the 90" in refusal(lambda: open_photos(config(photos), batch=91).steps_per_epoch)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop_scale": (0.9, 0.5)}, "--crop-scale 0.9 0.5"),
+        ({"label_smoothing": 2}, "--label-smoothing 2"),
+        ({"cutmix": -1}, "--cutmix -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(photos, settings, message):
+    assert message in refusal(config(photos, **settings).check)
+
+
+# --check-data
+
+
+def test_check_counts_and_finds_nothing_wrong(photos, lists, capsys):
+    check_data(config(photos, train_list=lists["train"], eval_list=lists["test"]))
+    output = capsys.readouterr().out
+    assert "145 images to train on, 3 classes of 5 to 110" in output
+    assert "6 images to evaluate on" in output and "nothing is missing or broken" in output
+
+
+def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
+    (copy / "train" / "n01" / "n01_0.JPEG").unlink()
+    (copy / "val" / "n01" / "n01_1000.JPEG").write_text("no image")
+    settings = config(copy, train_list=lists["train"])
+    assert "missing or broken" in refusal(check_data, settings)
+    output = capsys.readouterr().out
+    assert f"{copy}/train/n01/n01_0.JPEG: missing" in output and f"{copy}/val/n01/n01_1000.JPEG: " in output

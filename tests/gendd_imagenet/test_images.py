@@ -1,0 +1,228 @@
+"""Views of a photograph: as timm makes them, from any format, and files that are refused."""
+
+import io
+import pickle
+import random
+import struct
+import zlib
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gendd.config import parse
+from gendd.errors import UserError
+from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.images import BrokenImage, EvalView, TrainView, seeded
+
+# After gendd, which makes torchvision work beside a CPU-only torch.
+from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
+
+# Two photographs of 640 x 427 pixels.
+PHOTOGRAPHS = [files("sklearn.datasets.images").joinpath(name).read_bytes() for name in ("china.jpg", "flower.jpg")]
+
+
+def config(*flags, size=224):
+    return parse(ImageNetTrainConfig, "p", ["--student", "resnet18", "--image-size", str(size), *flags])
+
+
+def opened(content):
+    return Image.open(io.BytesIO(content))
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def apart(one, other):
+    """Mean difference in levels of 255."""
+    assert one.shape == other.shape and one.dtype == other.dtype == torch.uint8
+    return (one.float() - other.float()).abs().mean().item()
+
+
+def timms(settings):
+    """timm's transforms of a photograph that is decoded as a whole."""
+    transforms = transforms_imagenet_train(
+        settings.image_size,
+        scale=settings.crop_scale,
+        hflip=settings.hflip,
+        color_jitter=settings.color_jitter,
+        auto_augment=settings.auto_augment,
+        interpolation=settings.interpolation,
+        normalize=False,
+    )
+
+    def view(content, *key):
+        with seeded(*key):
+            return transforms(opened(content).convert("RGB"))
+
+    return view
+
+
+# Views
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit"),
+    [
+        ((), 0.02),
+        # Small crops are enlarged, by weights of 16 bits where Pillow's have 22.
+        (("--crop-scale", "0.08", "1", "--interpolation", "bilinear"), 0.2),
+        (("--color-jitter", "0.4", "--hflip", "1"), 0.02),
+        (("--auto-augment", "rand-m7-n2-mstd0.5"), 0.05),
+    ],
+)
+def test_train_view_is_timms(flags, limit):
+    ours, reference = TrainView(config(*flags)), timms(config(*flags))
+    for number in range(8):
+        content = PHOTOGRAPHS[number % 2]
+        assert apart(ours(content, 0, number), reference(content, 0, number)) < limit
+
+
+def test_large_jpeg_is_shrunk_by_its_decoder_to_nearly_the_same_view(monkeypatch):
+    mosaic = Image.new("RGB", (2560, 1708))
+    for number in range(16):
+        mosaic.paste(opened(PHOTOGRAPHS[number % 2]), (number % 4 * 640, number // 4 * 427))
+    # A share of 1 does not fit at any proportions but the photograph's: timm then takes the centre, 2277 x 1708.
+    settings = config("--crop-scale", "1", "1")
+    jpeg, plain = encoded(mosaic, "JPEG", quality=90), encoded(mosaic, "BMP")
+    ours, reference, decoded, crop = TrainView(settings), timms(settings), [], Image.Image.crop
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "crop", lambda image, box: decoded.append(image.size) or crop(image, box))
+        views = [ours(content, 0) for content in (jpeg, plain)]
+    # Halved, since by 4 the 1708 would fall below 2 x 224.
+    assert decoded == [(1280, 854), (2560, 1708)]
+    assert apart(views[0], reference(jpeg, 0)) < 1
+    assert apart(views[1], reference(plain, 0)) < 0.02
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.95, 1.0])
+def test_eval_view_is_timms(interpolation, crop_pct):
+    ours = EvalView(224, crop_pct, interpolation)
+    reference = transforms_imagenet_eval(224, crop_pct, interpolation=interpolation, normalize=False)
+    landscape = opened(PHOTOGRAPHS[0])
+    sizes = [(640, 427), (427, 640), (256, 256), (224, 300), (641, 90), (5, 7), (1, 1)]
+    for image in (landscape.resize(size) for size in sizes):
+        assert apart(ours(encoded(image)), reference(image)) < 0.5, image.size
+
+
+def test_key_decides_the_view():
+    view = TrainView(config("--color-jitter", "0.4", size=32))
+    policy = TrainView(config("--auto-augment", "rand-m7-n2-mstd0.5", size=32))
+    for make in (view, policy):
+        first = make(PHOTOGRAPHS[0], 0, "augmentation", 3, 1)
+        for generator in (random.seed, np.random.seed, torch.manual_seed):
+            generator(99)
+        assert torch.equal(first, make(PHOTOGRAPHS[0], 0, "augmentation", 3, 1))
+        for other in ((1, "augmentation", 3, 1), (0, "augmentation", 4, 1), (0, "augmentation", 3, 2)):
+            assert not torch.equal(first, make(PHOTOGRAPHS[0], *other))
+
+
+def test_view_leaves_the_numbers_of_dropout_alone():
+    view = TrainView(config("--color-jitter", "0.4", size=32))
+    torch.manual_seed(5)
+    expected = torch.rand(4)
+    torch.manual_seed(5)
+    view(PHOTOGRAPHS[0], 1)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_view_travels_to_workers():
+    view = TrainView(config("--auto-augment", "rand-m7-n2-mstd0.5", size=32))
+    assert torch.equal(pickle.loads(pickle.dumps(view))(PHOTOGRAPHS[1], 7), view(PHOTOGRAPHS[1], 7))
+
+
+def test_unknown_policy_is_refused():
+    for policy in ("randaugment", "rand-m7-x2", "rand-m7.5", "v9"):
+        with pytest.raises(UserError, match=f"^--auto-augment {policy}: "):
+            TrainView(config("--auto-augment", policy))
+
+
+# Formats
+
+
+def views(content):
+    """A colour a view: training's and evaluation's of an image of one colour."""
+    for view in (TrainView(config(size=16))(content, 0), EvalView(16, 0.875, "bicubic")(content)):
+        assert view.shape == (3, 16, 16)
+        assert len(view.flatten(1).unique(dim=1)[0]) == 1
+        yield view[:, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "LA", "P", "RGBA", "CMYK"])
+@pytest.mark.parametrize("size", [(40, 30), (3, 2)])
+def test_every_mode_becomes_rgb(mode, size):
+    image = Image.new("RGB", size, (200, 100, 50))
+    image = image.convert(mode, dither=Image.Dither.NONE, palette=Image.Palette.ADAPTIVE)
+    expected = list(image.convert("RGB").getpixel((0, 0)))
+    for colour in views(encoded(image, "TIFF" if mode == "CMYK" else "PNG")):
+        assert colour == expected
+
+
+def test_grey_and_cmyk_jpegs():
+    for mode in ("L", "CMYK"):
+        image = Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode)
+        for colour in views(encoded(image, "JPEG")):
+            assert np.abs(np.subtract(colour, image.convert("RGB").getpixel((0, 0)))).max() <= 3
+
+
+def test_16_bit_greys_keep_their_brightness():
+    for colour in views(encoded(Image.fromarray(np.full((30, 40), 129 * 256 + 7, np.uint16)))):
+        assert colour == [129] * 3
+
+
+def test_orientation_of_exif_is_ignored():
+    image = Image.new("RGB", (32, 32), "red")
+    image.paste("blue", (0, 16, 32, 32))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    view = EvalView(32, 1.0, "bicubic")(encoded(image, "JPEG", exif=exif, quality=95))
+    assert view[0, 2, 2] > 200 and view[2, 29, 29] > 200
+
+
+# Refusals
+
+
+def reason(content):
+    reasons = set()
+    for view in (lambda content: TrainView(config(size=16))(content, 0), EvalView(16, 0.875, "bicubic")):
+        with pytest.raises(BrokenImage) as caught:
+            view(content)
+        reasons.add(str(caught.value))
+    assert len(reasons) == 1 and "0x" not in min(reasons)
+    return reasons.pop()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_file_cut_short_is_refused(kind):
+    content = encoded(opened(PHOTOGRAPHS[0]).resize((64, 48)), kind)
+    for share in (0.02, 0.3, 0.6, 0.9):
+        assert reason(content[: int(share * len(content))])
+
+
+def test_half_a_photograph_is_not_taken_for_a_whole_one():
+    assert "truncated" in reason(PHOTOGRAPHS[0][: len(PHOTOGRAPHS[0]) // 2])
+
+
+def test_what_is_no_image_is_refused():
+    for content in (b"", b"<html>404</html>", bytes(1000)):
+        assert reason(content) == "empty, or in no format that Pillow reads"
+
+
+def test_absurd_sizes_are_refused():
+    content = encoded(Image.new("RGB", (40, 30)))
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    assert content[12:16] == header[:4]
+    assert "3600000000 pixels" in reason(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:])
+    assert "1 x 30000 pixels" in reason(encoded(Image.new("RGB", (1, 30000))))
+
+
+def test_too_few_pixels_for_a_crop_are_refused():
+    view, pixel = TrainView(config("--crop-scale", "0.08", "0.08", size=16)), encoded(Image.new("RGB", (1, 1)))
+    with pytest.raises(BrokenImage, match="1 x 1 pixels"):
+        view(pixel, 0)

@@ -1,0 +1,184 @@
+"""Shards: written, split without overlap, the same for any number of processes and workers, and shards that fail."""
+
+import io
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from photos import assert_same, config, images_and_labels, open_photos, refusal
+
+from gendd.randomness import BatchPlan
+from gendd_imagenet.check import check_data
+from gendd_imagenet.make_shards import main as make_shards
+from gendd_imagenet.shards import expand, images_of, own_streams, stream_count, stream_images
+from gendd_imagenet.sources import summarize
+
+
+@pytest.fixture(scope="module")
+def folder(photos, tmp_path_factory) -> Path:
+    """90 images in 9 shards."""
+    output = tmp_path_factory.mktemp("shards")
+    make_shards([str(photos / "train"), str(output), "--images-per-shard", "10"])
+    return output
+
+
+@pytest.fixture
+def pattern(folder) -> str:
+    return f"{folder}/{{00000..00008}}.tar"
+
+
+def streamed(pattern: str, photos: Path, **settings):
+    flags = {"steps_per_epoch": 5, "unlabeled": True, "contraction": 0, "eval_dataset": photos}
+    return config(pattern, **flags, **settings)
+
+
+def test_shards_hold_the_files_as_they_are_with_captions(photos, folder, pattern):
+    contents = {name: content for shard in expand(pattern) for name, content in images_of(shard)}
+    originals = Counter(path.read_bytes() for path in (photos / "train").rglob("*.JPEG"))
+    assert Counter(contents.values()) == originals
+    with tarfile.open(folder / "00000.tar") as shard:
+        names = shard.getnames()
+        captions = {shard.extractfile(name).read().decode() for name in names if name.endswith(".txt")}
+    assert captions == {"n01", "n02", "n03"}
+    assert [Path(name).stem for name in names[::2]] == [Path(name).stem for name in names[1::2]]
+
+
+def test_the_same_images_give_the_same_shards(photos, folder, tmp_path, capsys):
+    make_shards([str(photos / "train"), str(tmp_path), "--images-per-shard", "10"])
+    assert f'--dataset "{tmp_path}/{{00000..00008}}.tar"' in capsys.readouterr().out
+    assert all((tmp_path / shard.name).read_bytes() == shard.read_bytes() for shard in folder.iterdir())
+    assert "already holds shards" in refusal(make_shards, [str(photos / "train"), str(tmp_path)])
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_processes_and_streams_share_shards_without_overlap(world):
+    plans = [BatchPlan(0, 64, rank, world, accumulate=2 if world < 8 else 1) for rank in range(world)]
+    streams = [stream for plan in plans for stream in own_streams(9, plan)]
+    assert sorted(streams) == list(range(stream_count(9, 64))) == list(range(8))
+
+
+def test_streams_share_images_without_overlap_and_show_all(pattern):
+    """An epoch of one pass of each stream: no image twice, none left out."""
+    shards, count = expand(pattern), 3
+    seen = []
+    for stream in range(count):
+        images = stream_images(shards, stream, count, seed=0, epoch=0)
+        seen.append([next(images)[0] for _ in range(30)])
+    assert len({name for names in seen for name in names}) == 90
+    other_epoch = stream_images(shards, 0, count, seed=0, epoch=1)
+    assert [next(other_epoch)[0] for _ in range(30)] != seen[0]
+
+
+def test_batches_depend_on_neither_workers_nor_processes(photos, pattern):
+    whole = images_and_labels(open_photos(streamed(pattern, photos)), range(5))
+    assert_same(images_and_labels(open_photos(streamed(pattern, photos, workers=2)), range(5)), whole)
+    halves = [
+        images_and_labels(open_photos(streamed(pattern, photos), rank=rank, world=2), range(5)) for rank in (0, 1)
+    ]
+    joined = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*halves, strict=True)]
+    assert_same(joined, whole)
+    parts = images_and_labels(open_photos(streamed(pattern, photos), accumulate=2), range(5))
+    joined = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    assert_same(joined, whole)
+
+
+def test_a_later_epoch_alone_is_what_it_is_after_the_first(photos, pattern):
+    data = open_photos(streamed(pattern, photos))
+    epochs = [images_and_labels(data, range(start, start + 5)) for start in (0, 5)]
+    assert_same(images_and_labels(open_photos(streamed(pattern, photos)), range(5, 10)), epochs[1])
+    assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
+
+
+def test_shards_take_classes_from_the_evaluation_set(photos, pattern):
+    settings = streamed(pattern, photos)
+    summary = summarize(settings)
+    assert (summary.num_classes, summary.labeled, summary.missing) == (3, False, None)
+    data = open_photos(settings)
+    assert (data.num_classes, data.steps_per_epoch, data.eval_size, data.class_groups) == (3, 5, 21, {})
+
+
+def test_shards_through_a_pipe(photos, folder):
+    piped = "pipe:cat " + f"{folder}/{{00000..00008}}.tar"
+    whole = images_and_labels(open_photos(streamed(f"{folder}/{{00000..00008}}.tar", photos)), range(2))
+    assert_same(images_and_labels(open_photos(streamed(piped, photos)), range(2)), whole)
+
+
+# What is refused, and what is passed over
+
+
+def write_shard(path: Path, images: dict[str, bytes]) -> str:
+    with tarfile.open(path, "w") as shard:
+        for name, content in images.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            shard.addfile(entry, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.fixture
+def content(photos) -> bytes:
+    return next((photos / "train" / "n01").iterdir()).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_empty_shard_is_named(photos, tmp_path, workers):
+    shard = write_shard(tmp_path / "empty.tar", {"a.txt": b"no image"})
+    message = refusal(images_and_labels, open_photos(streamed(shard, photos, workers=workers)), range(1))
+    assert f"--dataset: {shard} holds no image" in message
+
+
+def test_a_shard_cut_short_is_named(photos, tmp_path, content):
+    shard = Path(write_shard(tmp_path / "short.tar", {f"{i}.jpg": content for i in range(20)}))
+    shard.write_bytes(shard.read_bytes()[:-20000])
+    message = refusal(images_and_labels, open_photos(streamed(str(shard), photos)), range(5))
+    assert f"--dataset: {shard} cannot be read" in message
+
+
+def test_an_unreachable_address_is_named(photos):
+    address = "http://127.0.0.1:9/cc3m.tar"
+    message = refusal(images_and_labels, open_photos(streamed(address, photos, workers=1)), range(1))
+    assert f"--dataset: {address} cannot be read" in message
+
+
+def test_a_broken_image_in_a_shard_is_passed_over(photos, tmp_path, content, capsys):
+    images = {f"{i}.jpg": content for i in range(20)} | {"20.jpg": content[:100]}
+    data = open_photos(streamed(write_shard(tmp_path / "mixed.tar", images), photos))
+    assert all(len(images) == 8 for images, _ in images_and_labels(data, range(5)))
+    assert 1 <= data.broken_images <= 2
+    assert "mixed.tar: 20" in capsys.readouterr().err
+
+
+def test_a_shard_of_broken_images_ends_the_run(photos, tmp_path):
+    shard = write_shard(tmp_path / "broken.tar", {f"{i}.jpg": b"no image" for i in range(20)})
+    assert "are broken" in refusal(images_and_labels, open_photos(streamed(shard, photos)), range(1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps_per_epoch": 0}, "--steps-per-epoch is missing"),
+        ({"holdout": 0.1}, "--holdout 0.1: shards cannot be split"),
+        ({"eval_dataset": ""}, "--eval-dataset is missing"),
+    ],
+)
+def test_settings_that_shards_cannot_have(photos, pattern, settings, message):
+    flags = {"steps_per_epoch": 5, "unlabeled": True, "contraction": 0, "eval_dataset": photos, **settings}
+    assert message in refusal(config(pattern, **flags).check)
+
+
+def test_missing_shards_and_too_few_are_refused(photos, folder, pattern):
+    beyond = streamed(f"{folder}/{{00000..00010}}.tar", photos)
+    assert "2 of its shards are not there" in summarize(beyond).missing
+    assert "2 of 11 shards are not there" in refusal(lambda: open_photos(beyond).streamed)
+    few = streamed(f"{folder}/{{00000..00002}}.tar", photos)
+    assert "3 shards feed a batch of 8 by 2 streams" in refusal(lambda: open_photos(few, world=4).streamed)
+
+
+def test_check_walks_through_shards(photos, pattern, tmp_path, content, capsys):
+    check_data(streamed(pattern, photos))
+    assert "9 shards with 90 images" in capsys.readouterr().out
+    bad = write_shard(tmp_path / "bad.tar", {"a.jpg": content[:100]})
+    assert "1 missing or broken" in refusal(check_data, streamed(bad, photos))
+    assert f"{bad}: a: " in capsys.readouterr().out

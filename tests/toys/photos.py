@@ -1,0 +1,59 @@
+"""Small folders of JPEGs in place of photographs, and what tests do with them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gendd.config import parse
+from gendd.distributed import World
+from gendd.errors import UserError
+from gendd.randomness import BatchPlan
+from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.data import PhotoData
+
+CLASSES = ("n01", "n02", "n03")
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def write_images(folder: Path, count: int, first: int = 0) -> None:
+    """Images of several sizes, brighter in the colour of the folder's class than elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        random = np.random.default_rng([number, *folder.name.encode()])
+        height, width = random.integers(40, 90, 2)
+        pixels = random.integers(0, 120, (height, width, 3))
+        pixels[..., CLASSES.index(folder.name)] += 100
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{folder.name}_{number}.JPEG", quality=95)
+
+
+def config(dataset, **settings) -> ImageNetTrainConfig:
+    settings = {"student": "resnet18", "image-size": 32, "workers": 0, "dataset": dataset, **settings}
+    arguments = []
+    for name, value in settings.items():
+        arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+    return parse(ImageNetTrainConfig, "gendd_imagenet.train", [word for word in arguments if word != "True"])
+
+
+def open_photos(config: ImageNetTrainConfig, batch: int = 8, rank: int = 0, world: int = 1, accumulate: int = 1):
+    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+    return PhotoData(config, BatchPlan(0, batch, rank, world, accumulate), alone, MEAN, STD)
+
+
+def images_and_labels(data: PhotoData, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(images, labels) for _, images, labels in data.train_batches(steps)]
+
+
+def assert_same(ours, theirs) -> None:
+    for (images, labels), (expected, expected_labels) in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(images, expected, rtol=0, atol=0)
+        torch.testing.assert_close(labels, expected_labels, rtol=0, atol=0)
+
+
+def refusal(function, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        function(*arguments)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
