@@ -80,6 +80,8 @@ class ImageNetTrainConfig(TrainConfig):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be from 0 to 1")
+        if self.crop_pct == 0:
+            raise UserError("--crop-pct 0: nothing would be left to look at; must be above 0")
         for name in ("color_jitter", "image_mixup", "cutmix", "steps_per_epoch", "workers"):
             value = getattr(self, name)
             if value < 0:

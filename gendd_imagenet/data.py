@@ -49,7 +49,7 @@ class PhotoData:
         std: tuple[float, ...],
     ):
         self.config, self.plan, self.device = config, plan, world.device
-        self.image_size = config.image_size
+        self.image_size, self.view = config.image_size, TrainView(config)
         self.checks_lists = world.is_first
         self.broken_images, self.read_images = 0, 0
         mean, std = (torch.tensor(values, device=world.device).view(1, 3, 1, 1) for values in (mean, std))
@@ -150,16 +150,18 @@ class PhotoData:
 
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
         config, pin = self.config, self.device.type == "cuda"
-        view = TrainView(config)
         if self.streamed:
             epoch = steps.start // self.steps_per_epoch
-            return loading.streamed_chunks(self.streamed, view, self.plan, epoch, steps, config.workers, pin)
-        return loading.listed_chunks(self.training, view, self.plan, steps, not config.unlabeled, config.workers, pin)
+            return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, config.workers, pin)
+        return loading.listed_chunks(
+            self.training, self.view, self.plan, steps, not config.unlabeled, config.workers, pin
+        )
 
     def _part(self, chunks: Iterator[loading.Chunk]) -> tuple[Tensor, Tensor]:
         """uint8 images (B, 3, S, S) and labels (B,) of the next part, on the device."""
         size, side = self.plan.part_size, self.image_size
-        images = torch.empty(size, 3, side, side, dtype=torch.uint8, device=self.device)
+        layout = {"dtype": torch.uint8, "device": self.device, "memory_format": torch.channels_last}
+        images = torch.empty(size, 3, side, side, **layout)
         labels = torch.empty(size, dtype=torch.int64, device=self.device)
         filled = 0
         while filled < size:

@@ -38,6 +38,11 @@ class Chunk:
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
+def stacked(views: Sequence[Tensor]) -> Tensor:
+    """Images (n, 3, S, S), channels last as the views come: nothing is transposed."""
+    return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
+
+
 def failed(error: str) -> Chunk:
     return Chunk(torch.empty(0), torch.empty(0), error=error)
 
@@ -71,7 +76,7 @@ class ListedImages(Dataset):
                     broken.append(f"{path}: {error}")
             else:
                 return failed(f"{path}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
-        return Chunk(torch.stack(images), torch.tensor(labels), tuple(broken))
+        return Chunk(stacked(images), torch.tensor(labels), tuple(broken))
 
 
 class ListedForEvaluation(Dataset):
@@ -88,7 +93,7 @@ class ListedForEvaluation(Dataset):
                 images.append(self.view(path.read_bytes()))
             except (BrokenImage, OSError) as error:
                 return failed(f"{path}: {error}; every image counts in an evaluation: replace it, or take it off")
-        return Chunk(torch.stack(images), self.listing.labels[rows])
+        return Chunk(stacked(images), self.listing.labels[rows])
 
 
 class StreamedImages(IterableDataset):
@@ -123,7 +128,7 @@ class StreamedImages(IterableDataset):
                 broken.append(f"{name}: {error}")
                 if len(broken) == MOST_TRIES:
                     return failed(f"{name}: this image and {MOST_TRIES - 1} near it are broken ({error})")
-        return Chunk(torch.stack(views), torch.full((rows,), -1), tuple(broken))
+        return Chunk(stacked(views), torch.full((rows,), -1), tuple(broken))
 
 
 def listed_chunks(

@@ -8,6 +8,7 @@ import torch
 from gendd.head import SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import input_imagenet  # noqa: E402
 from reference import head_loss  # noqa: E402
 
 
@@ -23,3 +24,10 @@ def test_reference_and_fast_path_agree_in_loss_and_gradients():
     inputs = [z, *head.parameters()]
     for one, other in zip(torch.autograd.grad(fast, inputs), torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_views_of_the_input_path_are_those_of_its_reference():
+    photographs = input_imagenet.read(None, 2)
+    for name, timms, ours in input_imagenet.views(photographs):
+        for i in range(len(photographs)):
+            assert input_imagenet.apart(timms(i), ours(i)) < 0.3, name

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,73 @@ CONTRACTIONS = {
     "resnet32x4_vgg8": 0.7,
     "resnet32x4_wrn_16_2": 0.7,
 }
+
+# The recipes on photographs, read off the paper's tables (and our choices where they state nothing): fields of a
+# script's last stage. First what those of a data set share, then what GenDD's share, then a line a script.
+DATA = {
+    "imagenet": {"dataset": "imagenet", "unlabeled": False, "batch_size": 512},
+    "imagenetlt": {
+        "dataset": "imagenet",
+        "train_list": "data/imagenet_lt/ImageNet_LT_train.txt",
+        "eval_list": "data/imagenet_lt/ImageNet_LT_test.txt",
+        "unlabeled": False,
+        "batch_size": 256,
+    },
+    "cc3m": {
+        "dataset": "data/cc3m/cc3m-train-{0000..0575}.tar",
+        "eval_dataset": "imagenet",
+        "unlabeled": True,
+        "batch_size": 512,
+        "steps_per_epoch": 5500,
+    },
+}
+ADAMW = {"optimizer": "adamw", "lr": 2e-3, "schedule": "cosine", "beta1": 0.9, "beta2_end": 0.999}
+HEAD = {"condition_dropout": 0.2, "token_dim": 64, "width": 1024, "depth": 3, "repeats": 10, "timesteps": "independent"}
+GENDD = {"method": "gendd", "beta2_start": 0.96, **ADAMW, **HEAD}
+PLAIN = {"image_mixup": 0, "cutmix": 0, "label_smoothing": 0, "color_jitter": 0, "auto_augment": ""}
+A2 = {"image_mixup": 0.1, "cutmix": 1, "label_smoothing": 0, "color_jitter": 0.4, "auto_augment": "rand-m7-n2-mstd0.5"}
+A1 = {**A2, "image_mixup": 0.2, "label_smoothing": 0.1}
+COLUMNS = ("teacher", "student", "epochs", "warmup_epochs", "weight_decay", "contraction", "mixup", "crop_scale")
+DISTILLED = {
+    "imagenet_resnet34_resnet18_gendd": (PLAIN, "resnet34", "resnet18", 100, 10, 0.02, 0.9, 1, (0.6, 1)),
+    "imagenet_resnet50_mobilenetv1_gendd": (PLAIN, "resnet50", "mobilenetv1", 100, 20, 0.02, 0.9, 1, (0.6, 1)),
+    "imagenet_beitv2b_resnet50_a2_gendd": (A2, "beitv2_base", "resnet50", 300, 20, 0.02, 0.9, 0, (0.08, 1)),
+    "imagenet_beitv2l_resnet50_a2_gendd": (A2, "beitv2_large", "resnet50", 300, 20, 0.02, 0.9, 0, (0.08, 1)),
+    "imagenet_beitv2l_resnet50_a1_gendd": (A1, "beitv2_large", "resnet50", 600, 20, 0.01, 0.9, 0, (0.08, 1)),
+    "imagenetlt_resnext101_resnet50_gendd": (PLAIN, "resnext101_32x4d", "resnet50", 100, 10, 0.2, 0, 1, (0.08, 1)),
+    "imagenetlt_resnext101_resnet18_gendd": (PLAIN, "resnext101_32x4d", "resnet18", 100, 10, 0.2, 0, 1, (0.08, 1)),
+    "cc3m_resnet34_resnet18_gendd": (PLAIN, "resnet34", "resnet18", 100, 10, 0.02, 0, 1, (0.6, 1)),
+    "cc3m_resnet50_mobilenetv1_gendd": (PLAIN, "resnet50", "mobilenetv1", 100, 20, 0.02, 0, 1, (0.6, 1)),
+}
+SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "cosine", "epochs": 100, **PLAIN}
+RECIPES = {
+    **{
+        name: {**GENDD, **augmentation, **dict(zip(COLUMNS, row, strict=True))}
+        for name, (augmentation, *row) in DISTILLED.items()
+    },
+    "imagenetlt_resnext101_teacher": {
+        "method": "classification",
+        "student": "resnext101_32x4d",
+        "lr": 0.1,
+        "weight_decay": 5e-4,
+        "warmup_epochs": 0,
+        "crop_scale": (0.08, 1),
+        **SGD,
+    },
+    "cc3m_resnet50_mobilenetv1_kl": {
+        "method": "kl",
+        "teacher": "resnet50",
+        "student": "mobilenetv1",
+        "temperature": 1,
+        "lr": 0.2,
+        "weight_decay": 1e-4,
+        "warmup_epochs": 10,
+        "crop_scale": (0.6, 1),
+        **SGD,
+    },
+}
+STAGE1 = {"method": "pretrain", "epochs": 20, "warmup_epochs": 0, "beta2_start": 0.999, "crop_scale": (0.08, 1)}
+STAGE1 |= {**ADAMW, **PLAIN, **DATA["imagenet"]}
 
 
 def bash(*command, cwd=ROOT, **variables) -> subprocess.CompletedProcess:
@@ -86,12 +154,20 @@ def configuration(module: str, arguments: list[str]):
 
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch, capsys):
-    """Function: (module, arguments) -> what the train program prints in a dry run."""
+    """Function: (module, arguments) -> what the train program prints in a dry run, which asks no network."""
+    asked = []
+
+    def look_up(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(f"{host}: tests have no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("CPU_PROCS", "1")
 
     def run(module: str, arguments: list[str]) -> str:
         importlib.import_module(module).main([*arguments, "--dry-run", "--runs", str(tmp_path / "runs")])
+        assert not asked
         return capsys.readouterr().out
 
     return run
@@ -116,10 +192,45 @@ def test_distillation_scripts(pair, recorded, dry_run):
     assert f"{second.teacher}_{second.student}" == pair
 
 
-def test_each_distillation_script_is_tested():
-    assert {script.name for script in SCRIPTS if script.name.endswith("_gendd.sh")} == {
-        f"train_cifar100_{pair}_gendd.sh" for pair in CONTRACTIONS
+@pytest.mark.parametrize("script", RECIPES)
+def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
+    """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher."""
+    *first, last = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
+    config = configuration(*last)
+    recipe = {**DATA[script.split("_")[0]], **RECIPES[script]}
+    assert {name: getattr(config, name) for name in recipe} == recipe
+    assert config.seed == 3
+    for stage in [last] if config.teacher == "beitv2_large" else [*first, last]:
+        plan = dry_run(*stage)
+        assert "plan" in plan and f"{tmp_path}/imagenet has no such images" in plan
+    if config.dataset == "imagenet" and not config.train_list:
+        (before,) = (configuration(*stage) for stage in first)
+        expected = {**STAGE1, **{name: recipe[name] for name in ("teacher", "student", "weight_decay")}}
+        assert {name: getattr(before, name) for name in expected} == expected
+        assert student_weights(config) == str(run_path(before))
+    else:
+        assert not first and not config.after
+
+
+def test_teachers_of_photographs(recorded):
+    def last(script):
+        return configuration(*recorded(f"bash sh/train_{script}.sh")[-1])
+
+    trained = str(run_path(last("imagenetlt_resnext101_teacher")))
+    for script in DISTILLED:
+        assert last(script).teacher_weights == (trained if script.startswith("imagenetlt") else "timm")
+
+
+def test_each_training_script_is_tested():
+    pairs = [f"cifar100_{pair}_gendd" for pair in CONTRACTIONS]
+    assert {script.stem for script in SCRIPTS if script.stem.startswith("train_")} == {
+        f"train_{name}" for name in (*pairs, "cifar100_teacher", "cifar100_resnet56_resnet20_gendd_short", *RECIPES)
     }
+
+
+def test_no_two_runs_share_a_folder(recorded):
+    runs = [run_path(configuration(*stage)) for script in RECIPES for stage in recorded(f"bash sh/train_{script}.sh")]
+    assert len(set(runs)) == len(runs)
 
 
 def test_short_distillation_script(recorded, dry_run):

@@ -1,0 +1,195 @@
+"""Images/s a core of the input path of photographs, beside timm's own transforms, in one run.
+
+    python bench/input_imagenet.py FOLDER
+
+Both paths make the same views of the same photographs, turn by turn; how far their pixels differ is printed too. Times
+are CPU time of one thread, which a busy machine disturbs less than wall time. Without a folder, the two photographs
+that come with scikit-learn are used.
+"""
+
+import io
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image, features
+
+from gendd.distributed import hardware
+from gendd.errors import UserError, run_program
+from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.images import EvalView, TrainView, as_rgb, seeded
+
+# After gendd, which makes torchvision work beside a CPU-only torch.
+from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
+from torchvision.transforms.v2.functional import pil_to_tensor, resize  # isort: skip
+
+SIZE, CUBIC, RANDAUGMENT = 224, Image.Resampling.BICUBIC, "rand-m7-n2-mstd0.5"
+RECIPES = {
+    "training, crop 0.6-1, flip": {},
+    "stage 1, crop 0.08-1, flip": {"crop_scale": (0.08, 1.0)},
+    "A2, crop 0.08-1, flip, RandAugment": {"crop_scale": (0.08, 1.0), "auto_augment": RANDAUGMENT},
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Images/s a core of the input path of photographs."""
+
+    folder: tyro.conf.Positional[Path | None] = None
+    """Folder of JPEG files, with any folders in it."""
+    images: int = 500
+    """Photographs to take, evenly from the folder's sorted ones."""
+    rounds: int = 5
+    """Times that each path goes over all photographs; one more, first, is not counted."""
+
+
+@dataclass
+class Way:
+    """A way to do a thing to photograph number i, and the milliseconds an image it took, a round each."""
+
+    name: str
+    do: Callable[[int], object]
+    milliseconds: list[float] = field(default_factory=list)
+
+
+def main(config: Config) -> None:
+    torch.set_num_threads(1)
+    photographs = read(config.folder, config.images)
+    sides = sorted(side for content in photographs for side in Image.open(io.BytesIO(content)).size)
+    print(
+        f"{len(photographs)} photographs, sides {sides[0]}-{sides[-1]} pixels (median {statistics.median(sides):.0f}), "
+        f"{statistics.mean(map(len, photographs)) / 1000:.0f} kB on average; views of {SIZE} pixels, bicubic"
+    )
+    print(
+        f"{hardware(torch.device('cpu'))}; Python {platform.python_version()}, torch {torch.__version__}, torchvision "
+        f"{version('torchvision')}, timm {version('timm')}, Pillow {version('pillow')} "
+        f"(libjpeg-turbo {features.version('libjpeg_turbo')})"
+    )
+    print(f"Median (min-max) of {config.rounds} rounds, CPU time of one thread; difference in levels of 255, mean\n")
+    print("| view | path | ms an image | images/s a core | ratio, round by round | difference |\n" + "|---" * 6 + "|")
+    for name, timms, ours in views(photographs):
+        ways = Way("timm's transforms", timms), Way("ours", ours)
+        take_turns(ways, len(photographs), config.rounds)
+        ratios = [one / other for one, other in zip(*(way.milliseconds for way in ways), strict=True)]
+        difference = statistics.mean(apart(timms(i), ours(i)) for i in range(len(photographs)))
+        for way, rest in zip(ways, ("| ", f"{spread(ratios)} | {difference:.3f}"), strict=True):
+            rates = [1000 / milliseconds for milliseconds in way.milliseconds]
+            print(f"| {name} | {way.name} | {spread(way.milliseconds)} | {spread(rates, 0)} | {rest} |", flush=True)
+    print("\n| stage | ms an image |\n|---|---|")
+    for ways in stages(photographs):
+        take_turns(ways, len(photographs), config.rounds)
+        for way in ways:
+            print(f"| {way.name} | {spread(way.milliseconds)} |", flush=True)
+
+
+def read(folder: Path | None, count: int) -> list[bytes]:
+    if folder is None:
+        return [files("sklearn.datasets.images").joinpath(name).read_bytes() for name in ("china.jpg", "flower.jpg")]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    taken = [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
+    # What every decoder beside Pillow can read, too.
+    photographs = [content for content in taken if Image.open(io.BytesIO(content)).mode in ("RGB", "L")]
+    if not photographs:
+        raise UserError(f"{folder}: holds no .jpg or .jpeg files; name a folder of photographs")
+    return photographs
+
+
+def views(photographs: list[bytes]) -> Iterator[tuple[str, Callable, Callable]]:
+    """Each recipe's view as timm's transforms make it of a decoded photograph, and as the input path makes it."""
+    for name, flags in RECIPES.items():
+        config = ImageNetTrainConfig(image_size=SIZE, interpolation="bicubic", **flags)
+        ours = TrainView(config)
+        timms = transforms_imagenet_train(
+            SIZE,
+            scale=config.crop_scale,
+            color_jitter=None,
+            auto_augment=config.auto_augment,
+            interpolation="bicubic",
+            normalize=False,
+        )
+
+        def reference(i: int, timms=timms) -> torch.Tensor:
+            with seeded(0, i):
+                return timms(decode(photographs[i]))
+
+        yield name, reference, lambda i, ours=ours: ours(photographs[i], 0, i)
+    timms = transforms_imagenet_eval(SIZE, 0.875, interpolation="bicubic", normalize=False)
+    ours = EvalView(SIZE, 0.875, "bicubic")
+    yield "evaluation", lambda i: timms(decode(photographs[i])), lambda i: ours(photographs[i])
+
+
+def stages(photographs: list[bytes]) -> Iterator[list[Way]]:
+    """What the time goes into, beside what could take its place."""
+    yield [Way("decode: Pillow, ours", lambda i: decode(photographs[i])), *other_decoders(photographs)]
+    squares = [decode(content).resize((2 * SIZE, 2 * SIZE)) for content in photographs]
+    yield [
+        Way(f"resize from {2 * SIZE} pixels: Pillow", lambda i: squares[i].resize((SIZE, SIZE), CUBIC)),
+        Way(
+            f"resize from {2 * SIZE} pixels: torchvision on uint8, ours",
+            lambda i: resize(pil_to_tensor(squares[i]), [SIZE, SIZE], CUBIC),
+        ),
+    ]
+    randaugment = TrainView(ImageNetTrainConfig(image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)).augment
+    pixels = [pil_to_tensor(square.resize((SIZE, SIZE))) for square in squares]
+
+    def augment(i: int) -> torch.Tensor:
+        with seeded(0, i):
+            return randaugment(pixels[i])
+
+    yield [Way(f"{RANDAUGMENT} of {SIZE} pixels", augment)]
+
+
+def other_decoders(photographs: list[bytes]) -> Iterator[Way]:
+    """Those that are installed."""
+    with suppress(ImportError):
+        import simplejpeg
+
+        yield Way(
+            f"decode: simplejpeg {version('simplejpeg')}", lambda i: simplejpeg.decode_jpeg(photographs[i], "RGB")
+        )
+    with suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(1)
+        yield Way(
+            f"decode: OpenCV {cv2.__version__}",
+            lambda i: cv2.imdecode(np.frombuffer(photographs[i], np.uint8), cv2.IMREAD_COLOR_RGB),
+        )
+
+
+def decode(content: bytes) -> Image.Image:
+    image = Image.open(io.BytesIO(content))
+    image.load()
+    return as_rgb(image)
+
+
+def take_turns(ways: list[Way], count: int, rounds: int) -> None:
+    for number in range(rounds + 1):
+        for way in ways if number % 2 else reversed(ways):
+            begin = time.process_time()
+            for i in range(count):
+                way.do(i)
+            if number:
+                way.milliseconds.append(1000 * (time.process_time() - begin) / count)
+
+
+def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+    return (one.float() - other.float()).abs().mean().item()
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low}-{high})"
+
+
+if __name__ == "__main__":
+    run_program(lambda: main(tyro.cli(Config)))

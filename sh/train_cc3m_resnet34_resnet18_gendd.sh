@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Distils resnet18 from resnet34 with GenDD on the photographs of CC3M, which have no labels, by the paper's
+# recipe: stage 2 alone. Published: 66.90 % top-1.
+#   bash sh/train_cc3m_resnet34_resnet18_gendd.sh [flags]
+# Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the repository
+# root. The same command again goes on.
+# The shards are those of pixparse/cc3m-wds, in data/cc3m/; others go by --dataset PATTERN. No label and no caption is
+# read. ImageNet's val/, which the student is tested on, lies in data/imagenet/; the teacher's weights are the ones that
+# timm publishes; without a network, --dry-run says which file to put where.
+# Not stated, and our choice: the pair's values on ImageNet, a warm-up of 10 epochs, feature mixup 1, 10 draws a token.
+set -euo pipefail
+
+recipe=(
+  --dataset 'data/cc3m/cc3m-train-{0000..0575}.tar'
+  --eval-dataset imagenet
+  --unlabeled
+  --teacher resnet34
+  --teacher-weights timm
+  --student resnet18
+  --epochs 100
+  --steps-per-epoch 5500
+  --batch-size 512
+  --optimizer adamw
+  --lr 2e-3
+  --weight-decay 2e-2
+  --schedule cosine
+  --beta1 0.9
+  --beta2-end 0.999
+  --method gendd
+  --warmup-epochs 10
+  --beta2-start 0.96
+  --contraction 0
+  --mixup 1
+  --condition-dropout 0.2
+  --token-dim 64
+  --width 1024
+  --depth 3
+  --repeats 10
+  --timesteps independent
+  --crop-scale 0.6 1
+)
+
+bash "$(dirname "$0")/launch.sh" gendd_imagenet.train "${recipe[@]}" "$@"
