@@ -16,13 +16,15 @@ class DataSummary:
 
     Args:
         num_classes: None if unknown.
-        missing: what is not there, and where to get it.
+        missing: what is not there, and where to get it, a line each.
         labeled: whether its training images have labels.
+        details: how its images are chosen and changed, for the plan.
     """
 
     num_classes: int | None
-    missing: str | None = None
+    missing: tuple[str, ...] = ()
     labeled: bool = True
+    details: str = ""
 
 
 class Data(Protocol):

@@ -174,3 +174,8 @@ def flops(function: Callable[[], object]) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
+
+
+def as_flops(number: int) -> str:
+    """Such as "7.3 GFLOPs"."""
+    return f"{number / 1e9:.1f} GFLOPs" if number >= 1e9 else f"{number / 1e6:.1f} MFLOPs"

@@ -150,17 +150,18 @@ def _stack(pixels: list[np.ndarray]) -> Tensor:
 
 def summarize(config: CifarTrainConfig) -> DataSummary:
     """Number of classes, and what is missing, without reading the images."""
+    details = f"crops with padding {config.crop_padding}, flips {config.hflip:g}"
     name = config.dataset
     if name == "digits":
-        return DataSummary(10)
+        return DataSummary(10, details=details)
     if name in NAMES:
         dataset, root = CIFAR[name], Path(config.data_root)
         there = (root / dataset.base_folder).is_dir() or (root / dataset.filename).is_file()
-        missing = None if there else f"--dataset {name}: {_how_to_get(dataset, root)}"
-        return DataSummary(int(name.removeprefix("cifar")), missing)
+        missing = () if there else (f"--dataset {name}: {_how_to_get(dataset, root)}",)
+        return DataSummary(int(name.removeprefix("cifar")), missing, details=details)
     train = Path(name, "train")
     classes = [path for path in train.iterdir() if path.is_dir()] if train.is_dir() else []
-    return DataSummary(len(classes)) if classes else DataSummary(None, str(_no_data_set(name)))
+    return DataSummary(len(classes) or None, () if classes else (str(_no_data_set(name)),), details=details)
 
 
 def check_data(config: CifarTrainConfig) -> None:

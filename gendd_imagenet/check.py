@@ -25,7 +25,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
     """
     summary = summarize(config)
     if summary.missing:
-        raise UserError(summary.missing)
+        raise UserError("; ".join(summary.missing))
     view = EvalView(config.image_size, config.crop_pct, config.interpolation)
     evaluation = list_evaluation(config)
     if shards.is_shards(config.dataset):

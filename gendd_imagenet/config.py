@@ -40,7 +40,7 @@ class ImageNetTrainConfig(TrainConfig):
     """alpha of cutmix; with --image-mixup too, each takes half of the batches."""
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes."""
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How images are resized."""
     crop_pct: float = 0.875
     """Share of the image's shorter side that evaluation looks at, in its centre."""

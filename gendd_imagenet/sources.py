@@ -109,7 +109,22 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
         count = len(list_evaluation(config).classes)
     elif not count and "imagenet" in (config.dataset, config.eval_dataset):
         count = 1000
-    return DataSummary(count or None, "; ".join(dict.fromkeys(missing)) or None, labeled)
+    return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled, _details(config, folder))
+
+
+def _details(config: ImageNetTrainConfig, evaluated: Path) -> str:
+    words = [f"list {config.train_list}"] if config.train_list else []
+    if config.steps_per_epoch:
+        words.append(f"{config.steps_per_epoch} steps an epoch")
+    words.append(f"crops of {config.crop_scale[0]:g}-{config.crop_scale[1]:g}, flips {config.hflip:g}")
+    if config.auto_augment:
+        words.append(config.auto_augment)
+    elif config.color_jitter:
+        words.append(f"colour jitter {config.color_jitter:g}")
+    for name in ("image_mixup", "cutmix", "label_smoothing"):
+        if value := getattr(config, name):
+            words.append(f"{name.replace('_', ' ')} {value:g}")
+    return f"{', '.join(words)}; evaluated on {config.eval_list or evaluated / eval_split(evaluated)}"
 
 
 def _list_source(file: str) -> str:

@@ -18,6 +18,7 @@ pair=(
   --teacher beitv2_large
   --teacher-weights timm
   --student resnet50
+  --interpolation bicubic
   --batch-size 512
   --optimizer adamw
   --lr 2e-3

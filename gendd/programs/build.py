@@ -13,7 +13,7 @@ from gendd.errors import UserError
 from gendd.evaluation import ReadOut
 from gendd.head import SplitTokenHead
 from gendd.methods import Ingredients, get_method
-from gendd.networks import Names, create_network, flops, parameter_count, recompute_activations
+from gendd.networks import Names, as_flops, create_network, flops, parameter_count, recompute_activations
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
 from gendd.runs import student_weights
@@ -36,7 +36,7 @@ class BuiltNetwork:
     loaded: str = "random weights"
 
     def describe(self) -> str:
-        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {self.flops / 1e6:.1f} MFLOPs an image"
+        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} an image"
         return f"{self.name}: {size}"
 
 
@@ -136,8 +136,8 @@ def _recompute(config: TrainConfig, student: BuiltNetwork, task: TrainingTask) -
         recompute_activations(flag, student.name, student.network)
     if config.grad_checkpointing in ("head", "both"):
         heads = [module for module in task.modules() if isinstance(module, SplitTokenHead)]
-        if not heads:
-            raise UserError(f"{flag}: --method {config.method} has no head; leave its part out")
+        if not heads and config.grad_checkpointing == "head":
+            raise UserError(f"{flag}: --method {config.method} has no head; choose student or none")
         for head in heads:
             head.set_grad_checkpointing(True)
 

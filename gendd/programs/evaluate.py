@@ -21,6 +21,8 @@ from gendd.randomness import BatchPlan
 from gendd.runs import RunFolder, environment, saved_config
 from gendd.student import Student
 
+RATES = ("median", "min", "max")
+
 
 def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
     """The evaluate program of a tree.
@@ -35,8 +37,8 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         settings = _settings(tree, config, tensors)
         summary = tree.summarize(settings)
         if summary.num_classes is None:
-            raise UserError(summary.missing)
-        missing = [summary.missing] if summary.missing else []
+            raise UserError("; ".join(summary.missing))
+        missing = list(summary.missing)
         absent = missing if config.dry_run else None
         precision = resolve_precision(config.precision, world.device)
         built = build(tree, settings, summary.num_classes, world.device, absent, tensors, precision)
@@ -150,7 +152,8 @@ def _report(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfi
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         rate = row["images_per_second"]
-        speed = f"{rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}, {rate['batches']} batches)"
+        median, least, most = (f"{rate[name]:.3g}" if rate[name] < 100 else f"{rate[name]:.0f}" for name in RATES)
+        speed = f"{median} ({least}-{most}, {rate['batches']} batches)"
         accuracies = [f"{row[name]:.2f}" if name in row else "none seen" for name in ("top1", *groups, "top5")]
         size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)

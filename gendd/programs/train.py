@@ -12,12 +12,13 @@ from gendd.distributed import World, autocast, check_batch, hardware, join_world
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, feature_agreement, read_out_of
 from gendd.methods import METHODS, get_method
-from gendd.networks import flops, parameter_count
+from gendd.networks import parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, teacher_read_out
+from gendd.programs.plan import plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
-from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config
+from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
 from gendd.student import Student
 from gendd.targets import contract
 from gendd.training import Training
@@ -35,11 +36,10 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
     folder = Path(config.resume) if config.resume else None
     if folder:
         config = dataclasses.replace(saved_config(folder, tree.train_config), dry_run=config.dry_run)
-    config.check()
-    run = RunFolder(folder or run_path(config))
     with join_world() as world:
         if not config.check_data:
-            TrainProgram(tree, config, run, world).execute()
+            config.check()
+            TrainProgram(tree, config, RunFolder(folder or run_path(config)), world).execute()
         elif world.is_first:
             tree.check_data(config)
 
@@ -85,7 +85,7 @@ class TrainProgram:
             self._say(f"{self.run.path} is complete: {self.run.headline()}")
             return
         self._build()
-        self._say(self._describe())
+        self._say(plan_of(self.config, self.summary, self.built, self.plan, self.world, self.precision, self.run.path))
         if config.dry_run:
             self._say(list_missing(self.missing))
             return
@@ -103,69 +103,24 @@ class TrainProgram:
     def _build(self) -> None:
         config = self.config
         summary = self.tree.summarize(config)
-        if summary.missing:
-            self.missing.append(summary.missing)
+        self.missing.extend(summary.missing)
         if summary.num_classes is None:
-            raise UserError(summary.missing)
+            raise UserError("; ".join(summary.missing))
         if not summary.labeled and not config.unlabeled:
             raise UserError(f"--dataset {config.dataset}: has no labels; train without them: --unlabeled")
-        self.num_classes = summary.num_classes
+        self.summary, self.num_classes = summary, summary.num_classes
         trained = None
         if self.run.last.exists():
             # A run folder is enough to go on: what the student once started from is not needed again.
             config = dataclasses.replace(config, student_weights=None, after=None)
             trained = read_weights(self.run.path, "--resume")
         missing = self.missing if config.dry_run else None
+        if config.after and missing is None and not RunFolder(Path(student_weights(config))).last.exists():
+            raise UserError(f"--after {config.after}: {student_weights(config)} is not there yet; train it first")
         built = build(self.tree, config, self.num_classes, self.world.device, missing, trained, self.precision)
-        self.student, self.teacher, self.task = built.student, built.teacher, built.task
+        self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
-
-    def _describe(self) -> str:
-        config, task = self.config, self.task
-        lines = [
-            ("data", f"{config.dataset}, {self.num_classes} classes, {config.image_size}x{config.image_size} pixels"),
-            ("student", f"{self.student.describe()}; {self.student.loaded}"),
-        ]
-        if self.teacher:
-            lines.append(("teacher", f"{self.teacher.describe()}; {self.teacher.loaded}"))
-        lines.append(("method", self._describe_method()))
-        trained = unwrap_model(task.get_eval_model())
-        if isinstance(trained, Student):
-            lines.append(("head", self._describe_head(trained)))
-        parts = f"{self.world.size} processes x {config.accumulate} parts x {self.plan.part_size} images"
-        lines += [
-            ("batch", f"{config.batch_size} images a step = {parts}"),
-            (
-                "optimiser",
-                f"{config.optimizer}, learning rate {config.lr:g} (head {config.head_lr or config.lr:g}), "
-                f"{config.schedule} schedule, warm-up {config.warmup_epochs:g} of {config.epochs} epochs",
-            ),
-            ("hardware", f"{self.world.describe()}, {self.precision}"),
-            ("results", str(self.run.path)),
-        ]
-        return "\n".join(["plan", *(f"  {name:<10} {text}" for name, text in lines)])
-
-    def _describe_method(self) -> str:
-        config = self.config
-        words = [config.method]
-        if "mixup" in self.method.reads:
-            words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
-        if config.unlabeled:
-            words.append("no label is read")
-        return ", ".join(words)
-
-    def _describe_head(self, student: Student) -> str:
-        head, config = student.head, self.config
-        one = torch.zeros(1, student.norm.normalized_shape[0], device=self.world.device)
-        cost = flops(lambda: head(one, one.new_zeros(1, head.feature_dim)))
-        sampled = flops(lambda: head.sample(one, **config.sampling()))
-        return (
-            f"{head.num_tokens} token{'s' if head.num_tokens > 1 else ''} of width {head.token_dim}, "
-            f"{parameter_count(head) / 1e6:.2f} M parameters; loss over {head.repeats} {head.timesteps} draws a token, "
-            f"{cost / 1e6:.0f} MFLOPs an image; sampled {config.sampler}, {config.steps} steps x "
-            f"{config.num_samples} samples, guidance {config.guidance:g}, {sampled / 1e6:.0f} MFLOPs an image"
-        )
 
     def _teacher_record(self) -> dict:
         """The teacher's file, its checksum, and its accuracy on the evaluation images, measured."""

@@ -185,7 +185,7 @@ def test_cifar100_is_unpacked_from_an_archive_put_there(cifar100, monkeypatch, t
     with tarfile.open(archive, "w:gz") as file:
         file.add(cifar100 / dataset.base_folder, dataset.base_folder)
     monkeypatch.setattr(dataset, "tgz_md5", md5(archive))
-    assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing is None
+    assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing == ()
     assert_is_the_small_cifar100(read_source("cifar100", str(archive.parent), 32))
 
 
@@ -207,14 +207,14 @@ def test_a_damaged_cifar_file_is_not_taken_for_the_data_set(cifar100):
 def test_class_counts_are_known_before_reading(name, classes, tmp_path):
     summary = summarize(config(dataset=name, data_root=tmp_path))
     assert summary.num_classes == classes
-    assert (summary.missing is None) == (name == "digits")
+    assert (not summary.missing) == (name == "digits")
 
 
 def test_summary_of_a_folder_and_of_one_that_is_not_there(folder, cifar100):
     assert summarize(config(dataset=folder)).num_classes == 2
-    assert summarize(config(dataset="cifar100", data_root=cifar100)).missing is None
+    assert summarize(config(dataset="cifar100", data_root=cifar100)).missing == ()
     absent = summarize(config(dataset=folder / "absent"))
-    assert absent.num_classes is None and "no such folder" in absent.missing
+    assert absent.num_classes is None and "no such folder" in absent.missing[0]
 
 
 # Batches
@@ -395,7 +395,7 @@ def test_open_data_follows_configuration_and_network():
 def test_an_unknown_name_brings_the_nearest(name, nearest):
     message = refusal(read_source, name, "", 8)
     assert message.startswith(f"--dataset {name}") and nearest in message.partition("nearest: ")[2].split(", ")
-    assert summarize(config(dataset=name)).missing == message
+    assert summarize(config(dataset=name)).missing == (message,)
 
 
 def test_a_missing_folder_is_refused(tmp_path):

@@ -176,10 +176,10 @@ def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
     settings = config("imagenet", data_root=tmp_path)
     summary = summarize(settings)
     assert summary.num_classes == 1000
-    assert f"{tmp_path}/imagenet" in summary.missing and "ILSVRC2012" in summary.missing
+    assert f"{tmp_path}/imagenet" in summary.missing[0] and "ILSVRC2012" in summary.missing[0]
     assert "ILSVRC2012" in refusal(open_photos, settings)
     assert summarize(config(tmp_path / "nowhere")).num_classes is None
-    absent = summarize(config("imagenet", data_root=tmp_path, train_list="data/ImageNet_LT_train.txt")).missing
+    absent = summarize(config("imagenet", data_root=tmp_path, train_list="data/ImageNet_LT_train.txt")).missing[1]
     assert "--train-list data/ImageNet_LT_train.txt: no such file; fetch the ImageNet-LT lists" in absent
 
 

@@ -1,0 +1,83 @@
+"""What a run is about to do, in words."""
+
+from pathlib import Path
+
+import torch
+from timm.utils import unwrap_model
+
+from gendd.config import TrainConfig
+from gendd.data import DataSummary
+from gendd.distributed import World
+from gendd.methods import get_method
+from gendd.networks import as_flops, flops, parameter_count
+from gendd.programs.build import Built, BuiltNetwork
+from gendd.randomness import BatchPlan
+from gendd.student import Student
+
+
+def plan_of(
+    config: TrainConfig,
+    summary: DataSummary,
+    built: Built,
+    batches: BatchPlan,
+    world: World,
+    precision: str,
+    results: Path,
+) -> str:
+    """The plan, a line for each part of the run; batch and learning rate are those in effect."""
+    trained = unwrap_model(built.task.get_eval_model())
+    size = f"{config.image_size}x{config.image_size}"
+    lines = {
+        "data": f"{config.dataset}, {summary.num_classes} classes, {size} pixels; {summary.details}",
+        "student": _network(built.student),
+    }
+    if built.teacher:
+        lines["teacher"] = _network(built.teacher)
+    lines["method"] = _method(config)
+    if isinstance(trained, Student):
+        lines["head"] = _head(config, trained, world.device)
+    parts = [_counted(batches.world, "process"), _counted(config.accumulate, "part"), f"{batches.part_size} images"]
+    head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
+    lines |= {
+        "batch": f"{config.batch_size} images a step = {' x '.join(parts)}",
+        "optimiser": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
+        f"weight decay {config.weight_decay:g}",
+        "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
+        "hardware": f"{world.describe()}, {precision}",
+        "results": str(results),
+    }
+    return "\n".join(["plan", *(f"  {name:<10} {text}" for name, text in lines.items())])
+
+
+def _network(built: BuiltNetwork) -> str:
+    return f"{built.describe()}; {built.loaded}"
+
+
+def _method(config: TrainConfig) -> str:
+    words, reads = [config.method], get_method(config.method).reads
+    if "mixup" in reads:
+        words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
+    if "temperature" in reads:
+        words.append(f"temperature {config.temperature:g}")
+    if config.unlabeled:
+        words.append("no label is read")
+    return ", ".join(words)
+
+
+def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
+    head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
+    cost = flops(lambda: head(one, one.new_zeros(1, head.feature_dim)))
+    sampled = flops(lambda: head.sample(one, **config.sampling()))
+    return "; ".join(
+        [
+            f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}, "
+            f"{parameter_count(head) / 1e6:.2f} M parameters",
+            f"loss over {head.repeats} {head.timesteps} draws a token, {as_flops(cost)} an image",
+            f"sampled {config.sampler}, {_counted(config.steps, 'step')} x {_counted(config.num_samples, 'sample')}, "
+            f"guidance {config.guidance:g}, {as_flops(sampled)} an image",
+        ]
+    )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"
