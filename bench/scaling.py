@@ -2,9 +2,9 @@
 
     python bench/scaling.py
 
-GenDD on the built-in digits with an untrained teacher. Each setting trains on its own through sh/launch.sh's launcher,
-in turns; an epoch's rate counts its steps alone, and the first epoch is left out. What one process loses to two is the
-exchange of gradients and the waiting for each other; what one loses to more threads is what cannot be shared out.
+GenDD on the built-in digits with an untrained teacher. Each setting trains on its own, through the launcher, in turns;
+an epoch's rate is of its steps alone, and the first epoch is not counted. Two processes pay for exchanging gradients
+and for waiting for each other, two threads for the work that does not divide.
 """
 
 import os
@@ -25,6 +25,8 @@ from gendd.reporting.metrics import read_metrics
 
 # Processes and threads of each; the first is what the others are compared with.
 SETTINGS = ((1, 2), (2, 1), (1, 1))
+# The short recipe's.
+HEAD = ("--width", "512", "--repeats", "8", "--timesteps", "stratified")
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,13 @@ def main(config: Config) -> None:
             losses[setting] = epochs[-1]["loss"]
             rates[setting].append(statistics.mean(epoch["images_per_second"] for epoch in epochs[1:]))
 
+    counted = f"{config.epochs - 1} epochs of a training counted"
+    print(f"{config.teacher} > {config.student}, digits, batch {config.batch_size}, {' '.join(HEAD)}; {counted}")
     print(
-        f"{config.teacher} > {config.student}, digits, batch {config.batch_size}; {config.epochs - 1} epochs a training"
+        f"{hardware(torch.device('cpu')).rsplit(',', 1)[0]}, {len(os.sched_getaffinity(0))} cores, gloo; "
+        f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}\n"
     )
-    print(
-        f"{hardware(torch.device('cpu')).rsplit(',', 1)[0]}, {len(os.sched_getaffinity(0))} cores; "
-        f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}, gloo\n"
-    )
-    print(
-        "| processes x threads | images/s, median (min-max) | trainings | times the first, turn by turn | last loss |"
-    )
+    print("| processes x threads | images/s, median (min-max) | trainings | times the first's, turn by turn | loss |")
     print("|---|---|---|---|---|")
     for (processes, threads), measured in rates.items():
         ratios = [rate / first for rate, first in zip(measured, rates[SETTINGS[0]], strict=True)]
@@ -75,7 +74,7 @@ def train(config: Config, processes: int, threads: int) -> list[dict]:
         flags = (
             ["--dataset", "digits", "--method", "gendd", "--teacher", config.teacher, "--teacher-weights", "random"]
             + ["--student", config.student, "--batch-size", str(config.batch_size), "--epochs", str(config.epochs)]
-            + ["--eval-images", "100", "--runs", runs]
+            + ["--eval-images", "100", "--runs", runs, *HEAD]
         )
         environment = {**os.environ, "CPU_PROCS": str(processes), "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, "-m", "gendd.launch", "gendd_cifar.train", *flags]

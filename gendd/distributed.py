@@ -54,6 +54,13 @@ class World:
             dist.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag)
 
+    def agrees(self, number: int) -> bool:
+        """Whether all processes hold the same number."""
+        first = torch.tensor(number, device=self.device)
+        if self.size > 1:
+            dist.broadcast(first, 0)
+        return self.all_true(first == number)
+
     def total(self, counts: torch.Tensor) -> torch.Tensor:
         """Sum over all processes."""
         if self.size > 1:
@@ -97,6 +104,10 @@ def whole_number(environment: Mapping[str, str], name: str, default: int, least:
     if not value.isdecimal() or int(value) < least:
         raise UserError(f"{name}={value}: must be a whole number, at least {least}")
     return int(value)
+
+
+def usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hardware(device: torch.device) -> str:

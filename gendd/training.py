@@ -80,6 +80,8 @@ class Training:
         """Train the epochs that are left."""
         if self.run.last.exists():
             self.load()
+        if not self.world.agrees(self.step):
+            raise UserError(f"--runs {self.config.runs}: not the same folder on all machines; name one that all see")
         if self.world.is_first:
             self.metrics = MetricsWriter(self.run.path, self.step)
         while self.epoch < self.config.epochs:

@@ -45,7 +45,7 @@ class ImageNetTrainConfig(TrainConfig):
     crop_pct: float = 0.875
     """Share of the image's shorter side that evaluation looks at, in its centre."""
     workers: int = 8
-    """Processes that decode images, for each training process; 0 decodes in the training process."""
+    """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
 
     epochs: int = 100
     """Passes over the training set."""

@@ -13,7 +13,7 @@ import torch
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from gendd.distributed import World
+from gendd.distributed import World, usable_cores
 from gendd.errors import UserError
 from gendd.evaluation import class_groups
 from gendd.randomness import BatchPlan, StepRandom, generator
@@ -51,6 +51,7 @@ class PhotoData:
         self.config, self.plan, self.device = config, plan, world.device
         self.image_size, self.view = config.image_size, TrainView(config)
         self.checks_lists = world.is_first
+        self.workers = min(config.workers, usable_cores())
         self.broken_images, self.read_images = 0, 0
         mean, std = (torch.tensor(values, device=world.device).view(1, 3, 1, 1) for values in (mean, std))
         self.scale, self.shift = 1 / (255 * std), -mean / std
@@ -152,9 +153,9 @@ class PhotoData:
         config, pin = self.config, self.device.type == "cuda"
         if self.streamed:
             epoch = steps.start // self.steps_per_epoch
-            return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, config.workers, pin)
+            return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, self.workers, pin)
         return loading.listed_chunks(
-            self.training, self.view, self.plan, steps, not config.unlabeled, config.workers, pin
+            self.training, self.view, self.plan, steps, not config.unlabeled, self.workers, pin
         )
 
     def _part(self, chunks: Iterator[loading.Chunk]) -> tuple[Tensor, Tensor]:
@@ -204,9 +205,7 @@ class PhotoData:
         starts = list(enumerate(range(0, size, loading.EVAL_BATCH)))[self.plan.rank :: self.plan.world]
         slices = [slice(first, min(first + loading.EVAL_BATCH, size)) for _, first in starts]
         view = EvalView(self.image_size, self.config.crop_pct, self.config.interpolation)
-        chunks = loading.evaluation_chunks(
-            self.evaluation, view, slices, self.config.workers, self.device.type == "cuda"
-        )
+        chunks = loading.evaluation_chunks(self.evaluation, view, slices, self.workers, self.device.type == "cuda")
         for (number, _), chunk in zip(starts, chunks, strict=True):
             if chunk.error:
                 raise UserError(chunk.error)

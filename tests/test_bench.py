@@ -9,6 +9,7 @@ from gendd.head import SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import input_imagenet  # noqa: E402
+import scaling  # noqa: E402
 from reference import head_loss  # noqa: E402
 
 
@@ -31,3 +32,10 @@ def test_views_of_the_input_path_are_those_of_its_reference():
     for name, timms, ours in input_imagenet.views(photographs):
         for i in range(len(photographs)):
             assert input_imagenet.apart(timms(i), ours(i)) < 0.3, name
+
+
+def test_scaling_reads_the_rates_of_a_training(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "toys"))
+    epochs = scaling.train(scaling.Config("toy:network", "toy:network", epochs=2), processes=2, threads=1)
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2]
+    assert all(epoch["images_per_second"] > 0 for epoch in epochs)

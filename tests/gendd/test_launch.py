@@ -1,13 +1,18 @@
 """The launcher: which processes it starts, and how it ends."""
 
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from gendd import agent
+from gendd.agent import Nodes, open_rendezvous
+from gendd.distributed import join_world
 from gendd.errors import UserError
-from gendd.launch import Nodes, find_nodes, local_processes, torchrun_flags
+from gendd.launch import find_nodes, local_processes, main
 
 SLURM = {
     "SLURM_JOB_ID": "12345",
@@ -40,6 +45,8 @@ def test_named_nodes():
     assert find_nodes({**two, "MASTER": "alpha:1234"}) == Nodes(2, 1, "alpha:1234")
     with pytest.raises(UserError, match="MASTER"):
         find_nodes(two)
+    with pytest.raises(UserError, match="MASTER=alpha:x"):
+        find_nodes({**two, "MASTER": "alpha:x"})
     with pytest.raises(UserError, match="NODE_RANK=2"):
         find_nodes({**two, "NODE_RANK": "2"})
 
@@ -59,40 +66,87 @@ def test_slurm_nodes(tmp_path, monkeypatch):
             find_nodes(environment)
 
 
-def test_torchrun_flags():
-    assert "--standalone" in torchrun_flags(2, Nodes())
-    assert "--master-addr=alpha" in torchrun_flags(2, Nodes(2, 1, "alpha:1234"))
+def test_machines_that_cannot_meet(monkeypatch):
+    monkeypatch.setattr(agent, "PATIENCE", 1)
+    with socket.create_server(("localhost", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"MASTER=localhost:{port}: something else has this port"):
+            open_rendezvous(["program"], Nodes(2, 0, f"localhost:{port}"))
+    with pytest.raises(UserError, match=f"MASTER=localhost:{port}: no answer in 1 s"):
+        open_rendezvous(["program"], Nodes(2, 1, f"localhost:{port}"))
+    with pytest.raises(UserError, match="MASTER=nowhere.invalid:1: no such host"):
+        open_rendezvous(["program"], Nodes(2, 1, "nowhere.invalid:1"))
+
+
+def test_only_the_same_command_joins_a_run():
+    first, again, other = (open_rendezvous(["train", "--lr", rate], Nodes()) for rate in ("1", "1", "2"))
+    assert first.get_run_id() == again.get_run_id() != other.get_run_id()
 
 
 @pytest.fixture
 def launch(tmp_path):
-    """Function: what a program's main does, processes -> its result under the launcher."""
+    """Function: what a program's main does, processes, variables -> its result under the launcher."""
 
-    def run(body: str, processes: int) -> subprocess.CompletedProcess:
+    def run(body: str, processes: int, **variables: str) -> subprocess.CompletedProcess:
         (tmp_path / "program.py").write_text(
-            f"from gendd.errors import UserError, run_program\ndef main():\n    {body}\nrun_program(main)\n"
+            "import time\nfrom gendd.distributed import join_world\nfrom gendd.errors import UserError, run_program\n"
+            f"def main():\n    {body}\nrun_program(main)\n"
         )
+        environment = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "CPU_PROCS": str(processes), **variables}
         return subprocess.run(
             [sys.executable, "-m", "gendd.launch", "program"],
-            env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "CPU_PROCS": str(processes)},
+            env={**os.environ, **environment},
             capture_output=True,
             text=True,
+            timeout=120,
         )
 
     return run
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_user_error_stays_one_line(launch, processes):
-    result = launch("raise UserError('cannot work')", processes)
+@pytest.mark.parametrize(("processes", "restarts"), [(1, "0"), (2, "2")])
+def test_a_user_error_stays_one_line(launch, processes, restarts):
+    """However often the launcher may try."""
+    result = launch("raise UserError('cannot work')", processes, MAX_RESTARTS=restarts)
     assert (result.returncode, result.stderr) == (2, "error: cannot work\n")
 
 
-def test_a_crash_is_told_as_it_happened(launch):
-    result = launch("raise ValueError('broken')", 2)
+def test_a_crash_is_told_as_it_happened_each_time(launch):
+    result = launch("raise ValueError('broken')", 2, MAX_RESTARTS="1")
     assert result.returncode == 1
-    assert "ValueError: broken" in result.stderr
-    assert "ended with exit code 1" in result.stderr.splitlines()[-1]
+    assert "ended with exit code 1; 1 of 1 restarts left, starting again" in result.stderr
+    first, second = result.stderr.split("starting again\n")
+    assert "ValueError: broken" in first and "ValueError: broken" in second
+    assert second.splitlines()[-1].startswith("error: process") and second.endswith("ended with exit code 1\n")
+
+
+def test_a_process_that_waits_in_vain_gives_up(launch):
+    lost = "time.sleep(3600 * world.rank)\n        world.wait()"
+    result = launch(f"with join_world() as world:\n        {lost}", 2, PEER_TIMEOUT="5")
+    assert result.returncode == 1
+    assert result.stderr.endswith("error: process 0 ended with exit code 1\n")
+
+
+def test_variables_that_are_no_numbers(monkeypatch):
+    for name, value in {"WORLD_SIZE": "2", "CPU_PROCS": "2", "MAX_RESTARTS": "-1", "PEER_TIMEOUT": "soon"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["launch", "program"])
+    with pytest.raises(UserError, match="MAX_RESTARTS=-1: must be a whole number, at least 0"):
+        main()
+    with pytest.raises(UserError, match="PEER_TIMEOUT=soon: must be a whole number, at least 1"), join_world():
+        pass
+
+
+def test_slurm_script_starts_a_launcher_on_each_node(tmp_path):
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/sh\necho "MAX_RESTARTS=$MAX_RESTARTS $*"\n')
+    srun.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "16"}
+    script = Path(__file__).parents[2] / "sh" / "slurm.sh"
+    command = ["bash", script, "sh/quickstart.sh", "--seed", "1"]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert output.startswith("MAX_RESTARTS=3 ") and output.endswith(" bash sh/quickstart.sh --seed 1\n")
+    assert "--ntasks-per-node=1" in output and "--cpus-per-task=16" in output
 
 
 def test_output_that_nobody_reads_on_ends_without_a_traceback():

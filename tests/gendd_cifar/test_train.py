@@ -18,6 +18,7 @@ from gendd_cifar.evaluate import main as evaluate
 from gendd_cifar.train import main
 
 TOY = "toy:network"
+TOYS = str(Path(__file__).parents[1] / "toys")
 COMMON = ["--dataset", "digits", "--student", TOY, "--epochs", "3", "--schedule", "cosine",
  "--eval-every", "1",
           "--hflip", "0", "--crop-padding", "1", "--precision", "fp32"]  # fmt: skip
@@ -64,6 +65,12 @@ def assert_same_weights(one: Path, other: Path, **tolerance) -> None:
         torch.testing.assert_close(value, expected, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
+def timeless_metrics(run: Path) -> list[dict]:
+    """What the run measured, but for its speed."""
+    speed = {"images_per_second", "waiting_for_data"}
+    return [{name: value for name, value in record.items() if name not in speed} for record in read_metrics(run)]
+
+
 def test_teacher_learns(teacher):
     """The toy is weak, but far above chance."""
     assert json.loads((teacher / "result.json").read_text())["last"]["classifier"]["top1"] > 40
@@ -101,11 +108,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, 
         gendd("--ema", ema, runs="parts")
     parts = gendd("--ema", ema, runs="parts")
     assert_same_weights(whole, parts, rtol=0, atol=0)
-
-    def timeless(record: dict) -> dict:
-        return {name: value for name, value in record.items() if name not in ("images_per_second", "waiting_for_data")}
-
-    assert [timeless(record) for record in read_metrics(parts)] == [timeless(record) for record in read_metrics(whole)]
+    assert timeless_metrics(parts) == timeless_metrics(whole)
 
 
 def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
@@ -248,18 +251,23 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def run_in_two_processes(*flags: str) -> None:
-    toys = str(Path(__file__).parents[1] / "toys")
-    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "gendd_cifar.train", *flags]
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
+def run_in_two_processes(*flags: str, program: str = "gendd_cifar.train", **variables: str) -> str:
+    """Errors and warnings that it prints."""
+    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS, **variables}
+    command = [sys.executable, "-m", "gendd.launch", program, *flags]
+    return subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120).stderr
 
 
-def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
-    alone = gendd(runs="one")
-    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "two"))
-    together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
+@pytest.fixture(scope="session")
+def together(teacher, tmp_path_factory) -> Path:
+    """GenDD in two processes."""
+    runs = tmp_path_factory.mktemp("together")
+    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(runs))
+    return runs / "digits" / "toy.network_toy.network" / "gendd" / "0"
+
+
+def test_two_processes_train_and_count_as_one(gendd, together):
+    alone = gendd()
     ours, theirs = (read_metrics(run) for run in (alone, together))
     assert len(ours) == len(theirs)
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)
@@ -268,6 +276,30 @@ def test_two_processes_train_and_count_as_one(gendd, teacher, tmp_path):
             assert one[name] == pytest.approx(two[name], abs=1e-4)
     assert_same_weights(alone, together, rtol=1e-3, atol=1e-4)
     assert json.loads((together / "environment.json").read_text())["processes"] == 2
+
+
+def test_a_killed_process_brings_all_back(together, teacher, tmp_path):
+    flags = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path)]
+    fault = {"FAULT": "kill", "FAULT_MARK": str(tmp_path / "mark"), "MAX_RESTARTS": "1"}
+    errors = run_in_two_processes(*flags, program="faulty", **fault)
+    assert "process 1 ended with SIGKILL; 1 of 1 restarts left" in errors
+    brought_back = tmp_path / "digits" / "toy.network_toy.network" / "gendd" / "0"
+    assert_same_weights(together, brought_back, rtol=0, atol=0)
+    assert timeless_metrics(brought_back) == timeless_metrics(together)
+
+
+def test_a_checkpoint_that_one_process_does_not_see_is_refused(tmp_path, monkeypatch):
+    flags = [*COMMON, "--method", "classification", "--runs", str(tmp_path / "runs0")]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "evaluate_epoch", interrupt_after(Training.evaluate_epoch, epoch=2))
+        main(flags)
+    (tmp_path / "apart.py").write_text(
+        "import os, sys\nfrom gendd.errors import run_program\nfrom gendd_cifar.train import main\n"
+        "sys.argv[-1] = sys.argv[-1][:-1] + os.environ['RANK']\nrun_program(main)\n"
+    )
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run_in_two_processes(*flags, program="apart", PYTHONPATH=f"{TOYS}{os.pathsep}{tmp_path}")
+    assert refused.value.returncode == 2 and "not the same folder on all machines" in refused.value.stderr
 
 
 def test_two_processes_evaluate_the_network_that_is_saved(tmp_path):

@@ -1,0 +1,31 @@
+"""gendd_cifar.train, whose last process fails once in mid-epoch: FAULT=kill ends it, FAULT=hang lets the others wait.
+
+The file FAULT_MARK exists from then on.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from gendd.errors import run_program
+from gendd.training import Training
+from gendd_cifar.train import main
+
+STEP = 25
+train_step = Training.train_step
+
+
+def fail_once(training: Training, *arguments) -> float:
+    mark = Path(os.environ["FAULT_MARK"])
+    if training.step == STEP and training.world.rank == training.world.size - 1 and not mark.exists():
+        mark.write_text("failed")
+        if os.environ["FAULT"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(3600)
+    return train_step(training, *arguments)
+
+
+if __name__ == "__main__":
+    Training.train_step = fail_once
+    run_program(main)

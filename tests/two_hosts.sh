@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# Two hosts, alpha and beta, as network namespaces of this machine. In mid-epoch beta loses its cable and its power, so
+# that alpha hears nothing of it, and later comes back. The run must end as an undisturbed one does, bit for bit.
+#   bash tests/two_hosts.sh FOLDER     (an empty one, for logs and runs)
+# Exit code 77, with the reason, where this cannot be tried.
+set -euo pipefail
+
+isolated=(unshare --map-root-user --net --mount --pid --fork --kill-child --mount-proc)
+if [ -z "${ISOLATED:-}" ]; then
+  if ! reason=$({ command -v ip >/dev/null || { echo "there is no command ip"; false; }; } && "${isolated[@]}" ip netns 2>&1); then
+    echo "skipped: no network namespaces here: $reason"
+    exit 77
+  fi
+  # What follows ends with this process: hosts, cable, programs.
+  ISOLATED=1 exec "${isolated[@]}" bash "$0" "$@"
+fi
+
+folder=$(realpath "$1")
+cd "$(dirname "$0")/.."
+export PYTHONPATH=$PWD/tests/toys OMP_NUM_THREADS=1
+flags=(
+  --dataset digits --student toy:network --method classification --epochs 3 --precision fp32 --hflip 0 --crop-padding 1
+)
+
+fail() {
+  echo "failed: $1"
+  tail -n 40 "$folder"/*.log
+  exit 1
+}
+
+# await FILE WORDS: until it holds them.
+await() {
+  for _ in {1..600}; do
+    if grep -qs -- "$2" "$1"; then return; fi
+    sleep 0.1
+  done
+  fail "waited in vain for $*"
+}
+
+# start HOST RANK LOG: its launcher, in the background.
+start() {
+  ip netns exec "$1" env NNODES=2 NODE_RANK="$2" MASTER=10.0.0.1 CPU_PROCS=1 GLOO_SOCKET_IFNAME=cable \
+    PEER_TIMEOUT=15 MAX_RESTARTS=3 FAULT=hang FAULT_MARK="$folder/mark" \
+    bash sh/launch.sh faulty "${flags[@]}" --runs "$folder/parts" >"$folder/$3.log" 2>&1 &
+}
+
+mount -t tmpfs none /run # for ip netns
+ip netns add alpha
+ip netns add beta
+ip link add cable netns alpha type veth peer name cable netns beta
+ip -n alpha address add 10.0.0.1/24 dev cable
+ip -n beta address add 10.0.0.2/24 dev cable
+for host in alpha beta; do
+  ip -n $host link set lo up
+  ip -n $host link set cable up
+done
+
+start alpha 0 alpha
+alpha=$!
+start beta 1 beta
+beta=$!
+await "$folder/mark" failed
+ip -n beta link set cable down
+ip netns pids beta | xargs kill -KILL
+wait $beta 2>/dev/null || true
+
+ip link set lo up
+CPU_PROCS=2 bash sh/launch.sh gendd_cifar.train "${flags[@]}" --runs "$folder/whole" >"$folder/whole.log" 2>&1 ||
+  fail "the undisturbed run"
+
+await "$folder/alpha.log" "starting again"
+ip -n beta link set cable up
+start beta 1 beta_again
+wait $! || fail "beta, when it was back"
+wait $alpha || fail alpha
+await "$folder/alpha.log" "going on after epoch 1"
+run=digits/toy.network/classification/0/student.safetensors
+cmp "$folder/whole/$run" "$folder/parts/$run" || fail "other weights than those of the undisturbed run"
+echo "the same weights, bit for bit"
