@@ -13,8 +13,7 @@ class ImageNetTrainConfig(TrainConfig):
     """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
 
     dataset: str = "imagenet"
-    """imagenet (below --data-root), a folder with train/<class>/ and val/<class>/, a folder of images without
-    labels, or WebDataset shards: a file, a brace pattern, a URL or a pipe."""
+    """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, or shards (.tar, pipe:, http)."""
     train_list: str | None = None
     """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
     eval_dataset: str | None = None

@@ -127,7 +127,7 @@ def list_unlabeled(flag: str, root: Path) -> Listing:
         if name.lower().endswith(IMAGE_ENDINGS)
     ]
     if not names:
-        raise UserError(f"{flag} {root}: holds no image; name a folder of images, or one with train/<class>/")
+        raise UserError(f"{flag} {root}: holds no image; name a folder that does")
     return Listing(root, np.array(sorted(names)), None, None)
 
 
