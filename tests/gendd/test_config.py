@@ -6,9 +6,10 @@ import sys
 
 import pytest
 
-from gendd.config import parse
+from gendd.config import EvaluateConfig, parse
 from gendd.errors import UserError
-from gendd_cifar.config import CifarEvaluateConfig, CifarTrainConfig
+from gendd_cifar.config import CifarTrainConfig
+from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
 
 COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
@@ -69,12 +70,14 @@ def test_flags_set_what_they_name():
 
 
 def test_an_evaluation_takes_its_checkpoint_without_a_flag():
-    config = parse(CifarEvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ddim", "--steps", "10"])
+    config = parse(EvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ddim", "--steps", "10"])
     assert (config.checkpoint, config.sampler, config.steps) == ("runs/a", "ddim", 10)
     config.check()
 
 
-@pytest.mark.parametrize("config_class", [CifarTrainConfig, CifarEvaluateConfig])
+@pytest.mark.parametrize(
+    "config_class", [CifarTrainConfig, EvaluateConfig, ImageNetTrainConfig, ImageNetEvaluateConfig]
+)
 def test_help_prints_every_flag_and_ends_well(config_class, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(config_class, "gendd_cifar.program", ["--help"])
