@@ -95,6 +95,11 @@ class TrainConfig(SamplingConfig, HeadConfig):
     allow_partial: bool = False
     """Accept weight files that fill only a part of a network."""
 
+    teacher_cache: str | None = None
+    """Folder of the teacher's features: computed once for `cached_views` views an image, then read in every epoch."""
+    cached_views: int = 10
+    """Views an image that the epochs show in turn, where the teacher's features are cached."""
+
     contraction: float = 0.9
     """lambda, share of the class centre in the target; 0 uses no label for it."""
     unlabeled: bool = False
@@ -162,6 +167,11 @@ class TrainConfig(SamplingConfig, HeadConfig):
     check_data: bool = False
     """Look through the data set, print what it holds and what is missing or broken, and stop."""
 
+    @property
+    def views(self) -> int:
+        """Views an image that are drawn once; 0: each time a new one."""
+        return min(self.cached_views, self.epochs) if self.teacher_cache else 0
+
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""
         super().check()
@@ -171,7 +181,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
         _check_range(self, "holdout", 0, 0.9)
         for name in ("ema", "momentum", "beta1", "beta2_start", "beta2_end"):
             _check_range(self, name, 0, 0.99999)
-        for name in ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate", "eval_every"):
+        counts = ("epochs", "batch_size", "accumulate", "eval_every", "cached_views")
+        for name in ("token_dim", "width", "depth", "repeats", *counts):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
         for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"):
