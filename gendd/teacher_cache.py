@@ -52,6 +52,8 @@ def open_cache(
         cache.claim({"teacher": config.teacher, **_teacher_settings(teacher), "seed": config.seed})
         print(f"  cache      {cache.describe()}", flush=True)
     world.wait()
+    if not cache.record.exists():
+        raise cache.refusal(f"process {world.rank} does not see it; name a folder that all machines share")
     cache.verify(world)
     if world.is_first:
         cache.try_on(feature)
@@ -93,6 +95,7 @@ class TeacherCache:
 
     def __init__(self, folder: str, views: int, data: Data, width: int):
         self.folder, self.views, self.data, self.width = Path(folder), views, data, width
+        self.record = self.folder / "cache.json"
         self.shards = [shard for view in range(views) for shard in self.shards_of(view)]
         self.mapped_view, self.mapped = None, []
 
@@ -128,8 +131,7 @@ class TeacherCache:
         remedy = "name another folder, or delete this one"
         mine = made_from | self.data.view_settings() | {"feature_width": self.width, "images_a_shard": SHARD_IMAGES}
         mine = json.loads(json.dumps(mine))
-        file = self.folder / "cache.json"
-        if not file.exists():
+        if not self.record.exists():
             if next(self.folder.glob("view-*"), None):
                 raise self.refusal(f"holds features, but no cache.json that tells what of; {remedy}")
             try:
@@ -137,9 +139,9 @@ class TeacherCache:
             except OSError as error:
                 raise self.refusal(f"cannot be made ({error.strerror}); name another folder") from error
             content = (json.dumps(mine, indent=2) + "\n").encode()
-            write_whole(file, lambda stream: stream.write(content), _own_ending())
+            write_whole(self.record, lambda file: file.write(content), _own_ending())
         try:
-            theirs = json.loads(file.read_text())
+            theirs = json.loads(self.record.read_text())
         except (OSError, ValueError) as error:
             raise self.refusal(f"its cache.json is damaged; {remedy}") from error
         differing = [
