@@ -175,8 +175,8 @@ class TeacherCache:
         images = first.images[:TRIED_IMAGES]
         stored = torch.from_numpy(self.map(first)[: len(images)]).float()
         today = feature(next(iter(self.data.view_batches([(first.view, images)])))).cpu()
-        apart = ((today - stored).norm(dim=1) / today.norm(dim=1)).median().item()
-        if not apart < MOST_APART:
+        apart = (today - stored).norm().item() / (today.norm().item() or 1)
+        if apart > MOST_APART:
             raise self.refusal(
                 f"the teacher's features of today are {apart:.0%} away from those in {first.name}: images or libraries "
                 "are not the same as when it was made; delete it, or name another folder"

@@ -107,13 +107,13 @@ class TrainProgram:
         counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
         self._say(f"  images     {counts}")
         surroundings = {**environment(world), **self._teacher_record()}
+        if config.teacher_cache:
+            task = self.task
+            task.cached_feature = open_cache(config, self.data, task.teacher, task.teacher_feature, world)
         if world.is_first:
             self.run.claim(config, self.tree.name)
             self.run.write("environment.json", surroundings)
         world.wait()
-        if config.teacher_cache:
-            task = self.task
-            task.cached_feature = open_cache(config, self.data, task.teacher, task.teacher_feature, world)
         training = self._train()
         self._finish(training)
 
