@@ -32,8 +32,9 @@ from gendd.teacher import FrozenTeacher
 SHARD_IMAGES = 4096
 TEACHER_BATCH = 256
 DIGEST_BYTES = hashlib.sha256().digest_size
-# A cache is tried on so many images; the features of another image or crop lie further away than rounding does.
-TRIED_IMAGES, MOST_APART = 32, 0.1
+# A cache is tried on so many images. From resnet56's features on CIFAR-100, those in bf16 lie 1 % away, those of images
+# shifted by one pixel 10 %, of other views 20 %.
+TRIED_IMAGES, MOST_APART = 32, 0.05
 
 
 def open_cache(
