@@ -115,10 +115,10 @@ class TeacherCache:
         return len(shard.images) * self.width * np.float16().nbytes
 
     def describe(self) -> str:
-        there = sum(self.path(shard).exists() for shard in self.shards)
+        absent = sum(not self.path(shard).exists() for shard in self.shards)
         size = sum(map(self.feature_bytes, self.shards)) / 1e6
         views = f"{self.views} view{'s' * (self.views > 1)} of {self.data.train_size} images"
-        return f"{self.folder}: {views}, {size:.1f} MB; {there} of {len(self.shards)} shards are there"
+        return f"{self.folder}: {views}, {size:.1f} MB; {absent} of {len(self.shards)} shards to compute"
 
     def refusal(self, reason: str) -> UserError:
         return UserError(f"--teacher-cache {self.folder}: {reason}")

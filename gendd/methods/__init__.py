@@ -32,7 +32,7 @@ class Method:
     reads: frozenset[str] = frozenset()
 
     def reads_feature(self, unlabeled: bool) -> bool:
-        return self.feature == "always" or unlabeled and self.feature == "without labels"
+        return self.feature == "always" or (unlabeled and self.feature == "without labels")
 
     @property
     def ignores(self) -> set[str]:
