@@ -71,7 +71,7 @@ class TrainProgram:
             able = ", ".join(name for name, known in METHODS.items() if known.feature != "never")
             raise UserError(f"{flag}: {name} learns from no feature that it could hold; leave it out ({able} do)")
         self._say(f"{flag}: not used, {name} with labels reads no feature of the teacher")
-        return dataclasses.replace(config, teacher_cache=None)
+        return dataclasses.replace(config, teacher_cache=None, cached_views=None)
 
     def _check(self) -> None:
         config, method = self.config, self.method

@@ -270,13 +270,15 @@ def test_a_cache_reads_no_label(gendd, tmp_path, monkeypatch):
 def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path, capsys):
     cache = tmp_path / "cache"
     flags = ["--teacher-cache", str(cache), "--epochs", "1"]
-    run = gendd("--method", "pretrain", "--name", "pretrain", *flags)
+    run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
     assert "not used, --method pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
     with pytest.raises(UserError, match="--method kd learns from no feature that it could hold; leave it out"):
         gendd("--method", "kd", "--name", "kd", *flags)
     with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
         gendd(*flags, "--cached-views", "0")
+    with pytest.raises(UserError, match="--cached-views 3: --teacher-cache is missing"):
+        gendd("--cached-views", "3")
     with pytest.raises(UserError, match="was made from other settings: seed 0 there, 1 here; name another folder"):
         gendd(*flags)
         gendd(*flags, "--seed", "1")
