@@ -42,13 +42,16 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None =
     write_whole(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp") -> None:
     """Have `write` fill a file so that `path` is at any time a whole file: the old one, then the new one.
+
+    Args:
+        ending: of the temporary file beside it; where several processes may write the same, each needs its own.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + ending)
     try:
         with open(temporary, "wb") as file:
             write(file)

@@ -18,6 +18,7 @@ from gendd.errors import UserError
 from gendd.head import check_sampling
 
 Config = TypeVar("Config")
+CACHED_VIEWS = 10
 
 
 def field_names(config_class: type) -> tuple[str, ...]:
@@ -95,6 +96,11 @@ class TrainConfig(SamplingConfig, HeadConfig):
     allow_partial: bool = False
     """Accept weight files that fill only a part of a network."""
 
+    teacher_cache: str | None = None
+    """Folder of the teacher's features: computed once for `cached_views` views an image, then read in every epoch."""
+    cached_views: int | None = None
+    """Views an image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
+
     contraction: float = 0.9
     """lambda, share of the class centre in the target; 0 uses no label for it."""
     unlabeled: bool = False
@@ -162,6 +168,11 @@ class TrainConfig(SamplingConfig, HeadConfig):
     check_data: bool = False
     """Look through the data set, print what it holds and what is missing or broken, and stop."""
 
+    @property
+    def views(self) -> int:
+        """Views an image that are drawn once; 0: each time a new one."""
+        return min(self.cached_views or CACHED_VIEWS, self.epochs) if self.teacher_cache else 0
+
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""
         super().check()
@@ -186,6 +197,9 @@ class TrainConfig(SamplingConfig, HeadConfig):
             raise UserError("--dataset is missing: name a data set or a folder of images")
         if self.after and self.student_weights:
             raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
+        if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
+            wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
+            raise UserError(f"--cached-views {self.cached_views}: {wrong}")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
         if self.unlabeled and self.method == "gendd" and self.contraction > 0:

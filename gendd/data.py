@@ -1,6 +1,6 @@
 """What the training loop and the evaluation ask of a data set; each tree has its own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +47,18 @@ class Data(Protocol):
 
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
         """This process's augmented parts of the global batches of these steps, in order."""
+
+    # For a teacher cache: each image then has a few views, drawn once, which the passes show in turn. A view of an
+    # image follows from the seed, the view's number and the image's, whatever the batch it comes in.
+
+    def view_settings(self) -> dict:
+        """What views show, but for the seed: which images, and how they are changed. As JSON knows it."""
+
+    def views(self, random: StepRandom) -> tuple[int, Tensor]:
+        """Number of the view, and numbers (B,) of the images, on the CPU, of this process's part of a step."""
+
+    def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
+        """For each number of a view and numbers of images: these images (B, 3, H, W) in that view."""
 
     def eval_batches(self, limit: int = 0) -> Batches:
         """This process's share of the evaluation images (the first `limit` of a fixed order; 0: all), each once."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 
 def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
@@ -52,3 +53,21 @@ class BatchPlan:
         for part in range(self.accumulate):
             first = (part * self.world + self.rank) * self.part_size
             yield StepRandom(self.seed, step, self.batch, slice(first, first + self.part_size))
+
+
+class Shuffled:
+    """The numbers 0 to size - 1 in a random order, another one in each pass of batches over them.
+
+    What is left of a pass and fills no batch is passed over.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.number, self.order = size, -1, None
+
+    def part(self, random: StepRandom) -> tuple[int, Tensor]:
+        """Number of the pass that a part of a step lies in, and the part's numbers (B,)."""
+        number, position = divmod(random.step, self.size // random.batch)
+        if number != self.number:
+            self.number = number
+            self.order = torch.randperm(self.size, generator=generator("cpu", random.seed, "order", number))
+        return number, self.order[position * random.batch :][random.rows]

@@ -3,6 +3,8 @@
 Shapes: N images of a set, B of a batch, S pixels a side.
 """
 
+import hashlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from gendd.data import DataSummary
 from gendd.distributed import World
 from gendd.errors import UserError, unknown_name
 from gendd.evaluation import class_groups
-from gendd.randomness import BatchPlan, StepRandom, generator
+from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
 from gendd_cifar.config import CifarTrainConfig
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
@@ -182,7 +184,8 @@ def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, network: 
     with world.local_first():
         source = read_source(config.dataset, config.data_root, config.image_size)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
-    return ImageData(source, plan, world.device, mean, std, config.crop_padding, config.hflip, config.holdout)
+    augmentation = (config.crop_padding, config.hflip)
+    return ImageData(source, plan, world.device, mean, std, *augmentation, config.holdout, config.views)
 
 
 class ImageData:
@@ -192,6 +195,7 @@ class ImageData:
         plan: how the global batch is divided.
         mean, std: of the network that the images are for, in [0, 1] units.
         holdout: fraction of the training images set apart, the same for every seed; evaluation then uses them.
+        cached_views: views an image that the epochs show in turn; 0: each time a new one.
     """
 
     def __init__(
@@ -204,8 +208,10 @@ class ImageData:
         crop_padding: int = 4,
         hflip: float = 0.5,
         holdout: float = 0.0,
+        cached_views: int = 0,
     ):
         self.plan, self.device, self.crop_padding, self.hflip = plan, device, crop_padding, hflip
+        self.cached_views, self.drawn_view, self.drawn = cached_views, None, None
         self.broken_images = 0
         self.num_classes, self.image_size = source.num_classes, source.train.images.shape[-1]
         train, evaluation, self.eval_split = source.train, source.test, "test"
@@ -228,7 +234,7 @@ class ImageData:
         self.eval_images, self.eval_labels = evaluation.images.to(device), evaluation.labels.to(device)
         mean, std = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
         self.scale, self.shift = 1 / (255 * std), -mean / std
-        self.order_epoch, self.order = -1, None
+        self.order = Shuffled(self.train_size)
 
     def train_batches(self, steps: range):
         for step in steps:
@@ -237,20 +243,55 @@ class ImageData:
 
     def train_batch(self, random: StepRandom) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) of a part of a step, cropped, flipped and normalised, and their labels (B,)."""
-        epoch, position = divmod(random.step, self.steps_per_epoch)
-        if epoch != self.order_epoch:
-            order = torch.randperm(self.train_size, generator=generator("cpu", random.seed, "order", epoch))
-            self.order_epoch, self.order = epoch, order.to(self.device)
-        indices = self.order[position * random.batch :][random.rows]
-        noise = random.generator("augmentation", "cpu")
-        corner = torch.randint(2 * self.crop_padding + 1, (2, random.batch), generator=noise)[:, random.rows]
-        flipped = (torch.rand(random.batch, generator=noise) < self.hflip)[random.rows]
+        if self.cached_views:
+            view, indices = self.views(random)
+            images = self.view(view, indices)
+        else:
+            _, indices = self.order.part(random)
+            corner, flipped = self.draw(random.generator("augmentation", "cpu"), random.batch)
+            images = self.augmented(indices, corner[:, random.rows], flipped[random.rows])
+        return images, self.train_labels[indices.to(self.device)]
+
+    def draw(self, noise: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
+        """Top and left of crops (2, count), and which are flipped (count,)."""
+        corner = torch.randint(2 * self.crop_padding + 1, (2, count), generator=noise)
+        return corner, torch.rand(count, generator=noise) < self.hflip
+
+    def augmented(self, indices: Tensor, corner: Tensor, flipped: Tensor) -> Tensor:
+        """Training images (B, 3, S, S) normalised, each with its crop (2, B) and flip (B,)."""
         # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); the indices pick one crop an image.
         windows = self.train_images.unfold(2, self.image_size, 1).unfold(3, self.image_size, 1)
         top, left = corner.to(self.device)
-        images = windows[indices, :, top, left]
+        images = windows[indices.to(self.device), :, top, left]
         images = torch.where(flipped.to(self.device)[:, None, None, None], images.flip(-1), images)
-        return self.normalize(images), self.train_labels[indices]
+        return self.normalize(images)
+
+    def view(self, view: int, indices: Tensor) -> Tensor:
+        """Training images (B, 3, S, S), normalised, in one of their cached views."""
+        if view != self.drawn_view:
+            noise = generator("cpu", self.plan.seed, "cached view", view)
+            self.drawn_view, self.drawn = view, self.draw(noise, self.train_size)
+        corner, flipped = self.drawn
+        return self.augmented(indices, corner[:, indices], flipped[indices])
+
+    def view_settings(self) -> dict:
+        padding = self.crop_padding
+        images = self.train_images[:, :, padding : padding + self.image_size, padding : padding + self.image_size]
+        return {
+            "images": self.train_size,
+            "images_sha256": hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest(),
+            "image_size": self.image_size,
+            "crop_padding": self.crop_padding,
+            "hflip": self.hflip,
+        }
+
+    def views(self, random: StepRandom) -> tuple[int, Tensor]:
+        number, indices = self.order.part(random)
+        return number % self.cached_views, indices
+
+    def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
+        for view, rows in batches:
+            yield self.view(view, torch.arange(rows.start, rows.stop))
 
     def eval_batches(self, limit: int = 0):
         size = min(limit or self.eval_size, self.eval_size)

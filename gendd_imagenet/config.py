@@ -72,6 +72,17 @@ class ImageNetTrainConfig(TrainConfig):
                 raise UserError("--steps-per-epoch is missing: nobody counted the images of the shards; give a number")
             if self.holdout:
                 raise UserError(f"--holdout {self.holdout}: shards cannot be split; set it to 0")
+            if self.teacher_cache:
+                raise UserError(
+                    f"--teacher-cache {self.teacher_cache}: images of shards have no number to be found again by; "
+                    "leave it out, or name a folder of images as --dataset"
+                )
+        for name in ("image_mixup", "cutmix"):
+            if self.teacher_cache and getattr(self, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: mixes images anew in each batch, which no "
+                    "--teacher-cache can hold; set it to 0 (feature mixup, --mixup, stays) or leave the cache out"
+                )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")

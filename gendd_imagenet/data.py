@@ -3,8 +3,9 @@
 Shapes: B images of this process's part of a batch, S pixels a side, C classes.
 """
 
+import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from gendd.distributed import World, usable_cores
 from gendd.errors import UserError
 from gendd.evaluation import class_groups
-from gendd.randomness import BatchPlan, StepRandom, generator
+from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
@@ -146,7 +147,7 @@ class PhotoData:
         chunks = self._chunks(steps)
         for step in steps:
             for random in self.plan.parts(step):
-                images, labels = self._part(chunks)
+                images, labels = self._next(chunks, self.plan.part_size)
                 yield random, *self._mix(random, self.normalize(images), labels)
 
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
@@ -154,13 +155,15 @@ class PhotoData:
         if self.streamed:
             epoch = steps.start // self.steps_per_epoch
             return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, self.workers, pin)
-        return loading.listed_chunks(
-            self.training, self.view, self.plan, steps, not config.unlabeled, self.workers, pin
-        )
+        return self._listed(loading.step_requests(len(self.training), self.plan, steps, config.views))
 
-    def _part(self, chunks: Iterator[loading.Chunk]) -> tuple[Tensor, Tensor]:
-        """uint8 images (B, 3, S, S) and labels (B,) of the next part, on the device."""
-        size, side = self.plan.part_size, self.image_size
+    def _listed(self, requests: Iterator[loading.Request]) -> Iterator[loading.Chunk]:
+        labeled, pin = not self.config.unlabeled, self.device.type == "cuda"
+        return loading.listed_chunks(self.training, self.view, self.plan.seed, requests, labeled, self.workers, pin)
+
+    def _next(self, chunks: Iterator[loading.Chunk], size: int) -> tuple[Tensor, Tensor]:
+        """uint8 images (B, 3, S, S) and labels (B,) of the next `size` images, on the device."""
+        side = self.image_size
         layout = {"dtype": torch.uint8, "device": self.device, "memory_format": torch.channels_last}
         images = torch.empty(size, 3, side, side, **layout)
         labels = torch.empty(size, dtype=torch.int64, device=self.device)
@@ -199,6 +202,30 @@ class PhotoData:
         mixed, soft = self.mixup(images[order], labels[order].clamp(min=0))
         back = order.argsort()
         return mixed[back], soft[back] if self.soft_labels else labels
+
+    def view_settings(self) -> dict:
+        config, listing = self.config, self.training
+        names = ("image_size", "crop_scale", "hflip", "color_jitter", "auto_augment", "interpolation")
+        return {
+            "data_set": listing.root.resolve().name,
+            "images": len(listing),
+            "image_names_sha256": hashlib.sha256(b"\n".join(listing.names.tolist())).hexdigest(),
+            **{name: getattr(config, name) for name in names},
+        }
+
+    @cached_property
+    def order(self) -> Shuffled:
+        return Shuffled(len(self.training))
+
+    def views(self, random: StepRandom) -> tuple[int, Tensor]:
+        number, indices = self.order.part(random)
+        return number % self.config.views, indices
+
+    def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
+        chunks = self._listed(request for view, rows in batches for request in loading.view_requests(view, rows))
+        for _, rows in batches:
+            images, _ = self._next(chunks, len(rows))
+            yield self.normalize(images)
 
     def eval_batches(self, limit: int = 0):
         size = min(limit or self.eval_size, self.eval_size)

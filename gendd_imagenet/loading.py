@@ -1,13 +1,13 @@
 """Chunks of decoded images from worker processes, in an order that depends on neither processes nor workers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from gendd.randomness import BatchPlan, generator
+from gendd.randomness import BatchPlan, Shuffled
 from gendd_imagenet.folders import Listing
 from gendd_imagenet.images import BrokenImage, EvalView, TrainView
 from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
@@ -49,11 +49,10 @@ def failed(error: str) -> Chunk:
 
 @dataclass(frozen=True)
 class Request:
-    """Rows of a global batch: `indices` into a listing, of rows `first`, `first` + 1, ... of step `step`."""
+    """Images of a listing, by their numbers, and the key to the random numbers of each."""
 
-    step: int
-    first: int
     indices: Sequence[int]
+    keys: Sequence[tuple[int | str, ...]]
 
 
 class ListedImages(Dataset):
@@ -64,12 +63,12 @@ class ListedImages(Dataset):
 
     def __getitem__(self, request: Request) -> Chunk:
         images, labels, broken = [], [], []
-        for row, index in enumerate(request.indices, request.first):
+        for index, key in zip(request.indices, request.keys, strict=True):
             for other in range(index, index + MOST_TRIES):
                 other %= len(self.listing)
                 path = self.listing.path(other)
                 try:
-                    images.append(self.view(path.read_bytes(), self.seed, "augmentation", request.step, row))
+                    images.append(self.view(path.read_bytes(), self.seed, *key))
                     labels.append(int(self.listing.labels[other]) if self.labeled else -1)
                     break
                 except (BrokenImage, OSError) as error:
@@ -132,26 +131,38 @@ class StreamedImages(IterableDataset):
 
 
 def listed_chunks(
-    listing: Listing, view: TrainView, plan: BatchPlan, steps: range, labeled: bool, workers: int, pin: bool
+    listing: Listing, view: TrainView, seed: int, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
 ) -> Iterator[Chunk]:
-    """This process's chunks of some steps: each pass over the listing in another random order."""
-    dataset = ListedImages(listing, view, plan.seed, labeled)
-    requests = _requests(len(listing), plan, steps)
-    return iter(_loader(dataset, workers, pin, sampler=requests))
+    """A chunk for each request."""
+    return iter(_loader(ListedImages(listing, view, seed, labeled), workers, pin, sampler=requests))
 
 
-def _requests(size: int, plan: BatchPlan, steps: range) -> Iterator[Request]:
-    steps_per_pass = size // plan.batch
-    shuffled, order = -1, None
+def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Iterator[Request]:
+    """For this process's images of some steps: each pass over the listing in another random order.
+
+    Args:
+        views: cached views that the passes show in turn; 0: each time a new one.
+    """
+    order = Shuffled(size)
     for step in steps:
-        number, position = divmod(step, steps_per_pass)
-        if number != shuffled:
-            shuffled, order = number, torch.randperm(size, generator=generator("cpu", plan.seed, "order", number))
         for part in plan.parts(step):
-            rows = range(part.rows.start, part.rows.stop)
-            for first in rows[::CHUNK]:
-                begin, end = (position * plan.batch + row for row in (first, min(first + CHUNK, rows.stop)))
-                yield Request(step, first, order[begin:end].tolist())
+            number, indices = order.part(part)
+            if views:
+                yield from view_requests(number % views, indices.tolist())
+            else:
+                rows = range(part.rows.start, part.rows.stop)
+                yield from _requests(indices.tolist(), [("augmentation", step, row) for row in rows])
+
+
+def view_requests(view: int, indices: Sequence[int]) -> Iterator[Request]:
+    """For images in one of their cached views."""
+    return _requests(indices, [("cached view", view, index) for index in indices])
+
+
+def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]]) -> Iterator[Request]:
+    for first in range(0, len(indices), CHUNK):
+        rows = slice(first, first + CHUNK)
+        yield Request(indices[rows], keys[rows])
 
 
 def streamed_chunks(

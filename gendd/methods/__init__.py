@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from timm.task import TrainingTask
 
@@ -19,6 +20,7 @@ class Method:
     """
     Args:
         unlabeled: whether it can do without any label (--unlabeled); labeled: whether it ever reads one.
+        feature: when its training reads the teacher's pooled feature, which --teacher-cache holds.
         reads: the flags among those of single methods that its training depends on.
     """
 
@@ -26,7 +28,11 @@ class Method:
     needs_teacher: bool = True
     unlabeled: bool = False
     labeled: bool = True
+    feature: Literal["always", "without labels", "never"] = "never"
     reads: frozenset[str] = frozenset()
+
+    def reads_feature(self, unlabeled: bool) -> bool:
+        return self.feature == "always" or (unlabeled and self.feature == "without labels")
 
     @property
     def ignores(self) -> set[str]:
@@ -37,10 +43,10 @@ class Method:
 METHODS = {
     "classification": Method(classification.build, needs_teacher=False),
     "kd": Method(kd.build, reads=frozenset(DISTILLED)),
-    "kl": Method(kl.build, unlabeled=True, labeled=False, reads=frozenset({"temperature"})),
-    "pretrain": Method(pretrain.build, unlabeled=True),
-    "gendd": Method(gendd.build, unlabeled=True, reads=frozenset(HEAD | MIXED)),
-    "finetune": Method(finetune.build, unlabeled=True, reads=frozenset(HEAD | SAMPLING)),
+    "kl": Method(kl.build, unlabeled=True, labeled=False, feature="always", reads=frozenset({"temperature"})),
+    "pretrain": Method(pretrain.build, unlabeled=True, feature="without labels"),
+    "gendd": Method(gendd.build, unlabeled=True, feature="always", reads=frozenset(HEAD | MIXED)),
+    "finetune": Method(finetune.build, unlabeled=True, feature="without labels", reads=frozenset(HEAD | SAMPLING)),
 }
 
 

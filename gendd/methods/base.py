@@ -1,5 +1,6 @@
 """What GenDD's own tasks share: a trained module under DDP, and a frozen teacher that is not."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,8 @@ class TeachingTask(TrainingTask):
     """
 
     random: StepRandom
+    # Teacher's features (B, D_t) of the training images of a part of a step, where they are cached.
+    cached_feature: Callable[[StepRandom], Tensor] | None = None
 
     def __init__(self, trainable: nn.Module, ingredients: Ingredients):
         super().__init__(device=ingredients.device, verbose=False)
@@ -56,6 +59,12 @@ class TeachingTask(TrainingTask):
         """Teacher's pooled feature (B, D_t) float32 of images in the student's normalisation."""
         images = self.teacher.normalize_input(images, self.student_mean, self.student_std)
         return self.teacher(images, return_features=True).float()
+
+    def training_feature(self, images: Tensor) -> Tensor:
+        """`teacher_feature` of the training images that the loop has set `random` for; cached, it runs no teacher."""
+        if self.cached_feature is None:
+            return self.teacher_feature(images)
+        return self.cached_feature(self.random).to(images.device).float()
 
     @torch.no_grad()
     def class_targets(self, feature: Tensor, labels: Tensor) -> Tensor:

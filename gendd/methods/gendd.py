@@ -24,7 +24,7 @@ class GenDDTask(TeachingTask):
         return contract(feature, self.teacher_classifier.weight, labels, self.contraction)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        feature = self.teacher_feature(images)
+        feature = self.training_feature(images)
         draws = self.head.draw(self.random.batch, self.random.generator("diffusion", images.device))
         return self.trainable_module(
             images,

@@ -12,7 +12,7 @@ class KLTask(TeachingTask):
         self.temperature = ingredients.config.temperature
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        taught = self.teacher_classifier(self.teacher_feature(images)).float()
+        taught = self.teacher_classifier(self.training_feature(images)).float()
         logits = self.trainable_module(images)
         teacher, student = ((values.float() / self.temperature).log_softmax(-1) for values in (taught, logits))
         loss = self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -27,7 +27,7 @@ class ProjectedStudent(nn.Module):
 
 class PretrainTask(TeachingTask):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        targets = self.class_targets(self.teacher_feature(images), labels) if self.unlabeled else labels
+        targets = self.class_targets(self.training_feature(images), labels) if self.unlabeled else labels
         logits = self.trainable_module(images)
         return {"loss": F.cross_entropy(logits.float(), targets), "output": logits}
 

@@ -61,6 +61,8 @@ def _method(config: TrainConfig) -> str:
         words.append(f"temperature {config.temperature:g}")
     if config.unlabeled:
         words.append("no label is read")
+    if config.teacher_cache:
+        words.append(f"teacher's features of {_counted(config.views, 'view')} an image from {config.teacher_cache}")
     return ", ".join(words)
 
 

@@ -21,6 +21,7 @@ from gendd.randomness import BatchPlan, generator
 from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
 from gendd.student import Student
 from gendd.targets import contract
+from gendd.teacher_cache import open_cache
 from gendd.training import Training
 
 PICTURED_FEATURES = 1000
@@ -52,12 +53,25 @@ class TrainProgram:
     """
 
     def __init__(self, tree: Tree, config: TrainConfig, run: RunFolder, world: World):
-        self.tree, self.config, self.run, self.world = tree, config, run, world
+        self.tree, self.run, self.world = tree, run, world
         self.method = get_method(config.method)
+        self.config = self._without_idle_cache(config)
         self.precision = resolve_precision(config.precision, world.device)
         self.plan = BatchPlan(config.seed, config.batch_size, world.rank, world.size, config.accumulate)
         self.missing: list[str] = []
         self._check()
+
+    def _without_idle_cache(self, config: TrainConfig) -> TrainConfig:
+        """The configuration as it is, but for a cache that its method needs only without labels: both stages of a
+        recipe are given the same flags."""
+        if not config.teacher_cache or self.method.reads_feature(config.unlabeled):
+            return config
+        flag, name = f"--teacher-cache {config.teacher_cache}", f"--method {config.method}"
+        if self.method.feature == "never":
+            able = ", ".join(name for name, known in METHODS.items() if known.feature != "never")
+            raise UserError(f"{flag}: {name} learns from no feature that it could hold; leave it out ({able} do)")
+        self._say(f"{flag}: not used, {name} with labels reads no feature of the teacher")
+        return dataclasses.replace(config, teacher_cache=None, cached_views=None)
 
     def _check(self) -> None:
         config, method = self.config, self.method
@@ -93,6 +107,9 @@ class TrainProgram:
         counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
         self._say(f"  images     {counts}")
         surroundings = {**environment(world), **self._teacher_record()}
+        if config.teacher_cache:
+            task = self.task
+            task.cached_feature = open_cache(config, self.data, task.teacher, task.teacher_feature, world)
         if world.is_first:
             self.run.claim(config, self.tree.name)
             self.run.write("environment.json", surroundings)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gendd.randomness import BatchPlan, StepRandom, generator
+from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
 
 
 def draw(seed=0, purpose="crop", step=0):
@@ -49,3 +49,15 @@ def test_the_parts_of_all_processes_tile_the_batch(world, accumulate):
 def test_one_process_takes_its_parts_in_order():
     rows = [range(12)[part.rows] for part in BatchPlan(0, 12, accumulate=3).parts(0)]
     assert [list(part) for part in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+def test_a_pass_holds_each_number_once_but_for_what_fills_no_batch_and_each_pass_has_its_order():
+    order, passes = Shuffled(11), {}
+    for step in range(4):
+        for rank in (0, 1):
+            for part in BatchPlan(0, 4, rank, 2).parts(step):
+                number, numbers = order.part(part)
+                passes.setdefault(number, []).extend(numbers.tolist())
+    assert list(passes) == [0, 1] and passes[0] != passes[1]
+    for numbers in passes.values():
+        assert len(set(numbers)) == 8 and set(numbers) <= set(range(11))

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from gendd.config import parse
 from gendd.distributed import World
 from gendd.errors import UserError
-from gendd.randomness import BatchPlan
+from gendd.randomness import BatchPlan, generator
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.data import EVAL_BATCH, ImageData, Images, Source, open_data, read_source, summarize
 
@@ -263,6 +263,27 @@ def test_augmentation_equals_a_slow_one(crop_padding, hflip):
         for image, label, top, left, flip in zip(images, labels, tops, lefts, flips, strict=True):
             expected = augmented(source.train.images[label].numpy(), int(top), int(left), bool(flip), crop_padding)
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
+
+
+def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
+    source = Source(numbered(20), numbered(3), 20)
+    images, seen = data(source=source, seed=5, cached_views=2), {}
+    for random, batch, labels in images.train_batches(range(4 * images.steps_per_epoch)):
+        view, indices = images.views(random)
+        assert view == random.step // images.steps_per_epoch % 2 and torch.equal(indices, labels)
+        draws = generator("cpu", 5, "cached view", view)
+        tops, lefts = torch.randint(9, (2, 20), generator=draws)
+        flips = torch.rand(20, generator=draws) < 0.5
+        for image, label in zip(batch, labels, strict=True):
+            where = int(tops[label]), int(lefts[label]), bool(flips[label])
+            expected = augmented(source.train.images[label].numpy(), *where, 4)
+            np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
+            seen.setdefault((view, int(label)), []).append(image)
+    twice = [pair for pair in seen.values() if len(pair) == 2]
+    assert len(twice) > 20 and all(torch.equal(*pair) for pair in twice)
+    for (view, label), (image, *_) in seen.items():
+        (again,) = images.view_batches([(view, range(label, label + 1))])
+        assert torch.equal(again[0], image)
 
 
 def test_crops_vary_over_their_whole_range():

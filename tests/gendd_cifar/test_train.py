@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gendd.errors import UserError
+from gendd.methods.base import TeachingTask
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
 from gendd_cifar.data import ImageData
@@ -187,6 +188,100 @@ def test_all_stages_in_a_row(gendd, teacher, tmp_path):
     before, after = weights(second), weights(third)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["classifier.weight", "classifier.bias"]
+
+
+# A cache of the teacher's features
+
+
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "kl", "finetune"])
+def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypatch):
+    """Where views do not differ, but for rounding; and it runs no teacher while it trains."""
+    gendd("--epochs", "1", "--name", "start")
+    flags = ["--method", method, "--name", method, "--crop-padding", "0", "--epochs", "2"]
+    flags += ["--unlabeled"] if method != "gendd" else []
+    flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
+    flags += ["--optimizer", "sgd", "--lr", "1e-2"]
+    beside = gendd(*flags, runs="beside")
+    train_epoch, teacher_feature = Training.train_epoch, TeachingTask.teacher_feature
+    training = []
+
+    def marked(self):
+        training.append(self)
+        result = train_epoch(self)
+        training.clear()
+        return result
+
+    def refuses(self, images):
+        assert not training, "the teacher runs in training"
+        return teacher_feature(self, images)
+
+    monkeypatch.setattr(Training, "train_epoch", marked)
+    monkeypatch.setattr(TeachingTask, "teacher_feature", refuses)
+    cached = gendd(*flags, "--teacher-cache", str(beside.parents[3] / "cache"), runs="cached")
+    ours, theirs = ([record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
+                    for run in (cached, beside))  # fmt: skip
+    assert ours == pytest.approx(theirs, rel=1e-4) and ours != theirs
+    assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
+
+
+def test_killed_and_resumed_run_from_a_cache_equals_an_uninterrupted_one(gendd, tmp_path, monkeypatch):
+    cache = ["--teacher-cache", str(tmp_path / "cache"), "--cached-views", "2"]
+    whole, train_step = gendd(*cache, runs="whole"), Training.train_step
+
+    def dies(self, *arguments):
+        if self.step == 25:
+            raise KeyboardInterrupt
+        return train_step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_step", dies)
+        gendd(*cache, runs="parts")
+    assert_same_weights(whole, gendd(*cache, runs="parts"), rtol=0, atol=0)
+    other = gendd(*cache[:2], "--cached-views", "3", runs="three")
+    assert not torch.equal(weights(whole)["norm.weight"], weights(other)["norm.weight"])
+
+
+def test_two_processes_fill_the_cache_of_one_and_train_from_it(gendd, teacher, tmp_path):
+    alone = gendd("--teacher-cache", str(tmp_path / "one"))
+    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "together"),
+                         "--teacher-cache", str(tmp_path / "two"))  # fmt: skip
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two and len(one) == 1 + 3
+    together = Path(str(alone).replace(f"{os.sep}runs{os.sep}", f"{os.sep}together{os.sep}"))
+    assert_same_weights(alone, together, rtol=1e-3, atol=1e-4)
+
+
+def test_a_cache_reads_no_label(gendd, tmp_path, monkeypatch):
+    flags = ["--contraction", "0", "--unlabeled"]
+    honest = gendd(*flags, "--teacher-cache", str(tmp_path / "honest"), runs="true")
+    init = ImageData.__init__
+
+    def garbage(self, source, *arguments):
+        init(self, source, *arguments)
+        self.train_labels = torch.full_like(self.train_labels, 10**9)
+
+    monkeypatch.setattr(ImageData, "__init__", garbage)
+    lied_to = gendd(*flags, "--teacher-cache", str(tmp_path / "garbage"), runs="garbage")
+    assert_same_weights(honest, lied_to, rtol=0, atol=0)
+    for path in (tmp_path / "honest").iterdir():
+        assert path.read_bytes() == (tmp_path / "garbage" / path.name).read_bytes()
+
+
+def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    flags = ["--teacher-cache", str(cache), "--epochs", "1"]
+    run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
+    assert "not used, --method pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
+    assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
+    with pytest.raises(UserError, match="--method kd learns from no feature that it could hold; leave it out"):
+        gendd("--method", "kd", "--name", "kd", *flags)
+    with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
+        gendd(*flags, "--cached-views", "0")
+    with pytest.raises(UserError, match="--cached-views 3: --teacher-cache is missing"):
+        gendd("--cached-views", "3")
+    with pytest.raises(UserError, match="was made from other settings: seed 0 there, 1 here; name another folder"):
+        gendd(*flags)
+        gendd(*flags, "--seed", "1")
 
 
 def test_kd_runs(teacher, tmp_path):

@@ -28,6 +28,28 @@ def test_a_later_epoch_alone_is_what_it_is_after_the_first(photos):
     assert_same(images_and_labels(data, range(11, 14)), images_and_labels(data, range(14))[11:])
 
 
+def test_cached_views_depend_on_view_and_image_alone_and_the_passes_show_them_in_turn(photos):
+    settings = {"teacher_cache": "cache", "cached_views": 2, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2"}
+    cached = config(photos, **settings)
+    whole, seen = open_photos(cached), {}
+    for random, images, _ in whole.train_batches(range(33)):
+        view, indices = whole.views(random)
+        assert view == random.step // 11 % 2
+        for index, image in zip(indices.tolist(), images, strict=True):
+            seen.setdefault((view, index), []).append(image)
+    twice = [pair for pair in seen.values() if len(pair) == 2]
+    assert len(twice) > 80 and all(torch.equal(*pair) for pair in twice), "first and third pass"
+    assert not any(torch.equal(seen[0, i][0], seen[1, i][0]) for i in range(90) if {(0, i), (1, i)} <= set(seen))
+    halves = open_photos(config(photos, **settings, workers=2), batch=4, rank=1, world=2)
+    for random, images, _ in halves.train_batches(range(5)):
+        for index, image in zip(halves.views(random)[1].tolist(), images, strict=True):
+            assert torch.equal(image, seen[0, index][0])
+    batches = [(view, range(first, min(first + 40, 90))) for view in (1, 0) for first in (0, 40, 80)]
+    for (view, rows), images in zip(batches, halves.view_batches(batches), strict=True):
+        assert all(torch.equal(image, seen[view, row][0]) for row, image in zip(rows, images, strict=True)
+                   if (view, row) in seen)  # fmt: skip
+
+
 def test_a_pass_shows_each_image_once_under_its_label(photos):
     """The colour of an image tells its class; 90 images make 11 batches of 8 and leave 2 out."""
     seen = images_and_labels(open_photos(config(photos, hflip=0)), range(11))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from photos import write_images
+from PIL import Image
 
 from gendd.errors import UserError
 from gendd.reporting.metrics import read_metrics
@@ -108,6 +110,81 @@ def test_killed_and_resumed_run_from_shards_equals_an_uninterrupted_one(run, unl
         patch.setattr(Training, "train_step", dies)
         run(*unlabeled, runs="parts")
     assert_same_weights(run(*unlabeled, runs="parts"), whole, rtol=0, atol=0)
+
+
+# A cache of the teacher's features
+
+VIEWS = ["--cached-views", "2", "--auto-augment", "rand-m7-n2-mstd0.5", "--label-smoothing", "0.1", "--epochs", "3"]
+
+
+def test_a_run_from_a_cache_is_the_run_beside_a_teacher(run, tmp_path):
+    """Where views do not differ, but for rounding: one crop of the whole image, without a flip."""
+    same = ["--crop-scale", "1", "1", "--hflip", "0", "--optimizer", "sgd", "--lr", "1e-1", "--batch-size", "4"]
+    same += ["--train-list", str(tmp_path / "squares.txt")]
+    square = tmp_path / "photos"
+    for name, label in (("n01", 0), ("n02", 1), ("n03", 2)):
+        for split, first in (("train", 0), ("val", 1000)):
+            write_images(square / split / name, 10, first)
+            for path in (square / split / name).iterdir():
+                Image.open(path).resize((48, 48)).save(path, quality=95)
+        with open(tmp_path / "squares.txt", "a") as lines:
+            lines.writelines(f"train/{name}/{name}_{number}.JPEG {label}\n" for number in range(10))
+    beside = run(*same, dataset=str(square), runs="beside")
+    cached = run(*same, "--teacher-cache", str(tmp_path / "cache"), dataset=str(square), runs="cached")
+    ours, theirs = ([record["loss"] for record in read_metrics(folder) if record["kind"] == "train"]
+                    for folder in (cached, beside))  # fmt: skip
+    assert ours == pytest.approx(theirs, rel=1e-4) and ours != theirs
+    assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
+
+
+def test_killed_and_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path, monkeypatch):
+    cache = [*VIEWS, "--teacher-cache", str(tmp_path / "cache")]
+    whole = run(*cache, runs="whole")
+    record = json.loads((tmp_path / "cache" / "cache.json").read_text())
+    assert record["images"] == 90 and record["auto_augment"] == "rand-m7-n2-mstd0.5"
+    train_step = Training.train_step
+
+    def dies(self, *arguments):
+        if self.step == 7:
+            raise KeyboardInterrupt
+        return train_step(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_step", dies)
+        run(*cache, runs="parts")
+    assert_same_weights(run(*cache, "--workers", "2", runs="parts"), whole, rtol=0, atol=0)
+
+
+def test_what_no_cache_can_hold_is_refused(run, unlabeled, tmp_path):
+    cache = ["--teacher-cache", str(tmp_path / "cache")]
+    for mixing in ("--image-mixup", "--cutmix"):
+        with pytest.raises(UserError, match=f"{mixing} 0.2: mixes images anew in each batch"):
+            run(*cache, mixing, "0.2")
+    with pytest.raises(UserError, match="--teacher-cache .*: images of shards have no number"):
+        run(*cache, *unlabeled)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
+    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
+    cache = ["--teacher-cache", str(tmp_path / "cache"), "--cached-views", "1", "--epochs", "1", "--auto-augment"]
+    run(*cache, "rand-m7-n2", dataset=str(copy), runs="first")
+    for flags, words in (
+        (["rand-m9-n2"], "auto augment rand-m7-n2 there, rand-m9-n2 here"),
+        (["rand-m7-n2", "--crop-scale", "0.5", "1"], r"crop scale \[0.6, 1.0\] there, \[0.5, 1.0\] here"),
+        (["rand-m7-n2", "--image-size", "48"], "image size 32 there, 48 here"),
+        (["rand-m7-n2", "--interpolation", "bicubic"], "interpolation bilinear there, bicubic here"),
+    ):
+        with pytest.raises(UserError, match=f"was made from other settings: {words}; name another folder"):
+            run(*cache, *flags, dataset=str(copy), runs="second")
+    for path in (copy / "train").glob("*/*"):
+        Image.new("RGB", (50, 50), (255, 0, 255)).save(path)
+    with pytest.raises(UserError, match="features of today are .* away from those in view-000-000000.fp16"):
+        run(*cache, "rand-m7-n2", dataset=str(copy), runs="second")
+    (copy / "train" / "n01" / "n01_0.JPEG").rename(copy / "train" / "n01" / "n01_x.JPEG")
+    with pytest.raises(UserError, match="image names sha256"):
+        run(*cache, "rand-m7-n2", dataset=str(copy), runs="second")
+    assert not list((tmp_path / "second").glob("**/result.json"))
 
 
 def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):

@@ -1,0 +1,162 @@
+"""Seconds of a GenDD training step from a teacher cache beside one that runs the teacher, in one run.
+
+    python bench/teacher_cache.py
+    python bench/teacher_cache.py --tree gendd_imagenet --teacher beitv2_large --student resnet50 --image-size 224 \
+        --batch-size 8 --images 16 --views 1 --rounds 5
+
+Random images and weights. A step is the whole of it: views of the images, task, gradients, optimiser. Both paths train
+copies of one student on the same views and draws, taking turns. Filling, checking and reading the cache are timed
+apart, and its files are measured.
+"""
+
+import argparse
+import importlib
+import platform
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+
+import torch
+
+from gendd.distributed import World, autocast, hardware, resolve_precision
+from gendd.optim import create_optimizer
+from gendd.programs.build import build
+from gendd.programs.tree import Tree
+from gendd.randomness import BatchPlan
+from gendd.teacher_cache import TeacherCache, open_cache
+from gendd_cifar.data import ImageData, Images, Source
+
+IMAGENET_IMAGES, CLASSES = 1_281_167, 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tree", default="gendd_cifar")
+    parser.add_argument("--teacher", default="resnet56")
+    parser.add_argument("--student", default="resnet20")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=8, help="K, stratified")
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=30, help="timed steps of each path, in turns")
+    arguments = parser.parse_args()
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    world, precision = World(0, 1, 0, device), resolve_precision("auto", device)
+    tree = importlib.import_module(f"{arguments.tree}.tree").TREE
+    with tempfile.TemporaryDirectory() as folder:
+        config = tree.train_config(
+            teacher=arguments.teacher,
+            student=arguments.student,
+            image_size=arguments.image_size,
+            batch_size=arguments.batch_size,
+            repeats=arguments.repeats,
+            timesteps="stratified",
+            width=arguments.width,
+            epochs=arguments.views,
+            teacher_cache=folder,
+            cached_views=arguments.views,
+        )
+        data = random_data(tree, config, arguments.images, device)
+        print(f"{config.teacher} > {config.student}, batch {config.batch_size}, {config.image_size} pixels")
+        versions = f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}"
+        print(f"{hardware(device)}, {precision}; {versions}")
+        paths = {name: Trained(tree, config, data, device, precision) for name in ("teacher", "cache")}
+        task = paths["cache"].task
+        begin = time.perf_counter()
+        cache = open_cache(config, data, task.teacher, task.teacher_feature, world)
+        filling = time.perf_counter() - begin
+        task.cached_feature = cache
+        report_cache(cache, filling, world)
+        for path in paths.values():
+            path.step(0)
+        print(f"features of a batch, stored beside computed: {paths['cache'].apart():.3%} apart")
+        for number in range(1, arguments.rounds + 1):
+            names = list(paths) if number % 2 else list(paths)[::-1]
+            for name in names:
+                paths[name].step(number, timed=True)
+        report_steps({name: path.seconds for name, path in paths.items()}, config.batch_size)
+
+
+def random_data(tree: Tree, config, count: int, device: torch.device) -> ImageData:
+    noise = torch.Generator().manual_seed(0)
+    shape = (count, 3, config.image_size, config.image_size)
+    images = Images(torch.randint(256, shape, generator=noise, dtype=torch.uint8), torch.arange(count) % CLASSES)
+    plan, names = BatchPlan(config.seed, config.batch_size), tree.names
+    few = images.select(torch.arange(2))
+    return ImageData(Source(images, few, CLASSES), plan, device, names.mean, names.std, cached_views=config.views)
+
+
+class Trained:
+    """A task of its own, its optimiser, and the seconds its steps took."""
+
+    def __init__(self, tree: Tree, config, data: ImageData, device: torch.device, precision: str):
+        self.data, self.device, self.precision, self.seconds = data, device, precision, []
+        self.task = build(tree, config, CLASSES, device, precision=precision).task.train()
+        self.optimizer = create_optimizer(self.task.get_trainable_module(), config)
+
+    def step(self, number: int, timed: bool = False) -> None:
+        number %= self.data.steps_per_epoch * self.data.cached_views
+        self.synchronize()
+        begin = time.perf_counter()
+        self.task.random, images, labels = next(self.data.train_batches(range(number, number + 1)))
+        with autocast(self.precision, self.device):
+            loss = self.task(images, labels)["loss"]
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.synchronize()
+        if timed:
+            self.seconds.append(time.perf_counter() - begin)
+
+    def apart(self) -> float:
+        """How far the features that the task learns from lie from those that its teacher computes."""
+        self.task.random, images, _ = next(self.data.train_batches(range(1)))
+        computed, stored = self.task.teacher_feature(images), self.task.training_feature(images)
+        return ((stored - computed).norm() / computed.norm()).item()
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
+    """What the cache takes: to fill, to check, to read a batch, and on the disk."""
+    features = cache.views * cache.data.train_size
+    size = sum(path.stat().st_size for path in cache.folder.iterdir())
+    checks, reads = [], []
+    for _ in range(5):
+        begin = time.perf_counter()
+        cache.verify(world)
+        checks.append(time.perf_counter() - begin)
+    for step in range(min(200, cache.data.steps_per_epoch)):
+        (random,) = cache.data.plan.parts(step)
+        begin = time.perf_counter()
+        cache(random)
+        reads.append(time.perf_counter() - begin)
+    rates = [size / seconds / 1e9 for seconds in checks]
+    print(
+        f"filled with {features} features of width {cache.width} in {filling:.1f} s: {features / filling:.0f} images/s"
+    )
+    print(f"checked at {spread(rates)} GB/s; a batch read in {spread([1e3 * seconds for seconds in reads])} ms")
+    view = IMAGENET_IMAGES * cache.width * 2 / 1e9
+    print(f"on the disk {size} bytes, {size / features:.1f} a feature; of ImageNet on paper {view:.2f} GB a view")
+
+
+def report_steps(seconds: dict[str, list[float]], batch: int) -> None:
+    print("\n| features from | seconds a step, median (min-max; n) | images/s, median |\n|---|---|---|")
+    for name, values in seconds.items():
+        print(f"| {name} | {spread(values)} | {batch / statistics.median(values):.1f} |")
+    ratios = [beside / cached for beside, cached in zip(seconds["teacher"], seconds["cache"], strict=True)]
+    print(f"\nteacher / cache, pair by pair: {spread(ratios)}")
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f}; {len(values)})"
+
+
+if __name__ == "__main__":
+    main()
