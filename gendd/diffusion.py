@@ -118,8 +118,11 @@ def spaced_timesteps(steps: int) -> Tensor:
 
 
 def zero_path_timesteps(start: int, steps: int) -> Tensor:
-    """`steps` timesteps in increasing order that divide [0, start] evenly: start is the last, 0 is left out."""
-    return torch.linspace(0, start, steps + 1, dtype=torch.float64)[1:].round().long()
+    """The `steps` last ends, in increasing order, of steps + 1 even parts of [0, start]; `start` is the last of them.
+
+    The step to x_0, the longest, crosses two parts: at little noise the prediction of x_0 hardly changes any more.
+    """
+    return torch.linspace(0, start, steps + 2, dtype=torch.float64)[2:].round().long()
 
 
 def sample_ancestral(schedule: NoiseSchedule, predict: Predict, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:

@@ -195,7 +195,7 @@ class SplitTokenHead(nn.Module):
         self,
         z: Tensor,
         sampler: str = "deterministic",
-        steps: int = 4,
+        steps: int = 2,
         num_samples: int = 1,
         guidance: float = 2.0,
         start: int = 800,
@@ -206,7 +206,7 @@ class SplitTokenHead(nn.Module):
         Args:
             sampler: "ancestral" (the paper's) and "ddim" start from noise at t = 999; "deterministic" is the DDIM
                 path from zero, where averaging many samples leads, at t = `start`, and has one outcome (S = 1).
-            steps: of the 1000 timesteps, evenly spaced.
+            steps: of the 1000 timesteps, evenly spaced; the deterministic path's in its upper part.
             num_samples: S.
             guidance: scale s of eps = eps_uncond + s (eps_cond - eps_uncond); the variance is the conditional one.
             generator: of all noise, on any device.
@@ -258,10 +258,10 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
 def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
     if sampler not in SAMPLERS:
         raise UserError(f"--sampler {sampler}: choose one of {', '.join(SAMPLERS)}")
-    if not 1 <= start < NUM_TIMESTEPS:
-        raise UserError(f"--start {start}: choose a timestep from 1 to {NUM_TIMESTEPS - 1}")
+    if not 2 <= start < NUM_TIMESTEPS:
+        raise UserError(f"--start {start}: choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
     least = 1 if sampler == "deterministic" else 2
-    most = start if sampler == "deterministic" else NUM_TIMESTEPS
+    most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
     if not least <= steps <= most:
         raise UserError(f"--steps {steps}: the {sampler} sampler takes {least} to {most}")
     if num_samples < 1:

@@ -10,7 +10,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.checkpoint import Tensors, checksum, load_weights, read_weights, weights_file, write_whole
-from gendd.config import EvaluateConfig, TrainConfig, field_names, parse
+from gendd.config import EvaluateConfig, TrainConfig, field_names
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch, evaluate, read_out_of
@@ -30,7 +30,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: whatever in the command, the data or the checkpoint cannot work.
     """
-    config = parse(tree.evaluate_config, f"{tree.name}.evaluate", arguments)
+    config = tree.parse(tree.evaluate_config, "evaluate", arguments)
     config.check()
     with join_world() as world:
         tensors = {} if config.dry_run and not _file(config).exists() else read_weights(_file(config), "checkpoint")
@@ -51,6 +51,8 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {built.teacher.loaded}", flush=True)
+            if isinstance(model, Student):
+                print(f"protocol    {tree.protocol(config)}", flush=True)
             if config.dry_run:
                 print(list_missing(missing))
         if config.dry_run:

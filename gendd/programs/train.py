@@ -7,7 +7,7 @@ import torch
 from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
-from gendd.config import TrainConfig, parse
+from gendd.config import TrainConfig
 from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, feature_agreement, read_out_of
@@ -32,7 +32,7 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: whatever in the command, the data or the weights cannot work.
     """
-    config = parse(tree.train_config, f"{tree.name}.train", arguments)
+    config = tree.parse(tree.train_config, "train", arguments)
     folder = Path(config.resume) if config.resume else None
     if folder:
         config = dataclasses.replace(saved_config(folder, tree.train_config), dry_run=config.dry_run)
@@ -85,7 +85,8 @@ class TrainProgram:
             self._say(f"{self.run.path} is complete: {self.run.headline()}")
             return
         self._build()
-        self._say(plan_of(self.config, self.summary, self.built, self.plan, self.world, self.precision, self.run.path))
+        shared = (self.plan, self.world, self.precision, self.run.path)
+        self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))
         if config.dry_run:
             self._say(list_missing(self.missing))
             return
