@@ -57,7 +57,7 @@ def memory_rate() -> float:
 def _typical(work: Callable[[], object]) -> float:
     """Median seconds of a call, after one that is not counted."""
     work()
-    return statistics.median(seconds(work, the_device()) for _ in range(REPEATS))
+    return statistics.median(seconds(work) for _ in range(REPEATS))
 
 
 def limits() -> dict[str, float]:

@@ -6,28 +6,33 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+Clock = Callable[[], float]
 
-def now(device: torch.device) -> float:
-    """Seconds, after all that the device was given is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+
+def wall_clock() -> float:
+    """Seconds, after all that a GPU was given is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter()
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall time of one call."""
-    begin = now(device)
+def seconds(work: Callable[[], object], clock: Clock = wall_clock) -> float:
+    """Time of one call."""
+    begin = clock()
     work()
-    return now(device) - begin
+    return clock() - begin
 
 
-def take_turns(works: Sequence[Callable[[], object]], rounds: int, device: torch.device) -> list[list[float]]:
-    """Seconds of each work in each round. Every other round goes backwards; one more, first, is not counted."""
+def take_turns(works: Sequence[Callable[[], object]], rounds: int, clock: Clock = wall_clock) -> list[list[float]]:
+    """Seconds of each work in each round. Every other round goes backwards; one more, first, is not counted.
+
+    Where one thread works on a busy machine, `time.process_time` is the better clock.
+    """
     times: list[list[float]] = [[] for _ in works]
     for number in range(rounds + 1):
         order = range(len(works)) if number % 2 else reversed(range(len(works)))
         for i in order:
-            taken = seconds(works[i], device)
+            taken = seconds(works[i], clock)
             if number:
                 times[i].append(taken)
     return times
