@@ -1,12 +1,16 @@
 """How works are timed: in turns, and as records that the suite collects."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 Clock = Callable[[], float]
+Result = TypeVar("Result")
 
 
 def wall_clock() -> float:
@@ -36,6 +40,18 @@ def take_turns(works: Sequence[Callable[[], object]], rounds: int, clock: Clock 
             if number:
                 times[i].append(taken)
     return times
+
+
+def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:
+    """The outcome of a call, and the most bytes that the process (or the GPU) held while it ran."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        return work(), torch.cuda.max_memory_allocated()
+    # Linux: 5 resets the peak of the resident set.
+    Path("/proc/self/clear_refs").write_text("5")
+    result = work()
+    status = Path("/proc/self/status").read_text()
+    return result, 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])
 
 
 def record(

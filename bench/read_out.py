@@ -14,6 +14,7 @@ import torch
 from machine import describe, matrix_rate, the_device
 from measure import record, take_turns
 from reference import read_out as reference_read_out
+from torch import nn
 
 from gendd.config import SamplingConfig
 from gendd.distributed import autocast, resolve_precision
@@ -23,20 +24,17 @@ from gendd.student import Student
 from gendd_cifar.data import EVAL_BATCH
 from gendd_cifar.tree import TREE
 
-TEACHER, STUDENT, WIDTH = "resnet56", "resnet20", 512
+STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
 IMAGES, ROUNDS = 10_000, 5
 # Images that the reference is timed on in a round.
 REFERENCE_IMAGES = {"cpu": 50, "cuda": 1000}
 
 
-def build_student(teacher: str = TEACHER, student: str = STUDENT, width: int = WIDTH, **head) -> Student:
-    """A student of random weights, in eval mode."""
-    networks = [
-        create_network("--student", name, TREE.names, num_classes=100, image_size=32) for name in (teacher, student)
-    ]
-    classifier = networks[0].get_classifier()
-    built = SplitTokenHead(classifier.in_features, feature_width(networks[1]), width=width, **head)
-    return Student(networks[1], built, classifier).eval().requires_grad_(False)
+def build_student(name: str, classifier: nn.Linear, **head) -> Student:
+    """A student of random weights, in eval mode, for the features that a teacher's classifier takes."""
+    network = create_network("--student", name, TREE.names, classifier.out_features, image_size=32)
+    built = SplitTokenHead(classifier.in_features, feature_width(network), **head)
+    return Student(network, built, classifier).eval().requires_grad_(False)
 
 
 def head_logits(student: Student, images: torch.Tensor, sampling: SamplingConfig) -> torch.Tensor:
@@ -48,7 +46,7 @@ def head_logits(student: Student, images: torch.Tensor, sampling: SamplingConfig
 def records() -> list[dict]:
     device = the_device()
     precision, sampling = resolve_precision("auto", device), SamplingConfig()
-    plain = build_student().to(device)
+    plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH).to(device)
     student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))
     images = images.to(memory_format=torch.channels_last)
