@@ -27,7 +27,7 @@ from gendd_cifar.tree import TREE
 STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
 IMAGES, ROUNDS = 10_000, 5
 # Images that the reference is timed on in a round.
-REFERENCE_IMAGES = {"cpu": 50, "cuda": 1000}
+REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
 
 
 def build_student(name: str, classifier: nn.Linear, **head) -> Student:
