@@ -22,6 +22,7 @@ from measure import seconds
 
 from gendd.checkpoint import load_weights, read_weights
 from gendd.config import SamplingConfig
+from gendd.data import Data
 from gendd.distributed import World, autocast, resolve_precision
 from gendd.networks import pooled_feature
 from gendd.programs.build import build
@@ -32,6 +33,7 @@ from gendd.student import Student
 from gendd_cifar.data import EVAL_BATCH
 from gendd_cifar.tree import TREE
 
+CPU = torch.device("cpu")
 NOISY = [
     SamplingConfig("ancestral", steps=100, num_samples=5),
     SamplingConfig("ancestral", steps=100),
@@ -79,31 +81,38 @@ def main(config: Config) -> None:
     config.output.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(1.5 * WIDTH, 3.4), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, len(config.runs), squeeze=False)[0]
-    precision = resolve_precision("auto", torch.device("cpu"))
+    precision = resolve_precision("auto", CPU)
     lines = ["# Samplers", "", f"{describe()}, {precision}; batches of {EVAL_BATCH} test images; CPU time."]
-    with autocast(precision, torch.device("cpu")):
-        for run, axes in zip(config.runs, panels, strict=True):
-            title, student, batches, probe = read(run)
+    for run, axes in zip(config.runs, panels, strict=True):
+        title, student, data = read(run)
+        # Not before the weights are read: autocast would keep its copies of the initial ones.
+        with autocast(precision, CPU):
+            batches, probe = conditions(student, data)
             rows = [measure(student, sampling, batches[:NOISY_BATCHES]) for sampling in NOISY]
             rows += [measure(student, sampling, batches) for sampling in (*QUICK, *GUIDANCES)]
-            lines += ["", f"## {title}", "", f"Linear probe {probe:.2f} %.", "", *table(rows)]
-            draw(axes, title, rows, probe)
+        lines += ["", f"## {title}", "", f"Linear probe {probe:.2f} %.", "", *table(rows)]
+        draw(axes, title, rows, probe)
     panels[0].set_ylabel("top-1 (%)", fontsize=NORMAL)
     panels[-1].legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     (config.output / "README.md").write_text("\n".join(lines) + "\n")
     figure.savefig(config.output / "samplers.png")
 
 
-def read(run: Path) -> tuple[str, Student, list[Batch], float]:
-    """A run in words, its student, the conditions of the test images, and the linear probe's top-1."""
-    device = torch.device("cpu")
+def read(run: Path) -> tuple[str, Student, Data]:
+    """A run in words, its student, and its data."""
     settings = dataclasses.replace(saved_config(run, TREE.train_config), student_weights=None, after=None)
     tensors = read_weights(run, "run")
-    built = build(TREE, settings, TREE.summarize(settings).num_classes, device, missing=[], trained=tensors)
+    built = build(TREE, settings, TREE.summarize(settings).num_classes, CPU, missing=[], trained=tensors)
     student = built.task.get_eval_model()
     load_weights(student, tensors, "run", str(run))
     built.task.eval()
-    data = TREE.open_data(settings, BatchPlan(seed=0, batch=1), World(0, 1, 0, device), built.student.network)
+    data = TREE.open_data(settings, BatchPlan(seed=0, batch=1), World(0, 1, 0, CPU), built.student.network)
+    labels = "no labels" if settings.unlabeled else f"contraction {settings.contraction:g}"
+    return f"{settings.teacher} > {settings.student}, {labels}, width {settings.width}", student, data
+
+
+def conditions(student: Student, data: Data) -> tuple[list[Batch], float]:
+    """Of all test images; and the linear probe's top-1."""
     batches, hits, feature = [], 0, None
     for _, images, labels in data.eval_batches():
 
@@ -114,9 +123,7 @@ def read(run: Path) -> tuple[str, Student, list[Batch], float]:
         taken = seconds(backbone, time.process_time)
         batches.append(Batch(student.norm(feature), labels, taken))
         hits += (student.backbone.get_classifier()(feature).argmax(-1) == labels).sum().item()
-    labels = "no labels" if settings.unlabeled else f"contraction {settings.contraction:g}"
-    title = f"{settings.teacher} > {settings.student}, {labels}, width {settings.width}"
-    return title, student, batches, 100 * hits / data.eval_size
+    return batches, 100 * hits / data.eval_size
 
 
 def measure(student: Student, sampling: SamplingConfig, batches: list[Batch]) -> Measured:
