@@ -91,7 +91,9 @@ def _architecture(tensors: Tensors) -> dict:
         return {"method": "pretrain" if any(name.startswith("backbone.") for name in tensors) else "classification"}
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-    return {"method": "gendd", "token_dim": token_dim, "width": width, "depth": depth}
+    factored = "head.net.final_layer.adaLN_modulation.time.weight" in tensors
+    conditioning = "factored" if factored else "joint"
+    return {"method": "gendd", "token_dim": token_dim, "width": width, "depth": depth, "conditioning": conditioning}
 
 
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig) -> list[tuple[ReadOut, int]]:
