@@ -141,7 +141,8 @@ class Denoiser(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2], self.pos_embed):
             nn.init.normal_(layer.weight, std=0.02)
         for layer in self.layers:
@@ -343,7 +344,10 @@ class SplitTokenHead(nn.Module):
         def image_terms(embedded: Tensor) -> list[Tensor]:
             return [sum(terms) for terms in zip(self.net.terms("condition", embedded), position, strict=True)]
 
-        unconditional, conditional = image_terms(self.net.cond_embed.bias), image_terms(self.net.cond_embed(z)[:, None, None])
+        unconditional, conditional = (
+            image_terms(self.net.cond_embed.bias),
+            image_terms(self.net.cond_embed(z)[:, None, None]),
+        )
         shape = (len(z), num_samples, self.num_tokens, self.token_dim)
 
         def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:

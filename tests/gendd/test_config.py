@@ -187,3 +187,9 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
 )
 def test_values_at_the_edge_are_accepted(arguments):
     parsed(*COMPLETE, *arguments).check()
+
+
+def test_conditioning_is_a_flag_of_the_head():
+    config = parsed(*COMPLETE, "--conditioning", "factored", "--timesteps", "paired")
+    assert config.head()["conditioning"] == "factored" and config.head()["timesteps"] == "paired"
+    assert parsed(*COMPLETE).conditioning == "joint"
