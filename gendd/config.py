@@ -59,10 +59,14 @@ class HeadConfig:
     """Residual blocks of the denoiser."""
     repeats: int = 12
     """K, draws of timestep and noise a token in a step (the paper: 30, independent)."""
-    timesteps: Literal["independent", "stratified"] = "stratified"
-    """Timesteps of the K repeats: independent (the paper's), or stratified with antithetic noise pairs."""
+    timesteps: Literal["independent", "stratified", "paired"] = "stratified"
+    """Timesteps of the K repeats: independent (the paper's), stratified with antithetic noise, or paired: antithetic
+    noise at one timestep, more timesteps where gradients are large; K may be smaller."""
     condition_dropout: float = 0.2
     """Probability of a zero condition, per (image, token, repeat)."""
+    conditioning: Literal["joint", "factored"] = "joint"
+    """Conditioning of the denoiser: joint (the paper's), or factored: time, condition and position projected apart and
+    added, which is cheaper. Another network: neither loads the other's checkpoints."""
 
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""

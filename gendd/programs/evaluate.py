@@ -9,7 +9,7 @@ import torch
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from gendd.checkpoint import Tensors, checksum, load_weights, read_weights, weights_file, write_whole
+from gendd.checkpoint import Tensors, checksum, conditioning, load_weights, read_weights, weights_file, write_whole
 from gendd.config import EvaluateConfig, TrainConfig, field_names
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
@@ -93,7 +93,8 @@ def _architecture(tensors: Tensors) -> dict:
         return {"method": "pretrain" if any(name.startswith("backbone.") for name in tensors) else "classification"}
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-    return {"method": "gendd", "token_dim": token_dim, "width": width, "depth": depth}
+    head = {"token_dim": token_dim, "width": width, "depth": depth, "conditioning": conditioning(tensors)}
+    return {"method": "gendd", **head}
 
 
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig) -> list[tuple[ReadOut, int]]:

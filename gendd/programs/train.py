@@ -8,7 +8,15 @@ from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
 from gendd.config import TrainConfig
-from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
+from gendd.distributed import (
+    World,
+    autocast,
+    check_batch,
+    hardware,
+    join_world,
+    missing_for_compile,
+    resolve_precision,
+)
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, feature_agreement, read_out_of
 from gendd.methods import METHODS, get_method
@@ -139,7 +147,11 @@ class TrainProgram:
     def _train(self) -> Training:
         config, world = self.config, self.world
         if config.compile:
-            self.task.compile()
+            missing = missing_for_compile(world.device)
+            if missing:
+                self._say(f"--compile: {missing} is missing; training goes on without, slower, to the same result")
+            else:
+                self.task.compile()
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.get_trainable_module(), config)

@@ -49,4 +49,4 @@ class Tree:
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
     """`Tree.paper` (arXiv 2507.14503, its release): K draws a token in training, steps of its sampler."""
     sampling = {"sampler": "ancestral", "steps": steps, "num_samples": 5, "guidance": 2.0}
-    return {"repeats": repeats, "timesteps": "independent", **sampling}
+    return {"repeats": repeats, "timesteps": "independent", "conditioning": "joint", **sampling}

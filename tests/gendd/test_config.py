@@ -62,7 +62,13 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_draws_an
 
 # The paper's protocol of draws and sampling (its section of experiments and its release), by tree.
 PAPER = [(CIFAR, {"repeats": 30, "steps": 100}), (IMAGENET, {"repeats": 10, "steps": 64})]
-EVERYWHERE = {"timesteps": "independent", "sampler": "ancestral", "num_samples": 5, "guidance": 2.0}
+EVERYWHERE = {
+    "timesteps": "independent",
+    "conditioning": "joint",
+    "sampler": "ancestral",
+    "num_samples": 5,
+    "guidance": 2.0,
+}
 
 
 @pytest.mark.parametrize(("tree", "paper"), PAPER)
@@ -71,7 +77,7 @@ def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
     for config_class, draws in ((tree.train_config, ["--repeats", "7"]), (tree.evaluate_config, [])):
         config = tree.parse(config_class, "program", [*others, *draws, "--paper"])
         values, expected = dataclasses.asdict(config), {**EVERYWHERE, **paper}
-        known = expected if draws else expected.keys() - {"repeats", "timesteps"}
+        known = expected if draws else expected.keys() - {"repeats", "timesteps", "conditioning"}
         assert {name: values[name] for name in known} == {name: expected[name] for name in known}
         assert tree.protocol(config) == "the paper's"
         config = tree.parse(config_class, "program", [*others, *draws])
@@ -214,3 +220,9 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
 )
 def test_values_at_the_edge_are_accepted(arguments):
     parsed(*COMPLETE, *arguments).check()
+
+
+def test_conditioning_is_a_flag_of_the_head():
+    config = parsed(*COMPLETE, "--conditioning", "factored", "--timesteps", "paired")
+    assert config.head()["conditioning"] == "factored" and config.head()["timesteps"] == "paired"
+    assert parsed(*COMPLETE).conditioning == "joint"
