@@ -11,7 +11,7 @@ import io
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from measure import take_turns
 from PIL import Image, features
 
 from gendd.distributed import hardware
@@ -78,7 +79,7 @@ def main(config: Config) -> None:
     print("| view | path | ms an image | images/s a core | ratio, round by round | difference |\n" + "|---" * 6 + "|")
     for name, timms, ours in views(photographs):
         ways = Way("timm's transforms", timms), Way("ours", ours)
-        take_turns(ways, len(photographs), config.rounds)
+        time_each(ways, len(photographs), config.rounds)
         ratios = [one / other for one, other in zip(*(way.milliseconds for way in ways), strict=True)]
         difference = statistics.mean(apart(timms(i), ours(i)) for i in range(len(photographs)))
         for way, rest in zip(ways, ("| ", f"{spread(ratios)} | {difference:.3f}"), strict=True):
@@ -86,7 +87,7 @@ def main(config: Config) -> None:
             print(f"| {name} | {way.name} | {spread(way.milliseconds)} | {spread(rates, 0)} | {rest} |", flush=True)
     print("\n| stage | ms an image |\n|---|---|")
     for ways in stages(photographs):
-        take_turns(ways, len(photographs), config.rounds)
+        time_each(ways, len(photographs), config.rounds)
         for way in ways:
             print(f"| {way.name} | {spread(way.milliseconds)} |", flush=True)
 
@@ -172,14 +173,10 @@ def decode(content: bytes) -> Image.Image:
     return as_rgb(image)
 
 
-def take_turns(ways: list[Way], count: int, rounds: int) -> None:
-    for number in range(rounds + 1):
-        for way in ways if number % 2 else reversed(ways):
-            begin = time.process_time()
-            for i in range(count):
-                way.do(i)
-            if number:
-                way.milliseconds.append(1000 * (time.process_time() - begin) / count)
+def time_each(ways: Sequence[Way], count: int, rounds: int) -> None:
+    works = [lambda way=way: [way.do(i) for i in range(count)] for way in ways]
+    for way, taken in zip(ways, take_turns(works, rounds, time.process_time), strict=True):
+        way.milliseconds = [1000 * seconds / count for seconds in taken]
 
 
 def apart(one: torch.Tensor, other: torch.Tensor) -> float:

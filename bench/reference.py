@@ -4,10 +4,13 @@ It computes the same loss as `gendd.head` from the same draws, written for readi
 every token embeds its condition and its timestep anew, and every block activates its conditioning anew.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gendd.diffusion import NoiseSchedule, sample_ancestral, spaced_timesteps
 from gendd.head import Draws, SplitTokenHead
 from gendd.networks import pooled_feature
 from gendd.student import Student
@@ -58,3 +61,27 @@ def step_loss(
     z, target = (feature_mixup(values, share, permutation) for values in (student.norm(h), target))
     probe = F.cross_entropy(student.backbone.get_classifier()(h.detach()), labels)
     return head_loss(student.head, z, target, draws) + probe
+
+
+@torch.no_grad()
+def read_out(student: Student, images: Tensor, steps: int, samples: int, noise: Callable[[], Tensor]) -> Tensor:
+    """Logits (B, C) of the paper's read-out: ancestral sampling with guidance 2, every sample on its own.
+
+    Args:
+        noise: gives a draw (B, S, M, d), first the start, then one a step but the last.
+    """
+    head, z = student.head, student.norm(pooled_feature(student.backbone, images))
+    tokens = torch.arange(head.num_tokens).to(z.device).expand(len(z), samples, -1).flatten()
+    condition = z[:, None, None].expand(-1, samples, head.num_tokens, -1).flatten(0, 2)
+    both = torch.cat([condition, torch.zeros_like(condition)])
+    schedule = NoiseSchedule(spaced_timesteps(steps)).to(z.device)
+
+    def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        x = x.flatten(0, 2).repeat(2, 1)
+        output = denoise(head, x, torch.full((len(x),), t, device=x.device), both, tokens.repeat(2))
+        (eps, variance), (unguided, _) = (half.chunk(2, dim=-1) for half in output.chunk(2))
+        shape = (len(z), samples, head.num_tokens, head.token_dim)
+        return (unguided + 2 * (eps - unguided)).view(shape), variance.reshape(shape)
+
+    features = sample_ancestral(schedule, predict, noise(), noise).flatten(-2)
+    return student.classifier(features.mean(1))

@@ -169,6 +169,9 @@ def load_weights(module: nn.Module, tensors: Tensors, flag: str, source: str, al
             tensors = _by_own_names(network, prefix, tensors)
             _check_classes(network, prefix, tensors, flag, source)
     expected = module.state_dict()
+    stored, built = conditioning(tensors), conditioning(expected)
+    if stored and built and stored != built:
+        raise UserError(f"{flag} {source}: a head of --conditioning {stored}, not {built}; give that, or other weights")
     fitting = {
         name: value for name, value in tensors.items() if name in expected and value.shape == expected[name].shape
     }
@@ -192,6 +195,14 @@ def load_weights(module: nn.Module, tensors: Tensors, flag: str, source: str, al
         )
     module.load_state_dict(fitting, strict=False)
     return summary
+
+
+def conditioning(tensors: Tensors) -> str | None:
+    """The --conditioning of the head among the tensors; None where there is none."""
+    projections = [name for name in tensors if ".adaLN_modulation." in name]
+    if not projections:
+        return None
+    return "factored" if any(".adaLN_modulation.time." in name for name in projections) else "joint"
 
 
 def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:

@@ -31,7 +31,7 @@ class SamplingConfig:
 
     sampler: Literal["ancestral", "ddim", "deterministic"] = "deterministic"
     """ancestral (the paper's), ddim, or deterministic: DDIM from zero, a few steps."""
-    steps: int = 4
+    steps: int = 2
     """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
     num_samples: int = 1
     """Features drawn and averaged an image (the paper: 5). The deterministic sampler has one outcome."""
@@ -58,12 +58,16 @@ class HeadConfig:
     """Width of the denoiser."""
     depth: int = 3
     """Residual blocks of the denoiser."""
-    repeats: int = 30
-    """K, draws of timestep and noise a token in a step."""
-    timesteps: Literal["independent", "stratified"] = "independent"
-    """Timesteps of the K repeats: independent (the paper's), or stratified with antithetic noise pairs."""
+    repeats: int = 12
+    """K, draws of timestep and noise a token in a step (the paper: 30, independent)."""
+    timesteps: Literal["independent", "stratified", "paired"] = "stratified"
+    """Timesteps of the K repeats: independent (the paper's), stratified with antithetic noise, or paired: antithetic
+    noise at one timestep, more timesteps where gradients are large; K may be smaller."""
     condition_dropout: float = 0.2
     """Probability of a zero condition, per (image, token, repeat)."""
+    conditioning: Literal["joint", "factored"] = "joint"
+    """Conditioning of the denoiser: joint (the paper's), or factored: time, condition and position projected apart and
+    added, which is cheaper. Another network: neither loads the other's checkpoints."""
 
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
@@ -155,6 +159,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Epochs between evaluations on `eval_images`; all images are evaluated at the end."""
     eval_images: int = 2000
     """Images of an intermediate evaluation; 0 takes all."""
+    paper: bool = False
+    """The paper's protocol of draws and sampling, over all flags of them: independent timesteps, its K, its sampler."""
     seed: int = 0
     """Seed of all random numbers."""
     runs: str = "runs"
@@ -232,6 +238,8 @@ class EvaluateConfig(SamplingConfig):
     """Evaluate the first so many test images; 0 takes all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    paper: bool = False
+    """The paper's sampler, over all flags of sampling."""
     seed: int = 0
     """Seed of the sampling noise."""
     json: str | None = None

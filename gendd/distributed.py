@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import importlib.util
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -125,6 +127,14 @@ def multiplies_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def missing_for_compile(device: torch.device) -> str | None:
+    """What torch.compile needs on this device and does not find; None if all is there."""
+    if device.type == "cuda":
+        return None if importlib.util.find_spec("triton") else "the package triton"
+    compiler = os.environ.get("CXX", "g++")
+    return None if shutil.which(compiler) else f"the compiler {compiler}"
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:

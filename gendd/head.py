@@ -5,11 +5,13 @@ D_s student feature width.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from gendd import diffusion
@@ -18,19 +20,40 @@ from gendd.errors import UserError
 
 FREQUENCIES = 256
 SAMPLERS = ("ancestral", "ddim", "deterministic")
-TIMESTEP_SCHEMES = ("independent", "stratified")
+TIMESTEP_SCHEMES = ("independent", "stratified", "paired")
+CONDITIONINGS = ("joint", "factored")
+# Of the three embeddings that condition a token, in the order in which they are added.
+SOURCES = ("time", "condition", "position")
+# Tokens x repeats that go through the denoiser at once in training: enough to fill the device, no more memory.
+ROWS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
+
+# Random numbers of a size.
+Random = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one loss: t (B, M, K) int64, noise (B, M, K, d), dropped (B, M, K) bool."""
+    """The random numbers of one loss: t (B, M, K) int64, noise (B, M, K, d), dropped (B, M, K) bool.
+
+    weight: (B, M, K), what a draw counts in the mean; None where all count 1.
+    """
 
     t: Tensor
     noise: Tensor
     dropped: Tensor
+    weight: Tensor | None = None
 
     def rows(self, rows: slice) -> "Draws":
-        return Draws(self.t[rows], self.noise[rows], self.dropped[rows])
+        return self._each(lambda values: values[rows])
+
+    def repeats(self, size: int) -> list["Draws"]:
+        """Parts of at most `size` repeats."""
+        count = self.t.shape[-1]
+        return [self._each(lambda values, k=k: values[:, :, k : k + size]) for k in range(0, count, size)]
+
+    def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
+        weight = None if self.weight is None else part(self.weight)
+        return Draws(part(self.t), part(self.noise), part(self.dropped), weight)
 
 
 class TimeEmbedding(nn.Module):
@@ -45,14 +68,23 @@ class TimeEmbedding(nn.Module):
         angles = t[..., None].float() * frequencies
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
-    def lookup(self, t: Tensor) -> Tensor:
-        """The same for many timesteps at once: each of the 1000 possible ones is embedded only once."""
-        if t.numel() <= NUM_TIMESTEPS:
-            return self(t)
-        return F.embedding(t, self(torch.arange(NUM_TIMESTEPS, device=t.device)))
+
+class FactoredModulation(nn.Module):
+    """The AdaLN projections of time, condition and position, each for itself; what comes in is their sum."""
+
+    def __init__(self, width: int, outputs: int):
+        super().__init__()
+        self.time = nn.Linear(width, outputs * width)
+        self.condition = nn.Linear(width, outputs * width, bias=False)
+        self.position = nn.Linear(width, outputs * width, bias=False)
+
+    def forward(self, total: Tensor) -> Tensor:
+        return total
 
 
-def adaln_modulation(width: int, outputs: int) -> nn.Sequential:
+def adaln_modulation(width: int, outputs: int, conditioning: str) -> nn.Module:
+    if conditioning == "factored":
+        return FactoredModulation(width, outputs)
     # Published checkpoints name the projection `1`, behind a SiLU. All blocks share SiLU(u), so it is applied once.
     return nn.Sequential(nn.Identity(), nn.Linear(width, outputs * width))
 
@@ -60,11 +92,11 @@ def adaln_modulation(width: int, outputs: int) -> nn.Sequential:
 class ResBlock(nn.Module):
     """x + gate * MLP(LN(x) * (1 + scale) + shift)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, conditioning: str):
         super().__init__()
         self.in_ln = nn.LayerNorm(width, eps=1e-6)
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.adaLN_modulation = adaln_modulation(width, 3)
+        self.adaLN_modulation = adaln_modulation(width, 3, conditioning)
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
         shift, scale, gate = self.adaLN_modulation(activated).chunk(3, dim=-1)
@@ -72,28 +104,36 @@ class ResBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    def __init__(self, width: int, out_features: int):
+    def __init__(self, width: int, out_features: int, conditioning: str):
         super().__init__()
         self.norm_final = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.linear = nn.Linear(width, out_features)
-        self.adaLN_modulation = adaln_modulation(width, 2)
+        self.adaLN_modulation = adaln_modulation(width, 2, conditioning)
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        shift, scale = self.adaLN_modulation(activated).chunk(2, dim=-1)
-        return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
+        if isinstance(self.adaLN_modulation, FactoredModulation) or x.numel() <= x.shape[-1] ** 2:
+            shift, scale = self.adaLN_modulation(activated).chunk(2, dim=-1)
+            return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
+        # The shift passes through the output layer alone: for many rows the product of both matrices, as narrow as
+        # the output, is cheaper than the shift as wide as x.
+        projection, out = self.adaLN_modulation[1], self.linear
+        (shift_weight, scale_weight), (shift_bias, scale_bias) = projection.weight.chunk(2), projection.bias.chunk(2)
+        scaled = self.norm_final(x) * (1 + F.linear(activated, scale_weight, scale_bias))
+        return F.linear(scaled, out.weight, out(shift_bias)) + F.linear(activated, out.weight @ shift_weight)
 
 
 class Denoiser(nn.Module):
     """AdaLN MLP, (..., d) -> (..., 2d), shared by all tokens. Parameter names are those of published checkpoints."""
 
-    def __init__(self, token_dim: int, num_tokens: int, cond_dim: int, width: int, depth: int):
+    def __init__(self, token_dim: int, num_tokens: int, cond_dim: int, width: int, depth: int, conditioning: str):
         super().__init__()
+        self.conditioning = conditioning
         self.time_embed = TimeEmbedding(width)
         self.cond_embed = nn.Linear(cond_dim, width)
         self.pos_embed = nn.Embedding(num_tokens, width)
         self.input_proj = nn.Linear(token_dim, width)
-        self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
-        self.final_layer = FinalLayer(width, 2 * token_dim)
+        self.res_blocks = nn.ModuleList(ResBlock(width, conditioning) for _ in range(depth))
+        self.final_layer = FinalLayer(width, 2 * token_dim, conditioning)
         self.grad_checkpointing = False
         self.initialize()
 
@@ -101,22 +141,44 @@ class Denoiser(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2], self.pos_embed):
             nn.init.normal_(layer.weight, std=0.02)
-        for layer in (*self.res_blocks, self.final_layer):
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)
+        for layer in self.layers:
+            for projection in layer.adaLN_modulation.modules():
+                if isinstance(projection, nn.Linear):
+                    nn.init.zeros_(projection.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
-    def forward(self, x: Tensor, u: Tensor) -> Tensor:
-        """x: (..., d) noisy tokens; u: (..., width) time + condition + position. Leading shapes broadcast."""
-        x, activated = self.input_proj(x), F.silu(u)
-        for block in self.res_blocks:
-            if self.grad_checkpointing and self.training:
-                x = checkpoint(block, x, activated, use_reentrant=False, preserve_rng_state=False)
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [*self.res_blocks, self.final_layer]
+
+    def terms(self, source: str, embedded: Tensor) -> tuple[Tensor, ...]:
+        """What one of the `SOURCES`, embedded (..., width), adds to the conditioning that `forward` takes.
+
+        Joint: the embedding itself, the layers project the sum. Factored: each layer's projection (..., 2 or 3 width)
+        of it alone, so that no layer projects anything once a token and repeat.
+        """
+        if self.conditioning == "joint":
+            return (embedded,)
+        activated = F.silu(embedded)
+        return tuple(getattr(layer.adaLN_modulation, source)(activated) for layer in self.layers)
+
+    def time_terms(self, t: Tensor) -> tuple[Tensor, ...]:
+        return self.terms("time", self.time_embed(t))
+
+    def forward(self, x: Tensor, *terms: Tensor) -> Tensor:
+        """x: (..., d) noisy tokens; terms: sums over the sources of their `terms`. Leading shapes broadcast."""
+        x = self.input_proj(x)
+        conditions = [F.silu(*terms)] * len(self.layers) if self.conditioning == "joint" else terms
+        for layer, condition in zip(self.layers, conditions, strict=True):
+            if self.grad_checkpointing and self.training and layer is not self.final_layer:
+                x = checkpoint(layer, x, condition, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, activated)
-        return self.final_layer(x, activated)
+                x = layer(x, condition)
+        return x
 
 
 class SplitTokenHead(nn.Module):
@@ -128,7 +190,10 @@ class SplitTokenHead(nn.Module):
         repeats: K, draws of (timestep, noise) a token in one loss.
         condition_dropout: probability of a zero condition, per (image, token, repeat).
         timesteps: "independent" draws, or "stratified": the K timesteps of a token fall one into each K-th of the
-            range, neighbours share their noise with opposite signs. The expectation is the same.
+            range, neighbours share their noise with opposite signs; or "paired": `draw_paired`. The expectation is
+            the same.
+        conditioning: "joint": AdaLN projects SiLU(time + condition + position), as the paper's; "factored": the sum
+            of a projection of each one's SiLU, whose cost does not grow with K x M. Not the same network.
 
     Raises:
         UserError: the token width does not divide the feature.
@@ -144,13 +209,16 @@ class SplitTokenHead(nn.Module):
         repeats: int = 30,
         condition_dropout: float = 0.2,
         timesteps: str = "independent",
+        conditioning: str = "joint",
     ):
         super().__init__()
         check_token_dim(feature_dim, token_dim)
+        check_repeats(repeats, timesteps, condition_dropout)
         self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
         self.repeats, self.condition_dropout, self.timesteps = repeats, condition_dropout, timesteps
-        self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth)
+        self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, conditioning)
         self.schedule = NoiseSchedule()
+        self.register_buffer("timestep_density", diffusion.timestep_density().float(), persistent=False)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the residual blocks in the backward pass: less memory, more time, the same result."""
@@ -164,7 +232,12 @@ class SplitTokenHead(nn.Module):
         def uniform(*size: int) -> Tensor:
             return torch.rand(size, generator=generator, device=device)
 
-        noise = torch.randn(*shape, self.token_dim, generator=generator, device=device)
+        def normal(*size: int) -> Tensor:
+            return torch.randn(*size, self.token_dim, generator=generator, device=device)
+
+        if self.timesteps == "paired":
+            return self._paired(shape, uniform, normal)
+        noise = normal(*shape)
         if self.timesteps == "stratified":
             strata = torch.arange(self.repeats, device=device) + uniform(*shape)
             t = (strata * (NUM_TIMESTEPS / self.repeats)).long().clamp(max=NUM_TIMESTEPS - 1)
@@ -174,6 +247,37 @@ class SplitTokenHead(nn.Module):
             t = torch.randint(NUM_TIMESTEPS, shape, generator=generator, device=device)
         return Draws(t, noise, uniform(*shape) < self.condition_dropout)
 
+    def _paired(self, shape: tuple[int, int, int], uniform: Random, normal: Random) -> Draws:
+        """Draws whose weighted mean loss has the same expectation, and a gradient that varies far less.
+
+        Of a token's K draws a fixed number have the zero condition. The others come two and two: one timestep, one
+        noise with both signs. The timesteps are drawn where they matter most (`timestep_density`), one from each of
+        as many equal shares of that density as there are pairs; an odd draw has a share for itself.
+        """
+        *tokens, repeats = shape
+        without = min(max(round(repeats * self.condition_dropout), int(self.condition_dropout > 0)), repeats - 1)
+        given = repeats - without
+        pairs = (given + 1) // 2
+
+        def timesteps(count: int) -> Tensor:
+            place = uniform(*tokens, count)
+            place = (place + torch.arange(count, device=place.device)) / max(count, 1)
+            cumulated = self.timestep_density.cumsum(0).to(place.device)
+            return torch.searchsorted(cumulated, place).clamp(max=NUM_TIMESTEPS - 1)
+
+        t = torch.cat([timesteps(pairs).repeat_interleave(2, -1)[..., :given], timesteps(without)], -1)
+        noise = normal(*tokens, pairs)
+        noise = torch.stack([noise, -noise], -2).flatten(-3, -2)[..., :given, :]
+        # A draw counts by the share of timesteps that it stands for, the probability of its condition, and the
+        # inverse of how much more often than evenly its timestep is drawn.
+        count = torch.full((repeats,), 0.5 / pairs)
+        count[given - given % 2 : given] = 1 / pairs
+        count[:given] *= 1 - self.condition_dropout
+        count[given:] = self.condition_dropout / max(without, 1)
+        weight = repeats * count.to(t.device) / (NUM_TIMESTEPS * self.timestep_density.to(t.device)[t])
+        dropped = (torch.arange(repeats, device=t.device) >= given).expand(shape)
+        return Draws(t, torch.cat([noise, normal(*tokens, without)], -2), dropped, weight)
+
     def forward(self, z: Tensor, target: Tensor, draws: Draws | None = None) -> dict[str, Tensor]:
         """Loss of generating `target` (B, D_t) from the condition `z` (B, D_s).
 
@@ -181,21 +285,38 @@ class SplitTokenHead(nn.Module):
             "loss" = "mse" + "vb", each a mean over B x M x K (scalars; mse and vb without gradient).
         """
         draws = self.draw(len(z)) if draws is None else draws
-        x_start = target.float().unflatten(-1, (self.num_tokens, 1, self.token_dim))
-        x_t = self.schedule.add_noise(x_start, draws.noise, draws.t)
-        # The condition is embedded once an image; its zero is what Linear(0) gives, the bias.
-        condition = self.net.cond_embed(z)[:, None, None]
-        condition = torch.where(draws.dropped[..., None], self.net.cond_embed.bias.to(condition), condition)
-        u = self.net.time_embed.lookup(draws.t) + condition + self.net.pos_embed.weight[:, None].to(condition)
-        mse, vb = self.schedule.loss_terms(self.net(x_t, u), x_start, draws.noise, draws.t)
-        mse, vb = mse.mean(), vb.mean()
+        net, x_start = self.net, target.float().unflatten(-1, (self.num_tokens, 1, self.token_dim))
+        # Each of the 1000 possible timesteps is embedded once at most, a condition once an image; its zero is what
+        # Linear(0) gives, the bias.
+        many = draws.t.numel() > NUM_TIMESTEPS
+        time = net.time_terms(torch.arange(NUM_TIMESTEPS, device=z.device) if many else draws.t)
+        image = net.terms("condition", net.cond_embed(z)[:, None, None])
+        none = net.terms("condition", net.cond_embed.bias.to(image[0]))
+        position = net.terms("position", net.pos_embed.weight[:, None].to(image[0]))
+
+        def losses(draws: Draws, *embedded: Tensor) -> Tensor:
+            terms = []
+            for time, image, none, position in zip(*_split(embedded, len(SOURCES) + 1), strict=True):
+                time = F.embedding(draws.t, time) if many else time
+                terms.append(time + torch.where(draws.dropped[..., None], none, image) + position)
+            x_t = self.schedule.add_noise(x_start, draws.noise, draws.t)
+            terms = self.schedule.loss_terms(net(x_t, *terms), x_start, draws.noise, draws.t)
+            return torch.stack([part.sum() if draws.weight is None else (draws.weight * part).sum() for part in terms])
+
+        embedded, at_once = (*time, *image, *none, *position), ROWS_AT_ONCE[z.device.type]
+        parts = draws.repeats(max(1, at_once // draws.t[..., 0].numel())) if many else [draws]
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            mse, vb = _SumOfParts.apply(losses, parts, tuple(net.parameters()), *embedded, *net.parameters())
+        else:
+            mse, vb = sum(losses(part, *embedded) for part in parts)
+        mse, vb = mse / draws.t.numel(), vb / draws.t.numel()
         return {"loss": mse + vb, "mse": mse.detach(), "vb": vb.detach()}
 
     def sample(
         self,
         z: Tensor,
         sampler: str = "deterministic",
-        steps: int = 4,
+        steps: int = 2,
         num_samples: int = 1,
         guidance: float = 2.0,
         start: int = 800,
@@ -206,7 +327,7 @@ class SplitTokenHead(nn.Module):
         Args:
             sampler: "ancestral" (the paper's) and "ddim" start from noise at t = 999; "deterministic" is the DDIM
                 path from zero, where averaging many samples leads, at t = `start`, and has one outcome (S = 1).
-            steps: of the 1000 timesteps, evenly spaced.
+            steps: of the 1000 timesteps, evenly spaced; the deterministic path's in its upper part.
             num_samples: S.
             guidance: scale s of eps = eps_uncond + s (eps_cond - eps_uncond); the variance is the conditional one.
             generator: of all noise, on any device.
@@ -218,16 +339,26 @@ class SplitTokenHead(nn.Module):
         deterministic = sampler == "deterministic"
         timesteps = diffusion.zero_path_timesteps(start, steps) if deterministic else diffusion.spaced_timesteps(steps)
         schedule = NoiseSchedule(timesteps).to(z.device)
-        position = self.net.pos_embed.weight
-        unconditional = self.net.cond_embed.bias + position
-        conditional = self.net.cond_embed(z)[:, None, None] + position
+        position = self.net.terms("position", self.net.pos_embed.weight)
+
+        def image_terms(embedded: Tensor) -> list[Tensor]:
+            return [sum(terms) for terms in zip(self.net.terms("condition", embedded), position, strict=True)]
+
+        unconditional, conditional = (
+            image_terms(self.net.cond_embed.bias),
+            image_terms(self.net.cond_embed(z)[:, None, None]),
+        )
         shape = (len(z), num_samples, self.num_tokens, self.token_dim)
 
         def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
-            time = self.net.time_embed(torch.tensor(t, device=z.device))
-            eps, variance = self.net(x, time + conditional).float().chunk(2, dim=-1)
+            time = self.net.time_terms(torch.tensor(t, device=z.device))
+
+            def output(image: list[Tensor]) -> Tensor:
+                return self.net(x, *(sum(terms) for terms in zip(time, image, strict=True))).float()
+
+            eps, variance = output(conditional).chunk(2, dim=-1)
             if guidance != 1:
-                eps_unconditional, _ = self.net(x, time + unconditional).float().chunk(2, dim=-1)
+                eps_unconditional, _ = output(unconditional).chunk(2, dim=-1)
                 eps = torch.lerp(eps_unconditional, eps, guidance)
             return eps, variance
 
@@ -244,6 +375,46 @@ class SplitTokenHead(nn.Module):
         return tokens.flatten(-2)
 
 
+class _SumOfParts(torch.autograd.Function):
+    """Sum of `losses(part, *embedded)` over parts, whose activations are held one part at a time.
+
+    The gradient of each part is taken as soon as its loss is known and added up. All elements of the result must
+    enter what is differentiated with the same factor.
+    """
+
+    @staticmethod
+    def forward(ctx, losses, parts, parameters, *inputs):
+        embedded = [tensor.detach().requires_grad_() for tensor in inputs[: len(inputs) - len(parameters)]]
+        total, ctx.gradients = 0, None
+        for part in parts:
+            with torch.enable_grad():
+                values = losses(part, *embedded)
+            with torch.autocast(values.device.type, enabled=False):
+                gradients = torch.autograd.grad(
+                    values, (*embedded, *parameters), torch.ones_like(values), allow_unused=True
+                )
+            total = total + values.detach()
+            if ctx.gradients is None:
+                ctx.gradients = gradients
+            else:
+                used = [i for i, gradient in enumerate(gradients) if gradient is not None]
+                torch._foreach_add_([ctx.gradients[i] for i in used], [gradients[i] for i in used])
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factors):
+        gradients = [g if g is None else g.mul_(factors[0]) for g in ctx.gradients]
+        ctx.gradients = None
+        return None, None, None, *gradients
+
+
+def _split(values: tuple, count: int) -> list[tuple]:
+    """`count` tuples of equal length, one after the other."""
+    size = len(values) // count
+    return [values[i * size : (i + 1) * size] for i in range(count)]
+
+
 def check_token_dim(feature_dim: int, token_dim: int) -> None:
     if feature_dim % token_dim:
         divisors = sorted(n for n in range(1, feature_dim + 1) if feature_dim % n == 0)
@@ -255,13 +426,18 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
         )
 
 
+def check_repeats(repeats: int, timesteps: str, condition_dropout: float) -> None:
+    if timesteps == "paired" and repeats == 1 and condition_dropout > 0:
+        raise UserError("--repeats 1: --timesteps paired draws with the condition and without; set it to at least 2")
+
+
 def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
     if sampler not in SAMPLERS:
         raise UserError(f"--sampler {sampler}: choose one of {', '.join(SAMPLERS)}")
-    if not 1 <= start < NUM_TIMESTEPS:
-        raise UserError(f"--start {start}: choose a timestep from 1 to {NUM_TIMESTEPS - 1}")
+    if not 2 <= start < NUM_TIMESTEPS:
+        raise UserError(f"--start {start}: choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
     least = 1 if sampler == "deterministic" else 2
-    most = start if sampler == "deterministic" else NUM_TIMESTEPS
+    most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
     if not least <= steps <= most:
         raise UserError(f"--steps {steps}: the {sampler} sampler takes {least} to {most}")
     if num_samples < 1:

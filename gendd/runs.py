@@ -28,6 +28,8 @@ from gendd.errors import UserError
 NOT_COMPARED = {
     *("resume", "dry_run", "check_data", "runs", "data_root", "workers", "eval_every", "eval_images"),
     *("teacher_chunk", "grad_checkpointing"),
+    # What it sets is compared.
+    "paper",
 }
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 

@@ -2,7 +2,7 @@
 
 from gendd.config import EvaluateConfig
 from gendd.networks import Names
-from gendd.programs.tree import Tree
+from gendd.programs.tree import Tree, paper_protocol
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.data import check_data, open_data, summarize
 from gendd_cifar.models import ZOO
@@ -24,4 +24,5 @@ TREE = Tree(
     summarize=summarize,
     check_data=check_data,
     open_data=open_data,
+    paper=paper_protocol(repeats=30, steps=100),
 )

@@ -58,8 +58,8 @@ class ImageNetTrainConfig(TrainConfig):
     """Second beta of adamw at the first step."""
     schedule: Literal["cosine", "step"] = "cosine"
     """Learning rate: cosine to 0, or x0.1 at each milestone."""
-    repeats: int = 10
-    """K, draws of timestep and noise a token in a step."""
+    repeats: int = 4
+    """K, draws of timestep and noise a token in a step (the paper: 10, independent)."""
     eval_images: int = 5000
     """Images of an intermediate evaluation; 0 takes all."""
 

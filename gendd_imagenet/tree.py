@@ -3,7 +3,7 @@
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from gendd.networks import Names
-from gendd.programs.tree import Tree
+from gendd.programs.tree import Tree, paper_protocol
 from gendd_imagenet.check import check_data
 from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
 from gendd_imagenet.data import open_data
@@ -18,4 +18,5 @@ TREE = Tree(
     summarize=summarize,
     check_data=check_data,
     open_data=open_data,
+    paper=paper_protocol(repeats=10, steps=64),
 )

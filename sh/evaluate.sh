@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Evaluates a run or a checkpoint: teacher, head read-out and linear probe, on all GPUs of this machine.
 #   bash sh/evaluate.sh RUN_OR_CHECKPOINT [flags]
-# With the paper's sampler, in either tree:
-#   bash sh/evaluate.sh runs/cifar100/resnet56_resnet20/gendd/0 --sampler ancestral --steps 100 --num-samples 5
-#   bash sh/evaluate.sh runs/imagenet/resnet34_resnet18/gendd/0 --sampler ancestral --steps 64 --num-samples 5
+# With the paper's sampler, 100 or 64 (ImageNet) ancestral steps x 5 samples:
+#   bash sh/evaluate.sh runs/cifar100/resnet56_resnet20/gendd/0 --paper
 # A run folder knows its tree and its networks. For a file, TREE names the tree (gendd_cifar if it does not), and flags
 # the networks:
 #   TREE=gendd_imagenet bash sh/evaluate.sh FILE --student resnet18 --teacher resnet34 --teacher-weights timm

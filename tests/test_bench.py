@@ -9,7 +9,10 @@ from gendd.head import SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import input_imagenet  # noqa: E402
+import reference  # noqa: E402
 import scaling  # noqa: E402
+from measure import record, take_turns  # noqa: E402
+from read_out import build_student  # noqa: E402
 from reference import head_loss  # noqa: E402
 
 
@@ -25,6 +28,32 @@ def test_reference_and_fast_path_agree_in_loss_and_gradients():
     inputs = [z, *head.parameters()]
     for one, other in zip(torch.autograd.grad(fast, inputs), torch.autograd.grad(plain, inputs), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_reference_and_fast_path_read_the_same_logits():
+    torch.manual_seed(0)
+    student = build_student("resnet8", torch.nn.Linear(48, 5), token_dim=16, width=32)
+    for parameter in student.head.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    images, shape = torch.randn(3, 3, 32, 32), (3, 2, 3, 16)
+    noise = torch.Generator().manual_seed(1)
+    plain = reference.read_out(student, images, 6, 2, lambda: torch.randn(shape, generator=noise))
+    settings = {"sampler": "ancestral", "steps": 6, "num_samples": 2}
+    fast = student.read_out(images, torch.Generator().manual_seed(1), **settings)["head"]
+    # The path of an untrained head ends at large values.
+    torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-3 * fast.abs().max().item())
+
+
+def test_works_take_turns_and_the_first_round_is_not_counted():
+    order, clock = [], iter(range(1000))
+    times = take_turns([lambda: order.append("a"), lambda: order.append("b")], 3, lambda: next(clock))
+    assert "".join(order) == "baabbaab"
+    assert times == [[1, 1, 1], [1, 1, 1]]
+
+
+def test_a_record_holds_medians_and_spread():
+    line = record("step/a-b", "s", [4.0, 6.0, 5.0], [1.0, 3.0, 2.0], [4.0, 2.0, 2.5], 0.5)
+    assert (line["reference"], line["ours"], line["ratio"], line["spread"], line["n"]) == (5, 2, 2.5, [2, 4], 3)
 
 
 def test_views_of_the_input_path_are_those_of_its_reference():

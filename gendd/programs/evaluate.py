@@ -9,8 +9,8 @@ import torch
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from gendd.checkpoint import Tensors, checksum, load_weights, read_weights, weights_file, write_whole
-from gendd.config import EvaluateConfig, TrainConfig, field_names, parse
+from gendd.checkpoint import Tensors, checksum, conditioning, load_weights, read_weights, weights_file, write_whole
+from gendd.config import EvaluateConfig, TrainConfig, field_names
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch, evaluate, read_out_of
@@ -30,7 +30,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: whatever in the command, the data or the checkpoint cannot work.
     """
-    config = parse(tree.evaluate_config, f"{tree.name}.evaluate", arguments)
+    config = tree.parse(tree.evaluate_config, "evaluate", arguments)
     config.check()
     with join_world() as world:
         tensors = {} if config.dry_run and not _file(config).exists() else read_weights(_file(config), "checkpoint")
@@ -51,6 +51,8 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {built.teacher.loaded}", flush=True)
+            if isinstance(model, Student):
+                print(f"protocol    {tree.protocol(config)}", flush=True)
             if config.dry_run:
                 print(list_missing(missing))
         if config.dry_run:
@@ -91,7 +93,8 @@ def _architecture(tensors: Tensors) -> dict:
         return {"method": "pretrain" if any(name.startswith("backbone.") for name in tensors) else "classification"}
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-    return {"method": "gendd", "token_dim": token_dim, "width": width, "depth": depth}
+    head = {"token_dim": token_dim, "width": width, "depth": depth, "conditioning": conditioning(tensors)}
+    return {"method": "gendd", **head}
 
 
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig) -> list[tuple[ReadOut, int]]:

@@ -11,11 +11,13 @@ from gendd.distributed import World
 from gendd.methods import get_method
 from gendd.networks import as_flops, flops, parameter_count
 from gendd.programs.build import Built, BuiltNetwork
+from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.student import Student
 
 
 def plan_of(
+    tree: Tree,
     config: TrainConfig,
     summary: DataSummary,
     built: Built,
@@ -36,6 +38,7 @@ def plan_of(
     lines["method"] = _method(config)
     if isinstance(trained, Student):
         lines["head"] = _head(config, trained, world.device)
+        lines["protocol"] = tree.protocol(config)
     parts = [_counted(batches.world, "process"), _counted(config.accumulate, "part"), f"{batches.part_size} images"]
     head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
     lines |= {

@@ -7,8 +7,16 @@ import torch
 from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
-from gendd.config import TrainConfig, parse
-from gendd.distributed import World, autocast, check_batch, hardware, join_world, resolve_precision
+from gendd.config import TrainConfig
+from gendd.distributed import (
+    World,
+    autocast,
+    check_batch,
+    hardware,
+    join_world,
+    missing_for_compile,
+    resolve_precision,
+)
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, feature_agreement, read_out_of
 from gendd.methods import METHODS, get_method
@@ -33,7 +41,7 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: whatever in the command, the data or the weights cannot work.
     """
-    config = parse(tree.train_config, f"{tree.name}.train", arguments)
+    config = tree.parse(tree.train_config, "train", arguments)
     folder = Path(config.resume) if config.resume else None
     if folder:
         config = dataclasses.replace(saved_config(folder, tree.train_config), dry_run=config.dry_run)
@@ -99,7 +107,8 @@ class TrainProgram:
             self._say(f"{self.run.path} is complete: {self.run.headline()}")
             return
         self._build()
-        self._say(plan_of(self.config, self.summary, self.built, self.plan, self.world, self.precision, self.run.path))
+        shared = (self.plan, self.world, self.precision, self.run.path)
+        self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))
         if config.dry_run:
             self._say(list_missing(self.missing))
             return
@@ -155,7 +164,11 @@ class TrainProgram:
     def _train(self) -> Training:
         config, world = self.config, self.world
         if config.compile:
-            self.task.compile()
+            missing = missing_for_compile(world.device)
+            if missing:
+                self._say(f"--compile: {missing} is missing; training goes on without, slower, to the same result")
+            else:
+                self.task.compile()
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.get_trainable_module(), config)

@@ -1,9 +1,9 @@
 """What one tree adds to the shared programs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gendd.config import EvaluateConfig, TrainConfig
+from gendd.config import Config, EvaluateConfig, TrainConfig, parse
 from gendd.data import Data, DataSummary
 from gendd.networks import Names
 
@@ -16,6 +16,7 @@ class Tree:
         summarize: what is known of a configuration's data without reading it.
         check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
         open_data: (config, plan, world, network) -> the data set, normalised for the network.
+        paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.
     """
 
     name: str
@@ -25,3 +26,27 @@ class Tree:
     summarize: Callable[[TrainConfig], DataSummary]
     check_data: Callable[[TrainConfig], None]
     open_data: Callable[..., Data]
+    paper: dict[str, object]
+
+    def parse(self, config_class: type[Config], program: str, arguments: list[str] | None) -> Config:
+        """Command line to configuration; --paper has set its flags."""
+        config = parse(config_class, f"{self.name}.{program}", arguments)
+        return replace(config, **{name: self.paper[name] for name in self._known(config)}) if config.paper else config
+
+    def protocol(self, config: TrainConfig | EvaluateConfig) -> str:
+        """Whether the paper's draws and sampling are in force, or what is in their place."""
+        differing = [
+            f"{name.replace('_', ' ')} {getattr(config, name)} (the paper: {self.paper[name]})"
+            for name in self._known(config)
+            if getattr(config, name) != self.paper[name]
+        ]
+        return f"not the paper's, which --paper sets: {', '.join(differing)}" if differing else "the paper's"
+
+    def _known(self, config: TrainConfig | EvaluateConfig) -> list[str]:
+        return [name for name in self.paper if hasattr(config, name)]
+
+
+def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
+    """`Tree.paper` (arXiv 2507.14503, its release): K draws a token in training, steps of its sampler."""
+    sampling = {"sampler": "ancestral", "steps": steps, "num_samples": 5, "guidance": 2.0}
+    return {"repeats": repeats, "timesteps": "independent", "conditioning": "joint", **sampling}

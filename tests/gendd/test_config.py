@@ -9,7 +9,9 @@ import pytest
 from gendd.config import EvaluateConfig, parse
 from gendd.errors import UserError
 from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.tree import TREE as CIFAR
 from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
+from gendd_imagenet.tree import TREE as IMAGENET
 
 COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
@@ -26,7 +28,7 @@ def refusal(function, *arguments):
     return message
 
 
-def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_and_sampler():
+def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_draws_and_sampler():
     recipe = {
         "dataset": "cifar100",
         "image_size": 32,
@@ -49,9 +51,7 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_and_samp
         "token_dim": 64,
         "width": 1024,
         "depth": 3,
-        "repeats": 30,
         "condition_dropout": 0.2,
-        "timesteps": "independent",
         "guidance": 2.0,
         "temperature": 4.0,
         "label_share": 0.1,
@@ -59,6 +59,38 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_and_samp
     }
     values = dataclasses.asdict(parsed())
     assert {name: values[name] for name in recipe} == recipe
+
+
+# The paper's protocol of draws and sampling (its section of experiments and its release), by tree.
+PAPER = [(CIFAR, {"repeats": 30, "steps": 100}), (IMAGENET, {"repeats": 10, "steps": 64})]
+EVERYWHERE = {
+    "timesteps": "independent",
+    "conditioning": "joint",
+    "sampler": "ancestral",
+    "num_samples": 5,
+    "guidance": 2.0,
+}
+
+
+@pytest.mark.parametrize(("tree", "paper"), PAPER)
+def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
+    others = ["--steps", "3", "--sampler", "ddim", "--guidance", "1"]
+    for config_class, draws in ((tree.train_config, ["--repeats", "7"]), (tree.evaluate_config, [])):
+        config = tree.parse(config_class, "program", [*others, *draws, "--paper"])
+        values, expected = dataclasses.asdict(config), {**EVERYWHERE, **paper}
+        known = expected if draws else expected.keys() - {"repeats", "timesteps", "conditioning"}
+        assert {name: values[name] for name in known} == {name: expected[name] for name in known}
+        assert tree.protocol(config) == "the paper's"
+        config = tree.parse(config_class, "program", [*others, *draws])
+        assert (config.steps, config.sampler) == (3, "ddim")
+        assert "steps 3 (the paper: " in tree.protocol(config)
+
+
+def test_the_default_protocol_says_that_it_is_not_the_papers():
+    text = CIFAR.protocol(parsed())
+    for name in ("repeats", "timesteps", "sampler", "steps", "num samples"):
+        assert f"{name} " in text
+    assert "guidance" not in text and "--paper" in text
 
 
 def test_flags_set_what_they_name():
@@ -151,7 +183,7 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--steps", "0"),
         ("--steps", "951"),
         ("--num-samples", "2"),
-        ("--start", "0"),
+        ("--start", "1"),
         ("--start", "1000"),
     ],
 )
@@ -185,8 +217,15 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
         ["--contraction", "1", "--mixup", "0", "--weight-decay", "0", "--eval-images", "0", "--holdout", "0.9"],
         ["--sampler", "ancestral", "--steps", "1000", "--num-samples", "5"],
         ["--steps", "1", "--start", "999"],
+        ["--steps", "1", "--start", "2"],
         ["--epochs", "1", "--warmup-epochs", "0.5"],
     ],
 )
 def test_values_at_the_edge_are_accepted(arguments):
     parsed(*COMPLETE, *arguments).check()
+
+
+def test_conditioning_is_a_flag_of_the_head():
+    config = parsed(*COMPLETE, "--conditioning", "factored", "--timesteps", "paired")
+    assert config.head()["conditioning"] == "factored" and config.head()["timesteps"] == "paired"
+    assert parsed(*COMPLETE).conditioning == "joint"

@@ -128,7 +128,8 @@ def test_timesteps_of_the_samplers():
     assert spaced_timesteps(100)[[0, 1, -1]].tolist() == [0, 10, 999]
     assert len(set(spaced_timesteps(64).tolist())) == 64
     assert zero_path_timesteps(950, 1).tolist() == [950]
-    assert zero_path_timesteps(950, 2).tolist() == [475, 950]
+    assert zero_path_timesteps(900, 2).tolist() == [600, 900]
+    assert zero_path_timesteps(5, 4).tolist() == [2, 3, 4, 5]
 
 
 def gaussian_predictor(schedule: NoiseSchedule, mean: float, std: float):

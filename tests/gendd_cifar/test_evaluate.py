@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from gendd.checkpoint import load_weights, read_weights
 from gendd.errors import UserError
+from gendd.head import SplitTokenHead
 from gendd_cifar.evaluate import main
 from gendd_cifar.train import main as train
 
@@ -83,6 +85,23 @@ def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
     expected = accuracies(evaluated(tmp_path, runs["gendd"], "--precision", "fp32"))
     del expected["teacher"]
     assert accuracies(evaluated(tmp_path, file, *NETWORKS)) == expected
+
+
+def test_factored_conditioning_is_recognised_and_never_taken_for_the_other(runs, tmp_path):
+    train([*COMMON, *HEAD, "--conditioning", "factored", "--method", "gendd", "--student", "toy:network", "--teacher",
+           "resnet8", "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path)])  # fmt: skip
+    run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0"
+    assert json.loads((run / "config.json").read_text())["conditioning"] == "factored"
+    expected = accuracies(evaluated(tmp_path, run))
+    file = run / "checkpoints" / "last.pt"
+    assert accuracies(evaluated(tmp_path, file, *NETWORKS)) == {name: expected[name] for name in ("head", "probe")}
+
+    tensors = read_weights(file, "checkpoint")
+    joint = SplitTokenHead(64, 16, token_dim=32, width=16, depth=2)
+    with pytest.raises(UserError, match="--conditioning factored") as error:
+        load_weights(joint, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
+                     "--student-weights", "run")  # fmt: skip
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_plain_student_of_a_run_is_its_probe(runs, tmp_path):

@@ -1,0 +1,119 @@
+"""Variance of a training step's gradient over its draws, against K, for each scheme of draws, on a trained student.
+
+    python bench/gradient_variance.py RUN IMAGES
+
+RUN is a GenDD run on a folder of images, IMAGES that folder. One batch of its training images, many draws of
+timesteps, noise and dropped conditions: the variance is that of the gradient over the draws alone, summed over the
+parameters, of the student (backbone and LayerNorm) and of the head apart, relative to the published draws'.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import tyro
+from machine import describe
+
+from gendd.checkpoint import read_weights
+from gendd.config import TrainConfig
+from gendd.distributed import World, autocast, resolve_precision
+from gendd.programs.build import build
+from gendd.randomness import BatchPlan, generator
+from gendd.runs import saved_config
+from gendd_cifar.tree import TREE
+
+PUBLISHED = ("independent", 30)
+SETTINGS = [
+    PUBLISHED,
+    *(("stratified", repeats) for repeats in (30, 12, 8)),
+    *(("paired", repeats) for repeats in (12, 8, 6, 5)),
+]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Variance of a training step's gradient over its draws."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    dataset: Annotated[str, tyro.conf.Positional]
+    images: int = 64
+    """Of the batch."""
+    draws: int = 24
+    """Gradients of each setting."""
+    teacher_weights: str = ""
+    """The run's own if not given."""
+
+
+class Moments:
+    """Mean and variance of vectors, one at a time."""
+
+    def __init__(self):
+        self.count, self.total, self.square = 0, 0, 0.0
+
+    def add(self, vector: torch.Tensor) -> None:
+        vector = vector.double()
+        self.count, self.total = self.count + 1, self.total + vector
+        self.square += vector.square().sum().item()
+
+    def variance(self) -> float:
+        """Summed over the vector's elements."""
+        return (self.square - (self.total.square().sum() / self.count).item()) / (self.count - 1)
+
+
+def main(config: Config) -> None:
+    device = torch.device("cpu")
+    settings = saved_config(config.run, TREE.train_config)
+    weights = config.teacher_weights or settings.teacher_weights
+    settings = dataclasses.replace(
+        settings,
+        dataset=config.dataset,
+        teacher_weights=weights,
+        batch_size=config.images,
+        student_weights=None,
+        after=None,
+    )
+    variances = measure(settings, config, device)
+    print(
+        f"{config.run.parts[-2]}, trained with K {settings.repeats}, contraction {settings.contraction:g}, width "
+        f"{settings.width}; {config.images} images, {config.draws} gradients a setting; {describe()}\n"
+    )
+    print("| draws | K | variance, student | variance, head |\n|---|---|---|---|")
+    base = variances[PUBLISHED]
+    for (scheme, repeats), values in variances.items():
+        student, head = (value / published for value, published in zip(values, base, strict=True))
+        print(f"| {scheme} | {repeats} | {student:.2f} | {head:.2f} |")
+
+
+def measure(settings: TrainConfig, config: Config, device: torch.device) -> dict[tuple[str, int], list[float]]:
+    """Variances of the student's and of the head's gradient, by (scheme, K)."""
+    world = World(0, 1, 0, device)
+    precision = resolve_precision("auto", device)
+    summary = TREE.summarize(settings)
+    built = build(TREE, settings, summary.num_classes, device, None, read_weights(config.run, "RUN"), precision)
+    task = built.task.train()
+    data = TREE.open_data(settings, BatchPlan(0, config.images), world, built.student.network)
+    task.random, images, labels = next(iter(data.train_batches(range(1))))
+    student, head = task.trainable_module, task.head
+    parts = [[*student.backbone.parameters(), *student.norm.parameters()], [*head.parameters()]]
+    with autocast(precision, device):
+        target = task.target(task.teacher_feature(images), labels)
+    variances = {}
+    for scheme, repeats in SETTINGS:
+        head.timesteps, head.repeats = scheme, repeats
+        moments = [Moments() for _ in parts]
+        for number in range(config.draws):
+            draws = head.draw(config.images, generator(device, scheme, repeats, number))
+            student.zero_grad()
+            with autocast(precision, device):
+                loss = student(images, target, labels, task.mixup_share(device), draws)["loss"]
+            loss.backward()
+            for parameters, moment in zip(parts, moments, strict=True):
+                moment.add(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+        variances[scheme, repeats] = [moment.variance() for moment in moments]
+    return variances
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,64 @@
+"""Augmented images/s a core of the input path of small images, beside torchvision's transforms, in one run.
+
+    python bench/input_cifar.py
+
+Both crop with padding 4, flip and normalise 32x32 images in batches of 64: torchvision's transforms a PIL image at a
+time, this project's path a batch at a time. The pixels are random: their values cost nothing. CPU time of one thread.
+"""
+
+import time
+
+import torch
+from machine import describe, memory_rate
+from measure import record, take_turns
+
+from gendd.randomness import BatchPlan
+from gendd_cifar.data import ImageData, Images, Source
+from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD
+
+# After gendd, which makes torchvision work beside a CPU-only torch.
+from torchvision import transforms  # isort: skip
+
+IMAGES, BATCH, PADDING, ROUNDS = 50_000, 64, 4, 7
+# Batches a round of each path.
+REFERENCE_BATCHES, BATCHES = 20, 200
+
+
+def records() -> list[dict]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    pixels = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8)
+    images = Images(pixels, torch.randint(100, (IMAGES,)))
+    pictures = [transforms.functional.to_pil_image(image) for image in pixels[: REFERENCE_BATCHES * BATCH]]
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=PADDING),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(CIFAR100_MEAN, CIFAR100_STD),
+        ]
+    )
+    source = Source(images, images.select(torch.arange(BATCH)), 100)
+    plan = BatchPlan(seed=0, batch=BATCH)
+    data = ImageData(source, plan, torch.device("cpu"), CIFAR100_MEAN, CIFAR100_STD, PADDING)
+
+    def reference() -> None:
+        for first in range(0, len(pictures), BATCH):
+            torch.stack([transform(picture) for picture in pictures[first : first + BATCH]])
+
+    def ours() -> None:
+        for _ in data.train_batches(range(BATCHES)):
+            pass
+
+    plain, fast = take_turns((reference, ours), ROUNDS, time.process_time)
+    torch.set_num_threads(threads)
+    rates = [REFERENCE_BATCHES * BATCH / taken for taken in plain], [BATCHES * BATCH / taken for taken in fast]
+    ratios = [one / other for one, other in zip(rates[1], rates[0], strict=True)]
+    # A byte a value is read, four are written; the copies between count as losses.
+    achieved = sorted(rates[1])[ROUNDS // 2] * 5 * pixels[0].numel()
+    return [record("input/cifar", "images/s a core", *rates, ratios, achieved / memory_rate())]
+
+
+if __name__ == "__main__":
+    print(describe())
+    print(*records(), sep="\n")

@@ -1,0 +1,157 @@
+"""What an epoch of each ImageNet recipe costs on 8 H100-class GPUs, by part, on paper: docs/scaling.md.
+
+    python bench/on_paper.py
+
+Operations and bytes are counted on shapes alone (the meta device), of one image: products and convolutions by torch's
+counter; bytes as what every operation of the eager program reads and writes in bf16, so that fusion can only lower
+them. Time is the greater of both at the rates below. The head "before" is the plain path of reference.py with the
+paper's K; "after" it is the project's, with the default draws.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from reference import head_loss
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from gendd.head import Draws, SplitTokenHead
+from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
+from gendd_imagenet.tree import TREE
+
+IMAGES = 1_281_167
+# Assumed of the machine: 8 GPUs (dense bf16 peak and memory rate of an H100 SXM), what a program sees of either, the
+# rate of the gradients' exchange a GPU, cores that decode; measured here: images a core (bench/input_imagenet.py).
+GPUS, PEAK, MEMORY, REACHED, EXCHANGE, CORES = 8, 989e12, 3.35e12, 0.5, 200e9, 96
+PLAIN_INPUT, RANDAUGMENT_INPUT = 520, 355
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    teacher: str
+    student: str
+    epochs: int
+    images_per_core: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.teacher} > {self.student}"
+
+
+RECIPES = (
+    Recipe("resnet34", "resnet18", 100, PLAIN_INPUT),
+    Recipe("resnet50", "mobilenetv1", 100, PLAIN_INPUT),
+    Recipe("beitv2_base", "resnet50", 300, RANDAUGMENT_INPUT),
+    Recipe("beitv2_large", "resnet50", 300, RANDAUGMENT_INPUT),
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image."""
+
+    flops: float = 0
+    bytes: float = 0
+
+    def seconds(self) -> float:
+        """Of an epoch, on all GPUs."""
+        return IMAGES / GPUS * max(self.flops / PEAK, self.bytes / MEMORY) / REACHED
+
+
+class ByteCounter(TorchDispatchMode):
+    """Bytes that operations read and write; views cost nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **(keywords or {}))
+        if not function.is_view:
+            tensors = [leaf for leaf in tree_leaves((arguments, keywords, result)) if isinstance(leaf, Tensor)]
+            self.bytes += sum(tensor.nbytes for tensor in tensors)
+        return result
+
+
+def count(work: Callable[[], object], images: int) -> Cost:
+    with FlopCounterMode(display=False) as flops, ByteCounter() as counter:
+        work()
+    return Cost(flops.get_total_flops() / images, counter.bytes / images)
+
+
+def network(name: str) -> nn.Module:
+    return create_network("--student", name, TREE.names, 1000, 224).to("meta", torch.bfloat16)
+
+
+def forward(model: nn.Module, images: int) -> Cost:
+    with torch.no_grad():
+        return count(lambda: pooled_feature(model.eval(), _of(images, 3, 224, 224)), images)
+
+
+def train(model: nn.Module, images: int) -> Cost:
+    return count(lambda: pooled_feature(model.train(), _of(images, 3, 224, 224)).sum().backward(), images)
+
+
+def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost, int]:
+    """Of the head's loss and gradients before and after, and the head's parameters."""
+    costs = []
+    for repeats, plain in ((TREE.paper["repeats"], True), (TREE.train_config.repeats, False)):
+        head = SplitTokenHead(feature_dim, cond_dim, repeats=repeats).to("meta", torch.bfloat16)
+        z, target = _of(images, cond_dim).requires_grad_(), _of(images, feature_dim)
+        shape = (images, head.num_tokens, repeats)
+        t = torch.zeros(shape, dtype=torch.int64, device="meta")
+        draws = Draws(t, _of(*shape, head.token_dim), t.bool())
+
+        def loss(head=head, z=z, target=target, draws=draws, plain=plain) -> None:
+            (head_loss(head, z, target, draws) if plain else head(z, target.float(), draws)["loss"]).backward()
+
+        costs.append(count(loss, images))
+    return *costs, parameter_count(head)
+
+
+def _of(*shape: int) -> Tensor:
+    return torch.empty(shape, device="meta", dtype=torch.bfloat16)
+
+
+def main() -> None:
+    print(
+        "| recipe, epochs | part | GFLOP an image | MB an image | s an epoch |\n|---|---|---|---|---|",
+    )
+    hours = []
+    for recipe in RECIPES:
+        teacher, student = network(recipe.teacher), network(recipe.student)
+        images = BATCH // GPUS
+        plain, ours, head_parameters = head_costs(feature_width(teacher), feature_width(student), images)
+        parts = {"teacher": forward(teacher, images), "student": train(student, images)}
+        parts |= {"head, before": plain, "head, after": ours}
+        # A ring: each GPU sends and takes the gradients, float32, almost twice. An image's share of it.
+        sent = 2 * (GPUS - 1) / GPUS * 4 * (parameter_count(student) + head_parameters)
+        exchange = sent / EXCHANGE * IMAGES / BATCH
+        decoding = IMAGES / recipe.images_per_core / CORES
+        print(f"| {recipe.name}, {recipe.epochs} | input | | | {decoding:.0f} |")
+        for name, cost in parts.items():
+            print(f"| | {name} | {cost.flops / 1e9:.1f} | {cost.bytes / 1e6:.0f} | {cost.seconds():.0f} |")
+        print(f"| | exchange of gradients | | {sent / BATCH / 1e6:.2f} | {exchange:.0f} |")
+        both = parts["student"].seconds() + exchange
+        totals = {
+            "before": both + parts["teacher"].seconds() + plain.seconds(),
+            "after": both + parts["teacher"].seconds() + ours.seconds(),
+            "after, teacher cached": both + ours.seconds(),
+        }
+        hours.append((recipe, decoding, totals))
+    names = list(hours[0][2])
+    print(f"\n| recipe | {' | '.join(f'{name}: s, GPU hours of the run' for name in names)} | input: s |")
+    print("|---" * (len(names) + 2) + "|")
+    for recipe, decoding, totals in hours:
+        cells = [
+            f"{seconds:.0f}, {max(seconds, decoding) * recipe.epochs * GPUS / 3600:.0f}" for seconds in totals.values()
+        ]
+        print(f"| {recipe.name} | {' | '.join(cells)} | {decoding:.0f} |")
+
+
+if __name__ == "__main__":
+    main()

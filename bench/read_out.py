@@ -1,0 +1,83 @@
+"""Time of reading the head of 10,000 test images, beside the paper's sampler and beside the bare backbone, in one run.
+
+    python bench/read_out.py
+
+resnet56 > resnet20 with the head of the short recipe (width 512), whose accuracy under each sampler bench/samplers.py
+measures; the weights are random, which changes no time. The reference is 100 guided ancestral steps x 5 samples, in
+fp32 and the default layout, timed on the first images and scaled: its time is proportional to their number.
+"""
+
+import copy
+from dataclasses import asdict
+
+import torch
+from machine import describe, matrix_rate, the_device
+from measure import record, take_turns
+from reference import read_out as reference_read_out
+from torch import nn
+
+from gendd.config import SamplingConfig
+from gendd.distributed import autocast, resolve_precision
+from gendd.head import SplitTokenHead
+from gendd.networks import create_network, feature_width, flops
+from gendd.student import Student
+from gendd_cifar.data import EVAL_BATCH
+from gendd_cifar.tree import TREE
+
+STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
+IMAGES, ROUNDS = 10_000, 5
+# Images that the reference is timed on in a round.
+REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
+
+
+def build_student(name: str, classifier: nn.Linear, **head) -> Student:
+    """A student of random weights, in eval mode, for the features that a teacher's classifier takes."""
+    network = create_network("--student", name, TREE.names, classifier.out_features, image_size=32)
+    built = SplitTokenHead(classifier.in_features, feature_width(network), **head)
+    return Student(network, built, classifier).eval().requires_grad_(False)
+
+
+def head_logits(student: Student, images: torch.Tensor, sampling: SamplingConfig) -> torch.Tensor:
+    """Logits of the head read-out alone, as the evaluate program times it."""
+    return student.classifier(student.sample(images, **asdict(sampling)))
+
+
+@torch.no_grad()
+def records() -> list[dict]:
+    device = the_device()
+    precision, sampling = resolve_precision("auto", device), SamplingConfig()
+    plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH).to(device)
+    student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))
+    images = images.to(memory_format=torch.channels_last)
+    shape = (len(few), TREE.paper["num_samples"], plain.head.num_tokens, plain.head.token_dim)
+
+    def reference() -> None:
+        noise = lambda: torch.randn(shape, device=device)  # noqa: E731
+        reference_read_out(plain, few, TREE.paper["steps"], TREE.paper["num_samples"], noise)
+
+    def all_images(read) -> None:
+        with autocast(precision, device):
+            for _ in range(IMAGES // len(images)):
+                read()
+
+    head = lambda: head_logits(student, images, sampling)  # noqa: E731
+    works = (reference, lambda: all_images(head), lambda: all_images(lambda: student.backbone(images)))
+    subset, ours, backbone = take_turns(works, ROUNDS)
+    whole = [taken * IMAGES / len(few) for taken in subset]
+    rate = flops(head) * IMAGES / len(images) / sorted(ours)[ROUNDS // 2]
+    share = rate / matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return [
+        record("read_out/10000", "s", whole, ours, _over(whole, ours), share),
+        # The other way round: its ratio is how many times the backbone's time the head read-out takes.
+        record("read_out_over_backbone", "s", backbone, ours, _over(ours, backbone), share),
+    ]
+
+
+def _over(one: list[float], other: list[float]) -> list[float]:
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
+if __name__ == "__main__":
+    print(describe())
+    print(*records(), sep="\n")

@@ -1,0 +1,57 @@
+"""All works beside their reference paths, in one run: a table, and docs/bench/<hardware>.json.
+
+    bash sh/bench.sh
+
+A work's ratio is the median over its rounds, with the least and the greatest; the share is what is achieved of what
+the machine does in large matrix products (or of its memory rate), measured in the same run. Memory is what the process
+held at most while a module's works ran, references included.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import input_cifar
+import read_out
+import torch
+import train_step
+from machine import limits, the_device, versions
+from measure import peak_memory
+
+from gendd.distributed import hardware
+from gendd.runs import git_commit
+
+MODULES = (train_step, read_out, input_cifar)
+FOLDER = Path(__file__).parents[1] / "docs" / "bench"
+
+
+def main() -> None:
+    device = the_device()
+    machine = {"hardware": hardware(device), "threads": torch.get_num_threads(), "limits": limits()}
+    print(f"{machine['hardware']}; {', '.join(f'{name} {number}' for name, number in versions().items())}")
+    print("; ".join(f"{name.replace('_', ' ')} {rate / 1e9:.0f} G" for name, rate in machine["limits"].items()))
+    print("\n| work | unit | reference | ours | ratio (least-greatest; rounds) | share of the limit | memory |")
+    print("|---" * 7 + "|")
+    results, memory = [], {}
+    for module in MODULES:
+        records, memory[module.__name__] = peak_memory(module.records)
+        for record in records:
+            print(_row(record, memory[module.__name__]), flush=True)
+        results += records
+    content = {"versions": versions(), **machine, "git_commit": git_commit(), "peak_memory": memory, "results": results}
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    file = FOLDER / f"{re.sub(r'[^a-z0-9]+', '_', machine['hardware'].lower())}.json"
+    file.write_text(json.dumps(content, indent=2) + "\n")
+    print(f"\nfigures in {file.relative_to(FOLDER.parents[1])}")
+
+
+def _row(record: dict, memory: int) -> str:
+    low, high = record["spread"]
+    share = "" if record["share_of_limit"] is None else f"{record['share_of_limit']:.0%}"
+    ratio = f"{record['ratio']:.3g} ({low:.3g}-{high:.3g}; {record['n']})"
+    values = f"{record['reference']:.4g} | {record['ours']:.4g}"
+    return f"| {record['work']} | {record['unit']} | {values} | {ratio} | {share} | {memory / 2**30:.1f} GiB |"
+
+
+if __name__ == "__main__":
+    main()
