@@ -61,6 +61,11 @@ class PhotoData:
             config.image_mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=self.num_classes
         )
         self.mixup.mixup_enabled = bool(config.image_mixup or config.cutmix)
+        if (self.mixup.mixup_enabled or self.soft_labels) and plan.part_size % 2:
+            raise UserError(
+                f"--batch-size {plan.batch}: leaves parts of {plan.part_size} images; image mixup, cutmix and label "
+                "smoothing take pairs: give one that leaves an even number"
+            )
 
     @cached_property
     def streamed(self) -> list[str] | None:

@@ -205,6 +205,10 @@ def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
     assert "--train-list data/ImageNet_LT_train.txt: no such file; fetch the ImageNet-LT lists" in absent
 
 
+def test_odd_parts_cannot_be_mixed(photos):
+    assert "--batch-size 9: leaves parts of 9" in refusal(open_photos, config(photos, label_smoothing=0.1), 9)
+
+
 def test_batch_larger_than_the_set_is_refused(photos):
     assert "--batch-size 91: more than the 90" in refusal(lambda: open_photos(config(photos), batch=91).steps_per_epoch)
 
