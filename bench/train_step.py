@@ -30,7 +30,7 @@ from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
 
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")
-BATCH, ROUNDS = 64, 3
+BATCH, WIDTH, ROUNDS = 64, 1024, 3
 PUBLISHED = {"repeats": 30, "timesteps": "independent"}
 # The gradient that these draws give the student varies no more than with the published ones.
 EQUAL_VARIANCE = {"repeats": 6, "timesteps": "paired"}
@@ -41,7 +41,7 @@ def build(path: str, pair: tuple[str, str], compiled: bool = False, **head) -> t
     """The loss of a path as a function, and a whole step; from the same weights whatever the path."""
     torch.manual_seed(0)
     device = the_device()
-    config = TrainConfig(batch_size=BATCH, width=1024, **head)
+    config = TrainConfig(batch_size=BATCH, width=WIDTH, **head)
     teacher, student = (
         create_network(flag, name, TREE.names, num_classes=100, image_size=32)
         for flag, name in zip(("--teacher", "--student"), pair, strict=True)

@@ -3,22 +3,27 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
-from gendd.head import SplitTokenHead
+from gendd.head import ROWS_AT_ONCE, SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import input_imagenet  # noqa: E402
 import reference  # noqa: E402
 import scaling  # noqa: E402
+import train_step  # noqa: E402
 from measure import record, take_turns  # noqa: E402
 from read_out import build_student  # noqa: E402
 from reference import head_loss  # noqa: E402
 
 
-def test_reference_and_fast_path_agree_in_loss_and_gradients():
+@pytest.mark.parametrize("rows", [64, 10**6])
+def test_reference_and_fast_path_agree_in_loss_and_gradients(monkeypatch, rows):
+    """On more draws than there are timesteps, in parts and in one."""
+    monkeypatch.setitem(ROWS_AT_ONCE, "cpu", rows)
     torch.manual_seed(0)
-    head = SplitTokenHead(48, 12, token_dim=16, width=32, repeats=4)
+    head = SplitTokenHead(48, 12, token_dim=16, width=32, repeats=60)
     for parameter in head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     z, target = torch.randn(6, 12, requires_grad=True), torch.randn(6, 48)
@@ -54,6 +59,24 @@ def test_works_take_turns_and_the_first_round_is_not_counted():
 def test_a_record_holds_medians_and_spread():
     line = record("step/a-b", "s", [4.0, 6.0, 5.0], [1.0, 3.0, 2.0], [4.0, 2.0, 2.5], 0.5)
     assert (line["reference"], line["ours"], line["ratio"], line["spread"], line["n"]) == (5, 2, 2.5, [2, 4], 3)
+
+
+def test_step_bench_reports_every_work_of_its_own(monkeypatch):
+    """On a small pair and batch: names, units and both paths' losses are those that the suite and reader expect."""
+    monkeypatch.setattr(train_step, "BATCH", 2)
+    monkeypatch.setattr(train_step, "WIDTH", 32)
+    monkeypatch.setattr(train_step, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(train_step, "PUBLISHED", {"repeats": 2, "timesteps": "independent"})
+    pair = ("resnet8", "resnet8")
+    reference, _ = train_step.build("reference", pair, **train_step.PUBLISHED)
+    ours, _ = train_step.build("ours", pair, **train_step.PUBLISHED)
+    assert ours().item() == pytest.approx(reference().item(), rel=0.01)
+    works = (("step", train_step.PUBLISHED), ("step_equal_variance", {"repeats": 2, "timesteps": "paired"}))
+    found = train_step.step_records(pair, works, compiled=False, rounds=1)
+    assert [row["work"] for row in found] == ["step/resnet8-resnet8", "step_equal_variance/resnet8-resnet8"]
+    for row in found:
+        assert row["unit"] == "images/s" and row["n"] == 1 and row["share_of_limit"] > 0
+        assert row["ratio"] == pytest.approx(row["ours"] / row["reference"])
 
 
 def test_views_of_the_input_path_are_those_of_its_reference():
