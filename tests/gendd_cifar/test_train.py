@@ -220,7 +220,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
     cached = gendd(*flags, "--teacher-cache", str(beside.parents[3] / "cache"), runs="cached")
     ours, theirs = ([record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
                     for run in (cached, beside))  # fmt: skip
-    assert ours == pytest.approx(theirs, rel=1e-4) and ours != theirs
+    assert ours == pytest.approx(theirs, rel=1e-4)
     assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
 
 
