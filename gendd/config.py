@@ -61,13 +61,11 @@ class HeadConfig:
     repeats: int = 12
     """K, draws of timestep and noise a token in a step (the paper: 30, independent)."""
     timesteps: Literal["independent", "stratified", "paired"] = "stratified"
-    """Timesteps of the K repeats: independent (the paper's), stratified with antithetic noise, or paired: antithetic
-    noise at one timestep, more timesteps where gradients are large; K may be smaller."""
+    """Timesteps of the K repeats: independent (the paper's), stratified, or paired (on trial); noise is antithetic."""
     condition_dropout: float = 0.2
     """Probability of a zero condition, per (image, token, repeat)."""
     conditioning: Literal["joint", "factored"] = "joint"
-    """Conditioning of the denoiser: joint (the paper's), or factored: time, condition and position projected apart and
-    added, which is cheaper. Another network: neither loads the other's checkpoints."""
+    """Time, condition and position: projected together (joint, the paper's), or apart: cheaper, another network."""
 
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
