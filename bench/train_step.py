@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from machine import describe, matrix_rate, the_device
-from measure import record, take_turns
+from measure import peak_memory, record, take_turns
 from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,11 +132,10 @@ def step_memory(path: str, pair: tuple[str, str]) -> float:
     loss, _ = build(path, pair, **PUBLISHED)
     if the_device().type == "cuda":
         before = torch.cuda.memory_allocated()
-        loss().backward()
-        return (torch.cuda.max_memory_allocated() - before) / 1e6
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    loss().backward()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6
+    else:
+        before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    _, peak = peak_memory(lambda: loss().backward())
+    return (peak - before) / 1e6
 
 
 def main() -> None:
