@@ -16,7 +16,7 @@ import torch
 import tyro
 from machine import describe
 
-from gendd.checkpoint import read_weights
+from gendd.checkpoint import load_weights, read_weights
 from gendd.config import TrainConfig
 from gendd.distributed import World, autocast, resolve_precision
 from gendd.programs.build import build
@@ -91,11 +91,11 @@ def measure(settings: TrainConfig, config: Config, device: torch.device) -> dict
     world = World(0, 1, 0, device)
     precision = resolve_precision("auto", device)
     summary = TREE.summarize(settings)
-    built = build(TREE, settings, summary.num_classes, device, None, read_weights(config.run, "RUN"), precision)
-    task = built.task.train()
-    data = TREE.open_data(settings, BatchPlan(0, config.images), world, built.student.network)
-    task.random, images, labels = next(iter(data.train_batches(range(1))))
+    task = build(TREE, settings, summary.num_classes, device, precision=precision).task.train()
+    load_weights(task.get_eval_model(), read_weights(config.run, "RUN"), "RUN", str(config.run))
     student, head = task.trainable_module, task.head
+    data = TREE.open_data(settings, BatchPlan(0, config.images), world, student.backbone)
+    task.random, images, labels = next(iter(data.train_batches(range(1))))
     parts = [[*student.backbone.parameters(), *student.norm.parameters()], [*head.parameters()]]
     with autocast(precision, device):
         target = task.target(task.teacher_feature(images), labels)
