@@ -49,10 +49,10 @@ class Data(Protocol):
         """This process's augmented parts of the global batches of these steps, in order."""
 
     # For a teacher cache: each image then has a few views, drawn once, which the passes show in turn. A view of an
-    # image follows from the seed, the view's number and the image's, whatever the batch it comes in.
+    # image follows from the view's number and the image's, whatever the run's seed and the batch it comes in.
 
     def view_settings(self) -> dict:
-        """What views show, but for the seed: which images, and how they are changed. As JSON knows it."""
+        """What views show: which images, and how they are changed. As JSON knows it."""
 
     def views(self, random: StepRandom) -> tuple[int, Tensor]:
         """Number of the view, and numbers (B,) of the images, on the CPU, of this process's part of a step."""

@@ -78,7 +78,8 @@ class RunFolder:
         """Refuse a folder whose run has another configuration, but for `ignored` fields; the flags are named."""
         if not (self.path / "config.json").exists():
             return
-        theirs, mine = self.read("config.json"), _as_saved(config, tree)
+        # A run knows nothing of flags that came after it: they have their defaults.
+        theirs, mine = _as_saved(type(config)(), tree) | self.read("config.json"), _as_saved(config, tree)
         differing = [
             f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
             for name in sorted({*mine, *theirs} - NOT_COMPARED - ignored)

@@ -50,7 +50,7 @@ def open_cache(
     """
     cache = TeacherCache(config.teacher_cache, config.views, data, feature_width(teacher.model))
     if world.is_first:
-        cache.claim({"teacher": config.teacher, **_teacher_settings(teacher), "seed": config.seed})
+        cache.claim({"teacher": config.teacher, **_teacher_settings(teacher)})
         print(f"  cache      {cache.describe()}", flush=True)
     world.wait()
     if not cache.record.exists():

@@ -268,9 +268,9 @@ class ImageData:
         return self.normalize(images)
 
     def view(self, view: int, indices: Tensor) -> Tensor:
-        """Training images (B, 3, S, S), normalised, in one of their cached views."""
+        """Training images (B, 3, S, S), normalised, in one of their cached views, which are the same for every seed."""
         if view != self.drawn_view:
-            noise = generator("cpu", self.plan.seed, "cached view", view)
+            noise = generator("cpu", "cached view", view)
             self.drawn_view, self.drawn = view, self.draw(noise, self.train_size)
         corner, flipped = self.drawn
         return self.augmented(indices, corner[:, indices], flipped[indices])

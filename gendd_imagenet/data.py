@@ -164,7 +164,7 @@ class PhotoData:
 
     def _listed(self, requests: Iterator[loading.Request]) -> Iterator[loading.Chunk]:
         labeled, pin = not self.config.unlabeled, self.device.type == "cuda"
-        return loading.listed_chunks(self.training, self.view, self.plan.seed, requests, labeled, self.workers, pin)
+        return loading.listed_chunks(self.training, self.view, requests, labeled, self.workers, pin)
 
     def _next(self, chunks: Iterator[loading.Chunk], size: int) -> tuple[Tensor, Tensor]:
         """uint8 images (B, 3, S, S) and labels (B,) of the next `size` images, on the device."""

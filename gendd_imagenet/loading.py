@@ -58,8 +58,8 @@ class Request:
 class ListedImages(Dataset):
     """Answers a request with a chunk of augmented images."""
 
-    def __init__(self, listing: Listing, view: TrainView, seed: int, labeled: bool):
-        self.listing, self.view, self.seed, self.labeled = listing, view, seed, labeled
+    def __init__(self, listing: Listing, view: TrainView, labeled: bool):
+        self.listing, self.view, self.labeled = listing, view, labeled
 
     def __getitem__(self, request: Request) -> Chunk:
         images, labels, broken = [], [], []
@@ -68,7 +68,7 @@ class ListedImages(Dataset):
                 other %= len(self.listing)
                 path = self.listing.path(other)
                 try:
-                    images.append(self.view(path.read_bytes(), self.seed, *key))
+                    images.append(self.view(path.read_bytes(), *key))
                     labels.append(int(self.listing.labels[other]) if self.labeled else -1)
                     break
                 except (BrokenImage, OSError) as error:
@@ -131,10 +131,10 @@ class StreamedImages(IterableDataset):
 
 
 def listed_chunks(
-    listing: Listing, view: TrainView, seed: int, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
+    listing: Listing, view: TrainView, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
 ) -> Iterator[Chunk]:
     """A chunk for each request."""
-    return iter(_loader(ListedImages(listing, view, seed, labeled), workers, pin, sampler=requests))
+    return iter(_loader(ListedImages(listing, view, labeled), workers, pin, sampler=requests))
 
 
 def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Iterator[Request]:
@@ -151,11 +151,11 @@ def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Itera
                 yield from view_requests(number % views, indices.tolist())
             else:
                 rows = range(part.rows.start, part.rows.stop)
-                yield from _requests(indices.tolist(), [("augmentation", step, row) for row in rows])
+                yield from _requests(indices.tolist(), [(plan.seed, "augmentation", step, row) for row in rows])
 
 
 def view_requests(view: int, indices: Sequence[int]) -> Iterator[Request]:
-    """For images in one of their cached views."""
+    """For images in one of their cached views, which are the same for every seed."""
     return _requests(indices, [("cached view", view, index) for index in indices])
 
 

@@ -133,7 +133,6 @@ def test_views_are_added_and_fewer_are_enough(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 1}, "seed 0 there, 1 here"),
         ({"crop_padding": 2}, "crop padding 4 there, 2 here"),
         ({"hflip": 0.0}, "hflip 0.5 there, 0.0 here"),
         ({"images": 48}, "images 50 there, 48 here; images sha256"),
