@@ -193,12 +193,12 @@ def test_all_stages_in_a_row(gendd, teacher, tmp_path):
 # A cache of the teacher's features
 
 
-@pytest.mark.parametrize("method", ["gendd", "pretrain", "kl", "finetune"])
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "simkd", "regression"])
 def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypatch):
     """Where views do not differ, but for rounding; and it runs no teacher while it trains."""
     gendd("--epochs", "1", "--name", "start")
     flags = ["--method", method, "--name", method, "--crop-padding", "0", "--epochs", "2"]
-    flags += ["--unlabeled"] if method != "gendd" else []
+    flags += ["--unlabeled"] if method in ("pretrain", "kl", "finetune") else []
     flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
     flags += ["--optimizer", "sgd", "--lr", "1e-2"]
     beside = gendd(*flags, runs="beside")
@@ -273,20 +273,37 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
     run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
     assert "not used, --method pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
-    with pytest.raises(UserError, match="--method kd learns from no feature that it could hold; leave it out"):
-        gendd("--method", "kd", "--name", "kd", *flags)
+    with pytest.raises(UserError, match="--method feature learns from no feature that it could hold; leave it out"):
+        gendd("--method", "feature", "--name", "feature", *flags)
     with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
         gendd(*flags, "--cached-views", "0")
     with pytest.raises(UserError, match="--cached-views 3: --teacher-cache is missing"):
         gendd("--cached-views", "3")
-    with pytest.raises(UserError, match="was made from other settings: seed 0 there, 1 here; name another folder"):
+    with pytest.raises(UserError, match="was made from other settings: hflip 0.5 there, 0.0 here; name another folder"):
         gendd(*flags)
         gendd(*flags, "--seed", "1")
+        gendd(*flags, "--hflip", "0", "--name", "unflipped")
 
 
-def test_kd_runs(teacher, tmp_path):
-    main([*COMMON, "--method", "kd", "--teacher", TOY, "--teacher-weights", str(teacher), "--runs", str(tmp_path)])
-    assert (tmp_path / "digits" / "toy.network_toy.network" / "kd" / "0" / "result.json").exists()
+@pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "feature", "simkd", "regression"])
+def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
+    run = gendd("--method", method, "--name", method, "--lr", "1e-2", "--distill-warmup-epochs", "0")
+    losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    last = json.loads((run / "result.json").read_text())["last"]
+    top1 = {name: accuracy["top1"] for name, accuracy in last.items()}
+    assert next(iter(top1.values())) > 30, "a tenth is chance"
+    capsys.readouterr()
+    files = [] if method == "regression" else [run / "checkpoints" / "last.pt"]
+    for checkpoint in (run, *files):
+        evaluate([str(checkpoint), "--student", TOY, "--teacher", TOY, "--dataset", "digits", "--precision", "fp32"])
+        table = capsys.readouterr().out
+        assert all(f"| {name} | {accuracy:.2f} |" in table for name, accuracy in top1.items())
+
+
+def test_simkd_refuses_a_student_without_a_feature_map(gendd):
+    with pytest.raises(UserError, match="--student timm/vit_tiny_patch16_224: --method simkd projects a feature map"):
+        gendd("--method", "simkd", "--name", "simkd", "--student", "timm/vit_tiny_patch16_224", "--image-size", "16")
 
 
 def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
@@ -296,7 +313,10 @@ def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
         images, labels = train_batch(self, random)
         return (images * float("nan") if random.step == 25 else images), labels
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="not finite at step 25.*--lr"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="not finite, at step 30 or up to 50 before; lower --lr"),
+    ):
         patch.setattr(ImageData, "train_batch", poisoned)
         gendd(runs="parts")
     assert_same_weights(gendd(runs="whole"), gendd(runs="parts"), rtol=0, atol=0)
