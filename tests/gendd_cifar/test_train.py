@@ -332,6 +332,16 @@ def test_folder_of_another_configuration_is_refused(gendd):
     assert all(torch.equal(value, weights(run)[name]) for name, value in before.items())
 
 
+def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
+    file = gendd() / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in config.items() if name != "accumulate"}))
+    gendd()
+    assert "is complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--accumulate 1 there, 2 here"):
+        gendd("--accumulate", "2")
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
