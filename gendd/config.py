@@ -223,7 +223,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
             raise UserError(f"--cached-views {self.cached_views}: {wrong}")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
-        if self.unlabeled and self.method == "gendd" and self.contraction > 0:
+        if self.unlabeled and self.method in ("gendd", "regression") and self.contraction > 0:
             raise UserError(
                 f"--contraction {self.contraction}: pulls towards the label's class; with --unlabeled set it to 0"
             )
