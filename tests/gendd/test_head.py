@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from gendd import head as head_module
+from gendd.denoiser import CONDITIONINGS
 from gendd.diffusion import NoiseSchedule, timestep_density
 from gendd.errors import UserError
-from gendd.head import CONDITIONINGS, TIMESTEP_SCHEMES, Draws, SplitTokenHead
+from gendd.head import TIMESTEP_SCHEMES, Draws, SplitTokenHead
 
 B, M, K, D, COND = 5, 3, 4, 8, 12
 
