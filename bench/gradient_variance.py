@@ -29,8 +29,8 @@ from gendd_cifar.tree import TREE
 PUBLISHED = ("independent", 30)
 SETTINGS = [
     PUBLISHED,
-    *(("stratified", repeats) for repeats in (30, 12, 8)),
-    *(("paired", repeats) for repeats in (12, 8, 7, 6)),
+    *(("stratified", repeats) for repeats in (12, 8)),
+    *(("paired", repeats) for repeats in (12, 8, 6)),
 ]
 
 
