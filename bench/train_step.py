@@ -5,8 +5,8 @@
 On random images both paths train copies of one student, taking turns. `step` has the same draws and arithmetic in
 both. `step_equal_variance` has as few draws as give the student's gradient the reference's variance
 (`python bench/gradient_variance.py`). `step_factored` is the cheaper network of `--conditioning factored` beside the
-reference's joint one. Ours is measured as it is and compiled, where torch.compile works; the faster one counts.
-`memory` is what a step needs beyond the weights, a path a process.
+reference's joint one; `step_cached` runs no teacher (`--teacher-cache`). Ours is measured as it is and compiled, where
+torch.compile works; the faster one counts. `memory` is what a step needs beyond the weights, a path a process.
 """
 
 import argparse
@@ -39,11 +39,12 @@ PUBLISHED = {"repeats": 30, "timesteps": "independent"}
 # The fewest draws whose gradient of the student varies no more than with the published ones (`gradient_variance.py`).
 EQUAL_VARIANCE = {"repeats": 8, "timesteps": "paired"}
 FACTORED = {"conditioning": "factored"}
-# The works of each pair, and the head that ours has there.
+# The works of each pair, and what ours has there.
 WORKS = {
     LARGE: {
         "step": PUBLISHED,
         "step_equal_variance": EQUAL_VARIANCE,
+        "step_cached_equal_variance": EQUAL_VARIANCE | {"cached": True},
         "step_factored": PUBLISHED | FACTORED,
         "step_factored_equal_variance": EQUAL_VARIANCE | FACTORED,
     },
@@ -52,8 +53,13 @@ WORKS = {
 PATHS = ("reference", "ours")
 
 
-def build(path: str, pair: tuple[str, str], compiled: bool = False, **head) -> tuple[Callable, Callable]:
-    """The loss of a path as a function, and a whole step; from the same weights whatever the path."""
+def build(
+    path: str, pair: tuple[str, str], compiled: bool = False, cached: bool = False, **head
+) -> tuple[Callable, Callable]:
+    """The loss of a path as a function, and a whole step; from the same weights whatever the path.
+
+    cached: the teacher's features are there; reading them, a fraction of a millisecond, is left out.
+    """
     torch.manual_seed(0)
     device = the_device()
     config = TrainConfig(batch_size=BATCH, width=WIDTH, **head)
@@ -84,6 +90,9 @@ def build(path: str, pair: tuple[str, str], compiled: bool = False, **head) -> t
         images, loss, options = images.to(memory_format=torch.channels_last), our_loss, {"fused": True}
         if compiled:
             task.compile()
+        if cached:
+            feature = task.teacher_feature(images)
+            task.cached_feature = lambda _: feature
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-4, **options)
 
     def step() -> None:
@@ -105,12 +114,12 @@ def step_records(pair: tuple[str, str], works: dict[str, dict], rounds: int, com
     loss, step = build("reference", pair, **PUBLISHED)
     print(f"{' > '.join(pair)}: loss of the reference {loss():.5f}", file=sys.stderr)
     steps, arithmetic = {}, {}
-    for work, head in works.items():
-        loss, steps[work, "eager"] = build("ours", pair, **head)
+    for work, options in works.items():
+        loss, steps[work, "eager"] = build("ours", pair, **options)
         arithmetic[work] = operations(loss)
         print(f"{work}: loss {loss():.5f}", file=sys.stderr)
         if compiles:
-            _, steps[work, "compiled"] = build("ours", pair, compiled=True, **head)
+            _, steps[work, "compiled"] = build("ours", pair, compiled=True, **options)
             print(f"{work}: compiled in {seconds(steps[work, 'compiled']):.0f} s", file=sys.stderr)
     reference, *times = take_turns([step, *steps.values()], rounds)
     times, limit, found = dict(zip(steps, times, strict=True)), matrix_rate(torch.bfloat16), []
