@@ -2,12 +2,14 @@
 
     python bench/gradient_variance.py RUN IMAGES
 
-RUN is a GenDD run on a folder of images, IMAGES that folder. One batch of its training images, many draws of
-timesteps, noise and dropped conditions: the variance is that of the gradient over the draws alone, summed over the
-parameters, of the student (backbone and LayerNorm) and of the head apart, relative to the published draws'.
+RUN is a GenDD run on a folder of images, IMAGES that folder. Some batches of its training images, many draws of
+timesteps, noise and dropped conditions each: the variance is that of the gradient over the draws alone, summed over the
+parameters, of the student (backbone and LayerNorm) and of the head apart, relative to the published draws' on the same
+batch; median, least and greatest over the batches.
 """
 
 import dataclasses
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,8 +29,8 @@ from gendd_cifar.tree import TREE
 PUBLISHED = ("independent", 30)
 SETTINGS = [
     PUBLISHED,
-    *(("stratified", repeats) for repeats in (30, 12, 8)),
-    *(("paired", repeats) for repeats in (12, 8, 6, 5)),
+    *(("stratified", repeats) for repeats in (12, 8)),
+    *(("paired", repeats) for repeats in (12, 8, 6)),
 ]
 
 
@@ -38,10 +40,12 @@ class Config:
 
     run: Annotated[Path, tyro.conf.Positional]
     dataset: Annotated[str, tyro.conf.Positional]
-    images: int = 64
-    """Of the batch."""
-    draws: int = 24
-    """Gradients of each setting."""
+    images: int = 32
+    """Of a batch."""
+    batches: int = 4
+    """Of images, each with gradients of its own."""
+    draws: int = 48
+    """Gradients of each setting and batch."""
     teacher_weights: str = ""
     """The run's own if not given."""
 
@@ -77,17 +81,21 @@ def main(config: Config) -> None:
     variances = measure(settings, config, device)
     print(
         f"{config.run.parts[-2]}, trained with K {settings.repeats}, contraction {settings.contraction:g}, width "
-        f"{settings.width}; {config.images} images, {config.draws} gradients a setting; {describe()}\n"
+        f"{settings.width}, {settings.conditioning}; {config.batches} batches of {config.images} images, "
+        f"{config.draws} gradients a setting; {describe()}\n"
     )
     print("| draws | K | variance, student | variance, head |\n|---|---|---|---|")
-    base = variances[PUBLISHED]
     for (scheme, repeats), values in variances.items():
-        student, head = (value / published for value, published in zip(values, base, strict=True))
-        print(f"| {scheme} | {repeats} | {student:.2f} | {head:.2f} |")
+        ratios = [
+            [one / other for one, other in zip(*pair, strict=True)]
+            for pair in zip(values, variances[PUBLISHED], strict=True)
+        ]
+        cells = (f"{statistics.median(each):.2f} ({min(each):.2f}-{max(each):.2f})" for each in ratios)
+        print(f"| {scheme} | {repeats} | {' | '.join(cells)} |")
 
 
-def measure(settings: TrainConfig, config: Config, device: torch.device) -> dict[tuple[str, int], list[float]]:
-    """Variances of the student's and of the head's gradient, by (scheme, K)."""
+def measure(settings: TrainConfig, config: Config, device: torch.device) -> dict[tuple[str, int], list[list[float]]]:
+    """By (scheme, K), a list each for the student's gradient and the head's: its variance on every batch."""
     world = World(0, 1, 0, device)
     precision = resolve_precision("auto", device)
     summary = TREE.summarize(settings)
@@ -95,23 +103,24 @@ def measure(settings: TrainConfig, config: Config, device: torch.device) -> dict
     load_weights(task.get_eval_model(), read_weights(config.run, "RUN"), "RUN", str(config.run))
     student, head = task.trainable_module, task.head
     data = TREE.open_data(settings, BatchPlan(0, config.images), world, student.backbone)
-    task.random, images, labels = next(iter(data.train_batches(range(1))))
     parts = [[*student.backbone.parameters(), *student.norm.parameters()], [*head.parameters()]]
-    with autocast(precision, device):
-        target = task.target(task.teacher_feature(images), labels)
-    variances = {}
-    for scheme, repeats in SETTINGS:
-        head.timesteps, head.repeats = scheme, repeats
-        moments = [Moments() for _ in parts]
-        for number in range(config.draws):
-            draws = head.draw(config.images, generator(device, scheme, repeats, number))
-            student.zero_grad()
-            with autocast(precision, device):
-                loss = student(images, target, labels, task.mixup_share(device), draws)["loss"]
-            loss.backward()
-            for parameters, moment in zip(parts, moments, strict=True):
-                moment.add(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
-        variances[scheme, repeats] = [moment.variance() for moment in moments]
+    variances = {setting: [[] for _ in parts] for setting in SETTINGS}
+    for batch, (task.random, images, labels) in enumerate(data.train_batches(range(config.batches))):
+        with autocast(precision, device):
+            target = task.target(task.teacher_feature(images), labels)
+        for scheme, repeats in SETTINGS:
+            head.timesteps, head.repeats = scheme, repeats
+            moments = [Moments() for _ in parts]
+            for number in range(config.draws):
+                draws = head.draw(config.images, generator(device, scheme, repeats, batch, number))
+                student.zero_grad()
+                with autocast(precision, device):
+                    loss = student(images, target, labels, task.mixup_share(device), draws)["loss"]
+                loss.backward()
+                for parameters, moment in zip(parts, moments, strict=True):
+                    moment.add(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+            for values, moment in zip(variances[scheme, repeats], moments, strict=True):
+                values.append(moment.variance())
     return variances
 
 

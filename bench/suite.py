@@ -30,8 +30,8 @@ def main() -> None:
     machine = {"hardware": hardware(device), "threads": torch.get_num_threads(), "limits": limits()}
     print(f"{machine['hardware']}; {', '.join(f'{name} {number}' for name, number in versions().items())}")
     print("; ".join(f"{name.replace('_', ' ')} {rate / 1e9:.0f} G" for name, rate in machine["limits"].items()))
-    print("\n| work | unit | reference | ours | ratio (least-greatest; rounds) | share of the limit | memory |")
-    print("|---" * 7 + "|")
+    print("\n| work | unit | reference | ours | ratio (least-greatest; rounds) | share of limit | limit | memory |")
+    print("|---" * 8 + "|")
     results, memory = [], {}
     for module in MODULES:
         records, memory[module.__name__] = peak_memory(module.records)
@@ -49,8 +49,12 @@ def _row(record: dict, memory: int) -> str:
     low, high = record["spread"]
     share = "" if record["share_of_limit"] is None else f"{record['share_of_limit']:.0%}"
     ratio = f"{record['ratio']:.3g} ({low:.3g}-{high:.3g}; {record['n']})"
-    values = f"{record['reference']:.4g} | {record['ours']:.4g}"
-    return f"| {record['work']} | {record['unit']} | {values} | {ratio} | {share} | {memory / 2**30:.1f} GiB |"
+    possible = ""
+    if "ratios" in record:
+        ratio += ": " + ", ".join(f"{way} {value:.3g}" for way, value in record["ratios"].items())
+        possible = f"{record['possible_ratio']:.3g}"
+    values = (f"{record['reference']:.4g}", f"{record['ours']:.4g}", ratio, share, possible)
+    return f"| {record['work']} | {record['unit']} | {' | '.join(values)} | {memory / 2**30:.1f} GiB |"
 
 
 if __name__ == "__main__":

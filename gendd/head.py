@@ -4,7 +4,6 @@ Shapes: B images, M tokens of width d (together one teacher feature, D_t = M d),
 D_s student feature width.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,18 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.utils.checkpoint import checkpoint
 
 from gendd import diffusion
+from gendd.denoiser import SOURCES, Denoiser
 from gendd.diffusion import NUM_TIMESTEPS, NoiseSchedule
 from gendd.errors import UserError
 
-FREQUENCIES = 256
 SAMPLERS = ("ancestral", "ddim", "deterministic")
 TIMESTEP_SCHEMES = ("independent", "stratified", "paired")
-CONDITIONINGS = ("joint", "factored")
-# Of the three embeddings that condition a token, in the order in which they are added.
-SOURCES = ("time", "condition", "position")
 # Tokens x repeats that go through the denoiser at once in training: enough to fill the device, no more memory.
 ROWS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
 
@@ -36,149 +31,33 @@ class Draws:
     """The random numbers of one loss: t (B, M, K) int64, noise (B, M, K, d), dropped (B, M, K) bool.
 
     weight: (B, M, K), what a draw counts in the mean; None where all count 1.
+    shared: of each so many neighbours all but the noise is the same.
     """
 
     t: Tensor
     noise: Tensor
     dropped: Tensor
     weight: Tensor | None = None
+    shared: int = 1
 
     def rows(self, rows: slice) -> "Draws":
         return self._each(lambda values: values[rows])
 
-    def repeats(self, size: int) -> list["Draws"]:
-        """Parts of at most `size` repeats."""
-        count = self.t.shape[-1]
+    def grouped(self) -> "Draws":
+        """What neighbours share, once: t, dropped and weight (B, M, G, 1), noise (B, M, G, shared, d)."""
+        groups = self._each(lambda values: values.unflatten(2, (-1, self.shared)))
+        weight = None if groups.weight is None else groups.weight[..., :1]
+        return Draws(groups.t[..., :1], groups.noise, groups.dropped[..., :1], weight)
+
+    def parts(self, rows: int) -> list["Draws"]:
+        """Parts along the third dimension, of at most so many noises in all where that can be."""
+        size = max(1, rows // self.noise[:, :, 0, ..., 0].numel())
+        count = self.t.shape[2]
         return [self._each(lambda values, k=k: values[:, :, k : k + size]) for k in range(0, count, size)]
 
     def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
         weight = None if self.weight is None else part(self.weight)
-        return Draws(part(self.t), part(self.noise), part(self.dropped), weight)
-
-
-class TimeEmbedding(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Embeds timesteps of any shape: cosines, then sines, of 128 frequencies from 1 to 1/10000."""
-        half = FREQUENCIES // 2
-        frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
-        angles = t[..., None].float() * frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
-
-
-class FactoredModulation(nn.Module):
-    """The AdaLN projections of time, condition and position, each for itself; what comes in is their sum."""
-
-    def __init__(self, width: int, outputs: int):
-        super().__init__()
-        self.time = nn.Linear(width, outputs * width)
-        self.condition = nn.Linear(width, outputs * width, bias=False)
-        self.position = nn.Linear(width, outputs * width, bias=False)
-
-    def forward(self, total: Tensor) -> Tensor:
-        return total
-
-
-def adaln_modulation(width: int, outputs: int, conditioning: str) -> nn.Module:
-    if conditioning == "factored":
-        return FactoredModulation(width, outputs)
-    # Published checkpoints name the projection `1`, behind a SiLU. All blocks share SiLU(u), so it is applied once.
-    return nn.Sequential(nn.Identity(), nn.Linear(width, outputs * width))
-
-
-class ResBlock(nn.Module):
-    """x + gate * MLP(LN(x) * (1 + scale) + shift)."""
-
-    def __init__(self, width: int, conditioning: str):
-        super().__init__()
-        self.in_ln = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.adaLN_modulation = adaln_modulation(width, 3, conditioning)
-
-    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        shift, scale, gate = self.adaLN_modulation(activated).chunk(3, dim=-1)
-        return x + gate * self.mlp(torch.addcmul(shift, self.in_ln(x), 1 + scale))
-
-
-class FinalLayer(nn.Module):
-    def __init__(self, width: int, out_features: int, conditioning: str):
-        super().__init__()
-        self.norm_final = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.linear = nn.Linear(width, out_features)
-        self.adaLN_modulation = adaln_modulation(width, 2, conditioning)
-
-    def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        if isinstance(self.adaLN_modulation, FactoredModulation) or x.numel() <= x.shape[-1] ** 2:
-            shift, scale = self.adaLN_modulation(activated).chunk(2, dim=-1)
-            return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
-        # The shift passes through the output layer alone: for many rows the product of both matrices, as narrow as
-        # the output, is cheaper than the shift as wide as x.
-        projection, out = self.adaLN_modulation[1], self.linear
-        (shift_weight, scale_weight), (shift_bias, scale_bias) = projection.weight.chunk(2), projection.bias.chunk(2)
-        scaled = self.norm_final(x) * (1 + F.linear(activated, scale_weight, scale_bias))
-        return F.linear(scaled, out.weight, out(shift_bias)) + F.linear(activated, out.weight @ shift_weight)
-
-
-class Denoiser(nn.Module):
-    """AdaLN MLP, (..., d) -> (..., 2d), shared by all tokens. Parameter names are those of published checkpoints."""
-
-    def __init__(self, token_dim: int, num_tokens: int, cond_dim: int, width: int, depth: int, conditioning: str):
-        super().__init__()
-        self.conditioning = conditioning
-        self.time_embed = TimeEmbedding(width)
-        self.cond_embed = nn.Linear(cond_dim, width)
-        self.pos_embed = nn.Embedding(num_tokens, width)
-        self.input_proj = nn.Linear(token_dim, width)
-        self.res_blocks = nn.ModuleList(ResBlock(width, conditioning) for _ in range(depth))
-        self.final_layer = FinalLayer(width, 2 * token_dim, conditioning)
-        self.grad_checkpointing = False
-        self.initialize()
-
-    def initialize(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2], self.pos_embed):
-            nn.init.normal_(layer.weight, std=0.02)
-        for layer in self.layers:
-            for projection in layer.adaLN_modulation.modules():
-                if isinstance(projection, nn.Linear):
-                    nn.init.zeros_(projection.weight)
-        nn.init.zeros_(self.final_layer.linear.weight)
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        return [*self.res_blocks, self.final_layer]
-
-    def terms(self, source: str, embedded: Tensor) -> tuple[Tensor, ...]:
-        """What one of the `SOURCES`, embedded (..., width), adds to the conditioning that `forward` takes.
-
-        Joint: the embedding itself, the layers project the sum. Factored: each layer's projection (..., 2 or 3 width)
-        of it alone, so that no layer projects anything once a token and repeat.
-        """
-        if self.conditioning == "joint":
-            return (embedded,)
-        activated = F.silu(embedded)
-        return tuple(getattr(layer.adaLN_modulation, source)(activated) for layer in self.layers)
-
-    def time_terms(self, t: Tensor) -> tuple[Tensor, ...]:
-        return self.terms("time", self.time_embed(t))
-
-    def forward(self, x: Tensor, *terms: Tensor) -> Tensor:
-        """x: (..., d) noisy tokens; terms: sums over the sources of their `terms`. Leading shapes broadcast."""
-        x = self.input_proj(x)
-        conditions = [F.silu(*terms)] * len(self.layers) if self.conditioning == "joint" else terms
-        for layer, condition in zip(self.layers, conditions, strict=True):
-            if self.grad_checkpointing and self.training and layer is not self.final_layer:
-                x = checkpoint(layer, x, condition, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x, condition)
-        return x
+        return Draws(part(self.t), part(self.noise), part(self.dropped), weight, self.shared)
 
 
 class SplitTokenHead(nn.Module):
@@ -250,14 +129,14 @@ class SplitTokenHead(nn.Module):
     def _paired(self, shape: tuple[int, int, int], uniform: Random, normal: Random) -> Draws:
         """Draws whose weighted mean loss has the same expectation, and a gradient that varies far less.
 
-        Of a token's K draws a fixed number have the zero condition. The others come two and two: one timestep, one
-        noise with both signs. The timesteps are drawn where they matter most (`timestep_density`), one from each of
-        as many equal shares of that density as there are pairs; an odd draw has a share for itself.
+        They come two and two: one timestep, one noise with both signs. Of a token's pairs a fixed number have the zero
+        condition. The timesteps are drawn where they matter most (`timestep_density`), one from each of as many equal
+        shares of that density as there are pairs with the condition, and so for those without.
         """
         *tokens, repeats = shape
-        without = min(max(round(repeats * self.condition_dropout), int(self.condition_dropout > 0)), repeats - 1)
-        given = repeats - without
-        pairs = (given + 1) // 2
+        pairs = repeats // 2
+        without = min(max(round(pairs * self.condition_dropout), int(self.condition_dropout > 0)), pairs - 1)
+        given = pairs - without
 
         def timesteps(count: int) -> Tensor:
             place = uniform(*tokens, count)
@@ -265,18 +144,16 @@ class SplitTokenHead(nn.Module):
             cumulated = self.timestep_density.cumsum(0).to(place.device)
             return torch.searchsorted(cumulated, place).clamp(max=NUM_TIMESTEPS - 1)
 
-        t = torch.cat([timesteps(pairs).repeat_interleave(2, -1)[..., :given], timesteps(without)], -1)
-        noise = normal(*tokens, pairs)
-        noise = torch.stack([noise, -noise], -2).flatten(-3, -2)[..., :given, :]
-        # A draw counts by the share of timesteps that it stands for, the probability of its condition, and the
+        t = torch.cat([timesteps(given), timesteps(without)], -1)
+        dropped = (torch.arange(pairs, device=t.device) >= given).expand(t.shape)
+        # A pair counts by the probability of its condition, the share of timesteps that it stands for, and the
         # inverse of how much more often than evenly its timestep is drawn.
-        count = torch.full((repeats,), 0.5 / pairs)
-        count[given - given % 2 : given] = 1 / pairs
-        count[:given] *= 1 - self.condition_dropout
-        count[given:] = self.condition_dropout / max(without, 1)
-        weight = repeats * count.to(t.device) / (NUM_TIMESTEPS * self.timestep_density.to(t.device)[t])
-        dropped = (torch.arange(repeats, device=t.device) >= given).expand(shape)
-        return Draws(t, torch.cat([noise, normal(*tokens, without)], -2), dropped, weight)
+        count = torch.where(dropped, self.condition_dropout / max(without, 1), (1 - self.condition_dropout) / given)
+        weight = pairs * count / (NUM_TIMESTEPS * self.timestep_density.to(t.device)[t])
+        noise = normal(*tokens, pairs)
+        noise = torch.stack([noise, -noise], -2).flatten(-3, -2)
+        t, dropped, weight = (values.repeat_interleave(2, -1) for values in (t, dropped, weight))
+        return Draws(t, noise, dropped, weight, shared=2)
 
     def forward(self, z: Tensor, target: Tensor, draws: Draws | None = None) -> dict[str, Tensor]:
         """Loss of generating `target` (B, D_t) from the condition `z` (B, D_s).
@@ -284,15 +161,16 @@ class SplitTokenHead(nn.Module):
         Returns:
             "loss" = "mse" + "vb", each a mean over B x M x K (scalars; mse and vb without gradient).
         """
-        draws = self.draw(len(z)) if draws is None else draws
-        net, x_start = self.net, target.float().unflatten(-1, (self.num_tokens, 1, self.token_dim))
+        draws = (self.draw(len(z)) if draws is None else draws).grouped()
+        count = draws.noise[..., 0].numel()
+        net, x_start = self.net, target.float().unflatten(-1, (self.num_tokens, 1, 1, self.token_dim))
         # Each of the 1000 possible timesteps is embedded once at most, a condition once an image; its zero is what
         # Linear(0) gives, the bias.
         many = draws.t.numel() > NUM_TIMESTEPS
         time = net.time_terms(torch.arange(NUM_TIMESTEPS, device=z.device) if many else draws.t)
-        image = net.terms("condition", net.cond_embed(z)[:, None, None])
+        image = net.terms("condition", net.cond_embed(z)[:, None, None, None])
         none = net.terms("condition", net.cond_embed.bias.to(image[0]))
-        position = net.terms("position", net.pos_embed.weight[:, None].to(image[0]))
+        position = net.terms("position", net.pos_embed.weight[:, None, None].to(image[0]))
 
         def losses(draws: Draws, *embedded: Tensor) -> Tensor:
             terms = []
@@ -303,13 +181,13 @@ class SplitTokenHead(nn.Module):
             terms = self.schedule.loss_terms(net(x_t, *terms), x_start, draws.noise, draws.t)
             return torch.stack([part.sum() if draws.weight is None else (draws.weight * part).sum() for part in terms])
 
-        embedded, at_once = (*time, *image, *none, *position), ROWS_AT_ONCE[z.device.type]
-        parts = draws.repeats(max(1, at_once // draws.t[..., 0].numel())) if many else [draws]
+        embedded = (*time, *image, *none, *position)
+        parts = draws.parts(ROWS_AT_ONCE[z.device.type]) if many else [draws]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             mse, vb = _SumOfParts.apply(losses, parts, tuple(net.parameters()), *embedded, *net.parameters())
         else:
             mse, vb = sum(losses(part, *embedded) for part in parts)
-        mse, vb = mse / draws.t.numel(), vb / draws.t.numel()
+        mse, vb = mse / count, vb / count
         return {"loss": mse + vb, "mse": mse.detach(), "vb": vb.detach()}
 
     def sample(
@@ -427,8 +305,12 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
 
 
 def check_repeats(repeats: int, timesteps: str, condition_dropout: float) -> None:
-    if timesteps == "paired" and repeats == 1 and condition_dropout > 0:
-        raise UserError("--repeats 1: --timesteps paired draws with the condition and without; set it to at least 2")
+    least = 4 if condition_dropout > 0 else 2
+    if timesteps == "paired" and (repeats % 2 or repeats < least):
+        raise UserError(
+            f"--repeats {repeats}: --timesteps paired draws two and two, with the condition and without; "
+            f"set it to {max(least, repeats + repeats % 2)}"
+        )
 
 
 def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:

@@ -71,12 +71,13 @@ def test_step_bench_reports_every_work_of_its_own(monkeypatch):
     reference, _ = train_step.build("reference", pair, **train_step.PUBLISHED)
     ours, _ = train_step.build("ours", pair, **train_step.PUBLISHED)
     assert ours().item() == pytest.approx(reference().item(), rel=0.01)
-    works = (("step", train_step.PUBLISHED), ("step_equal_variance", {"repeats": 2, "timesteps": "paired"}))
-    found = train_step.step_records(pair, works, compiled=False, rounds=1)
+    works = {"step": train_step.PUBLISHED, "step_equal_variance": {"repeats": 4, "timesteps": "paired"}}
+    found = train_step.step_records(pair, works, rounds=1, compiles=False)
     assert [row["work"] for row in found] == ["step/resnet8-resnet8", "step_equal_variance/resnet8-resnet8"]
     for row in found:
         assert row["unit"] == "images/s" and row["n"] == 1 and row["share_of_limit"] > 0
-        assert row["ratio"] == pytest.approx(row["ours"] / row["reference"])
+        assert row["ratio"] == row["ratios"]["eager"] == pytest.approx(row["ours"] / row["reference"])
+        assert row["possible_ratio"] * row["share_of_limit"] == pytest.approx(row["ratio"])
 
 
 def test_views_of_the_input_path_are_those_of_its_reference():

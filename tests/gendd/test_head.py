@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from gendd import head as head_module
+from gendd.denoiser import CONDITIONINGS
 from gendd.diffusion import NoiseSchedule, timestep_density
 from gendd.errors import UserError
-from gendd.head import CONDITIONINGS, TIMESTEP_SCHEMES, Draws, SplitTokenHead
+from gendd.head import TIMESTEP_SCHEMES, Draws, SplitTokenHead
 
 B, M, K, D, COND = 5, 3, 4, 8, 12
 
@@ -178,18 +179,28 @@ def test_all_timestep_schemes_have_one_expectation(head, batch):
         assert abs(one.mean() - other.mean()) < 4 * (one.var() / 600 + other.var() / 600).sqrt()
 
 
-@pytest.mark.parametrize("repeats, given", [(6, 5), (10, 8), (2, 1), (7, 6)])
+@pytest.mark.parametrize("repeats, given", [(4, 2), (6, 4), (10, 8), (20, 16)])
 def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
     head = SplitTokenHead(M * D, COND, D, width=8, repeats=repeats, timesteps="paired")
     draws = head.draw(50, torch.Generator().manual_seed(0))
     assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats)
     assert (draws.dropped == (torch.arange(repeats) >= given)).all()
-    for first in range(0, given - 1, 2):
-        assert torch.equal(draws.t[:, :, first], draws.t[:, :, first + 1])
-        assert torch.equal(draws.noise[:, :, first], -draws.noise[:, :, first + 1])
+    assert torch.equal(draws.noise[:, :, 0::2], -draws.noise[:, :, 1::2])
+    for values in (draws.t, draws.weight):
+        assert torch.equal(values[:, :, 0::2], values[:, :, 1::2])
 
 
-@pytest.mark.parametrize("repeats", [2, 5, 6, 8])
+def test_what_a_pair_shares_is_projected_once(head, batch):
+    """In parts and in one: as many rows of conditioning as pairs, twice as many of tokens."""
+    head.timesteps, head.repeats = "paired", 160
+    tokens, conditions = [], []
+    head.net.input_proj.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0][..., 0].numel()))
+    head.net.res_blocks[0].register_forward_pre_hook(lambda _, inputs: conditions.append(inputs[1][..., 0].numel()))
+    head(*batch)
+    assert sum(tokens) == B * M * 160 and sum(conditions) == B * M * 80
+
+
+@pytest.mark.parametrize("repeats", [4, 6, 8])
 def test_weighted_paired_draws_are_uniform_in_time_and_drop_as_often_as_asked(repeats):
     """Sums of the weights over fifths of the timesteps, with the condition and without."""
     head = SplitTokenHead(D, COND, D, width=8, repeats=repeats, timesteps="paired")
@@ -205,9 +216,10 @@ def test_timestep_density_is_one_and_nowhere_below_a_fifth():
     assert density.sum().item() == pytest.approx(1) and density.min() >= 0.2 / 1000 and (density.diff() < 0).all()
 
 
-def test_one_paired_draw_cannot_be_with_and_without_the_condition():
-    with pytest.raises(UserError, match="--repeats 1: --timesteps paired"):
-        SplitTokenHead(M * D, COND, D, width=8, repeats=1, timesteps="paired")
+@pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
+def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
+    with pytest.raises(UserError, match=f"--repeats {repeats}: --timesteps paired .* set it to {remedy}"):
+        SplitTokenHead(M * D, COND, D, width=8, repeats=repeats, timesteps="paired")
 
 
 def test_every_timestep_is_as_likely_in_both_schemes():
