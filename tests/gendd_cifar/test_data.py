@@ -271,7 +271,7 @@ def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
     for random, batch, labels in images.train_batches(range(4 * images.steps_per_epoch)):
         view, indices = images.views(random)
         assert view == random.step // images.steps_per_epoch % 2 and torch.equal(indices, labels)
-        draws = generator("cpu", 5, "cached view", view)
+        draws = generator("cpu", "cached view", view)
         tops, lefts = torch.randint(9, (2, 20), generator=draws)
         flips = torch.rand(20, generator=draws) < 0.5
         for image, label in zip(batch, labels, strict=True):
