@@ -42,8 +42,9 @@ def test_with_all_labels_they_stay_as_they_are():
     assert task.class_targets(None, labels) is labels and task.training_targets(None, labels) is labels
 
 
-def test_targets_are_contracted_towards_the_same_soft_labels(monkeypatch):
-    task, seen = task_of(label_fraction=0.5, contraction=0.75), {}
+@pytest.mark.parametrize("method", ["gendd", "regression"])
+def test_targets_are_contracted_towards_the_same_soft_labels(method, monkeypatch):
+    task, seen = task_of(method, label_fraction=0.5, contraction=0.75), {}
 
     def student(images, target, probe_target, *others):
         seen.update(target=target, probe_target=probe_target)

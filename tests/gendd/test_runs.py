@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gendd.config import TrainConfig
-from gendd.runs import data_name, run_path
+from gendd.runs import data_label, run_path
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_folder_of_a_run_names_its_data(dataset, name):
     ],
 )
 def test_data_is_named_by_what_a_setting_made_of_it(settings, name):
-    assert data_name({"dataset": "cifar100", **settings}) == name
+    assert data_label({"dataset": "cifar100", **settings}) == name
 
 
 def test_the_folder_of_a_run_tells_its_setting():
