@@ -108,6 +108,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """lambda, share of the class centre in the target; 0 uses no label for it."""
     unlabeled: bool = False
     """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
+    label_fraction: float = 1.0
+    """Share of the training images, class by class, that keep their labels, the same for every seed and method."""
     mixup: float = 1.0
     """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
     temperature: float = 4.0
@@ -184,6 +186,11 @@ class TrainConfig(SamplingConfig, HeadConfig):
         """Views an image that are drawn once; 0: each time a new one."""
         return min(self.cached_views or CACHED_VIEWS, self.epochs) if self.teacher_cache else 0
 
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether training images may come without a label."""
+        return self.unlabeled or self.label_fraction < 1
+
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""
         super().check()
@@ -223,10 +230,17 @@ class TrainConfig(SamplingConfig, HeadConfig):
             raise UserError(f"--cached-views {self.cached_views}: {wrong}")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
+        self.check_training_images()
         if self.unlabeled and self.method in ("gendd", "regression") and self.contraction > 0:
             raise UserError(
                 f"--contraction {self.contraction}: pulls towards the label's class; with --unlabeled set it to 0"
             )
+
+    def check_training_images(self) -> None:
+        """Refuse what cannot be made of the training images, and their labels."""
+        check_fraction(self, "label_fraction", "without any label train with --unlabeled")
+        if self.unlabeled and self.label_fraction < 1:
+            raise UserError(f"--label-fraction {self.label_fraction}: --unlabeled reads no label; leave one out")
 
 
 @dataclass(frozen=True)
@@ -271,6 +285,12 @@ def _check_range(config, name: str, low: float, high: float) -> None:
     value = getattr(config, name)
     if not low <= value <= high:
         raise UserError(f"{_flag(name)} {value}: must be from {low} to {high}")
+
+
+def check_fraction(config, name: str, remedy: str) -> None:
+    value = getattr(config, name)
+    if not 0 < value <= 1:
+        raise UserError(f"{_flag(name)} {value}: must be above 0 and at most 1; {remedy}")
 
 
 def parse(config_class: type[Config], program: str, arguments: Sequence[str] | None = None) -> Config:

@@ -1,10 +1,13 @@
 """What the training loop and the evaluation ask of a data set; each tree has its own."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gendd.evaluation import Batches
 from gendd.randomness import StepRandom
@@ -30,7 +33,7 @@ class DataSummary:
 class Data(Protocol):
     """Images in the student's normalisation, (B, 3, H, W) float32, and labels, on the process's device.
 
-    Labels are classes (B,), or in training also probabilities (B, C).
+    Labels are classes (B,), in training -1 where they are not known, or also probabilities (B, C).
     """
 
     num_classes: int
@@ -62,3 +65,14 @@ class Data(Protocol):
 
     def eval_batches(self, limit: int = 0) -> Batches:
         """This process's share of the evaluation images (the first `limit` of a fixed order; 0: all), each once."""
+
+
+def image_files(root: Path) -> list[str]:
+    """Paths below a folder of all its images, whatever their folders are called, in order."""
+    names = [
+        os.path.relpath(os.path.join(folder, name), root)
+        for folder, _, files in os.walk(root)
+        for name in files
+        if name.lower().endswith(IMG_EXTENSIONS)
+    ]
+    return sorted(names, key=os.fsencode)

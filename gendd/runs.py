@@ -14,10 +14,11 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from gendd.checkpoint import write_whole
 from gendd.config import TrainConfig, field_names
@@ -114,11 +115,22 @@ class RunFolder:
 
 
 def run_path(config: TrainConfig) -> Path:
-    """runs/<dataset>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
+    """runs/<data>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
     names = [_as_folder(name) for name in (config.teacher, config.student) if name]
-    return Path(
-        config.runs, _data_name(config.dataset), "_".join(names), config.name or config.method, str(config.seed)
-    )
+    data = data_label(dataclasses.asdict(config))
+    return Path(config.runs, data, "_".join(names), config.name or config.method, str(config.seed))
+
+
+def data_label(settings: Mapping[str, Any]) -> str:
+    """Name of the data that a run learns from: of the data set, and of what `settings`, a configuration as a run
+    folder holds it, make of its training images, such as "cifar100-lt0.01". Runs that lack a setting know none."""
+    name = data_name(settings["dataset"])
+    if settings.get("unlabeled_dir"):
+        name += f"-from-{Path(settings['unlabeled_dir']).name}"
+    for setting, letters in (("imbalance", "lt"), ("label_fraction", "labels")):
+        if settings.get(setting, 1) != 1:
+            name += f"-{letters}{settings[setting]:g}"
+    return name
 
 
 def student_weights(config: TrainConfig) -> str | None:
@@ -135,7 +147,7 @@ def earlier_epochs(config: TrainConfig) -> int:
     return result["epochs"] + result["earlier_epochs"]
 
 
-def _data_name(dataset: str) -> str:
+def data_name(dataset: str) -> str:
     """The last part of a data set's path; of shards, files that one pattern names, that of their folder's."""
     path = Path(dataset)
     return _as_folder(path.parent.name or path.stem if ".tar" in path.name else path.name)

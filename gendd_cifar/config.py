@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from gendd.config import TrainConfig
+from gendd.config import TrainConfig, check_fraction
+from gendd.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -11,9 +12,25 @@ class CifarTrainConfig(TrainConfig):
 
     dataset: str = "cifar100"
     """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/."""
+    unlabeled_dir: str | None = None
+    """Folder of any images, to train on without labels; `dataset` gives the classes and the test set alone."""
+    imbalance: float = 1.0
+    """Long-tailed training set: size of the last class over that of the first, exponential between; 1: as it is."""
     image_size: int = 32
     """Side of the images; others are resized once, when they are read."""
     crop_padding: int = 4
     """Black pixels around an image before a random crop of its size; 0 turns cropping off."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
+
+    def check_training_images(self) -> None:
+        super().check_training_images()
+        check_fraction(self, "imbalance", "1 leaves the training set as it is")
+        if self.unlabeled_dir is None:
+            return
+        flag = f"--unlabeled-dir {self.unlabeled_dir}"
+        if not self.unlabeled:
+            raise UserError(f"{flag}: has no labels; train without them: --unlabeled")
+        for name, idle in (("imbalance", 1), ("holdout", 0)):
+            if getattr(self, name) != idle:
+                raise UserError(f"--{name} {getattr(self, name)}: chooses images that {flag} replaces; leave one out")

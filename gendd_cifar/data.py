@@ -17,7 +17,8 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from gendd.data import DataSummary
+from gendd import subsets
+from gendd.data import DataSummary, image_files
 from gendd.distributed import World
 from gendd.errors import UserError, unknown_name
 from gendd.evaluation import class_groups
@@ -26,13 +27,14 @@ from gendd_cifar.config import CifarTrainConfig
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 NAMES = ("digits", *CIFAR)
+SPLITS = ("train", "test")
 # Small enough for a core's caches: 500 took a sixth longer an image (resnet20, bf16, one thread).
 EVAL_BATCH = 250
 
 
 @dataclass(frozen=True)
 class Images:
-    """A set of images (N, 3, S, S) uint8 with their labels (N,) int64."""
+    """A set of images (N, 3, S, S) uint8 with their labels (N,) int64, -1 where they are not known."""
 
     images: Tensor
     labels: Tensor
@@ -43,6 +45,14 @@ class Images:
     def select(self, indices: Tensor) -> "Images":
         return Images(self.images[indices], self.labels[indices])
 
+    def long_tailed(self, imbalance: float) -> "Images":
+        return self.select(subsets.long_tailed(self.labels, imbalance)) if imbalance < 1 else self
+
+    def partly_labeled(self, fraction: float, labeled_only: bool) -> "Images":
+        """This fraction with labels, and the others without, or (labeled_only) not at all."""
+        known = subsets.labeled(self.labels, fraction)
+        return self.select(known) if labeled_only else Images(self.images, self.labels.where(known, -1))
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,19 +61,27 @@ class Source:
     num_classes: int
 
 
-def read_source(dataset: str, data_root: str, image_size: int) -> Source:
+def read_source(dataset: str, data_root: str, image_size: int, unlabeled_dir: str | None = None) -> Source:
     """Read a data set by name or folder.
+
+    Args:
+        unlabeled_dir: folder of the images to train on, in place of the data set's own, which are not looked at.
 
     Raises:
         UserError: no such data set, files missing (with where to get them), a non-image, an empty split.
     """
+    splits = SPLITS[1:] if unlabeled_dir else SPLITS
     if dataset == "digits":
-        return _digits(image_size)
-    if dataset in NAMES:
-        return _cifar(dataset, Path(data_root), image_size)
-    if Path(dataset).is_dir():
-        return _folder(Path(dataset), image_size)
-    raise _no_data_set(dataset)
+        images, num_classes = _digits(image_size), 10
+    elif dataset in NAMES:
+        images, num_classes = _cifar(dataset, Path(data_root), image_size, splits)
+    elif Path(dataset).is_dir():
+        images, num_classes = _folder(Path(dataset), image_size, splits)
+    else:
+        raise _no_data_set(dataset)
+    if unlabeled_dir:
+        images["train"] = _unlabeled(Path(unlabeled_dir), image_size)
+    return Source(images["train"], images["test"], num_classes)
 
 
 def _no_data_set(name: str) -> UserError:
@@ -72,7 +90,19 @@ def _no_data_set(name: str) -> UserError:
     return unknown_name("--dataset", name, NAMES)
 
 
-def _digits(image_size: int) -> Source:
+def _unlabeled(root: Path, image_size: int) -> Images:
+    files = [str(root / name) for name in image_files(root)]
+    if not files:
+        raise _no_images(root)
+    return _decode("--unlabeled-dir", [(file, -1) for file in files], image_size)
+
+
+def _no_images(root: Path) -> UserError:
+    reason = "holds no image" if root.is_dir() else "no such folder"
+    return UserError(f"--unlabeled-dir {root}: {reason}; name a folder of images")
+
+
+def _digits(image_size: int) -> dict[str, Images]:
     """The 1,797 handwritten digits of scikit-learn (8x8), upscaled; a fixed third is the test set."""
     digits = load_digits()
     images = torch.from_numpy(digits.images / 16 * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
@@ -80,17 +110,17 @@ def _digits(image_size: int) -> Source:
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=digits.target)
     data = Images(images, labels)
-    return Source(data.select(torch.from_numpy(train)), data.select(torch.from_numpy(test)), 10)
+    return {"train": data.select(torch.from_numpy(train)), "test": data.select(torch.from_numpy(test))}
 
 
-def _cifar(name: str, root: Path, image_size: int) -> Source:
-    def read(train: bool) -> Images:
-        dataset = CIFAR[name](root, train=train, download=True)
+def _cifar(name: str, root: Path, image_size: int, splits: Sequence[str]) -> tuple[dict[str, Images], int]:
+    def read(split: str) -> Images:
+        dataset = CIFAR[name](root, train=split == "train", download=True)
         pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
         return Images(_stack(pixels), torch.tensor(dataset.targets))
 
     try:
-        return Source(read(True), read(False), int(name.removeprefix("cifar")))
+        return {split: read(split) for split in splits}, int(name.removeprefix("cifar"))
     except (RuntimeError, OSError) as error:
         raise UserError(
             f"--dataset {name}: could not be downloaded ({error}); {_how_to_get(CIFAR[name], root)}"
@@ -101,9 +131,9 @@ def _how_to_get(dataset: type, root: Path) -> str:
     return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
 
 
-def _folder(root: Path, image_size: int) -> Source:
-    splits = {}
-    for split in ("train", "test"):
+def _folder(root: Path, image_size: int, splits: Sequence[str]) -> tuple[dict[str, Images], int]:
+    listings = {}
+    for split in splits:
         try:
             # Hidden files aside, all files count: what is no image is reported, not passed over.
             listing = torchvision.datasets.ImageFolder(
@@ -112,25 +142,26 @@ def _folder(root: Path, image_size: int) -> Source:
         except FileNotFoundError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"--dataset {root}: {reason}; it needs {split}/<class>/<image> files") from error
-        splits[split] = listing
-    train, test = splits["train"], splits["test"]
+        listings[split] = listing
+    train, test = listings[splits[0]], listings["test"]
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(
             f"--dataset {root}: train/ has {len(train.classes)} classes, test/ {len(test.classes)}; only in one of "
             f"them: {', '.join(differing[:5])}"
         )
-    return Source(*(_decode(splits[split].samples, image_size) for split in ("train", "test")), len(train.classes))
+    images = {split: _decode("--dataset", listings[split].samples, image_size) for split in splits}
+    return images, len(test.classes)
 
 
-def _decode(samples: list[tuple[str, int]], image_size: int) -> Images:
+def _decode(flag: str, samples: list[tuple[str, int]], image_size: int) -> Images:
     def decode(path: str) -> np.ndarray:
         try:
             with Image.open(path) as image:
                 return _square(image, image_size)
         # Pillow's words for a damaged file: OSError, a SyntaxError in a PNG, an absurd size in a header.
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"--dataset: {path} is no readable image; remove or replace it") from error
+            raise UserError(f"{flag}: {path} is no readable image; remove or replace it") from error
 
     with ThreadPoolExecutor() as pool:
         pixels = list(pool.map(decode, [path for path, _ in samples]))
@@ -153,18 +184,31 @@ def _stack(pixels: list[np.ndarray]) -> Tensor:
 
 def summarize(config: CifarTrainConfig) -> DataSummary:
     """Number of classes, and what is missing, without reading the images."""
-    details = f"crops with padding {config.crop_padding}, flips {config.hflip:g}"
-    name = config.dataset
+    name, missing = config.dataset, []
     if name == "digits":
-        return DataSummary(10, details=details)
-    if name in NAMES:
+        num_classes = 10
+    elif name in NAMES:
         dataset, root = CIFAR[name], Path(config.data_root)
-        there = (root / dataset.base_folder).is_dir() or (root / dataset.filename).is_file()
-        missing = () if there else (f"--dataset {name}: {_how_to_get(dataset, root)}",)
-        return DataSummary(int(name.removeprefix("cifar")), missing, details=details)
-    train = Path(name, "train")
-    classes = [path for path in train.iterdir() if path.is_dir()] if train.is_dir() else []
-    return DataSummary(len(classes) or None, () if classes else (str(_no_data_set(name)),), details=details)
+        num_classes = int(name.removeprefix("cifar"))
+        if not (root / dataset.base_folder).is_dir() and not (root / dataset.filename).is_file():
+            missing.append(f"--dataset {name}: {_how_to_get(dataset, root)}")
+    else:
+        split = Path(name, "test" if config.unlabeled_dir else "train")
+        num_classes = sum(path.is_dir() for path in split.iterdir()) if split.is_dir() else 0
+        if not num_classes:
+            missing.append(str(_no_data_set(name)))
+    if config.unlabeled_dir and not Path(config.unlabeled_dir).is_dir():
+        missing.append(str(_no_images(Path(config.unlabeled_dir))))
+    return DataSummary(num_classes or None, tuple(missing), details=_details(config))
+
+
+def _details(config: CifarTrainConfig) -> str:
+    words = []
+    if config.unlabeled_dir:
+        words.append(f"trained on the images of {config.unlabeled_dir}")
+    if config.imbalance < 1:
+        words.append(f"long-tailed, the last class {config.imbalance:g} times the first")
+    return ", ".join([*words, f"crops with padding {config.crop_padding}", f"flips {config.hflip:g}"])
 
 
 def check_data(config: CifarTrainConfig) -> None:
@@ -173,20 +217,43 @@ def check_data(config: CifarTrainConfig) -> None:
     Raises:
         UserError: something is missing or broken.
     """
-    source = read_source(config.dataset, config.data_root, config.image_size)
+    source = read_source(config.dataset, config.data_root, config.image_size, config.unlabeled_dir)
     print(f"{config.dataset}: {source.num_classes} classes, all images read")
-    for split, images in (("train", source.train), ("test", source.test)):
-        counts = torch.bincount(images.labels, minlength=source.num_classes)
-        print(f"  {split:<6} {len(images)} images, {counts.min()} to {counts.max()} a class")
+    if config.unlabeled_dir:
+        print(f"  train  {len(source.train)} images of {config.unlabeled_dir}, without labels")
+    else:
+        train = source.train.long_tailed(config.imbalance)
+        counts = _class_sizes(train.labels, source.num_classes)
+        print(f"  train  {_counted(train, counts)}")
+        if groups := class_groups(counts):
+            sizes = (f"{members.sum()} of {name}" for name, members in groups.items())
+            print(f"         classes by their number of images: {', '.join(sizes)}")
+        if config.label_fraction < 1:
+            known = subsets.labeled(train.labels, config.label_fraction)
+            counts = _class_sizes(train.labels[known], source.num_classes)
+            print(f"  labels {_counted(train.select(known), counts)}")
+    print(f"  test   {_counted(source.test, _class_sizes(source.test.labels, source.num_classes))}")
 
 
-def open_data(config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module) -> "ImageData":
+def _class_sizes(labels: Tensor, num_classes: int) -> Tensor:
+    """Number of images (C,) of each class; those without a label belong to none."""
+    return torch.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def _counted(images: Images, class_sizes: Tensor) -> str:
+    return f"{len(images)} images, {class_sizes.min()} to {class_sizes.max()} a class"
+
+
+def open_data(
+    config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module, labeled_only: bool = False
+) -> "ImageData":
     """Read the configuration's images onto the device, normalised as the network wants them."""
     with world.local_first():
-        source = read_source(config.dataset, config.data_root, config.image_size)
+        source = read_source(config.dataset, config.data_root, config.image_size, config.unlabeled_dir)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     augmentation = (config.crop_padding, config.hflip)
-    return ImageData(source, plan, world.device, mean, std, *augmentation, config.holdout, config.views)
+    chosen = (config.holdout, config.views, config.imbalance, config.label_fraction, labeled_only)
+    return ImageData(source, plan, world.device, mean, std, *augmentation, *chosen)
 
 
 class ImageData:
@@ -197,6 +264,9 @@ class ImageData:
         mean, std: of the network that the images are for, in [0, 1] units.
         holdout: fraction of the training images set apart, the same for every seed; evaluation then uses them.
         cached_views: views an image that the epochs show in turn; 0: each time a new one.
+        imbalance: makes what is left a long-tailed training set (`gendd.subsets`), and what is evaluated not.
+        label_fraction: share of the training images that keep their labels.
+        labeled_only: train on these alone; else on all, the others with label -1.
     """
 
     def __init__(
@@ -210,6 +280,9 @@ class ImageData:
         hflip: float = 0.5,
         holdout: float = 0.0,
         cached_views: int = 0,
+        imbalance: float = 1.0,
+        label_fraction: float = 1.0,
+        labeled_only: bool = False,
     ):
         self.plan, self.device, self.crop_padding, self.hflip = plan, device, crop_padding, hflip
         self.cached_views, self.drawn_view, self.drawn = cached_views, None, None
@@ -220,6 +293,11 @@ class ImageData:
             order = torch.randperm(len(train), generator=generator("cpu", "holdout"))
             held = round(holdout * len(train))
             train, evaluation, self.eval_split = train.select(order[held:]), train.select(order[:held]), "validation"
+        train = train.long_tailed(imbalance)
+        # The groups of a data set are the same for all methods: they are of all its training images.
+        self.class_groups = class_groups(_class_sizes(train.labels, self.num_classes))
+        if label_fraction < 1:
+            train = train.partly_labeled(label_fraction, labeled_only)
         # In a fixed random order: folders come sorted by class, and a subset should hold them all.
         evaluation = evaluation.select(torch.randperm(len(evaluation), generator=generator("cpu", "evaluation order")))
         for split, data in (("training", train), (self.eval_split, evaluation)):
@@ -229,7 +307,6 @@ class ImageData:
         self.steps_per_epoch = self.train_size // plan.batch
         if not self.steps_per_epoch:
             raise UserError(f"--batch-size {plan.batch}: more than the {self.train_size} training images; lower it")
-        self.class_groups = class_groups(torch.bincount(train.labels, minlength=self.num_classes))
         padded = torch.nn.functional.pad(train.images, (crop_padding,) * 4)
         self.train_images, self.train_labels = padded.to(device), train.labels.to(device)
         self.eval_images, self.eval_labels = evaluation.images.to(device), evaluation.labels.to(device)

@@ -83,6 +83,12 @@ class ImageNetTrainConfig(TrainConfig):
                     f"--{name.replace('_', '-')} {getattr(self, name)}: mixes images anew in each batch, which no "
                     "--teacher-cache can hold; set it to 0 (feature mixup, --mixup, stays) or leave the cache out"
                 )
+        for name in ("image_mixup", "cutmix", "label_smoothing"):
+            if self.label_fraction < 1 and getattr(self, name):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: mixes labels, which --label-fraction "
+                    f"{self.label_fraction} takes from some of the images; leave one out"
+                )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")

@@ -28,9 +28,11 @@ from gendd_imagenet.sources import eval_folder, eval_split, has_training_labels,
 BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
 
 
-def open_data(config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module) -> "PhotoData":
+def open_data(
+    config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module, labeled_only: bool = False
+) -> "PhotoData":
     """The configuration's images, normalised as the network wants them."""
-    return PhotoData(config, plan, world, network.pretrained_cfg["mean"], network.pretrained_cfg["std"])
+    return PhotoData(config, plan, world, network.pretrained_cfg["mean"], network.pretrained_cfg["std"], labeled_only)
 
 
 class PhotoData:
@@ -39,6 +41,7 @@ class PhotoData:
     Args:
         plan: how the global batch is divided.
         mean, std: of the network that the images are for, in [0, 1] units.
+        labeled_only: train on the images that keep their labels alone; else on all, the others with label -1.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class PhotoData:
         world: World,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        labeled_only: bool = False,
     ):
+        self.labeled_only = labeled_only
         self.config, self.plan, self.device = config, plan, world.device
         self.image_size, self.view = config.image_size, TrainView(config)
         self.checks_lists = world.is_first
@@ -87,7 +92,8 @@ class PhotoData:
         return found
 
     @cached_property
-    def training(self) -> Listing:
+    def listed_training(self) -> Listing:
+        """The training images, with all labels that there are."""
         listing = list_training(self.config)
         if self.config.train_list:
             self._refuse_absent("--train-list", self.config.train_list, listing)
@@ -95,6 +101,13 @@ class PhotoData:
             refuse_other_classes(eval_folder(self.config), listing, self.evaluation)
         if self.config.holdout:
             listing, _ = listing.split(self.config.holdout)
+        return listing
+
+    @cached_property
+    def training(self) -> Listing:
+        listing, fraction = self.listed_training, self.config.label_fraction
+        if fraction < 1:
+            listing = listing.partly_labeled(fraction, self.labeled_only)
         if len(listing) < self.plan.batch:
             raise UserError(f"--batch-size {self.plan.batch}: more than the {len(listing)} training images; lower it")
         return listing
@@ -146,7 +159,7 @@ class PhotoData:
     @cached_property
     def class_groups(self) -> dict[str, Tensor]:
         """Classes with many, medium and few training images, where these differ."""
-        return class_groups(self.training.class_counts()) if has_training_labels(self.config) else {}
+        return class_groups(self.listed_training.class_counts()) if has_training_labels(self.config) else {}
 
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
         chunks = self._chunks(steps)

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from gendd import subsets
+from gendd.data import image_files
 from gendd.errors import UserError
 from gendd.randomness import generator
 
@@ -18,7 +20,6 @@ RELEASE = (
     "1,281,167 images in train/, 50,000 in val/"
 )
 EVAL_SPLITS = ("val", "test")
-IMAGE_ENDINGS = torchvision.datasets.folder.IMG_EXTENSIONS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Listing:
 
     Args:
         names: (N,) paths below `root`, as bytes: a million Python strings would be copied by every worker.
-        labels: (N,) int64, or None where nothing is known of them.
+        labels: (N,) int64, -1 where one is not known; or None where none is.
         classes: name of each class, None where it is not known; or None.
     """
 
@@ -51,6 +52,13 @@ class Listing:
         order = torch.randperm(len(self), generator=generator("cpu", "holdout"))
         held = round(share * len(self))
         return self.select(order[held:]), self.select(order[:held])
+
+    def partly_labeled(self, fraction: float, labeled_only: bool) -> "Listing":
+        """This fraction with labels, and the others without, or (labeled_only) not at all."""
+        known = subsets.labeled(self.labels, fraction)
+        if labeled_only:
+            return self.select(known.nonzero()[:, 0])
+        return replace(self, labels=self.labels.where(known, -1))
 
     def class_counts(self) -> Tensor:
         return torch.bincount(self.labels, minlength=len(self.classes))
@@ -120,15 +128,10 @@ def list_unlabeled(flag: str, root: Path) -> Listing:
     Raises:
         UserError: there are none.
     """
-    names = [
-        os.fsencode(os.path.relpath(os.path.join(folder, name), root))
-        for folder, _, files in os.walk(root)
-        for name in files
-        if name.lower().endswith(IMAGE_ENDINGS)
-    ]
+    names = [os.fsencode(name) for name in image_files(root)]
     if not names:
         raise UserError(f"{flag} {root}: holds no image; name a folder that does")
-    return Listing(root, np.array(sorted(names)), None, None)
+    return Listing(root, np.array(names), None, None)
 
 
 def refuse_other_classes(root: Path, train: Listing, evaluation: Listing) -> None:

@@ -23,7 +23,8 @@ class Method:
     """
     Args:
         unlabeled: whether it can do without any label (--unlabeled); labeled: whether it ever reads one.
-        feature: when its training reads the teacher's pooled feature, which --teacher-cache holds.
+        feature: when its training reads the teacher's pooled feature, which --teacher-cache holds; without labels:
+            where the teacher stands in for those that are not known.
         reads: the flags among those of single methods that its training depends on.
     """
 
@@ -34,8 +35,8 @@ class Method:
     feature: Literal["always", "without labels", "never"] = "never"
     reads: frozenset[str] = frozenset()
 
-    def reads_feature(self, unlabeled: bool) -> bool:
-        return self.feature == "always" or (unlabeled and self.feature == "without labels")
+    def reads_feature(self, lacks_labels: bool) -> bool:
+        return self.feature == "always" or (lacks_labels and self.feature == "without labels")
 
     @property
     def ignores(self) -> set[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -33,8 +34,8 @@ class TeachingTask(TrainingTask):
 
     Args:
         trainable: module that holds every trained parameter.
-        ingredients: the student's normalisation is the one that images come in; with `unlabeled` the teacher's
-            probabilities stand in for the labels, which are not read.
+        ingredients: the student's normalisation is the one that images come in. Where labels are not known, the
+            teacher's probabilities stand in for them.
     """
 
     random: StepRandom
@@ -46,7 +47,7 @@ class TeachingTask(TrainingTask):
         super().__init__(device=ingredients.device, verbose=False)
         self.trainable_module = trainable
         self.teacher = ingredients.teacher
-        self.unlabeled = ingredients.config.unlabeled
+        self.unlabeled, self.lacks_labels = ingredients.config.unlabeled, ingredients.config.lacks_labels
         for name in ("mean", "std"):
             values = torch.tensor(ingredients.student.pretrained_cfg[name]).view(1, -1, 1, 1)
             self.register_buffer(f"student_{name}", values, persistent=False)
@@ -69,8 +70,19 @@ class TeachingTask(TrainingTask):
 
     @torch.no_grad()
     def class_targets(self, feature: Tensor, labels: Tensor) -> Tensor:
-        """The labels, or, without labels, the teacher's probabilities (B, C)."""
-        return self.teacher_classifier(feature).float().softmax(-1) if self.unlabeled else labels
+        """The labels (B,), or, if a run lacks some, soft labels (B, C): the teacher's probabilities for its features
+        (B, D_t) in the rows without a label, which is -1. With `unlabeled` in all rows, and no label is read."""
+        if not self.lacks_labels:
+            return labels
+        probabilities = self.teacher_classifier(feature).float().softmax(-1)
+        if self.unlabeled:
+            return probabilities
+        known = F.one_hot(labels.clamp(min=0), probabilities.shape[-1]).to(probabilities)
+        return torch.where((labels >= 0)[:, None], known, probabilities)
+
+    def training_targets(self, images: Tensor, labels: Tensor) -> Tensor:
+        """`class_targets` of training images. Where all labels are known, no teacher runs."""
+        return self.class_targets(self.training_feature(images), labels) if self.lacks_labels else labels
 
     def train(self, mode: bool = True) -> "TeachingTask":
         super().train(mode)

@@ -31,7 +31,7 @@ class FinetuneTask(TeachingTask):
         with torch.no_grad():
             noise = self.random.generator("sample", images.device)
             generated = self.student.sample(images, noise, **self.sampling)
-            targets = self.class_targets(self.training_feature(images), labels) if self.unlabeled else labels
+            targets = self.training_targets(images, labels)
         logits = self.trainable_module(generated)
         return {"loss": F.cross_entropy(logits.float(), targets), "output": logits}
 

@@ -20,15 +20,16 @@ class GenDDTask(TeachingTask):
         self.head = student.head
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
-        """f' (B, D_t) of the teacher's features f (B, D_t)."""
+        """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
         return contract(feature, self.teacher_classifier.weight, labels, self.contraction)
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         feature = self.training_feature(images)
+        labels = self.class_targets(feature, labels)
         return self.trainable_module(
             images,
             self.target(feature, labels),
-            self.class_targets(feature, labels),
+            labels,
             self.mixup_share(images.device),
             self.draws(images.device),
         )

@@ -27,9 +27,8 @@ class ProjectedStudent(nn.Module):
 
 class PretrainTask(TeachingTask):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        targets = self.class_targets(self.training_feature(images), labels) if self.unlabeled else labels
         logits = self.trainable_module(images)
-        return {"loss": F.cross_entropy(logits.float(), targets), "output": logits}
+        return {"loss": F.cross_entropy(logits.float(), self.training_targets(images, labels)), "output": logits}
 
 
 def build(ingredients: Ingredients) -> PretrainTask:

@@ -50,6 +50,7 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
             config.check()
             TrainProgram(tree, config, RunFolder(folder or run_path(config)), world).execute()
         elif world.is_first:
+            config.check_training_images()
             tree.check_data(config)
 
 
@@ -72,7 +73,7 @@ class TrainProgram:
     def _without_idle_cache(self, config: TrainConfig) -> TrainConfig:
         """The configuration as it is, but for a cache that its method needs only without labels: both stages of a
         recipe are given the same flags."""
-        if not config.teacher_cache or self.method.reads_feature(config.unlabeled):
+        if not config.teacher_cache or self.method.reads_feature(config.lacks_labels):
             return config
         flag, name = f"--teacher-cache {config.teacher_cache}", f"--method {config.method}"
         if self.method.feature == "never":
@@ -112,7 +113,8 @@ class TrainProgram:
         if config.dry_run:
             self._say(list_missing(self.missing))
             return
-        self.data = self.tree.open_data(config, self.plan, world, self.student.network)
+        labeled_only = not self.method.unlabeled
+        self.data = self.tree.open_data(config, self.plan, world, self.student.network, labeled_only)
         counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
         self._say(f"  images     {counts}")
         surroundings = {**environment(world), **self._teacher_record()}

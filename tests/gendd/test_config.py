@@ -201,6 +201,7 @@ def test_a_value_out_of_range_is_refused_in_a_line_that_names_the_flag(flag, val
         (["--sampler", "ddim", "--steps", "1001"], ["--steps 1001", "1000"]),
         (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
         (["--epochs", "5", "--warmup-epochs", "5"], ["--warmup-epochs 5", "--epochs 5"]),
+        (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],
 )
 def test_flags_that_do_not_go_together_are_both_named(arguments, named):

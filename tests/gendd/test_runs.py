@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gendd.config import TrainConfig
-from gendd.runs import run_path
+from gendd.runs import data_label, run_path
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,23 @@ def test_the_folder_of_a_run_names_its_data(dataset, name):
         dataset=dataset, teacher="timm/resnet34", student="package.module:network", method="kd", seed=2
     )
     assert run_path(config) == Path("runs", name, "resnet34_package.module.network", "kd", "2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "cifar100"),
+        ({"imbalance": 1.0, "label_fraction": 1.0, "unlabeled_dir": None}, "cifar100"),
+        ({"imbalance": 0.01}, "cifar100-lt0.01"),
+        ({"label_fraction": 0.1}, "cifar100-labels0.1"),
+        ({"imbalance": 0.02, "label_fraction": 0.5}, "cifar100-lt0.02-labels0.5"),
+        ({"unlabeled_dir": "some/where/photos/"}, "cifar100-from-photos"),
+    ],
+)
+def test_data_is_named_by_what_a_setting_made_of_it(settings, name):
+    assert data_label({"dataset": "cifar100", **settings}) == name
+
+
+def test_the_folder_of_a_run_tells_its_setting():
+    config = TrainConfig(dataset="cifar100", student="resnet20", label_fraction=0.1)
+    assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")

@@ -6,6 +6,7 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan, generator
 from gendd_cifar.config import CifarTrainConfig
-from gendd_cifar.data import EVAL_BATCH, ImageData, Images, Source, open_data, read_source, summarize
+from gendd_cifar.data import EVAL_BATCH, ImageData, Images, Source, check_data, open_data, read_source, summarize
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
@@ -271,7 +272,7 @@ def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
     for random, batch, labels in images.train_batches(range(4 * images.steps_per_epoch)):
         view, indices = images.views(random)
         assert view == random.step // images.steps_per_epoch % 2 and torch.equal(indices, labels)
-        draws = generator("cpu", 5, "cached view", view)
+        draws = generator("cpu", "cached view", view)
         tops, lefts = torch.randint(9, (2, 20), generator=draws)
         flips = torch.rand(20, generator=draws) < 0.5
         for image, label in zip(batch, labels, strict=True):
@@ -409,7 +410,135 @@ def test_open_data_follows_configuration_and_network():
     torch.testing.assert_close(batch.amin((0, 2, 3)), darkest)
 
 
+# Long tails, few labels, other images
+
+
+def test_a_long_tail_is_cut_from_what_a_holdout_leaves_and_evaluation_stays_as_it_is():
+    source = Source(numbered(400, side=2, classes=4), numbered(40, side=2, classes=4), 4)
+    images = data(source=source, imbalance=0.125)
+    assert torch.bincount(images.train_labels).tolist() == [100, 50, 25, 12]
+    assert torch.bincount(images.eval_labels).tolist() == [10] * 4
+    assert {name: members.nonzero()[:, 0].tolist() for name, members in images.class_groups.items()} == {
+        "medium": [0, 1, 2], "few": [3],
+    }  # fmt: skip
+    whole, cut = (data(source=source, holdout=0.2, imbalance=imbalance) for imbalance in (1, 0.125))
+    assert torch.equal(cut.eval_images, whole.eval_images)
+    left = torch.bincount(whole.train_labels)
+    most = left.max().item() * torch.tensor([1, 0.5, 0.25, 0.125])
+    assert torch.bincount(cut.train_labels).tolist() == torch.minimum(left, most.long()).tolist()
+
+
+@pytest.mark.parametrize("setting", [{"imbalance": 0.1}, {"label_fraction": 0.25}])
+@pytest.mark.parametrize("labeled_only", [False, True])
+def test_each_seed_has_the_same_images_and_labels(setting, labeled_only):
+    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), 4)
+    one, other = (data(source=source, seed=seed, labeled_only=labeled_only, **setting) for seed in (0, 1))
+    assert torch.equal(one.train_images, other.train_images) and torch.equal(one.train_labels, other.train_labels)
+
+
+def test_few_labels_hide_the_others_or_leave_their_images_out():
+    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), 4)
+    all_images, few = (data(source=source, label_fraction=0.25, labeled_only=only) for only in (False, True))
+    known = all_images.train_labels >= 0
+    assert all_images.train_size == 80 and torch.equal(all_images.train_images, data(source=source).train_images)
+    assert torch.equal(all_images.train_labels, source.train.labels.where(known, -1))
+    assert torch.bincount(few.train_labels).tolist() == [5] * 4
+    assert torch.equal(few.train_labels, all_images.train_labels[known])
+    assert torch.equal(few.train_images, all_images.train_images[known])
+    assert few.steps_per_epoch == 20 // 6
+
+
+def test_groups_of_classes_are_those_of_all_training_images():
+    source = Source(numbered(400, side=2, classes=2), numbered(8, side=2, classes=2), 2)
+    assert data(source=source, label_fraction=0.05).class_groups == {}
+    groups = data(source=source, imbalance=0.1, label_fraction=0.05, labeled_only=True).class_groups
+    assert {name: members.tolist() for name, members in groups.items()} == {
+        "many": [True, False], "medium": [False, True],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def strangers(tmp_path):
+    """A folder of three images without classes, in folders of its own."""
+    root = tmp_path / "strangers"
+    for number, name in enumerate(("b.png", "a/deep/c.JPG", "a.jpeg.png")):
+        write_image(root / name, picture(8 + number, 8, seed=20 + number))
+    (root / "notes.txt").write_text("not an image, and not taken for one")
+    return root
+
+
+def test_other_images_are_trained_on_and_nothing_of_the_data_sets_own(folder, strangers):
+    for path in (folder / "train").rglob("*.png"):
+        path.unlink()
+    source = read_source(str(folder), "", 8, str(strangers))
+    assert source.num_classes == 2 and source.test.labels.tolist() == [0, 1]
+    assert source.train.labels.tolist() == [-1] * 3
+    first = torch.from_numpy(picture(10, 8, seed=22)[1:9]).permute(2, 0, 1)
+    assert torch.equal(source.train.images[0], first), "in order of their paths: a.jpeg.png, a/deep/c.JPG, b.png"
+
+
+def test_other_images_stand_in_for_cifars_and_the_digits_too(cifar100, strangers):
+    for dataset, classes, tested in (("cifar100", 100, 6), ("digits", 10, 599)):
+        source = read_source(dataset, str(cifar100), 32, str(strangers))
+        assert (len(source.train), len(source.test), source.num_classes) == (3, tested, classes)
+        assert data(source=source, batch=3).class_groups == {}
+
+
+def test_a_summary_tells_the_setting_and_what_is_missing_of_it(folder, strangers):
+    told = summarize(config(dataset=folder, unlabeled_dir=strangers, imbalance=0.02))
+    assert told.missing == () and told.num_classes == 2
+    assert f"trained on the images of {strangers}" in told.details and "the last class 0.02 times" in told.details
+    (absent,) = summarize(config(dataset=folder, unlabeled_dir=strangers / "none")).missing
+    assert absent == f"--unlabeled-dir {strangers}/none: no such folder; name a folder of images"
+
+
+def test_checking_the_data_counts_what_is_trained_on(capsys, digits, strangers):
+    check_data(config(dataset="digits", image_size=8, imbalance=0.1, label_fraction=0.1))
+    output = capsys.readouterr().out
+    sizes = torch.bincount(digits.train.labels).tolist()
+    kept = [min(size, int(max(sizes) * 0.1 ** (number / 9))) for number, size in enumerate(sizes)]
+    known = [max(round(size / 10), 1) for size in kept]
+    for name, counts in (("train ", kept), ("labels", known)):
+        assert f"{name} {sum(counts)} images, {min(counts)} to {max(counts)} a class\n" in output
+    groups = sum(size > 100 for size in kept), sum(20 <= size <= 100 for size in kept), sum(size < 20 for size in kept)
+    assert "by their number of images: {} of many, {} of medium, {} of few".format(*groups) in output
+    check_data(config(dataset="digits", image_size=8, unlabeled_dir=strangers))
+    output = capsys.readouterr().out
+    assert f"train  3 images of {strangers}, without labels" in output and "test   599 images" in output
+
+
 # Refusals
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"imbalance": "0"}, ["--imbalance 0.0", "above 0"]),
+        ({"imbalance": "100"}, ["--imbalance 100.0", "at most 1"]),
+        ({"imbalance": "nan"}, ["--imbalance nan"]),
+        ({"unlabeled_dir": "there"}, ["--unlabeled-dir there", "train without them: --unlabeled"]),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(flags, words):
+    message = refusal(config(**flags).check_training_images)
+    assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("imbalance", 0.1), ("holdout", 0.5)])
+def test_what_chooses_among_replaced_images_is_refused(flag, value):
+    settings = replace(config(unlabeled_dir="there", **{flag: value}), unlabeled=True)
+    message = refusal(settings.check_training_images)
+    assert f"--{flag} {value}" in message and "--unlabeled-dir there" in message
+
+
+def test_an_unlabeled_folder_without_images_or_with_a_broken_one_is_refused(strangers, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    message = refusal(read_source, "digits", "", 8, str(empty))
+    assert message == f"--unlabeled-dir {empty}: holds no image; name a folder of images"
+    (strangers / "broken.png").write_bytes(b"notes")
+    message = refusal(read_source, "digits", "", 8, str(strangers))
+    assert message.startswith("--unlabeled-dir") and str(strangers / "broken.png") in message
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("cifar-100", "cifar100"), ("CIFAR10", "cifar10"), ("digit", "digits")])

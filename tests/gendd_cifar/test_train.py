@@ -1,5 +1,6 @@
 """The train program on the built-in digits with toy networks: resume, labels, failures, processes."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -7,14 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from gendd import subsets
 from gendd.errors import UserError
 from gendd.methods.base import TeachingTask
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
-from gendd_cifar.data import ImageData
+from gendd_cifar import data
+from gendd_cifar.data import ImageData, Images
 from gendd_cifar.evaluate import main as evaluate
 from gendd_cifar.train import main
 
@@ -38,10 +43,10 @@ def teacher(tmp_path_factory) -> Path:
 def gendd(teacher, tmp_path):
     """Runs GenDD with further flags; the run's folder."""
 
-    def run(*flags: str, runs: str = "runs") -> Path:
+    def run(*flags: str, runs: str = "runs", data: str = "digits") -> Path:
         main([*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / runs), *flags])
         name = flags[flags.index("--name") + 1] if "--name" in flags else "gendd"
-        return tmp_path / runs / "digits" / "toy.network_toy.network" / name / "0"
+        return tmp_path / runs / data / "toy.network_toy.network" / name / "0"
 
     return run
 
@@ -154,6 +159,79 @@ def test_without_labels_garbage_labels_change_nothing(gendd, monkeypatch):
 
     monkeypatch.setattr(ImageData, "train_batch", garbage)
     assert_same_weights(honest, gendd(*flags, runs="garbage"), rtol=0, atol=0)
+
+
+def lie(monkeypatch, about: str) -> None:
+    """False labels for the training images that keep theirs, or for the others; which do is not changed by it."""
+    source = data.read_source("digits", "", 32)
+    known = subsets.labeled(source.train.labels, 0.1)
+    lied_about = known if about == "known" else ~known
+    labels = torch.where(lied_about, (source.train.labels + 1) % 10, source.train.labels)
+    lying = dataclasses.replace(source, train=Images(source.train.images, labels))
+    monkeypatch.setattr(data, "read_source", lambda *arguments: lying)
+    monkeypatch.setattr(subsets, "labeled", lambda labels, fraction: known)
+
+
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "finetune", "kd"])
+def test_labels_that_a_run_is_not_given_change_nothing(gendd, method, monkeypatch):
+    flags = ["--method", method, "--name", method, "--label-fraction", "0.1", "--epochs", "1"]
+    flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
+    honest = gendd(*flags, runs="honest", data="digits-labels0.1")
+    with monkeypatch.context() as patch:
+        lie(patch, about="unknown")
+        lied_to = gendd(*flags, runs="unknown", data="digits-labels0.1")
+    assert_same_weights(honest, lied_to, rtol=0, atol=0)
+    with monkeypatch.context() as patch:
+        lie(patch, about="known")
+        lied_to = weights(gendd(*flags, runs="known", data="digits-labels0.1"))
+    assert any(not torch.equal(value, lied_to[name]) for name, value in weights(honest).items())
+
+
+def test_a_plan_tells_which_images_few_labels_leave(gendd, capsys):
+    few = ("--label-fraction", "0.1", "--epochs", "1")
+    gendd(*few, data="digits-labels0.1")
+    plan = capsys.readouterr().out
+    assert ", 10 % of the labels, the teacher for the others\n" in plan and "images     1198 to train on" in plan
+    gendd(*few, "--method", "kd", "--name", "kd", data="digits-labels0.1")
+    plan = capsys.readouterr().out
+    labels = subsets.labeled(data.read_source("digits", "", 8).train.labels, 0.1).sum()
+    assert ", 10 % of the labels, other images left out\n" in plan and f"images     {labels} to train on" in plan
+
+
+@pytest.mark.parametrize("method", ["gendd", "pretrain"])
+def test_few_labels_go_with_a_cache_which_serves_all_labels_too(gendd, method, tmp_path):
+    flags = ["--method", method, "--name", method, "--crop-padding", "0", "--epochs", "2", "--optimizer", "sgd"]
+    few, cache = ["--label-fraction", "0.1"], ["--teacher-cache", str(tmp_path / "cache")]
+    beside = gendd(*flags, *few, runs="beside", data="digits-labels0.1")
+    gendd(*GENDD[GENDD.index("--method") :], *cache, "--crop-padding", "0", "--epochs", "2", runs="all")
+    cached = gendd(*flags, *few, *cache, runs="cached", data="digits-labels0.1")
+    assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
+
+
+def test_a_long_tail_has_runs_and_a_teacher_of_its_own_and_tells_groups_of_classes(gendd, tmp_path, capsys):
+    tail = ["--imbalance", "0.1", "--epochs", "1"]
+    main([*COMMON, "--method", "classification", "--runs", str(tmp_path / "runs"), *tail])
+    teacher = tmp_path / "runs" / "digits-lt0.1" / "toy.network" / "classification" / "0"
+    run = gendd(*tail, "--teacher-weights", str(teacher), data="digits-lt0.1")
+    assert "; long-tailed, the last class 0.1 times the first, crops" in capsys.readouterr().out
+    result = json.loads((run / "result.json").read_text())
+    assert result["images"] == 599
+    for accuracy in result["last"].values():
+        assert list(accuracy) == ["top1", "top5", "many", "medium", "few"]
+
+
+def test_other_images_are_learned_from_without_labels(gendd, tmp_path):
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 40, 30, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    flags = ["--unlabeled-dir", str(folder), "--batch-size", "10", "--contraction", "0"]
+    with pytest.raises(UserError, match="--unlabeled-dir .*: has no labels; train without them: --unlabeled"):
+        gendd(*flags)
+    run = gendd(*flags, "--unlabeled", data="digits-from-strangers")
+    assert json.loads((run / "result.json").read_text())["images"] == 599
+    evaluate([str(run), "--precision", "fp32", "--images", "250"])
+    assert json.loads((run / "evaluation.json").read_text())["split"] == "test"
 
 
 def test_with_labels_they_do_change_the_result(gendd, monkeypatch):

@@ -92,6 +92,26 @@ def test_without_labels_none_is_handed_out(photos):
     assert summarize(config(photos, **flags)).num_classes == 3
 
 
+def test_few_labels_hide_the_others_or_leave_their_images_out(photos):
+    settings = config(photos, hflip=0, label_fraction=0.2)
+    whole, few = open_photos(settings), open_photos(settings, labeled_only=True)
+    assert (whole.train_size, few.train_size) == (90, 18)
+    for images, labels in images_and_labels(whole, range(5)) + images_and_labels(few, range(5)):
+        pixels = images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
+        known = labels >= 0
+        assert torch.equal(pixels.mean((2, 3)).argmax(1)[known], labels[known])
+    known = whole.training.labels >= 0
+    assert whole.training.labels[known].tolist() == few.training.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert whole.training.names[known.numpy()].tolist() == few.training.names.tolist()
+    assert all((labels >= 0).all() for _, labels in images_and_labels(few, range(2)))
+
+
+@pytest.mark.parametrize("mixed", ["image_mixup", "cutmix", "label_smoothing"])
+def test_few_labels_are_not_mixed_with_none(photos, mixed):
+    message = refusal(config(photos, label_fraction=0.2, **{mixed: 0.5}).check)
+    assert f"--{mixed.replace('_', '-')} 0.5" in message and "--label-fraction 0.2" in message
+
+
 def test_folder_without_classes_is_unlabeled(photos, tmp_path):
     for image in (photos / "train" / "n01").iterdir():
         (tmp_path / "deep" / "er").mkdir(parents=True, exist_ok=True)

@@ -83,6 +83,7 @@ def test_teacher_learns_the_colours(teacher):
         ("gendd", ["--image-mixup", "0.2", "--cutmix", "1", "--label-smoothing", "0.1", "--auto-augment",
                    "rand-m7-n2-mstd0.5", "--mixup", "0"]),
         ("gendd", ["--unlabeled", "--contraction", "0"]),
+        ("gendd", ["--label-fraction", "0.2"]),
         ("pretrain", ["--crop-scale", "0.08", "1"]),
         ("kd", ["--label-smoothing", "0.1"]),
         ("dkd", ["--image-mixup", "0.2", "--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
@@ -91,7 +92,7 @@ def test_teacher_learns_the_colours(teacher):
         ("regression", ["--mixup", "0", "--contraction", "0"]),
         ("kl", ["--unlabeled", "--temperature", "1", "--optimizer", "sgd"]),
     ],
-    ids=["gendd", "gendd-unlabeled", "pretrain", "kd", "dkd", "ikl", "simkd", "regression", "kl"],
+    ids=["gendd", "gendd-unlabeled", "gendd-few-labels", "pretrain", "kd", "dkd", "ikl", "simkd", "regression", "kl"],
 )  # fmt: skip
 def test_methods(run, method, flags):
     folder = run(*flags, method=method)

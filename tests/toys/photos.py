@@ -37,9 +37,16 @@ def config(dataset, **settings) -> ImageNetTrainConfig:
     return parse(ImageNetTrainConfig, "gendd_imagenet.train", [word for word in arguments if word != "True"])
 
 
-def open_photos(config: ImageNetTrainConfig, batch: int = 8, rank: int = 0, world: int = 1, accumulate: int = 1):
+def open_photos(
+    config: ImageNetTrainConfig,
+    batch: int = 8,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
+    labeled_only: bool = False,
+) -> PhotoData:
     alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-    return PhotoData(config, BatchPlan(0, batch, rank, world, accumulate), alone, MEAN, STD)
+    return PhotoData(config, BatchPlan(0, batch, rank, world, accumulate), alone, MEAN, STD, labeled_only)
 
 
 def images_and_labels(data: PhotoData, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:
