@@ -19,8 +19,9 @@ from gendd.errors import UserError
 
 SAMPLERS = ("ancestral", "ddim", "deterministic")
 TIMESTEP_SCHEMES = ("independent", "stratified", "paired")
-# Tokens x repeats that go through the denoiser at once in training: enough to fill the device, no more memory.
-ROWS_AT_ONCE = {"cpu": 2048, "cuda": 65536}
+# Tokens x repeats that go through the denoiser at once in training: enough to fill a CPU or an accelerator, no more
+# memory.
+ROWS_AT_ONCE, ACCELERATED_ROWS_AT_ONCE = 2048, 65536
 
 # Random numbers of a size.
 Random = Callable[..., Tensor]
@@ -182,7 +183,8 @@ class SplitTokenHead(nn.Module):
             return torch.stack([part.sum() if draws.weight is None else (draws.weight * part).sum() for part in terms])
 
         embedded = (*time, *image, *none, *position)
-        parts = draws.parts(ROWS_AT_ONCE[z.device.type]) if many else [draws]
+        at_once = ROWS_AT_ONCE if z.device.type == "cpu" else ACCELERATED_ROWS_AT_ONCE
+        parts = draws.parts(at_once) if many else [draws]
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             mse, vb = _SumOfParts.apply(losses, parts, tuple(net.parameters()), *embedded, *net.parameters())
         else:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gendd.head import ROWS_AT_ONCE, SplitTokenHead
+from gendd import head as head_module
+from gendd.head import SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import input_imagenet  # noqa: E402
+import on_paper  # noqa: E402
 import reference  # noqa: E402
 import scaling  # noqa: E402
 import train_step  # noqa: E402
@@ -21,7 +23,7 @@ from reference import head_loss  # noqa: E402
 @pytest.mark.parametrize("rows", [64, 10**6])
 def test_reference_and_fast_path_agree_in_loss_and_gradients(monkeypatch, rows):
     """On more draws than there are timesteps, in parts and in one."""
-    monkeypatch.setitem(ROWS_AT_ONCE, "cpu", rows)
+    monkeypatch.setattr(head_module, "ROWS_AT_ONCE", rows)
     torch.manual_seed(0)
     head = SplitTokenHead(48, 12, token_dim=16, width=32, repeats=60)
     for parameter in head.parameters():
@@ -92,3 +94,15 @@ def test_scaling_reads_the_rates_of_a_training(monkeypatch):
     epochs = scaling.train(scaling.Config("toy:network", "toy:network", epochs=2), processes=2, threads=1)
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert all(epoch["images_per_second"] > 0 for epoch in epochs)
+
+
+def test_operations_on_paper_are_those_of_the_definition():
+    """Of the plain path: what its products cost, counted by hand; of the fast one: less."""
+    images, feature, condition, width, token = 8, 128, 32, 1024, 64
+    plain, ours, parameters = on_paper.head_costs(feature, condition, images)
+    rows = on_paper.TREE.paper["repeats"] * feature // token
+    # Multiply-adds of a row, but for the input's; the input's has no gradient towards its noise.
+    layers = condition * width + 256 * width + width**2 + 3 * 5 * width**2 + 2 * width**2 + width * 2 * token
+    assert plain.flops == pytest.approx(2 * rows * (3 * layers + 2 * token * width), rel=0.02)
+    assert ours.flops < plain.flops / 2 and ours.bytes < plain.bytes
+    assert parameters > 15 * width**2

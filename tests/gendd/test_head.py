@@ -91,7 +91,7 @@ def test_parts_of_the_repeats_and_the_time_table_change_no_gradient(head, batch,
     draws, results = head.draw(B, torch.Generator().manual_seed(2)), []
     for timesteps, rows, used in ((1000, 400, precision), (10**6, 10**6, torch.float32)):
         monkeypatch.setattr(head_module, "NUM_TIMESTEPS", timesteps)
-        monkeypatch.setitem(head_module.ROWS_AT_ONCE, "cpu", rows)
+        monkeypatch.setattr(head_module, "ROWS_AT_ONCE", rows)
         with torch.autocast("cpu", torch.bfloat16, enabled=used == torch.bfloat16):
             loss = head(z, target, draws)["loss"]
         # Scaled, as accumulation over parts of a batch scales it.
@@ -104,7 +104,7 @@ def test_a_loss_in_parts_holds_the_activations_of_one(head, batch, monkeypatch):
     z, target = batch
     head.repeats, rows = 80, []
     head.net.input_proj.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][..., 0].numel()))
-    monkeypatch.setitem(head_module.ROWS_AT_ONCE, "cpu", 400)
+    monkeypatch.setattr(head_module, "ROWS_AT_ONCE", 400)
     head(z, target, head.draw(B))
     assert sum(rows) == B * M * 80 and max(rows) <= 400
 
