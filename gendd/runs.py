@@ -116,9 +116,7 @@ class RunFolder:
 def run_path(config: TrainConfig) -> Path:
     """runs/<dataset>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
     names = [_as_folder(name) for name in (config.teacher, config.student) if name]
-    return Path(
-        config.runs, _data_name(config.dataset), "_".join(names), config.name or config.method, str(config.seed)
-    )
+    return Path(config.runs, data_name(config.dataset), "_".join(names), config.name or config.method, str(config.seed))
 
 
 def student_weights(config: TrainConfig) -> str | None:
@@ -135,7 +133,7 @@ def earlier_epochs(config: TrainConfig) -> int:
     return result["epochs"] + result["earlier_epochs"]
 
 
-def _data_name(dataset: str) -> str:
+def data_name(dataset: str) -> str:
     """The last part of a data set's path; of shards, files that one pattern names, that of their folder's."""
     path = Path(dataset)
     return _as_folder(path.parent.name or path.stem if ".tar" in path.name else path.name)
