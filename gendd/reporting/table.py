@@ -13,7 +13,7 @@ def markdown(rows: list[Row], accuracies: list[str]) -> str:
     """A line a row; `accuracies` names those of which it shows mean and standard deviation."""
     columns = {
         **RUNS,
-        **{f"{title(name)}, %": lambda row, name=name: _mean(row, name) for name in accuracies},
+        **{f"{title(name)}, %": lambda row, name=name: mean_text(row, name) for name in accuracies},
         **COSTS,
     }
     for name, value in {DIFFERING: "differing_settings", QUOTED: "quoted_top1", QUOTED_FROM: "quoted_top1"}.items():
@@ -36,7 +36,8 @@ def title(accuracy: str) -> str:
     return {"top1": "Top-1", "top5": "Top-5"}.get(accuracy, accuracy.capitalize())
 
 
-def _mean(row: Row, name: str) -> str:
+def mean_text(row: Row, name: str) -> str:
+    """Such as "71.24 ± 0.31"; one run has no deviation."""
     mean, deviation = row.get(name), row.get(f"{name}_sd")
     if mean is None:
         return DASH
@@ -47,7 +48,7 @@ def _teacher(row: Row) -> str:
     return f"{row['teacher']} ({row['teacher_top1']:.2f})" if row["teacher"] else "none"
 
 
-def _epochs(row: Row) -> str:
+def epochs_text(row: Row) -> str:
     return f"{row['earlier_epochs']} + {row['epochs']}" if row["earlier_epochs"] else str(row["epochs"])
 
 
@@ -55,7 +56,7 @@ def _best(row: Row) -> str:
     if row["best_top1"] is None:
         return DASH
     epochs = f"epoch{'s' if row['n'] > 1 else ''} {row['best_epochs'].replace(' ', ', ')}"
-    return f"{_mean(row, 'best_top1')} ({epochs}, on {row['best_images']} {row['best_split']} images)"
+    return f"{mean_text(row, 'best_top1')} ({epochs}, on {row['best_images']} {row['best_split']} images)"
 
 
 def _scaled(name: str, digits: int) -> Callable[[Row], str]:
@@ -98,7 +99,7 @@ RUNS: dict[str, Callable[[Row], str]] = {
     "Student": lambda row: row["student"],
     "Read-out": lambda row: row["read_out"].replace("_", " "),
     "Labels used": lambda row: row["labels"],
-    "Epochs": _epochs,
+    "Epochs": epochs_text,
     "n (seeds)": lambda row: f"{row['n']} ({row['seeds'].replace(' ', ', ')})",
 }
 COSTS: dict[str, Callable[[Row], str]] = {
