@@ -30,7 +30,7 @@ def write_run(
     folder.mkdir(parents=True)
     taught = method != "classification"
     config = {
-        "dataset": "digits", "image_size": 32, "method": method, "name": None, "student": "small", "seed": 0,
+        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small", "seed": 0,
         "teacher": "large" if taught else None, "unlabeled": False, **config,
     }  # fmt: skip
     teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if taught else {}
@@ -49,7 +49,7 @@ def write_run(
     costs = {"parameters": 1_230_000, "flops": 45_600_000, "images_per_second": rate}
     head_costs = {"parameters": 9_870_000, "flops": 65_400_000, "images_per_second": rate}
     result = {
-        "epochs": EPOCHS, "earlier_epochs": 5 if method == "gendd" else 0,
+        "epochs": config["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
         "split": "test", "images": 500, "last": last,
         "best": {"epoch": 2, "read_out": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
         "student": {"parameters": 1_230_000, "flops": 45_600_000}, "seconds": 78.9, "train_images_per_second": 321.4,
@@ -155,7 +155,7 @@ def test_seeds_share_a_mean(tmp_path):
 @pytest.mark.parametrize(
     ("other", "told"),
     [
-        ({"result": {"epochs": 4}}, ""),
+        ({"epochs": 4}, ""),
         ({"result": {"earlier_epochs": 5}}, ""),
         ({"result": {"precision": "fp32"}}, ""),
         ({"result": {"processes": 1}}, ""),
@@ -271,8 +271,8 @@ def test_published_figures_are_of_the_run_s_own_budget_and_data(tmp_path):
     shards = "data/cc3m/cc3m-train-{0000..0575}.tar"
     mobile = {"teacher": "resnet50", "student": "mobilenetv1"}
     runs = [
-        write_run(tmp_path / "a2", "gendd", heads, **pair, epochs=300, result={"epochs": 300}),
-        write_run(tmp_path / "a1", "gendd", heads, **pair, epochs=600, result={"epochs": 600}),
+        write_run(tmp_path / "a2", "gendd", heads, **pair, epochs=300),
+        write_run(tmp_path / "a1", "gendd", heads, **pair, epochs=600),
         write_run(tmp_path / "cc3m", "gendd", heads, **mobile, dataset=shards, unlabeled=True),
         write_run(tmp_path / "seen", "gendd", heads, **mobile, dataset="imagenet", unlabeled=True, name="seen"),
     ]
