@@ -39,13 +39,13 @@ def plan_of(
     if isinstance(trained, Student):
         lines["head"] = _head(config, trained, world.device)
         lines["protocol"] = tree.protocol(config)
-    parts = [_counted(batches.world, "process"), _counted(config.accumulate, "part"), f"{batches.part_size} images"]
+    parts = [counted(batches.world, "process"), counted(config.accumulate, "part"), f"{batches.part_size} images"]
     head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
     lines |= {
         "batch": f"{config.batch_size} images a step = {' x '.join(parts)}",
         "optimiser": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g}",
-        "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
+        "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {counted(config.epochs, 'epoch')}",
         "hardware": f"{world.describe()}, {precision}",
         "results": str(results),
     }
@@ -65,7 +65,7 @@ def _method(config: TrainConfig) -> str:
     if config.unlabeled:
         words.append("no label is read")
     if config.teacher_cache:
-        words.append(f"teacher's features of {_counted(config.views, 'view')} an image from {config.teacher_cache}")
+        words.append(f"teacher's features of {counted(config.views, 'view')} an image from {config.teacher_cache}")
     return ", ".join(words)
 
 
@@ -75,14 +75,14 @@ def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     sampled = flops(lambda: head.sample(one, **config.sampling()))
     return "; ".join(
         [
-            f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}, "
+            f"{counted(head.num_tokens, 'token')} of width {head.token_dim}, "
             f"{parameter_count(head) / 1e6:.2f} M parameters",
             f"loss over {head.repeats} {head.timesteps} draws a token, {as_flops(cost)} an image",
-            f"sampled {config.sampler}, {_counted(config.steps, 'step')} x {_counted(config.num_samples, 'sample')}, "
+            f"sampled {config.sampler}, {counted(config.steps, 'step')} x {counted(config.num_samples, 'sample')}, "
             f"guidance {config.guidance:g}, {as_flops(sampled)} an image",
         ]
     )
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"

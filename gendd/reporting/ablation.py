@@ -1,0 +1,130 @@
+"""An ablation: top-1 over the values of a setting, and over what they cost, as a table, a CSV file and curves."""
+
+import csv
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from gendd.errors import UserError
+from gendd.reporting.pictures import COLOURS, DPI, GRID, NORMAL, SMALL, WIDTH
+
+TOP1, SD = "top-1 %", "sd"
+# An axis whose values span more than this factor is logarithmic.
+WIDE = 8
+# Beyond so many dots, their values are not written beside them.
+MOST_LABELLED = 24
+MARKERS = "os^vD"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """
+    Args:
+        title: what was measured, on what, in a line.
+        note: how to read the columns.
+        curve, value, cost: columns that name a row's curve, the setting's value (a number), and its cost (a number,
+            None where it is not known).
+        rows: columns by name, the same in every row; `TOP1` among them, and perhaps `SD` over seeds (None for one).
+        levels: top-1 of what has no such setting, by name.
+    """
+
+    title: str
+    note: str
+    curve: str
+    value: str
+    cost: str
+    rows: Sequence[dict]
+    levels: dict[str, float] = field(default_factory=dict)
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write NAME.md, NAME.csv and NAME.png.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / f"{name}.csv", "w", newline="") as file:
+                writer = csv.DictWriter(file, list(self.rows[0]))
+                writer.writeheader()
+                writer.writerows(self.rows)
+            self.picture().savefig(folder / f"{name}.png")
+            text = [f"# {self.title}", self.note, *self._levels(), markdown(self.rows), f"![{self.title}]({name}.png)"]
+            (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"--output {folder}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        print(f"{markdown(self.rows)}\n\nsee {folder / name}.md")
+
+    def _levels(self) -> list[str]:
+        return [f"{name[0].upper()}{name[1:]}: {top1:.2f} %." for name, top1 in self.levels.items()]
+
+    def picture(self) -> Figure:
+        """Top-1 over the setting's value, and over the cost; a curve joins the rows in the order of the values."""
+        figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI, layout="constrained")
+        by_value, by_cost = figure.subplots(1, 2, sharey=True)
+        for number, (name, rows) in enumerate(self._curves().items()):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+            self._draw(by_value, self.value, rows, style, name)
+            self._draw(by_cost, self.cost, [row for row in rows if row[self.cost] is not None], style, name)
+        for axes, column in ((by_value, self.value), (by_cost, self.cost)):
+            for (name, top1), stroke in zip(self.levels.items(), itertools.cycle((":", "--"))):
+                axes.axhline(top1, color="#888888", lw=1, ls=stroke, label=name)
+            _set_up(axes, column, [row[column] for row in self.rows if row[column] is not None])
+        _tick(by_value, sorted({row[self.value] for row in self.rows}))
+        if len(self.rows) <= MOST_LABELLED:
+            self._label(by_cost)
+        by_value.set_ylabel(TOP1, fontsize=NORMAL)
+        by_cost.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.suptitle(self.title, fontsize=NORMAL, x=0.01, ha="left")
+        return figure
+
+    def _curves(self) -> dict[str, list[dict]]:
+        curves: dict[str, list[dict]] = {}
+        for row in sorted(self.rows, key=lambda row: row[self.value]):
+            curves.setdefault(row[self.curve], []).append(row)
+        return {row[self.curve]: curves[row[self.curve]] for row in self.rows}
+
+    @staticmethod
+    def _draw(axes: Axes, column: str, rows: list[dict], style: dict, name: str) -> None:
+        spread = [row.get(SD) or 0 for row in rows]
+        values, top1 = [row[column] for row in rows], [row[TOP1] for row in rows]
+        axes.errorbar(values, top1, yerr=spread, ms=3.5, lw=1.2, capsize=2, label=name, **style)
+
+    def _label(self, axes: Axes) -> None:
+        for row in self.rows:
+            if row[self.cost] is not None:
+                place = (row[self.cost], row[TOP1])
+                axes.annotate(f"{row[self.value]:g}", place, (3, 3), textcoords="offset points", fontsize=SMALL)
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _set_up(axes: Axes, column: str, values: list[float]) -> None:
+    axes.set_xlabel(column, fontsize=NORMAL)
+    if values and max(values) > WIDE * min(values) > 0:
+        axes.set_xscale("log")
+    axes.tick_params(labelsize=SMALL, length=0)
+    axes.grid(color=GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _tick(axes: Axes, values: list[float]) -> None:
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(values, [f"{value:g}" for value in values])
