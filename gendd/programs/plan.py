@@ -71,17 +71,23 @@ def _method(config: TrainConfig) -> str:
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    cost = flops(lambda: head(one, one.new_zeros(1, head.feature_dim)))
     sampled = flops(lambda: head.sample(one, **config.sampling()))
+    cost = as_flops(loss_flops(student, device))
     return "; ".join(
         [
             f"{counted(head.num_tokens, 'token')} of width {head.token_dim}, "
             f"{parameter_count(head) / 1e6:.2f} M parameters",
-            f"loss over {head.repeats} {head.timesteps} draws a token, {as_flops(cost)} an image",
+            f"loss over {head.repeats} {head.timesteps} draws a token, {cost} an image",
             f"sampled {config.sampler}, {counted(config.steps, 'step')} x {counted(config.num_samples, 'sample')}, "
             f"guidance {config.guidance:g}, {as_flops(sampled)} an image",
         ]
     )
+
+
+def loss_flops(student: Student, device: torch.device) -> int:
+    """Floating-point operations of the head's loss, forward, of one image."""
+    one = torch.zeros(1, student.norm.normalized_shape[0], device=device)
+    return flops(lambda: student.head(one, one.new_zeros(1, student.head.feature_dim)))
 
 
 def counted(number: int, what: str) -> str:

@@ -23,7 +23,7 @@ from gendd.methods import METHODS, get_method
 from gendd.networks import parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, teacher_read_out
-from gendd.programs.plan import plan_of
+from gendd.programs.plan import loss_flops, plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
 from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
@@ -245,6 +245,7 @@ class TrainProgram:
                 "earlier_epochs": earlier_epochs(self.config),
                 "split": self.data.eval_split,
                 "images": self.data.eval_size,
+                **_head_cost(trained, self.world.device),
                 "last": accuracies,
                 "best": training.best,
                 **features,
@@ -266,3 +267,10 @@ class TrainProgram:
     def _say(self, text: str) -> None:
         if self.world.is_first:
             print(text, flush=True)
+
+
+def _head_cost(trained: torch.nn.Module, device: torch.device) -> dict:
+    """Size of a student's head, and floating-point operations of its loss, forward, an image."""
+    if not isinstance(trained, Student):
+        return {}
+    return {"head": {"parameters": parameter_count(trained.head), "loss_flops": loss_flops(trained, device)}}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from gendd.errors import UserError
 from gendd.reporting.pictures import COLOURS, DPI, GRID, NORMAL, SMALL, WIDTH
@@ -16,8 +16,8 @@ from gendd.reporting.pictures import COLOURS, DPI, GRID, NORMAL, SMALL, WIDTH
 TOP1, SD = "top-1 %", "sd"
 # An axis whose values span more than this factor is logarithmic.
 WIDE = 8
-# Beyond so many dots, their values are not written beside them.
-MOST_LABELLED = 24
+# Points of top-1 below the best that the picture shows; whatever lies lower would flatten the rest.
+SHOWN = 30
 MARKERS = "os^vD"
 
 
@@ -54,13 +54,23 @@ class Ablation:
                 writer.writeheader()
                 writer.writerows(self.rows)
             self.picture().savefig(folder / f"{name}.png")
-            text = [f"# {self.title}", self.note, *self._levels(), markdown(self.rows), f"![{self.title}]({name}.png)"]
+            text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
+            text.append(markdown(self.rows))
             (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
         except OSError as error:
             raise UserError(
                 f"--output {folder}: cannot be written ({error.strerror}); choose another folder"
             ) from error
         print(f"{markdown(self.rows)}\n\nsee {folder / name}.md")
+
+    @property
+    def _floor(self) -> float:
+        return max(row[TOP1] for row in self.rows) - SHOWN
+
+    def _hidden(self) -> list[str]:
+        """What the picture leaves out, in words."""
+        hidden = sum(row[TOP1] < self._floor for row in self.rows)
+        return [f"The picture leaves out {hidden} rows more than {SHOWN} points below the best."] if hidden else []
 
     def _levels(self) -> list[str]:
         return [f"{name[0].upper()}{name[1:]}: {top1:.2f} %." for name, top1 in self.levels.items()]
@@ -72,14 +82,15 @@ class Ablation:
         for number, (name, rows) in enumerate(self._curves().items()):
             style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             self._draw(by_value, self.value, rows, style, name)
-            self._draw(by_cost, self.cost, [row for row in rows if row[self.cost] is not None], style, name)
+            shown = [row for row in rows if row[self.cost] is not None and row[TOP1] >= self._floor]
+            self._draw(by_cost, self.cost, shown, style, name)
+            self._label_ends(by_cost, shown, style["color"])
         for axes, column in ((by_value, self.value), (by_cost, self.cost)):
             for (name, top1), stroke in zip(self.levels.items(), itertools.cycle((":", "--"))):
                 axes.axhline(top1, color="#888888", lw=1, ls=stroke, label=name)
             _set_up(axes, column, [row[column] for row in self.rows if row[column] is not None])
         _tick(by_value, sorted({row[self.value] for row in self.rows}))
-        if len(self.rows) <= MOST_LABELLED:
-            self._label(by_cost)
+        by_value.set_ylim(bottom=max(by_value.get_ylim()[0], self._floor))
         by_value.set_ylabel(TOP1, fontsize=NORMAL)
         by_cost.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
         figure.suptitle(self.title, fontsize=NORMAL, x=0.01, ha="left")
@@ -95,13 +106,15 @@ class Ablation:
     def _draw(axes: Axes, column: str, rows: list[dict], style: dict, name: str) -> None:
         spread = [row.get(SD) or 0 for row in rows]
         values, top1 = [row[column] for row in rows], [row[TOP1] for row in rows]
-        axes.errorbar(values, top1, yerr=spread, ms=3.5, lw=1.2, capsize=2, label=name, **style)
+        axes.errorbar(values, top1, spread if any(spread) else None, ms=3.5, lw=1.2, capsize=2, label=name, **style)
 
-    def _label(self, axes: Axes) -> None:
-        for row in self.rows:
-            if row[self.cost] is not None:
-                place = (row[self.cost], row[TOP1])
-                axes.annotate(f"{row[self.value]:g}", place, (3, 3), textcoords="offset points", fontsize=SMALL)
+    def _label_ends(self, axes: Axes, rows: list[dict], colour: str) -> None:
+        """The values of the first and the last dot, beside them."""
+        style = {"textcoords": "offset points", "fontsize": SMALL, "color": colour}
+        for row in rows[:1]:
+            axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (-4, 3), ha="right", **style)
+        for row in rows[1:][-1:]:
+            axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (4, 3), **style)
 
 
 def markdown(rows: Sequence[dict]) -> str:
@@ -119,6 +132,9 @@ def _set_up(axes: Axes, column: str, values: list[float]) -> None:
     axes.set_xlabel(column, fontsize=NORMAL)
     if values and max(values) > WIDE * min(values) > 0:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.tick_params(labelsize=SMALL, length=0)
     axes.grid(color=GRID, lw=0.6)
     axes.set_axisbelow(True)
@@ -126,5 +142,4 @@ def _set_up(axes: Axes, column: str, values: list[float]) -> None:
 
 
 def _tick(axes: Axes, values: list[float]) -> None:
-    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(values, [f"{value:g}" for value in values])
