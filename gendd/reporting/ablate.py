@@ -3,7 +3,6 @@
 The runs differ in that setting and in their seeds; sh/ablate.sh trains them.
 """
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +14,16 @@ from gendd.config import parse
 from gendd.errors import UserError, run_program
 from gendd.reporting.ablation import SD, TOP1, Ablation
 from gendd.reporting.finished import FinishedRun, finished_runs
-from gendd.runs import NOT_COMPARED
+from gendd.reporting.groups import Group, grouped
+from gendd.reporting.rows import Row, rows_of
 
 # What may differ beside the setting; curves of other timesteps are drawn apart.
-TOGETHER = {"repeats": {"timesteps"}}
-COST = "GFLOPs an image of the head's loss"
+TOGETHER = {"repeats": ("timesteps",)}
+COST = "MFLOPs an image of the head's loss"
 NOTE = """\
 Top-1 of the last epoch: mean over seeds, their standard deviation, their number. FLOPs (a multiply-add counts two) are
 counted, of the forward pass of the head's loss alone; its gradients take about twice as many again. Images/s and time
-are of training alone, means over seeds, and depend on what else the machine did."""
+are of training alone, medians over seeds, and depend on what else the machine did."""
 
 
 @dataclass(frozen=True)
@@ -52,55 +52,51 @@ def ablation_of(setting: str, runs: Sequence[FinishedRun]) -> Ablation:
     Raises:
         UserError: they differ in more than the setting and the seed.
     """
-    name = setting.replace("-", "_")
-    varied = {name, *TOGETHER.get(name, ())}
-    _check_alike(runs, varied)
-    first = runs[0]
-    groups: dict[tuple, list[FinishedRun]] = {}
-    for run in runs:
-        groups.setdefault(tuple(run.config[field] for field in (name, *sorted(varied - {name}))), []).append(run)
+    varied = {setting.replace("-", "_"), *TOGETHER.get(setting, ())}
+    groups = grouped(runs)
+    _check_alike(groups, varied)
     rows = [
-        _row(setting, read_out, values, members)
-        for values, members in sorted(groups.items())
-        for read_out in first.result["last"]
+        _row(setting, group, row)
+        for group in sorted(groups, key=lambda group: [group.first.config[name] for name in sorted(varied)])
+        for row in rows_of([group])
     ]
-    hardware = f"{first.result['hardware']}, {first.result['precision']}"
+    first = groups[0].first
     title = f"{setting}: {first.teacher} > {first.student}, {first.data}, {first.epochs} epochs"
+    hardware = f"{first.result['hardware']}, {first.result['precision']}"
     note = f"{NOTE} {first.evaluated_on}; {hardware}, PyTorch {first.environment['versions']['torch']}."
-    levels = {"teacher": first.environment["teacher"]["top1"]}
-    return Ablation(title, note, "read-out", setting, COST, rows, levels)
+    return Ablation(title, note, "read-out", setting, COST, rows)
 
 
-def _check_alike(runs: Sequence[FinishedRun], varied: set[str]) -> None:
-    first = runs[0]
-    for run in runs[1:]:
-        names = {*run.config, *first.config} - NOT_COMPARED - varied - {"seed", "name"}
-        wrong = [f"--{name.replace('_', '-')} {run.config.get(name)} and {first.config.get(name)}"
-                 for name in sorted(names) if run.config.get(name) != first.config.get(name)]  # fmt: skip
-        if run.epochs != first.epochs:
-            wrong.append(f"epochs in all {run.epochs} and {first.epochs}")
+def _check_alike(groups: Sequence[Group], varied: set[str]) -> None:
+    # Stage 1 does not read what is varied.
+    free = {"name", *varied, *(f"earlier {name}" for name in varied)}
+    first = groups[0].first
+    for other in (group.first for group in groups[1:]):
+        names = {*first.settings, *other.settings} - free
+        wrong = [name for name in sorted(names) if first.settings.get(name) != other.settings.get(name)]
         if wrong:
+            told = "; ".join(f"{name} {first.settings.get(name)} and {other.settings.get(name)}" for name in wrong)
             raise UserError(
-                f"RUN {run.folder.path} and {first.folder.path}: differ in more than the setting and the seed "
-                f"({'; '.join(wrong)}); name runs that do not"
+                f"RUN {first.folder.path} and {other.folder.path}: differ in more than the setting and the seed "
+                f"({told}); name runs that do not"
             )
 
 
-def _row(setting: str, read_out: str, values: tuple, runs: list[FinishedRun]) -> dict:
-    top1 = [run.result["last"][read_out]["top1"] for run in runs]
-    value, *schemes = values
+def _row(setting: str, group: Group, results: Row) -> dict:
+    config = group.first.config
+    schemes = [config[name] for name in TOGETHER.get(setting, ())]
     # Runs of before these figures were kept have none.
-    head = runs[0].result.get("head")
+    head = group.first.result.get("head")
     return {
-        "read-out": ", ".join([read_out, *schemes]),
-        setting: value,
-        TOP1: round(statistics.mean(top1), 3),
-        SD: round(statistics.stdev(top1), 3) if len(top1) > 1 else None,
-        "seeds": len(top1),
-        COST: head and head["loss_flops"] / 1e9,
+        "read-out": ", ".join([results["read_out"], *schemes]),
+        setting: config[setting.replace("-", "_")],
+        TOP1: results["top1"],
+        SD: results["top1_sd"],
+        "seeds": results["n"],
+        COST: head and head["loss_flops"] / 1e6,
         "head's parameters, M": head and head["parameters"] / 1e6,
-        "training images/s": round(statistics.mean(run.result["train_images_per_second"] for run in runs), 1),
-        "training s": round(statistics.mean(run.result["seconds"] for run in runs)),
+        "training images/s": results["train_images_per_second"],
+        "training s": results["train_seconds"],
     }
 
 

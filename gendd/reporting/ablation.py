@@ -1,6 +1,5 @@
 """An ablation: top-1 over the values of a setting, and over what they cost, as a table, a CSV file and curves."""
 
-import csv
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,10 +7,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from gendd.errors import UserError
-from gendd.reporting.pictures import COLOURS, DPI, GRID, NORMAL, SMALL, WIDTH
+from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, set_up
+from gendd.reporting.table import DASH, write_csv
 
 TOP1, SD = "top-1 %", "sd"
 # An axis whose values span more than this factor is logarithmic.
@@ -38,7 +38,7 @@ class Ablation:
     curve: str
     value: str
     cost: str
-    rows: Sequence[dict]
+    rows: list[dict]
     levels: dict[str, float] = field(default_factory=dict)
 
     def write(self, folder: Path, name: str) -> None:
@@ -49,10 +49,7 @@ class Ablation:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with open(folder / f"{name}.csv", "w", newline="") as file:
-                writer = csv.DictWriter(file, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+            write_csv(folder / f"{name}.csv", self.rows)
             self.picture().savefig(folder / f"{name}.png")
             text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
             text.append(markdown(self.rows))
@@ -124,21 +121,18 @@ def markdown(rows: Sequence[dict]) -> str:
 
 def _cell(value: object) -> str:
     if value is None:
-        return "–"
+        return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _set_up(axes: Axes, column: str, values: list[float]) -> None:
-    axes.set_xlabel(column, fontsize=NORMAL)
+    set_up(axes, "", column)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     if values and max(values) > WIDE * min(values) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.tick_params(labelsize=SMALL, length=0)
-    axes.grid(color=GRID, lw=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _tick(axes: Axes, values: list[float]) -> None:
