@@ -7,15 +7,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from gendd.errors import UserError
-from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, set_up
+from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
 from gendd.reporting.table import DASH, write_csv
 
 TOP1, SD = "top-1 %", "sd"
-# An axis whose values span more than this factor is logarithmic.
-WIDE = 8
 # Points of top-1 below the best that the picture shows; whatever lies lower would flatten the rest.
 SHOWN = 30
 MARKERS = "os^vD"
@@ -85,8 +82,10 @@ class Ablation:
         for axes, column in ((by_value, self.value), (by_cost, self.cost)):
             for (name, top1), stroke in zip(self.levels.items(), itertools.cycle((":", "--"))):
                 axes.axhline(top1, color="#888888", lw=1, ls=stroke, label=name)
-            _set_up(axes, column, [row[column] for row in self.rows if row[column] is not None])
-        _tick(by_value, sorted({row[self.value] for row in self.rows}))
+            set_up(axes, "", column)
+            fit_axis(axes, [row[column] for row in self.rows if row[column] is not None])
+        values = sorted({row[self.value] for row in self.rows})
+        by_value.set_xticks(values, [f"{value:g}" for value in values])
         by_value.set_ylim(bottom=max(by_value.get_ylim()[0], self._floor))
         by_value.set_ylabel(TOP1, fontsize=NORMAL)
         by_cost.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -123,17 +122,3 @@ def _cell(value: object) -> str:
     if value is None:
         return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _set_up(axes: Axes, column: str, values: list[float]) -> None:
-    set_up(axes, "", column)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    if values and max(values) > WIDE * min(values) > 0:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _tick(axes: Axes, values: list[float]) -> None:
-    axes.set_xticks(values, [f"{value:g}" for value in values])

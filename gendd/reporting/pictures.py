@@ -23,6 +23,8 @@ STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
 PICTURED_CLASSES = 10
+# An axis of values that span more than this factor is logarithmic.
+WIDE = 8
 PANELS = {"teacher": "teacher's features f", "target": "targets f'", "generated": "generated features"}
 
 # (height in data units, text, colour) of the end of a line. Of several seeds, the last one's is labelled.
@@ -134,6 +136,16 @@ def set_up(axes: Axes, title: str, horizontal: str, colour: str = "black") -> No
     axes.grid(color=GRID, lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def fit_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A horizontal axis for these values: logarithmic where they span more than one looks at otherwise."""
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if values and max(values) > WIDE * min(values) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _label_ends(axes: Axes, ends: list[End]) -> None:

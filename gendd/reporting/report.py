@@ -10,6 +10,7 @@ import tyro
 
 from gendd.errors import UserError
 from gendd.reporting.comparison import comparison
+from gendd.reporting.cost import priced, write_costs
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped
 from gendd.reporting.pictures import curves, features
@@ -36,6 +37,9 @@ COMPARISON = """\
 
 Top-1 of the last epoch on all images: mean over seeds, with the standard deviation where there are several. Dotted: the
 teacher; dashed: the student alone."""
+
+COST = """\
+What the read-outs cost, and who else costs as much: [cost.md](cost.md)."""
 
 CURVES = """\
 ![Training losses and top-1 by epoch](curves.png)
@@ -71,28 +75,34 @@ def write_report(config: ReportConfig) -> None:
     if incomplete:
         print(f"not complete, left out: {', '.join(incomplete)}")
     groups, output = grouped(runs), Path(config.output)
+    costs = {data: rows for data, members in _by_data(groups).items() if (rows := priced(rows_of(members)))}
     # Features of the first seed stand for the others.
     generative = [group.first for group in groups if group.first.folder.features.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
         comparison(groups).savefig(output / "comparison.png")
+        if costs:
+            write_costs(output, costs)
         curves(runs).savefig(output / "curves.png")
         if generative:
             features(generative).savefig(output / "features.png")
         write_csv(output / "results.csv", rows_of(groups))
-        (output / "report.md").write_text(_text(groups, bool(generative)))
+        (output / "report.md").write_text(_text(groups, bool(costs), bool(generative)))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
     print(f"runs compared: {len(runs)}; see {output / 'report.md'}")
 
 
-def _text(groups: list[Group], with_features: bool) -> str:
+def _text(groups: list[Group], with_costs: bool, with_features: bool) -> str:
     sections = ["# Results", HOW_TO_READ]
     for data, members in _by_data(groups).items():
         runs = [run for group in members for run in group.runs]
         sections += [f"## {data}", _circumstances(runs), markdown(rows_of(members), accuracy_names(members))]
         sections += _quotations(runs)
-    sections += ["## Comparison", COMPARISON, "## Curves", CURVES]
+    sections += ["## Comparison", COMPARISON]
+    if with_costs:
+        sections += ["## Cost", COST]
+    sections += ["## Curves", CURVES]
     if with_features:
         sections += ["## Features", FEATURES]
     runs = [run for group in groups for run in group.runs]

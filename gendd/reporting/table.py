@@ -19,6 +19,11 @@ def markdown(rows: list[Row], accuracies: list[str]) -> str:
     for name, value in {DIFFERING: "differing_settings", QUOTED: "quoted_top1", QUOTED_FROM: "quoted_top1"}.items():
         if not any(row[value] for row in rows):
             del columns[name]
+    return table(rows, columns)
+
+
+def table(rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> str:
+    """In Markdown: a line a row, a cell a column."""
     cells = [[cell(row) for cell in columns.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells))
 
