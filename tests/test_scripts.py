@@ -309,6 +309,17 @@ def test_regression_has_the_recipe_of_gendd(words, script, recorded):
     assert dataclasses.replace(theirs[-1], method="regression", name=name) == ours[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        ("cifar100 gendd resnet56 resnet20", "cifar100_resnet56_resnet20_gendd"),
+        ("RECIPE=a1 imagenet gendd beitv2_large resnet50", "imagenet_beitv2l_resnet50_a1_gendd"),
+    ],
+)
+def test_gendd_among_the_baselines_is_the_pair_s_own_script(words, script, recorded):
+    assert recorded(f"{baseline(words)} --seed 3") == recorded(f"bash sh/train_{script}.sh --seed 3")
+
+
 @pytest.mark.parametrize("tree", ["cifar100", "imagenet"])
 def test_baseline_scripts_name_what_is_missing(tree):
     script = f"sh/train_{tree}_baseline.sh"
@@ -391,10 +402,10 @@ fi
 echo "$1 is complete"
 echo "results in runs/$1/${*: -1}"
 """
-    OWN = """
-echo "own $*" >>calls
+    GENDD = """
+mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1-${*: -1}"
 echo "results in runs/pretrain/0"
-echo "results in runs/own/${*: -1}"
+echo "results in runs/gendd/${*: -1}"
 """
     PYTHON = """#!/usr/bin/env bash
 [ "$1" = -m ] || { echo "$FOUND_GPUS" && exit; }
@@ -404,7 +415,8 @@ echo "$@" >>reports
     def __init__(self, project: Path):
         self.project, self.output = project, project / "runs" / "comparisons" / "toys_large_small"
         (project / "sh" / "train_toys_baseline.sh").write_text(self.BASELINE)
-        (project / "sh" / "train_toys_large_small_own.sh").write_text(self.OWN)
+        for name in ("gendd", "gendd_short"):
+            (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(f"set -e{self.GENDD}")
         (project / "bin").mkdir()
         python = project / "bin" / "python"
         python.write_text(self.PYTHON)
@@ -429,16 +441,16 @@ def comparison(project) -> Comparison:
 
 
 def test_compare_trains_and_reports_each_method_with_each_seed(comparison):
-    result = comparison.run("kd own", "0 7", "--epochs", "2")
+    result = comparison.run("kd gendd", "0 7", "--epochs", "2")
     assert result.returncode == 0, result.stderr
     where = "on GPU none, GPUS=none"
     assert comparison.noted("calls") == [
         f"kd large small --epochs 2 --seed 0 {where}",
-        "own --epochs 2 --seed 0",
+        "gendd --epochs 2 --seed 0",
         f"kd large small --epochs 2 --seed 7 {where}",
-        "own --epochs 2 --seed 7",
+        "gendd --epochs 2 --seed 7",
     ]
-    runs = "runs/kd/0 runs/own/0 runs/kd/7 runs/own/7"
+    runs = "runs/kd/0 runs/gendd/0 runs/kd/7 runs/gendd/7"
     assert comparison.noted("reports") == [f"-m gendd.reporting {runs} --output runs/comparisons/toys_large_small"]
     assert (comparison.output / "kd-7.log").read_text() == "kd is complete\nresults in runs/kd/7\n"
 
@@ -463,6 +475,13 @@ def test_compare_gives_each_gpu_one_run_at_a_time(comparison):
     assert len(calls) == 4
 
 
+def test_compare_trains_one_stage_1_at_a_time(comparison):
+    """Both recipes start from the same one; the train script fails if another is at it."""
+    result = comparison.run("gendd gendd_short", "0 1", JOBS=4)
+    assert result.returncode == 0, result.stderr
+    assert len(comparison.noted("calls")) == 4
+
+
 def test_compare_finds_the_gpus(tmp_path):
     """The script's own line of Python, on the CPU of this machine and on two pretended GPUs."""
     (names,) = re.findall(r"names='(.*?)'", (ROOT / "sh" / "compare.sh").read_text(), re.DOTALL)
@@ -480,11 +499,11 @@ def test_compare_finds_the_gpus(tmp_path):
 def test_compare_refuses_what_cannot_work(comparison):
     assert "SEEDS" in refusal(bash("sh/compare.sh", "toys", "large", "small", "kd", cwd=comparison.project))
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
-    assert "METHODS kd: neither" in refusal(comparison.run("own kd", "0"))
+    assert "METHODS kd: neither" in refusal(comparison.run("gendd kd", "0"))
     comparison.output.mkdir(parents=True)
     with open(comparison.output / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "still at work" in refusal(comparison.run("own", "0"))
+        assert "still at work" in refusal(comparison.run("gendd", "0"))
 
 
 @pytest.mark.parametrize(
