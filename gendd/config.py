@@ -84,7 +84,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
 
     method: str = "gendd"
-    """classification, kd, kl (no labels), pretrain (stage 1), gendd, or finetune (stage 3)."""
+    """classification, kd, dkd, ikl, kl (no labels), feature, simkd, regression, pretrain (stage 1), gendd, or finetune
+    (stage 3)."""
     student: str = ""
     """Network to train: a short name of this tree, timm/<model>, or package.module:function."""
     student_weights: str | None = None
@@ -110,9 +111,15 @@ class TrainConfig(SamplingConfig, HeadConfig):
     mixup: float = 1.0
     """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
     temperature: float = 4.0
-    """Softmax temperature of kd and kl."""
+    """Softmax temperature of kd, dkd, ikl and kl."""
     label_share: float = 0.1
     """Share of the cross-entropy with labels in kd's loss."""
+    alpha: float = 1.0
+    """Weight of dkd's loss of the target class and of ikl's soft cross-entropy."""
+    beta: float = 8.0
+    """Weight of dkd's loss of the other classes, of ikl's weighted squared error and of feature's squared error."""
+    distill_warmup_epochs: float = 20
+    """Epochs until the weights of dkd and ikl are whole."""
 
     epochs: int = 240
     """Passes over the training set."""
@@ -189,7 +196,17 @@ class TrainConfig(SamplingConfig, HeadConfig):
         for name in ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate", "eval_every"):
             if getattr(self, name) < 1:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
-        for name in ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"):
+        for name in (
+            "mixup",
+            "weight_decay",
+            "warmup_epochs",
+            "eval_images",
+            "seed",
+            "teacher_chunk",
+            "alpha",
+            "beta",
+            "distill_warmup_epochs",
+        ):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
         for name in ("lr", "head_lr", "temperature"):
@@ -206,7 +223,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
             raise UserError(f"--cached-views {self.cached_views}: {wrong}")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
-        if self.unlabeled and self.method == "gendd" and self.contraction > 0:
+        if self.unlabeled and self.method in ("gendd", "regression") and self.contraction > 0:
             raise UserError(
                 f"--contraction {self.contraction}: pulls towards the label's class; with --unlabeled set it to 0"
             )

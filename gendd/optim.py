@@ -7,7 +7,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from gendd.config import TrainConfig
-from gendd.head import SplitTokenHead
+from gendd.student import Student
 
 
 def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict]:
@@ -15,7 +15,7 @@ def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict]:
 
     The head has a learning rate of its own.
     """
-    head = {id(p) for part in module.modules() if isinstance(part, SplitTokenHead) for p in part.parameters()}
+    head = {id(p) for part in module.modules() if isinstance(part, Student) for p in part.head.parameters()}
     trained = [p for p in module.parameters() if p.requires_grad]
     backbone = [p for p in trained if id(p) not in head]
     groups = [

@@ -17,11 +17,12 @@ class Student(nn.Module):
 
     Args:
         backbone: speaks timm's interface; its classifier is the probe.
-        head: generates teacher features from conditions as wide as the backbone's feature.
+        head: generates teacher features from conditions as wide as the backbone's feature: a `SplitTokenHead`, or
+            what stands in its place.
         classifier: the teacher's, copied and frozen.
     """
 
-    def __init__(self, backbone: nn.Module, head: SplitTokenHead, classifier: nn.Linear):
+    def __init__(self, backbone: nn.Module, head: nn.Module, classifier: nn.Linear):
         super().__init__()
         self.backbone = backbone
         self.norm = nn.LayerNorm(feature_width(backbone))
@@ -29,6 +30,11 @@ class Student(nn.Module):
         self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
         self.classifier.load_state_dict(classifier.state_dict())
         self.classifier.requires_grad_(False)
+
+    @property
+    def draws_features(self) -> bool:
+        """Whether features are drawn, by a sampler, and not merely computed."""
+        return isinstance(self.head, SplitTokenHead)
 
     def forward(
         self,

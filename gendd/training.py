@@ -28,6 +28,10 @@ from gendd.runs import RunFolder
 Evaluate = Callable[[int], tuple[dict[str, dict], dict]]
 
 
+# Steps between looks at whether the losses are finite: each waits until the device has done all its work.
+CHECK_EVERY = 50
+
+
 class Means:
     """Means of the scalars that a task returns, kept on the device until they are read."""
 
@@ -97,6 +101,8 @@ class Training:
     def train_epoch(self) -> dict[str, float]:
         """One pass; means of the losses, images/s and the share of time spent waiting for data."""
         self.task.train()
+        self.task.epoch = self.epoch + 1
+        self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
         means = Means()
         begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
         steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
@@ -105,6 +111,8 @@ class Training:
         for _ in tqdm(steps, title, disable=not self.interactive, leave=False, dynamic_ncols=True):
             waiting += self.train_step(batches, means)
             self.step += 1
+            if self.step % CHECK_EVERY == 0 or self.step == steps.stop:
+                self.check_losses()
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         broken = self.world.total(torch.tensor(self.data.broken_images - broken_before, device=self.world.device))
@@ -121,7 +129,7 @@ class Training:
         self.schedule.set(self.step)
         # For networks with dropout: their numbers, too, follow from seed and step.
         torch.manual_seed(generator("cpu", self.config.seed, "dropout", self.step, self.world.rank).initial_seed())
-        waiting, finite = 0.0, torch.ones((), dtype=torch.bool, device=self.world.device)
+        waiting = 0.0
         for part in range(self.config.accumulate):
             begin = time.perf_counter()
             self.task.random, images, labels = next(batches)
@@ -131,17 +139,24 @@ class Training:
                 with autocast(self.precision, self.world.device):
                     parts = self.task(images, labels)
                 (parts["loss"] / self.config.accumulate).backward()
-            finite &= parts["loss"].isfinite()
+            self.finite &= parts["loss"].isfinite()
             means.add(parts)
-        if not self.world.all_true(finite):
-            raise UserError(
-                f"the loss is not finite at step {self.step}; lower --lr {self.config.lr} or lengthen "
-                f"--warmup-epochs {self.config.warmup_epochs} (the last good checkpoint is {self.run.last})"
-            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_ema(self.step)
         return waiting
+
+    def check_losses(self) -> None:
+        """
+        Raises:
+            UserError: a loss of this epoch was not finite; nothing that came of it has been saved.
+        """
+        if not self.world.all_true(self.finite):
+            raise UserError(
+                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower --lr "
+                f"{self.config.lr} or lengthen --warmup-epochs {self.config.warmup_epochs} (the last good checkpoint "
+                f"is {self.run.last})"
+            )
 
     def evaluate_epoch(self) -> None:
         """Accuracies on the evaluation's images; keeps the best epoch's weights."""

@@ -2,8 +2,8 @@
 # Compares methods on a pair of networks: trains each with each seed, then writes the report of all these runs.
 #   bash sh/compare.sh DATA TEACHER STUDENT "METHODS" "SEEDS" [flags for all runs]
 #   bash sh/compare.sh cifar100 resnet56 resnet20 "classification kd dkd gendd" "0 1 2"
-# A method is trained by sh/train_DATA_TEACHER_STUDENT_METHOD.sh where there is one, else by
-# sh/train_DATA_baseline.sh METHOD TEACHER STUDENT; classification is the student alone.
+# A method is trained by sh/train_DATA_TEACHER_STUDENT_METHOD.sh where there is one (such as gendd_short), else by
+# sh/train_DATA_baseline.sh METHOD TEACHER STUDENT, which lists its methods; classification is the student alone.
 # The same command again keeps what is done and goes on with the rest. A run that fails does not stop the others: it is
 # named at the end. The environment overrides what is found:
 #   GPUS=2         so many GPUs of this machine, each with a run of its own (all of them unless given)
@@ -68,8 +68,8 @@ train() {
     export CUDA_VISIBLE_DEVICES=${gpus[SLOT]} GPUS=1
   fi
   command_of "$method"
-  # Methods may go on from the same earlier run: with one seed, they take turns.
-  if grep -q -e --after "${command[1]}"; then
+  # These go on from the same stage 1: with one seed, they take turns.
+  if [[ $method == gendd* || $method == regression* ]]; then
     exec 8>"$output/lock-$seed"
     flock 8
   fi

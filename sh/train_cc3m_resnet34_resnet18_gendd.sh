@@ -26,7 +26,7 @@ recipe=(
   --schedule cosine
   --beta1 0.9
   --beta2-end 0.999
-  --method gendd
+  --method "${METHOD:-gendd}"
   --warmup-epochs 10
   --beta2-start 0.96
   --contraction 0

@@ -25,7 +25,7 @@ stage1=(
 )
 
 stage2=(
-  --method gendd
+  --method "${METHOD:-gendd}"
   --after pretrain-short
   --epochs 10
   --lr 4e-3
@@ -35,7 +35,7 @@ stage2=(
   --width 512
   --repeats 8
   --timesteps stratified
-  --name gendd-short
+  --name "${METHOD:-gendd}-short"
 )
 
 launch=$(dirname "$0")/launch.sh

@@ -26,7 +26,7 @@ stage1=(
 )
 
 stage2=(
-  --method gendd
+  --method "${METHOD:-gendd}"
   --after pretrain
   --epochs 240
   --lr 1e-3

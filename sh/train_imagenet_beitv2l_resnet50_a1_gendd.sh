@@ -36,7 +36,7 @@ stage1=(
 )
 
 stage2=(
-  --method gendd
+  --method "${METHOD:-gendd}"
   --after pretrain-a1
   --epochs 600
   --warmup-epochs 20
@@ -55,7 +55,7 @@ stage2=(
   --color-jitter 0.4
   --auto-augment rand-m7-n2-mstd0.5
   --label-smoothing 0.1
-  --name gendd-a1
+  --name "${METHOD:-gendd}-a1"
 )
 
 launch=$(dirname "$0")/launch.sh

@@ -36,7 +36,7 @@ stage1=(
 )
 
 stage2=(
-  --method gendd
+  --method "${METHOD:-gendd}"
   --after pretrain-a2
   --epochs 300
   --warmup-epochs 20
@@ -54,7 +54,7 @@ stage2=(
   --cutmix 1.0
   --color-jitter 0.4
   --auto-augment rand-m7-n2-mstd0.5
-  --name gendd-a2
+  --name "${METHOD:-gendd}-a2"
 )
 
 launch=$(dirname "$0")/launch.sh

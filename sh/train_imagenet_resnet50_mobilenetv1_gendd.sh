@@ -31,7 +31,7 @@ stage1=(
 )
 
 stage2=(
-  --method gendd
+  --method "${METHOD:-gendd}"
   --after pretrain
   --epochs 100
   --warmup-epochs 20

@@ -26,7 +26,7 @@ recipe=(
   --schedule cosine
   --beta1 0.9
   --beta2-end 0.999
-  --method gendd
+  --method "${METHOD:-gendd}"
   --epochs 100
   --warmup-epochs 10
   --beta2-start 0.96
@@ -39,7 +39,7 @@ recipe=(
   --repeats 10
   --timesteps independent
   --crop-scale 0.08 1
-  --name gendd-lt
+  --name "${METHOD:-gendd}-lt"
 )
 
 bash "$(dirname "$0")/launch.sh" gendd_imagenet.train "${recipe[@]}" "$@"

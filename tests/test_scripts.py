@@ -1,5 +1,6 @@
 """Every shell script and every command of the README does what it says, as far as that shows without training."""
 
+import dataclasses
 import fcntl
 import importlib
 import importlib.util
@@ -226,12 +227,104 @@ def test_each_training_script_is_tested():
     pairs = [f"cifar100_{pair}_gendd" for pair in CONTRACTIONS]
     assert {script.stem for script in SCRIPTS if script.stem.startswith("train_")} == {
         f"train_{name}" for name in (*pairs, "cifar100_teacher", "cifar100_resnet56_resnet20_gendd_short", *RECIPES)
-    }
+    } | {"train_cifar100_baseline", "train_imagenet_baseline"}
 
 
 def test_no_two_runs_share_a_folder(recorded):
     runs = [run_path(configuration(*stage)) for script in RECIPES for stage in recorded(f"bash sh/train_{script}.sh")]
     assert len(set(runs)) == len(runs)
+
+
+CIFAR_SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64, "epochs": 240}
+CIFAR_SGD |= {"schedule": "step", "milestones": (150, 180, 210), "temperature": 4, "contraction": 0.9}
+IMAGENET_SGD = {"optimizer": "sgd", "lr": 0.2, "weight_decay": 1e-4, "batch_size": 512, "epochs": 100, "temperature": 1}
+IMAGENET_SGD |= {"schedule": "step", "milestones": (30, 60, 90), "crop_scale": (0.08, 1), "teacher_weights": "timm"}
+LT = {**DATA["imagenetlt"], "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "epochs": 100}
+BASELINES = {
+    "cifar100 kd resnet110 resnet32": {**CIFAR_SGD, "label_share": 0.1},
+    "cifar100 dkd resnet32x4 resnet8x4": {**CIFAR_SGD, "alpha": 1, "beta": 8, "distill_warmup_epochs": 20},
+    "cifar100 dkd resnet56 resnet20": {**CIFAR_SGD, "beta": 2},
+    "cifar100 dkd wrn_40_2 wrn_40_1": {**CIFAR_SGD, "beta": 6},
+    "cifar100 dkd vgg13 vgg8": {**CIFAR_SGD, "beta": 6},
+    "cifar100 ikl resnet110 resnet32": {**CIFAR_SGD, "alpha": 1, "beta": 12},
+    "cifar100 ikl resnet56 resnet20": {**CIFAR_SGD, "alpha": 1, "beta": 4},
+    "cifar100 ikl resnet32x4 resnet8x4": {**CIFAR_SGD, "alpha": 1, "beta": 8},
+    "cifar100 ikl resnet32x4 ShuffleV1": {**CIFAR_SGD, "alpha": 1, "beta": 8, "lr": 0.01},
+    "cifar100 ikl resnet32x4 ShuffleV2": {**CIFAR_SGD, "alpha": 3, "beta": 12, "lr": 0.01},
+    "cifar100 ikl ResNet50 MobileNetV2": {**CIFAR_SGD, "alpha": 1, "beta": 12, "lr": 0.01},
+    "cifar100 simkd resnet56 resnet20": CIFAR_SGD,
+    "cifar100 feature resnet56 resnet20": CIFAR_SGD,
+    "cifar100 kl resnet56 resnet20": {**CIFAR_SGD, "unlabeled": True},
+    "cifar100 classification resnet56 resnet20": {**CIFAR_SGD, "teacher": None},
+    "imagenet kd resnet34 resnet18": {**IMAGENET_SGD, "label_share": 0.5},
+    "imagenet ikl resnet50 mobilenetv1": IMAGENET_SGD,
+    "imagenet dkd resnet34 resnet18": {**IMAGENET_SGD, "alpha": 1, "beta": 0.5, "distill_warmup_epochs": 1},
+    "imagenet dkd resnet50 mobilenetv1": {**IMAGENET_SGD, "alpha": 1, "beta": 2, "distill_warmup_epochs": 1},
+    "imagenet classification resnet34 resnet18": {**IMAGENET_SGD, "teacher": None, "teacher_weights": None},
+    "imagenet kd resnext101_32x4d resnet50": LT,
+    "imagenet ikl resnext101_32x4d resnet18": LT,
+    "imagenet kd beitv2_large resnet50": {**A2, "epochs": 300, "weight_decay": 0.02, "optimizer": "adamw"},
+    "RECIPE=a1 imagenet dkd beitv2_large resnet50": {**A1, "epochs": 600, "weight_decay": 0.01, "optimizer": "adamw"},
+}
+
+
+def baseline(words: str) -> str:
+    *recipe, tree, method, teacher, student = words.split()
+    return " ".join([*recipe, f"bash sh/train_{tree}_baseline.sh {method} {teacher} {student}"])
+
+
+@pytest.mark.parametrize("words", BASELINES)
+def test_baseline_scripts(words, recorded, dry_run):
+    (program,) = recorded(f"{baseline(words)} --seed 3")
+    config = configuration(*program)
+    method, teacher, student = words.split()[-3:]
+    assert (config.method, config.student, config.seed) == (method, student, 3)
+    assert config.teacher == BASELINES[words].get("teacher", teacher)
+    assert {name: getattr(config, name) for name in BASELINES[words]} == BASELINES[words]
+    if teacher != "beitv2_large":
+        assert "plan" in dry_run(*program)
+
+
+def test_no_two_baselines_share_a_folder(recorded):
+    runs = [run_path(configuration(*program)) for words in BASELINES for program in recorded(baseline(words))]
+    assert len(set(runs)) == len(runs)
+
+
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        ("cifar100 regression resnet56 resnet20", "cifar100_resnet56_resnet20"),
+        ("imagenet regression resnet34 resnet18", "imagenet_resnet34_resnet18"),
+        ("imagenet regression resnext101_32x4d resnet50", "imagenetlt_resnext101_resnet50"),
+        ("imagenet regression beitv2_large resnet50", "imagenet_beitv2l_resnet50_a2"),
+        ("imagenet regression beitv2_base resnet50", "imagenet_beitv2b_resnet50_a2"),
+        ("RECIPE=a1 imagenet regression beitv2_large resnet50", "imagenet_beitv2l_resnet50_a1"),
+    ],
+)
+def test_regression_has_the_recipe_of_gendd(words, script, recorded):
+    ours = [configuration(*program) for program in recorded(baseline(words))]
+    theirs = [configuration(*program) for program in recorded(f"bash sh/train_{script}_gendd.sh")]
+    assert ours[:-1] == theirs[:-1] and ours[-1].method == "regression"
+    name = theirs[-1].name and theirs[-1].name.replace("gendd", "regression")
+    assert dataclasses.replace(theirs[-1], method="regression", name=name) == ours[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        ("cifar100 gendd resnet56 resnet20", "cifar100_resnet56_resnet20_gendd"),
+        ("RECIPE=a1 imagenet gendd beitv2_large resnet50", "imagenet_beitv2l_resnet50_a1_gendd"),
+    ],
+)
+def test_gendd_among_the_baselines_is_the_pair_s_own_script(words, script, recorded):
+    assert recorded(f"{baseline(words)} --seed 3") == recorded(f"bash sh/train_{script}.sh --seed 3")
+
+
+@pytest.mark.parametrize("tree", ["cifar100", "imagenet"])
+def test_baseline_scripts_name_what_is_missing(tree):
+    script = f"sh/train_{tree}_baseline.sh"
+    assert "METHOD TEACHER STUDENT are missing" in refusal(bash(script, "kd", "resnet34", "--dry-run"))
+    assert "there is no" in refusal(bash(script, "regression", "resnet34", "resnet19"))
 
 
 def test_short_distillation_script(recorded, dry_run):
@@ -309,10 +402,10 @@ fi
 echo "$1 is complete"
 echo "results in runs/$1/${*: -1}"
 """
-    OWN = """
-echo "own $*" >>calls
+    GENDD = """
+mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1-${*: -1}"
 echo "results in runs/pretrain/0"
-echo "results in runs/own/${*: -1}"
+echo "results in runs/gendd/${*: -1}"
 """
     PYTHON = """#!/usr/bin/env bash
 [ "$1" = -m ] || { echo "$FOUND_GPUS" && exit; }
@@ -322,7 +415,8 @@ echo "$@" >>reports
     def __init__(self, project: Path):
         self.project, self.output = project, project / "runs" / "comparisons" / "toys_large_small"
         (project / "sh" / "train_toys_baseline.sh").write_text(self.BASELINE)
-        (project / "sh" / "train_toys_large_small_own.sh").write_text(self.OWN)
+        for name in ("gendd", "gendd_short"):
+            (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(f"set -e{self.GENDD}")
         (project / "bin").mkdir()
         python = project / "bin" / "python"
         python.write_text(self.PYTHON)
@@ -347,16 +441,16 @@ def comparison(project) -> Comparison:
 
 
 def test_compare_trains_and_reports_each_method_with_each_seed(comparison):
-    result = comparison.run("kd own", "0 7", "--epochs", "2")
+    result = comparison.run("kd gendd", "0 7", "--epochs", "2")
     assert result.returncode == 0, result.stderr
     where = "on GPU none, GPUS=none"
     assert comparison.noted("calls") == [
         f"kd large small --epochs 2 --seed 0 {where}",
-        "own --epochs 2 --seed 0",
+        "gendd --epochs 2 --seed 0",
         f"kd large small --epochs 2 --seed 7 {where}",
-        "own --epochs 2 --seed 7",
+        "gendd --epochs 2 --seed 7",
     ]
-    runs = "runs/kd/0 runs/own/0 runs/kd/7 runs/own/7"
+    runs = "runs/kd/0 runs/gendd/0 runs/kd/7 runs/gendd/7"
     assert comparison.noted("reports") == [f"-m gendd.reporting {runs} --output runs/comparisons/toys_large_small"]
     assert (comparison.output / "kd-7.log").read_text() == "kd is complete\nresults in runs/kd/7\n"
 
@@ -381,6 +475,13 @@ def test_compare_gives_each_gpu_one_run_at_a_time(comparison):
     assert len(calls) == 4
 
 
+def test_compare_trains_one_stage_1_at_a_time(comparison):
+    """Both recipes start from the same one; the train script fails if another is at it."""
+    result = comparison.run("gendd gendd_short", "0 1", JOBS=4)
+    assert result.returncode == 0, result.stderr
+    assert len(comparison.noted("calls")) == 4
+
+
 def test_compare_finds_the_gpus(tmp_path):
     """The script's own line of Python, on the CPU of this machine and on two pretended GPUs."""
     (names,) = re.findall(r"names='(.*?)'", (ROOT / "sh" / "compare.sh").read_text(), re.DOTALL)
@@ -398,11 +499,11 @@ def test_compare_finds_the_gpus(tmp_path):
 def test_compare_refuses_what_cannot_work(comparison):
     assert "SEEDS" in refusal(bash("sh/compare.sh", "toys", "large", "small", "kd", cwd=comparison.project))
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
-    assert "METHODS kd: neither" in refusal(comparison.run("own kd", "0"))
+    assert "METHODS kd: neither" in refusal(comparison.run("gendd kd", "0"))
     comparison.output.mkdir(parents=True)
     with open(comparison.output / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "still at work" in refusal(comparison.run("own", "0"))
+        assert "still at work" in refusal(comparison.run("gendd", "0"))
 
 
 @pytest.mark.parametrize(

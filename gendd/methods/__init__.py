@@ -8,11 +8,14 @@ from timm.task import TrainingTask
 
 from gendd.config import HeadConfig, SamplingConfig, field_names
 from gendd.errors import unknown_name
-from gendd.methods import classification, finetune, gendd, kd, kl, pretrain
+from gendd.methods import classification, dkd, feature, finetune, gendd, ikl, kd, kl, pretrain, regression, simkd
 from gendd.methods.base import Ingredients
 
 HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
-MIXED, DISTILLED = {"contraction", "mixup"}, {"temperature", "label_share"}
+MIXED = {"contraction", "mixup"}
+DECOUPLED = {"temperature", "alpha", "beta", "distill_warmup_epochs"}
+DISTILLED = {"label_share", *DECOUPLED}
+NETWORK = {"token_dim", "width", "depth", "conditioning"}
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,13 @@ class Method:
 
 METHODS = {
     "classification": Method(classification.build, needs_teacher=False),
-    "kd": Method(kd.build, reads=frozenset(DISTILLED)),
+    "kd": Method(kd.build, feature="always", reads=frozenset({"temperature", "label_share"})),
+    "dkd": Method(dkd.build, feature="always", reads=frozenset(DECOUPLED)),
+    "ikl": Method(ikl.build, feature="always", reads=frozenset(DECOUPLED)),
     "kl": Method(kl.build, unlabeled=True, labeled=False, feature="always", reads=frozenset({"temperature"})),
+    "feature": Method(feature.build, reads=frozenset({"beta"})),
+    "simkd": Method(simkd.build, unlabeled=True, feature="always"),
+    "regression": Method(regression.build, unlabeled=True, feature="always", reads=frozenset(NETWORK | MIXED)),
     "pretrain": Method(pretrain.build, unlabeled=True, feature="without labels"),
     "gendd": Method(gendd.build, unlabeled=True, feature="always", reads=frozenset(HEAD | MIXED)),
     "finetune": Method(finetune.build, unlabeled=True, feature="without labels", reads=frozenset(HEAD | SAMPLING)),

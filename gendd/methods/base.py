@@ -29,7 +29,7 @@ class Ingredients:
 
 
 class TeachingTask(TrainingTask):
-    """A task with a frozen teacher. The training loop sets `random` before each call.
+    """A task with a frozen teacher. The training loop sets `random` before each call, and `epoch`, counted from 1.
 
     Args:
         trainable: module that holds every trained parameter.
@@ -38,6 +38,7 @@ class TeachingTask(TrainingTask):
     """
 
     random: StepRandom
+    epoch: int = 1
     # Teacher's features (B, D_t) of the training images of a part of a step, where they are cached.
     cached_feature: Callable[[StepRandom], Tensor] | None = None
 

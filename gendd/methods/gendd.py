@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendd.head import SplitTokenHead
+from gendd.head import Draws, SplitTokenHead
 from gendd.methods.base import Ingredients, TeachingTask
 from gendd.networks import feature_width
 from gendd.student import Student
@@ -25,14 +25,18 @@ class GenDDTask(TeachingTask):
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         feature = self.training_feature(images)
-        draws = self.head.draw(self.random.batch, self.random.generator("diffusion", images.device))
         return self.trainable_module(
             images,
             self.target(feature, labels),
             self.class_targets(feature, labels),
             self.mixup_share(images.device),
-            draws.rows(self.random.rows),
+            self.draws(images.device),
         )
+
+    def draws(self, device: torch.device) -> Draws | None:
+        """The head's random numbers for this part of a step."""
+        draws = self.head.draw(self.random.batch, self.random.generator("diffusion", device))
+        return draws.rows(self.random.rows)
 
     def mixup_share(self, device: torch.device) -> Tensor | None:
         """Feature mixup's share m ~ Beta(beta, beta), one a batch; None without mixup."""

@@ -1,17 +1,16 @@
-"""Logit distillation (Hinton et al., 2015), timm's task: w CE + (1 - w) T^2 KL(teacher || student) at T."""
+"""Logit distillation (Hinton et al., 2015): w CE + (1 - w) T^2 KL(teacher || student) at temperature T."""
 
-from timm.task import LogitDistillationTask
+import torch.nn.functional as F
+from torch import Tensor
 
 from gendd.methods.base import Ingredients
+from gendd.methods.logits import LogitTask, divergence
 
 
-def build(ingredients: Ingredients) -> LogitDistillationTask:
-    return LogitDistillationTask(
-        ingredients.student,
-        ingredients.teacher,
-        criterion_kwargs={},
-        task_loss_weight=ingredients.config.label_share,
-        temperature=ingredients.config.temperature,
-        device=ingredients.device,
-        verbose=False,
-    )
+def build(ingredients: Ingredients) -> LogitTask:
+    temperature, share = ingredients.config.temperature, ingredients.config.label_share
+
+    def losses(logits: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return share * F.cross_entropy(logits, labels), (1 - share) * divergence(taught, logits, temperature).mean()
+
+    return LogitTask(ingredients, losses)

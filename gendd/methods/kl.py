@@ -1,23 +1,15 @@
 """The teacher's probabilities alone, without labels: T^2 KL(teacher || student) at temperature T."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import Ingredients
+from gendd.methods.logits import LogitTask, divergence
 
 
-class KLTask(TeachingTask):
-    def __init__(self, ingredients: Ingredients):
-        super().__init__(ingredients.student, ingredients)
-        self.temperature = ingredients.config.temperature
+def build(ingredients: Ingredients) -> LogitTask:
+    temperature = ingredients.config.temperature
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        taught = self.teacher_classifier(self.training_feature(images)).float()
-        logits = self.trainable_module(images)
-        teacher, student = ((values.float() / self.temperature).log_softmax(-1) for values in (taught, logits))
-        loss = self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
-        return {"loss": loss, "output": logits}
+    def losses(logits: Tensor, taught: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.new_zeros(()), divergence(taught, logits, temperature).mean()
 
-
-def build(ingredients: Ingredients) -> KLTask:
-    return KLTask(ingredients)
+    return LogitTask(ingredients, losses)

@@ -49,7 +49,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {built.teacher.loaded}", flush=True)
-            if isinstance(model, Student):
+            if isinstance(model, Student) and model.draws_features:
                 print(f"protocol    {tree.protocol(config)}", flush=True)
             if config.dry_run:
                 print(list_missing(missing))
@@ -87,8 +87,12 @@ def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConf
 
 def _architecture(tensors: Tensors) -> dict:
     """Method and head of a checkpoint, read off its tensors."""
-    if "head.net.input_proj.weight" not in tensors:
-        return {"method": "pretrain" if any(name.startswith("backbone.") for name in tensors) else "classification"}
+    parts = {".".join(name.split(".")[:2]) for name in tensors}
+    if "head.mlp" in parts:
+        raise UserError("checkpoint: a regression head does not tell its flags; name its run folder")
+    if "head.net" not in parts:
+        projected = "simkd" if any(part.startswith("projector.") for part in parts) else "pretrain"
+        return {"method": projected if any(part.startswith("backbone.") for part in parts) else "classification"}
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
     head = {"token_dim": token_dim, "width": width, "depth": depth, "conditioning": conditioning(tensors)}

@@ -38,14 +38,15 @@ def plan_of(
     lines["method"] = _method(config)
     if isinstance(trained, Student):
         lines["head"] = _head(config, trained, world.device)
-        lines["protocol"] = tree.protocol(config)
-    parts = [counted(batches.world, "process"), counted(config.accumulate, "part"), f"{batches.part_size} images"]
+        if trained.draws_features:
+            lines["protocol"] = tree.protocol(config)
+    parts = [_counted(batches.world, "process"), _counted(config.accumulate, "part"), f"{batches.part_size} images"]
     head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
     lines |= {
         "batch": f"{config.batch_size} images a step = {' x '.join(parts)}",
         "optimiser": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g}",
-        "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {counted(config.epochs, 'epoch')}",
+        "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
         "hardware": f"{world.describe()}, {precision}",
         "results": str(results),
     }
@@ -60,28 +61,29 @@ def _method(config: TrainConfig) -> str:
     words, reads = [config.method], get_method(config.method).reads
     if "mixup" in reads:
         words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
-    if "temperature" in reads:
-        words.append(f"temperature {config.temperature:g}")
+    for name in ("temperature", "label_share", "alpha", "beta", "distill_warmup_epochs"):
+        if name in reads:
+            words.append(f"{name.replace('_', ' ')} {getattr(config, name):g}")
     if config.unlabeled:
         words.append("no label is read")
     if config.teacher_cache:
-        words.append(f"teacher's features of {counted(config.views, 'view')} an image from {config.teacher_cache}")
+        words.append(f"teacher's features of {_counted(config.views, 'view')} an image from {config.teacher_cache}")
     return ", ".join(words)
 
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
+    cost = loss_flops(student, device)
     sampled = flops(lambda: head.sample(one, **config.sampling()))
-    cost = as_flops(loss_flops(student, device))
-    return "; ".join(
-        [
-            f"{counted(head.num_tokens, 'token')} of width {head.token_dim}, "
-            f"{parameter_count(head) / 1e6:.2f} M parameters",
-            f"loss over {head.repeats} {head.timesteps} draws a token, {cost} an image",
-            f"sampled {config.sampler}, {counted(config.steps, 'step')} x {counted(config.num_samples, 'sample')}, "
-            f"guidance {config.guidance:g}, {as_flops(sampled)} an image",
-        ]
-    )
+    words = [f"{parameter_count(head) / 1e6:.2f} M parameters"]
+    if student.draws_features:
+        samples = f"{_counted(config.steps, 'step')} x {_counted(config.num_samples, 'sample')}"
+        words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}")
+        words.append(f"loss over {head.repeats} {head.timesteps} draws a token, {as_flops(cost)} an image")
+        words.append(f"sampled {config.sampler}, {samples}, guidance {config.guidance:g}, {as_flops(sampled)} an image")
+    else:
+        words.append(f"squared error, {as_flops(cost)} an image")
+    return "; ".join(words)
 
 
 def loss_flops(student: Student, device: torch.device) -> int:
@@ -90,5 +92,5 @@ def loss_flops(student: Student, device: torch.device) -> int:
     return flops(lambda: student.head(one, one.new_zeros(1, student.head.feature_dim)))
 
 
-def counted(number: int, what: str) -> str:
+def _counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"

@@ -19,10 +19,8 @@ from gendd.config import SamplingConfig, TrainConfig, parse
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
-from gendd.head import SplitTokenHead
 from gendd.networks import flops, pooled_feature
 from gendd.programs.build import build
-from gendd.programs.plan import counted
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.reporting.ablation import TOP1, Ablation
@@ -109,7 +107,7 @@ def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
     built = build(tree, dataclasses.replace(settings, teacher_weights=None), summary.num_classes, world.device,
                   missing=[], trained=tensors)  # fmt: skip
     student = unwrap_model(built.task.get_eval_model())
-    if not isinstance(student, Student) or not isinstance(student.head, SplitTokenHead):
+    if not isinstance(student, Student) or not student.draws_features:
         raise UserError(f"run {run}: --method {settings.method} trains no generative head; name a run of gendd")
     load_weights(student, tensors, "run", run)
     built.task.eval()
@@ -175,7 +173,7 @@ def _first(batches: list[tuple[int, Tensor, Tensor]], images: int) -> list[tuple
 def curve_name(what: str, sampling: SamplingConfig) -> str:
     """What the settings on one curve share."""
     if what == "guidance":
-        return counted(sampling.steps, "step")
+        return f"steps {sampling.steps}"
     if sampling.sampler == "deterministic":
         return f"from zero at {sampling.start}"
-    return f"{sampling.sampler}, {counted(sampling.num_samples, 'sample')}"
+    return f"{sampling.sampler}, samples {sampling.num_samples}"

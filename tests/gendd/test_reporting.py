@@ -30,8 +30,8 @@ def write_run(
     folder.mkdir(parents=True)
     taught = method != "classification"
     config = {
-        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small", "seed": 0,
-        "teacher": "large" if taught else None, "unlabeled": False, **config,
+        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small",
+        "seed": 0, "teacher": "large" if taught else None, "unlabeled": False, **config,
     }  # fmt: skip
     teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if taught else {}
     environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}

@@ -200,12 +200,12 @@ def test_all_stages_in_a_row(gendd, teacher, tmp_path):
 # A cache of the teacher's features
 
 
-@pytest.mark.parametrize("method", ["gendd", "pretrain", "kl", "finetune"])
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "simkd", "regression"])
 def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypatch):
     """Where views do not differ, but for rounding; and it runs no teacher while it trains."""
     gendd("--epochs", "1", "--name", "start")
     flags = ["--method", method, "--name", method, "--crop-padding", "0", "--epochs", "2"]
-    flags += ["--unlabeled"] if method != "gendd" else []
+    flags += ["--unlabeled"] if method in ("pretrain", "kl", "finetune") else []
     flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
     flags += ["--optimizer", "sgd", "--lr", "1e-2"]
     beside = gendd(*flags, runs="beside")
@@ -280,20 +280,39 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
     run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
     assert "not used, --method pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
-    with pytest.raises(UserError, match="--method kd learns from no feature that it could hold; leave it out"):
-        gendd("--method", "kd", "--name", "kd", *flags)
+    with pytest.raises(UserError, match="--method feature learns from no feature that it could hold; leave it out"):
+        gendd("--method", "feature", "--name", "feature", *flags)
     with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
         gendd(*flags, "--cached-views", "0")
     with pytest.raises(UserError, match="--cached-views 3: --teacher-cache is missing"):
         gendd("--cached-views", "3")
-    with pytest.raises(UserError, match="was made from other settings: seed 0 there, 1 here; name another folder"):
+    with pytest.raises(UserError, match="was made from other settings: hflip 0.0 there, 0.5 here; name another folder"):
         gendd(*flags)
         gendd(*flags, "--seed", "1")
+        gendd(*flags, "--hflip", "0.5", "--name", "flipped")
 
 
-def test_kd_runs(teacher, tmp_path):
-    main([*COMMON, "--method", "kd", "--teacher", TOY, "--teacher-weights", str(teacher), "--runs", str(tmp_path)])
-    assert (tmp_path / "digits" / "toy.network_toy.network" / "kd" / "0" / "result.json").exists()
+@pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "feature", "simkd", "regression"])
+def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
+    flags = ["--lr", "1e-2", "--distill-warmup-epochs", "0", "--mixup", "0", "--width", "64"]
+    run = gendd("--method", method, "--name", method, *flags)
+    losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    last = json.loads((run / "result.json").read_text())["last"]
+    top1 = {name: accuracy["top1"] for name, accuracy in last.items()}
+    # SimKD pools over all places, where the toy's features are of sixteen.
+    assert next(iter(top1.values())) > (0 if method == "simkd" else 50), "a tenth is chance"
+    capsys.readouterr()
+    files = [] if method == "regression" else [run / "checkpoints" / "last.pt"]
+    for checkpoint in (run, *files):
+        evaluate([str(checkpoint), "--student", TOY, "--teacher", TOY, "--dataset", "digits", "--precision", "fp32"])
+        table = capsys.readouterr().out
+        assert all(f"| {name} | {accuracy:.2f} |" in table for name, accuracy in top1.items())
+
+
+def test_simkd_refuses_a_student_without_a_feature_map(gendd):
+    with pytest.raises(UserError, match="--student timm/vit_tiny_patch16_224: --method simkd projects a feature map"):
+        gendd("--method", "simkd", "--name", "simkd", "--student", "timm/vit_tiny_patch16_224", "--image-size", "16")
 
 
 def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
@@ -303,7 +322,10 @@ def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
         images, labels = train_batch(self, random)
         return (images * float("nan") if random.step == 25 else images), labels
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="not finite at step 25.*--lr"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="not finite, at step 36 or up to 50 before; lower --lr"),
+    ):
         patch.setattr(ImageData, "train_batch", poisoned)
         gendd(runs="parts")
     assert_same_weights(gendd(runs="whole"), gendd(runs="parts"), rtol=0, atol=0)
@@ -315,6 +337,16 @@ def test_folder_of_another_configuration_is_refused(gendd):
     with pytest.raises(UserError, match=r"--mixup 1.0 there, 0.5 here; .*--repeats 2 there, 3 here"):
         gendd("--mixup", "0.5", "--repeats", "3")
     assert all(torch.equal(value, weights(run)[name]) for name, value in before.items())
+
+
+def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
+    file = gendd() / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({name: value for name, value in config.items() if name != "accumulate"}))
+    gendd()
+    assert "is complete" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--accumulate 1 there, 2 here"):
+        gendd("--accumulate", "2")
 
 
 @pytest.mark.parametrize(

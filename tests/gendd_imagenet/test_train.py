@@ -85,9 +85,13 @@ def test_teacher_learns_the_colours(teacher):
         ("gendd", ["--unlabeled", "--contraction", "0"]),
         ("pretrain", ["--crop-scale", "0.08", "1"]),
         ("kd", ["--label-smoothing", "0.1"]),
+        ("dkd", ["--image-mixup", "0.2", "--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
+        ("ikl", ["--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
+        ("simkd", []),
+        ("regression", ["--mixup", "0", "--contraction", "0"]),
         ("kl", ["--unlabeled", "--temperature", "1", "--optimizer", "sgd"]),
     ],
-    ids=["gendd", "gendd-unlabeled", "pretrain", "kd", "kl"],
+    ids=["gendd", "gendd-unlabeled", "pretrain", "kd", "dkd", "ikl", "simkd", "regression", "kl"],
 )  # fmt: skip
 def test_methods(run, method, flags):
     folder = run(*flags, method=method)

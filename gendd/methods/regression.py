@@ -1,0 +1,57 @@
+"""The control of GenDD: the same student and targets, but the head predicts the feature, by squared error."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendd.head import SplitTokenHead
+from gendd.methods.base import Ingredients
+from gendd.methods.gendd import GenDDTask
+from gendd.networks import feature_width, parameter_count
+from gendd.student import Student
+
+
+class ResidualBlock(nn.Sequential):
+    def __init__(self, width: int):
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+class RegressionHead(nn.Module):
+    """A residual MLP, (B, D_s) -> (B, D_t), as wide as `SplitTokenHead`'s denoiser.
+
+    Args:
+        size: number of parameters, met to half a block.
+    """
+
+    def __init__(self, feature_dim: int, cond_dim: int, width: int, size: int):
+        super().__init__()
+        self.feature_dim = feature_dim
+        embedding, output = nn.Linear(cond_dim, width), nn.Linear(width, feature_dim)
+        left = size - parameter_count(embedding) - parameter_count(output)
+        blocks = max(1, round(left / parameter_count(ResidualBlock(width))))
+        self.mlp = nn.Sequential(embedding, *(ResidualBlock(width) for _ in range(blocks)), nn.LayerNorm(width), output)
+
+    def forward(self, z: Tensor, target: Tensor, draws: None = None) -> dict[str, Tensor]:
+        """Mean squared error (scalar) of the predicted and the target features (B, D_t)."""
+        loss = F.mse_loss(self.mlp(z).float(), target.float())
+        return {"loss": loss, "mse": loss.detach()}
+
+    def sample(self, z: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
+        """The predicted features (B, 1, D_t); there is nothing to sample."""
+        return self.mlp(z).float()[:, None]
+
+
+class RegressionTask(GenDDTask):
+    def draws(self, device: torch.device) -> None:
+        """Nothing is random."""
+
+
+def build(ingredients: Ingredients) -> RegressionTask:
+    config, classifier = ingredients.config, ingredients.teacher.model.get_classifier()
+    widths = (classifier.in_features, feature_width(ingredients.student))
+    size = parameter_count(SplitTokenHead(*widths, **config.head()))
+    head = RegressionHead(*widths, config.width, size)
+    return RegressionTask(Student(ingredients.student, head, classifier), ingredients)

@@ -1,0 +1,59 @@
+"""SimKD (Chen et al., 2022): the student's projected feature learns to be the teacher's, whose classifier reads it."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendd.errors import UserError
+from gendd.methods.base import Ingredients, TeachingTask
+
+
+class SimKDStudent(nn.Module):
+    """Backbone, projector and the teacher's frozen classifier.
+
+    The projector is the paper's bottleneck of three convolutions (1x1, 3x3, 1x1; the teacher's width halved between)
+    on the backbone's feature map, but for the last one's norm and ReLU, so that it fits features of any sign; its
+    output is pooled, which the last, 1x1 and linear, allows to be done before it.
+
+    Args:
+        channels: of the backbone's feature map.
+        classifier: the teacher's, copied and frozen.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: int, classifier: nn.Linear):
+        super().__init__()
+        self.backbone = backbone
+        teacher_width = classifier.in_features
+        middle = max(1, teacher_width // 2)
+        self.projector = nn.Sequential(
+            *(nn.Conv2d(channels, middle, 1, bias=False), nn.BatchNorm2d(middle), nn.ReLU()),
+            *(nn.Conv2d(middle, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(middle, teacher_width)),
+        )
+        self.classifier = nn.Linear(teacher_width, classifier.out_features, bias=classifier.bias is not None)
+        self.classifier.load_state_dict(classifier.state_dict())
+        self.classifier.requires_grad_(False)
+        backbone.get_classifier().requires_grad_(False)
+
+    def forward(self, images: Tensor, target: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        """Logits (B, C); with the teacher's features (B, D_t), the training loss and the logits."""
+        feature = self.projector(self.backbone.forward_features(images))
+        logits = self.classifier(feature)
+        return logits if target is None else {"loss": F.mse_loss(feature.float(), target), "output": logits}
+
+
+class SimKDTask(TeachingTask):
+    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        return self.trainable_module(images, self.training_feature(images))
+
+
+def build(ingredients: Ingredients) -> SimKDTask:
+    config, student = ingredients.config, ingredients.student
+    with torch.no_grad():
+        shape = student.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size)).shape
+    if len(shape) != 4 or getattr(student, "output_fmt", "NCHW") != "NCHW":
+        raise UserError(
+            f"--student {config.student}: --method simkd projects a feature map, and it has none; choose "
+            "a convolutional student or another method"
+        )
+    return SimKDTask(SimKDStudent(student, shape[1], ingredients.teacher.model.get_classifier()), ingredients)

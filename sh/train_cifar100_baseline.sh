@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Trains a student on CIFAR-100 by a method that GenDD is compared with: the protocol of RepDistiller and mdistiller.
+#   bash sh/train_cifar100_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet56 resnet20
+# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, kl (no labels), gendd (the pair's own
+# script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
+# --data-root DIR); paths in them count from the repository root. The same command again goes on.
+# Weights of the terms: DKD's are mdistiller's, IKL-KD's are its paper's. Not stated, and our choice: those of other
+# pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8) and of feature (beta 8).
+set -euo pipefail
+
+if [[ $# -lt 3 || "$1$2$3" == *--* ]]; then
+  echo "error: METHOD TEACHER STUDENT are missing: bash sh/train_cifar100_baseline.sh kd resnet56 resnet20" >&2
+  exit 2
+fi
+method=$1 teacher=$2 student=$3
+here=$(dirname "$0")
+
+case $method in
+  classification) exec bash "$here/train_cifar100_teacher.sh" "$student" "${@:4}" ;;
+  gendd | regression)
+    script=$here/train_cifar100_${teacher}_${student}_gendd.sh
+    [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
+    METHOD=$method exec bash "$script" "${@:4}"
+    ;;
+  kl) labels=(--unlabeled) ;;
+  *) labels=() ;;
+esac
+
+case $student in
+  MobileNetV2 | ShuffleV1 | ShuffleV2) lr=0.01 ;;
+  *) lr=0.05 ;;
+esac
+
+case $method:$teacher:$student in
+  dkd:resnet56:resnet20 | dkd:resnet110:resnet32) weights=(--alpha 1 --beta 2) ;;
+  dkd:wrn_40_2:wrn_* | dkd:vgg13:*) weights=(--alpha 1 --beta 6) ;;
+  ikl:resnet56:resnet20) weights=(--alpha 1 --beta 4) ;;
+  ikl:resnet110:resnet32 | ikl:ResNet50:MobileNetV2) weights=(--alpha 1 --beta 12) ;;
+  ikl:resnet32x4:ShuffleV2) weights=(--alpha 3 --beta 12) ;;
+  *) weights=(--alpha 1 --beta 8) ;;
+esac
+
+recipe=(
+  --dataset cifar100
+  --teacher "$teacher"
+  --teacher-weights "pretrained/${teacher}_vanilla/ckpt_epoch_240.pth"
+  --student "$student"
+  --method "$method"
+  --epochs 240
+  --batch-size 64
+  --optimizer sgd
+  --lr "$lr"
+  --momentum 0.9
+  --weight-decay 5e-4
+  --schedule step
+  --milestones 150 180 210
+  --temperature 4
+  --label-share 0.1
+  --distill-warmup-epochs 20
+)
+
+bash "$here/launch.sh" gendd_cifar.train "${recipe[@]}" "${labels[@]}" "${weights[@]}" "${@:4}"

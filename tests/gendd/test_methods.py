@@ -1,0 +1,182 @@
+"""Losses of the methods that GenDD is compared with, against arithmetic of their own."""
+
+import math
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendd.head import SplitTokenHead
+from gendd.methods import METHODS
+from gendd.methods.dkd import decoupled
+from gendd.methods.ikl import weighted_pairwise_error
+from gendd.methods.logits import LogitTask, divergence
+from gendd.methods.regression import RegressionHead
+from gendd.methods.simkd import SimKDStudent
+from gendd.networks import parameter_count
+
+B, C, T = 7, 5, 4.0
+
+
+@pytest.fixture
+def logits() -> tuple[Tensor, Tensor, Tensor]:
+    """Teacher's and student's logits, and labels."""
+    noise = torch.Generator().manual_seed(0)
+    taught, student = 3 * torch.randn(2, B, C, generator=noise, dtype=torch.float64)
+    return taught, student, torch.randint(C, (B,), generator=noise)
+
+
+def softmax(values: list[float]) -> list[float]:
+    total = sum(map(math.exp, values))
+    return [math.exp(value) / total for value in values]
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def test_divergence_in_plain_numbers(logits):
+    taught, student, _ = logits
+    ours = divergence(taught, student, T)
+    for row in range(B):
+        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (taught, student))
+        assert ours[row].item() == pytest.approx(T * T * kl(p, q))
+
+
+def test_dkd_parts_in_plain_numbers(logits):
+    taught, student, labels = logits
+    tckd, nckd = decoupled(taught, student, labels, T)
+    for row in range(B):
+        y = labels[row].item()
+        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (taught, student))
+        binary = kl([p[y], 1 - p[y]], [q[y], 1 - q[y]])
+        others = ([value / (1 - all_[y]) for i, value in enumerate(all_) if i != y] for all_ in (p, q))
+        assert tckd[row].item() == pytest.approx(T * T * binary)
+        assert nckd[row].item() == pytest.approx(T * T * kl(*others))
+
+
+def test_dkd_with_alpha_one_and_beta_the_other_classes_probability_is_kd(logits):
+    taught, student, labels = logits
+    tckd, nckd = decoupled(taught, student, labels, T)
+    target = (taught / T).softmax(-1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(tckd + (1 - target) * nckd, divergence(taught, student, T))
+
+
+def test_dkd_stays_finite_for_a_certain_teacher():
+    taught, student = torch.tensor([[400.0, 0, 0]]), torch.zeros(1, 3, requires_grad=True)
+    tckd, nckd = decoupled(taught, student, torch.tensor([0]), 1.0)
+    (tckd + nckd).sum().backward()
+    assert tckd.isfinite().all() and nckd.isfinite().all() and student.grad.isfinite().all()
+
+
+def pairwise(taught: Tensor, student: Tensor, weights: Tensor) -> Tensor:
+    """The paper's double sum over pairs of classes."""
+    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (taught, student))
+    return 0.25 * (weights[:, :, None] * weights[:, None, :] * (ours - theirs) ** 2).sum((1, 2))
+
+
+def test_ikl_error_is_the_sum_over_pairs(logits):
+    taught, student, _ = logits
+    weights = (taught / T).softmax(-1)
+    torch.testing.assert_close(weighted_pairwise_error(taught, student, weights), pairwise(taught, student, weights))
+
+
+def test_ikl_error_with_uniform_weights_is_a_plain_pairwise_mse(logits):
+    taught, student, _ = logits
+    even = torch.full((B, C), 1 / C, dtype=torch.float64)
+    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (taught, student))
+    mse = ((ours - theirs) ** 2).mean((1, 2))
+    torch.testing.assert_close(weighted_pairwise_error(taught, student, even), mse / 4)
+
+
+def test_ikl_error_is_kd_to_second_order(logits):
+    """T^2 KL of logits that hardly differ is half their variance under the teacher's softmax."""
+    taught, apart, _ = logits
+    student = taught + 1e-4 * apart
+    error = weighted_pairwise_error(taught, student, (taught / T).softmax(-1))
+    torch.testing.assert_close(error, divergence(taught, student, T), rtol=1e-3, atol=0)
+
+
+class OfLogits(LogitTask):
+    """The task around given logits: its methods alone, without networks."""
+
+    def __init__(self, losses, warmup_epochs, taught, student):
+        nn.Module.__init__(self)
+        self.losses, self.warmup_epochs = losses, warmup_epochs
+        self.training_feature = self.trainable_module = lambda images: student
+        self.taught = taught
+
+    @property
+    def teacher_classifier(self):
+        return lambda _: self.taught
+
+
+@pytest.mark.parametrize(
+    ("warmup", "epoch", "weight"), [(0, 1, 1.0), (20, 1, 0.05), (20, 7, 0.35), (20, 20, 1.0), (20, 240, 1.0)]
+)
+def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
+    taught, student, labels = logits
+    task = OfLogits(lambda logits, taught, labels: (torch.tensor(2.0), torch.tensor(3.0)), warmup, taught, student)
+    task.epoch = epoch
+    assert task(None, labels)["loss"].item() == pytest.approx(2 + weight * 3)
+
+
+def test_losses_of_the_registry_are_the_published_sums(logits):
+    """Each method's task, built for a real student, on given logits."""
+    from gendd.config import TrainConfig
+    from gendd.methods import Ingredients
+
+    taught, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
+    config = TrainConfig(temperature=T, label_share=0.1, alpha=3, beta=12, distill_warmup_epochs=0)
+    network = timm.create_model("resnet10t", num_classes=C)
+    ingredients = Ingredients(config, network, None, {}, torch.device("cpu"))
+    hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()
+    p, log_q = (taught / T).softmax(-1), (student / T).log_softmax(-1)
+    kd = T * T * (p * (p.log() - log_q)).sum(-1).mean()
+    tckd, nckd = decoupled(taught, student, labels, T)
+    expected = {
+        "kd": (0.1 * hard, 0.9 * kd),
+        "kl": (torch.zeros(()), kd),
+        "dkd": (hard, (3 * tckd + 12 * nckd).mean()),
+        "ikl": (hard, 3 * -(p * log_q).sum(-1).mean() + 12 * pairwise(taught, student, p).mean()),
+    }
+    for name, sums in expected.items():
+        task = METHODS[name].build(ingredients)
+        for ours, theirs in zip(task.losses(student, taught, labels), sums, strict=True):
+            torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_regression_has_the_heads_size_and_predicts_what_it_is_taught():
+    torch.manual_seed(0)
+    drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64))
+    head = RegressionHead(64, 16, width=64, size=drawn)
+    assert parameter_count(head) == pytest.approx(drawn, rel=0.05)
+    z, wanted = torch.randn(8, 16), torch.randn(8, 64)
+    before = head(z, wanted)["loss"].item()
+    assert before == pytest.approx(((head.sample(z)[:, 0] - wanted) ** 2).mean().item())
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        head(z, wanted)["loss"].backward()
+        optimizer.step()
+    generated = head.sample(z, sampler="deterministic", steps=2)
+    assert generated.shape == (8, 1, 64)
+    assert F.mse_loss(generated[:, 0], wanted) < 0.05 * before
+    torch.testing.assert_close(head.sample(z[2:3])[0], generated[2])
+
+
+def test_simkd_pools_after_the_projector_and_reads_with_the_teachers_classifier():
+    torch.manual_seed(0)
+    backbone, classifier = timm.create_model("resnet10t", num_classes=C), nn.Linear(24, C)
+    student = SimKDStudent(backbone, 512, classifier).eval()
+    images, target = torch.randn(2, 3, 64, 64), torch.randn(2, 24)
+    features = student.projector[:6](backbone.eval().forward_features(images))
+    last = student.projector[-1]
+    each_place = torch.einsum("bchw,oc->bohw", features, last.weight) + last.bias[:, None, None]
+    feature = each_place.mean((2, 3))
+    torch.testing.assert_close(student(images), classifier(feature))
+    torch.testing.assert_close(student(images, target)["loss"], ((feature - target) ** 2).mean())
+    student.train()(images, target)["loss"].backward()
+    assert student.classifier.weight.grad is None and student.projector[0].weight.grad.abs().sum() > 0
