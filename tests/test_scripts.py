@@ -360,6 +360,38 @@ def test_evaluate_finds_the_tree(tmp_path, recorded):
     assert recorded("bash sh/evaluate.sh some.pth", TREE="gendd_other")[0][0] == "gendd_other.evaluate"
 
 
+def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
+    script = tmp_path / "pair.sh"
+    script.write_text('echo "results in first"; echo "$*" >>"$LOG"; echo "results in ${*: -1}/0"\n')
+
+    def swept(setting, **variables):
+        log = tmp_path / "log"
+        log.write_text("")
+        drawn = recorded(f"bash sh/ablate.sh {setting} {script} --lr 1", LOG=log, **variables)
+        return log.read_text().splitlines(), drawn
+
+    flags, [(module, arguments)] = swept("contraction", VALUES="0 0.5", SEEDS="0 1")
+    assert flags == [
+        f"--lr 1 --seed {seed} --contraction {value} --name gendd-contraction-{value}"
+        for seed in (0, 1)
+        for value in ("0", "0.5")
+    ]
+    assert module == "gendd.reporting.ablate"
+    assert arguments[:3] == ["contraction", "gendd-contraction-0/0", "gendd-contraction-0.5/0"]
+    flags, _ = swept("repeats", VALUES="4")
+    assert [line.split()[-1] for line in flags] == ["gendd-repeats-4-independent", "gendd-repeats-4-stratified"]
+    assert len(swept("mixup")[0]) == 2 and "--token-dim 64" in swept("token-dim")[0][-1]
+
+
+def test_ablation_of_a_trained_head_finds_the_tree(recorded, tmp_path):
+    (tmp_path / "config.json").write_text('{\n  "tree": "gendd_other"\n}\n')
+    assert recorded(f"bash sh/ablate.sh guidance {tmp_path} --images 9", OUTPUT="out") == [
+        ("gendd_other.sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
+    ]
+    assert "choose one of contraction" in refusal(bash("sh/ablate.sh", "lambda"))
+    assert "which script" in refusal(bash("sh/ablate.sh", "mixup", "sh/none.sh"))
+
+
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
