@@ -382,7 +382,7 @@ def gendd_run(folder: Path, head: float, probe: float, result: dict | None = Non
     return str(write_run(folder, "gendd", {"head": (head, 90.0), "probe": (probe, 90.0)}, result=result, **config))
 
 
-def csv_rows(folder: Path, name: str) -> list[dict[str, str]]:
+def ablation_rows(folder: Path, name: str) -> list[dict[str, str]]:
     with open(folder / f"{name}.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -394,7 +394,7 @@ def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
         gendd_run(tmp_path / "c", 40.0, 45.0, COST, contraction=0.25, name="gendd-contraction-0.25"),
     ]
     ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
-    found = csv_rows(tmp_path / "out", "contraction")
+    found = ablation_rows(tmp_path / "out", "contraction")
     assert [(row["contraction"], row["read-out"]) for row in found] == [
         ("0.25", "head"), ("0.25", "probe"), ("0.5", "head"), ("0.5", "probe"),
     ]  # fmt: skip
@@ -414,7 +414,7 @@ def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path
         for scheme in ("independent", "stratified")
     ]
     ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
-    heads = [row for row in csv_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
+    heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
     assert [(row["read-out"], row["repeats"]) for row in heads] == [
         ("head, independent", "4"), ("head, stratified", "4"), ("head, independent", "30"), ("head, stratified", "30"),
     ]  # fmt: skip
