@@ -2,7 +2,7 @@
 
     python bench/read_out.py
 
-resnet56 > resnet20 with the head of the short recipe (width 512), whose accuracy under each sampler bench/samplers.py
+resnet56 > resnet20 with the head of the short recipe (width 512), whose accuracy under each sampler sh/ablate.sh
 measures; the weights are random, which changes no time. The reference is 100 guided ancestral steps x 5 samples, in
 fp32 and the default layout, timed on the first images and scaled: its time is proportional to their number.
 """

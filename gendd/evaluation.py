@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from timm.task import ClassificationEvaluator
 from torch import Tensor, nn
 
 from gendd.distributed import World
+from gendd.networks import flops, parameter_count
 from gendd.randomness import generator
 from gendd.student import Student
 
@@ -29,6 +31,21 @@ def read_out_of(model: nn.Module, sampling: dict) -> ReadOut:
     if isinstance(model, Student):
         return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **sampling))
     return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
+
+
+def read_outs_apart(model: nn.Module, sampling: dict) -> list[tuple[ReadOut, int]]:
+    """The same read-outs, each by itself, computing nothing for the other, with the parameters it needs."""
+    if not isinstance(model, Student):
+        return [(read_out_of(model, sampling), parameter_count(model))]
+
+    def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+        return {"head": model.classifier(model.sample(images, noise, **sampling))}
+
+    def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+        return {"probe": model.backbone(images)}
+
+    without_probe = parameter_count(model) - parameter_count(model.backbone.get_classifier())
+    return [(ReadOut(("head",), head), without_probe), (ReadOut(("probe",), probe), parameter_count(model.backbone))]
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
@@ -88,6 +105,24 @@ def evaluate(
     return results
 
 
+def evaluate_with_cost(
+    read_out: ReadOut,
+    parameters: int,
+    batches: Batches,
+    image_size: int,
+    world: World,
+    seed: int = 0,
+    groups: dict[str, Tensor] | None = None,
+) -> dict:
+    """Accuracies of a read-out of one name, as `evaluate` has them, with its "parameters", "flops" an image, and
+    measured "images_per_second" (`Stopwatch.summary`)."""
+    stopwatch = Stopwatch(read_out)
+    (accuracy,) = evaluate(stopwatch, batches, world, seed, groups).values()
+    image = torch.zeros(1, 3, image_size, image_size, device=world.device)
+    cost = flops(partial(read_out.logits, image, torch.Generator(world.device)))
+    return {**accuracy, "parameters": parameters, "flops": cost, "images_per_second": stopwatch.summary()}
+
+
 def feature_agreement(generated: Tensor, target: Tensor) -> dict[str, float]:
     """Mean cosine of generated and target features (B, D_t), and their mean norms."""
     cosine = torch.nn.functional.cosine_similarity(generated, target)
@@ -119,9 +154,13 @@ class Stopwatch:
     def _now(device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter()
+        # One thread's own time, where one does all the work, knows nothing of others that share its core.
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        return time.thread_time() if alone else time.perf_counter()
 
     def summary(self) -> dict[str, float]:
-        """Median, least and greatest rate, and the number of batches they are of."""
+        """Median, least and greatest rate of this process, and the number of batches they are of; empty without any."""
+        if not self.rates:
+            return {}
         rates = sorted(self.rates)
         return {"median": rates[len(rates) // 2], "min": rates[0], "max": rates[-1], "batches": len(rates)}

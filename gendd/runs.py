@@ -5,7 +5,7 @@ environment.json    versions, git commit, hardware, processes, the teacher's che
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same for TensorBoard
 checkpoints/        last.pt and best.pt
-result.json         final accuracies; exists once the run is complete
+result.json         final accuracies, cost of each read-out; exists once the run is complete
 features.safetensors  some generated features beside their targets (GenDD runs)
 student.safetensors the plain student, its linear probe as classifier
 """

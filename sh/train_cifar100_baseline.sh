@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains a student on CIFAR-100 by a method that GenDD is compared with: the protocol of RepDistiller and mdistiller.
 #   bash sh/train_cifar100_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet56 resnet20
-# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, kl (no labels), or regression (GenDD's own
-# script and recipe with a deterministic head). Flags override the values below (--seed 1, --dry-run, --data-root DIR);
-# paths in them count from the repository root. The same command again goes on.
+# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, kl (no labels), gendd (the pair's own
+# script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
+# --data-root DIR); paths in them count from the repository root. The same command again goes on.
 # Weights of the terms: DKD's are mdistiller's, IKL-KD's are its paper's. Not stated, and our choice: those of other
 # pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8) and of feature (beta 8).
 set -euo pipefail
@@ -17,10 +17,10 @@ here=$(dirname "$0")
 
 case $method in
   classification) exec bash "$here/train_cifar100_teacher.sh" "$student" "${@:4}" ;;
-  regression)
+  gendd | regression)
     script=$here/train_cifar100_${teacher}_${student}_gendd.sh
-    [[ -f $script ]] || { echo "error: regression $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
-    METHOD=regression exec bash "$script" "${@:4}"
+    [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
+    METHOD=$method exec bash "$script" "${@:4}"
     ;;
   kl) labels=(--unlabeled) ;;
   *) labels=() ;;

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Trains a student on ImageNet or ImageNet-LT by a method that GenDD is compared with.
 #   bash sh/train_imagenet_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet34 resnet18
-# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, or regression (GenDD's own script and recipe
-# with a deterministic head). The teacher tells the recipe: resnext101_32x4d is ImageNet-LT's (train it first: bash
-# sh/train_imagenetlt_resnext101_teacher.sh), beitv2_base and beitv2_large are trained from by "A2" (RECIPE=a1: "A1"),
-# others by 100 epochs of SGD. Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them
-# count from the repository root. The same command again goes on.
+# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, gendd (the pair's own script), or regression
+# (the same with a deterministic head). The teacher tells the recipe: resnext101_32x4d is ImageNet-LT's (train it first:
+# bash sh/train_imagenetlt_resnext101_teacher.sh), beitv2_base and beitv2_large are trained from by "A2" (RECIPE=a1:
+# "A1"), others by 100 epochs of SGD. Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in
+# them count from the repository root. The same command again goes on.
 # Published: resnet34 > resnet18 KD 71.24, IKL-KD 71.91; resnet50 > mobilenetv1 KD 71.44, IKL-KD 73.19; beitv2_large >
 # resnet50 KD 80.89, DKD 80.77 (A2), KD 81.68, DKD 81.83 (A1); ImageNet-LT resnet50 alone 45.47, KD 48.31, IKL-KD 49.29,
 # resnet18 41.15, 44.32, 45.21.
@@ -84,11 +84,11 @@ esac
 
 case $method in
   classification) taught=() ;;
-  regression)
+  gendd | regression)
     [[ $teacher == beitv2_* ]] && student+=_${RECIPE:-a2}
     script=$here/train_${script}_${student}_gendd.sh
-    [[ -f $script ]] || { echo "error: regression $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
-    METHOD=regression exec bash "$script" "${@:4}"
+    [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
+    METHOD=$method exec bash "$script" "${@:4}"
     ;;
   *) taught+=(--teacher "$teacher") ;;
 esac

@@ -1,6 +1,7 @@
 """Every shell script and every command of the README does what it says, as far as that shows without training."""
 
 import dataclasses
+import fcntl
 import importlib
 import importlib.util
 import os
@@ -308,6 +309,17 @@ def test_regression_has_the_recipe_of_gendd(words, script, recorded):
     assert dataclasses.replace(theirs[-1], method="regression", name=name) == ours[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "script"),
+    [
+        ("cifar100 gendd resnet56 resnet20", "cifar100_resnet56_resnet20_gendd"),
+        ("RECIPE=a1 imagenet gendd beitv2_large resnet50", "imagenet_beitv2l_resnet50_a1_gendd"),
+    ],
+)
+def test_gendd_among_the_baselines_is_the_pair_s_own_script(words, script, recorded):
+    assert recorded(f"{baseline(words)} --seed 3") == recorded(f"bash sh/train_{script}.sh --seed 3")
+
+
 @pytest.mark.parametrize("tree", ["cifar100", "imagenet"])
 def test_baseline_scripts_name_what_is_missing(tree):
     script = f"sh/train_{tree}_baseline.sh"
@@ -348,6 +360,38 @@ def test_evaluate_finds_the_tree(tmp_path, recorded):
     assert recorded("bash sh/evaluate.sh some.pth", TREE="gendd_other")[0][0] == "gendd_other.evaluate"
 
 
+def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
+    script = tmp_path / "pair.sh"
+    script.write_text('echo "results in first"; echo "$*" >>"$LOG"; echo "results in ${*: -1}/0"\n')
+
+    def swept(setting, **variables):
+        log = tmp_path / "log"
+        log.write_text("")
+        drawn = recorded(f"bash sh/ablate.sh {setting} {script} --lr 1", LOG=log, **variables)
+        return log.read_text().splitlines(), drawn
+
+    flags, [(module, arguments)] = swept("contraction", VALUES="0 0.5", SEEDS="0 1")
+    assert flags == [
+        f"--lr 1 --seed {seed} --contraction {value} --name gendd-contraction-{value}"
+        for seed in (0, 1)
+        for value in ("0", "0.5")
+    ]
+    assert module == "gendd.reporting.ablate"
+    assert arguments[:3] == ["contraction", "gendd-contraction-0/0", "gendd-contraction-0.5/0"]
+    flags, _ = swept("repeats", VALUES="4")
+    assert [line.split()[-1] for line in flags] == ["gendd-repeats-4-independent", "gendd-repeats-4-stratified"]
+    assert len(swept("mixup")[0]) == 2 and "--token-dim 64" in swept("token-dim")[0][-1]
+
+
+def test_ablation_of_a_trained_head_finds_the_tree(recorded, tmp_path):
+    (tmp_path / "config.json").write_text('{\n  "tree": "gendd_other"\n}\n')
+    assert recorded(f"bash sh/ablate.sh guidance {tmp_path} --images 9", OUTPUT="out") == [
+        ("gendd_other.sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
+    ]
+    assert "choose one of contraction" in refusal(bash("sh/ablate.sh", "lambda"))
+    assert "which script" in refusal(bash("sh/ablate.sh", "mixup", "sh/none.sh"))
+
+
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
@@ -374,6 +418,124 @@ def project(tmp_path) -> Path:
     """A checkout that scripts may fill."""
     shutil.copytree(ROOT / "sh", tmp_path / "project" / "sh")
     return tmp_path / "project"
+
+
+class Comparison:
+    """A project of sh/compare.sh whose train scripts and Python only note how they are called."""
+
+    BASELINE = """
+echo "$* on GPU ${CUDA_VISIBLE_DEVICES-none}, GPUS=${GPUS-none}" >>calls
+[ "$1" != broken ] || [ -e mended ] || { echo "error: broken" >&2 && exit 2; }
+if [ "$1" = paired ]; then
+  mkdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
+  for _ in {1..200}; do [ "$(wc -l <calls)" -ge 2 ] || sleep 0.05; done
+  [ "$(wc -l <calls)" -ge 2 ] && rmdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
+fi
+echo "$1 is complete"
+echo "results in runs/$1/${*: -1}"
+"""
+    GENDD = """
+mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1-${*: -1}"
+echo "results in runs/pretrain/0"
+echo "results in runs/gendd/${*: -1}"
+"""
+    PYTHON = """#!/usr/bin/env bash
+[ "$1" = -m ] || { echo "$FOUND_GPUS" && exit; }
+echo "$@" >>reports
+"""
+
+    def __init__(self, project: Path):
+        self.project, self.output = project, project / "runs" / "comparisons" / "toys_large_small"
+        (project / "sh" / "train_toys_baseline.sh").write_text(self.BASELINE)
+        for name in ("gendd", "gendd_short"):
+            (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(f"set -e{self.GENDD}")
+        (project / "bin").mkdir()
+        python = project / "bin" / "python"
+        python.write_text(self.PYTHON)
+        python.chmod(0o755)
+
+    def run(self, methods: str, seeds: str, *flags: str, gpus: str = "", **variables) -> subprocess.CompletedProcess:
+        variables = {"CPU_PROCS": "", "VENV": self.project, "FOUND_GPUS": gpus, **variables}
+        command = ("sh/compare.sh", "toys", "large", "small", methods, seeds, *flags)
+        return bash(*command, cwd=self.project, **variables)
+
+    def noted(self, name: str) -> list[str]:
+        """Lines of "calls" of train scripts or of "reports", and forgets them."""
+        file = self.project / name
+        lines = file.read_text().splitlines()
+        file.unlink()
+        return lines
+
+
+@pytest.fixture
+def comparison(project) -> Comparison:
+    return Comparison(project)
+
+
+def test_compare_trains_and_reports_each_method_with_each_seed(comparison):
+    result = comparison.run("kd gendd", "0 7", "--epochs", "2")
+    assert result.returncode == 0, result.stderr
+    where = "on GPU none, GPUS=none"
+    assert comparison.noted("calls") == [
+        f"kd large small --epochs 2 --seed 0 {where}",
+        "gendd --epochs 2 --seed 0",
+        f"kd large small --epochs 2 --seed 7 {where}",
+        "gendd --epochs 2 --seed 7",
+    ]
+    runs = "runs/kd/0 runs/gendd/0 runs/kd/7 runs/gendd/7"
+    assert comparison.noted("reports") == [f"-m gendd.reporting {runs} --output runs/comparisons/toys_large_small"]
+    assert (comparison.output / "kd-7.log").read_text() == "kd is complete\nresults in runs/kd/7\n"
+
+
+def test_compare_names_what_fails_and_goes_on(comparison):
+    result = comparison.run("broken kd", "0 1")
+    assert result.returncode == 1
+    assert "runs/comparisons/toys_large_small/broken-0.log" in result.stderr and "kd-0" not in result.stderr
+    assert "broken, seed 1: failed, error: broken" in result.stdout
+    assert "-m gendd.reporting runs/kd/0 runs/kd/1 --output" in comparison.noted("reports")[0]
+    (comparison.project / "mended").touch()
+    assert comparison.run("broken kd", "0 1").returncode == 0
+    assert "runs/broken/0 runs/kd/0 runs/broken/1 runs/kd/1 --output" in comparison.noted("reports")[0]
+
+
+def test_compare_gives_each_gpu_one_run_at_a_time(comparison):
+    """The second run begins before the first one ends, and none meets another on its GPU."""
+    result = comparison.run("paired", "0 1 2 3", gpus="2 5")
+    assert result.returncode == 0, result.stderr + result.stdout
+    calls = comparison.noted("calls")
+    assert {call.split(" on ")[1] for call in calls} == {"GPU 2, GPUS=1", "GPU 5, GPUS=1"}
+    assert len(calls) == 4
+
+
+def test_compare_trains_one_stage_1_at_a_time(comparison):
+    """Both recipes start from the same one; the train script fails if another is at it."""
+    result = comparison.run("gendd gendd_short", "0 1", JOBS=4)
+    assert result.returncode == 0, result.stderr
+    assert len(comparison.noted("calls")) == 4
+
+
+def test_compare_finds_the_gpus(tmp_path):
+    """The script's own line of Python, on the CPU of this machine and on two pretended GPUs."""
+    (names,) = re.findall(r"names='(.*?)'", (ROOT / "sh" / "compare.sh").read_text(), re.DOTALL)
+    (tmp_path / "torch.py").write_text("class cuda:\n    device_count = staticmethod(lambda: 2)\n")
+
+    def found(**variables) -> str:
+        environment = {"PYTHONPATH": str(tmp_path), **variables}
+        return subprocess.run([sys.executable, "-c", names], env=environment, capture_output=True, text=True).stdout
+
+    assert found() == "0 1\n"
+    assert found(GPUS="1") == "0\n"
+    assert found(CUDA_VISIBLE_DEVICES="GPU-a,GPU-b") == "GPU-a GPU-b\n"
+
+
+def test_compare_refuses_what_cannot_work(comparison):
+    assert "SEEDS" in refusal(bash("sh/compare.sh", "toys", "large", "small", "kd", cwd=comparison.project))
+    (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
+    assert "METHODS kd: neither" in refusal(comparison.run("gendd kd", "0"))
+    comparison.output.mkdir(parents=True)
+    with open(comparison.output / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "still at work" in refusal(comparison.run("gendd", "0"))
 
 
 @pytest.mark.parametrize(

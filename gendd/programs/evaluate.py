@@ -2,19 +2,17 @@
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 
-import torch
 from timm.utils import unwrap_model
-from torch import Tensor, nn
+from torch import nn
 
 from gendd.checkpoint import Tensors, checksum, conditioning, load_weights, read_weights, weights_file, write_whole
 from gendd.config import EvaluateConfig, TrainConfig, field_names
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
-from gendd.evaluation import ReadOut, Stopwatch, evaluate, read_out_of
-from gendd.networks import flops, parameter_count
+from gendd.evaluation import ReadOut, evaluate_with_cost, read_outs_apart
+from gendd.networks import parameter_count
 from gendd.programs.build import Built, build, list_missing, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
@@ -103,21 +101,9 @@ def _architecture(tensors: Tensors) -> dict:
 
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig) -> list[tuple[ReadOut, int]]:
     """The teacher, if its weights are there, and each read-out of the student alone, with its parameter count."""
-    read_outs = []
+    read_outs = read_outs_apart(model, settings.sampling())
     if built.teacher and built.teacher.tensors:
-        read_outs.append((teacher_read_out(built.task), parameter_count(built.teacher.network)))
-    if isinstance(model, Student):
-
-        def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-            return {"head": model.classifier(model.sample(images, noise, **settings.sampling()))}
-
-        probe = parameter_count(model.backbone.get_classifier())
-        read_outs.append((ReadOut(("head",), head), parameter_count(model) - probe))
-        read_outs.append(
-            (ReadOut(("probe",), lambda images, _: {"probe": model.backbone(images)}), parameter_count(model.backbone))
-        )
-    else:
-        read_outs.append((read_out_of(model, {}), parameter_count(model)))
+        read_outs.insert(0, (teacher_read_out(built.task), parameter_count(built.teacher.network)))
     return read_outs
 
 
@@ -126,23 +112,14 @@ def _measure(
 ) -> list[dict]:
     built.task.eval()
     precision = resolve_precision(config.precision, world.device)
-    image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
     rows = []
     for read_out, parameters in _read_outs(built, model, settings):
-        stopwatch = Stopwatch(read_out)
+        (name,), batches = read_out.names, data.eval_batches(config.images)
         with autocast(precision, world.device):
-            accuracy = evaluate(stopwatch, data.eval_batches(config.images), world, config.seed, data.class_groups)
-        (name,) = read_out.names
-        cost = flops(partial(read_out.logits, image, torch.Generator(world.device)))
-        rows.append(
-            {
-                "read_out": name,
-                **accuracy[name],
-                "parameters": parameters,
-                "flops": cost,
-                "images_per_second": stopwatch.summary(),
-            }
-        )
+            measured = evaluate_with_cost(
+                read_out, parameters, batches, data.image_size, world, config.seed, data.class_groups
+            )
+        rows.append({"read_out": name, **measured})
     return rows
 
 

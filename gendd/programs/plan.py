@@ -76,7 +76,7 @@ def _method(config: TrainConfig) -> str:
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    cost = flops(lambda: head(one, one.new_zeros(1, head.feature_dim)))
+    cost = loss_flops(student, device)
     sampled = flops(lambda: head.sample(one, **config.sampling()))
     words = [f"{parameter_count(head) / 1e6:.2f} M parameters"]
     if student.draws_features:
@@ -87,6 +87,12 @@ def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     else:
         words.append(f"squared error, {as_flops(cost)} an image")
     return "; ".join(words)
+
+
+def loss_flops(student: Student, device: torch.device) -> int:
+    """Floating-point operations of the head's loss, forward, of one image."""
+    one = torch.zeros(1, student.norm.normalized_shape[0], device=device)
+    return flops(lambda: student.head(one, one.new_zeros(1, student.head.feature_dim)))
 
 
 def _counted(number: int, what: str) -> str:

@@ -18,12 +18,12 @@ from gendd.distributed import (
     resolve_precision,
 )
 from gendd.errors import UserError
-from gendd.evaluation import evaluate, feature_agreement, read_out_of
+from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement, read_out_of, read_outs_apart
 from gendd.methods import METHODS, get_method
 from gendd.networks import parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, teacher_read_out
-from gendd.programs.plan import plan_of
+from gendd.programs.plan import loss_flops, plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
 from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
@@ -33,6 +33,8 @@ from gendd.teacher_cache import open_cache
 from gendd.training import Training
 
 PICTURED_FEATURES = 1000
+TIMED_IMAGES = 2000
+COSTS = ("parameters", "flops", "images_per_second")
 
 
 def train(tree: Tree, arguments: list[str] | None = None) -> None:
@@ -105,7 +107,7 @@ class TrainProgram:
     def execute(self) -> None:
         config, world = self.config, self.world
         if self.run.result.exists() and not config.dry_run:
-            self._say(f"{self.run.path} is complete: {self.run.headline()}")
+            self._say_result()
             return
         self._build()
         shared = (self.plan, self.world, self.precision, self.run.path)
@@ -212,9 +214,20 @@ class TrainProgram:
                 break
         return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
+    def _costs(self) -> dict[str, dict]:
+        """Parameters, FLOPs and measured images/s of each read-out by itself."""
+        read_outs, costs = read_outs_apart(unwrap_model(self.task.get_eval_model()), self.config.sampling()), {}
+        with autocast(self.precision, self.world.device):
+            for read_out, parameters in read_outs:
+                batches = self.data.eval_batches(TIMED_IMAGES)
+                measured = evaluate_with_cost(read_out, parameters, batches, self.data.image_size, self.world)
+                costs[read_out.names[0]] = {name: measured[name] for name in COSTS}
+        return costs
+
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result, the plain student and some features."""
         accuracies, features = self.measure(0)
+        costs = self._costs()
         if not self.world.is_first:
             return
         trained = unwrap_model(self.task.get_eval_model())
@@ -234,10 +247,12 @@ class TrainProgram:
                 "earlier_epochs": earlier_epochs(self.config),
                 "split": self.data.eval_split,
                 "images": self.data.eval_size,
+                **_head_cost(trained, self.world.device),
                 "last": accuracies,
                 "best": training.best,
                 **features,
                 "student": {"parameters": parameter_count(self.student.network), "flops": self.student.flops},
+                "read_outs": costs,
                 "seconds": round(training.seconds, 1),
                 "train_images_per_second": round(images / training.seconds, 1),
                 "processes": self.world.size,
@@ -245,8 +260,19 @@ class TrainProgram:
                 "precision": self.precision,
             },
         )
-        self._say(f"complete: {self.run.headline()}\nresults in {self.run.path}")
+        self._say_result()
+
+    def _say_result(self) -> None:
+        # sh/compare.sh looks for the last line.
+        self._say(f"{self.run.path} is complete: {self.run.headline()}\nresults in {self.run.path}")
 
     def _say(self, text: str) -> None:
         if self.world.is_first:
             print(text, flush=True)
+
+
+def _head_cost(trained: torch.nn.Module, device: torch.device) -> dict:
+    """Size of a student's head, and floating-point operations of its loss, forward, an image."""
+    if not isinstance(trained, Student):
+        return {}
+    return {"head": {"parameters": parameter_count(trained.head), "loss_flops": loss_flops(trained, device)}}

@@ -1,14 +1,23 @@
 """Finished runs, as their folders tell them."""
 
+import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.methods import METHODS
 from gendd.reporting.metrics import read_metrics
-from gendd.runs import RunFolder
+from gendd.runs import NOT_COMPARED, RunFolder, data_label
+
+# A run that is older than a flag has its default, as JSON gives it back.
+DEFAULTS = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
+# Not told by their flags: `FinishedRun.settings` says what stands for them.
+FILES = {"teacher_weights", "student_weights", "after", "teacher_cache"}
+DATA = {"dataset", "unlabeled_dir", "imbalance", "label_fraction"}
 
 
 @dataclass(frozen=True)
@@ -17,7 +26,7 @@ class FinishedRun:
 
     @cached_property
     def config(self) -> dict:
-        return self.folder.read("config.json")
+        return DEFAULTS | self.folder.read("config.json")
 
     @cached_property
     def environment(self) -> dict:
@@ -37,6 +46,37 @@ class FinishedRun:
         return self.config["name"] or self.config["method"]
 
     @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @cached_property
+    def settings(self) -> dict:
+        """All that the results follow from but for the seed: only where these agree may runs share a mean.
+
+        A teacher is told by its weights' checksum, the run that the student goes on from by its own settings.
+        """
+        told_otherwise = {*NOT_COMPARED, *FILES, *DATA, "seed"}
+        settings = {name: value for name, value in self.config.items() if name not in told_otherwise}
+        settings["data"] = data_label(self.config)
+        settings |= {name: self.result[name] for name in ("precision", "processes", "split", "images")}
+        settings |= {"name": self.name, "earlier_epochs": self.result["earlier_epochs"]}
+        settings["teacher_sha256"] = self.environment.get("teacher", {}).get("sha256")
+        settings["teacher_cache"] = bool(self.config["teacher_cache"])
+        if self.earlier:
+            return settings | {f"earlier {name}": value for name, value in self.earlier.settings.items()}
+        return settings | {"after": self.config["after"] or self.config["student_weights"]}
+
+    @cached_property
+    def earlier(self) -> "FinishedRun | None":
+        """The run that the student goes on from, if it is there."""
+        if self.config["after"]:
+            path = self.folder.path.parent.parent / self.config["after"] / str(self.seed)
+        else:
+            path = Path(self.config["student_weights"] or "none")
+        run = FinishedRun(RunFolder(path))
+        return run if run.folder.result.exists() else None
+
+    @property
     def epochs(self) -> str:
         """Budget: the epochs of the runs that the student goes on from, and its own."""
         earlier = self.result["earlier_epochs"]
@@ -45,7 +85,7 @@ class FinishedRun:
     @property
     def data(self) -> str:
         """Name of the data set and size of its images."""
-        return f"{Path(self.config['dataset']).name}, {self.config['image_size']}x{self.config['image_size']} pixels"
+        return f"{data_label(self.config)}, {self.config['image_size']}x{self.config['image_size']} pixels"
 
     @property
     def evaluated_on(self) -> str:
@@ -79,7 +119,7 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
         UserError: a path is no run folder, or no run is complete.
     """
     runs, incomplete = [], []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         run = FinishedRun(RunFolder(Path(path)))
         # Read at once: it raises if the path is no run folder.
         if run.config and run.folder.result.exists():
@@ -97,4 +137,4 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
 def _place(run: FinishedRun) -> tuple:
     """Order in reports: longer runs and later seeds of a method come last."""
     method = list(METHODS).index(run.config["method"])
-    return run.comparable, run.student, method, run.name, run.result["epochs"], run.config["seed"]
+    return run.comparable, run.student, method, run.name, run.result["epochs"], run.seed

@@ -23,6 +23,8 @@ STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
 PICTURED_CLASSES = 10
+# An axis of values that span more than this factor is logarithmic.
+WIDE = 8
 PANELS = {"teacher": "teacher's features f", "target": "targets f'", "generated": "generated features"}
 
 # (height in data units, text, colour) of the end of a line. Of several seeds, the last one's is labelled.
@@ -31,13 +33,11 @@ End = tuple[float, str, str]
 
 def curves(runs: list[FinishedRun]) -> Figure:
     """Training losses and evaluation top-1 by epoch; a row for each data set and pair of networks."""
-    rows = _by_networks(runs)
-    names = dict.fromkeys([*METHODS, *(run.name for run in runs)])
-    colours = dict(zip(names, itertools.cycle(COLOURS), strict=False))
+    rows, colours = by_networks(runs), colours_of(run.name for run in runs)
     heights = [0.6 + 1.35 * max(2, -(-len({run.name for run in members}) // 2)) for _, members in rows]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     ends: list[tuple[Axes, list[End]]] = []
-    for part, (title, members) in zip(_parts(figure, heights), rows, strict=True):
+    for part, (title, members) in zip(parts_of(figure, heights), rows, strict=True):
         part.suptitle(title, fontsize=LARGE, fontweight="bold")
         left, right = part.subfigures(1, 2, width_ratios=(1.25, 1))
         ends += _losses(left, members, colours)
@@ -48,7 +48,12 @@ def curves(runs: list[FinishedRun]) -> Figure:
     return figure
 
 
-def _by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """By name of a run: the methods' own first, so that a method always has the same."""
+    return dict(zip(dict.fromkeys([*METHODS, *names]), itertools.cycle(COLOURS), strict=False))
+
+
+def by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
     """Runs to be seen together, with a title. One without a teacher stands beside all that train the same student."""
     taught = {(run.comparable, run.student) for run in runs if run.teacher}
     keys = dict.fromkeys(
@@ -65,7 +70,7 @@ def _by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]
     return rows
 
 
-def _parts(figure: Figure, heights: list[float]) -> Iterable[SubFigure]:
+def parts_of(figure: Figure, heights: list[float]) -> Iterable[SubFigure]:
     return figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
 
 
@@ -78,7 +83,7 @@ def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -
         spare.remove()
     for name, axes in zip(names, panels[: len(names)], strict=True):
         members = [run for run in runs if run.name == name]
-        _set_up(axes, f"{name}: training loss", "epoch", colours[name])
+        set_up(axes, f"{name}: training loss", "epoch", colours[name])
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -102,7 +107,7 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) ->
     """Top-1 of every read-out: lines while training, dots at the end on all images."""
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
-    _set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}", "epoch")
+    set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}", "epoch")
     axes.set_ylabel("top-1 (%)", fontsize=NORMAL)
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
@@ -122,7 +127,8 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) ->
     return axes, [*ends.values(), *((top1, "teacher", TEACHER) for top1 in teachers)]
 
 
-def _set_up(axes: Axes, title: str, horizontal: str, colour: str = "black") -> None:
+def set_up(axes: Axes, title: str, horizontal: str, colour: str = "black") -> None:
+    """Title, horizontal axis and the looks that all panels share."""
     axes.set_title(title, fontsize=NORMAL, color=colour, loc="left", pad=9)
     axes.set_xlabel(horizontal, fontsize=NORMAL)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -130,6 +136,16 @@ def _set_up(axes: Axes, title: str, horizontal: str, colour: str = "black") -> N
     axes.grid(color=GRID, lw=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def fit_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A horizontal axis for these values: logarithmic where they span more than one looks at otherwise."""
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    if values and max(values) > WIDE * min(values) > 0:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _label_ends(axes: Axes, ends: list[End]) -> None:
@@ -157,7 +173,7 @@ def features(runs: list[FinishedRun]) -> Figure:
     """Teacher's features, targets and generated features on the teacher's principal components; a row a run."""
     heights = [2.9] * len(runs)
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
-    for part, run in zip(_parts(figure, heights), runs, strict=True):
+    for part, run in zip(parts_of(figure, heights), runs, strict=True):
         tensors = checkpoint.read(run.folder.features, "RUN")
         cosine = feature_agreement(tensors["generated"].float(), tensors["target"].float())["cosine"]
         images = f"first {len(tensors['labels'])} {run.result['split']} images"
@@ -183,7 +199,7 @@ def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
         outside = int(((points - middle).abs() > half).any(1).sum())
         title = PANELS[name] + (f" ({outside} outside)" if outside else "")
-        _set_up(axes, title, f"component 1 ({shares[0]:.0%} of variance)")
+        set_up(axes, title, f"component 1 ({shares[0]:.0%} of variance)")
         for number, label in enumerate(classes.tolist()):
             chosen = points[tensors["labels"][pictured] == label]
             axes.scatter(*chosen.T.numpy(), s=7, lw=0, alpha=0.8, color=f"C{number}", label=str(label))

@@ -1,4 +1,4 @@
-"""The report of finished runs: a table a data set, their curves, and GenDD's features."""
+"""The report of finished runs: a table a data set, its picture, their curves, and GenDD's features."""
 
 import os
 import shlex
@@ -9,17 +9,37 @@ from pathlib import Path
 import tyro
 
 from gendd.errors import UserError
+from gendd.reporting.comparison import comparison
+from gendd.reporting.cost import priced, write_costs
 from gendd.reporting.finished import FinishedRun, finished_runs
+from gendd.reporting.groups import Group, grouped
 from gendd.reporting.pictures import curves, features
-from gendd.reporting.table import results_table
+from gendd.reporting.published import quoted_of_pair
+from gendd.reporting.rows import accuracy_names, rows_of
+from gendd.reporting.table import markdown, write_csv
 
 HOW_TO_READ = """\
-A row is one read-out of one run: *head* samples features and classifies them with the teacher's classifier, *probe* is
-the linear classifier on the student's own feature, *classifier* is that of any other network; *ema* is a moving average
-of the weights. Top-1 and top-5 are of the last epoch. The best top-1 is the highest of the run's first read-out during
-training, after the epoch and on the images named beside it; as it was chosen on them, it flatters. The student's
-parameters and FLOPs (a multiply-add counts two) are the plain network's, without GenDD's head. Images/s and time are of
-training alone, without evaluation. A seed is one run: nothing here is a mean."""
+A row is one read-out of all runs that differ by nothing but their seed: *head* samples features and classifies them
+with the teacher's classifier, *probe* is the linear classifier on the student's own feature, *classifier* is that of
+any other network; *ema* is a moving average of the weights. Accuracies are of the **last epoch**: mean ± standard
+deviation (n - 1) over the n seeds; n = 1 has no deviation. The best top-1 is the highest of the runs' first read-out
+during training, after the epochs and on the images named beside it; as it was chosen on them, it flatters. Epochs are
+those of earlier stages + the run's own. Runs of other data, budgets or settings have rows of their own. *Figures in
+italics* are quoted, not measured here, and in no mean.
+
+Parameters and FLOPs (a multiply-add counts two) are those of the read-out in its row, GenDD's head with its sampling
+included; images/s are a process's, measured on that read-out alone: median (least-greatest) over batches of all
+seeds. Training images/s: median (least-greatest) over seeds, of all processes, without evaluation. A dash: not
+measured, or not the same for all seeds. All figures, unrounded, are in [results.csv](results.csv)."""
+
+COMPARISON = """\
+![Top-1 of each method](comparison.png)
+
+Top-1 of the last epoch on all images: mean over seeds, with the standard deviation where there are several. Dotted: the
+teacher; dashed: the student alone."""
+
+COST = """\
+What the read-outs cost, and who else costs as much: [cost.md](cost.md)."""
 
 CURVES = """\
 ![Training losses and top-1 by epoch](curves.png)
@@ -37,12 +57,12 @@ the panel."""
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Compare finished runs: a table, their curves and, of GenDD runs, their features."""
+    """Compare finished runs: a table of means over seeds, pictures of them, curves and, of GenDD runs, features."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Run folders."""
     output: str = "report"
-    """Folder that report.md and its pictures are written to."""
+    """Folder that report.md, its pictures and results.csv are written to."""
 
 
 def write_report(config: ReportConfig) -> None:
@@ -54,35 +74,61 @@ def write_report(config: ReportConfig) -> None:
     runs, incomplete = finished_runs(config.runs)
     if incomplete:
         print(f"not complete, left out: {', '.join(incomplete)}")
-    output = Path(config.output)
-    generative = [run for run in runs if run.folder.features.exists()]
+    groups, output = grouped(runs), Path(config.output)
+    costs = {data: rows for data, members in _by_data(groups).items() if (rows := priced(rows_of(members)))}
+    # Features of the first seed stand for the others.
+    generative = [group.first for group in groups if group.first.folder.features.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
+        comparison(groups).savefig(output / "comparison.png")
+        if costs:
+            write_costs(output, costs)
         curves(runs).savefig(output / "curves.png")
         if generative:
             features(generative).savefig(output / "features.png")
-        (output / "report.md").write_text(_text(runs, bool(generative)))
+        write_csv(output / "results.csv", rows_of(groups))
+        (output / "report.md").write_text(_text(groups, bool(costs), bool(generative)))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
     print(f"runs compared: {len(runs)}; see {output / 'report.md'}")
 
 
-def _text(runs: list[FinishedRun], with_features: bool) -> str:
+def _text(groups: list[Group], with_costs: bool, with_features: bool) -> str:
     sections = ["# Results", HOW_TO_READ]
-    for data, members in _by_data(runs).items():
-        sections += [f"## {data}", _circumstances(members), results_table(members)]
+    for data, members in _by_data(groups).items():
+        runs = [run for group in members for run in group.runs]
+        sections += [f"## {data}", _circumstances(runs), markdown(rows_of(members), accuracy_names(members))]
+        sections += _quotations(runs)
+    sections += ["## Comparison", COMPARISON]
+    if with_costs:
+        sections += ["## Cost", COST]
     sections += ["## Curves", CURVES]
     if with_features:
         sections += ["## Features", FEATURES]
+    runs = [run for group in groups for run in group.runs]
     sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(runs)}\n```"]
     return "\n\n".join(sections) + "\n"
 
 
-def _by_data(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    groups: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        groups.setdefault(run.comparable, []).append(run)
-    return groups
+def _by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    tables: dict[str, list[Group]] = {}
+    for group in groups:
+        tables.setdefault(group.first.comparable, []).append(group)
+    return tables
+
+
+def _quotations(runs: list[FinishedRun]) -> list[str]:
+    """A sentence a pair of networks: all that was published of it, whether it was run here or not."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for quoted in dict.fromkeys(quoted for run in runs for quoted in quoted_of_pair(run.config)):
+        read_out = "" if quoted.read_out == "classifier" else f", {quoted.read_out}"
+        epochs = f"{quoted.epochs} epochs, " if quoted.epochs else ""
+        figure = f"{quoted.method}{read_out} *{quoted.top1:.2f}* ({epochs}{quoted.source})"
+        pairs.setdefault((quoted.teacher, quoted.student), []).append(figure)
+    return [
+        f"Quoted, not measured here, of {teacher} > {student}: {'; '.join(figures)}."
+        for (teacher, student), figures in pairs.items()
+    ]
 
 
 def _circumstances(runs: list[FinishedRun]) -> str:

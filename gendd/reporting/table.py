@@ -1,49 +1,120 @@
-"""The results of finished runs as a Markdown table."""
+"""Rows of results as a Markdown table and as a CSV file."""
 
-from collections.abc import Callable, Iterable
+import csv
+from collections.abc import Callable
+from pathlib import Path
 
-from gendd.reporting.finished import FinishedRun
+from gendd.reporting.rows import Row
 
-# (run, name of one of its read-outs) -> text of a cell.
-Cell = Callable[[FinishedRun, str], str]
-
-
-def results_table(runs: Iterable[FinishedRun]) -> str:
-    """One row a run and read-out."""
-    rows = [[cell(run, read_out) for cell in COLUMNS.values()] for run in runs for read_out in run.result["last"]]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows))
+DASH = "–"
 
 
-def _teacher(run: FinishedRun, _: str) -> str:
-    return f"{run.teacher} ({run.environment['teacher']['top1']:.2f})" if run.teacher else "none"
+def markdown(rows: list[Row], accuracies: list[str]) -> str:
+    """A line a row; `accuracies` names those of which it shows mean and standard deviation."""
+    columns = {
+        **RUNS,
+        **{f"{title(name)}, %": lambda row, name=name: mean_text(row, name) for name in accuracies},
+        **COSTS,
+    }
+    for name, value in {DIFFERING: "differing_settings", QUOTED: "quoted_top1", QUOTED_FROM: "quoted_top1"}.items():
+        if not any(row[value] for row in rows):
+            del columns[name]
+    return table(rows, columns)
 
 
-def _best(run: FinishedRun, read_out: str) -> str:
-    best = run.result["best"]
-    if best["read_out"] != read_out:
-        return "–"
-    return f"{best['top1']:.2f} (epoch {best['epoch']}, on {best['images']} {best['split']} images)"
+def table(rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> str:
+    """In Markdown: a line a row, a cell a column."""
+    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells))
 
 
-def _hardware(run: FinishedRun, _: str) -> str:
-    processes = run.result["processes"]
-    return f"{f'{processes} x ' if processes > 1 else ''}{run.result['hardware']}, {run.result['precision']}"
+def write_csv(path: Path, rows: list[Row]) -> None:
+    """All values of the rows, unrounded; empty where a row has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
-COLUMNS: dict[str, Cell] = {
-    "Method": lambda run, _: run.name,
-    "Seed": lambda run, _: str(run.config["seed"]),
+def title(accuracy: str) -> str:
+    return {"top1": "Top-1", "top5": "Top-5"}.get(accuracy, accuracy.capitalize())
+
+
+def mean_text(row: Row, name: str) -> str:
+    """Such as "71.24 ± 0.31"; one run has no deviation."""
+    mean, deviation = row.get(name), row.get(f"{name}_sd")
+    if mean is None:
+        return DASH
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _teacher(row: Row) -> str:
+    return f"{row['teacher']} ({row['teacher_top1']:.2f})" if row["teacher"] else "none"
+
+
+def epochs_text(row: Row) -> str:
+    return f"{row['earlier_epochs']} + {row['epochs']}" if row["earlier_epochs"] else str(row["epochs"])
+
+
+def _best(row: Row) -> str:
+    if row["best_top1"] is None:
+        return DASH
+    epochs = f"epoch{'s' if row['n'] > 1 else ''} {row['best_epochs'].replace(' ', ', ')}"
+    return f"{mean_text(row, 'best_top1')} ({epochs}, on {row['best_images']} {row['best_split']} images)"
+
+
+def _scaled(name: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: DASH if row[name] is None else f"{row[name] / 1e6:.{digits}f}"
+
+
+def _rate(name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        if row[name] is None:
+            return DASH
+        middle, least, most = (f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in _spread(row, name))
+        return middle if least == most else f"{middle} ({least}-{most})"
+
+    return cell
+
+
+def _spread(row: Row, name: str) -> tuple:
+    return row[name], row[f"{name}_min"], row[f"{name}_max"]
+
+
+def _hardware(row: Row) -> str:
+    processes = row["processes"]
+    return f"{f'{processes} x ' if processes > 1 else ''}{row['hardware']}, {row['precision']}"
+
+
+def _quoted(row: Row) -> str:
+    return DASH if row["quoted_top1"] is None else f"*{row['quoted_top1']:.2f}*"
+
+
+def _quoted_from(row: Row) -> str:
+    epochs = f"{row['quoted_epochs']} epochs, " if row["quoted_epochs"] else ""
+    return f"*{epochs}{row['quoted_source']}*" if row["quoted_source"] else DASH
+
+
+DIFFERING, QUOTED, QUOTED_FROM = "Settings that differ", "Published top-1, % (quoted)", "Published in (quoted)"
+RUNS: dict[str, Callable[[Row], str]] = {
+    "Method": lambda row: row["name"],
+    DIFFERING: lambda row: row["differing_settings"] or DASH,
     "Teacher (top-1, %)": _teacher,
-    "Student": lambda run, _: run.student,
-    "Read-out": lambda _, read_out: read_out.replace("_", " "),
-    "Labels used": lambda run, _: "no" if run.config["unlabeled"] else "yes",
-    "Epochs": lambda run, _: run.epochs,
-    "Top-1, %": lambda run, read_out: f"{run.result['last'][read_out]['top1']:.2f}",
-    "Top-5, %": lambda run, read_out: f"{run.result['last'][read_out]['top5']:.2f}",
+    "Student": lambda row: row["student"],
+    "Read-out": lambda row: row["read_out"].replace("_", " "),
+    "Labels used": lambda row: row["labels"],
+    "Epochs": epochs_text,
+    "n (seeds)": lambda row: f"{row['n']} ({row['seeds'].replace(' ', ', ')})",
+}
+COSTS: dict[str, Callable[[Row], str]] = {
     "Best top-1, %": _best,
-    "Student's parameters, M": lambda run, _: f"{run.result['student']['parameters'] / 1e6:.2f}",
-    "Student's MFLOPs an image": lambda run, _: f"{run.result['student']['flops'] / 1e6:.1f}",
-    "Training images/s": lambda run, _: f"{run.result['train_images_per_second']:.0f}",
-    "Training time, s": lambda run, _: f"{run.result['seconds']:.0f}",
+    QUOTED: _quoted,
+    QUOTED_FROM: _quoted_from,
+    "Parameters, M": _scaled("parameters", 2),
+    "MFLOPs an image": _scaled("flops", 1),
+    "Images/s": _rate("images_per_second"),
+    "Training images/s": _rate("train_images_per_second"),
+    "Training time, s": lambda row: DASH if row["train_seconds"] is None else f"{row['train_seconds']:.0f}",
     "Hardware, precision": _hardware,
 }

@@ -1,6 +1,9 @@
 """Reports of synthetic run folders: the figures are the files', and nothing is left out without a word."""
 
+import csv
 import json
+import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -9,25 +12,33 @@ import torch
 from gendd.checkpoint import save_tensors
 from gendd.errors import UserError
 from gendd.reporting.__main__ import main
+from gendd.reporting.ablate import main as ablate
 from gendd.reporting.metrics import MetricsWriter, read_metrics
 from gendd.reporting.pictures import principal_plane, spread
+from gendd.reporting.published import PUBLISHED
 
 EPOCHS = 3
 
 
 def write_run(
-    folder: Path, method: str, read_outs: dict[str, tuple[float, float]], complete: bool = True, **config
+    folder: Path,
+    method: str,
+    read_outs: dict[str, tuple[float, ...]],
+    complete: bool = True,
+    result: dict | None = None,
+    **config,
 ) -> Path:
-    """A run folder such as a training leaves, with the top-1 and top-5 given."""
+    """A run folder such as a training leaves, with the top-1, top-5 and, if there are more, the groups given."""
     folder.mkdir(parents=True)
     taught = method != "classification"
     config = {
-        "dataset": "digits", "image_size": 32, "method": method, "name": None, "student": "small", "seed": 0,
-        "teacher": "large" if taught else None, "unlabeled": False, **config,
+        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small",
+        "seed": 0, "teacher": "large" if taught else None, "unlabeled": False, **config,
     }  # fmt: skip
-    teacher = {"teacher": {"top1": 91.234, "top5": 99.0}} if taught else {}
+    teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if taught else {}
     environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
-    last = {name: {"top1": top1, "top5": top5} for name, (top1, top5) in read_outs.items()}
+    names = ("top1", "top5", "many", "few")
+    last = {name: dict(zip(names, values, strict=False)) for name, values in read_outs.items()}
     first = next(iter(last))
     records = [{"kind": "final", "epoch": EPOCHS, "step": EPOCHS, "images": 500, "split": "test", **last}]
     for epoch in range(1, EPOCHS + 1):
@@ -36,12 +47,16 @@ def write_run(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    rate = {"median": 4000.4, "min": 3000.0, "max": 5000.0, "batches": 8}
+    costs = {"parameters": 1_230_000, "flops": 45_600_000, "images_per_second": rate}
+    head_costs = {"parameters": 9_870_000, "flops": 65_400_000, "images_per_second": rate}
     result = {
-        "epochs": EPOCHS, "earlier_epochs": 5 if method == "gendd" else 0,
+        "epochs": config["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
         "split": "test", "images": 500, "last": last,
         "best": {"epoch": 2, "read_out": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
         "student": {"parameters": 1_230_000, "flops": 45_600_000}, "seconds": 78.9, "train_images_per_second": 321.4,
         "processes": 2, "hardware": "some GPU", "precision": "bf16",
+        "read_outs": {name: head_costs if name == "head" else costs for name in read_outs}, **(result or {}),
     }  # fmt: skip
     if complete:
         (folder / "result.json").write_text(json.dumps(result))
@@ -63,6 +78,11 @@ def report(output: Path, *runs: Path) -> str:
     return (output / "report.md").read_text()
 
 
+def csv_rows(output: Path) -> list[dict[str, str]]:
+    with open(output / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def tables(text: str) -> list[list[dict[str, str]]]:
     """Rows of every Markdown table, by column name."""
     found = []
@@ -79,24 +99,25 @@ def test_the_table_holds_the_files_figures(tmp_path):
     )
     alone = write_run(tmp_path / "alone", "classification", {"classifier": (65.5, 88.0)}, seed=4)
     (rows,) = tables(report(tmp_path / "out", gendd, alone))
-    assert [(row["Method"], row["Seed"], row["Read-out"]) for row in rows] == [
-        ("classification", "4", "classifier"),
-        ("mine", "0", "head"),
-        ("mine", "0", "probe"),
+    assert [(row["Method"], row["n (seeds)"], row["Read-out"]) for row in rows] == [
+        ("classification", "1 (4)", "classifier"),
+        ("mine", "1 (0)", "head"),
+        ("mine", "1 (0)", "probe"),
     ]
     assert rows[1] == {
         "Method": "mine",
-        "Seed": "0",
         "Teacher (top-1, %)": "large (91.23)",
         "Student": "small",
         "Read-out": "head",
         "Labels used": "no",
         "Epochs": "5 + 3",
+        "n (seeds)": "1 (0)",
         "Top-1, %": "71.24",
         "Top-5, %": "92.50",
         "Best top-1, %": "72.24 (epoch 2, on 100 test images)",
-        "Student's parameters, M": "1.23",
-        "Student's MFLOPs an image": "45.6",
+        "Parameters, M": "9.87",
+        "MFLOPs an image": "65.4",
+        "Images/s": "4000 (3000-5000)",
         "Training images/s": "321",
         "Training time, s": "79",
         "Hardware, precision": "2 x some GPU, bf16",
@@ -105,6 +126,173 @@ def test_the_table_holds_the_files_figures(tmp_path):
     assert rows[0]["Labels used"] == "yes"
     assert rows[0]["Epochs"] == "3"
     assert rows[2]["Best top-1, %"] == "–"
+    assert (rows[2]["Parameters, M"], rows[2]["MFLOPs an image"]) == ("1.23", "45.6")
+
+
+def seeds_of(tmp_path: Path, top1s: list[float], **config) -> list[Path]:
+    """A kd run a seed, with these top-1."""
+    return [
+        write_run(tmp_path / f"kd{seed}", "kd", {"classifier": (top1, 90.0)}, seed=seed, **config)
+        for seed, top1 in enumerate(top1s)
+    ]
+
+
+def test_seeds_share_a_mean(tmp_path):
+    top1s = [70.5, 71.25, 72.9]
+    runs = seeds_of(tmp_path, top1s)
+    (rows,) = tables(report(tmp_path / "out", *reversed(runs), runs[0]))
+    mean = sum(top1s) / 3
+    deviation = math.sqrt(sum((top1 - mean) ** 2 for top1 in top1s) / 2)
+    (row,) = rows
+    assert row["n (seeds)"] == "3 (0, 1, 2)"
+    assert row["Top-1, %"] == f"{mean:.2f} ± {deviation:.2f}"
+    assert row["Best top-1, %"] == f"{mean + 1:.2f} ± {deviation:.2f} (epochs 2, 2, 2, on 100 test images)"
+    (values,) = csv_rows(tmp_path / "out")
+    assert (values["n"], values["seeds"]) == ("3", "0 1 2")
+    assert float(values["top1"]) == pytest.approx(mean) and float(values["top1_sd"]) == pytest.approx(deviation)
+    assert float(values["flops"]) == 45_600_000 and values["best_epochs"] == "2 2 2"
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"epochs": 4}, ""),
+        ({"result": {"earlier_epochs": 5}}, ""),
+        ({"result": {"precision": "fp32"}}, ""),
+        ({"result": {"processes": 1}}, ""),
+        ({"batch_size": 128}, "batch size"),
+        ({"teacher_weights": "elsewhere", "temperature": 2.0}, "temperature"),
+        ({"student_weights": "some.pth"}, "after"),
+    ],
+)
+def test_what_differs_by_more_than_the_seed_shares_no_mean(tmp_path, other, told):
+    runs = seeds_of(tmp_path, [70.0, 72.0])
+    third = write_run(tmp_path / "other", "kd", {"classifier": (80.0, 90.0)}, seed=2, **other)
+    (rows,) = tables(report(tmp_path / "out", *runs, third))
+    assert sorted((row["Top-1, %"], row["n (seeds)"]) for row in rows) == [
+        ("71.00 ± 1.41", "2 (0, 1)"),
+        ("80.00", "1 (2)"),
+    ]
+    assert all(told in row.get("Settings that differ", "") for row in rows)
+    assert bool(told) == ("Settings that differ" in rows[0])
+
+
+def test_another_teacher_shares_no_mean_but_the_same_from_elsewhere_does(tmp_path):
+    first, second = seeds_of(tmp_path, [70.0, 72.0])
+    config = json.loads((second / "config.json").read_text())
+    (second / "config.json").write_text(json.dumps({**config, "teacher_weights": "moved"}))
+    ((row,),) = tables(report(tmp_path / "one", first, second))
+    assert row["n (seeds)"] == "2 (0, 1)"
+    environment = json.loads((second / "environment.json").read_text())
+    environment["teacher"]["sha256"] = "cd34"
+    (second / "environment.json").write_text(json.dumps(environment))
+    (rows,) = tables(report(tmp_path / "two", first, second))
+    assert [row["Settings that differ"] for row in rows] == ["teacher sha256 ab12", "teacher sha256 cd34"]
+
+
+def test_another_stage_1_shares_no_mean(tmp_path):
+    """Though its name and its epochs are the same."""
+    runs = []
+    for seed, rate in enumerate((1e-3, 1e-3, 5e-3)):
+        write_run(tmp_path / "pretrain" / str(seed), "pretrain", {"classifier": (60.0, 90.0)}, seed=seed, lr=rate)
+        folder = tmp_path / "gendd" / str(seed)
+        runs.append(write_run(folder, "gendd", {"head": (70.0 + seed, 90.0)}, seed=seed, after="pretrain"))
+    (rows,) = tables(report(tmp_path / "out", *runs))
+    assert [(row["Settings that differ"], row["n (seeds)"]) for row in rows] == [
+        ("earlier lr 0.001", "2 (0, 1)"),
+        ("earlier lr 0.005", "1 (2)"),
+    ]
+
+
+def test_an_older_run_has_the_defaults_of_later_flags_and_dashes_for_later_figures(tmp_path):
+    first, second = seeds_of(tmp_path, [70.0, 72.0])
+    config = json.loads((second / "config.json").read_text())
+    (second / "config.json").write_text(json.dumps({**config, "temperature": 4.0, "milestones": [150, 180, 210]}))
+    result = json.loads((second / "result.json").read_text())
+    del result["read_outs"]
+    (second / "result.json").write_text(json.dumps(result))
+    ((row,),) = tables(report(tmp_path / "out", first, second))
+    assert row["n (seeds)"] == "2 (0, 1)"
+    assert [row[name] for name in ("Parameters, M", "MFLOPs an image", "Images/s")] == ["–"] * 3
+
+
+def test_speeds_of_different_hardware_are_not_mixed(tmp_path):
+    first, second = seeds_of(tmp_path, [70.0, 72.0])
+    result = json.loads((second / "result.json").read_text())
+    (second / "result.json").write_text(json.dumps({**result, "hardware": "another GPU"}))
+    ((row,),) = tables(report(tmp_path / "out", first, second))
+    assert row["Top-1, %"] == "71.00 ± 1.41"
+    assert [row[name] for name in ("Images/s", "Training images/s", "Training time, s")] == ["–"] * 3
+    assert row["Hardware, precision"] == "2 x another GPU; some GPU, bf16"
+    assert row["Parameters, M"] == "1.23"
+
+
+def test_the_same_seed_twice_is_refused(tmp_path):
+    runs = [write_run(tmp_path / name, "kd", {"classifier": (70.0, 90.0)}) for name in ("one", "two")]
+    with pytest.raises(UserError, match="same seed 0"):
+        report(tmp_path / "out", *runs)
+
+
+def test_groups_of_classes_have_columns(tmp_path):
+    tail = write_run(tmp_path / "tail", "kd", {"classifier": (50.0, 80.0, 65.5, 12.25)})
+    plain = write_run(tmp_path / "plain", "classification", {"classifier": (51.0, 81.0)})
+    (rows,) = tables(report(tmp_path / "out", tail, plain))
+    assert [(row["Many, %"], row["Few, %"]) for row in rows] == [("–", "–"), ("65.50", "12.25")]
+    assert [row["few"] for row in csv_rows(tmp_path / "out")] == ["", "12.25"]
+
+
+def test_published_figures_stand_apart(tmp_path):
+    pair = {"dataset": "cifar100", "student": "resnet20"}
+    taught = {**pair, "teacher": "resnet56"}
+    runs = [
+        write_run(tmp_path / "alone", "classification", {"classifier": (60.0, 88.0)}, **pair),
+        write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 88.0)}, **taught),
+        write_run(tmp_path / "kd1", "kd", {"classifier": (63.0, 88.0)}, seed=1, **taught),
+        write_run(tmp_path / "gendd", "gendd", {"head": (61.0, 88.0), "probe": (60.0, 88.0)}, **taught),
+        write_run(tmp_path / "tail", "kd", {"classifier": (40.0, 70.0)}, **taught, name="tail", imbalance=0.01),
+    ]
+    text = report(tmp_path / "out", *runs)
+    (rows,) = tables(text)
+    measured = [(row["Method"], row["Top-1, %"], row["Published top-1, % (quoted)"]) for row in rows]
+    assert measured == [
+        ("classification", "60.00", "*69.06*"),
+        ("kd", "62.50 ± 0.71", "*70.66*"),
+        ("tail", "40.00", "–"),
+        ("gendd", "61.00", "–"),
+        ("gendd", "60.00", "–"),
+    ]
+    assert rows[1]["Published in (quoted)"].startswith("*240 epochs, ")
+    assert "of resnet56 > resnet20: teacher *72.34*" in text and "ikl *71.44*" in text
+    assert [row["quoted_top1"] for row in csv_rows(tmp_path / "out")] == ["69.06", "70.66", "", "", ""]
+
+
+def test_published_figures_are_of_the_run_s_own_budget_and_data(tmp_path):
+    pair = {"dataset": "data/imagenet", "teacher": "beitv2_large", "student": "resnet50"}
+    heads = {"head": (1.0, 5.0)}
+    shards = "data/cc3m/cc3m-train-{0000..0575}.tar"
+    mobile = {"teacher": "resnet50", "student": "mobilenetv1"}
+    runs = [
+        write_run(tmp_path / "a2", "gendd", heads, **pair, epochs=300),
+        write_run(tmp_path / "a1", "gendd", heads, **pair, epochs=600),
+        write_run(tmp_path / "cc3m", "gendd", heads, **mobile, dataset=shards, unlabeled=True),
+        write_run(tmp_path / "seen", "gendd", heads, **mobile, dataset="imagenet", unlabeled=True, name="seen"),
+    ]
+    quoted = {}
+    report(tmp_path / "out", *runs)
+    for row in csv_rows(tmp_path / "out"):
+        quoted[row["name"], row["data"].split(",")[0], row["epochs"]] = row["quoted_top1"]
+    assert quoted == {
+        ("gendd", "imagenet", "300"): "81.64",
+        ("gendd", "imagenet", "600"): "82.28",
+        ("gendd", "cc3m", "3"): "67.89",
+        ("seen", "imagenet", "3"): "",
+    }
+
+
+def test_published_figures_are_named_once():
+    keys = [(q.data, q.teacher, q.student, q.method, q.read_out, q.epochs, q.source) for q in PUBLISHED]
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_table_for_each_data_set(tmp_path):
@@ -150,7 +338,7 @@ def test_features_are_pictured_for_gendd_runs_only(tmp_path):
     assert "features.png" not in report(tmp_path / "without", plain)
     assert not (tmp_path / "without" / "features.png").exists()
     assert "](features.png)" in report(tmp_path / "with", plain, generative)
-    for picture in ("curves.png", "features.png"):
+    for picture in ("comparison.png", "curves.png", "features.png"):
         assert (tmp_path / "with" / picture).read_bytes().startswith(b"\x89PNG")
 
 
@@ -185,3 +373,83 @@ def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     resumed.write("train", 3, 30, {"loss": 0.25})
     assert [record["loss"] for record in read_metrics(tmp_path)] == [1.0, 0.5, 0.25]
+
+
+COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
+
+
+def gendd_run(folder: Path, head: float, probe: float, result: dict | None = None, **config) -> str:
+    return str(write_run(folder, "gendd", {"head": (head, 90.0), "probe": (probe, 90.0)}, result=result, **config))
+
+
+def ablation_rows(folder: Path, name: str) -> list[dict[str, str]]:
+    with open(folder / f"{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
+    runs = [
+        gendd_run(tmp_path / "a", 60.0, 50.0, COST, contraction=0.5, seed=0, name="gendd-contraction-0.5"),
+        gendd_run(tmp_path / "b", 63.0, 51.0, COST, contraction=0.5, seed=1, name="gendd-contraction-0.5"),
+        gendd_run(tmp_path / "c", 40.0, 45.0, COST, contraction=0.25, name="gendd-contraction-0.25"),
+    ]
+    ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
+    found = ablation_rows(tmp_path / "out", "contraction")
+    assert [(row["contraction"], row["read-out"]) for row in found] == [
+        ("0.25", "head"), ("0.25", "probe"), ("0.5", "head"), ("0.5", "probe"),
+    ]  # fmt: skip
+    assert [float(row["top-1 %"]) for row in found] == [40, 45, 61.5, 50.5]
+    assert [row["sd"] for row in found[:2]] == ["", ""]
+    assert float(found[2]["sd"]) == pytest.approx(statistics.stdev([60, 63]))
+    assert {row["MFLOPs an image of the head's loss"] for row in found} == {"3.0"}
+    (table,) = tables((tmp_path / "out" / "contraction.md").read_text())
+    assert [row["seeds"] for row in table] == ["1", "1", "2", "2"]
+    assert (tmp_path / "out" / "contraction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path):
+    runs = [
+        gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
+        for k in (4, 30)
+        for scheme in ("independent", "stratified")
+    ]
+    ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
+    heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
+    assert [(row["read-out"], row["repeats"]) for row in heads] == [
+        ("head, independent", "4"), ("head, stratified", "4"), ("head, independent", "30"), ("head, stratified", "30"),
+    ]  # fmt: skip
+    assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
+
+
+@pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "paired"}, {"result": {"earlier_epochs": 7}}])
+def test_runs_that_differ_in_more_are_refused(tmp_path, other):
+    runs = [gendd_run(tmp_path / "a", 1.0, 1.0, mixup=0.0), gendd_run(tmp_path / "b", 1.0, 1.0, mixup=1.0, **other)]
+    with pytest.raises(UserError, match="more than the setting") as error:
+        ablate(["mixup", *runs, "--output", str(tmp_path / "out")])
+    assert next(iter(other.get("result", other))).replace("_", " ") in str(error.value).replace("_", " ")
+
+
+def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
+    costs = {"classifier": {"parameters": 1, "flops": 130_800_000}}
+    runs = [
+        gendd_run(tmp_path / "worse", 60.0, 50.0, name="worse"),
+        gendd_run(tmp_path / "better", 61.0, 50.0, {"read_outs": {
+            "head": {"parameters": 1, "flops": 100_000_000}, "probe": {"parameters": 1, "flops": 45_600_000},
+        }}, name="better"),
+        str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"read_outs": costs}, student="big")),
+        str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}}, name="old")),
+    ]  # fmt: skip
+    main([*runs, "--output", str(tmp_path / "out")])
+    (table,) = tables((tmp_path / "out" / "cost.md").read_text())
+    ratios = [float(row["FLOPs, times the head's"]) for row in table]
+    assert ratios == sorted(ratios) and ratios[-2:] == [1.0, 1.31]
+    assert {row["Method"] for row in table} == {"worse", "better", "kd"}
+    assert table[-1]["Student"] == "big" and table[-2]["Read-out"] == "head"
+    assert "[cost.md](cost.md)" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_without_costs_has_no_section_of_them(tmp_path):
+    run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
+    main([str(run), "--output", str(tmp_path / "out")])
+    assert "cost.md" not in (tmp_path / "out" / "report.md").read_text()

@@ -95,6 +95,11 @@ def test_run_folder_holds_everything(gendd, teacher):
     result = json.loads((run / "result.json").read_text())
     assert list(result["last"]) == ["head", "probe"]
     assert result["best"]["split"] == "test" and result["best"]["images"] == 599
+    head, probe = result["read_outs"]["head"], result["read_outs"]["probe"]
+    assert {name: probe[name] for name in ("parameters", "flops")} == result["student"]
+    assert head["parameters"] > probe["parameters"] and head["flops"] > probe["flops"]
+    for rate in (head["images_per_second"], probe["images_per_second"]):
+        assert 0 < rate["min"] <= rate["median"] <= rate["max"] and rate["batches"] == 3
     kinds = [(record["kind"], record["epoch"]) for record in read_metrics(run)]
     assert kinds == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3), ("final", 3)]
 
@@ -125,8 +130,10 @@ def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
     parts = Path(str(whole).replace("whole", "parts"))
     main(["--resume", str(parts)])
     assert_same_weights(whole, parts, rtol=0, atol=0)
+    done = capsys.readouterr().out.splitlines()[-2:]
+    assert "is complete" in done[0] and done[1] == f"results in {parts}"
     main(["--resume", str(parts)])
-    assert "is complete" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines() == done
 
 
 def test_going_on_needs_nothing_of_the_stage_before(gendd, teacher, monkeypatch, tmp_path):

@@ -1,0 +1,179 @@
+"""The sampling program of both trees: what guidance, or sampler, steps, samples and start, make of one trained head.
+
+Backbone and conditions are computed once; only the head is sampled again for every setting.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+from timm.utils import unwrap_model
+from torch import Tensor
+
+from gendd.checkpoint import load_weights, read_weights
+from gendd.config import SamplingConfig, TrainConfig, parse
+from gendd.distributed import World, autocast, join_world, resolve_precision
+from gendd.errors import UserError
+from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
+from gendd.networks import flops, pooled_feature
+from gendd.programs.build import build
+from gendd.programs.tree import Tree
+from gendd.randomness import BatchPlan
+from gendd.reporting.ablation import TOP1, Ablation
+from gendd.runs import environment, saved_config
+from gendd.student import Student
+
+GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
+STARTS, FEW_STEPS = (950, 800, 600), (1, 2, 4, 8)
+NOISY, MANY_STEPS, SAMPLES = ("ancestral", "ddim"), (10, 30, 100), (1, 5)
+GRIDS = {
+    "guidance": [SamplingConfig(steps=steps, guidance=scale) for steps in GUIDED_STEPS for scale in GUIDANCES],
+    "sampling": [
+        *(SamplingConfig(start=start, steps=steps) for start in STARTS for steps in FEW_STEPS),
+        *(SamplingConfig(name, steps, samples) for name in NOISY for samples in SAMPLES for steps in MANY_STEPS),
+    ],
+}
+VALUES = {"guidance": "guidance", "sampling": "steps"}
+COST = "ms an image"
+NOTE = """\
+Top-1 of the head's read-out, on the images that the row counts. Time and FLOPs (a multiply-add counts two) are of the
+whole read-out: backbone, sampling and classifier. Time is the sum of the median times of the backbone and of the rest,
+over batches, with the least and greatest of the rest; on one CPU thread it is that thread's own time."""
+
+
+@dataclass(frozen=True)
+class SamplingProgram:
+    """How the head's read-out of a GenDD run depends on the way it is sampled: a table and curves."""
+
+    what: tyro.conf.Positional[Literal["guidance", "sampling"]]
+    """guidance; or sampling: sampler, steps, samples and start."""
+    run: tyro.conf.Positional[str]
+    """Run folder."""
+    output: str | None = None
+    """Folder of the table, the CSV file and the picture; the run's own folder if not given."""
+    data_root: str | None = None
+    """Folder of data sets; the run's own if not given."""
+    images: int = 0
+    """Measure on the first so many test images; 0 takes all."""
+    noisy_images: int = 1000
+    """The same for the samplers that start from noise, which take a hundred times as long."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    seed: int = 0
+    """Seed of the sampling noise."""
+
+
+def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
+    """The sampling program of a tree.
+
+    Raises:
+        UserError: no run folder, a run without a generative head, or data that is missing.
+    """
+    config = parse(SamplingProgram, f"{tree.name}.sampling", arguments)
+    with join_world() as world:
+        settings = saved_config(Path(config.run), tree.train_config)
+        settings = dataclasses.replace(
+            settings, student_weights=None, after=None, data_root=config.data_root or settings.data_root
+        )
+        student, data = _open(tree, settings, config.run, world)
+        precision = resolve_precision(config.precision, world.device)
+        image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
+        with autocast(precision, world.device):
+            head = _Head(student, data.eval_batches(config.images), world, config.seed, image)
+            rows = [
+                {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
+                for sampling in GRIDS[config.what]
+            ]
+    found = environment(world)
+    labels = "no labels" if settings.unlabeled else f"contraction {settings.contraction:g}"
+    title = f"{config.what.capitalize()}: {settings.teacher} > {settings.student}, {labels}, seed {settings.seed}"
+    note = f"{NOTE} {found['hardware']}, {precision}, PyTorch {found['versions']['torch']}."
+    levels = {"linear probe": head.probe_top1}
+    ablation = Ablation(title, note, "curve", VALUES[config.what], COST, rows, levels)
+    ablation.write(Path(config.output or config.run), config.what)
+
+
+def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
+    """The trained student of a run, and its data."""
+    summary = tree.summarize(settings)
+    if summary.num_classes is None:
+        raise UserError("; ".join(summary.missing))
+    tensors = read_weights(run, "run")
+    # The teacher is not run: its classifier, all that is needed, lies among the student's weights.
+    built = build(tree, dataclasses.replace(settings, teacher_weights=None), summary.num_classes, world.device,
+                  missing=[], trained=tensors)  # fmt: skip
+    student = unwrap_model(built.task.get_eval_model())
+    if not isinstance(student, Student) or not student.draws_features:
+        raise UserError(f"run {run}: --method {settings.method} trains no generative head; name a run of gendd")
+    load_weights(student, tensors, "run", run)
+    built.task.eval()
+    return student, tree.open_data(settings, BatchPlan(settings.seed, 1), world, built.student.network)
+
+
+class _Head:
+    """A student's head on the conditions of some images, computed once; `probe_top1` is of the same images."""
+
+    def __init__(self, student: Student, batches: Batches, world: World, seed: int, image: Tensor):
+        self.student, self.world, self.seed, self.image = student, world, seed, image
+        self.conditions: list[tuple[int, Tensor, Tensor]] = []
+        latest = None
+
+        def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+            nonlocal latest
+            feature = pooled_feature(student.backbone, images)
+            latest = student.norm(feature)
+            return {"probe": student.backbone.get_classifier()(feature)}
+
+        def noting():
+            for number, images, labels in batches:
+                yield number, images, labels
+                # The evaluation asks for the next batch once it is done with this one.
+                self.conditions.append((number, latest, labels))
+
+        self.backbone = Stopwatch(ReadOut(("probe",), probe))
+        self.probe_top1 = evaluate(self.backbone, noting(), world)["probe"]["top1"]
+
+    def measure(self, sampling: SamplingConfig, noisy_images: int) -> dict:
+        """A row of the table."""
+        sampling.check()
+        student, settings = self.student, sampling.sampling()
+        deterministic = sampling.sampler == "deterministic"
+
+        def head(conditions: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+            return {"head": student.classifier(student.head.sample(conditions, generator=noise, **settings).mean(1))}
+
+        stopwatch = Stopwatch(ReadOut(("head",), head))
+        batches = self.conditions if deterministic else _first(self.conditions, noisy_images)
+        top1 = evaluate(stopwatch, batches, self.world, self.seed)["head"]["top1"]
+        backbone, rest = self.backbone.summary(), stopwatch.summary()
+        least, median, most = (1000 / backbone["median"] + 1000 / rest[name] for name in ("max", "median", "min"))
+        operations = flops(partial(student.sample, self.image, torch.Generator(self.image.device), **settings))
+        return {
+            "steps": sampling.steps,
+            "guidance": sampling.guidance,
+            TOP1: top1,
+            "images": sum(len(labels) for _, _, labels in batches),
+            COST: median,
+            "least": least,
+            "greatest": most,
+            "batches": rest["batches"],
+            "MFLOPs an image": operations / 1e6,
+        }
+
+
+def _first(batches: list[tuple[int, Tensor, Tensor]], images: int) -> list[tuple[int, Tensor, Tensor]]:
+    """The first of some batches, with together about so many images, at least one."""
+    return batches[: max(1, images // len(batches[0][2]))]
+
+
+def curve_name(what: str, sampling: SamplingConfig) -> str:
+    """What the settings on one curve share."""
+    if what == "guidance":
+        return f"steps {sampling.steps}"
+    if sampling.sampler == "deterministic":
+        return f"from zero at {sampling.start}"
+    return f"{sampling.sampler}, samples {sampling.num_samples}"

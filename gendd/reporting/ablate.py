@@ -1,0 +1,104 @@
+"""What one setting of the training does to GenDD: python -m gendd.reporting.ablate SETTING RUN... --output FOLDER.
+
+The runs differ in that setting and in their seeds; sh/ablate.sh trains them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from gendd.config import parse
+from gendd.errors import UserError, run_program
+from gendd.reporting.ablation import SD, TOP1, Ablation
+from gendd.reporting.finished import FinishedRun, finished_runs
+from gendd.reporting.groups import Group, grouped
+from gendd.reporting.rows import Row, rows_of
+
+# What may differ beside the setting; curves of other timesteps are drawn apart.
+TOGETHER = {"repeats": ("timesteps",)}
+COST = "MFLOPs an image of the head's loss"
+NOTE = """\
+Top-1 of the last epoch: mean over seeds, their standard deviation, their number. FLOPs (a multiply-add counts two) are
+counted, of the forward pass of the head's loss alone; its gradients take about twice as many again. Images/s and time
+are of training alone, medians over seeds, and depend on what else the machine did."""
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """Draw what a setting of the training does to GenDD, and what it costs."""
+
+    setting: tyro.conf.Positional[Literal["contraction", "token-dim", "repeats", "mixup"]]
+    """The setting in which the runs differ; K (repeats) with the timestep scheme as another."""
+    runs: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Run folders."""
+    output: str = "ablation"
+    """Folder of the table, the CSV file and the picture."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    config = parse(AblateConfig, "gendd.reporting.ablate", arguments)
+    runs, incomplete = finished_runs(config.runs)
+    if incomplete:
+        print(f"not complete, left out: {', '.join(incomplete)}")
+    ablation_of(config.setting, runs).write(Path(config.output), config.setting)
+
+
+def ablation_of(setting: str, runs: Sequence[FinishedRun]) -> Ablation:
+    """The ablation of a flag's name that finished runs make up.
+
+    Raises:
+        UserError: they differ in more than the setting and the seed.
+    """
+    varied = {setting.replace("-", "_"), *TOGETHER.get(setting, ())}
+    groups = grouped(runs)
+    _check_alike(groups, varied)
+    rows = [
+        _row(setting, group, row)
+        for group in sorted(groups, key=lambda group: [group.first.config[name] for name in sorted(varied)])
+        for row in rows_of([group])
+    ]
+    first = groups[0].first
+    title = f"{setting}: {first.teacher} > {first.student}, {first.data}, {first.epochs} epochs"
+    hardware = f"{first.result['hardware']}, {first.result['precision']}"
+    note = f"{NOTE} {first.evaluated_on}; {hardware}, PyTorch {first.environment['versions']['torch']}."
+    return Ablation(title, note, "read-out", setting, COST, rows)
+
+
+def _check_alike(groups: Sequence[Group], varied: set[str]) -> None:
+    # Stage 1 does not read what is varied.
+    free = {"name", *varied, *(f"earlier {name}" for name in varied)}
+    first = groups[0].first
+    for other in (group.first for group in groups[1:]):
+        names = {*first.settings, *other.settings} - free
+        wrong = [name for name in sorted(names) if first.settings.get(name) != other.settings.get(name)]
+        if wrong:
+            told = "; ".join(f"{name} {first.settings.get(name)} and {other.settings.get(name)}" for name in wrong)
+            raise UserError(
+                f"RUN {first.folder.path} and {other.folder.path}: differ in more than the setting and the seed "
+                f"({told}); name runs that do not"
+            )
+
+
+def _row(setting: str, group: Group, results: Row) -> dict:
+    config = group.first.config
+    schemes = [config[name] for name in TOGETHER.get(setting, ())]
+    # Runs of before these figures were kept have none.
+    head = group.first.result.get("head")
+    return {
+        "read-out": ", ".join([results["read_out"], *schemes]),
+        setting: config[setting.replace("-", "_")],
+        TOP1: results["top1"],
+        SD: results["top1_sd"],
+        "seeds": results["n"],
+        COST: head and head["loss_flops"] / 1e6,
+        "head's parameters, M": head and head["parameters"] / 1e6,
+        "training images/s": results["train_images_per_second"],
+        "training s": results["train_seconds"],
+    }
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,124 @@
+"""An ablation: top-1 over the values of a setting, and over what they cost, as a table, a CSV file and curves."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gendd.errors import UserError
+from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
+from gendd.reporting.table import DASH, write_csv
+
+TOP1, SD = "top-1 %", "sd"
+# Points of top-1 below the best that the picture shows; whatever lies lower would flatten the rest.
+SHOWN = 30
+MARKERS = "os^vD"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """
+    Args:
+        title: what was measured, on what, in a line.
+        note: how to read the columns.
+        curve, value, cost: columns that name a row's curve, the setting's value (a number), and its cost (a number,
+            None where it is not known).
+        rows: columns by name, the same in every row; `TOP1` among them, and perhaps `SD` over seeds (None for one).
+        levels: top-1 of what has no such setting, by name.
+    """
+
+    title: str
+    note: str
+    curve: str
+    value: str
+    cost: str
+    rows: list[dict]
+    levels: dict[str, float] = field(default_factory=dict)
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write NAME.md, NAME.csv and NAME.png.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_csv(folder / f"{name}.csv", self.rows)
+            self.picture().savefig(folder / f"{name}.png")
+            text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
+            text.append(markdown(self.rows))
+            (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"--output {folder}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
+        print(f"{markdown(self.rows)}\n\nsee {folder / name}.md")
+
+    @property
+    def _floor(self) -> float:
+        return max(row[TOP1] for row in self.rows) - SHOWN
+
+    def _hidden(self) -> list[str]:
+        """What the picture leaves out, in words."""
+        hidden = sum(row[TOP1] < self._floor for row in self.rows)
+        return [f"The picture leaves out {hidden} rows more than {SHOWN} points below the best."] if hidden else []
+
+    def _levels(self) -> list[str]:
+        return [f"{name[0].upper()}{name[1:]}: {top1:.2f} %." for name, top1 in self.levels.items()]
+
+    def picture(self) -> Figure:
+        """Top-1 over the setting's value, and over the cost; a curve joins the rows in the order of the values."""
+        figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI, layout="constrained")
+        by_value, by_cost = figure.subplots(1, 2, sharey=True)
+        for number, (name, rows) in enumerate(self._curves().items()):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+            self._draw(by_value, self.value, rows, style, name)
+            shown = [row for row in rows if row[self.cost] is not None and row[TOP1] >= self._floor]
+            self._draw(by_cost, self.cost, shown, style, name)
+            self._label_ends(by_cost, shown, style["color"])
+        for axes, column in ((by_value, self.value), (by_cost, self.cost)):
+            for (name, top1), stroke in zip(self.levels.items(), itertools.cycle((":", "--"))):
+                axes.axhline(top1, color="#888888", lw=1, ls=stroke, label=name)
+            set_up(axes, "", column)
+            fit_axis(axes, [row[column] for row in self.rows if row[column] is not None])
+        values = sorted({row[self.value] for row in self.rows})
+        by_value.set_xticks(values, [f"{value:g}" for value in values])
+        by_value.set_ylim(bottom=max(by_value.get_ylim()[0], self._floor))
+        by_value.set_ylabel(TOP1, fontsize=NORMAL)
+        by_cost.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+        figure.suptitle(self.title, fontsize=NORMAL, x=0.01, ha="left")
+        return figure
+
+    def _curves(self) -> dict[str, list[dict]]:
+        curves: dict[str, list[dict]] = {}
+        for row in sorted(self.rows, key=lambda row: row[self.value]):
+            curves.setdefault(row[self.curve], []).append(row)
+        return {row[self.curve]: curves[row[self.curve]] for row in self.rows}
+
+    @staticmethod
+    def _draw(axes: Axes, column: str, rows: list[dict], style: dict, name: str) -> None:
+        spread = [row.get(SD) or 0 for row in rows]
+        values, top1 = [row[column] for row in rows], [row[TOP1] for row in rows]
+        axes.errorbar(values, top1, spread if any(spread) else None, ms=3.5, lw=1.2, capsize=2, label=name, **style)
+
+    def _label_ends(self, axes: Axes, rows: list[dict], colour: str) -> None:
+        """The values of the first and the last dot, beside them."""
+        style = {"textcoords": "offset points", "fontsize": SMALL, "color": colour}
+        for row in rows[:1]:
+            axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (-4, 3), ha="right", **style)
+        for row in rows[1:][-1:]:
+            axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (4, 3), **style)
+
+
+def markdown(rows: Sequence[dict]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return DASH
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

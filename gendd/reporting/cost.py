@@ -1,0 +1,87 @@
+"""What read-outs cost: top-1 against their FLOPs as a picture, and a table in the order of the FLOPs."""
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gendd.reporting.pictures import DPI, NORMAL, SMALL, WIDTH, colours_of, fit_axis, set_up
+from gendd.reporting.rows import Row
+from gendd.reporting.table import COSTS, RUNS, mean_text, table
+
+BEFORE, AFTER = (
+    ("Method", "Student", "Read-out", "Epochs", "n (seeds)"),
+    ("Parameters, M", "MFLOPs an image", "Images/s"),
+)
+RATIO = "FLOPs, times the head's"
+NOTE = """\
+![Top-1 against FLOPs](cost.png)
+
+Every read-out whose cost is known, cheapest first: beside a GenDD head stand its own probe and the students that cost
+as much. Ratios are to the best head; a student that is to stand beside it has one near 1. All else is explained in the
+[report](report.md)."""
+MARKERS = {"head": "o", "probe": "D"}
+
+
+def priced(rows: list[Row]) -> list[Row]:
+    """Those of known cost, cheapest first. Averaged weights, which cost what the others do, are left out."""
+    known = [row for row in rows if row["flops"] and not row["read_out"].startswith("ema_")]
+    return sorted(known, key=lambda row: row["flops"])
+
+
+def write_costs(folder: Path, panels: dict[str, list[Row]]) -> None:
+    """Write cost.md and cost.png of `priced` rows, by the data set's name."""
+    tables = [f"## {data}\n\n{cost_table(rows)}" for data, rows in panels.items()]
+    (folder / "cost.md").write_text("\n\n".join(["# Cost", NOTE, *tables]) + "\n")
+    cost_picture(panels).savefig(folder / "cost.png")
+
+
+def cost_table(rows: list[Row]) -> str:
+    """A line a read-out of `priced` ones: beside a head stand its own probe, and the students that cost as much."""
+    heads = [row for row in rows if row["read_out"] == "head"]
+    columns = {name: RUNS[name] for name in BEFORE}
+    columns["Top-1, %"] = lambda row: mean_text(row, "top1")
+    columns |= {name: COSTS[name] for name in AFTER}
+    if heads:
+        best = max(heads, key=lambda row: row["top1"])
+        columns[RATIO] = lambda row: f"{row['flops'] / best['flops']:.2f}"
+    return table(rows, columns)
+
+
+def cost_picture(panels: dict[str, list[Row]]) -> Figure:
+    """A panel a data set, by its name, a dot a read-out of `priced` ones; a line joins those of one student."""
+    figure = Figure(figsize=(WIDTH, 3.6 * len(panels)), dpi=DPI, layout="constrained")
+    for axes, (data, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+        _panel(axes, data, rows)
+    return figure
+
+
+def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
+    set_up(axes, data, "MFLOPs an image, a multiply-add counts two")
+    axes.set_ylabel("top-1 (%), last epoch", fontsize=NORMAL)
+    colours = colours_of(row["name"] for row in rows)
+    for row in rows:
+        colour, x = colours[row["name"]], row["flops"] / 1e6
+        marker = MARKERS.get(row["read_out"], "s")
+        axes.errorbar(x, row["top1"], row["top1_sd"], marker=marker, ms=5, capsize=3, lw=1.2, color=colour)
+        words = f"{row['name']}, {row['student']}, {row['read_out']}"
+        axes.annotate(words, (x, row["top1"]), (5, 4), textcoords="offset points", fontsize=SMALL, color=colour)
+    for students in _joined(rows):
+        axes.plot(
+            [row["flops"] / 1e6 for row in students], [row["top1"] for row in students],
+            color=colours[students[0]["name"]], lw=0.8, ls=":", zorder=0,
+        )  # fmt: skip
+    fit_axis(axes, [row["flops"] / 1e6 for row in rows])
+    # Room for the words of the most expensive one.
+    axes.margins(x=0.25, y=0.15)
+
+
+def _joined(rows: list[Row]) -> list[list[Row]]:
+    """The read-outs of the same runs."""
+    runs: dict[tuple, list[Row]] = {}
+    for row in rows:
+        key = tuple(
+            row[name] for name in ("name", "differing_settings", "teacher", "student", "epochs", "earlier_epochs")
+        )
+        runs.setdefault(key, []).append(row)
+    return list(runs.values())

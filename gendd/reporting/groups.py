@@ -1,0 +1,71 @@
+"""Runs that differ by nothing but their seed, taken together."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gendd.errors import UserError
+from gendd.reporting.finished import FinishedRun
+
+# Columns of their own: what else tells runs of one name apart stands beside it.
+SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes"}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs of the same settings, ordered by seed, and the settings in which they differ from others of their name."""
+
+    runs: tuple[FinishedRun, ...]
+    differing: str = ""
+
+    @property
+    def first(self) -> FinishedRun:
+        """What holds for all of the runs can be asked of the first one."""
+        return self.runs[0]
+
+    @property
+    def label(self) -> str:
+        return f"{self.first.name} ({self.differing})" if self.differing else self.first.name
+
+
+def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
+    """The groups, in the order of the runs.
+
+    Raises:
+        UserError: two runs have the same settings and the same seed, which a mean would count twice.
+    """
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        members = groups.setdefault(json.dumps(run.settings, sort_keys=True), [])
+        for member in members:
+            if member.seed == run.seed:
+                raise UserError(
+                    f"RUN {member.folder.path} {run.folder.path}: the same settings and the same seed {run.seed}; "
+                    "name one of them"
+                )
+        members.append(run)
+    return [
+        Group(
+            tuple(sorted(members, key=lambda run: run.seed)),
+            _differing(members[0], [other[0] for other in groups.values()]),
+        )
+        for members in groups.values()
+    ]
+
+
+def _differing(run: FinishedRun, others: list[FinishedRun]) -> str:
+    """The settings that tell a run from others of its name, data and networks."""
+    alike = [other for other in others if _place(other) == _place(run)]
+    names = sorted({name for other in alike for name in {*other.settings, *run.settings} if name not in SHOWN})
+    told = [name for name in names if len({json.dumps(other.settings.get(name)) for other in alike}) > 1]
+    return ", ".join(f"{name.replace('_', ' ')} {_short(run.settings.get(name))}" for name in told)
+
+
+def _place(run: FinishedRun) -> tuple:
+    return run.comparable, run.student, run.teacher, run.name
+
+
+def _short(value: object) -> str:
+    """As on the command line; of a checksum, the first digits."""
+    words = value if isinstance(value, list) else [value]
+    return " ".join(f"{word:g}" if isinstance(word, float) else str(word)[:24] for word in words)

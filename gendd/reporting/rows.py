@@ -1,0 +1,115 @@
+"""The results as rows of values: one for each read-out of each group of runs."""
+
+import statistics
+from collections.abc import Iterable
+
+from gendd.reporting.finished import FinishedRun
+from gendd.reporting.groups import Group
+from gendd.reporting.published import quoted_of
+
+# A value is None where the runs do not have it, or not the same one.
+Row = dict[str, str | int | float | None]
+
+
+def rows_of(groups: Iterable[Group]) -> list[Row]:
+    return [_row(group, read_out) for group in groups for read_out in group.first.result["last"]]
+
+
+def accuracy_names(groups: Iterable[Group]) -> list[str]:
+    """ "top1", "top5" and the groups of classes that any of the runs reports."""
+    return list(
+        dict.fromkeys(
+            name
+            for group in groups
+            for run in group.runs
+            for accuracies in run.result["last"].values()
+            for name in accuracies
+        )
+    )
+
+
+def _row(group: Group, read_out: str) -> Row:
+    runs, run = group.runs, group.first
+    row: Row = {
+        "data": run.data,
+        "eval_images": run.result["images"],
+        "eval_split": run.result["split"],
+        "method": run.config["method"],
+        "name": run.name,
+        "differing_settings": group.differing,
+        "teacher": run.teacher,
+        "teacher_top1": statistics.mean(member.environment["teacher"]["top1"] for member in runs)
+        if run.teacher
+        else None,
+        "student": run.student,
+        "read_out": read_out,
+        "labels": "no" if run.config["unlabeled"] else "yes",
+        "epochs": run.result["epochs"],
+        "earlier_epochs": run.result["earlier_epochs"],
+        "batch_size": run.config["batch_size"],
+        "n": len(runs),
+        "seeds": " ".join(str(member.seed) for member in runs),
+    }
+    for name in accuracy_names([group]):
+        row |= _mean(name, [member.result["last"][read_out].get(name) for member in runs])
+    row |= _best(runs, read_out) | _cost(runs, read_out)
+    row |= {
+        "hardware": "; ".join(sorted({member.result["hardware"] for member in runs})),
+        "processes": run.result["processes"],
+        "precision": run.result["precision"],
+    }
+    quoted = quoted_of(run.config, read_out)
+    return row | {
+        "quoted_top1": quoted.top1 if quoted else None,
+        "quoted_epochs": quoted.epochs if quoted else None,
+        "quoted_source": quoted.source if quoted else None,
+    }
+
+
+def _mean(name: str, values: list[float | None]) -> Row:
+    """Mean and sample standard deviation (n - 1) over seeds; one value has none, and a missing one leaves no mean."""
+    if None in values:
+        return {name: None, f"{name}_sd": None}
+    return {name: statistics.mean(values), f"{name}_sd": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
+    """Best epochs, where all were chosen by this read-out and on the same images."""
+    best = [run.result["best"] for run in runs]
+    chosen = _same((one["read_out"], one["images"], one["split"]) for one in best)
+    if not chosen or chosen[0] != read_out:
+        return dict.fromkeys(("best_top1", "best_top1_sd", "best_epochs", "best_images", "best_split"))
+    return {
+        **_mean("best_top1", [one["top1"] for one in best]),
+        "best_epochs": " ".join(str(one["epoch"]) for one in best),
+        "best_images": chosen[1],
+        "best_split": chosen[2],
+    }
+
+
+def _cost(runs: tuple[FinishedRun, ...], read_out: str) -> Row:
+    """Size and speed of the read-out, and of training; speeds only of runs on the same hardware."""
+    # A moving average of the weights costs what the weights do.
+    name = read_out.removeprefix("ema_")
+    read_outs = [run.result.get("read_outs", {}).get(name, {}) for run in runs]
+    rates = [one.get("images_per_second") for one in read_outs]
+    timed = _same(run.result["hardware"] for run in runs)
+    measured = timed and all(rates)
+    training = [run.result["train_images_per_second"] for run in runs]
+    return {
+        "parameters": _same(one.get("parameters") for one in read_outs),
+        "flops": _same(one.get("flops") for one in read_outs),
+        "images_per_second": statistics.median(rate["median"] for rate in rates) if measured else None,
+        "images_per_second_min": min(rate["min"] for rate in rates) if measured else None,
+        "images_per_second_max": max(rate["max"] for rate in rates) if measured else None,
+        "train_images_per_second": statistics.median(training) if timed else None,
+        "train_images_per_second_min": min(training) if timed else None,
+        "train_images_per_second_max": max(training) if timed else None,
+        "train_seconds": statistics.median(run.result["seconds"] for run in runs) if timed else None,
+    }
+
+
+def _same(values: Iterable):
+    """The value that all have, or None."""
+    first, *others = values
+    return first if all(other == first for other in others) else None

@@ -1,0 +1,74 @@
+"""The sampling and equal-cost programs, on a run of a toy student."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from gendd.config import SamplingConfig
+from gendd.errors import UserError
+from gendd.programs import sampling
+from gendd.programs.equal_cost import nearest
+from gendd_cifar.equal_cost import main as equal_cost
+from gendd_cifar.evaluate import main as evaluate
+from gendd_cifar.sampling import main
+from gendd_cifar.train import main as train
+from gendd_cifar.tree import TREE
+
+COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32", "--lr", "0.01"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    train([*COMMON, "--method", "gendd", "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
+           "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
+           "--runs", str(root)])  # fmt: skip
+    return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
+
+
+def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
+    grid = [SamplingConfig(guidance=3.0), SamplingConfig("ancestral", 5, 2), SamplingConfig(guidance=1.0)]
+    monkeypatch.setitem(sampling.GRIDS, "guidance", grid)
+    main(["guidance", str(run), "--precision", "fp32", "--output", str(tmp_path), "--noisy-images", "250"])
+    with open(tmp_path / "guidance.csv", newline="") as file:
+        found = list(csv.DictReader(file))
+    for row, setting in zip(found, grid, strict=True):
+        flags = ["--sampler", setting.sampler, "--steps", str(setting.steps), "--num-samples", str(setting.num_samples)]
+        images = [] if setting.sampler == "deterministic" else ["--images", "250"]
+        evaluate([str(run), *flags, "--guidance", str(setting.guidance), *images, "--precision", "fp32",
+                  "--json", str(tmp_path / "evaluation.json")])  # fmt: skip
+        content = json.loads((tmp_path / "evaluation.json").read_text())
+        head = next(row for row in content["read_outs"] if row["read_out"] == "head")
+        assert int(row["images"]) == content["images"]
+        assert float(row["top-1 %"]) == pytest.approx(head["top1"], abs=0.5)
+        assert 0 < float(row["least"]) <= float(row["ms an image"]) <= float(row["greatest"])
+    unguided, guided = float(found[2]["MFLOPs an image"]), float(found[0]["MFLOPs an image"])
+    assert unguided < guided < float(found[1]["MFLOPs an image"])
+    assert (tmp_path / "guidance.png").read_bytes().startswith(b"\x89PNG")
+    assert "Linear probe: " in (tmp_path / "guidance.md").read_text()
+
+
+def test_every_setting_of_the_grids_can_be_sampled():
+    for grid in sampling.GRIDS.values():
+        for setting in grid:
+            setting.check()
+    assert {setting.sampler for setting in sampling.GRIDS["sampling"]} == {"deterministic", "ancestral", "ddim"}
+
+
+def test_nearest_networks_come_first(run, capsys):
+    found = nearest(TREE, ("resnet8", "resnet14", "vgg8"), 100, 32, 50e6)
+    assert [name for name, *_ in found] == ["resnet14", "resnet8", "vgg8"]
+    assert found[1][2] == 83892
+    equal_cost([str(run)])
+    assert capsys.readouterr().out.count("\n| ") == 6
+
+
+def test_what_has_no_head_is_refused(tmp_path):
+    train([*COMMON, "--method", "classification", "--student", "toy:network", "--runs", str(tmp_path)])
+    run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
+    with pytest.raises(UserError, match="no generative head"):
+        main(["guidance", run])
+    with pytest.raises(UserError, match="no cost of a head"):
+        equal_cost([run])
