@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -431,6 +432,7 @@ if [ "$1" = paired ]; then
   for _ in {1..200}; do [ "$(wc -l <calls)" -ge 2 ] || sleep 0.05; done
   [ "$(wc -l <calls)" -ge 2 ] && rmdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
 fi
+[ "$1" != slow ] || for _ in {1..400}; do [ -e go ] || sleep 0.05; done
 echo "$1 is complete"
 echo "results in runs/$1/${*: -1}"
 """
@@ -439,6 +441,7 @@ mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1
 echo "results in runs/pretrain/0"
 echo "results in runs/gendd/${*: -1}"
 """
+    COMMAND = ("sh/compare.sh", "toys", "large", "small")
     PYTHON = """#!/usr/bin/env bash
 [ "$1" = -m ] || { echo "$FOUND_GPUS" && exit; }
 echo "$@" >>reports
@@ -456,8 +459,17 @@ echo "$@" >>reports
 
     def run(self, methods: str, seeds: str, *flags: str, gpus: str = "", **variables) -> subprocess.CompletedProcess:
         variables = {"CPU_PROCS": "", "VENV": self.project, "FOUND_GPUS": gpus, **variables}
-        command = ("sh/compare.sh", "toys", "large", "small", methods, seeds, *flags)
-        return bash(*command, cwd=self.project, **variables)
+        return bash(*self.COMMAND, methods, seeds, *flags, cwd=self.project, **variables)
+
+    def killed(self, methods: str, seeds: str) -> None:
+        """Start, and kill the script alone once its first run has begun."""
+        environment = {**os.environ, "CPU_PROCS": "1", "VENV": str(self.project)}
+        with subprocess.Popen(["bash", *self.COMMAND, methods, seeds], cwd=self.project, env=environment) as process:
+            for _ in range(400):
+                if not (self.project / "calls").exists():
+                    time.sleep(0.05)
+            process.kill()
+        assert len(self.noted("calls")) == 1
 
     def noted(self, name: str) -> list[str]:
         """Lines of "calls" of train scripts or of "reports", and forgets them."""
@@ -512,6 +524,16 @@ def test_compare_trains_one_stage_1_at_a_time(comparison):
     result = comparison.run("gendd gendd_short", "0 1", JOBS=4)
     assert result.returncode == 0, result.stderr
     assert len(comparison.noted("calls")) == 4
+
+
+def test_compare_killed_alone_waits_for_its_runs_before_it_goes_on(comparison):
+    comparison.killed("slow", "0")
+    assert "still at work" in refusal(comparison.run("slow kd", "0"))
+    (comparison.project / "go").touch()
+    with open(comparison.output / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert comparison.run("slow kd", "0").returncode == 0
+    assert "runs/slow/0 runs/kd/0 --output" in comparison.noted("reports")[0]
 
 
 def test_compare_finds_the_gpus(tmp_path):

@@ -16,9 +16,12 @@ from gendd.reporting.finished import FinishedRun
 
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
-# The registry's methods, then other names: always the same colour for the same method. After Okabe and Ito, so that
-# impaired colour vision tells them apart too.
-COLOURS = ("#666666", "#CC7A00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#000000", "#8C6BB1", "#7A7A00")
+# The registry's methods, then other names: always the same colour for the same method. The first ten after Okabe
+# and Ito, so that impaired colour vision tells them apart too.
+COLOURS = (
+    *("#666666", "#CC7A00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#000000", "#8C6BB1", "#7A7A00"),
+    *("#A65628", "#E6AB02", "#1B7837", "#E7298A", "#2C7FB8", "#B2182B"),
+)
 STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
