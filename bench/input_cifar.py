@@ -13,7 +13,8 @@ from machine import describe, memory_rate
 from measure import record, take_turns
 
 from gendd.randomness import BatchPlan
-from gendd_cifar.data import ImageData, Images, Source
+from gendd_cifar.data import ImageData
+from gendd_cifar.sources import Images, Source
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD
 
 # After gendd, which makes torchvision work beside a CPU-only torch.

@@ -25,7 +25,8 @@ from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.teacher_cache import TeacherCache, open_cache
-from gendd_cifar.data import ImageData, Images, Source
+from gendd_cifar.data import ImageData
+from gendd_cifar.sources import Images, Source
 
 IMAGENET_IMAGES, CLASSES = 1_281_167, 100
 

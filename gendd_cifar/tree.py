@@ -4,8 +4,9 @@ from gendd.config import EvaluateConfig
 from gendd.networks import Names
 from gendd.programs.tree import Tree, paper_protocol
 from gendd_cifar.config import CifarTrainConfig
-from gendd_cifar.data import check_data, open_data, summarize
+from gendd_cifar.data import open_data
 from gendd_cifar.models import ZOO
+from gendd_cifar.sources import check_data, summarize
 
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)

@@ -14,7 +14,8 @@ from gendd.errors import UserError
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_cache import open_cache
-from gendd_cifar.data import ImageData, Images, Source
+from gendd_cifar.data import ImageData
+from gendd_cifar.sources import Images, Source
 
 CPU = torch.device("cpu")
 ALONE = World(0, 1, 0, CPU)

@@ -20,7 +20,8 @@ from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan, generator
 from gendd_cifar.config import CifarTrainConfig
-from gendd_cifar.data import EVAL_BATCH, ImageData, Images, Source, check_data, open_data, read_source, summarize
+from gendd_cifar.data import EVAL_BATCH, ImageData, open_data
+from gendd_cifar.sources import Images, Source, check_data, read_source, summarize
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -19,8 +19,9 @@ from gendd.methods.base import TeachingTask
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
 from gendd_cifar import data
-from gendd_cifar.data import ImageData, Images
+from gendd_cifar.data import ImageData
 from gendd_cifar.evaluate import main as evaluate
+from gendd_cifar.sources import Images
 from gendd_cifar.train import main
 
 TOY = "toy:network"
