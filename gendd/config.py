@@ -58,10 +58,10 @@ class HeadConfig:
     """Width of the denoiser."""
     depth: int = 3
     """Residual blocks of the denoiser."""
-    repeats: int = 12
+    repeats: int = 8
     """K, draws of timestep and noise a token in a step (the paper: 30, independent)."""
-    timesteps: Literal["independent", "stratified", "paired"] = "stratified"
-    """Timesteps of the K repeats: independent (the paper's), stratified, or paired (on trial); noise is antithetic."""
+    timesteps: Literal["independent", "stratified", "paired"] = "paired"
+    """Timesteps of the K repeats: independent (the paper's), stratified, or paired (K even, 4 or more)."""
     condition_dropout: float = 0.2
     """Probability of a zero condition, per (image, token, repeat)."""
     conditioning: Literal["joint", "factored"] = "joint"

@@ -50,7 +50,7 @@ stage2=(
   --warmup-epochs 1
   --width 256
   --repeats 8
-  --timesteps stratified
+  --timesteps paired
 )
 
 train() {

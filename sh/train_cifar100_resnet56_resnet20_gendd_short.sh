@@ -34,7 +34,7 @@ stage2=(
   --contraction 0.5
   --width 512
   --repeats 8
-  --timesteps stratified
+  --timesteps paired
   --name "${METHOD:-gendd}-short"
 )
 

@@ -17,7 +17,7 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 
 
 def task_of(method="gendd", **changes):
-    config = TREE.train_config(method=method, student="resnet8", teacher="resnet8x4", width=16, depth=1, repeats=2)
+    config = TREE.train_config(method=method, student="resnet8", teacher="resnet8x4", width=16, depth=1, repeats=4)
     task = build(TREE, dataclasses.replace(config, **changes), CLASSES, torch.device("cpu")).task.train()
     task.random = next(BatchPlan(0, BATCH).parts(0))
     return task

@@ -119,7 +119,7 @@ def test_images_are_renormalised_as_timm_does_without_comparing_at_each_call(mea
 def task_of(method, precision="fp32", **changes):
     """A method's task on small networks, built as the programs build it."""
     config = TREE.train_config(
-        method=method, student="resnet8", teacher="resnet8x4", width=16, depth=2, repeats=2, batch_size=4
+        method=method, student="resnet8", teacher="resnet8x4", width=16, depth=2, repeats=4, batch_size=4
     )
     config = dataclasses.replace(config, **changes)
     task = build(TREE, config, 7, CPU, precision=precision).task.train()

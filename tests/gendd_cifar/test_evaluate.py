@@ -14,7 +14,7 @@ from gendd.head import SplitTokenHead
 from gendd_cifar.evaluate import main
 from gendd_cifar.train import main as train
 
-HEAD = ["--token-dim", "32", "--width", "16", "--depth", "2", "--repeats", "2"]
+HEAD = ["--token-dim", "32", "--width", "16", "--depth", "2", "--repeats", "2", "--timesteps", "stratified"]
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32"]
 NETWORKS = ["--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8", "--precision", "fp32"]
 
