@@ -3,7 +3,7 @@
 # Of the training: trains a pair by its script once for every value, then draws. What is done is not trained again.
 #   bash sh/ablate.sh contraction SCRIPT [flags]    lambda
 #   bash sh/ablate.sh token-dim SCRIPT [flags]      width of a token; values that divide the teacher's feature
-#   bash sh/ablate.sh repeats SCRIPT [flags]        K, with independent and with stratified timesteps
+#   bash sh/ablate.sh repeats SCRIPT [flags]        K, with each scheme of timesteps
 #   bash sh/ablate.sh mixup SCRIPT [flags]          feature mixup, off and on
 # such as
 #   bash sh/ablate.sh contraction sh/train_cifar100_resnet56_resnet20_gendd_short.sh --seed 1
@@ -24,7 +24,7 @@ case $setting in
     ;;
   contraction) values="0 0.25 0.5 0.75 0.9" ;;
   token-dim) values="8 16 32 64" ;;
-  repeats) values="2 4 8 16 30" ;;
+  repeats) values="4 8 16 30" ;;
   mixup) values="0 1" ;;
   *)
     echo "error: $setting: choose one of contraction, token-dim, repeats, mixup, guidance, sampling" >&2
@@ -51,7 +51,7 @@ for seed in ${SEEDS:-0}; do
   for value in ${VALUES:-$values}; do
     flags=("${@:3}" --seed "$seed" "--$setting" "$value")
     if [ "$setting" = repeats ]; then
-      for scheme in independent stratified; do
+      for scheme in independent stratified paired; do
         train "${flags[@]}" --timesteps "$scheme" --name "gendd-repeats-$value-$scheme"
       done
     else

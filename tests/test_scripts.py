@@ -380,7 +380,9 @@ def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
     assert module == "gendd.reporting.ablate"
     assert arguments[:3] == ["contraction", "gendd-contraction-0/0", "gendd-contraction-0.5/0"]
     flags, _ = swept("repeats", VALUES="4")
-    assert [line.split()[-1] for line in flags] == ["gendd-repeats-4-independent", "gendd-repeats-4-stratified"]
+    assert [line.split()[-1] for line in flags] == [
+        f"gendd-repeats-4-{scheme}" for scheme in ("independent", "stratified", "paired")
+    ]
     assert len(swept("mixup")[0]) == 2 and "--token-dim 64" in swept("token-dim")[0][-1]
 
 
