@@ -16,15 +16,17 @@ method=$1 teacher=$2 student=$3
 here=$(dirname "$0")
 
 case $method in
-  classification) exec bash "$here/train_cifar100_teacher.sh" "$student" "${@:4}" ;;
   gendd | regression)
     script=$here/train_cifar100_${teacher}_${student}_gendd.sh
     [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
     METHOD=$method exec bash "$script" "${@:4}"
     ;;
-  kl) labels=(--unlabeled) ;;
-  *) labels=() ;;
+  classification) taught=() ;;
+  *) taught=(--teacher "$teacher" --teacher-weights "pretrained/${teacher}_vanilla/ckpt_epoch_240.pth") ;;
 esac
+if [[ $method == kl ]]; then
+  taught+=(--unlabeled)
+fi
 
 case $student in
   MobileNetV2 | ShuffleV1 | ShuffleV2) lr=0.01 ;;
@@ -42,8 +44,6 @@ esac
 
 recipe=(
   --dataset cifar100
-  --teacher "$teacher"
-  --teacher-weights "pretrained/${teacher}_vanilla/ckpt_epoch_240.pth"
   --student "$student"
   --method "$method"
   --epochs 240
@@ -59,4 +59,4 @@ recipe=(
   --distill-warmup-epochs 20
 )
 
-bash "$here/launch.sh" gendd_cifar.train "${recipe[@]}" "${labels[@]}" "${weights[@]}" "${@:4}"
+bash "$here/launch.sh" gendd_cifar.train "${taught[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

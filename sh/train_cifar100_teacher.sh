@@ -13,23 +13,4 @@ if [[ -z $name || $name == -* ]]; then
   exit 2
 fi
 
-case $name in
-  MobileNetV2 | ShuffleV1 | ShuffleV2) lr=0.01 ;;
-  *) lr=0.05 ;;
-esac
-
-recipe=(
-  --dataset cifar100
-  --student "$name"
-  --method classification
-  --epochs 240
-  --batch-size 64
-  --optimizer sgd
-  --lr "$lr"
-  --momentum 0.9
-  --weight-decay 5e-4
-  --schedule step
-  --milestones 150 180 210
-)
-
-bash "$(dirname "$0")/launch.sh" gendd_cifar.train "${recipe[@]}" "${@:2}"
+exec bash "$(dirname "$0")/train_cifar100_baseline.sh" classification none "$name" "${@:2}"
