@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gendd.reporting.pictures import DPI, NORMAL, SMALL, WIDTH, colours_of, fit_axis, set_up
+from gendd.reporting.pictures import DPI, NORMAL, WIDTH, colours_of, fit_axis, label_apart, set_up
 from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, RUNS, mean_text, table
 
@@ -51,8 +51,12 @@ def cost_table(rows: list[Row]) -> str:
 def cost_picture(panels: dict[str, list[Row]]) -> Figure:
     """A panel a data set, by its name, a dot a read-out of `priced` ones; a line joins those of one student."""
     figure = Figure(figsize=(WIDTH, 3.6 * len(panels)), dpi=DPI, layout="constrained")
-    for axes, (data, rows) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True):
+    places = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axes, (data, rows) in zip(places, panels.items(), strict=True):
         _panel(axes, data, rows)
+    figure.draw_without_rendering()  # settles the sizes of the axes, which words are spread by
+    for axes, rows in zip(places, panels.values(), strict=True):
+        _name_dots(axes, rows)
     return figure
 
 
@@ -64,8 +68,6 @@ def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
         colour, x = colours[row["name"]], row["flops"] / 1e6
         marker = MARKERS.get(row["read_out"], "s")
         axes.errorbar(x, row["top1"], row["top1_sd"], marker=marker, ms=5, capsize=3, lw=1.2, color=colour)
-        words = f"{row['name']}, {row['student']}, {row['read_out']}"
-        axes.annotate(words, (x, row["top1"]), (5, 4), textcoords="offset points", fontsize=SMALL, color=colour)
     for students in _joined(rows):
         axes.plot(
             [row["flops"] / 1e6 for row in students], [row["top1"] for row in students],
@@ -74,6 +76,21 @@ def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
     fit_axis(axes, [row["flops"] / 1e6 for row in rows])
     # Room for the words of the most expensive one.
     axes.margins(x=0.25, y=0.15)
+
+
+def _name_dots(axes: Axes, rows: list[Row]) -> None:
+    """Words beside the dots; those of about the same cost, whose words would overlap, share a column."""
+    colours, columns = colours_of(row["name"] for row in rows), []
+    reach = (rows[-1]["flops"] - rows[0]["flops"]) / 4
+    for row in rows:
+        if not columns or row["flops"] > columns[-1][0]["flops"] + reach:
+            columns.append([])
+        columns[-1].append(row)
+    for column in columns:
+        words = [
+            (row["top1"], f"{row['name']}, {row['student']}, {row['read_out']}", colours[row["name"]]) for row in column
+        ]
+        label_apart(axes, words, column[-1]["flops"] / 1e6)
 
 
 def _joined(rows: list[Row]) -> list[list[Row]]:

@@ -47,7 +47,7 @@ def curves(runs: list[FinishedRun]) -> Figure:
         ends.append(_accuracies(right.subplots(), members, colours))
     figure.draw_without_rendering()  # settles the sizes of the axes, which labels are spread by
     for axes, labels in ends:
-        _label_ends(axes, labels)
+        label_apart(axes, labels)
     return figure
 
 
@@ -151,13 +151,17 @@ def fit_axis(axes: Axes, values: Sequence[float]) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _label_ends(axes: Axes, ends: list[End]) -> None:
-    """Name the lines at their right ends, pushed apart where they would overlap."""
-    ends = sorted(ends)
+def label_apart(axes: Axes, ends: list[End], x: float | None = None) -> None:
+    """Words right of heights at x, or right of the axes, pushed apart where they would overlap.
+
+    The figure has been drawn once, so that the axes have their size.
+    """
+    ends, place = sorted(ends), axes.transAxes if x is None else axes.get_xaxis_transform()
+    style = {"xycoords": place, "textcoords": "offset points", "fontsize": SMALL, "va": "center"}
     heights = [axes.transLimits.transform(axes.transScale.transform((1, height)))[1] for height, *_ in ends]
     height_in_points = axes.get_window_extent().height / DPI * 72
     for height, (_, text, colour) in zip(spread(heights, 1.15 * SMALL / height_in_points), ends, strict=True):
-        axes.text(1.02, height, text, transform=axes.transAxes, color=colour, fontsize=SMALL, va="center")
+        axes.annotate(text, (1 if x is None else x, height), (6, 0), color=colour, **style)
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
