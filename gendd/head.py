@@ -70,7 +70,7 @@ class SplitTokenHead(nn.Module):
         repeats: K, draws of (timestep, noise) a token in one loss.
         condition_dropout: probability of a zero condition, per (image, token, repeat).
         timesteps: "independent" draws, or "stratified": the K timesteps of a token fall one into each K-th of the
-            range, neighbours share their noise with opposite signs; or "paired": `draw_paired`. The expectation is
+            range, neighbours share their noise with opposite signs; or "paired": `_paired`. The expectation is
             the same.
         conditioning: "joint": AdaLN projects SiLU(time + condition + position), as the paper's; "factored": the sum
             of a projection of each one's SiLU, whose cost does not grow with K x M. Not the same network.
