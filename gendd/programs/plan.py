@@ -67,8 +67,8 @@ def _method(config: TrainConfig) -> str:
     if config.unlabeled:
         words.append("no label is read")
     if config.label_fraction < 1:
-        others = "the teacher for the others" if get_method(config.method).unlabeled else "other images left out"
-        words.append(f"{100 * config.label_fraction:g} % of the labels, {others}")
+        others = "the others without" if get_method(config.method).unlabeled else "the others left out"
+        words.append(f"{100 * config.label_fraction:g} % of the images with labels, {others}")
     if config.teacher_cache:
         words.append(f"teacher's features of {_counted(config.views, 'view')} an image from {config.teacher_cache}")
     return ", ".join(words)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from torch import Tensor
 
@@ -16,6 +17,9 @@ from gendd.reporting.finished import FinishedRun
 
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
+# Inches of a panel that has many lines, and of a small one, of which so many stand side by side.
+TALL, FLAT, COLUMNS = 4.2, 1.6, 3
+EPOCHS = "epoch, those of earlier stages counted"
 # The registry's methods, then other names: always the same colour for the same method. The first ten after Okabe
 # and Ito, so that impaired colour vision tells them apart too.
 COLOURS = (
@@ -35,16 +39,17 @@ End = tuple[float, str, str]
 
 
 def curves(runs: list[FinishedRun]) -> Figure:
-    """Training losses and evaluation top-1 by epoch; a row for each data set and pair of networks."""
+    """Evaluation top-1 and training losses by epoch; for each data set and pair of networks."""
     rows, colours = by_networks(runs), colours_of(run.name for run in runs)
-    heights = [0.6 + 1.35 * max(2, -(-len({run.name for run in members}) // 2)) for _, members in rows]
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
+    heights = [(TALL, FLAT * -(-len({run.name for run in members}) // COLUMNS)) for _, members in rows]
+    figure = Figure(figsize=(WIDTH, sum(map(sum, heights))), dpi=DPI, layout="constrained")
     ends: list[tuple[Axes, list[End]]] = []
-    for part, (title, members) in zip(parts_of(figure, heights), rows, strict=True):
+    parts = parts_of(figure, [sum(pair) for pair in heights])
+    for part, pair, (title, members) in zip(parts, heights, rows, strict=True):
         part.suptitle(title, fontsize=LARGE, fontweight="bold")
-        left, right = part.subfigures(1, 2, width_ratios=(1.25, 1))
-        ends += _losses(left, members, colours)
-        ends.append(_accuracies(right.subplots(), members, colours))
+        above, below = parts_of(part, pair)
+        ends.append(_accuracies(above.subplots(), members, colours))
+        _losses(below, members, colours)
     figure.draw_without_rendering()  # settles the sizes of the axes, which labels are spread by
     for axes, labels in ends:
         label_apart(axes, labels)
@@ -73,33 +78,36 @@ def by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
     return rows
 
 
-def parts_of(figure: Figure, heights: list[float]) -> Iterable[SubFigure]:
+def parts_of(figure: Figure | SubFigure, heights: Sequence[float]) -> Iterable[SubFigure]:
     return figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
 
 
-def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -> Iterable[tuple[Axes, list[End]]]:
+def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -> None:
     """A small panel a method, since the losses of two methods have no common scale."""
     names = list(dict.fromkeys(run.name for run in runs))
-    columns = min(2, len(names))
-    panels = list(part.subplots(-(-len(names) // columns), columns, squeeze=False).flat)
+    panels = list(part.subplots(-(-len(names) // COLUMNS), COLUMNS, squeeze=False).flat)
     for spare in panels[len(names) :]:
         spare.remove()
     for name, axes in zip(names, panels[: len(names)], strict=True):
-        members = [run for run in runs if run.name == name]
         set_up(axes, f"{name}: training loss", "epoch", colours[name])
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-        ends: dict[str, End] = {}
-        for run in members:
-            records = run.records("train")
+        lines: dict[str, Line2D] = {}
+        for run in runs:
+            records = run.records("train") if run.name == name else []
             for number, loss in enumerate(_loss_names(records)):
-                values = [record[loss] for record in records]
                 width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
-                axes.plot([record["epoch"] for record in records], values, color=colours[name], lw=width, ls=stroke)
-                ends[loss] = values[-1], "total" if loss == "loss" else loss, colours[name]
-        yield axes, list(ends.values())
+                style = {"color": colours[name], "lw": width, "ls": stroke}
+                (line,) = axes.plot(_epochs(run, records), [record[loss] for record in records], **style)
+                lines["total" if loss == "loss" else loss] = line
+        axes.legend(lines.values(), lines, fontsize=SMALL, frameon=False, handlelength=1.6, labelspacing=0.2)
+
+
+def _epochs(run: FinishedRun, records: list[dict]) -> list[int]:
+    """Those of earlier stages counted, so that runs of one budget end together."""
+    return [run.result["earlier_epochs"] + record["epoch"] for record in records]
 
 
 def _loss_names(records: list[dict]) -> list[str]:
@@ -110,19 +118,16 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) ->
     """Top-1 of every read-out: lines while training, dots at the end on all images."""
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
-    set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}", "epoch")
+    set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}", EPOCHS)
     axes.set_ylabel("top-1 (%)", fontsize=NORMAL)
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
         for number, read_out in enumerate(run.result["last"]):
             style = {"color": colours[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
             records = run.records("eval")
-            axes.plot(
-                [record["epoch"] for record in records], [record[read_out]["top1"] for record in records], **style
-            )
-            for record in run.records("final"):
-                axes.plot(record["epoch"], record[read_out]["top1"], "o", ms=4.5, color=colours[run.name])
+            axes.plot(_epochs(run, records), [record[read_out]["top1"] for record in records], **style)
             top1 = run.result["last"][read_out]["top1"]
+            axes.plot(run.result["earlier_epochs"] + run.result["epochs"], top1, "o", ms=4.5, color=colours[run.name])
             ends[run.name, read_out] = top1, f"{run.name}, {read_out.replace('_', ' ')}", colours[run.name]
     teachers = {run.environment["teacher"]["top1"] for run in runs if run.teacher}
     for top1 in teachers:

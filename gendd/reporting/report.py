@@ -44,8 +44,9 @@ What the read-outs cost, and who else costs as much: [cost.md](cost.md)."""
 CURVES = """\
 ![Training losses and top-1 by epoch](curves.png)
 
-Left, a panel a method: the mean training loss of each epoch and its parts, on a logarithmic scale of its own. Right:
-top-1 by epoch, as lines; dots are the final measurement on all images of the split. Dotted: the teacher."""
+Above, top-1 by epoch, as lines; dots are the final measurement on all images of the split; dotted: the teacher. Below,
+a panel a method: the mean training loss of each epoch and its parts, on a logarithmic scale of its own. Epochs of
+earlier stages are counted, so that a student that goes on from one starts late."""
 
 FEATURES = """\
 ![Features of the teacher, targets and generated features](features.png)

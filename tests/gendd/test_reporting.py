@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from gendd.checkpoint import save_tensors
 from gendd.errors import UserError
 from gendd.reporting.__main__ import main
 from gendd.reporting.ablate import main as ablate
+from gendd.reporting.finished import finished_runs
 from gendd.reporting.metrics import MetricsWriter, read_metrics
-from gendd.reporting.pictures import principal_plane, spread
+from gendd.reporting.pictures import curves, principal_plane, spread
 from gendd.reporting.published import PUBLISHED
 
 EPOCHS = 3
@@ -341,6 +343,26 @@ def test_features_are_pictured_for_gendd_runs_only(tmp_path):
     assert "](features.png)" in report(tmp_path / "with", plain, generative)
     for picture in ("comparison.png", "curves.png", "features.png"):
         assert (tmp_path / "with" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_many_methods_name_every_read_out_and_begin_after_earlier_stages(tmp_path):
+    names = [f"gendd-variant-{number}" for number in range(12)]
+    two = {"head": (70.0, 90.0), "probe": (60.0, 80.0)}
+    folders = [write_run(tmp_path / name, "gendd", two, name=name) for name in names]
+    alone = write_run(tmp_path / "alone", "classification", {"classifier": (50.0, 70.0)})
+    figure = curves(finished_runs([*map(str, folders), str(alone)])[0])
+    figure.draw_without_rendering()
+    accuracies, *losses = figure.findobj(Axes)
+    ends = {text.get_text(): text for text in accuracies.texts}
+    told = {f"{name}, {read_out}" for name in names for read_out in two}
+    assert set(ends) == told | {"classification, classifier", "teacher"}
+    width, _ = figure.get_size_inches() * figure.dpi
+    assert all(accuracies.bbox.x1 <= text.get_window_extent().x0 < width for text in ends.values())
+    # The student alone comes first; GenDD's began after a stage 1 of 5 epochs.
+    starts = [axes.lines[0].get_xdata().tolist() for axes in losses]
+    assert starts == [[1, 2, 3], *[[6, 7, 8]] * len(names)]
+    assert {tuple(line.get_xdata()) for line in accuracies.lines} >= {(1, 2, 3), (6, 7, 8)}
 
 
 def test_principal_plane_has_one_orientation():
