@@ -11,12 +11,12 @@ class MetricsWriter:
 
     Args:
         folder: the run folder.
-        step: where the run goes on; records beyond it, of work that is done again, are dropped.
+        step: where the run goes on; records of work that is done again, beyond it or of the end, are dropped.
     """
 
     def __init__(self, folder: Path, step: int):
         self.path = folder / "metrics.jsonl"
-        kept = [record for record in read_metrics(folder) if record["step"] <= step]
+        kept = [record for record in read_metrics(folder) if record["step"] <= step and record["kind"] != "final"]
         self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 

@@ -396,6 +396,10 @@ def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     resumed.write("train", 3, 30, {"loss": 0.25})
     assert [record["loss"] for record in read_metrics(tmp_path)] == [1.0, 0.5, 0.25]
+    # Killed after the last measurement, which then is made again.
+    resumed.write("final", 3, 30, {"loss": 0.25})
+    MetricsWriter(tmp_path, 30)
+    assert [record["kind"] for record in read_metrics(tmp_path)] == ["train"] * 3
 
 
 COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
