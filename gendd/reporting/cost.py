@@ -10,16 +10,16 @@ from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, RUNS, mean_text, table
 
 BEFORE, AFTER = (
-    ("Method", "Student", "Read-out", "Epochs", "n (seeds)"),
-    ("Parameters, M", "MFLOPs an image", "Images/s"),
+    ("Method", "Student", "Read-out", "Labels used", "Epochs", "n (seeds)"),
+    ("Parameters, M", "MFLOPs an image", "Images/s", "Hardware, precision"),
 )
 RATIO = "FLOPs, times the head's"
 NOTE = """\
 ![Top-1 against FLOPs](cost.png)
 
 Every read-out whose cost is known, cheapest first: beside a GenDD head stand its own probe and the students that cost
-as much. Ratios are to the best head; a student that is to stand beside it has one near 1. All else is explained in the
-[report](report.md)."""
+as much. Ratios are to the best of GenDD's heads; a student that is to stand beside it has one near 1. All else is
+explained in the [report](report.md)."""
 MARKERS = {"head": "o", "probe": "D"}
 
 
@@ -38,7 +38,7 @@ def write_costs(folder: Path, panels: dict[str, list[Row]]) -> None:
 
 def cost_table(rows: list[Row]) -> str:
     """A line a read-out of `priced` ones: beside a head stand its own probe, and the students that cost as much."""
-    heads = [row for row in rows if row["read_out"] == "head"]
+    heads = [row for row in rows if (row["method"], row["read_out"]) == ("gendd", "head")]
     columns = {name: RUNS[name] for name in BEFORE}
     columns["Top-1, %"] = lambda row: mean_text(row, "top1")
     columns |= {name: COSTS[name] for name in AFTER}

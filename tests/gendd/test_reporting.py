@@ -465,12 +465,14 @@ def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
         }}, name="better"),
         str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"read_outs": costs}, student="big")),
         str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}}, name="old")),
+        # A better head, but not GenDD's.
+        str(write_run(tmp_path / "control", "regression", {"head": (70.0, 90.0)})),
     ]  # fmt: skip
     main([*runs, "--output", str(tmp_path / "out")])
     (table,) = tables((tmp_path / "out" / "cost.md").read_text())
     ratios = [float(row["FLOPs, times the head's"]) for row in table]
     assert ratios == sorted(ratios) and ratios[-2:] == [1.0, 1.31]
-    assert {row["Method"] for row in table} == {"worse", "better", "kd"}
+    assert {row["Method"] for row in table} == {"worse", "better", "kd", "regression"}
     assert table[-1]["Student"] == "big" and table[-2]["Read-out"] == "head"
     assert "[cost.md](cost.md)" in (tmp_path / "out" / "report.md").read_text()
     assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
