@@ -11,7 +11,7 @@ class MetricsWriter:
 
     Args:
         folder: the run folder.
-        step: where the run goes on; records of work that is done again, beyond it or of the end, are dropped.
+        step: where the run goes on; records beyond it, and of the end, are dropped: that work is done again.
     """
 
     def __init__(self, folder: Path, step: int):

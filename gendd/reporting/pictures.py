@@ -19,7 +19,6 @@ WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
 # Inches of a panel that has many lines, and of a small one, of which so many stand side by side.
 TALL, FLAT, COLUMNS = 4.2, 1.6, 3
-EPOCHS = "epoch, those of earlier stages counted"
 # The registry's methods, then other names: always the same colour for the same method. The first ten after Okabe
 # and Ito, so that impaired colour vision tells them apart too.
 COLOURS = (
@@ -95,8 +94,8 @@ def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         lines: dict[str, Line2D] = {}
-        for run in runs:
-            records = run.records("train") if run.name == name else []
+        for run in (run for run in runs if run.name == name):
+            records = run.records("train")
             for number, loss in enumerate(_loss_names(records)):
                 width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
                 style = {"color": colours[name], "lw": width, "ls": stroke}
@@ -118,7 +117,8 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) ->
     """Top-1 of every read-out: lines while training, dots at the end on all images."""
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
-    set_up(axes, f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}", EPOCHS)
+    title = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
+    set_up(axes, title, "epoch, those of earlier stages counted")
     axes.set_ylabel("top-1 (%)", fontsize=NORMAL)
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
