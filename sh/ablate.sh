@@ -2,7 +2,7 @@
 # Ablations of GenDD, one command each: a table, a CSV file and a picture of top-1 over the setting and over its cost.
 # Of the training: trains a pair by its script once for every value, then draws. What is done is not trained again.
 #   bash sh/ablate.sh contraction SCRIPT [flags]    lambda
-#   bash sh/ablate.sh token-dim SCRIPT [flags]      width of a token; values that divide the teacher's feature
+#   bash sh/ablate.sh token-dim SCRIPT [flags]      width of a token, up to the whole feature as one
 #   bash sh/ablate.sh repeats SCRIPT [flags]        K, with each scheme of timesteps
 #   bash sh/ablate.sh mixup SCRIPT [flags]          feature mixup, off and on
 # such as
@@ -22,10 +22,7 @@ case $setting in
     tree=$(sed -n 's/.*"tree": *"\([a-z_]*\)".*/\1/p' "$what/config.json" 2>/dev/null || true)
     exec "$python" -m "${tree:-gendd_cifar}.sampling" "$setting" "$what" ${OUTPUT:+--output "$OUTPUT"} "${@:3}"
     ;;
-  contraction) values="0 0.25 0.5 0.75 0.9" ;;
-  token-dim) values="8 16 32 64" ;;
-  repeats) values="4 8 16 30" ;;
-  mixup) values="0 1" ;;
+  contraction | token-dim | repeats | mixup) ;;
   *)
     echo "error: $setting: choose one of contraction, token-dim, repeats, mixup, guidance, sampling" >&2
     exit 2
@@ -35,6 +32,16 @@ if [ ! -f "$what" ]; then
   echo "error: $setting: which script trains the pair? ${what:-(none given)} is no file" >&2
   exit 2
 fi
+case $setting in
+  contraction) values="0 0.25 0.5 0.75 0.9" ;;
+  # Doubled from 8 to the teacher's whole feature; the plan tells how wide that is.
+  token-dim)
+    values=$(bash "$what" "${@:3}" --dry-run | sed -n 's/.* \([0-9]\+\) tokens\? of width \([0-9]\+\);.*/\1 \2/p' |
+      awk 'END { for (d = 8; d < $1 * $2; d *= 2) if ($1 * $2 % d == 0) print d; print $1 * $2 }')
+    ;;
+  repeats) values="4 8 16 30" ;;
+  mixup) values="0 1" ;;
+esac
 
 runs=()
 train() {

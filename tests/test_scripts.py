@@ -363,7 +363,10 @@ def test_evaluate_finds_the_tree(tmp_path, recorded):
 
 def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
     script = tmp_path / "pair.sh"
-    script.write_text('echo "results in first"; echo "$*" >>"$LOG"; echo "results in ${*: -1}/0"\n')
+    script.write_text(
+        'case "$*" in *--dry-run) echo "  head       9 tokens of width 16; ..."; exit ;; esac\n'
+        'echo "results in first"; echo "$*" >>"$LOG"; echo "results in ${*: -1}/0"\n'
+    )
 
     def swept(setting, **variables):
         log = tmp_path / "log"
@@ -383,7 +386,9 @@ def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
     assert [line.split()[-1] for line in flags] == [
         f"gendd-repeats-4-{scheme}" for scheme in ("independent", "stratified", "paired")
     ]
-    assert len(swept("mixup")[0]) == 2 and "--token-dim 64" in swept("token-dim")[0][-1]
+    assert len(swept("mixup")[0]) == 2
+    flags, _ = swept("token-dim")
+    assert [line.split()[-1].removeprefix("gendd-token-dim-") for line in flags] == ["8", "16", "144"]
 
 
 def test_ablation_of_a_trained_head_finds_the_tree(recorded, tmp_path):

@@ -35,10 +35,14 @@ def _panel(axes: Axes, rows: list[Row], colours: dict[str, str]) -> None:
         axes.errorbar(row["top1"], height, xerr=row["top1_sd"], fmt="o", ms=4.5, capsize=3, lw=1.4, color=colour)
         text = f"{mean_text(row, 'top1')}, n = {row['n']}"
         axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=colour, va="center")
-    lines = {("teacher", row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher"]}
-    lines |= {("student alone", row["top1"], colours[row["name"]], "--") for row in rows if not row["teacher"]}
-    for name, top1, colour, stroke in sorted(lines):
-        axes.axvline(top1, color=colour, lw=1, ls=stroke, zorder=0, label=f"{name} {top1:.2f}")
+    lines = {
+        f"teacher {row['teacher_top1']:.2f}": (row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher"]
+    }
+    for row in rows:
+        if not row["teacher"]:
+            lines.setdefault(f"{row['name']} {row['top1']:.2f}", (row["top1"], colours[row["name"]], "--"))
+    for name, (top1, colour, stroke) in lines.items():
+        axes.axvline(top1, color=colour, lw=1, ls=stroke, zorder=0, label=name)
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=SMALL)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, ncols=4)

@@ -36,7 +36,7 @@ COMPARISON = """\
 ![Top-1 of each method](comparison.png)
 
 Top-1 of the last epoch on all images: mean over seeds, with the standard deviation where there are several. Dotted: the
-teacher; dashed: the student alone."""
+teacher; dashed: networks trained without one."""
 
 COST = """\
 What the read-outs cost, and who else costs as much: [cost.md](cost.md)."""
