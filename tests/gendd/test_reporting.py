@@ -3,76 +3,21 @@
 import csv
 import json
 import math
-import statistics
 from pathlib import Path
 
 import pytest
 import torch
 from matplotlib.axes import Axes
+from run_folders import tables, write_features, write_run
 
-from gendd.checkpoint import save_tensors
 from gendd.errors import UserError
 from gendd.reporting.__main__ import main
-from gendd.reporting.ablate import main as ablate
+from gendd.reporting.comparison import comparison
 from gendd.reporting.finished import finished_runs
+from gendd.reporting.groups import grouped
 from gendd.reporting.metrics import MetricsWriter, read_metrics
 from gendd.reporting.pictures import curves, principal_plane, spread
 from gendd.reporting.published import PUBLISHED
-
-EPOCHS = 3
-
-
-def write_run(
-    folder: Path,
-    method: str,
-    read_outs: dict[str, tuple[float, ...]],
-    complete: bool = True,
-    result: dict | None = None,
-    **config,
-) -> Path:
-    """A run folder such as a training leaves, with the top-1, top-5 and, if there are more, the groups given."""
-    folder.mkdir(parents=True)
-    taught = method != "classification"
-    config = {
-        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small",
-        "seed": 0, "teacher": "large" if taught else None, "unlabeled": False, **config,
-    }  # fmt: skip
-    teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if taught else {}
-    environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
-    names = ("top1", "top5", "many", "few")
-    last = {name: dict(zip(names, values, strict=False)) for name, values in read_outs.items()}
-    first = next(iter(last))
-    records = [{"kind": "final", "epoch": EPOCHS, "step": EPOCHS, "images": 500, "split": "test", **last}]
-    for epoch in range(1, EPOCHS + 1):
-        records.append({"kind": "train", "epoch": epoch, "step": epoch, "loss": 2 / epoch, "lr": 1e-3})
-        records.append({"kind": "eval", "epoch": epoch, "step": epoch, "images": 100, "split": "test", **last})
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    rate = {"median": 4000.4, "min": 3000.0, "max": 5000.0, "batches": 8}
-    costs = {"parameters": 1_230_000, "flops": 45_600_000, "images_per_second": rate}
-    head_costs = {"parameters": 9_870_000, "flops": 65_400_000, "images_per_second": rate}
-    result = {
-        "epochs": config["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
-        "split": "test", "images": 500, "last": last,
-        "best": {"epoch": 2, "read_out": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
-        "student": {"parameters": 1_230_000, "flops": 45_600_000}, "seconds": 78.9, "train_images_per_second": 321.4,
-        "processes": 2, "hardware": "some GPU", "precision": "bf16",
-        "read_outs": {name: head_costs if name == "head" else costs for name in read_outs}, **(result or {}),
-    }  # fmt: skip
-    if complete:
-        (folder / "result.json").write_text(json.dumps(result))
-    return folder
-
-
-def write_features(folder: Path) -> None:
-    random = torch.Generator().manual_seed(0)
-    teacher = torch.randn(60, 8, generator=random)
-    labels = torch.arange(60) % 12
-    save_tensors(
-        folder / "features.safetensors",
-        {"teacher": teacher, "target": 0.5 * teacher, "generated": 50 * teacher, "labels": labels},
-    )
 
 
 def report(output: Path, *runs: Path) -> str:
@@ -83,16 +28,6 @@ def report(output: Path, *runs: Path) -> str:
 def csv_rows(output: Path) -> list[dict[str, str]]:
     with open(output / "results.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def tables(text: str) -> list[list[dict[str, str]]]:
-    """Rows of every Markdown table, by column name."""
-    found = []
-    for block in text.split("\n\n"):
-        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
-        if block.startswith("|"):
-            found.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
-    return found
 
 
 def test_the_table_holds_the_files_figures(tmp_path):
@@ -345,6 +280,19 @@ def test_features_are_pictured_for_gendd_runs_only(tmp_path):
         assert (tmp_path / "with" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_comparison_names_the_lines_of_the_teacher_and_of_networks_without_one(tmp_path):
+    """A run that is itself the teacher of the others is no second line."""
+    runs = [
+        write_run(tmp_path / "alone", "classification", {"classifier": (65.5, 88.0)}),
+        write_run(tmp_path / "teacher", "classification", {"classifier": (91.234, 99.0)}, name="teacher"),
+        write_run(tmp_path / "kd", "kd", {"classifier": (70.0, 90.0)}),
+    ]
+    figure = comparison(grouped(finished_runs([str(run) for run in runs])[0]))
+    (axes,) = figure.findobj(Axes)
+    named = {text.get_text() for text in axes.get_legend().get_texts()}
+    assert named == {"teacher 91.23", "classification 65.50"}
+
+
 @pytest.mark.filterwarnings("error")
 def test_curves_of_many_methods_name_every_read_out_and_begin_after_earlier_stages(tmp_path):
     names = [f"gendd-variant-{number}" for number in range(12)]
@@ -400,85 +348,3 @@ def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
     resumed.write("final", 3, 30, {"loss": 0.25})
     MetricsWriter(tmp_path, 30)
     assert [record["kind"] for record in read_metrics(tmp_path)] == ["train"] * 3
-
-
-COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
-
-
-def gendd_run(folder: Path, head: float, probe: float, result: dict | None = None, **config) -> str:
-    return str(write_run(folder, "gendd", {"head": (head, 90.0), "probe": (probe, 90.0)}, result=result, **config))
-
-
-def ablation_rows(folder: Path, name: str) -> list[dict[str, str]]:
-    with open(folder / f"{name}.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
-    runs = [
-        gendd_run(tmp_path / "a", 60.0, 50.0, COST, contraction=0.5, seed=0, name="gendd-contraction-0.5"),
-        gendd_run(tmp_path / "b", 63.0, 51.0, COST, contraction=0.5, seed=1, name="gendd-contraction-0.5"),
-        gendd_run(tmp_path / "c", 40.0, 45.0, COST, contraction=0.25, name="gendd-contraction-0.25"),
-    ]
-    ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
-    found = ablation_rows(tmp_path / "out", "contraction")
-    assert [(row["contraction"], row["read-out"]) for row in found] == [
-        ("0.25", "head"), ("0.25", "probe"), ("0.5", "head"), ("0.5", "probe"),
-    ]  # fmt: skip
-    assert [float(row["top-1 %"]) for row in found] == [40, 45, 61.5, 50.5]
-    assert [row["sd"] for row in found[:2]] == ["", ""]
-    assert float(found[2]["sd"]) == pytest.approx(statistics.stdev([60, 63]))
-    assert {row["MFLOPs an image of the head's loss"] for row in found} == {"3.0"}
-    (table,) = tables((tmp_path / "out" / "contraction.md").read_text())
-    assert [row["seeds"] for row in table] == ["1", "1", "2", "2"]
-    assert (tmp_path / "out" / "contraction.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path):
-    runs = [
-        gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
-        for k in (4, 30)
-        for scheme in ("independent", "stratified")
-    ]
-    ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
-    heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
-    assert [(row["read-out"], row["repeats"]) for row in heads] == [
-        ("head, independent", "4"), ("head, stratified", "4"), ("head, independent", "30"), ("head, stratified", "30"),
-    ]  # fmt: skip
-    assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
-
-
-@pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "stratified"}, {"result": {"earlier_epochs": 7}}])
-def test_runs_that_differ_in_more_are_refused(tmp_path, other):
-    runs = [gendd_run(tmp_path / "a", 1.0, 1.0, mixup=0.0), gendd_run(tmp_path / "b", 1.0, 1.0, mixup=1.0, **other)]
-    with pytest.raises(UserError, match="more than the setting") as error:
-        ablate(["mixup", *runs, "--output", str(tmp_path / "out")])
-    assert next(iter(other.get("result", other))).replace("_", " ") in str(error.value).replace("_", " ")
-
-
-def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
-    costs = {"classifier": {"parameters": 1, "flops": 130_800_000}}
-    runs = [
-        gendd_run(tmp_path / "worse", 60.0, 50.0, name="worse"),
-        gendd_run(tmp_path / "better", 61.0, 50.0, {"read_outs": {
-            "head": {"parameters": 1, "flops": 100_000_000}, "probe": {"parameters": 1, "flops": 45_600_000},
-        }}, name="better"),
-        str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"read_outs": costs}, student="big")),
-        str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}}, name="old")),
-        # A better head, but not GenDD's.
-        str(write_run(tmp_path / "control", "regression", {"head": (70.0, 90.0)})),
-    ]  # fmt: skip
-    main([*runs, "--output", str(tmp_path / "out")])
-    (table,) = tables((tmp_path / "out" / "cost.md").read_text())
-    ratios = [float(row["FLOPs, times the head's"]) for row in table]
-    assert ratios == sorted(ratios) and ratios[-2:] == [1.0, 1.31]
-    assert {row["Method"] for row in table} == {"worse", "better", "kd", "regression"}
-    assert table[-1]["Student"] == "big" and table[-2]["Read-out"] == "head"
-    assert "[cost.md](cost.md)" in (tmp_path / "out" / "report.md").read_text()
-    assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_report_without_costs_has_no_section_of_them(tmp_path):
-    run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
-    main([str(run), "--output", str(tmp_path / "out")])
-    assert "cost.md" not in (tmp_path / "out" / "report.md").read_text()

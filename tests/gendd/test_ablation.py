@@ -1,0 +1,93 @@
+"""What a setting does and what read-outs cost, of synthetic run folders."""
+
+import csv
+import statistics
+from pathlib import Path
+
+import pytest
+from run_folders import tables, write_run
+
+from gendd.errors import UserError
+from gendd.reporting.__main__ import main
+from gendd.reporting.ablate import main as ablate
+
+COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
+
+
+def gendd_run(folder: Path, head: float, probe: float, result: dict | None = None, **config) -> str:
+    return str(write_run(folder, "gendd", {"head": (head, 90.0), "probe": (probe, 90.0)}, result=result, **config))
+
+
+def ablation_rows(folder: Path, name: str) -> list[dict[str, str]]:
+    with open(folder / f"{name}.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
+    runs = [
+        gendd_run(tmp_path / "a", 60.0, 50.0, COST, contraction=0.5, seed=0, name="gendd-contraction-0.5"),
+        gendd_run(tmp_path / "b", 63.0, 51.0, COST, contraction=0.5, seed=1, name="gendd-contraction-0.5"),
+        gendd_run(tmp_path / "c", 40.0, 45.0, COST, contraction=0.25, name="gendd-contraction-0.25"),
+    ]
+    ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
+    found = ablation_rows(tmp_path / "out", "contraction")
+    assert [(row["contraction"], row["read-out"]) for row in found] == [
+        ("0.25", "head"), ("0.25", "probe"), ("0.5", "head"), ("0.5", "probe"),
+    ]  # fmt: skip
+    assert [float(row["top-1 %"]) for row in found] == [40, 45, 61.5, 50.5]
+    assert [row["sd"] for row in found[:2]] == ["", ""]
+    assert float(found[2]["sd"]) == pytest.approx(statistics.stdev([60, 63]))
+    assert {row["MFLOPs an image of the head's loss"] for row in found} == {"3.0"}
+    (table,) = tables((tmp_path / "out" / "contraction.md").read_text())
+    assert [row["seeds"] for row in table] == ["1", "1", "2", "2"]
+    assert (tmp_path / "out" / "contraction.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path):
+    runs = [
+        gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
+        for k in (4, 30)
+        for scheme in ("independent", "stratified")
+    ]
+    ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
+    heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
+    assert [(row["read-out"], row["repeats"]) for row in heads] == [
+        ("head, independent", "4"), ("head, stratified", "4"), ("head, independent", "30"), ("head, stratified", "30"),
+    ]  # fmt: skip
+    assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
+
+
+@pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "stratified"}, {"result": {"earlier_epochs": 7}}])
+def test_runs_that_differ_in_more_are_refused(tmp_path, other):
+    runs = [gendd_run(tmp_path / "a", 1.0, 1.0, mixup=0.0), gendd_run(tmp_path / "b", 1.0, 1.0, mixup=1.0, **other)]
+    with pytest.raises(UserError, match="more than the setting") as error:
+        ablate(["mixup", *runs, "--output", str(tmp_path / "out")])
+    assert next(iter(other.get("result", other))).replace("_", " ") in str(error.value).replace("_", " ")
+
+
+def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
+    costs = {"classifier": {"parameters": 1, "flops": 130_800_000}}
+    runs = [
+        gendd_run(tmp_path / "worse", 60.0, 50.0, name="worse"),
+        gendd_run(tmp_path / "better", 61.0, 50.0, {"read_outs": {
+            "head": {"parameters": 1, "flops": 100_000_000}, "probe": {"parameters": 1, "flops": 45_600_000},
+        }}, name="better"),
+        str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"read_outs": costs}, student="big")),
+        str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}}, name="old")),
+        # A better head, but not GenDD's.
+        str(write_run(tmp_path / "control", "regression", {"head": (70.0, 90.0)})),
+    ]  # fmt: skip
+    main([*runs, "--output", str(tmp_path / "out")])
+    (table,) = tables((tmp_path / "out" / "cost.md").read_text())
+    ratios = [float(row["FLOPs, times the head's"]) for row in table]
+    assert ratios == sorted(ratios) and ratios[-2:] == [1.0, 1.31]
+    assert {row["Method"] for row in table} == {"worse", "better", "kd", "regression"}
+    assert table[-1]["Student"] == "big" and table[-2]["Read-out"] == "head"
+    assert "[cost.md](cost.md)" in (tmp_path / "out" / "report.md").read_text()
+    assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_without_costs_has_no_section_of_them(tmp_path):
+    run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
+    main([str(run), "--output", str(tmp_path / "out")])
+    assert "cost.md" not in (tmp_path / "out" / "report.md").read_text()

@@ -1,0 +1,73 @@
+"""Run folders such as a training leaves, and the tables of their reports."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from gendd.checkpoint import save_tensors
+
+EPOCHS = 3
+
+
+def write_run(
+    folder: Path,
+    method: str,
+    read_outs: dict[str, tuple[float, ...]],
+    complete: bool = True,
+    result: dict | None = None,
+    **config,
+) -> Path:
+    """A run folder such as a training leaves, with the top-1, top-5 and, if there are more, the groups given."""
+    folder.mkdir(parents=True)
+    taught = method != "classification"
+    config = {
+        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small",
+        "seed": 0, "teacher": "large" if taught else None, "unlabeled": False, **config,
+    }  # fmt: skip
+    teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if taught else {}
+    environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
+    names = ("top1", "top5", "many", "few")
+    last = {name: dict(zip(names, values, strict=False)) for name, values in read_outs.items()}
+    first = next(iter(last))
+    records = [{"kind": "final", "epoch": EPOCHS, "step": EPOCHS, "images": 500, "split": "test", **last}]
+    for epoch in range(1, EPOCHS + 1):
+        records.append({"kind": "train", "epoch": epoch, "step": epoch, "loss": 2 / epoch, "lr": 1e-3})
+        records.append({"kind": "eval", "epoch": epoch, "step": epoch, "images": 100, "split": "test", **last})
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "environment.json").write_text(json.dumps(environment))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    rate = {"median": 4000.4, "min": 3000.0, "max": 5000.0, "batches": 8}
+    costs = {"parameters": 1_230_000, "flops": 45_600_000, "images_per_second": rate}
+    head_costs = {"parameters": 9_870_000, "flops": 65_400_000, "images_per_second": rate}
+    result = {
+        "epochs": config["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
+        "split": "test", "images": 500, "last": last,
+        "best": {"epoch": 2, "read_out": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
+        "student": {"parameters": 1_230_000, "flops": 45_600_000}, "seconds": 78.9, "train_images_per_second": 321.4,
+        "processes": 2, "hardware": "some GPU", "precision": "bf16",
+        "read_outs": {name: head_costs if name == "head" else costs for name in read_outs}, **(result or {}),
+    }  # fmt: skip
+    if complete:
+        (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def write_features(folder: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    teacher = torch.randn(60, 8, generator=random)
+    labels = torch.arange(60) % 12
+    save_tensors(
+        folder / "features.safetensors",
+        {"teacher": teacher, "target": 0.5 * teacher, "generated": 50 * teacher, "labels": labels},
+    )
+
+
+def tables(text: str) -> list[list[dict[str, str]]]:
+    """Rows of every Markdown table, by column name."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        if block.startswith("|"):
+            found.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
+    return found
