@@ -12,6 +12,9 @@ from gendd.distributed import usable_cores, whole_number
 from gendd.errors import UserError, run_program
 
 PORT = 29500
+# glibc gives blocks of this many bytes back to the system as soon as they are free, and a training step on the CPU then
+# pays for getting them anew: by default 128 kB, here more than any step takes (bench/allocator.py).
+KEPT_BLOCKS = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))
 
 
 def main() -> None:
@@ -22,9 +25,12 @@ def main() -> None:
     """
     if len(sys.argv) < 2:
         raise UserError("which program? bash sh/launch.sh MODULE [flags], such as gendd_cifar.train")
-    command, environment = sys.argv[1:], os.environ
-    processes, nodes = local_processes(environment, torch.cuda.device_count()), find_nodes(environment)
+    command, environment, gpus = sys.argv[1:], os.environ, torch.cuda.device_count()
+    processes, nodes = local_processes(environment, gpus), find_nodes(environment)
     restarts = whole_number(environment, "MAX_RESTARTS", 0, least=0)
+    if not gpus or "CPU_PROCS" in environment:
+        for name, size in KEPT_BLOCKS.items():
+            environment.setdefault(name, size)
     if processes == nodes.count == 1 and not restarts:
         os.execv(sys.executable, [sys.executable, "-m", *command])
     environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))

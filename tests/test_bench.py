@@ -10,6 +10,7 @@ from gendd import head as head_module
 from gendd.head import SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import allocator  # noqa: E402
 import input_imagenet  # noqa: E402
 import on_paper  # noqa: E402
 import reference  # noqa: E402
@@ -94,6 +95,12 @@ def test_scaling_reads_the_rates_of_a_training(monkeypatch):
     epochs = scaling.train(scaling.Config("toy:network", "toy:network", epochs=2), processes=2, threads=1)
     assert [epoch["epoch"] for epoch in epochs] == [1, 2]
     assert all(epoch["images_per_second"] > 0 for epoch in epochs)
+
+
+def test_allocator_bench_measures_a_training(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "toys"))
+    cost = allocator.train(allocator.Config("toy:network", epochs=2), allocator.STARTS["freed blocks kept"])
+    assert cost.images_per_second > 0 and cost.system_seconds > 0 and cost.peak_megabytes > 100
 
 
 def test_operations_on_paper_are_those_of_the_definition():

@@ -120,6 +120,13 @@ def test_a_crash_is_told_as_it_happened_each_time(launch):
     assert second.splitlines()[-1].startswith("error: process") and second.endswith("ended with exit code 1\n")
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_freed_memory_is_kept_on_the_cpu_unless_the_user_says_otherwise(launch, processes):
+    told = "import os; print(os.environ['MALLOC_MMAP_THRESHOLD_'], os.environ['MALLOC_TRIM_THRESHOLD_'])"
+    result = launch(told, processes, MALLOC_TRIM_THRESHOLD_="7")
+    assert result.stdout == f"{2**40} 7\n" * processes
+
+
 def test_a_process_that_waits_in_vain_gives_up(launch):
     lost = "time.sleep(3600 * world.rank)\n        world.wait()"
     result = launch(f"with join_world() as world:\n        {lost}", 2, PEER_TIMEOUT="5")
