@@ -1,17 +1,25 @@
 """The equal-cost program of both trees: which of the tree's networks cost as much as a student with its head."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 import tyro
+from timm.utils import unwrap_model
+from torch import nn
 
-from gendd.config import parse
+from gendd.config import TrainConfig, parse
+from gendd.distributed import autocast, hardware, join_world, resolve_precision
 from gendd.errors import UserError
+from gendd.evaluation import ReadOut, Stopwatch, read_outs_apart
 from gendd.networks import create_network, flops, parameter_count
+from gendd.programs.build import build
 from gendd.programs.tree import Tree
-from gendd.runs import RunFolder, saved_config
+from gendd.runs import saved_config
+from gendd.student import Student
 
 NEAREST = 5
 
@@ -21,25 +29,79 @@ class EqualCostConfig:
     """Networks whose FLOPs an image are nearest to those of a GenDD run's head read-out: students to set beside it."""
 
     run: tyro.conf.Positional[str]
-    """Run folder of a finished GenDD run."""
+    """Run folder; its networks are timed with random weights."""
+    batch_size: int = 100
+    """Images that are read at once."""
+    rounds: int = 20
+    """Batches that each network reads, in turns."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A way to classify images, what it costs, and the clock of its reading."""
+
+    name: str
+    flops: int
+    parameters: int
+    stopwatch: Stopwatch
 
 
 def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     """The equal-cost program of a tree.
 
     Raises:
-        UserError: no run folder, or one that tells no head's cost.
+        UserError: no run folder, or a run without a head.
     """
     config = parse(EqualCostConfig, f"{tree.name}.equal_cost", arguments)
-    cost = RunFolder(Path(config.run)).read("result.json").get("read_outs", {}).get("head", {}).get("flops")
-    if cost is None:
-        raise UserError(f"run {config.run}: its result tells no cost of a head; name a finished run of gendd")
     settings = saved_config(Path(config.run), tree.train_config)
+    with join_world() as world:
+        device = world.device
+        precision = resolve_precision(settings.precision, device)
+        student, size = _student(tree, settings, config.run, device), settings.image_size
+        image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
+        rows = [
+            Timed(
+                f"{settings.student}, {read_out.names[0]}",
+                flops(partial(read_out.logits, image, noise)),
+                parameters,
+                Stopwatch(read_out),
+            )
+            for read_out, parameters in read_outs_apart(student, settings.sampling())
+        ]
+        classes, cost = student.classifier.out_features, rows[0].flops
+        for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
+            network = create_network("--student", name, tree.names, classes, size)
+            rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
+        images = image.expand(config.batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), autocast(precision, device):
+            for _ in range(config.rounds):
+                for row in rows:
+                    row.stopwatch.logits(images, noise)
+    print(f"{hardware(device)}, {precision}, {config.rounds} batches of {config.batch_size} images in turns\n")
+    print("| network | MFLOPs an image | times the head's | parameters, M | images/s: median (least-greatest) |")
+    print("|---|---|---|---|---|")
+    for row in rows:
+        rate = row.stopwatch.summary()
+        cells = [row.name, f"{row.flops / 1e6:.1f}", f"{row.flops / cost:.2f}", f"{row.parameters / 1e6:.2f}"]
+        print(f"| {' | '.join(cells)} | {rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}) |")
+
+
+def _student(tree: Tree, settings: TrainConfig, run: str, device: torch.device) -> Student:
+    """A run's student with its head, not trained: speed and size are all that is asked of it."""
+    untrained = dataclasses.replace(settings, teacher_weights=None, student_weights=None, after=None)
     classes = tree.summarize(settings).num_classes
-    print(f"{settings.student} with its head: {cost / 1e6:.1f} MFLOPs an image. Nearest networks:\n")
-    print("| network | MFLOPs an image | times the head's | parameters, M |\n|---|---|---|---|")
-    for name, operations, parameters in nearest(tree, tree.names.short, classes, settings.image_size, cost)[:NEAREST]:
-        print(f"| {name} | {operations / 1e6:.1f} | {operations / cost:.2f} | {parameters / 1e6:.2f} |")
+    if classes is None:
+        raise UserError(f"run {run}: its data set {settings.dataset} is not there to tell the classes; put it back")
+    task = build(tree, untrained, classes, device, missing=[]).task.eval()
+    student = unwrap_model(task.get_eval_model())
+    if not isinstance(student, Student):
+        raise UserError(f"run {run}: --method {settings.method} trains no head; name a run of gendd")
+    return student
+
+
+def _alone(network: nn.Module, device: torch.device) -> ReadOut:
+    network = network.eval().to(device, memory_format=torch.channels_last)
+    return ReadOut(("classifier",), lambda images, _: {"classifier": network(images)})
 
 
 def nearest(tree: Tree, names: Iterable[str], classes: int, image_size: int, cost: float) -> list[tuple[str, int, int]]:

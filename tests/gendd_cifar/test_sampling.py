@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,26 @@ def test_every_setting_of_the_grids_can_be_sampled():
     assert {setting.sampler for setting in sampling.GRIDS["sampling"]} == {"deterministic", "ancestral", "ddim"}
 
 
-def test_nearest_networks_come_first(run, capsys):
+def test_nearest_networks_come_first():
     found = nearest(TREE, ("resnet8", "resnet14", "vgg8"), 100, 32, 50e6)
     assert [name for name, *_ in found] == ["resnet14", "resnet8", "vgg8"]
     assert found[1][2] == 83892
-    equal_cost([str(run)])
-    assert capsys.readouterr().out.count("\n| ") == 6
+
+
+def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
+    capsys.readouterr()
+    equal_cost([str(run), "--batch-size", "4", "--rounds", "3"])
+    first, table = capsys.readouterr().out.split("\n\n")
+    assert "fp32, 3 batches of 4 images" in first
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows[:2]] == ["toy:network, head", "toy:network, probe"] and len(rows) == 7
+    read_outs = json.loads((run / "result.json").read_text())["read_outs"]
+    for row, name in zip(rows, ("head", "probe"), strict=False):
+        assert float(row[1]) == pytest.approx(read_outs[name]["flops"] / 1e6, abs=0.051)
+        assert float(row[3]) == pytest.approx(read_outs[name]["parameters"] / 1e6, abs=0.0051)
+    for row in rows:
+        median, least, greatest = map(float, re.fullmatch(r"(\d+) \((\d+)-(\d+)\)", row[4]).groups())
+        assert 0 < least <= median <= greatest
 
 
 def test_what_has_no_head_is_refused(tmp_path):
@@ -70,5 +85,5 @@ def test_what_has_no_head_is_refused(tmp_path):
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
     with pytest.raises(UserError, match="no generative head"):
         main(["guidance", run])
-    with pytest.raises(UserError, match="no cost of a head"):
+    with pytest.raises(UserError, match="trains no head"):
         equal_cost([run])
