@@ -129,8 +129,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Images an optimiser step, over all processes."""
     accumulate: int = 1
     """Parts that each process takes its share of the batch in."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """Optimiser."""
+    optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
+    """Optimiser; muon: of the backbone's weight matrices, with NAdamW for all else."""
     lr: float = 1e-3
     """Learning rate for `batch_size` images, whatever the number of processes."""
     head_lr: float | None = None
@@ -138,13 +138,13 @@ class TrainConfig(SamplingConfig, HeadConfig):
     weight_decay: float = 5e-2
     """Weight decay; never on the head, norms and biases."""
     momentum: float = 0.9
-    """Momentum of sgd."""
+    """Momentum of sgd and muon."""
     beta1: float = 0.9
-    """First beta of adamw."""
+    """First beta of adamw, and of muon's NAdamW."""
     beta2_start: float = 0.95
-    """Second beta of adamw at the first step."""
+    """Second beta of the same at the first step."""
     beta2_end: float = 0.999
-    """Second beta of adamw at the last step; half a cosine between."""
+    """Second beta of the same at the last step; half a cosine between."""
     schedule: Literal["cosine", "step"] = "step"
     """Learning rate: cosine to 0, or x0.1 at each milestone."""
     milestones: tuple[int, ...] = (150, 180, 210)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from timm.optim import Muon
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -27,10 +28,22 @@ def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict]:
 
 
 def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    groups = parameter_groups(module, config)
+    groups, betas = parameter_groups(module, config), (config.beta1, config.beta2_start)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
-    return torch.optim.AdamW(groups, betas=(config.beta1, config.beta2_start), fused=True)
+    if config.optimizer == "muon":
+        return Muon(_muon_groups(module, groups), momentum=config.momentum, nesterov=True, betas=betas)
+    return torch.optim.AdamW(groups, betas=betas, fused=True)
+
+
+def _muon_groups(module: nn.Module, groups: list[dict]) -> list[dict]:
+    """The same groups, of which Muon takes the backbone's weights but for its classifier's, and NAdamW the rest."""
+    classifiers = {id(part.get_classifier().weight) for part in module.modules() if hasattr(part, "get_classifier")}
+    weights, *others = groups
+    hidden, outputs = ([p for p in weights["params"] if (id(p) in classifiers) == last] for last in (False, True))
+    others = [{**weights, "params": outputs}, *others]
+    groups = [{**weights, "params": hidden}, *({**group, "use_fallback": True} for group in others)]
+    return [group for group in groups if group["params"]]
 
 
 class Schedule:
@@ -60,7 +73,7 @@ class Schedule:
 
     def set(self, step: int) -> None:
         self.learning_rate.step_update(step)
-        if self.config.optimizer == "adamw":
+        if self.config.optimizer != "sgd":
             progress = (1 - math.cos(math.pi * step / self.total_steps)) / 2
             start, end = self.config.beta2_start, self.config.beta2_end
             for group in self.optimizer.param_groups:

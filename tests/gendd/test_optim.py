@@ -79,6 +79,35 @@ def test_optimizers_take_their_settings_from_the_configuration():
     assert all(group["betas"] == (0.8, 0.91) for group in adamw.param_groups)
 
 
+def test_muon_takes_the_backbone_s_hidden_weights_and_leaves_the_rest_to_adam():
+    module = student()
+    optimizer = create_optimizer(module, config(optimizer="muon", lr=0.02, head_lr=0.5, weight_decay=0.3))
+    groups = optimizer.param_groups
+    muon = {id(p) for group in groups if not group.get("use_fallback") for p in group["params"]}
+    convolutions = [m for m in module.backbone.modules() if isinstance(m, nn.Conv2d)]
+    assert muon == {id(convolution.weight) for convolution in convolutions}
+    fallback = [p for group in groups if group.get("use_fallback") for p in group["params"]]
+    trained = [p for p in module.parameters() if p.requires_grad]
+    assert len(fallback) + len(muon) == len(trained)
+    rates, decays = (settings_of(module, groups, key) for key in ("lr", "weight_decay"))
+    assert (rates["backbone.fc.weight"], decays["backbone.fc.weight"]) == (0.02, 0.3)
+    assert (rates["head.net.input_proj.weight"], decays["head.net.input_proj.weight"]) == (0.5, 0)
+    assert all(group["betas"] == (0.9, 0.95) for group in groups)
+
+
+def test_a_step_of_muon_is_orthogonal():
+    """However unlike the singular values of the gradient, those of the step are nearly alike."""
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(6, 8, 3, bias=False)
+    before = convolution.weight.detach().clone()
+    optimizer = create_optimizer(convolution, config(optimizer="muon", lr=0.1, weight_decay=0))
+    left, right = torch.linalg.qr(torch.randn(8, 8))[0], torch.linalg.qr(torch.randn(54, 8))[0]
+    convolution.weight.grad = (left @ torch.diag(2.0 ** -torch.arange(8)) @ right.T).view_as(before)
+    optimizer.step()
+    step = torch.linalg.svdvals((convolution.weight.detach() - before).flatten(1))
+    assert step.max() / step.min() < 1.5
+
+
 def schedule_of(**settings):
     return Schedule(create_optimizer(student(), config(**settings)), config(**settings), STEPS_PER_EPOCH)
 
@@ -123,8 +152,9 @@ def test_step_schedule_warms_up_and_takes_a_tenth_from_the_first_step_of_each_mi
         assert rates_at(schedule, step) == pytest.approx((1e-3 * factor, 4e-3 * factor), rel=1e-9)
 
 
-def test_beta2_rises_by_half_a_cosine_over_all_steps():
-    schedule = schedule_of(epochs=12, beta1=0.85, beta2_start=0.95, beta2_end=0.999)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_beta2_rises_by_half_a_cosine_over_all_steps(optimizer):
+    schedule = schedule_of(optimizer=optimizer, epochs=12, beta1=0.85, beta2_start=0.95, beta2_end=0.999)
     total = 12 * STEPS_PER_EPOCH
     for step in range(total + 1):
         expected = 0.999 - (0.999 - 0.95) * (0.5 + 0.5 * math.cos(math.pi * step / total))

@@ -105,9 +105,9 @@ def test_run_folder_holds_everything(gendd, teacher):
     assert kinds == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3), ("final", 3)]
 
 
-@pytest.mark.parametrize("ema", ["0", "0.9"])
-def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, ema):
-    whole = gendd("--ema", ema, runs="whole")
+@pytest.mark.parametrize("flags", [(), ("--ema", "0.9"), ("--optimizer", "muon")])
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, flags):
+    whole = gendd(*flags, runs="whole")
     train_step, killed_at = Training.train_step, 25
 
     def dies(self, *arguments):
@@ -117,8 +117,8 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, 
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Training, "train_step", dies)
-        gendd("--ema", ema, runs="parts")
-    parts = gendd("--ema", ema, runs="parts")
+        gendd(*flags, runs="parts")
+    parts = gendd(*flags, runs="parts")
     assert_same_weights(whole, parts, rtol=0, atol=0)
     assert timeless_metrics(parts) == timeless_metrics(whole)
 
