@@ -12,7 +12,9 @@ pair=(
   --teacher-weights pretrained/resnet56_vanilla/ckpt_epoch_240.pth
   --student resnet20
   --batch-size 128
-  --optimizer adamw
+  --optimizer muon
+  --momentum 0.95
+  --lr 1e-2
   --weight-decay 5e-2
   --schedule cosine
   --eval-every 2
@@ -21,14 +23,12 @@ pair=(
 stage1=(
   --method pretrain
   --epochs 5
-  --lr 3e-3
 )
 
 stage2=(
   --method "${METHOD:-gendd}"
   --after pretrain-short
   --epochs 10
-  --lr 4e-3
   --head-lr 1e-3
   --warmup-epochs 0.5
   --contraction 0.5
