@@ -23,7 +23,8 @@ TALL, FLAT, COLUMNS = 4.2, 1.6, 3
 # and Ito, so that impaired colour vision tells them apart too.
 COLOURS = (
     *("#666666", "#CC7A00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#000000", "#8C6BB1", "#7A7A00"),
-    *("#A65628", "#E6AB02", "#1B7837", "#E7298A", "#2C7FB8", "#B2182B"),
+    *("#A65628", "#E6AB02", "#1B7837", "#E7298A", "#2C7FB8", "#B2182B", "#17BECF", "#8A2BE2", "#FF6F61", "#C49C94"),
+    *("#003F5C", "#B5BD00"),
 )
 STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
