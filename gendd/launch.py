@@ -12,8 +12,8 @@ from gendd.distributed import usable_cores, whole_number
 from gendd.errors import UserError, run_program
 
 PORT = 29500
-# glibc gives blocks of this many bytes back to the system as soon as they are free, and a training step on the CPU then
-# pays for getting them anew: by default 128 kB, here more than any step takes (bench/allocator.py).
+# glibc gives blocks larger than its thresholds back to the system as soon as they are free, and a training step on the
+# CPU then pays for getting them anew. Here the thresholds, in bytes, are more than any step takes (bench/allocator.py).
 KEPT_BLOCKS = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))
 
 

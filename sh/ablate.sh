@@ -22,7 +22,10 @@ case $setting in
     tree=$(sed -n 's/.*"tree": *"\([a-z_]*\)".*/\1/p' "$what/config.json" 2>/dev/null || true)
     exec "$python" -m "${tree:-gendd_cifar}.sampling" "$setting" "$what" ${OUTPUT:+--output "$OUTPUT"} "${@:3}"
     ;;
-  contraction | token-dim | repeats | mixup) ;;
+  contraction) values="0 0.25 0.5 0.75 0.9" ;;
+  token-dim) values="" ;;
+  repeats) values="4 8 16 30" ;;
+  mixup) values="0 1" ;;
   *)
     echo "error: $setting: choose one of contraction, token-dim, repeats, mixup, guidance, sampling" >&2
     exit 2
@@ -32,16 +35,11 @@ if [ ! -f "$what" ]; then
   echo "error: $setting: which script trains the pair? ${what:-(none given)} is no file" >&2
   exit 2
 fi
-case $setting in
-  contraction) values="0 0.25 0.5 0.75 0.9" ;;
+if [ -z "${VALUES:-$values}" ]; then
   # Doubled from 8 to the teacher's whole feature; the plan tells how wide that is.
-  token-dim)
-    values=$(bash "$what" "${@:3}" --dry-run | sed -n 's/.* \([0-9]\+\) tokens\? of width \([0-9]\+\);.*/\1 \2/p' |
-      awk 'END { for (d = 8; d < $1 * $2; d *= 2) if ($1 * $2 % d == 0) print d; print $1 * $2 }')
-    ;;
-  repeats) values="4 8 16 30" ;;
-  mixup) values="0 1" ;;
-esac
+  values=$(bash "$what" "${@:3}" --dry-run | sed -n 's/.* \([0-9]\+\) tokens\? of width \([0-9]\+\);.*/\1 \2/p' |
+    awk 'END { for (d = 8; d < $1 * $2; d *= 2) if ($1 * $2 % d == 0) print d; print $1 * $2 }')
+fi
 
 runs=()
 train() {

@@ -35,6 +35,11 @@ class EqualCostConfig:
     rounds: int = 20
     """Batches that each network reads, in turns."""
 
+    def check(self) -> None:
+        for flag, number in (("--batch-size", self.batch_size), ("--rounds", self.rounds)):
+            if number < 1:
+                raise UserError(f"{flag} {number}: must be at least 1")
+
 
 @dataclass(frozen=True)
 class Timed:
@@ -50,9 +55,10 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     """The equal-cost program of a tree.
 
     Raises:
-        UserError: no run folder, or a run without a head.
+        UserError: no run folder, a run without a head, or nothing to time.
     """
     config = parse(EqualCostConfig, f"{tree.name}.equal_cost", arguments)
+    config.check()
     settings = saved_config(Path(config.run), tree.train_config)
     with join_world() as world:
         device = world.device
@@ -89,10 +95,10 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
 def _student(tree: Tree, settings: TrainConfig, run: str, device: torch.device) -> Student:
     """A run's student with its head, not trained: speed and size are all that is asked of it."""
     untrained = dataclasses.replace(settings, teacher_weights=None, student_weights=None, after=None)
-    classes = tree.summarize(settings).num_classes
-    if classes is None:
-        raise UserError(f"run {run}: its data set {settings.dataset} is not there to tell the classes; put it back")
-    task = build(tree, untrained, classes, device, missing=[]).task.eval()
+    summary = tree.summarize(settings)
+    if summary.num_classes is None:
+        raise UserError("; ".join(summary.missing))
+    task = build(tree, untrained, summary.num_classes, device, missing=[]).task.eval()
     student = unwrap_model(task.get_eval_model())
     if not isinstance(student, Student):
         raise UserError(f"run {run}: --method {settings.method} trains no head; name a run of gendd")

@@ -80,6 +80,12 @@ def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
         assert 0 < least <= median <= greatest
 
 
+@pytest.mark.parametrize("flag", ["--rounds", "--batch-size"])
+def test_equal_cost_of_nothing_is_refused(run, flag):
+    with pytest.raises(UserError, match=f"{flag} 0: must be at least 1"):
+        equal_cost([str(run), flag, "0"])
+
+
 def test_what_has_no_head_is_refused(tmp_path):
     train([*COMMON, "--method", "classification", "--student", "toy:network", "--runs", str(tmp_path)])
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
