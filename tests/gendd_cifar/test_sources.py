@@ -1,0 +1,350 @@
+"""Sources of small images: what is read, and data that is refused."""
+
+import hashlib
+import pickle
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+from small_images import config, data, refusal
+
+from gendd_cifar.sources import check_data, read_source, summarize
+
+
+def no_network(request, *arguments, **options):
+    raise urllib.error.URLError("no route to host")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(urllib.request, "urlopen", no_network)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return read_source("digits", "", 32)
+
+
+def rows(images, labels):
+    """Images with their labels, as comparable bytes."""
+    return sorted(image.numpy().tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True))
+
+
+def test_digits_are_all_there_a_third_of_each_class_held_out(digits):
+    assert digits.num_classes == 10
+    assert (len(digits.train), len(digits.test)) == (1198, 599)
+    assert digits.train.images.shape == (1198, 3, 32, 32) and digits.train.images.dtype == torch.uint8
+    of_all = torch.bincount(torch.cat([digits.train.labels, digits.test.labels]))
+    assert (torch.bincount(digits.test.labels) - of_all / 3).abs().max() < 1
+
+
+def test_digits_training_and_test_images_make_up_scikit_learns():
+    source = read_source("digits", "", 8)
+    raw = load_digits()
+    expected = torch.from_numpy((raw.images * 255 / 16).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
+    train, test = rows(source.train.images, source.train.labels), rows(source.test.images, source.test.labels)
+    assert sorted(train + test) == rows(expected, torch.from_numpy(raw.target))
+    assert not set(train) & set(test)
+
+
+def test_digits_split_is_fixed(digits):
+    np.random.seed(99)
+    torch.manual_seed(99)
+    again = read_source("digits", "", 32)
+    assert torch.equal(again.test.images, digits.test.images) and torch.equal(again.test.labels, digits.test.labels)
+    assert torch.equal(again.train.labels, digits.train.labels)
+
+
+def picture(height, width, mode="RGB", seed=0):
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def write_image(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three training images and two test images of two classes, 8x8."""
+    for number, name in enumerate(("train/cat/a.png", "train/cat/b.png", "train/dog/a.png", "test/cat/a.png")):
+        write_image(tmp_path / name, picture(8, 8, seed=number))
+    write_image(tmp_path / "test/dog/a.png", picture(8, 8, seed=9))
+    return tmp_path
+
+
+def test_a_folder_of_images_is_read_as_it_is(folder):
+    source = read_source(str(folder), "", 8)
+    assert source.num_classes == 2
+    assert source.train.labels.tolist() == [0, 0, 1] and source.test.labels.tolist() == [0, 1]
+    assert source.train.labels.dtype == torch.int64
+    for number in range(3):
+        pixels = torch.from_numpy(picture(8, 8, seed=number)).permute(2, 0, 1)
+        assert torch.equal(source.train.images[number], pixels)
+
+
+def test_a_folder_passes_over_hidden_files(folder):
+    (folder / "train" / "cat" / ".DS_Store").write_bytes(b"no image")
+    assert len(read_source(str(folder), "", 8).train) == 3
+
+
+def test_grey_images_become_three_equal_channels(folder):
+    pixels = picture(8, 8, mode="L")
+    write_image(folder / "test" / "dog" / "a.png", pixels)
+    image = read_source(str(folder), "", 8).test.images[1]
+    assert torch.equal(image, torch.from_numpy(pixels).expand(3, 8, 8))
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 8), (8, 20)])
+def test_odd_shapes_are_cut_to_their_centre_square(height, width, folder):
+    pixels = picture(height, width)
+    write_image(folder / "test" / "dog" / "a.png", pixels)
+    image = read_source(str(folder), "", 8).test.images[1]
+    centre = pixels[6:14] if height > width else pixels[:, 6:14]
+    assert torch.equal(image, torch.from_numpy(centre).permute(2, 0, 1))
+
+
+def test_other_sizes_are_resized(folder):
+    halves = np.zeros((16, 24, 3), np.uint8)
+    halves[:, 12:] = 240
+    write_image(folder / "test" / "dog" / "a.png", halves)
+    image = read_source(str(folder), "", 8).test.images[1]
+    assert image.shape == (3, 8, 8)
+    assert (image[..., :2] == 0).all() and (image[..., 6:] == 240).all()
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+CIFAR_PIXELS = {split: picture(6, 1024, seed=seed).reshape(6, 3072) for seed, split in enumerate(("train", "test"))}
+CIFAR_LABELS = {"train": [0, 99, 5, 5, 42, 7], "test": [1, 2, 3, 98, 0, 50]}
+
+
+@pytest.fixture
+def cifar100(tmp_path, monkeypatch):
+    """A CIFAR-100 of six images a split in torchvision's format, accepted as if it were the whole."""
+    dataset = torchvision.datasets.CIFAR100
+    base = tmp_path / dataset.base_folder
+    base.mkdir()
+    for split in ("train", "test"):
+        entry = {"data": CIFAR_PIXELS[split], "fine_labels": CIFAR_LABELS[split], "coarse_labels": [0] * 6}
+        (base / split).write_bytes(pickle.dumps(entry))
+        monkeypatch.setattr(dataset, f"{split}_list", [[split, md5(base / split)]])
+    (base / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(number) for number in range(100)]}))
+    monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": md5(base / "meta")})
+    return tmp_path
+
+
+def assert_is_the_small_cifar100(source):
+    assert source.num_classes == 100
+    for split, images in (("train", source.train), ("test", source.test)):
+        assert images.labels.tolist() == CIFAR_LABELS[split]
+        assert np.array_equal(images.images.numpy(), CIFAR_PIXELS[split].reshape(6, 3, 32, 32))
+
+
+def test_cifar100_is_read_from_an_unpacked_archive(cifar100):
+    assert_is_the_small_cifar100(read_source("cifar100", str(cifar100), 32))
+
+
+def test_cifar100_is_unpacked_from_an_archive_put_there(cifar100, monkeypatch, tmp_path):
+    dataset = torchvision.datasets.CIFAR100
+    archive = tmp_path / "elsewhere" / dataset.filename
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(cifar100 / dataset.base_folder, dataset.base_folder)
+    monkeypatch.setattr(dataset, "tgz_md5", md5(archive))
+    assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing == ()
+    assert_is_the_small_cifar100(read_source("cifar100", str(archive.parent), 32))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_without_files_and_network_says_what_to_fetch_and_where_to_put_it(name, tmp_path):
+    dataset = getattr(torchvision.datasets, name.upper())
+    message = refusal(read_source, name, str(tmp_path), 32)
+    for word in (f"--dataset {name}", "no route to host", dataset.url, dataset.tgz_md5, f"--data-root {tmp_path}"):
+        assert word in message
+
+
+def test_a_damaged_cifar_file_is_not_taken_for_the_data_set(cifar100):
+    path = cifar100 / "cifar-100-python" / "test"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "--dataset cifar100" in refusal(read_source, "cifar100", str(cifar100), 32)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("digits", 10), ("cifar10", 10), ("cifar100", 100)])
+def test_class_counts_are_known_before_reading(name, classes, tmp_path):
+    summary = summarize(config(dataset=name, data_root=tmp_path))
+    assert summary.num_classes == classes
+    assert (not summary.missing) == (name == "digits")
+
+
+def test_summary_of_a_folder_and_of_one_that_is_not_there(folder, cifar100):
+    assert summarize(config(dataset=folder)).num_classes == 2
+    assert summarize(config(dataset="cifar100", data_root=cifar100)).missing == ()
+    absent = summarize(config(dataset=folder / "absent"))
+    assert absent.num_classes is None and "no such folder" in absent.missing[0]
+
+
+@pytest.fixture
+def strangers(tmp_path):
+    """A folder of three images without classes, in folders of its own."""
+    root = tmp_path / "strangers"
+    for number, name in enumerate(("b.png", "a/deep/c.JPG", "a.jpeg.png")):
+        write_image(root / name, picture(8 + number, 8, seed=20 + number))
+    (root / "notes.txt").write_text("not an image, and not taken for one")
+    return root
+
+
+def test_other_images_are_trained_on_and_nothing_of_the_data_sets_own(folder, strangers):
+    for path in (folder / "train").rglob("*.png"):
+        path.unlink()
+    source = read_source(str(folder), "", 8, str(strangers))
+    assert source.num_classes == 2 and source.test.labels.tolist() == [0, 1]
+    assert source.train.labels.tolist() == [-1] * 3
+    first = torch.from_numpy(picture(10, 8, seed=22)[1:9]).permute(2, 0, 1)
+    assert torch.equal(source.train.images[0], first), "in order of their paths: a.jpeg.png, a/deep/c.JPG, b.png"
+
+
+def test_other_images_stand_in_for_cifars_and_the_digits_too(cifar100, strangers):
+    for dataset, classes, tested in (("cifar100", 100, 6), ("digits", 10, 599)):
+        source = read_source(dataset, str(cifar100), 32, str(strangers))
+        assert (len(source.train), len(source.test), source.num_classes) == (3, tested, classes)
+        assert data(source=source, batch=3).class_groups == {}
+
+
+def test_a_summary_tells_the_setting_and_what_is_missing_of_it(folder, strangers):
+    told = summarize(config(dataset=folder, unlabeled_dir=strangers, imbalance=0.02))
+    assert told.missing == () and told.num_classes == 2
+    assert f"trained on the images of {strangers}" in told.details and "the last class 0.02 times" in told.details
+    (absent,) = summarize(config(dataset=folder, unlabeled_dir=strangers / "none")).missing
+    assert absent == f"--unlabeled-dir {strangers}/none: no such folder; name a folder of images"
+
+
+def test_checking_the_data_counts_what_is_trained_on(capsys, digits, strangers):
+    check_data(config(dataset="digits", image_size=8, imbalance=0.1, label_fraction=0.1))
+    output = capsys.readouterr().out
+    sizes = torch.bincount(digits.train.labels).tolist()
+    kept = [min(size, int(max(sizes) * 0.1 ** (number / 9))) for number, size in enumerate(sizes)]
+    known = [max(round(size / 10), 1) for size in kept]
+    for name, counts in (("train ", kept), ("labels", known)):
+        assert f"{name} {sum(counts)} images, {min(counts)} to {max(counts)} a class\n" in output
+    groups = sum(size > 100 for size in kept), sum(20 <= size <= 100 for size in kept), sum(size < 20 for size in kept)
+    assert "by their number of images: {} of many, {} of medium, {} of few".format(*groups) in output
+    check_data(config(dataset="digits", image_size=8, unlabeled_dir=strangers))
+    output = capsys.readouterr().out
+    assert f"train  3 images of {strangers}, without labels" in output and "test   599 images" in output
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"imbalance": "0"}, ["--imbalance 0.0", "above 0"]),
+        ({"imbalance": "100"}, ["--imbalance 100.0", "at most 1"]),
+        ({"imbalance": "nan"}, ["--imbalance nan"]),
+        ({"unlabeled_dir": "there"}, ["--unlabeled-dir there", "train without them: --unlabeled"]),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(flags, words):
+    message = refusal(config(**flags).check_training_images)
+    assert all(word in message for word in words)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("imbalance", 0.1), ("holdout", 0.5)])
+def test_what_chooses_among_replaced_images_is_refused(flag, value):
+    settings = replace(config(unlabeled_dir="there", **{flag: value}), unlabeled=True)
+    message = refusal(settings.check_training_images)
+    assert f"--{flag} {value}" in message and "--unlabeled-dir there" in message
+
+
+def test_an_unlabeled_folder_without_images_or_with_a_broken_one_is_refused(strangers, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    message = refusal(read_source, "digits", "", 8, str(empty))
+    assert message == f"--unlabeled-dir {empty}: holds no image; name a folder of images"
+    (strangers / "broken.png").write_bytes(b"notes")
+    message = refusal(read_source, "digits", "", 8, str(strangers))
+    assert message.startswith("--unlabeled-dir") and str(strangers / "broken.png") in message
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("cifar-100", "cifar100"), ("CIFAR10", "cifar10"), ("digit", "digits")])
+def test_an_unknown_name_brings_the_nearest(name, nearest):
+    message = refusal(read_source, name, "", 8)
+    assert message.startswith(f"--dataset {name}") and nearest in message.partition("nearest: ")[2].split(", ")
+    assert summarize(config(dataset=name)).missing == (message,)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    message = refusal(read_source, str(tmp_path / "none"), "", 8)
+    assert f"--dataset {tmp_path}/none" in message and "train/<class>/" in message
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_missing_split_is_refused(split, folder):
+    (folder / split).rename(folder / "other")
+    message = refusal(read_source, str(folder), "", 8)
+    assert f"--dataset {folder}" in message and f"{split}/<class>/<image>" in message
+
+
+@pytest.mark.parametrize("empty", ["train", "train/cat"])
+def test_an_empty_split_or_class_is_refused(empty, folder):
+    for path in (folder / empty).rglob("*.png"):
+        path.unlink()
+    message = refusal(read_source, str(folder), "", 8)
+    assert "cat" in message and "train/<class>/<image>" in message
+
+
+def test_a_split_without_classes_is_refused(folder):
+    (folder / "test").rename(folder / "other")
+    (folder / "test").mkdir()
+    assert "test/<class>/<image>" in refusal(read_source, str(folder), "", 8)
+
+
+@pytest.mark.parametrize("content", [b"", b"notes", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+@pytest.mark.parametrize("name", ["notes.txt", "b.png"])
+def test_a_file_that_is_no_image_is_named(name, content, folder):
+    path = folder / "train" / "dog" / name
+    path.write_bytes(content)
+    assert str(path) in refusal(read_source, str(folder), "", 8)
+
+
+def test_a_png_truncated_anywhere_is_named(folder):
+    # Large enough for two chunks of pixels: a cut between them has its own error.
+    path = write_image(folder / "train" / "dog" / "b.png", picture(160, 160))
+    whole = path.read_bytes()
+    second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
+    for end in (10, 30, 50, second // 2, second - 4, second, second + 2, second + 4, second + 40):
+        path.write_bytes(whole[:end])
+        assert str(path) in refusal(read_source, str(folder), "", 8)
+
+
+def test_an_image_of_absurd_size_is_named(folder):
+    path = folder / "train" / "dog" / "b.png"
+    write_image(path, picture(8, 8))
+    header = bytearray(path.read_bytes())
+    header[16:24] = (60000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    path.write_bytes(bytes(header))
+    assert str(path) in refusal(read_source, str(folder), "", 8)
+
+
+def test_classes_that_differ_between_training_and_test_are_named(folder):
+    (folder / "test" / "dog").rename(folder / "test" / "wolf")
+    message = refusal(read_source, str(folder), "", 8)
+    assert "dog" in message and "wolf" in message and "cat" not in message.partition("only in one of them")[2]
+    write_image(folder / "train" / "wolf" / "a.png", picture(8, 8))
+    message = refusal(read_source, str(folder), "", 8)
+    assert "train/ has 3 classes, test/ 2" in message and "dog" in message
