@@ -103,7 +103,7 @@ class Denoiser(nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2], self.pos_embed):
+        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
             nn.init.normal_(layer.weight, std=0.02)
         for layer in self.layers:
             for projection in layer.adaLN_modulation.modules():
