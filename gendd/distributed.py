@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -75,9 +75,8 @@ class World:
         return f"{processes} on {hardware(self.device)}"
 
 
-@contextlib.contextmanager
-def join_world():
-    """The group that torchrun's environment names, or this process alone. One GPU a process, else the CPU."""
+def this_process() -> World:
+    """This process's place in torchrun's environment. One GPU a process, else the CPU."""
     rank, size, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
@@ -85,12 +84,26 @@ def join_world():
     if torch.cuda.is_available() and "CPU_PROCS" not in os.environ:
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    if size > 1:
-        backend, timeout = "nccl" if device.type == "cuda" else "gloo", whole_number(os.environ, "PEER_TIMEOUT", 600)
+    return World(rank, size, local_rank, device)
+
+
+def first_alone() -> World | None:
+    """A world of the first process alone, for work that is done once; None in the others, which have nothing to do."""
+    place = this_process()
+    return replace(place, size=1) if place.is_first else None
+
+
+@contextlib.contextmanager
+def join_world():
+    """The group that torchrun's environment names, or this process alone."""
+    world = this_process()
+    if world.size > 1:
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        timeout = whole_number(os.environ, "PEER_TIMEOUT", 600)
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    yield World(rank, size, local_rank, device)
+    yield world
     # Only after success: a process that leaves with an error ends at once (`run_program`), waiting for nobody.
-    if size > 1:
+    if world.size > 1:
         # DistributedDataParallel must be gone before its process group; freed after it, the two can deadlock.
         gc.collect()
         dist.destroy_process_group()

@@ -12,7 +12,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from gendd.config import TrainConfig, parse
-from gendd.distributed import autocast, hardware, join_world, resolve_precision
+from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch, read_outs_apart
 from gendd.networks import create_network, flops, parameter_count
@@ -59,30 +59,32 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     """
     config = parse(EqualCostConfig, f"{tree.name}.equal_cost", arguments)
     config.check()
+    world = first_alone()
+    if not world:
+        return
     settings = saved_config(Path(config.run), tree.train_config)
-    with join_world() as world:
-        device = world.device
-        precision = resolve_precision(settings.precision, device)
-        student, size = _student(tree, settings, config.run, device), settings.image_size
-        image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
-        rows = [
-            Timed(
-                f"{settings.student}, {read_out.names[0]}",
-                flops(partial(read_out.logits, image, noise)),
-                parameters,
-                Stopwatch(read_out),
-            )
-            for read_out, parameters in read_outs_apart(student, settings.sampling())
-        ]
-        classes, cost = student.classifier.out_features, rows[0].flops
-        for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
-            network = create_network("--student", name, tree.names, classes, size)
-            rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
-        images = image.expand(config.batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad(), autocast(precision, device):
-            for _ in range(config.rounds):
-                for row in rows:
-                    row.stopwatch.logits(images, noise)
+    device = world.device
+    precision = resolve_precision(settings.precision, device)
+    student, size = _student(tree, settings, config.run, device), settings.image_size
+    image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
+    rows = [
+        Timed(
+            f"{settings.student}, {read_out.names[0]}",
+            flops(partial(read_out.logits, image, noise)),
+            parameters,
+            Stopwatch(read_out),
+        )
+        for read_out, parameters in read_outs_apart(student, settings.sampling())
+    ]
+    classes, cost = student.classifier.out_features, rows[0].flops
+    for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
+        network = create_network("--student", name, tree.names, classes, size)
+        rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
+    images = image.expand(config.batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), autocast(precision, device):
+        for _ in range(config.rounds):
+            for row in rows:
+                row.stopwatch.logits(images, noise)
     print(f"{hardware(device)}, {precision}, {config.rounds} batches of {config.batch_size} images in turns\n")
     print("| network | MFLOPs an image | times the head's | parameters, M | images/s: median (least-greatest) |")
     print("|---|---|---|---|---|")

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from gendd.checkpoint import load_weights, read_weights
 from gendd.config import SamplingConfig, TrainConfig, parse
-from gendd.distributed import World, autocast, join_world, resolve_precision
+from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
 from gendd.networks import flops, pooled_feature
 from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
-from gendd.reporting.ablation import TOP1, Ablation
+from gendd.reporting.ablation import TOP1, Ablation, prepare
 from gendd.runs import environment, saved_config
 from gendd.student import Student
 
@@ -61,10 +61,10 @@ class SamplingProgram:
     """Measure on the first so many test images; 0 takes all."""
     noisy_images: int = 1000
     """The same for the samplers that start from noise, which take a hundred times as long."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
-    seed: int = 0
-    """Seed of the sampling noise."""
+    precision: Literal["auto", "bf16", "fp32"] | None = None
+    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it; the run's own if not given."""
+    seed: int | None = None
+    """Seed of the sampling noise; the run's own if not given."""
 
 
 def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
@@ -74,27 +74,31 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
         UserError: no run folder, a run without a generative head, or data that is missing.
     """
     config = parse(SamplingProgram, f"{tree.name}.sampling", arguments)
-    with join_world() as world:
-        settings = saved_config(Path(config.run), tree.train_config)
-        settings = dataclasses.replace(
-            settings, student_weights=None, after=None, data_root=config.data_root or settings.data_root
-        )
-        student, data = _open(tree, settings, config.run, world)
-        precision = resolve_precision(config.precision, world.device)
-        image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
-        with autocast(precision, world.device):
-            head = _Head(student, data.eval_batches(config.images), world, config.seed, image)
-            rows = [
-                {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
-                for sampling in GRIDS[config.what]
-            ]
+    world = first_alone()
+    if not world:
+        return
+    settings, folder = saved_config(Path(config.run), tree.train_config), Path(config.output or config.run)
+    prepare(folder)
+    settings = dataclasses.replace(
+        settings, student_weights=None, after=None, data_root=config.data_root or settings.data_root
+    )
+    student, data = _open(tree, settings, config.run, world)
+    precision = resolve_precision(config.precision or settings.precision, world.device)
+    seed = settings.seed if config.seed is None else config.seed
+    image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
+    with autocast(precision, world.device):
+        head = _Head(student, data.eval_batches(config.images), world, seed, image)
+        rows = [
+            {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
+            for sampling in GRIDS[config.what]
+        ]
     found = environment(world)
     labels = "no labels" if settings.unlabeled else f"contraction {settings.contraction:g}"
     title = f"{config.what.capitalize()}: {settings.teacher} > {settings.student}, {labels}, seed {settings.seed}"
     note = f"{NOTE} {found['hardware']}, {precision}, PyTorch {found['versions']['torch']}."
     levels = {"linear probe": head.probe_top1}
     ablation = Ablation(title, note, "curve", VALUES[config.what], COST, rows, levels)
-    ablation.write(Path(config.output or config.run), config.what)
+    ablation.write(folder, config.what)
 
 
 def _open(tree: Tree, settings: TrainConfig, run: str, world: World):

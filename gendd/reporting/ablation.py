@@ -1,6 +1,8 @@
 """An ablation: top-1 over the values of a setting, and over what they cost, as a table, a CSV file and curves."""
 
+import contextlib
 import itertools
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,18 +46,15 @@ class Ablation:
         Raises:
             UserError: the folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
+        print(markdown(self.rows), flush=True)
+        prepare(folder)
+        with _refused(folder):
             write_csv(folder / f"{name}.csv", self.rows)
             self.picture().savefig(folder / f"{name}.png")
             text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
             text.append(markdown(self.rows))
             (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"--output {folder}: cannot be written ({error.strerror}); choose another folder"
-            ) from error
-        print(f"{markdown(self.rows)}\n\nsee {folder / name}.md")
+        print(f"\nsee {folder / name}.md")
 
     @property
     def _floor(self) -> float:
@@ -111,6 +110,25 @@ class Ablation:
             axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (-4, 3), ha="right", **style)
         for row in rows[1:][-1:]:
             axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (4, 3), **style)
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder of an ablation, before what it shall hold is measured.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with _refused(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+@contextlib.contextmanager
+def _refused(folder: Path):
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def markdown(rows: Sequence[dict]) -> str:

@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +82,50 @@ def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
     for row in rows:
         median, least, greatest = map(float, re.fullmatch(r"(\d+) \((\d+)-(\d+)\)", row[4]).groups())
         assert 0 < least <= median <= greatest
+
+
+def test_of_several_processes_the_first_measures_alone(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sampling.GRIDS, "guidance", [SamplingConfig()])
+    for rank in ("1", "0"):
+        for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        main(["guidance", str(run), "--images", "100", "--output", str(tmp_path / rank)])
+        equal_cost([str(run), "--batch-size", "1", "--rounds", "1"])
+        words = capsys.readouterr().out
+        if rank == "1":
+            assert not words and not (tmp_path / rank).exists()
+    assert "| toy:network, head |" in words and (tmp_path / "0" / "guidance.md").exists()
+
+
+def test_two_processes_print_one_table(run):
+    toys = str(Path(__file__).parents[1] / "toys")
+    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
+    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar.equal_cost", str(run), "--rounds", "1"]
+    ended = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120)
+    assert ended.stdout.count("| toy:network, head |") == 1
+
+
+def test_noise_follows_the_seed_of_the_run(run, tmp_path, monkeypatch):
+    copy, seeds = shutil.copytree(run, tmp_path / "copy"), []
+    config = json.loads((run / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "seed": 5}))
+
+    def note(student, batches, world, seed, image):
+        seeds.append(seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "_Head", note)
+    for flags in ([], ["--seed", "7"]):
+        with pytest.raises(KeyboardInterrupt):
+            main(["guidance", str(copy), *flags])
+    assert seeds == [5, 7]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sampling, "_open", lambda *arguments: pytest.fail("opened"))
+    with pytest.raises(UserError, match="--output .*: cannot be written .*; choose another folder"):
+        main(["guidance", str(run), "--output", str(tmp_path / "file" / "out")])
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--batch-size"])
