@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from gendd.errors import UserError
 from gendd.networks import classifier_name
 
 Tensors = dict[str, Tensor]
+GO_ON = "make room there, then give the same command again: it goes on from the last good checkpoint"
 WRAPPERS = ("module.", "_orig_mod.")
 # Names in published GenDD checkpoints and ours.
 PUBLISHED = {
@@ -42,11 +44,12 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None =
     write_whole(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp") -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp", remedy: str = GO_ON) -> None:
     """Have `write` fill a file so that `path` is at any time a whole file: the old one, then the new one.
 
     Args:
         ending: of the temporary file beside it; where several processes may write the same, each needs its own.
+        remedy: what the user can do if it cannot be written.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -61,10 +64,22 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = "
     except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {_reason(error)}; make room there, then give the same command again: it goes on "
-            "from the last good checkpoint"
-        ) from error
+        raise UserError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
+
+
+def check_writable(path: Path, remedy: str) -> None:
+    """Refuse a place where `write_whole` can put no file, before the work whose result it shall hold.
+
+    Raises:
+        UserError: its folder is missing or cannot be written, or it is a folder itself.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            reason = "it is a folder" if path.is_dir() else None
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UserError(f"cannot write {path}: {reason}; {remedy}")
 
 
 def _reason(error: BaseException) -> str:
@@ -117,9 +132,22 @@ def weights_file(path: str | Path) -> Path:
 
 
 def read_weights(path: str | Path, flag: str) -> Tensors:
-    """Named tensors of a weight file or run folder, whatever wraps them, by this project's names."""
+    """Named tensors of a weight file or run folder, whatever wraps them, by this project's names; of a run's trained
+    and averaged weights, those that it reports."""
     content = read(weights_file(path), flag)
-    for container in ("model", "state_dict"):
+    return weights_in(content, flag, path, reported_weights(content))
+
+
+def reported_weights(content: dict) -> str:
+    """ "trained" or "ema", the weights that a checkpoint's run reports."""
+    return "ema" if content.get("reported") == "ema" else "trained"
+
+
+def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Tensors:
+    """The tensors of `read_weights` in the content of a file, the "trained" ones or their average, "ema"."""
+    if weights == "ema" and not isinstance(content.get("ema"), dict):
+        raise UserError(f"--weights ema: {path} holds no averaged weights; train with --ema, or leave --weights out")
+    for container in ("ema",) if weights == "ema" else ("model", "state_dict"):
         if isinstance(content.get(container), dict):
             content = content[container]
             break

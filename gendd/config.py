@@ -7,6 +7,7 @@ what only its data has and to set its own defaults.
 import contextlib
 import dataclasses
 import io
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Epochs of linear warm-up from 0."""
     ema: float = 0.0
     """Decay of a moving average of the weights, evaluated beside them; 0 keeps none."""
+    weights: Literal["trained", "ema"] = "trained"
+    """Weights that the run reports, chooses its best epoch by and hands on: the trained ones, or their average."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
@@ -228,6 +231,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
             wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
             raise UserError(f"--cached-views {self.cached_views}: {wrong}")
+        if self.weights == "ema" and not self.ema:
+            raise UserError("--weights ema: there is no average without --ema; give its decay, such as --ema 0.999")
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
         self.check_training_images()
@@ -244,7 +249,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(SamplingConfig):
+class EvaluateConfig:
     """Evaluate a run or a checkpoint: teacher, head read-out and linear probe."""
 
     checkpoint: tyro.conf.Positional[str] = ""
@@ -263,14 +268,26 @@ class EvaluateConfig(SamplingConfig):
     """Side of the images; a run's own if not given."""
     best: bool = False
     """Evaluate the run's best checkpoint instead of its last."""
+    weights: Literal["trained", "ema"] | None = None
+    """The trained weights, or their moving average; those that the checkpoint reports if not given."""
     images: int = 0
     """Evaluate the first so many test images; 0 takes all."""
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    sampler: Literal["ancestral", "ddim", "deterministic"] | None = None
+    """ancestral (the paper's), ddim, or deterministic: DDIM from zero, a few steps; a run's own if not given."""
+    steps: int | None = None
+    """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet); a run's own if not given."""
+    num_samples: int | None = None
+    """Features drawn and averaged per image (the paper: 5); a run's own if not given."""
+    guidance: float | None = None
+    """Classifier-free guidance scale; 1 is none, and saves half the time; a run's own if not given."""
+    start: int | None = None
+    """Timestep at which the deterministic sampler starts; a run's own if not given."""
     paper: bool = False
     """The paper's sampler, over all flags of sampling."""
-    seed: int = 0
-    """Seed of the sampling noise."""
+    precision: Literal["auto", "bf16", "fp32"] | None = None
+    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it; a run's own if not given."""
+    seed: int | None = None
+    """Seed of the sampling noise; a run's own if not given."""
     json: str | None = None
     """File for the figures; a run's own evaluation.json if not given."""
     dry_run: bool = False
@@ -298,10 +315,18 @@ def parse(config_class: type[Config], program: str, arguments: Sequence[str] | N
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            return tyro.cli(config_class, prog=f"python -m {program}", args=arguments)
+            config = tyro.cli(config_class, prog=f"python -m {program}", args=arguments)
     except SystemExit as stop:
         if not stop.code:
             raise
         # tyro's box without its colours, frame and rules (dashes where the terminal is not UTF-8), and first line.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         raise UserError(" ".join(" ".join(lines or [title]).split())) from None
+    return dataclasses.replace(config, **{name: _at_home(value) for name, value in vars(config).items()})
+
+
+def _at_home(value):
+    """A path's ~ is the home folder, as in a shell, which leaves it alone in --flag=~/path."""
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value

@@ -4,10 +4,10 @@ config.json         resolved configuration, and the tree it is for
 environment.json    versions, git commit, hardware, processes, the teacher's checksum and measured accuracy
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same for TensorBoard
-checkpoints/        last.pt and best.pt
+checkpoints/        last.pt and best.pt: the trained weights, with --ema their average too, and which the run reports
 result.json         final accuracies, cost of each read-out; exists once the run is complete
 features.safetensors  some generated features beside their targets (GenDD runs)
-student.safetensors the plain student, its linear probe as classifier
+student.safetensors the plain student with the reported weights, its linear probe as classifier
 """
 
 import dataclasses
@@ -32,6 +32,8 @@ NOT_COMPARED = {
     # What it sets is compared.
     "paper",
 }
+# Before the names of read-outs with averaged weights, in metrics and results.
+AVERAGED = "ema_"
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 

@@ -168,7 +168,7 @@ class Training:
         if accuracy["top1"] > self.best.get("top1", -1.0):
             self.best = {"epoch": self.epoch, "read_out": read_out, "top1": accuracy["top1"], **split}
             if self.world.is_first:
-                checkpoint.save(self.run.best, {"model": self.weights(), "epoch": self.epoch, "best": self.best})
+                checkpoint.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
 
     def report(self, kind: str, values: dict) -> None:
         """To the metrics and, as a line, to the terminal."""
@@ -177,20 +177,26 @@ class Training:
         self.metrics.write(kind, self.epoch, self.step, values)
         print(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}", flush=True)
 
-    def weights(self, ema: bool = False) -> dict[str, Tensor]:
+    def weights(self) -> dict:
+        """What a checkpoint holds of the network: trained weights, their average if there is one, and which of them
+        the run reports."""
+        content = {"model": self._state(), "reported": self.config.weights}
+        if self.task.has_ema():
+            content["ema"] = self._state(ema=True)
+        return content
+
+    def _state(self, ema: bool = False) -> dict[str, Tensor]:
         return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
 
     def save(self) -> None:
         content = {
-            "model": self.weights(),
+            **self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
             "best": self.best,
         }
-        if self.task.has_ema():
-            content["ema"] = self.weights(ema=True)
         checkpoint.save(self.run.last, content)
 
     def load(self) -> None:

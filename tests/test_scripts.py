@@ -421,6 +421,13 @@ def test_readme_command(command, recorded, dry_run):
             assert "plan" in dry_run(module, arguments)
 
 
+def test_the_readmes_report_is_linked_where_it_is_made():
+    text = (ROOT / "README.md").read_text()
+    sections = {part.splitlines()[0].lower(): part for part in text.split("\n## ")[1:]}
+    for anchor in re.findall(r"\[report\]\(#(.*?)\)", text):
+        assert "gendd.reporting" in sections[anchor]
+
+
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A checkout that scripts may fill."""

@@ -4,11 +4,24 @@ import dataclasses
 import json
 from pathlib import Path
 
+import torch
 from timm.utils import unwrap_model
 from torch import nn
 
-from gendd.checkpoint import Tensors, checksum, conditioning, load_weights, read_weights, weights_file, write_whole
-from gendd.config import EvaluateConfig, TrainConfig, field_names
+from gendd.checkpoint import (
+    Absent,
+    Tensors,
+    check_writable,
+    checksum,
+    conditioning,
+    load_weights,
+    read,
+    reported_weights,
+    weights_file,
+    weights_in,
+    write_whole,
+)
+from gendd.config import EvaluateConfig, SamplingConfig, TrainConfig, field_names
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, evaluate_with_cost, read_outs_apart
@@ -20,6 +33,7 @@ from gendd.runs import RunFolder, environment, saved_config
 from gendd.student import Student
 
 RATES = ("median", "min", "max")
+ELSEWHERE = "name another place for the figures: --json FILE"
 
 
 def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
@@ -29,36 +43,41 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         UserError: whatever in the command, the data or the checkpoint cannot work.
     """
     config = tree.parse(tree.evaluate_config, "evaluate", arguments)
-    config.check()
     with join_world() as world:
-        tensors = {} if config.dry_run and not _file(config).exists() else read_weights(_file(config), "checkpoint")
-        settings = _settings(tree, config, tensors)
+        file, figures = _file(config), _figures(config)
+        if figures and world.is_first:
+            check_writable(figures, ELSEWHERE)
+        settings, tensors = _read(tree, config, file)
+        sampling = SamplingConfig(**settings.sampling())
+        sampling.check()
         summary = tree.summarize(settings)
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
         missing = list(summary.missing)
-        absent = missing if config.dry_run else None
-        precision = resolve_precision(config.precision, world.device)
-        built = build(tree, settings, summary.num_classes, world.device, absent, tensors, precision)
+        built, teacher = _build(tree, config, settings, summary.num_classes, world, missing, tensors)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
             loaded = load_weights(model, tensors, "checkpoint", config.checkpoint)
         else:
             missing, loaded = [*missing, f"checkpoint {config.checkpoint}: no such file"], "nothing loaded"
         if world.is_first:
-            print(f"checkpoint  {config.checkpoint}: {loaded}\nstudent     {built.student.describe()}", flush=True)
+            print(f"checkpoint  {config.checkpoint}: {loaded}, {settings.weights} weights")
+            print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
-                print(f"teacher     {built.teacher.describe()}; {built.teacher.loaded}", flush=True)
+                print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
             if isinstance(model, Student) and model.draws_features:
-                print(f"protocol    {tree.protocol(config)}", flush=True)
+                print(f"protocol    {tree.protocol(sampling)}", flush=True)
             if config.dry_run:
                 print(list_missing(missing))
         if config.dry_run:
             return
-        data = tree.open_data(settings, BatchPlan(config.seed, 1, world.rank, world.size), world, built.student.network)
+        batches = BatchPlan(settings.seed, 1, world.rank, world.size)
+        data = tree.open_data(settings, batches, world, built.student.network)
         rows = _measure(built, model, data, settings, config, world)
         if world.is_first:
-            _report(rows, data, settings, config, world)
+            _print(rows, data, settings, config, world)
+        if world.is_first and figures:
+            _write(figures, rows, data, settings, config, world)
 
 
 def _file(config: EvaluateConfig) -> Path:
@@ -66,6 +85,22 @@ def _file(config: EvaluateConfig) -> Path:
         raise UserError("checkpoint is missing: name a run folder or a checkpoint file")
     path = Path(config.checkpoint)
     return RunFolder(path).best if config.best and path.is_dir() else weights_file(path)
+
+
+def _figures(config: EvaluateConfig) -> Path | None:
+    """The file for the figures; of a checkpoint file there is none unless it is given."""
+    path = Path(config.checkpoint)
+    return Path(config.json) if config.json else path / "evaluation.json" if path.is_dir() else None
+
+
+def _read(tree: Tree, config: EvaluateConfig, file: Path) -> tuple[TrainConfig, Tensors]:
+    """The training configuration of what is evaluated, and its tensors; none in a dry run without the file."""
+    if config.dry_run and not file.exists():
+        return _settings(tree, config, {}), {}
+    content = read(file, "checkpoint")
+    weights = config.weights or reported_weights(content)
+    tensors = weights_in(content, "checkpoint", config.checkpoint, weights)
+    return dataclasses.replace(_settings(tree, config, tensors), weights=weights), tensors
 
 
 def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConfig:
@@ -99,10 +134,34 @@ def _architecture(tensors: Tensors) -> dict:
     return {"method": "gendd", **head}
 
 
-def _read_outs(built: Built, model: nn.Module, settings: TrainConfig) -> list[tuple[ReadOut, int]]:
-    """The teacher, if its weights are there, and each read-out of the student alone, with its parameter count."""
+def _build(
+    tree: Tree,
+    config: EvaluateConfig,
+    settings: TrainConfig,
+    num_classes: int,
+    world: World,
+    missing: list[str],
+    tensors: Tensors,
+) -> tuple[Built, str]:
+    """The networks and the task, and a word on the teacher's weights. A run's teacher whose file is gone is not
+    evaluated: what the student needs of it lies among the student's own weights."""
+    shape = (num_classes, world.device, missing if config.dry_run else None, tensors)
+    precision = resolve_precision(settings.precision, world.device)
+    try:
+        built = build(tree, settings, *shape, precision)
+    except Absent as absent:
+        if config.teacher_weights:
+            raise
+        built = build(tree, dataclasses.replace(settings, teacher_weights=None), *shape, precision)
+        return built, f"not evaluated, {absent}"
+    return built, built.teacher.loaded if built.teacher else ""
+
+
+def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: World) -> list[tuple[ReadOut, int]]:
+    """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
+    count."""
     read_outs = read_outs_apart(model, settings.sampling())
-    if built.teacher and built.teacher.tensors:
+    if built.teacher and world.all_true(torch.tensor(bool(built.teacher.tensors), device=world.device)):
         read_outs.insert(0, (teacher_read_out(built.task), parameter_count(built.teacher.network)))
     return read_outs
 
@@ -111,25 +170,23 @@ def _measure(
     built: Built, model: nn.Module, data, settings: TrainConfig, config: EvaluateConfig, world: World
 ) -> list[dict]:
     built.task.eval()
-    precision = resolve_precision(config.precision, world.device)
+    precision = resolve_precision(settings.precision, world.device)
     rows = []
-    for read_out, parameters in _read_outs(built, model, settings):
+    for read_out, parameters in _read_outs(built, model, settings, world):
         (name,), batches = read_out.names, data.eval_batches(config.images)
         with autocast(precision, world.device):
             measured = evaluate_with_cost(
-                read_out, parameters, batches, data.image_size, world, config.seed, data.class_groups
+                read_out, parameters, batches, data.image_size, world, settings.seed, data.class_groups
             )
         rows.append({"read_out": name, **measured})
     return rows
 
 
-def _report(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
-    images = min(config.images or data.eval_size, data.eval_size)
-    precision = resolve_precision(config.precision, world.device)
+def _print(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
     sampling = ", ".join(f"{name} {value}" for name, value in settings.sampling().items())
-    print(f"images      {images} of the {data.eval_split} split of {settings.dataset}")
-    print(f"sampling    {sampling}")
-    print(f"hardware    {world.describe()}, {precision}")
+    print(f"images      {_images(data, config)} of the {data.eval_split} split of {settings.dataset}")
+    print(f"sampling    {sampling}, seed {settings.seed}")
+    print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
     groups = list(data.class_groups)
     columns = ["read-out", "top-1 %", *(f"{name} %" for name in groups), "top-5 %", "parameters", "MFLOPs an image"]
     columns.append("images/s a process: median (min-max)")
@@ -141,18 +198,27 @@ def _report(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfi
         accuracies = [f"{row[name]:.2f}" if name in row else "none seen" for name in ("top1", *groups, "top5")]
         size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
-    path = Path(config.checkpoint)
-    file = Path(config.json) if config.json else path / "evaluation.json" if path.is_dir() else None
-    if file:
-        content = {
-            "checkpoint": {"file": str(_file(config)), "sha256": checksum(_file(config))},
-            "dataset": settings.dataset,
-            "split": data.eval_split,
-            "images": images,
-            "sampling": settings.sampling(),
-            "precision": precision,
-            **environment(world),
-            "read_outs": rows,
-        }
-        write_whole(file, lambda stream: stream.write((json.dumps(content, indent=2) + "\n").encode()))
-        print(f"\nfigures in {file}")
+
+
+def _images(data, config: EvaluateConfig) -> int:
+    return min(config.images or data.eval_size, data.eval_size)
+
+
+def _write(file: Path, rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
+    content = {
+        "checkpoint": {"file": str(_file(config)), "sha256": checksum(_file(config)), "weights": settings.weights},
+        "dataset": settings.dataset,
+        "split": data.eval_split,
+        "images": _images(data, config),
+        "sampling": settings.sampling(),
+        "seed": settings.seed,
+        "precision": resolve_precision(settings.precision, world.device),
+        **environment(world),
+        "read_outs": rows,
+    }
+    write_whole(
+        file,
+        lambda stream: stream.write((json.dumps(content, indent=2) + "\n").encode()),
+        remedy=f"the table above holds the figures; {ELSEWHERE}",
+    )
+    print(f"\nfigures in {file}")

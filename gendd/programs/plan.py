@@ -47,6 +47,7 @@ def plan_of(
         "optimiser": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g}",
         "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
+        **_average(config),
         "hardware": f"{world.describe()}, {precision}",
         "results": str(results),
     }
@@ -72,6 +73,11 @@ def _method(config: TrainConfig) -> str:
     if config.teacher_cache:
         words.append(f"teacher's features of {_counted(config.views, 'view')} an image from {config.teacher_cache}")
     return ", ".join(words)
+
+
+def _average(config: TrainConfig) -> dict[str, str]:
+    use = "reported" if config.weights == "ema" else "evaluated beside the trained ones"
+    return {"average": f"of the weights, decay {config.ema:g}, {use}"} if config.ema else {}
 
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:

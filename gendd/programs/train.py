@@ -26,7 +26,7 @@ from gendd.programs.build import build, list_missing, teacher_read_out
 from gendd.programs.plan import loss_flops, plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
-from gendd.runs import RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
+from gendd.runs import AVERAGED, RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
 from gendd.student import Student
 from gendd.targets import contract
 from gendd.teacher_cache import open_cache
@@ -185,18 +185,33 @@ class TrainProgram:
         self.task.eval()
         accuracies, features = {}, {}
         with autocast(self.precision, self.world.device):
-            for prefix, ema in (("", False), ("ema_", True)) if self.task.has_ema() else (("", False),):
-                model = unwrap_model(self.task.get_eval_model(ema=ema)).eval()
+            for weights in self._kinds_of_weights():
+                model = self._model(weights).eval()
                 self.world.share_buffers(model)
                 read_out = read_out_of(model, self.config.sampling())
                 batches, groups = self.data.eval_batches(limit), self.data.class_groups
                 measured = evaluate(read_out, batches, self.world, self.config.seed, groups)
+                prefix = AVERAGED if weights == "ema" else ""
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
-            model = unwrap_model(self.task.get_eval_model())
+            model = self._model(self.config.weights)
             if isinstance(model, Student) and self.world.is_first:
                 pairs = self._features(model, count=1)
                 features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
         return accuracies, features
+
+    def _kinds_of_weights(self) -> list[str]:
+        """Those that are evaluated, the reported ones first."""
+        kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
+        return sorted(kinds, key=lambda weights: weights != self.config.weights)
+
+    def _model(self, weights: str) -> torch.nn.Module:
+        """What is trained, with its "trained" weights or with their average, "ema"."""
+        return unwrap_model(self.task.get_eval_model(ema=weights == "ema"))
+
+    def _plain(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The bare student in a model of `_model`."""
+        modules = self._model("trained").named_modules()
+        return model.get_submodule(next(name for name, module in modules if module is self.student.network))
 
     @torch.no_grad()
     def _features(self, student: Student, count: int) -> dict[str, torch.Tensor]:
@@ -230,14 +245,14 @@ class TrainProgram:
         costs = self._costs()
         if not self.world.is_first:
             return
-        trained = unwrap_model(self.task.get_eval_model())
+        reported = self._model(self.config.weights)
         training.report(
             "final", {"split": self.data.eval_split, "images": self.data.eval_size, **accuracies, **features}
         )
-        if isinstance(trained, Student):
+        if isinstance(reported, Student):
             with autocast(self.precision, self.world.device):
-                save_tensors(self.run.features, self._features(trained, PICTURED_FEATURES))
-        plain = {name: value.contiguous() for name, value in self.student.network.state_dict().items()}
+                save_tensors(self.run.features, self._features(reported, PICTURED_FEATURES))
+        plain = {name: value.contiguous() for name, value in self._plain(reported).state_dict().items()}
         save_tensors(self.run.student, plain, {"network": self.config.student, "num_classes": str(self.num_classes)})
         images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
         self.run.write(
@@ -247,7 +262,7 @@ class TrainProgram:
                 "earlier_epochs": earlier_epochs(self.config),
                 "split": self.data.eval_split,
                 "images": self.data.eval_size,
-                **_head_cost(trained, self.world.device),
+                **_head_cost(reported, self.world.device),
                 "last": accuracies,
                 "best": training.best,
                 **features,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gendd.config import Config, EvaluateConfig, TrainConfig, parse
+from gendd.config import Config, EvaluateConfig, SamplingConfig, TrainConfig, parse
 from gendd.data import Data, DataSummary
 from gendd.networks import Names
 
@@ -34,7 +34,7 @@ class Tree:
         config = parse(config_class, f"{self.name}.{program}", arguments)
         return replace(config, **{name: self.paper[name] for name in self._known(config)}) if config.paper else config
 
-    def protocol(self, config: TrainConfig | EvaluateConfig) -> str:
+    def protocol(self, config: SamplingConfig) -> str:
         """Whether the paper's draws and sampling are in force, or what is in their place."""
         differing = [
             f"{name.replace('_', ' ')} {getattr(config, name)} (the paper: {self.paper[name]})"
@@ -43,7 +43,7 @@ class Tree:
         ]
         return f"not the paper's, which --paper sets: {', '.join(differing)}" if differing else "the paper's"
 
-    def _known(self, config: TrainConfig | EvaluateConfig) -> list[str]:
+    def _known(self, config: SamplingConfig | EvaluateConfig) -> list[str]:
         return [name for name in self.paper if hasattr(config, name)]
 
 

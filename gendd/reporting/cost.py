@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from gendd.reporting.pictures import DPI, NORMAL, WIDTH, colours_of, fit_axis, label_apart, set_up
 from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, RUNS, mean_text, table
+from gendd.runs import AVERAGED
 
 BEFORE, AFTER = (
     ("Method", "Student", "Read-out", "Labels used", "Epochs", "n (seeds)"),
@@ -24,8 +25,8 @@ MARKERS = {"head": "o", "probe": "D"}
 
 
 def priced(rows: list[Row]) -> list[Row]:
-    """Those of known cost, cheapest first. Averaged weights, which cost what the others do, are left out."""
-    known = [row for row in rows if row["flops"] and not row["read_out"].startswith("ema_")]
+    """Those of known cost, cheapest first. Of trained and averaged weights, which cost the same, the reported ones."""
+    known = [row for row in rows if row["flops"] and row["reported"] == "yes"]
     return sorted(known, key=lambda row: row["flops"])
 
 
@@ -38,7 +39,7 @@ def write_costs(folder: Path, panels: dict[str, list[Row]]) -> None:
 
 def cost_table(rows: list[Row]) -> str:
     """A line a read-out of `priced` ones: beside a head stand its own probe, and the students that cost as much."""
-    heads = [row for row in rows if (row["method"], row["read_out"]) == ("gendd", "head")]
+    heads = [row for row in rows if (row["method"], _plain(row)) == ("gendd", "head")]
     columns = {name: RUNS[name] for name in BEFORE}
     columns["Top-1, %"] = lambda row: mean_text(row, "top1")
     columns |= {name: COSTS[name] for name in AFTER}
@@ -46,6 +47,11 @@ def cost_table(rows: list[Row]) -> str:
         best = max(heads, key=lambda row: row["top1"])
         columns[RATIO] = lambda row: f"{row['flops'] / best['flops']:.2f}"
     return table(rows, columns)
+
+
+def _plain(row: Row) -> str:
+    """The read-out, whichever weights it has."""
+    return row["read_out"].removeprefix(AVERAGED)
 
 
 def cost_picture(panels: dict[str, list[Row]]) -> Figure:
@@ -66,7 +72,7 @@ def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
     colours = colours_of(row["name"] for row in rows)
     for row in rows:
         colour, x = colours[row["name"]], row["flops"] / 1e6
-        marker = MARKERS.get(row["read_out"], "s")
+        marker = MARKERS.get(_plain(row), "s")
         axes.errorbar(x, row["top1"], row["top1_sd"], marker=marker, ms=5, capsize=3, lw=1.2, color=colour)
     for students in _joined(rows):
         axes.plot(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gendd.runs import data_name
+from gendd.runs import AVERAGED, data_name
 
 PAPER, RELEASE = "arXiv 2507.14503", "a later release of arXiv 2507.14503"
 LITERATURE = "literature, RepDistiller's protocol"
@@ -91,7 +91,7 @@ def quoted_of(config: dict, read_out: str) -> Quoted | None:
     figures = [
         quoted
         for quoted in quoted_of_pair(config)
-        if (quoted.method, quoted.read_out) == (config["method"], read_out.removeprefix("ema_"))
+        if (quoted.method, quoted.read_out) == (config["method"], read_out.removeprefix(AVERAGED))
     ]
     return min(figures, key=lambda quoted: abs((quoted.epochs or 0) - config["epochs"]), default=None)
 

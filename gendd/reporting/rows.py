@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import Group
 from gendd.reporting.published import quoted_of
+from gendd.runs import AVERAGED
 
 # A value is None where the runs do not have it, or not the same one.
 Row = dict[str, str | int | float | None]
@@ -43,6 +44,7 @@ def _row(group: Group, read_out: str) -> Row:
         else None,
         "student": run.student,
         "read_out": read_out,
+        "reported": "yes" if read_out.startswith(AVERAGED) == (run.config["weights"] == "ema") else "no",
         "labels": "no" if run.config["unlabeled"] else "yes",
         "epochs": run.result["epochs"],
         "earlier_epochs": run.result["earlier_epochs"],
@@ -90,7 +92,7 @@ def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
 def _cost(runs: tuple[FinishedRun, ...], read_out: str) -> Row:
     """Size and speed of the read-out, and of training; speeds only of runs on the same hardware."""
     # A moving average of the weights costs what the weights do.
-    name = read_out.removeprefix("ema_")
+    name = read_out.removeprefix(AVERAGED)
     read_outs = [run.result.get("read_outs", {}).get(name, {}) for run in runs]
     rates = [one.get("images_per_second") for one in read_outs]
     timed = _same(run.result["hardware"] for run in runs)

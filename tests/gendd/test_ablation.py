@@ -57,6 +57,24 @@ def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path
     assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
 
 
+def test_a_folder_that_cannot_be_written_leaves_the_table_on_the_screen(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    run = gendd_run(tmp_path / "a", 60.0, 50.0, COST)
+    with pytest.raises(UserError, match="--output .*file/out: cannot be written"):
+        ablate(["contraction", run, "--output", str(tmp_path / "file" / "out")])
+    assert "| head |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("weights", "reported"), [("ema", ("ema_probe", "ema_head")), ("trained", ("probe", "head"))])
+def test_of_averaged_and_trained_weights_the_reported_ones_have_a_price(tmp_path, weights, reported):
+    accuracies = dict.fromkeys(("ema_head", "ema_probe", "head", "probe"), (50.0, 90.0))
+    run = write_run(tmp_path / "run", "gendd", accuracies, ema=0.9, weights=weights)
+    main([str(run), "--output", str(tmp_path / "out")])
+    (table,) = tables((tmp_path / "out" / "cost.md").read_text())
+    assert [row["Read-out"] for row in table] == [name.replace("_", " ") for name in reported]
+    assert table[-1]["FLOPs, times the head's"] == "1.00"
+
+
 @pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "stratified"}, {"result": {"earlier_epochs": 7}}])
 def test_runs_that_differ_in_more_are_refused(tmp_path, other):
     runs = [gendd_run(tmp_path / "a", 1.0, 1.0, mixup=0.0), gendd_run(tmp_path / "b", 1.0, 1.0, mixup=1.0, **other)]

@@ -8,6 +8,7 @@ import pytest
 
 from gendd.config import EvaluateConfig, parse
 from gendd.errors import UserError
+from gendd.reporting.report import ReportConfig
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE as CIFAR
 from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
@@ -104,7 +105,19 @@ def test_flags_set_what_they_name():
 def test_an_evaluation_takes_its_checkpoint_without_a_flag():
     config = parse(EvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ddim", "--steps", "10"])
     assert (config.checkpoint, config.sampler, config.steps) == ("runs/a", "ddim", 10)
-    config.check()
+    left_to_the_run = ("num_samples", "guidance", "start", "seed", "precision", "weights")
+    assert [getattr(config, name) for name in left_to_the_run] == [None] * len(left_to_the_run)
+
+
+def test_the_home_folder_is_found_in_every_path(monkeypatch):
+    """A shell expands the ~ of a word's beginning alone, not that of --runs=~/x."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config = parsed("--runs=~/x", "--student", "a:b", "--after", "x~y", "--milestones", "3")
+    assert (config.runs, config.student, config.after, config.milestones) == ("/home/me/x", "a:b", "x~y", (3,))
+    assert parse(EvaluateConfig, "gendd_cifar.evaluate", ["~/run"]).checkpoint == "/home/me/run"
+    assert parse(ReportConfig, "gendd.reporting", ["~/a", "b", "--output=~"]) == ReportConfig(
+        ("/home/me/a", "b"), "/home/me"
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,6 +214,7 @@ def test_a_value_out_of_range_is_refused_in_a_line_that_names_the_flag(flag, val
         (["--sampler", "ddim", "--steps", "1001"], ["--steps 1001", "1000"]),
         (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
         (["--epochs", "5", "--warmup-epochs", "5"], ["--warmup-epochs 5", "--epochs 5"]),
+        (["--weights", "ema"], ["--weights ema", "--ema"]),
         (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],
 )

@@ -2,16 +2,23 @@
 
 import argparse
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from gendd.checkpoint import load_weights, read_weights
+from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
+from gendd.config import SamplingConfig
 from gendd.errors import UserError
 from gendd.head import SplitTokenHead
+from gendd.programs import evaluate as program
+from gendd.programs import sampling
+from gendd.reporting.metrics import read_metrics
+from gendd.runs import RunFolder
 from gendd_cifar.evaluate import main
+from gendd_cifar.sampling import main as sample
 from gendd_cifar.train import main as train
 
 HEAD = ["--token-dim", "32", "--width", "16", "--depth", "2", "--repeats", "2", "--timesteps", "stratified"]
@@ -67,6 +74,148 @@ def test_the_same_seed_samples_the_same(runs, tmp_path):
     flags = ("--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--images", "100")
     first, again = (accuracies(evaluated(tmp_path, runs["gendd"], *flags)) for _ in range(2))
     assert first == again
+
+
+def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
+    """With its own sampling, seed and precision."""
+    own = ["--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--guidance", "1", "--seed", "3"]
+    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8",
+           "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path), *own])  # fmt: skip
+    run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "3"
+    expected = json.loads((run / "result.json").read_text())["last"]["head"]["top1"]
+    capsys.readouterr()
+    assert evaluated(tmp_path, run)["head"]["top1"] == pytest.approx(expected, abs=0.35)
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert (content["sampling"]["steps"], content["seed"], content["precision"]) == (5, 3, "fp32")
+    assert "steps 5 (the paper: 100), num samples 2 (the paper: 5), guidance 1.0 (" in capsys.readouterr().out
+    evaluated(tmp_path, run, "--seed", "4", "--steps", "6", "--images", "20")
+    content = json.loads((tmp_path / "figures.json").read_text())
+    assert (content["sampling"]["steps"], content["sampling"]["num_samples"], content["seed"]) == (6, 2, 4)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory) -> dict[str, Path]:
+    """A teacher's run that reports the average of its weights, and students of it that report either weights."""
+    root = tmp_path_factory.mktemp("averaged")
+    flags = [*COMMON, "--lr", "0.01", "--ema", "0.99", "--epochs", "2", "--eval-every", "1", "--runs", str(root)]
+    train([*flags, "--method", "classification", "--student", "toy:network", "--weights", "ema"])
+    runs = {"teacher": root / "digits" / "toy.network" / "classification" / "0"}
+    for weights in ("ema", "trained"):
+        train([*flags, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "toy:network",
+               "--teacher-weights", str(runs["teacher"]), "--weights", weights, "--name", weights])  # fmt: skip
+        runs[weights] = root / "digits" / "toy.network_toy.network" / weights / "0"
+    return runs
+
+
+def result_of(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+def test_a_run_reports_its_averaged_weights_everywhere(averaged):
+    run, other = averaged["ema"], averaged["trained"]
+    last, best = (torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True) for name in ("last", "best"))
+    assert list(result_of(run)["last"]) == ["ema_head", "ema_probe", "head", "probe"]
+    assert list(result_of(other)["last"]) == ["head", "probe", "ema_head", "ema_probe"]
+    top1 = {record["epoch"]: record["ema_head"]["top1"] for record in read_metrics(run) if record["kind"] == "eval"}
+    assert result_of(run)["best"]["read_out"] == "ema_head"
+    assert result_of(run)["best"]["top1"] == max(top1.values()) == top1[best["epoch"]]
+    assert (
+        RunFolder(run)
+        .headline()
+        .split(": ")[1]
+        .startswith(f"ema_head {result_of(run)['last']['ema_head']['top1']:.2f}")
+    )
+    assert {"model", "ema"} <= best.keys() and not torch.equal(best["model"]["norm.bias"], best["ema"]["norm.bias"])
+    # Trained alike, they differ in what they report of it.
+    unlike = torch.load(other / "checkpoints" / "last.pt", weights_only=True)
+    for name in ("model", "ema"):
+        assert all(torch.equal(value, unlike[name][key]) for key, value in last[name].items())
+    for folder, name in ((run, "ema"), (other, "model")):
+        plain = backbone_weights(last[name])
+        student = read_weights(folder / "student.safetensors", "file")
+        assert student.keys() == plain.keys() and all(torch.equal(value, plain[key]) for key, value in student.items())
+        assert all(torch.equal(value, last[name][key]) for key, value in read_weights(folder, "run").items())
+    generated = [read(folder / "features.safetensors", "file")["generated"] for folder in (run, other)]
+    assert not torch.equal(*generated)
+    assert result_of(run)["features"] != result_of(other)["features"]
+
+
+def test_either_weights_are_evaluated(averaged, tmp_path):
+    last = result_of(averaged["ema"])["last"]
+    assert last["head"] != last["ema_head"]
+    for flags, prefix in (((), "ema_"), (("--weights", "trained"), "")):
+        for path in (averaged["ema"], averaged["ema"] / "checkpoints" / "last.pt"):
+            rows = evaluated(tmp_path, path, *NETWORKS, "--teacher", "toy:network", *flags)
+            for name in ("head", "probe"):
+                assert rows[name]["top1"] == pytest.approx(last[prefix + name]["top1"], abs=0.35)
+    best = result_of(averaged["trained"])["best"]
+    rows = evaluated(tmp_path, averaged["trained"], "--best")
+    assert rows["head"]["top1"] == pytest.approx(best["top1"], abs=0.35)
+
+
+def test_a_student_learns_from_the_weights_that_its_teacher_reports(averaged):
+    measured = json.loads((averaged["ema"] / "environment.json").read_text())["teacher"]["top1"]
+    accuracies = {name: value["top1"] for name, value in result_of(averaged["teacher"])["last"].items()}
+    assert measured == accuracies["ema_classifier"] != accuracies["classifier"]
+
+
+def test_averaged_weights_that_are_not_there_are_refused(runs):
+    for path in (runs["gendd"], runs["gendd"] / "student.safetensors"):
+        with pytest.raises(UserError, match="--weights ema: .* holds no averaged weights") as refused:
+            main([str(path), *NETWORKS, "--weights", "ema"])
+        assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.fixture
+def moved(runs, tmp_path) -> Path:
+    """The student's run copied to where its teacher's file is not."""
+    run = tmp_path / "moved"
+    shutil.copytree(runs["gendd"], run)
+    change_config(run, teacher_weights=str(tmp_path / "gone"))
+    return run
+
+
+def change_config(run: Path, **settings) -> None:
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, **settings}))
+
+
+def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_path, monkeypatch, capsys):
+    expected = accuracies(evaluated(tmp_path, runs["gendd"]))
+    capsys.readouterr()
+    found = accuracies(evaluated(tmp_path, moved))
+    assert found == {name: expected[name] for name in ("head", "probe")}
+    assert f"; not evaluated, --teacher-weights {tmp_path / 'gone'}: no such file" in capsys.readouterr().out
+    monkeypatch.setitem(sampling.GRIDS, "guidance", [SamplingConfig()])
+    sample(["guidance", str(moved)])
+    with pytest.raises(UserError, match="--teacher-weights nowhere: no such file"):
+        main([str(moved), "--teacher-weights", "nowhere"])
+    change_config(moved, teacher="resnet99")
+    with pytest.raises(UserError, match="--teacher resnet99: no such name"):
+        main([str(moved)])
+
+
+@pytest.mark.parametrize("place", ["nope/x.json", "folder"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(runs, place, tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
+    with pytest.raises(UserError, match=f"cannot write {tmp_path / place}: [^[]*; name another place .*: --json FILE"):
+        main([str(runs["gendd"]), "--json", str(tmp_path / place)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
+
+
+def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
+    (moved / "evaluation.json").mkdir()
+    monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
+    with pytest.raises(UserError, match="evaluation.json: it is a folder"):
+        main([str(moved)])
+
+
+def test_the_table_is_printed_though_the_figures_cannot_be_written(runs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(program, "check_writable", lambda *arguments: None)
+    with pytest.raises(UserError, match="cannot write .*; the table above holds the figures"):
+        main([str(runs["gendd"]), "--images", "20", "--json", str(tmp_path / "nope" / "x.json")])
+    assert "| head |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("container", ["model", "state_dict"])

@@ -105,7 +105,7 @@ def test_run_folder_holds_everything(gendd, teacher):
     assert kinds == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3), ("final", 3)]
 
 
-@pytest.mark.parametrize("flags", [(), ("--ema", "0.9"), ("--optimizer", "muon")])
+@pytest.mark.parametrize("flags", [(), ("--ema", "0.9", "--weights", "ema"), ("--optimizer", "muon")])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, flags):
     whole = gendd(*flags, runs="whole")
     train_step, killed_at = Training.train_step, 25
