@@ -52,6 +52,7 @@ class RegressionTask(GenDDTask):
 def build(ingredients: Ingredients) -> RegressionTask:
     config, classifier = ingredients.config, ingredients.teacher.model.get_classifier()
     widths = (classifier.in_features, feature_width(ingredients.student))
-    size = parameter_count(SplitTokenHead(*widths, **config.head()))
+    with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
+        size = parameter_count(SplitTokenHead(*widths, **config.head()))
     head = RegressionHead(*widths, config.width, size)
     return RegressionTask(Student(ingredients.student, head, classifier), ingredients)

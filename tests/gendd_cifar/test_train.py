@@ -381,7 +381,7 @@ def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
     top1 = {name: accuracy["top1"] for name, accuracy in last.items()}
     # SimKD pools over all places, where the toy's features are of sixteen.
-    assert next(iter(top1.values())) > (0 if method == "simkd" else 50), "a tenth is chance"
+    assert next(iter(top1.values())) > (0 if method == "simkd" else 25), "a tenth is chance"
     capsys.readouterr()
     files = [] if method == "regression" else [run / "checkpoints" / "last.pt"]
     for checkpoint in (run, *files):
