@@ -26,8 +26,9 @@ from PIL import Image, features
 
 from gendd.distributed import hardware
 from gendd.errors import UserError, run_program
+from gendd.images import as_rgb
 from gendd_imagenet.config import ImageNetTrainConfig
-from gendd_imagenet.images import EvalView, TrainView, as_rgb, seeded
+from gendd_imagenet.images import EvalView, TrainView, seeded
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip

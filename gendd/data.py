@@ -1,13 +1,11 @@
 """What the training loop and the evaluation ask of a data set; each tree has its own."""
 
-import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from gendd.evaluation import Batches
 from gendd.randomness import StepRandom
@@ -46,6 +44,8 @@ class Data(Protocol):
     class_groups: dict[str, Tensor]
     # Training images that this process could not read, and passed over, so far.
     broken_images: int
+    # How many files and folders of each kind beside the images were passed over, as `gendd.listing` counts them.
+    passed_over: Counter[str]
     steps_per_epoch: int
 
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
@@ -65,14 +65,3 @@ class Data(Protocol):
 
     def eval_batches(self, limit: int = 0) -> Batches:
         """This process's share of the evaluation images (the first `limit` of a fixed order; 0: all), each once."""
-
-
-def image_files(root: Path) -> list[str]:
-    """Paths below a folder of all its images, whatever their folders are called, in order."""
-    names = [
-        os.path.relpath(os.path.join(folder, name), root)
-        for folder, _, files in os.walk(root)
-        for name in files
-        if name.lower().endswith(IMG_EXTENSIONS)
-    ]
-    return sorted(names, key=os.fsencode)

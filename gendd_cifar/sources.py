@@ -3,9 +3,11 @@
 Shapes: N images of a set, S pixels a side.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,14 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
+from torchvision.datasets.utils import check_integrity
 
 from gendd import subsets
-from gendd.data import DataSummary, image_files
+from gendd.data import DataSummary
 from gendd.errors import UserError, unknown_name
 from gendd.evaluation import class_groups
+from gendd.images import SHOWN, BrokenImage, as_rgb, opened
+from gendd.listing import ImageFiles, class_names, describe, list_class_folders, list_images
 from gendd_cifar.config import CifarTrainConfig
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
@@ -58,6 +63,16 @@ class Source:
     train: Images
     test: Images
     num_classes: int
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+
+class BrokenFiles(UserError):
+    """Files that are no readable images, with a line for each."""
+
+    def __init__(self, lines: Sequence[str]):
+        others = f", and {len(lines) - 1} others, which --check-data names" if len(lines) > 1 else ""
+        super().__init__(f"{lines[0]}; remove or replace it{others}")
+        self.lines = lines
 
 
 def read_source(dataset: str, data_root: str, image_size: int, unlabeled_dir: str | None = None) -> Source:
@@ -70,35 +85,28 @@ def read_source(dataset: str, data_root: str, image_size: int, unlabeled_dir: st
         UserError: no such data set, files missing (with where to get them), a non-image, an empty split.
     """
     splits = SPLITS[1:] if unlabeled_dir else SPLITS
+    images: dict[str, Images] = {}
+    files: dict[str, ImageFiles] = {}
     if dataset == "digits":
         images, num_classes = _digits(image_size), 10
     elif dataset in NAMES:
         images, num_classes = _cifar(dataset, Path(data_root), image_size, splits)
     elif Path(dataset).is_dir():
-        images, num_classes = _folder(Path(dataset), image_size, splits)
+        files = _folder(Path(dataset), splits)
+        num_classes = len(files["test"].classes)
     else:
         raise _no_data_set(dataset)
     if unlabeled_dir:
-        images["train"] = _unlabeled(Path(unlabeled_dir), image_size)
-    return Source(images["train"], images["test"], num_classes)
+        files["train"] = list_images("--unlabeled-dir", Path(unlabeled_dir))
+    images |= _decode(files, image_size)
+    passed_over = sum((listed.passed_over for listed in files.values()), Counter())
+    return Source(images["train"], images["test"], num_classes, passed_over)
 
 
 def _no_data_set(name: str) -> UserError:
     if "/" in name:
         return UserError(f"--dataset {name}: no such folder; name one with train/<class>/ and test/<class>/")
     return unknown_name("--dataset", name, NAMES)
-
-
-def _unlabeled(root: Path, image_size: int) -> Images:
-    files = [str(root / name) for name in image_files(root)]
-    if not files:
-        raise _no_images(root)
-    return _decode("--unlabeled-dir", [(file, -1) for file in files], image_size)
-
-
-def _no_images(root: Path) -> UserError:
-    reason = "holds no image" if root.is_dir() else "no such folder"
-    return UserError(f"--unlabeled-dir {root}: {reason}; name a folder of images")
 
 
 def _digits(image_size: int) -> dict[str, Images]:
@@ -121,55 +129,72 @@ def _cifar(name: str, root: Path, image_size: int, splits: Sequence[str]) -> tup
     try:
         return {split: read(split) for split in splits}, int(name.removeprefix("cifar"))
     except (RuntimeError, OSError) as error:
+        lacking = _lacking(CIFAR[name], root)
+        if lacking:
+            raise UserError(f"--dataset {name}: {lacking} (downloading it failed: {error})") from error
         raise UserError(
-            f"--dataset {name}: could not be downloaded ({error}); {_how_to_get(CIFAR[name], root)}"
+            f"--dataset {name}: cannot be unpacked or read ({error}); delete {root / CIFAR[name].base_folder} and make "
+            "room there"
         ) from error
+
+
+def _lacking(dataset: type, root: Path) -> str | None:
+    """What is damaged or not there, with the remedy; nothing if the set, unpacked or as its archive, is whole."""
+    unpacked, archive = root / dataset.base_folder, (root / dataset.filename, dataset.tgz_md5)
+    listed = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
+    unfit = [unpacked / name for name, md5 in listed if not check_integrity(unpacked / name, md5)]
+    if not unfit or check_integrity(*archive):
+        return None
+    damaged = [path for path in (archive[0], *unfit) if path.exists()]
+    remedy = _how_to_get(dataset, root)
+    return f"{damaged[0]} is damaged: delete it, {remedy}" if damaged else f"not there; {remedy}"
 
 
 def _how_to_get(dataset: type, root: Path) -> str:
     return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
 
 
-def _folder(root: Path, image_size: int, splits: Sequence[str]) -> tuple[dict[str, Images], int]:
-    listings = {}
-    for split in splits:
-        try:
-            # Hidden files aside, all files count: what is no image is reported, not passed over.
-            listing = torchvision.datasets.ImageFolder(
-                root / split, is_valid_file=lambda path: not Path(path).name.startswith(".")
-            )
-        except FileNotFoundError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"--dataset {root}: {reason}; it needs {split}/<class>/<image> files") from error
-        listings[split] = listing
-    train, test = listings[splits[0]], listings["test"]
+def _folder(root: Path, splits: Sequence[str]) -> dict[str, ImageFiles]:
+    files = {split: list_class_folders("--dataset", root, split) for split in splits}
+    train, test = files[splits[0]], files["test"]
     if train.classes != test.classes:
         differing = sorted(set(train.classes) ^ set(test.classes))
         raise UserError(
             f"--dataset {root}: train/ has {len(train.classes)} classes, test/ {len(test.classes)}; only in one of "
             f"them: {', '.join(differing[:5])}"
         )
-    images = {split: _decode("--dataset", listings[split].samples, image_size) for split in splits}
-    return images, len(test.classes)
+    return files
 
 
-def _decode(flag: str, samples: list[tuple[str, int]], image_size: int) -> Images:
-    def decode(path: str) -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                return _square(image, image_size)
-        # Pillow's words for a damaged file: OSError, a SyntaxError in a PNG, an absurd size in a header.
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"{flag}: {path} is no readable image; remove or replace it") from error
-
+def _decode(files: Mapping[str, ImageFiles], image_size: int) -> dict[str, Images]:
+    images, broken = {}, []
     with ThreadPoolExecutor() as pool:
-        pixels = list(pool.map(decode, [path for path, _ in samples]))
-    return Images(_stack(pixels), torch.tensor([label for _, label in samples]))
+        for split, listed in files.items():
+            flag, labels = "--dataset", listed.labels
+            if labels is None:
+                flag, labels = "--unlabeled-dir", [-1] * len(listed.names)
+            paths = [listed.root / name for name in listed.names]
+            read = list(pool.map(_read, paths, repeat(image_size)))
+            broken += [f"{flag}: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
+            if not broken:
+                images[split] = Images(_stack(read), torch.tensor(labels))
+    if broken:
+        raise BrokenFiles(broken)
+    return images
+
+
+def _read(path: Path, image_size: int) -> np.ndarray | str:
+    """Pixels of an image file, or the reason why there are none."""
+    try:
+        with opened(path.read_bytes()) as image:
+            return _square(image, image_size)
+    except (BrokenImage, OSError) as error:
+        return str(error)
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
     """RGB pixels (size, size, 3): the centre square, resized where it has another size."""
-    image = image.convert("RGB")
+    image = as_rgb(image)
     if image.size != (size, size):
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -187,17 +212,15 @@ def summarize(config: CifarTrainConfig) -> DataSummary:
     if name == "digits":
         num_classes = 10
     elif name in NAMES:
-        dataset, root = CIFAR[name], Path(config.data_root)
         num_classes = int(name.removeprefix("cifar"))
-        if not (root / dataset.base_folder).is_dir() and not (root / dataset.filename).is_file():
-            missing.append(f"--dataset {name}: {_how_to_get(dataset, root)}")
+        if lacking := _lacking(CIFAR[name], Path(config.data_root)):
+            missing.append(f"--dataset {name}: {lacking}")
     else:
-        split = Path(name, "test" if config.unlabeled_dir else "train")
-        num_classes = sum(path.is_dir() for path in split.iterdir()) if split.is_dir() else 0
+        num_classes = len(class_names(Path(name, "test" if config.unlabeled_dir else "train")))
         if not num_classes:
             missing.append(str(_no_data_set(name)))
     if config.unlabeled_dir and not Path(config.unlabeled_dir).is_dir():
-        missing.append(str(_no_images(Path(config.unlabeled_dir))))
+        missing.append(f"--unlabeled-dir {config.unlabeled_dir}: no such folder; name a folder of images")
     return DataSummary(num_classes or None, tuple(missing), details=_details(config))
 
 
@@ -216,8 +239,18 @@ def check_data(config: CifarTrainConfig) -> None:
     Raises:
         UserError: something is missing or broken.
     """
-    source = read_source(config.dataset, config.data_root, config.image_size, config.unlabeled_dir)
+    try:
+        source = read_source(config.dataset, config.data_root, config.image_size, config.unlabeled_dir)
+    except BrokenFiles as broken:
+        for line in broken.lines[:SHOWN]:
+            print(f"  {line}")
+        more = f" (the first {SHOWN} are listed)" if len(broken.lines) > SHOWN else ""
+        raise UserError(
+            f"--dataset {config.dataset}: {len(broken.lines)} images are broken{more}; remove or replace them"
+        ) from broken
     print(f"{config.dataset}: {source.num_classes} classes, all images read")
+    if source.passed_over:
+        print(f"  passed over: {describe(source.passed_over)}")
     if config.unlabeled_dir:
         print(f"  train  {len(source.train)} images of {config.unlabeled_dir}, without labels")
     else:

@@ -6,15 +6,16 @@ import torch
 from tqdm import tqdm
 
 from gendd.errors import UserError
+from gendd.images import SHOWN, BrokenImage
+from gendd.listing import describe
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
-from gendd_imagenet.images import BrokenImage, EvalView
+from gendd_imagenet.images import EvalView
 from gendd_imagenet.sources import eval_folder, list_evaluation, list_training, summarize
 
 # Images that are decoded of each listing, evenly spread, and of each shard, its first ones.
 DECODED, DECODED_OF_SHARD = 1000, 10
-SHOWN = 20
 
 
 def check_data(config: ImageNetTrainConfig) -> None:
@@ -33,7 +34,8 @@ def check_data(config: ImageNetTrainConfig) -> None:
     else:
         training = list_training(config)
         problems = list(_check_listing("to train on", training, view))
-        refuse_other_classes(evaluation.root, training, evaluation)
+        if not config.unlabeled:
+            refuse_other_classes(evaluation.root, training, evaluation)
     problems += _check_listing("to evaluate on", evaluation, view)
     for line in problems[:SHOWN]:
         print(f"  {line}")
@@ -55,6 +57,8 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
         sizes = f"{len(counts)} classes of {counts.min()} to {counts.max()}"
     sample = torch.linspace(0, len(listing) - 1, min(DECODED, len(listing))).long()
     print(f"{listing.root}: {len(listing)} images {role}, {sizes}; {len(sample)} of them decoded")
+    if listing.passed_over:
+        print(f"  passed over: {describe(listing.passed_over)}")
     absent = listing.missing()
     yield from (f"{listing.root / name}: missing" for name in absent)
     for index in tqdm(sample.tolist(), f"images {role}", disable=None, leave=False):

@@ -5,6 +5,7 @@ Shapes: B images of this process's part of a batch, S pixels a side, C classes.
 
 import hashlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +161,14 @@ class PhotoData:
     def class_groups(self) -> dict[str, Tensor]:
         """Classes with many, medium and few training images, where these differ."""
         return class_groups(self.listed_training.class_counts()) if has_training_labels(self.config) else {}
+
+    @property
+    def passed_over(self) -> Counter[str]:
+        if self.streamed:
+            return self.evaluation.passed_over
+        # What is held out comes from the same folders.
+        apart = Counter() if self.config.holdout else self.evaluation.passed_over
+        return self.listed_training.passed_over + apart
 
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
         chunks = self._chunks(steps)

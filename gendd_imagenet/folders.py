@@ -2,16 +2,16 @@
 
 import itertools
 import os
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
-from gendd import subsets
-from gendd.data import image_files
+from gendd import listing, subsets
 from gendd.errors import UserError
 from gendd.randomness import generator
 
@@ -30,12 +30,14 @@ class Listing:
         names: (N,) paths below `root`, as bytes: a million Python strings would be copied by every worker.
         labels: (N,) int64, -1 where one is not known; or None where none is.
         classes: name of each class, None where it is not known; or None.
+        passed_over: how many files and folders of each kind were.
     """
 
     root: Path
     names: np.ndarray
     labels: Tensor | None
     classes: tuple[str | None, ...] | None
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -45,7 +47,7 @@ class Listing:
 
     def select(self, indices: Tensor) -> "Listing":
         labels = None if self.labels is None else self.labels[indices]
-        return Listing(self.root, self.names[indices.numpy()], labels, self.classes)
+        return replace(self, names=self.names[indices.numpy()], labels=labels)
 
     def split(self, share: float) -> tuple["Listing", "Listing"]:
         """The rest and a random share, the same for every seed."""
@@ -68,28 +70,14 @@ class Listing:
         return [path for path in map(os.fsdecode, self.names) if not (self.root / path).exists()]
 
 
-def class_names(folder: Path) -> list[str]:
-    """Names of the class folders, in order; none if the folder is not there."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir()) if folder.is_dir() else []
-
-
 def list_class_folders(flag: str, root: Path, split: str) -> Listing:
     """The images of root/split/<class>/.
 
     Raises:
         UserError: no class folders, or one without images.
     """
-    try:
-        # Hidden files aside, all files count: what is no image is reported, not passed over.
-        folder = torchvision.datasets.DatasetFolder(
-            str(root / split), loader=None, is_valid_file=lambda path: not os.path.basename(path).startswith(".")
-        )
-    except FileNotFoundError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{flag} {root}: {reason}; it needs {split}/<class>/<image> files") from error
-    paths, labels = zip(*folder.samples, strict=True)
-    names = np.array([os.fsencode(os.path.relpath(path, root)) for path in paths])
-    return Listing(root, names, torch.tensor(labels), tuple(folder.classes))
+    files = listing.list_class_folders(flag, root, split)
+    return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
 
 
 def list_file(flag: str, file: str, root: Path, num_classes: int) -> Listing:
@@ -109,17 +97,23 @@ def list_file(flag: str, file: str, root: Path, num_classes: int) -> Listing:
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal():
             raise UserError(f'{flag} {file}: line {number} is "{line}", not "path label"; mend or remove it')
-        names.append(os.fsencode(name))
+        names.append(name)
         labels.append(int(label))
     if not names:
         raise UserError(f"{flag} {file}: is empty; name a list of images")
+    used = set(labels)
+    # Labels from 1 on go one beyond the classes known; where none are known, they leave out class 0 alone.
+    if min(used) == 1 and (max(used) == num_classes or max(used) == len(used) > num_classes):
+        raise UserError(
+            f"{flag} {file}: its labels begin at 1 and end at {max(used)}, where labels count from 0; take 1 off each"
+        )
     folders = {label: os.path.dirname(name) for name, label in zip(names, labels, strict=True)}
     # A folder for each class is named as the class.
-    named = {label: os.fsdecode(os.path.basename(folder)) for label, folder in folders.items()}
+    named = {label: os.path.basename(folder) for label, folder in folders.items()}
     if len(set(named.values())) < len(named):
         named = {}
     classes = tuple(named.get(label) for label in range(max(num_classes, max(labels) + 1)))
-    return Listing(root, np.array(names), torch.tensor(labels), classes)
+    return Listing(root, _as_bytes(names), torch.tensor(labels), classes)
 
 
 def list_unlabeled(flag: str, root: Path) -> Listing:
@@ -128,21 +122,30 @@ def list_unlabeled(flag: str, root: Path) -> Listing:
     Raises:
         UserError: there are none.
     """
-    names = [os.fsencode(name) for name in image_files(root)]
-    if not names:
-        raise UserError(f"{flag} {root}: holds no image; name a folder that does")
-    return Listing(root, np.array(names), None, None)
+    files = listing.list_images(flag, root)
+    return Listing(root, _as_bytes(files.names), None, None, files.passed_over)
+
+
+def _as_bytes(names: Sequence[str]) -> np.ndarray:
+    return np.array([os.fsencode(name) for name in names])
 
 
 def refuse_other_classes(root: Path, train: Listing, evaluation: Listing) -> None:
-    """Refuse training and evaluation classes that are not the same, or not in the same order."""
+    """Refuse training and evaluation classes that are not the same, or not in the same order.
+
+    Of classes that are not known by name, the evaluation must at least have as many: a network is built for those.
+    Folders called 0 to C - 1, as ImageNet-V2's are, fit any names.
+    """
     if train.classes is None:
         return
-    pairs = list(itertools.zip_longest(train.classes, evaluation.classes, fillvalue=""))
-    if all(None in pair or pair[0] == pair[1] for pair in pairs):
+    ours, theirs = train.classes, evaluation.classes
+    if len(ours) == len(theirs) and tuple(str(number) for number in range(len(ours))) in (ours, theirs):
         return
-    differing = sorted((set(train.classes) ^ set(evaluation.classes)) - {None})
-    where = f"only in one of them: {', '.join(differing[:5])}" if differing else "their order differs"
+    pairs = list(itertools.zip_longest(ours, theirs, fillvalue=""))
+    if len(ours) <= len(theirs) and all(None in pair or pair[0] == pair[1] for pair in pairs):
+        return
+    differing = sorted((set(ours) ^ set(theirs)) - {None})
+    where = f"only in one of them: {', '.join(differing[:5])}" if differing else "their order or number differs"
     raise UserError(
         f"--dataset {train.root}: {len(train.classes)} classes to train on, "
         f"{len(evaluation.classes)} to evaluate on in {root}; {where}; "

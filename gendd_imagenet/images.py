@@ -1,19 +1,15 @@
 """One photograph: the bytes of a file to the pixels that training or evaluation sees.
 
 Pillow decodes; torchvision resizes on uint8 tensors, which computes what Pillow's resize does, several times as fast.
-EXIF orientation is ignored and transparency dropped, as in timm and torchvision.
 """
 
 import contextlib
-import io
 import math
 import random
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from timm.data.transforms import str_to_interp_mode
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
@@ -21,45 +17,9 @@ from torchvision.transforms import Compose
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
 from gendd.errors import UserError
+from gendd.images import BrokenImage, as_rgb, opened
 from gendd.randomness import generator
 from gendd_imagenet.config import ImageNetTrainConfig
-
-# Times that one side may be as long as the other; resizing the other of a longer one would fill the memory.
-LONGEST = 100
-# Faults of what is not used (EXIF, transparency) are no news.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-
-class BrokenImage(Exception):
-    """Bytes that are no image, or only a part of one. The message is the reason."""
-
-
-@contextlib.contextmanager
-def opened(content: bytes) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet; decoding it inside the block raises the same error.
-
-    Raises:
-        BrokenImage: the bytes are not one whole image, or its size is absurd.
-    """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            if max(image.size) > LONGEST * min(image.size):
-                raise BrokenImage(
-                    f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other"
-                )
-            yield image
-    except UnidentifiedImageError as error:
-        raise BrokenImage("empty, or in no format that Pillow reads") from error
-    # Pillow's words for a damaged file, or an absurd size in a header.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BrokenImage(str(error)) from error
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow would cut 16-bit greys off at 255: all white.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @contextlib.contextmanager

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from gendd.images import BrokenImage
 from gendd.randomness import BatchPlan, Shuffled
 from gendd_imagenet.folders import Listing
-from gendd_imagenet.images import BrokenImage, EvalView, TrainView
+from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
 
 # Images of a chunk; small, since chunks travel through shared memory, of which containers have little.

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from gendd.config import parse
 from gendd.errors import UserError, run_program
+from gendd.listing import describe
 from gendd.randomness import generator
 from gendd_imagenet.folders import Listing, list_unlabeled
 from gendd_imagenet.shards import IMAGE_KEYS
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the shards, each whole or not at all, and print the pattern that names them.
 
     Raises:
-        UserError: a folder that does not exist, holds no image, or already holds shards.
+        UserError: a folder that does not exist, holds no image or one that shards cannot, or already holds shards.
     """
     config = parse(MakeShardsConfig, "gendd_imagenet.make_shards", arguments)
     if not config.folder or not config.output:
@@ -56,11 +57,18 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         raise UserError(f"OUTPUT {output}: cannot be written ({error}); make room, or name another folder") from error
     pattern = f"{{00000..{count - 1:05d}}}" if count > 1 else "00000"
-    print(f'{len(listing)} images in {count} shards: --dataset "{output}/{pattern}.tar"')
+    aside = f" (passed over: {describe(listing.passed_over)})" if listing.passed_over else ""
+    print(f'{len(listing)} images in {count} shards{aside}: --dataset "{output}/{pattern}.tar"')
 
 
 def _shuffled_images(config: MakeShardsConfig) -> Listing:
     listing = list_unlabeled("FOLDER", Path(config.folder))
+    others = [name for name in map(os.fsdecode, listing.names) if _key(Path(name)) not in IMAGE_KEYS]
+    if others:
+        raise UserError(
+            f"FOLDER {config.folder}: {len(others)} of {len(listing)} images are none of {', '.join(IMAGE_KEYS)}, such "
+            f"as {others[0]}; convert them, or take them away"
+        )
     return listing.select(torch.randperm(len(listing), generator=generator("cpu", config.seed, "shards")))
 
 
@@ -70,12 +78,13 @@ def _write_shard(path: Path, listing: Listing, rows: range) -> None:
     with webdataset.TarWriter(str(temporary), encoder=False, mtime=0) as shard:
         for row in rows:
             image = listing.path(row)
-            key = image.suffix[1:].lower()
-            if key not in IMAGE_KEYS:
-                raise UserError(f"FOLDER: {image} is none of {', '.join(IMAGE_KEYS)}; convert it, or take it away")
             caption = image.parent.name.encode()
-            shard.write({"__key__": f"{row:09d}", key: image.read_bytes(), "txt": caption})
+            shard.write({"__key__": f"{row:09d}", _key(image): image.read_bytes(), "txt": caption})
     os.replace(temporary, path)
+
+
+def _key(image: Path) -> str:
+    return image.suffix[1:].lower()
 
 
 if __name__ == "__main__":

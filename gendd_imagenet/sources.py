@@ -4,13 +4,13 @@ from pathlib import Path
 
 from gendd.data import DataSummary
 from gendd.errors import UserError
+from gendd.listing import class_names
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import (
     EVAL_SPLITS,
     RELEASE,
     Listing,
-    class_names,
     list_class_folders,
     list_file,
     list_unlabeled,

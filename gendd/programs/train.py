@@ -19,6 +19,7 @@ from gendd.distributed import (
 )
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement, read_out_of, read_outs_apart
+from gendd.listing import describe
 from gendd.methods import METHODS, get_method
 from gendd.networks import parameter_count
 from gendd.optim import create_optimizer
@@ -119,6 +120,8 @@ class TrainProgram:
         self.data = self.tree.open_data(config, self.plan, world, self.student.network, labeled_only)
         counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
         self._say(f"  images     {counts}")
+        if self.data.passed_over:
+            self._say(f"  passed over beside them: {describe(self.data.passed_over)}")
         surroundings = {**environment(world), **self._teacher_record()}
         if config.teacher_cache:
             task = self.task
