@@ -55,7 +55,7 @@ def opened(content: bytes) -> Iterator[Image.Image]:
 
 
 def begins_as_image(path: str) -> bool:
-    """Whether a file begins as an image does, broken or not."""
+    """Whether a file has the header of an image, whole or not."""
     try:
         Image.open(path, formats=FORMATS).close()
     except UnidentifiedImageError:

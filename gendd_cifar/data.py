@@ -62,7 +62,7 @@ class ImageData:
     ):
         self.plan, self.device, self.crop_padding, self.hflip = plan, device, crop_padding, hflip
         self.cached_views, self.drawn_view, self.drawn = cached_views, None, None
-        self.broken_images = 0
+        self.broken_images, self.passed_over = 0, source.passed_over
         self.num_classes, self.image_size = source.num_classes, source.train.images.shape[-1]
         train, evaluation, self.eval_split = source.train, source.test, "test"
         if holdout:

@@ -16,6 +16,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_images import config, data, refusal
 
+from gendd.images import SHOWN
 from gendd_cifar.sources import check_data, read_source, summarize
 
 
@@ -93,9 +94,42 @@ def test_a_folder_of_images_is_read_as_it_is(folder):
         assert torch.equal(source.train.images[number], pixels)
 
 
-def test_a_folder_passes_over_hidden_files(folder):
-    (folder / "train" / "cat" / ".DS_Store").write_bytes(b"no image")
-    assert len(read_source(str(folder), "", 8).train) == 3
+def test_a_folder_passes_over_what_is_no_image_and_counts_it(folder, capsys):
+    cat = folder / "train" / "cat"
+    for name in (".DS_Store", "._a.png", "notes.txt"):
+        (cat / name).write_bytes(b"no image")
+    for hidden in (cat / ".ipynb_checkpoints", folder / "train" / ".ipynb_checkpoints"):
+        write_image(hidden / "a.png", picture(8, 8))
+    source = read_source(str(folder), "", 8)
+    assert (source.num_classes, len(source.train)) == (2, 3)
+    assert source.passed_over == {"hidden": 4, ".txt": 1}
+    assert summarize(config(dataset=folder)).num_classes == 2
+    check_data(config(dataset=folder, image_size=8))
+    assert "passed over: 4 hidden, 1 .txt\n" in capsys.readouterr().out
+
+
+def test_a_folder_without_classes_has_the_images_of_class_folders(folder, tmp_path):
+    for ending in ("gif", "avif", "jfif"):
+        Image.fromarray(picture(8, 8)).save(folder / "train" / "cat" / f"c.{ending}")
+    (folder / "train" / "cat" / "a.png").rename(folder / "train" / "cat" / "a")
+    labeled, unlabeled = read_source(str(folder), "", 8), read_source(str(folder), "", 8, str(folder / "train"))
+    assert torch.equal(labeled.train.images, unlabeled.train.images) and len(labeled.train) == 6
+
+
+def test_classes_called_by_numbers_come_in_the_order_of_numbers(tmp_path):
+    for number in range(11):
+        for split in ("train", "test"):
+            write_image(tmp_path / split / str(number) / "a.png", np.full((8, 8, 3), 20 * number, np.uint8))
+    source = read_source(str(tmp_path), "", 8)
+    for images in (source.train, source.test):
+        assert torch.equal(images.images[:, 0, 0, 0], 20 * images.labels) and images.labels.tolist() == [*range(11)]
+
+
+def test_16_bit_images_are_read_as_their_8_bit_copies(folder):
+    greys = picture(8, 8, mode="L")
+    write_image(folder / "test" / "dog" / "a.png", greys.astype(np.uint16) * 257)
+    image = read_source(str(folder), "", 8).test.images[1]
+    assert torch.equal(image, torch.from_numpy(greys).expand(3, 8, 8))
 
 
 def test_grey_images_become_three_equal_channels(folder):
@@ -146,6 +180,18 @@ def cifar100(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def archive(cifar100, monkeypatch, tmp_path):
+    """The small CIFAR-100 packed, by itself in a folder."""
+    dataset = torchvision.datasets.CIFAR100
+    path = tmp_path / "elsewhere" / dataset.filename
+    path.parent.mkdir()
+    with tarfile.open(path, "w:gz") as file:
+        file.add(cifar100 / dataset.base_folder, dataset.base_folder)
+    monkeypatch.setattr(dataset, "tgz_md5", md5(path))
+    return path
+
+
 def assert_is_the_small_cifar100(source):
     assert source.num_classes == 100
     for split, images in (("train", source.train), ("test", source.test)):
@@ -157,13 +203,7 @@ def test_cifar100_is_read_from_an_unpacked_archive(cifar100):
     assert_is_the_small_cifar100(read_source("cifar100", str(cifar100), 32))
 
 
-def test_cifar100_is_unpacked_from_an_archive_put_there(cifar100, monkeypatch, tmp_path):
-    dataset = torchvision.datasets.CIFAR100
-    archive = tmp_path / "elsewhere" / dataset.filename
-    archive.parent.mkdir()
-    with tarfile.open(archive, "w:gz") as file:
-        file.add(cifar100 / dataset.base_folder, dataset.base_folder)
-    monkeypatch.setattr(dataset, "tgz_md5", md5(archive))
+def test_cifar100_is_unpacked_from_an_archive_put_there(archive):
     assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing == ()
     assert_is_the_small_cifar100(read_source("cifar100", str(archive.parent), 32))
 
@@ -176,10 +216,39 @@ def test_cifar_without_files_and_network_says_what_to_fetch_and_where_to_put_it(
         assert word in message
 
 
-def test_a_damaged_cifar_file_is_not_taken_for_the_data_set(cifar100):
-    path = cifar100 / "cifar-100-python" / "test"
+def assert_damage_is_told(path, root):
+    """By a dry run as by the run."""
+    for message in (
+        refusal(read_source, "cifar100", str(root), 32),
+        *summarize(config(dataset="cifar100", data_root=root)).missing,
+    ):
+        assert f"--dataset cifar100: {path} is damaged: delete it" in message
+        assert torchvision.datasets.CIFAR100.url in message and f"--data-root {root}" in message
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_a_damaged_cifar_file_is_not_taken_for_the_data_set(cifar100, name):
+    path = cifar100 / "cifar-100-python" / name
     path.write_bytes(path.read_bytes()[:-10])
-    assert "--dataset cifar100" in refusal(read_source, "cifar100", str(cifar100), 32)
+    assert summarize(config(dataset="cifar100", data_root=cifar100)).missing
+    assert_damage_is_told(path, cifar100)
+
+
+def test_a_damaged_archive_of_cifar_is_not_taken_for_the_data_set(archive):
+    archive.write_bytes(archive.read_bytes()[:-10])
+    assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing
+    assert_damage_is_told(archive, archive.parent)
+
+
+def test_what_is_damaged_beside_a_whole_copy_of_cifar_does_not_matter(cifar100, archive):
+    unpacked = archive.parent / "cifar-100-python"
+    unpacked.mkdir()
+    (unpacked / "train").write_bytes(b"an interrupted extraction")
+    assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing == ()
+    assert_is_the_small_cifar100(read_source("cifar100", str(archive.parent), 32))
+    archive.write_bytes(b"an interrupted download")
+    assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing == ()
+    assert_is_the_small_cifar100(read_source("cifar100", str(archive.parent), 32))
 
 
 @pytest.mark.parametrize(("name", "classes"), [("digits", 10), ("cifar10", 10), ("cifar100", 100)])
@@ -314,11 +383,33 @@ def test_a_split_without_classes_is_refused(folder):
 
 
 @pytest.mark.parametrize("content", [b"", b"notes", b"\x89PNG\r\n\x1a\n" + bytes(40)])
-@pytest.mark.parametrize("name", ["notes.txt", "b.png"])
-def test_a_file_that_is_no_image_is_named(name, content, folder):
-    path = folder / "train" / "dog" / name
+def test_a_file_called_an_image_that_is_none_is_named(content, folder):
+    path = folder / "train" / "dog" / "b.png"
     path.write_bytes(content)
     assert str(path) in refusal(read_source, str(folder), "", 8)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_images_whose_range_nothing_states_are_named_with_their_mode(kind, folder):
+    path = write_image(folder / "train" / "dog" / "b.tiff", picture(8, 8, mode="L").astype(kind))
+    message = refusal(read_source, str(folder), "", 8)
+    assert f"{path}: mode {'I' if kind == np.int32 else 'F'}, " in message
+
+
+def test_checking_the_data_names_all_broken_files_up_to_a_limit(folder, strangers, capsys):
+    broken = [folder / "test" / "cat" / f"{number}.png" for number in range(2)] + [strangers / "broken.png"]
+    for path in broken:
+        path.write_bytes(b"no image")
+    settings = config(dataset=folder, image_size=8, unlabeled_dir=strangers)
+    assert "3 images are broken; remove or replace them" in refusal(check_data, settings)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and all(any(str(path) in line for line in lines) for path in broken)
+    message = refusal(read_source, str(folder), "", 8, str(strangers))
+    assert str(broken[0]) in message and "2 others, which --check-data names" in message
+    for number in range(SHOWN):
+        (folder / "test" / "dog" / f"{number}.png").write_bytes(b"no image")
+    assert f"{SHOWN + 3} images are broken (the first {SHOWN} are listed)" in refusal(check_data, settings)
+    assert len(capsys.readouterr().out.splitlines()) == SHOWN
 
 
 def test_a_png_truncated_anywhere_is_named(folder):

@@ -229,7 +229,7 @@ def test_a_long_tail_has_runs_and_a_teacher_of_its_own_and_tells_groups_of_class
         assert list(accuracy) == ["top1", "top5", "many", "medium", "few"]
 
 
-def test_other_images_are_learned_from_without_labels(gendd, tmp_path):
+def test_other_images_are_learned_from_without_labels(gendd, tmp_path, capsys):
     folder = tmp_path / "strangers"
     folder.mkdir()
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 40, 30, 3), dtype=np.uint8)):
@@ -237,7 +237,9 @@ def test_other_images_are_learned_from_without_labels(gendd, tmp_path):
     flags = ["--unlabeled-dir", str(folder), "--batch-size", "10", "--contraction", "0"]
     with pytest.raises(UserError, match="--unlabeled-dir .*: has no labels; train without them: --unlabeled"):
         gendd(*flags)
+    (folder / "notes.txt").write_text("no image")
     run = gendd(*flags, "--unlabeled", data="digits-from-strangers")
+    assert "passed over beside them: 1 .txt\n" in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["images"] == 599
     evaluate([str(run), "--precision", "fp32", "--images", "250"])
     assert json.loads((run / "evaluation.json").read_text())["split"] == "test"

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from photos import MEAN, STD, assert_same, config, images_and_labels, open_photos, refusal
+from PIL import Image
 
 from gendd_imagenet.check import check_data
+from gendd_imagenet.folders import list_file
 from gendd_imagenet.sources import summarize
 
 MIXED = {"image_mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2-mstd0.5"}
@@ -170,6 +172,44 @@ def test_a_line_that_is_no_entry_is_named(photos, lists, line):
     assert f'line 2 is "{line}"' in refusal(lambda: open_photos(config(photos, train_list=lists["train"])).training)
 
 
+def write_list(file: Path, entries: dict[str, int]) -> Path:
+    file.write_text("".join(f"{name} {label}\n" for name, label in entries.items()))
+    return file
+
+
+FIRST = {"n01": "val/n01/n01_1000.JPEG", "n02": "val/n02/n02_1000.JPEG", "n03": "val/n03/n03_1000.JPEG"}
+
+
+def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
+    """With class folders beside them, or none; if a class is left out of the middle too."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for labels in ({"n01": 1, "n02": 2, "n03": 3}, {"n01": 1, "n03": 3}):
+        file = write_list(tmp_path / "list.txt", {FIRST[name]: label for name, label in labels.items()})
+        for flag in ("train_list", "eval_list"):
+            message = refusal(lambda flag=flag, file=file: open_photos(config(photos, **{flag: file})).training)
+            assert f"--{flag.replace('_', '-')} {file}: its labels begin at 1 and end at 3" in message
+    write_list(file, {FIRST[name]: label for label, name in enumerate(FIRST, 1)})
+    assert "its labels begin at 1 and end at 3" in refusal(list_file, "--eval-list", str(file), flat, 0)
+
+
+def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
+    file = write_list(tmp_path / "list.txt", {FIRST["n02"]: 1, FIRST["n03"]: 2})
+    data = open_photos(config(photos, eval_list=file))
+    assert sorted(data.evaluation.labels.tolist()) == [1, 2] and data.num_classes == 3
+
+
+def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_path):
+    """Without class folders, only the lists tell the number of classes."""
+    flat = Path(shutil.copytree(photos / "val", tmp_path / "flat" / "images" / "all"))
+    entries = {f"all/{name}/{name}_1000.JPEG": label for label, name in enumerate(FIRST)}
+    train = write_list(tmp_path / "train.txt", entries)
+    test = write_list(tmp_path / "test.txt", {name: label for name, label in entries.items() if label < 2})
+    settings = config(flat.parent, train_list=train, eval_list=test)
+    message = refusal(lambda: open_photos(settings, batch=1).training)
+    assert "3 classes to train on, 2 to evaluate on" in message
+
+
 # What is refused, and what is passed over
 
 
@@ -183,6 +223,40 @@ def test_other_classes_in_train_and_val_are_named(copy):
     (copy / "val" / "n03").rename(copy / "val" / "n09")
     message = refusal(lambda: images_and_labels(open_photos(config(copy)), range(1)))
     assert "3 classes to train on, 3 to evaluate on" in message and "n03, n09" in message
+
+
+def test_folders_called_by_numbers_are_evaluated_in_the_order_of_numbers(photos, tmp_path):
+    """As ImageNet-V2 comes; they fit classes of any names if there are as many."""
+    names = [str(number) for number in range(12)]
+    for number, name in enumerate(names):
+        for split, folder in (("train", f"n{number:02d}"), ("val", name)):
+            (tmp_path / split / folder).mkdir(parents=True)
+            shutil.copy(photos / FIRST["n01"], tmp_path / split / folder)
+    data = open_photos(config(tmp_path), batch=2)
+    assert data.evaluation.classes == tuple(names) and data.train_size == 12
+    order = data.evaluation.labels.argsort().tolist()
+    assert [data.evaluation.path(index).parent.name for index in order] == names
+    (tmp_path / "train" / "n11").rename(tmp_path / "n11")
+    message = refusal(lambda: open_photos(config(tmp_path), batch=2).training)
+    assert "11 classes to train on, 12 to evaluate on" in message
+
+
+def test_what_is_no_image_is_passed_over_and_counted(copy, capsys):
+    """The same from class folders and from a folder without classes."""
+    n01 = copy / "train" / "n01"
+    for name in (".ipynb_checkpoints/n01_0.JPEG", "._n01_0.JPEG", "notes.txt", "../.ipynb_checkpoints/n01_0.JPEG"):
+        (n01 / name).parent.mkdir(exist_ok=True)
+        (n01 / name).write_bytes(b"no image")
+    for ending in ("gif", "avif", "jfif"):
+        Image.new("RGB", (40, 40)).save(n01 / f"n01_x.{ending}")
+    (n01 / "n01_1.JPEG").rename(n01 / "n01_1")
+    data = open_photos(config(copy))
+    unlabeled = open_photos(config(copy / "train", eval_dataset=copy, unlabeled=True, contraction=0))
+    assert data.num_classes == summarize(config(copy)).num_classes == 3
+    assert data.train_size == unlabeled.train_size == 93
+    assert data.passed_over == unlabeled.passed_over == {"hidden": 3, ".txt": 1}
+    check_data(config(copy))
+    assert capsys.readouterr().out.count("passed over: 3 hidden, 1 .txt\n") == 1
 
 
 def test_a_broken_image_is_passed_over_counted_and_reported(copy, capsys):

@@ -1,6 +1,7 @@
 """Shards: written, split without overlap, the same for any number of processes and workers, and shards that fail."""
 
 import io
+import shutil
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from photos import assert_same, config, images_and_labels, open_photos, refusal
+from PIL import Image
 
 from gendd.randomness import BatchPlan
 from gendd_imagenet.check import check_data
@@ -103,6 +105,25 @@ def test_shards_through_a_pipe(photos, folder):
     piped = "pipe:cat " + f"{folder}/{{00000..00008}}.tar"
     whole = images_and_labels(open_photos(streamed(f"{folder}/{{00000..00008}}.tar", photos)), range(2))
     assert_same(images_and_labels(open_photos(streamed(piped, photos)), range(2)), whole)
+
+
+def test_hidden_files_enter_no_shard_and_are_counted(photos, tmp_path, capsys):
+    images = Path(shutil.copytree(photos / "train", tmp_path / "images"))
+    for name in ("._n01_0.JPEG", ".ipynb_checkpoints/n01_0.JPEG", "notes.txt"):
+        (images / "n01" / name).parent.mkdir(exist_ok=True)
+        (images / "n01" / name).write_bytes(b"no image")
+    make_shards([str(images), str(tmp_path / "shards")])
+    assert "90 images in 1 shards (passed over: 2 hidden, 1 .txt)" in capsys.readouterr().out
+    assert len(list(images_of(str(tmp_path / "shards" / "00000.tar")))) == 90
+
+
+def test_images_that_shards_cannot_hold_are_told_before_anything_is_written(photos, tmp_path):
+    images = Path(shutil.copytree(photos / "train", tmp_path / "images"))
+    for name in ("n01/x.gif", "n02/y.tiff"):
+        Image.new("RGB", (40, 40)).save(images / name)
+    message = refusal(make_shards, [str(images), str(tmp_path / "shards")])
+    assert f"FOLDER {images}: 2 of 92 images are none of jpg, jpeg, png" in message
+    assert not (tmp_path / "shards").exists()
 
 
 # What is refused, and what is passed over

@@ -214,10 +214,12 @@ def test_long_tail_is_reported_in_groups(run, photos, tmp_path):
     assert {"many", "medium", "few"} <= set(teacher)
 
 
-def test_broken_images_stand_in_the_metrics(run, photos, tmp_path):
+def test_broken_images_stand_in_the_metrics_and_what_is_passed_over_is_told(run, photos, tmp_path, capsys):
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
     (copy / "train" / "n01" / "n01_0.JPEG").write_text("no image")
+    (copy / "val" / "n01" / ".DS_Store").write_text("no image")
     folder = run(dataset=str(copy), runs="broken")
+    assert "passed over beside them: 1 hidden\n" in capsys.readouterr().out
     counted = [record.get("broken_images", 0) for record in read_metrics(folder) if record["kind"] == "train"]
     # 5 batches of 16 an epoch leave out 10 of the 90 images, the broken one perhaps among them.
     assert set(counted) <= {0, 1} and sum(counted) >= 1
