@@ -1,13 +1,13 @@
-"""Weights and checkpoints: atomic save, and every format that weights come in. Nothing is unpickled into code."""
+"""Weights and checkpoints: atomic save; tensors by name out of safetensors files and those that torch.save wrote, and
+the networks that they fill. Other files are refused by what they are. Nothing is unpickled into code."""
 
 import argparse
 import contextlib
 import hashlib
 import os
 import pickle
-import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,12 +15,19 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import UserError
+from gendd.errors import Absent, UserError
+from gendd.fitting import as_timm_reads, of_one_network
+from gendd.foreign import is_safetensors, is_torch, what_it_is
 from gendd.networks import classifier_name
 
 Tensors = dict[str, Tensor]
 GO_ON = "make room there, then give the same command again: it goes on from the last good checkpoint"
 WRAPPERS = ("module.", "_orig_mod.")
+# Where files keep their tensors, the first that is there; and where timm's trainer and others keep their average.
+CONTAINERS = ("model", "state_dict", "model_state_dict")
+AVERAGES = ("state_dict_ema", "model_ema")
+# Batch norm's counter of batches. Files from before PyTorch 0.4.1 have none, and torch takes them as whole.
+COUNTER = "num_batches_tracked"
 # Names in published GenDD checkpoints and ours.
 PUBLISHED = {
     "model.": "backbone.",
@@ -30,8 +37,10 @@ PUBLISHED = {
 }
 
 
-class Absent(UserError):
-    """A file that is not there. A dry run lists it."""
+class Weights(dict[str, Tensor]):
+    """The named tensors of a file; `note` is for the plan, and says which they are where the file holds several."""
+
+    note = ""
 
 
 def save(path: Path, content: dict) -> None:
@@ -96,33 +105,39 @@ def read(path: Path, flag: str) -> dict:
     if not path.is_file():
         raise Absent(f"{flag} {path}: no such file; check the path")
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             return safetensors.torch.load_file(path)
-        if tarfile.is_tarfile(path):
-            raise UserError(f"{flag} {path}: an archive, not a checkpoint; unpack it first: tar xf {path}")
+        foreign = what_it_is(path)
+        if foreign:
+            raise UserError(f"{flag} {path}: no checkpoint but {foreign}")
         # Published `_last.pth` files hold the argparse.Namespace of their command line.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        # Of a file, not a path: by the ending of that, torch would choose a reader of its own.
+        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:  # The readers raise almost anything at damaged files.
-        if isinstance(error, pickle.UnpicklingError) and _is_torch_file(path):
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        if unsafe and is_torch(path):
             raise UserError(
-                f"{flag} {path}: holds more than tensors and plain values, which is not loaded for safety; save its "
-                "state_dict alone"
+                f"{flag} {path}: holds more than tensors and plain values{_objects(path)}, which is not loaded for "
+                "safety; save its state_dict alone"
             ) from error
-        raise UserError(
-            f"{flag} {path}: truncated or no checkpoint ({_reason(error)}); fetch or write it again"
-        ) from error
+        # What torch says of an unsafe file is how to run it.
+        reason = "" if unsafe else f" ({_reason(error)})"
+        raise UserError(f"{flag} {path}: truncated or no checkpoint{reason}; fetch or write it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{flag} {path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
     return content
 
 
-def _is_torch_file(path: Path) -> bool:
-    """Whether a file begins as torch.save begins one: a zip archive, or a pickle in the format before it."""
-    with open(path, "rb") as file:
-        return file.read(4).startswith((b"PK\x03\x04", b"\x80\x02"))
+def _objects(path: Path) -> str:
+    """The classes of what makes a file unsafe, in brackets, where torch can name them."""
+    try:
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # It reads zip archives of torch.save alone.
+        return ""
+    return f" ({', '.join(names[:3])})" if names else ""
 
 
 def weights_file(path: str | Path) -> Path:
@@ -131,32 +146,34 @@ def weights_file(path: str | Path) -> Path:
     return path / "checkpoints" / "last.pt" if path.is_dir() else path
 
 
-def read_weights(path: str | Path, flag: str) -> Tensors:
+def read_weights(path: str | Path, flag: str) -> Weights:
     """Named tensors of a weight file or run folder, whatever wraps them, by this project's names; of a run's trained
-    and averaged weights, those that it reports."""
+    and averaged weights, those that it reports, of a file's of others the averaged ones, as timm does."""
     content = read(weights_file(path), flag)
     return weights_in(content, flag, path, reported_weights(content))
 
 
 def reported_weights(content: dict) -> str:
-    """ "trained" or "ema", the weights that a checkpoint's run reports."""
-    return "ema" if content.get("reported") == "ema" else "trained"
+    """ "trained" or "ema", the weights that a checkpoint's run reports, or that stand for a file of others."""
+    averaged = any(isinstance(content.get(name), dict) for name in AVERAGES)
+    return "ema" if averaged or content.get("reported") == "ema" else "trained"
 
 
-def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Tensors:
+def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Weights:
     """The tensors of `read_weights` in the content of a file, the "trained" ones or their average, "ema"."""
-    if weights == "ema" and not isinstance(content.get("ema"), dict):
+    containers = ("ema", *AVERAGES) if weights == "ema" else CONTAINERS
+    container = next((name for name in containers if isinstance(content.get(name), dict)), None)
+    if weights == "ema" and not container:
         raise UserError(f"--weights ema: {path} holds no averaged weights; train with --ema, or leave --weights out")
-    for container in ("ema",) if weights == "ema" else ("model", "state_dict"):
-        if isinstance(content.get(container), dict):
-            content = content[container]
-            break
+    content = content[container] if container else content
     tensors = {_unwrapped(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise UserError(
-            f"{flag} {path}: holds no weights; expected named tensors, alone or under 'model' or 'state_dict'"
+            f"{flag} {path}: holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
         )
-    return _from_published(tensors)
+    found = Weights(_from_published(tensors))
+    found.note = f", its averaged weights ({container})" if weights == "ema" else ""
+    return found
 
 
 def _unwrapped(name: str) -> str:
@@ -182,44 +199,67 @@ def backbone_weights(tensors: Tensors) -> Tensors:
     return inner or tensors
 
 
-def load_weights(module: nn.Module, tensors: Tensors, flag: str, source: str, allow_partial: bool = False) -> str:
+def load_weights(
+    module: nn.Module,
+    tensors: Tensors,
+    flag: str,
+    source: str,
+    allow_partial: bool | None = None,
+    needs_classifier: bool = False,
+) -> str:
     """Fill a network, or a student around one, from tensors by its own names or those it is published under.
 
+    Args:
+        allow_partial: whether some may be missing, left over or of another shape; None: no, and --allow-partial is no
+            flag of this program.
+        needs_classifier: whether the classifier must be among them, whatever is allowed.
+
     Returns:
-        "n of m tensors loaded", for the plan.
+        "n of m tensors loaded", for the plan, with what was done to them.
 
     Raises:
-        UserError: made for another class count, or, unless allowed, missing, left over or of another shape.
+        UserError: made for another class count, or tensors that do not fit and must.
     """
+    expected = module.state_dict()
+    tensors, notes = of_one_network(expected, tensors, flag, source)
     for path, network in module.named_modules():
         if hasattr(network, "get_classifier"):
             prefix = f"{path}." if path else ""
             tensors = _by_own_names(network, prefix, tensors)
             _check_classes(network, prefix, tensors, flag, source)
-    expected = module.state_dict()
+            tensors, resized = as_timm_reads(network, prefix, tensors)
+            notes += resized
     stored, built = conditioning(tensors), conditioning(expected)
     if stored and built and stored != built:
         raise UserError(f"{flag} {source}: a head of --conditioning {stored}, not {built}; give that, or other weights")
     fitting = {
         name: value for name, value in tensors.items() if name in expected and value.shape == expected[name].shape
     }
-    summary = f"{len(fitting)} of {len(expected)} tensors loaded"
+    missing = [name for name in expected if name not in tensors]
+    counters = {name for name in missing if name.replace(COUNTER, "running_mean") in fitting and COUNTER in name}
+    if counters:
+        missing = [name for name in missing if name not in counters]
+        notes.append(f"{len(counters)} {COUNTER}, which old files lack, left at 0")
+    summary = f"{len(fitting)} of {len(expected)} tensors loaded" + (f" ({'; '.join(notes)})" if notes else "")
+    lost = _lost_classifier(module, fitting) if needs_classifier else []
     problems = [
         f"{name} is {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
         for name in expected
         if name in tensors and name not in fitting
     ]
-    missing = [name for name in expected if name not in tensors]
     left_over = [name for name in tensors if name not in expected]
     problems += [
         f"{len(names)} {what} ({', '.join(names[:3])}, ...)"
         for what, names in (("missing", missing), ("left over", left_over))
         if names
     ]
-    if not fitting or (problems and not allow_partial):
+    if lost:
+        problems.insert(0, f"no classifier ({', '.join(lost)}), without which a teacher teaches nothing")
+    if not fitting or lost or (problems and not allow_partial):
+        remedy = ", or --allow-partial" if fitting and not lost and allow_partial is not None else ""
         raise UserError(
             f"{flag} {source}: {summary}: {'; '.join(problems[:4])}; give the network and class count it was trained "
-            "with" + (", or --allow-partial" if fitting else "")
+            f"with{remedy}"
         )
     module.load_state_dict(fitting, strict=False)
     return summary
@@ -254,6 +294,12 @@ def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, flag: str,
             f"{flag} {source}: made for {len(weight)} classes, the data set has {classes}; choose the --dataset "
             "it was trained on, or other weights"
         )
+
+
+def _lost_classifier(network: nn.Module, fitting: Iterable[str]) -> list[str]:
+    """The classifier's tensors that are not among those that fit."""
+    names = (f"{classifier_name(network)}.{name}" for name in network.get_classifier().state_dict())
+    return [name for name in names if name not in fitting]
 
 
 def checksum(path: Path) -> str:

@@ -13,6 +13,10 @@ class UserError(Exception):
     """Something the user gave cannot work. The message is one line: the flag, its value, the remedy."""
 
 
+class Absent(UserError):
+    """A file that is not there. A dry run lists it."""
+
+
 def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest ones that do."""
     known = sorted(known)

@@ -124,12 +124,23 @@ def prefixed(prefix, tensors=WEIGHTS):
         prefixed("module._orig_mod."),
         prefixed("_orig_mod.module."),
         {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1, milestones=[150, 180], data="x")},
+        {"model_state_dict": WEIGHTS, "epoch": 3},
     ],
-    ids=["plain", "model", "state_dict", "compiled", "wrapped", "wrapped twice", "namespace"],
+    ids=["plain", "model", "state_dict", "compiled", "wrapped", "wrapped twice", "namespace", "model_state_dict"],
 )
 @pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
 def test_weights_are_found_in_every_container(content, write, tmp_path):
     assert_same(read_weights(written(tmp_path / "a.pth", write(content)), "--weights"), WEIGHTS)
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_come_first_as_in_timm_and_are_named(average, tmp_path):
+    raw = {name: value + 1 for name, value in WEIGHTS.items()}
+    for content, note in (({"state_dict": raw, average: WEIGHTS}, f"averaged weights ({average})"),
+                          ({"state_dict": WEIGHTS, average: None}, "")):  # fmt: skip
+        tensors = read_weights(written(tmp_path / "a.pth", torch_bytes(content)), "--weights")
+        assert_same(tensors, WEIGHTS)
+        assert note in tensors.note and bool(note) == bool(tensors.note)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -259,6 +270,20 @@ def other_weights(**changes):
     return {name: value for name, value in tensors.items() if value is not None}
 
 
+def test_a_file_without_counters_of_batches_is_whole_as_for_torch():
+    module, tensors = network(), other_weights(**{"1__num_batches_tracked": None})
+    network().load_state_dict(tensors, strict=True)
+    summary = load_weights(module, tensors, "--weights", "a.pth", allow_partial=False)
+    assert summary == "8 of 9 tensors loaded (1 num_batches_tracked, which old files lack, left at 0)"
+    counter = module.state_dict().pop("1.num_batches_tracked")
+    assert counter == 0 and all((value == 7).all() for name, value in module.state_dict().items() if "num" not in name)
+
+
+def test_a_norm_that_is_missing_is_not_taken_for_its_counter_alone():
+    tensors = {name: value for name, value in other_weights().items() if not name.startswith("1.")}
+    assert "5 missing (1.weight, 1.bias, 1.running_mean" in refusal(load_weights, network(), tensors, "--weights", "a")
+
+
 def test_all_tensors_are_loaded_and_counted():
     module = network()
     assert load_weights(module, other_weights(), "--weights", "a.pth") == "9 of 9 tensors loaded"
@@ -275,8 +300,10 @@ UNFIT = {
 @pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(changes, named):
     module = network()
-    message = refusal(load_weights, module, other_weights(**changes), "--weights", "a.pth")
+    message = refusal(load_weights, module, other_weights(**changes), "--weights", "a.pth", allow_partial=False)
     assert all(word in message for word in [*named, "a.pth", "--allow-partial"])
+    # Where the program knows no such flag, none is recommended.
+    assert "--allow-partial" not in refusal(load_weights, module, other_weights(**changes), "--weights", "a.pth")
     assert_same(module.state_dict(), network().state_dict())
 
 
