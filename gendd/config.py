@@ -7,6 +7,7 @@ what only its data has and to set its own defaults.
 import contextlib
 import dataclasses
 import io
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -15,11 +16,28 @@ from typing import Literal, TypeVar
 
 import tyro
 
+from gendd.diffusion import NUM_TIMESTEPS
 from gendd.errors import UserError
 from gendd.head import check_sampling
 
 Config = TypeVar("Config")
 CACHED_VIEWS = 10
+# Least and greatest value of the numbers on the command lines of all programs. Where other conditions hold, they are
+# checked apart.
+RANGES = {
+    **dict.fromkeys(("contraction", "condition_dropout", "label_share", "hflip", "label_smoothing"), (0, 1)),
+    "holdout": (0, 0.9),
+    **dict.fromkeys(("ema", "momentum", "beta1", "beta2_start", "beta2_end"), (0, 0.99999)),
+    **dict.fromkeys(("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate"), (1, math.inf)),
+    **dict.fromkeys(("eval_every", "image_size", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
+    **dict.fromkeys(("steps", "num_samples"), (1, math.inf)),
+    "start": (2, NUM_TIMESTEPS - 1),
+    **dict.fromkeys(("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)),
+    **dict.fromkeys(("alpha", "beta", "distill_warmup_epochs", "images", "noisy_images", "workers"), (0, math.inf)),
+    **dict.fromkeys(("crop_padding", "color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
+    **dict.fromkeys(("guidance", "teacher_mean"), (-math.inf, math.inf)),
+}
+POSITIVE = ("lr", "head_lr", "temperature", "teacher_std")
 
 
 def field_names(config_class: type) -> tuple[str, ...]:
@@ -46,6 +64,7 @@ class SamplingConfig:
         return {name: getattr(self, name) for name in field_names(SamplingConfig)}
 
     def check(self) -> None:
+        check_ranges(self)
         check_sampling(self.sampler, self.steps, self.num_samples, self.start)
 
 
@@ -88,7 +107,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """classification, kd, dkd, ikl, kl (no labels), feature, simkd, regression, pretrain (stage 1), gendd, or finetune
     (stage 3)."""
     student: str = ""
-    """Network to train: a short name of this tree, timm/<model>, or package.module:function."""
+    """Network to train: a short name of this tree, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
+    package.module:function."""
     student_weights: str | None = None
     """File or run folder that the student starts from; timm: what timm publishes of it."""
     after: str | None = None
@@ -97,8 +117,12 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Teacher network, named like the student."""
     teacher_weights: str | None = None
     """File or run folder of the teacher's weights; timm: those that timm publishes; random: none, for a trial."""
+    teacher_mean: tuple[float, float, float] | None = None
+    """Mean of the teacher's images, red, green, blue in [0, 1] units; what the network states if not given."""
+    teacher_std: tuple[float, float, float] | None = None
+    """Standard deviation of the teacher's images, like `teacher_mean`."""
     allow_partial: bool = False
-    """Accept weight files that fill only a part of a network."""
+    """Accept weight files that fill only a part of a network; a teacher's must hold its classifier."""
 
     teacher_cache: str | None = None
     """Folder of the teacher's features: computed once for `cached_views` views an image, then read in every epoch."""
@@ -197,35 +221,13 @@ class TrainConfig(SamplingConfig, HeadConfig):
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""
         super().check()
-        _check_range(self, "contraction", 0, 1)
-        _check_range(self, "condition_dropout", 0, 1)
-        _check_range(self, "label_share", 0, 1)
-        _check_range(self, "holdout", 0, 0.9)
-        for name in ("ema", "momentum", "beta1", "beta2_start", "beta2_end"):
-            _check_range(self, name, 0, 0.99999)
-        for name in ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate", "eval_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be at least 1")
-        for name in (
-            "mixup",
-            "weight_decay",
-            "warmup_epochs",
-            "eval_images",
-            "seed",
-            "teacher_chunk",
-            "alpha",
-            "beta",
-            "distill_warmup_epochs",
-        ):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must not be negative")
-        for name in ("lr", "head_lr", "temperature"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"{_flag(name)} {getattr(self, name)}: must be positive")
         if not self.student:
             raise UserError("--student is missing: name the network to train")
         if not self.dataset:
             raise UserError("--dataset is missing: name a data set or a folder of images")
+        for name in ("teacher_mean", "teacher_std"):
+            if getattr(self, name) and not self.teacher:
+                raise UserError(f"{_flag(name)}: there is no teacher; name one with --teacher, or leave it out")
         if self.after and self.student_weights:
             raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
@@ -262,6 +264,10 @@ class EvaluateConfig:
     """Teacher network; a run's own if not given."""
     teacher_weights: str | None = None
     """Teacher's weights; a run's own if not given."""
+    teacher_mean: tuple[float, float, float] | None = None
+    """Mean of the teacher's images, red, green, blue in [0, 1] units; a run's own if not given."""
+    teacher_std: tuple[float, float, float] | None = None
+    """Standard deviation of the teacher's images, like `teacher_mean`."""
     student: str | None = None
     """Student network; a run's own if not given."""
     image_size: int | None = None
@@ -293,15 +299,29 @@ class EvaluateConfig:
     dry_run: bool = False
     """Build everything, print the plan and what is missing, and stop."""
 
+    def check(self) -> None:
+        check_ranges(self)
+
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _check_range(config, name: str, low: float, high: float) -> None:
-    value = getattr(config, name)
-    if not low <= value <= high:
-        raise UserError(f"{_flag(name)} {value}: must be from {low} to {high}")
+def check_ranges(config) -> None:
+    """Refuse numbers out of their `RANGES`, and those that are none."""
+    for name in field_names(type(config)):
+        given = getattr(config, name)
+        values = given if isinstance(given, tuple) else (given,)
+        shown = f"{_flag(name)} {' '.join(map(str, values))}"
+        if name in POSITIVE and not all(value is None or 0 < value < math.inf for value in values):
+            raise UserError(f"{shown}: must be positive")
+        low, high = RANGES.get(name, (None, None))
+        if low is None or all(value is None or (low <= value <= high and math.isfinite(value)) for value in values):
+            continue
+        if math.isfinite(high):
+            raise UserError(f"{shown}: must be from {low} to {high}")
+        least = {1: "at least 1", 0: "0 or more"}.get(low, "a number")
+        raise UserError(f"{shown}: must be {least}")
 
 
 def check_fraction(config, name: str, remedy: str) -> None:

@@ -50,7 +50,9 @@ def open_cache(
     """
     cache = TeacherCache(config.teacher_cache, config.views, data, feature_width(teacher.model))
     if world.is_first:
-        cache.claim({"teacher": config.teacher, **_teacher_settings(teacher)})
+        normalization = {name: getattr(config, name) for name in ("teacher_mean", "teacher_std")}
+        given = {name: values for name, values in normalization.items() if values}
+        cache.claim({"teacher": config.teacher, **given, **_teacher_settings(teacher)})
         print(f"  cache      {cache.describe()}", flush=True)
     world.wait()
     if not cache.record.exists():

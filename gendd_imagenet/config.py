@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gendd.config import EvaluateConfig, TrainConfig
+from gendd.config import EvaluateConfig, TrainConfig, check_fraction
 from gendd.errors import UserError
 from gendd_imagenet.shards import is_shards
 
@@ -94,16 +94,7 @@ class ImageNetTrainConfig(TrainConfig):
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
-        for name in ("hflip", "label_smoothing", "crop_pct"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be from 0 to 1")
-        if self.crop_pct == 0:
-            raise UserError("--crop-pct 0: nothing would be left to look at; must be above 0")
-        for name in ("color_jitter", "image_mixup", "cutmix", "steps_per_epoch", "workers"):
-            value = getattr(self, name)
-            if value < 0:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must not be negative")
+        check_fraction(self, "crop_pct", "1 looks at the whole shorter side")
 
 
 @dataclass(frozen=True)
@@ -122,3 +113,8 @@ class ImageNetEvaluateConfig(EvaluateConfig):
     """Share of the shorter side that is looked at; a run's own if not given."""
     workers: int | None = None
     """Processes that decode images; a run's own if not given."""
+
+    def check(self) -> None:
+        super().check()
+        if self.crop_pct is not None:
+            check_fraction(self, "crop_pct", "1 looks at the whole shorter side")

@@ -9,7 +9,7 @@ import tyro
 import webdataset
 from tqdm import tqdm
 
-from gendd.config import parse
+from gendd.config import check_ranges, parse
 from gendd.errors import UserError, run_program
 from gendd.listing import describe
 from gendd.randomness import generator
@@ -43,8 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = parse(MakeShardsConfig, "gendd_imagenet.make_shards", arguments)
     if not config.folder or not config.output:
         raise UserError("FOLDER and OUTPUT are missing: python -m gendd_imagenet.make_shards FOLDER OUTPUT")
-    if config.images_per_shard < 1:
-        raise UserError(f"--images-per-shard {config.images_per_shard}: must be at least 1")
+    check_ranges(config)
     listing, output = _shuffled_images(config), Path(config.output)
     try:
         output.mkdir(parents=True, exist_ok=True)

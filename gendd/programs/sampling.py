@@ -15,7 +15,7 @@ from timm.utils import unwrap_model
 from torch import Tensor
 
 from gendd.checkpoint import load_weights, read_weights
-from gendd.config import SamplingConfig, TrainConfig, parse
+from gendd.config import SamplingConfig, TrainConfig, check_ranges, parse
 from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
@@ -74,6 +74,7 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
         UserError: no run folder, a run without a generative head, or data that is missing.
     """
     config = parse(SamplingProgram, f"{tree.name}.sampling", arguments)
+    check_ranges(config)
     world = first_alone()
     if not world:
         return

@@ -3,14 +3,17 @@
 import dataclasses
 import io
 import sys
+import typing
 
 import pytest
 
-from gendd.config import EvaluateConfig, parse
+from gendd.config import EvaluateConfig, SamplingConfig, parse
 from gendd.errors import UserError
+from gendd.programs import equal_cost, sampling
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE as CIFAR
+from gendd_imagenet import make_shards
 from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
 from gendd_imagenet.tree import TREE as IMAGENET
 
@@ -203,6 +206,68 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
 def test_a_value_out_of_range_is_refused_in_a_line_that_names_the_flag(flag, value):
     message = refusal(parsed(*COMPLETE, flag, value).check)
     assert flag in message and (value in message or not value)
+
+
+def numbers(config_class):
+    """Name, type and count of each field that takes numbers."""
+    for name, hint in typing.get_type_hints(config_class).items():
+        given = next((part for part in typing.get_args(hint) if typing.get_origin(part) is tuple), hint)
+        inner = typing.get_args(given) or (given,)
+        if inner[0] in (int, float):
+            yield name, inner[0], sum(part is inner[0] for part in inner) if typing.get_origin(given) is tuple else 1
+
+
+def checked(config_class, program, arguments):
+    """What a program does with its configuration before anything else."""
+    if config_class is sampling.SamplingProgram:
+        sampling.ablate_sampling(CIFAR, ["guidance", "runs/none", *arguments])
+    elif config_class is equal_cost.EqualCostConfig:
+        equal_cost.equal_cost(CIFAR, ["runs/none", *arguments])
+    elif config_class is make_shards.MakeShardsConfig:
+        make_shards.main(["folder", "output", *arguments])
+    else:
+        parse(config_class, program, arguments).check()
+
+
+PROGRAMS = {
+    CifarTrainConfig: ["--student", "resnet8", "--dataset", "digits", "--teacher", "vgg8"],
+    ImageNetTrainConfig: ["--student", "resnet18", "--teacher", "resnet34"],
+    EvaluateConfig: [],
+    ImageNetEvaluateConfig: [],
+    sampling.SamplingProgram: [],
+    equal_cost.EqualCostConfig: [],
+    make_shards.MakeShardsConfig: [],
+}
+EVERY_NUMBER = [(program, *number) for program in PROGRAMS for number in numbers(program)]
+# Of these any number will do.
+ANY = {"guidance", "teacher_mean"}
+
+
+def test_the_numbers_of_all_programs_are_looked_at():
+    found = {name for _, name, *_ in EVERY_NUMBER}
+    assert {"image_size", "crop_padding", "hflip", "milestones", "crop_scale", "noisy_images", "rounds"} <= found
+    assert {"images_per_shard", "teacher_std", "guidance", "workers"} <= found
+    assert {field.name for field in dataclasses.fields(SamplingConfig)} - {"sampler"} <= found
+
+
+@pytest.mark.parametrize(
+    ("program", "name", "kind", "count"), EVERY_NUMBER, ids=[f"{p.__name__}-{name}" for p, name, *_ in EVERY_NUMBER]
+)
+def test_every_number_of_every_program_has_a_range(program, name, kind, count):
+    flag = f"--{name.replace('_', '-')}"
+    values = (["nan"] if name in ANY else ["nan", "inf", "-7.5"]) if kind is float else ["-7"]
+    for value in values:
+        message = refusal(checked, program, "a.program", [*PROGRAMS[program], flag, *[value] * count])
+        assert message.startswith(f"{flag} {value}"), message
+
+
+def test_a_teachers_normalization_needs_a_teacher():
+    for flag in ("--teacher-mean", "--teacher-std"):
+        values = [flag, "0.5", "0.4", "0.3"]
+        assert "--teacher" in refusal(parsed(*COMPLETE, *values).check)
+        config = parsed(*COMPLETE, *values, "--teacher", "vgg8")
+        config.check()
+        assert getattr(config, flag[2:].replace("-", "_")) == (0.5, 0.4, 0.3)
 
 
 @pytest.mark.parametrize(

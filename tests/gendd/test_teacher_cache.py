@@ -158,6 +158,13 @@ def test_a_cache_of_a_teacher_of_another_name_is_refused(tmp_path):
     assert "teacher toy:network there, resnet8 here;" in refusal(setting)
 
 
+def test_a_cache_of_another_normalization_is_refused(tmp_path):
+    Setting(tmp_path).open()
+    setting = Setting(tmp_path)
+    setting.config = dataclasses.replace(setting.config, teacher_mean=(0.1, 0.2, 0.3))
+    assert "teacher mean None there, [0.1, 0.2, 0.3] here;" in refusal(setting)
+
+
 @pytest.mark.parametrize("shard", ["view-000-000000.fp16", "view-002-000006.fp16"])
 @pytest.mark.parametrize(
     "damage",
