@@ -1,4 +1,4 @@
-"""Training methods, each a file that builds a `timm.task.TrainingTask`. This table is the one place that lists them."""
+"""Training methods, each a file that builds a `timm.task.TrainingTask`. The programs know those in `METHODS`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

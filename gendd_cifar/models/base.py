@@ -45,7 +45,8 @@ class CifarNet(nn.Module):
         return self.get_submodule(self.classifier_name)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the stages in the backward pass; BatchNorm statistics are then updated twice a step, as in timm."""
+        """Recompute the stages in the backward pass. BatchNorm then meets each batch twice, which
+        `gendd.networks.recompute_activations` has it count once."""
         self.grad_checkpointing = enable
 
     def stem(self, x: Tensor) -> Tensor:
