@@ -8,9 +8,10 @@ import huggingface_hub
 import timm
 import torch
 
-from gendd.checkpoint import Absent, Tensors
-from gendd.errors import UserError
+from gendd.checkpoint import Tensors, Weights
+from gendd.errors import Absent, UserError
 from gendd.networks import create_timm
+from gendd.timm_sources import from_hub
 
 # In place of a file's path, on the command line.
 TIMM = "timm"
@@ -55,9 +56,7 @@ class Published:
             Absent: the hub gives none.
         """
         try:
-            # Asked first, and once: a download would ask a hub that does not answer for half a minute.
-            huggingface_hub.get_hf_file_metadata(self.url)
-            return Path(huggingface_hub.hf_hub_download(self.repository, FILE))
+            return from_hub(self.repository, FILE)
         except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
             raise self.absent(flag, f" and the hub does not give it ({shorten(str(error), 160)})") from error
 
@@ -66,7 +65,7 @@ class Published:
             f"{flag} {TIMM}: {self.network} is not at hand{reason}; fetch {self.url} and save it as {self.by_hand}"
         )
 
-    def read(self, tensors: Tensors, flag: str, image_size: int) -> Tensors:
+    def read(self, tensors: Tensors, flag: str, image_size: int) -> Weights:
         """The file's tensors as the network has them for images of this size: timm renames some, leaves out what is
         computed, and resizes tables of positions."""
         # What is drawn for the weights that are overwritten changes no later draw.
@@ -84,7 +83,7 @@ class Published:
                     f"{flag} {TIMM}: the file holds no weights of {self.network} ({shorten(str(error), 160)}); fetch "
                     f"{self.url} again and save it as {self.by_hand}"
                 ) from error
-        return filled.state_dict()
+        return Weights(filled.state_dict())
 
 
 def published(flag: str, name: str, timm_name: str | None) -> Published:

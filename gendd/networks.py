@@ -1,9 +1,14 @@
 """Teachers and students: any network that speaks timm's interface, by name or from a user's own function."""
 
 import importlib
+import inspect
+import os
+import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from textwrap import shorten
 
 import timm
 import torch
@@ -12,9 +17,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
+from gendd import timm_sources
 from gendd.errors import UserError, unknown_name
 
 SMALL_IMAGE = 64
+# Folder that the command was given in, where a script has left it (sh/environment.sh): users' modules lie there.
+GIVEN_IN = "GENDD_FOLDER"
 INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
@@ -59,24 +67,20 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
 
     Args:
         flag: the option that named it, for error messages.
-        name: a short one, "timm/<any timm model>", or "package.module:function"; the function takes
-            num_classes and returns a module that speaks timm's interface.
+        name: a short one, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", or
+            "package.module:function"; the function takes num_classes and returns a module that speaks timm's interface.
 
     Raises:
         UserError: no such name, or a network without the interface.
     """
-    if ":" in name:
+    if ":" in name and not timm_sources.is_source(name):
         network = _from_function(flag, name, num_classes)
     else:
-        timm_name = names.in_timm(name)
-        if not timm_name or not timm.is_model(timm_name):
-            raise _unknown_network(flag, name, names)
-        _check_tag(flag, name, timm_name)
-        network = create_timm(timm_name, num_classes, image_size)
-        if names.small_stems and image_size <= SMALL_IMAGE and timm_name not in names.short.values():
-            _fit_small_images(network)
-    if not getattr(network, "pretrained_cfg", None):
-        network.pretrained_cfg = {"mean": names.mean, "std": names.std}
+        network = _from_timm(flag, name, names, num_classes, image_size)
+    # What it states of its images; "assumed" tells that it states no normalization.
+    cfg = dict(getattr(network, "pretrained_cfg", None) or {})
+    if not (cfg.get("mean") and cfg.get("std")):
+        network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "assumed": True}
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
         raise UserError(f"{flag} {name}: the network lacks {', '.join(missing)} of timm's interface; add them")
@@ -88,6 +92,31 @@ def create_network(flag: str, name: str, names: Names, num_classes: int, image_s
     if outputs != num_classes:
         raise UserError(f"{flag} {name}: its classifier has {outputs} outputs, the data set {num_classes} classes")
     return network
+
+
+def _from_timm(flag: str, name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
+    if timm_sources.is_source(name):
+        timm_name = f"{timm_sources.LOCAL}{timm_sources.find(flag, name, timm_sources.CONFIG).parent}"
+    else:
+        timm_name = names.in_timm(name)
+        if not timm_name or not timm.is_model(timm_name):
+            raise _unknown_network(flag, name, names)
+        _check_tag(flag, name, timm_name)
+    try:
+        network = create_timm(timm_name, num_classes, image_size)
+    except Exception as error:  # timm's networks raise almost anything at sizes that they are not made for.
+        raise UserError(
+            f"{flag} {name}: timm cannot build it for images of {image_size} pixels ({_brief(error)}); choose another "
+            "network or --image-size"
+        ) from error
+    architecture = network.pretrained_cfg.get("architecture")
+    if names.small_stems and image_size <= SMALL_IMAGE and architecture not in names.short.values():
+        _fit_small_images(network)
+    return network
+
+
+def _brief(error: Exception) -> str:
+    return shorten(str(error) or type(error).__name__, 160)
 
 
 def _unknown_network(flag: str, name: str, names: Names) -> UserError:
@@ -108,11 +137,37 @@ def _check_tag(flag: str, name: str, timm_name: str) -> None:
 
 def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
+    folder = os.environ.get(GIVEN_IN, os.getcwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"{flag} {name}: {error}; give package.module:function, importable from here") from error
-    return function(num_classes=num_classes)
+        raise UserError(f"{flag} {name}: {error}; give package.module:function, importable from {folder}") from error
+    except Exception as error:  # Whatever the user's code raises, here and below.
+        raise _raised(flag, name, "cannot be imported", error) from error
+    try:
+        inspect.signature(function).bind(num_classes=num_classes)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{flag} {name}: cannot be called with num_classes alone ({error}); give a function that can"
+        ) from error
+    try:
+        network = function(num_classes=num_classes)
+    except Exception as error:
+        raise _raised(flag, name, f"fails for num_classes={num_classes}", error) from error
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{flag} {name}: returns a {type(network).__name__}; give a function that returns an nn.Module")
+    return network
+
+
+def _raised(flag: str, name: str, what: str, error: Exception) -> UserError:
+    """The error for a user's code that raises, with the place where it does."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return UserError(
+        f"{flag} {name}: {what} ({type(error).__name__}: {_brief(error)}, in {place.filename}, line {place.lineno}); "
+        "mend it there"
+    )
 
 
 def create_timm(name: str, num_classes: int, image_size: int, **options) -> nn.Module:
@@ -138,6 +193,50 @@ def _fit_small_images(network: nn.Module) -> None:
             )
     if isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
         network.maxpool = nn.Identity()
+
+
+def trial(flag: str, name: str, network: nn.Module, image_size: int) -> int:
+    """Have a network classify an image; its floating-point operations.
+
+    Raises:
+        UserError: it cannot, or its pooled feature is not what it says.
+    """
+    image = torch.zeros(1, 3, image_size, image_size)
+    try:
+        cost = flops(lambda: network.eval()(image))
+        with torch.no_grad():
+            shape = tuple(pooled_feature(network, image).shape)
+    except Exception as error:  # Networks raise almost anything at images that they are not made for.
+        raise UserError(
+            f"{flag} {name}: cannot classify an image of 3 x {image_size} x {image_size} ({_brief(error)}); choose "
+            "another network or --image-size"
+        ) from error
+    said, taken = feature_width(network), network.get_classifier().in_features
+    if not shape == (1, said) == (1, taken):
+        raise UserError(
+            f"{flag} {name}: its pooled feature of one image has shape {shape}, its num_features is {said}, its "
+            f"classifier takes {taken}; make them agree"
+        )
+    return cost
+
+
+@torch.no_grad()
+def check_trains(flag: str, name: str, network: nn.Module, image_size: int, images: int) -> None:
+    """Refuse a network that in training, where layers such as batch norm take statistics, cannot take so many images
+    of its device at once. It stays as it is."""
+    device = next(network.parameters()).device
+    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        network.train()(torch.zeros(min(images, 2), 3, image_size, image_size, device=device))
+    except Exception as error:
+        raise UserError(
+            f"{flag} {name}: cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
+            f"({_brief(error)}); give a greater --batch-size, a smaller --accumulate or another --image-size"
+        ) from error
+    finally:
+        network.eval()
+        for buffer, value in kept:
+            buffer.copy_(value)
 
 
 def recompute_activations(flag: str, name: str, network: nn.Module) -> None:
@@ -169,9 +268,21 @@ def parameter_count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+class _Untracked(ModuleTracker):
+    """Follows no module. torch's does, to count for each, and stumbles over views of parameters without gradients."""
+
+    def __enter__(self) -> "_Untracked":
+        return self
+
+    def __exit__(self, *_) -> None:
+        """There is nothing to undo."""
+
+
 def flops(function: Callable[[], object]) -> int:
     """Floating-point operations of a call (a multiply-add counts two), matrix products and convolutions."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Untracked()
+    with torch.no_grad(), counter:
         function()
     return counter.get_total_flops()
 

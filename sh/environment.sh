@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Sourced by the other scripts. Goes to the repository root: relative paths count from there wherever a script is
 # started. Sets $python: that of the environment VENV, else of .venv (sh/setup.sh makes it), else the active one.
+# Modules of the user's own (--teacher module:function) are looked for where the command was given, GENDD_FOLDER.
+export GENDD_FOLDER=${GENDD_FOLDER:-$PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 if [ -n "${VENV:-}" ]; then
   python=$VENV/bin/python

@@ -669,3 +669,12 @@ def test_fetch_keeps_nothing_but_checkpoints(sources):
 def test_fetch_says_what_to_do_without_the_hosts(sources):
     assert "bash sh/train_cifar100_teacher.sh resnet56" in refusal(sources.fetch("resnet56"))
     assert "published are wrn_40_2" in refusal(sources.fetch("resnet57"))
+
+
+def test_scripts_keep_the_folder_that_they_were_started_in(tmp_path):
+    """A script that starts another goes to the repository root twice."""
+    environment = f'source "{ROOT}/sh/environment.sh"'
+    command = f"{environment}; bash -c 'cd sh; {environment}; echo $GENDD_FOLDER'"
+    variables = {name: value for name, value in os.environ.items() if name != "GENDD_FOLDER"}
+    found = subprocess.run(["bash", "-ec", command], cwd=tmp_path, env=variables, capture_output=True, text=True)
+    assert found.stdout.strip() == str(tmp_path), found.stderr

@@ -7,13 +7,13 @@ import torch
 from timm.task import TrainingTask
 from torch import Tensor, nn
 
-from gendd import checkpoint, hub
+from gendd import checkpoint, hub, timm_sources
 from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
 from gendd.head import SplitTokenHead
 from gendd.methods import Ingredients, get_method
-from gendd.networks import Names, as_flops, create_network, flops, parameter_count, recompute_activations
+from gendd.networks import Names, as_flops, create_network, parameter_count, recompute_activations, trial
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
 from gendd.runs import student_weights
@@ -26,7 +26,7 @@ RANDOM = "random"
 @dataclass
 class BuiltNetwork:
     """A network, the tensors it was filled from (a distilled student's file holds more than the network), their
-    file, and a word on them for the plan."""
+    file, and a word on them and on the normalization of its images, if it is not its own, for the plan."""
 
     name: str
     network: nn.Module
@@ -34,10 +34,11 @@ class BuiltNetwork:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     file: Path | None = None
     loaded: str = "random weights"
+    normalization: str = ""
 
     def describe(self) -> str:
         size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} an image"
-        return f"{self.name}: {size}"
+        return f"{self.name}: {size}{self.normalization}"
 
 
 def build_network(
@@ -47,21 +48,25 @@ def build_network(
     names: Names,
     num_classes: int,
     image_size: int,
-    allow_partial: bool = False,
+    allow_partial: bool | None = False,
     missing: list[str] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> BuiltNetwork:
     """Create the network of a role, "teacher" or "student", and fill it.
 
     Args:
         weights: a file, a run folder, "timm": those that timm publishes, or "random", as None: for trials.
+        allow_partial: as `checkpoint.load_weights` has it.
+        mean, std: of its images, in [0, 1] units, in place of those that the network states.
         missing: collects what is absent instead of refusing it, and without a look at the hub (dry runs).
 
     Raises:
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
     network, flag = create_network(f"--{role}", name, names, num_classes, image_size), f"--{role}-weights"
-    image = torch.zeros(1, 3, image_size, image_size)
-    built = BuiltNetwork(name, network, flops(lambda: network.eval()(image)))
+    built = BuiltNetwork(name, network, trial(f"--{role}", name, network, image_size))
+    built.normalization = _normalize(network, mean, std)
     if weights in (None, RANDOM):
         return built
     try:
@@ -71,20 +76,39 @@ def build_network(
             raise
         missing.append(str(absent))
         return built
-    summary = checkpoint.load_weights(network, checkpoint.backbone_weights(tensors), flag, weights, allow_partial)
-    built.file, built.tensors, built.loaded = file, tensors, f"{summary} from {file}"
+    plain, teaches = checkpoint.backbone_weights(tensors), role == "teacher"
+    summary = checkpoint.load_weights(network, plain, flag, weights, allow_partial, needs_classifier=teaches)
+    built.file, built.tensors, built.loaded = file, tensors, f"{summary} from {file}{tensors.note}"
     return built
+
+
+def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
+    """Set the normalization of a network's images, where one is given; a word on what it does not state itself."""
+    cfg = network.pretrained_cfg
+    assumed = cfg.get("assumed") and not (mean and std)
+    if not assumed and not mean and not std:
+        return ""
+    cfg = network.pretrained_cfg = {**cfg, "mean": mean or cfg["mean"], "std": std or cfg["std"]}
+    values = f"; images with mean {_numbers(cfg['mean'])} and std {_numbers(cfg['std'])}"
+    return f"{values}, this tree's: its pretrained_cfg states none" if assumed else values
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
 
 
 def _find(
     flag: str, name: str, weights: str, names: Names, image_size: int, fetch: bool
-) -> tuple[Path, dict[str, Tensor]]:
+) -> tuple[Path, checkpoint.Weights]:
     """The file of a network's weights, and its tensors by the network's names."""
     if weights != hub.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
             raise checkpoint.Absent(f"{flag} {weights}: no such file; {names.remedy.format(name=name)}")
         return file, checkpoint.read_weights(weights, flag)
+    if timm_sources.is_source(name):
+        file = timm_sources.find(flag, name, timm_sources.WEIGHTS, fetch)
+        return file, checkpoint.read_weights(file, flag)
     published = hub.published(flag, name, names.in_timm(name))
     file = published.at_hand() or (published.fetch(flag) if fetch else None)
     if not file:
@@ -121,7 +145,8 @@ def build(
     student = build_network("student", config.student, student_weights(config), *shape)
     teacher = frozen = None
     if config.teacher:
-        teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape)
+        normalization = (config.teacher_mean, config.teacher_std)
+        teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape, *normalization)
         frozen = FrozenTeacher(teacher.network, student.network, device, precision, config.teacher_chunk)
     ingredients = Ingredients(config, student.network, frozen, trained or student.tensors, device)
     task = get_method(config.method).build(ingredients).to(device, memory_format=torch.channels_last)

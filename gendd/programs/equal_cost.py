@@ -1,5 +1,6 @@
 """The equal-cost program of both trees: which of the tree's networks cost as much as a student with its head."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +12,11 @@ import tyro
 from timm.utils import unwrap_model
 from torch import nn
 
-from gendd.config import TrainConfig, parse
+from gendd.config import TrainConfig, check_ranges, parse
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch, read_outs_apart
-from gendd.networks import create_network, flops, parameter_count
+from gendd.networks import create_network, flops, parameter_count, trial
 from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.runs import saved_config
@@ -35,11 +36,6 @@ class EqualCostConfig:
     rounds: int = 20
     """Batches that each network reads, in turns."""
 
-    def check(self) -> None:
-        for flag, number in (("--batch-size", self.batch_size), ("--rounds", self.rounds)):
-            if number < 1:
-                raise UserError(f"{flag} {number}: must be at least 1")
-
 
 @dataclass(frozen=True)
 class Timed:
@@ -58,7 +54,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
         UserError: no run folder, a run without a head, or nothing to time.
     """
     config = parse(EqualCostConfig, f"{tree.name}.equal_cost", arguments)
-    config.check()
+    check_ranges(config)
     world = first_alone()
     if not world:
         return
@@ -116,9 +112,8 @@ def nearest(tree: Tree, names: Iterable[str], classes: int, image_size: int, cos
     """Names, FLOPs an image and parameters of networks, those whose FLOPs are nearest to `cost` first, in ratio."""
     counted = []
     for name in names:
-        # Shapes are all that counting needs.
-        with torch.device("meta"):
-            network = create_network("--student", name, tree.names, classes, image_size).eval()
-            image = torch.zeros(1, 3, image_size, image_size)
-        counted.append((name, flops(lambda network=network, image=image: network(image)), parameter_count(network)))
+        # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.
+        with torch.device("meta"), contextlib.suppress(UserError):
+            network = create_network("--student", name, tree.names, classes, image_size)
+            counted.append((name, trial("--student", name, network, image_size), parameter_count(network)))
     return sorted(counted, key=lambda entry: max(entry[1], cost) / min(entry[1], cost))

@@ -43,6 +43,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         UserError: whatever in the command, the data or the checkpoint cannot work.
     """
     config = tree.parse(tree.evaluate_config, "evaluate", arguments)
+    config.check()
     with join_world() as world:
         file, figures = _file(config), _figures(config)
         if figures and world.is_first:
@@ -116,8 +117,10 @@ def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConf
         settings = tree.train_config(**_architecture(tensors))
         if settings.method != "classification" and not config.teacher:
             raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
-    # The weights are the checkpoint's own; what the run once started from is not read again.
-    return dataclasses.replace(settings, **given, student_weights=None, after=None)
+    # The weights are the checkpoint's own; what the run once started from is not read again. A part of the teacher's
+    # that the run allowed is allowed again; None says that this program cannot be asked for more.
+    allowed = settings.allow_partial or None
+    return dataclasses.replace(settings, **given, student_weights=None, after=None, allow_partial=allowed)
 
 
 def _architecture(tensors: Tensors) -> dict:

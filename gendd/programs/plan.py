@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from timm.utils import unwrap_model
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gendd.config import TrainConfig
 from gendd.data import DataSummary
@@ -82,7 +83,7 @@ def _average(config: TrainConfig) -> dict[str, str]:
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    cost = loss_flops(student, device)
+    cost = loss_flops(student, config.batch_size, device)
     sampled = flops(lambda: head.sample(one, **config.sampling()))
     words = [f"{parameter_count(head) / 1e6:.2f} M parameters"]
     if student.draws_features:
@@ -95,10 +96,12 @@ def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     return "; ".join(words)
 
 
-def loss_flops(student: Student, device: torch.device) -> int:
-    """Floating-point operations of the head's loss, forward, of one image."""
-    one = torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    return flops(lambda: student.head(one, one.new_zeros(1, student.head.feature_dim)))
+def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:
+    """Floating-point operations an image of the head's loss, forward, of a whole batch: one image alone takes other
+    ways through the head than many do. They are counted, not carried out."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        z = torch.zeros(batch_size, student.norm.normalized_shape[0], device=device)
+        return round(flops(lambda: student.head(z, z.new_zeros(batch_size, student.head.feature_dim))) / batch_size)
 
 
 def _counted(number: int, what: str) -> str:

@@ -7,7 +7,7 @@ import torch
 from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
-from gendd.config import TrainConfig
+from gendd.config import TrainConfig, check_ranges
 from gendd.distributed import (
     World,
     autocast,
@@ -21,7 +21,7 @@ from gendd.errors import UserError
 from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement, read_out_of, read_outs_apart
 from gendd.listing import describe
 from gendd.methods import METHODS, get_method
-from gendd.networks import parameter_count
+from gendd.networks import check_trains, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, teacher_read_out
 from gendd.programs.plan import loss_flops, plan_of
@@ -53,6 +53,7 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
             config.check()
             TrainProgram(tree, config, RunFolder(folder or run_path(config)), world).execute()
         elif world.is_first:
+            check_ranges(config)
             config.check_training_images()
             tree.check_data(config)
 
@@ -151,6 +152,8 @@ class TrainProgram:
         if config.after and missing is None and not RunFolder(Path(student_weights(config))).last.exists():
             raise UserError(f"--after {config.after}: {student_weights(config)} is not there yet; train it first")
         built = build(self.tree, config, self.num_classes, self.world.device, missing, trained, self.precision)
+        network = built.student.network
+        check_trains("--student", config.student, network, config.image_size, self.plan.part_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
@@ -265,7 +268,7 @@ class TrainProgram:
                 "earlier_epochs": earlier_epochs(self.config),
                 "split": self.data.eval_split,
                 "images": self.data.eval_size,
-                **_head_cost(reported, self.world.device),
+                **_head_cost(reported, self.config.batch_size, self.world.device),
                 "last": accuracies,
                 "best": training.best,
                 **features,
@@ -289,8 +292,10 @@ class TrainProgram:
             print(text, flush=True)
 
 
-def _head_cost(trained: torch.nn.Module, device: torch.device) -> dict:
+def _head_cost(trained: torch.nn.Module, batch_size: int, device: torch.device) -> dict:
     """Size of a student's head, and floating-point operations of its loss, forward, an image."""
     if not isinstance(trained, Student):
         return {}
-    return {"head": {"parameters": parameter_count(trained.head), "loss_flops": loss_flops(trained, device)}}
+    return {
+        "head": {"parameters": parameter_count(trained.head), "loss_flops": loss_flops(trained, batch_size, device)}
+    }

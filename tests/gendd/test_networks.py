@@ -3,6 +3,8 @@ activations; FLOPs."""
 
 import copy
 import gc
+import json
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -13,16 +15,18 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gendd import checkpoint
+from gendd import checkpoint, timm_sources
 from gendd.errors import UserError
 from gendd.networks import (
     Names,
+    check_trains,
     create_network,
     feature_width,
     flops,
     parameter_count,
     pooled_feature,
     recompute_activations,
+    trial,
 )
 from gendd.programs.build import build_network
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD, TREE
@@ -63,6 +67,49 @@ def fixed(num_classes):
 
 def plain(num_classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes))
+
+
+def stated(num_classes):
+    network = Tiny(num_classes)
+    network.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3)}
+    return network
+
+
+def half_stated(num_classes):
+    network = Tiny(num_classes)
+    network.pretrained_cfg = {"classifier": "output"}
+    return network
+
+
+def gray(num_classes):
+    network = Tiny(num_classes)
+    network.convolution = nn.Conv2d(1, 6, 3)
+    return network
+
+
+def too_wide(num_classes):
+    network = Tiny(num_classes)
+    network.num_features = 9
+    return network
+
+
+def without_classes():
+    return Tiny(7)
+
+
+def with_depth(num_classes, depth):
+    return Tiny(num_classes)
+
+
+def raises(num_classes):
+    raise RuntimeError("no such\\nlayer")
+
+
+def number(num_classes):
+    return num_classes
+
+
+CONSTANT = 3
 
 
 def without_linear(num_classes):
@@ -156,6 +203,91 @@ def test_a_network_of_another_class_count_is_refused_with_both(users_module):
     assert "11 outputs" in message and "7 classes" in message
 
 
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (
+            "without_classes",
+            "cannot be called with num_classes alone (got an unexpected keyword argument 'num_classes')",
+        ),
+        ("with_depth", "cannot be called with num_classes alone (missing a required argument: 'depth')"),
+        ("raises", "fails for num_classes=7 (RuntimeError: no such layer, in "),
+        ("number", "returns a int"),
+        ("CONSTANT", "cannot be called"),
+    ],
+)
+def test_a_function_that_makes_no_network_is_refused(function, named, users_module):
+    assert named in refusal(f"{users_module}:{function}")
+
+
+def test_a_function_that_raises_is_told_where(users_module):
+    line = USERS_MODULE.splitlines().index("def raises(num_classes):") + 2
+    assert f"users_networks.py, line {line})" in refusal(f"{users_module}:raises")
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "def f(:"])
+def test_a_module_that_cannot_be_imported_is_told_where(code, tmp_path, monkeypatch):
+    (tmp_path / "broken_networks.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refusal("broken_networks:tiny")
+    assert "cannot be imported (ZeroDivisionError" in message if code == "1 / 0" else "SyntaxError" in message
+
+
+def test_a_module_is_found_where_the_command_was_given(tmp_path, monkeypatch):
+    """A script has gone to another folder since."""
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "networks_of_here.py").write_text(USERS_MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert "importable from" in refusal("networks_of_here:tiny")
+    monkeypatch.setenv("GENDD_FOLDER", str(tmp_path / "given"))
+    assert_speaks_the_interface(create("networks_of_here:tiny"), 6)
+
+
+def test_a_network_of_another_number_of_channels_is_refused(users_module):
+    name = f"{users_module}:gray"
+    with pytest.raises(UserError, match=rf"^--student {name}: cannot classify an image of 3 x 32 x 32 \(") as caught:
+        build_network("student", name, None, TREE.names, 7, 32)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_network_whose_widths_disagree_is_refused(users_module):
+    name = f"{users_module}:too_wide"
+    with pytest.raises(UserError, match=r"shape \(1, 6\), its num_features is 9, its classifier takes 6"):
+        build_network("student", name, None, TREE.names, 7, 32)
+
+
+@pytest.mark.parametrize("name", ["timm/inception_v3", "timm/vit_tiny_patch16_224"])
+def test_an_image_too_small_for_a_network_is_refused(name):
+    size = 32 if "inception" in name else 8
+    with pytest.raises(
+        UserError, match=rf"^--teacher {name}: .*image.*{size}.*another network or --image-size"
+    ) as caught:
+        build_network("teacher", name, None, TREE.names, 7, size)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_trial_counts_operations():
+    assert trial("--student", "resnet8", create("resnet8"), 32) == flops(
+        lambda: create("resnet8")(torch.zeros(1, 3, 32, 32))
+    )
+
+
+def test_a_last_map_of_one_value_cannot_be_trained_alone():
+    network = create("vgg8", image_size=32)
+    network.features = nn.BatchNorm1d(7)
+    network.register_forward_hook(lambda module, _, logits: module.features(logits))
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(
+        UserError, match="^--student vgg8: cannot be trained on 1 image of 32 pixels at once .*--batch-size"
+    ):
+        check_trains("--student", "vgg8", network, 32, images=1)
+    check_trains("--student", "vgg8", network, 32, images=2)
+    assert not network.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
 @pytest.mark.parametrize("name", ["no_such_package:f", "users_networks:absent", "users_networks:", ":f", ".here:f"])
 def test_a_function_that_cannot_be_imported_is_refused(name, users_module):
     assert "package.module:function" in refusal(name)
@@ -227,6 +359,65 @@ def test_a_file_absent_from_pretrained_brings_the_trees_remedy():
     message = weights_refusal("resnet8", "pretrained/resnet8_vanilla/absent.pth")
     assert "absent.pth: no such file; bash sh/fetch_pretrained_teachers.sh" in message
     assert "bash sh/train_cifar100_teacher.sh resnet8 trains it" in message
+
+
+def test_a_teacher_whose_file_lacks_its_classifier_is_refused_whatever_is_allowed(tmp_path):
+    for dropped, allow_partial in ((["weight", "bias"], True), (["weight", "bias"], False), (["bias"], True)):
+        tensors = create("resnet8").state_dict()
+        for name in dropped:
+            del tensors[f"fc.{name}"]
+        checkpoint.save(tmp_path / "a.pt", tensors)
+        named = ", ".join(f"fc.{name}" for name in dropped)
+        with pytest.raises(UserError, match=rf"no classifier \({named}\)") as caught:
+            build_network("teacher", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial)
+        assert len(str(caught.value).splitlines()) == 1 and "--allow-partial" not in str(caught.value)
+
+
+def test_a_classifier_of_another_width_is_no_teachers(tmp_path):
+    tensors = {**create("resnet8").state_dict(), "fc.weight": torch.ones(7, 32)}
+    checkpoint.save(tmp_path / "a.pt", tensors)
+    with pytest.raises(UserError, match=r"no classifier \(fc.weight\)"):
+        build_network("teacher", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial=True)
+
+
+def test_a_student_may_start_without_its_probe(tmp_path):
+    tensors = create("resnet8").state_dict()
+    del tensors["fc.weight"], tensors["fc.bias"]
+    checkpoint.save(tmp_path / "a.pt", tensors)
+    built = build_network("student", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial=True)
+    assert built.loaded.startswith(f"{len(tensors)} of {len(tensors) + 2} tensors loaded")
+
+
+def test_averaged_weights_are_named_in_the_plan(tmp_path):
+    torch.save({"state_dict": create("resnet8").state_dict(), "state_dict_ema": create("resnet8").state_dict()},
+               tmp_path / "a.pth.tar")  # fmt: skip
+    assert built(str(tmp_path / "a.pth.tar"), 7).loaded.endswith("a.pth.tar, its averaged weights (state_dict_ema)")
+
+
+def normalization(name, **given):
+    built = build_network("teacher", name, None, TREE.names, 7, 32, **given)
+    cfg = built.network.pretrained_cfg
+    return cfg["mean"], cfg["std"], built.describe()
+
+
+@pytest.mark.parametrize("function", ["tiny", "half_stated"])
+def test_a_normalization_that_is_assumed_is_told(function, users_module):
+    mean, std, text = normalization(f"{users_module}:{function}")
+    assert (mean, std) == (CIFAR100_MEAN, CIFAR100_STD)
+    assert "mean 0.5071 0.4867 0.4408 and std 0.2675 0.2565 0.2761" in text and "states none" in text
+
+
+@pytest.mark.parametrize("name", ["users_networks:stated", "resnet8"])
+def test_a_normalization_that_is_stated_is_taken_without_a_word(name, users_module):
+    mean, _, text = normalization(name)
+    assert mean == ((0.5, 0.5, 0.5) if ":" in name else CIFAR100_MEAN) and "mean" not in text
+
+
+@pytest.mark.parametrize("name", ["users_networks:tiny", "users_networks:stated", "resnet8"])
+def test_a_normalization_that_is_given_replaces_any(name, users_module):
+    mean, std, text = normalization(name, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert (mean, std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert "mean 0.1 0.2 0.3 and std 0.4 0.5 0.6" in text and "states none" not in text
 
 
 NAMES = Names({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
@@ -340,6 +531,74 @@ def test_a_file_of_another_network_in_timms_place_is_refused(hub):
 def test_a_network_that_timm_publishes_nothing_for_is_refused(hub, users_module):
     for name in ("resnet8", f"{users_module}:tiny"):
         assert "timm publishes no weights of" in weights_refusal(name, "timm")
+
+
+@pytest.fixture
+def published_folder(tmp_path):
+    """A folder as timm's `save_for_hf` leaves one, of a network for images of 160 pixels."""
+    torch.manual_seed(1)
+    network = timm.create_model("test_vit", num_classes=7, img_size=160)
+    network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
+    timm.models.save_for_hf(network, tmp_path / "folder", safe_serialization=True)
+    return tmp_path / "folder", network
+
+
+@pytest.mark.parametrize("file", timm_sources.WEIGHTS)
+def test_a_folder_of_timms_is_a_network_and_its_weights(file, published_folder):
+    folder, network = published_folder
+    if file != "model.safetensors":
+        (folder / "model.safetensors").unlink()
+        torch.save(network.state_dict(), folder / file)
+    built = build_network("teacher", f"local-dir:{folder}", "timm", TREE.names, 7, 64)
+    assert built.file == folder / file and "pos_embed resized" in built.loaded
+    tensors = built.network.state_dict()
+    differing = [name for name, value in network.state_dict().items() if not torch.equal(value, tensors[name])]
+    assert differing == ["pos_embed"] and tuple(built.network.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+
+
+def test_a_repository_of_the_hub_is_read_from_its_cache(hub, published_folder):
+    folder, network = published_folder
+    cached = hub.with_name("models--someone--network")
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0123")
+    (cached / "snapshots").mkdir()
+    folder.rename(cached / "snapshots" / "0123")
+    for name in ("hf-hub:someone/network", "hf_hub:someone/network", "hf-hub:someone/network@0123"):
+        built = build_network("teacher", name, "timm", TREE.names, 7, 160)
+        assert torch.equal(built.network.pos_embed, network.pos_embed)
+
+
+def test_a_source_of_timms_that_is_not_there_is_refused_in_a_line(hub, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps({"architecture": "no_such_network"}))
+    for name, named in (
+        (f"local-dir:{tmp_path}/empty", "holds no config.json"),
+        (f"local-dir:{tmp_path}/other", "Unknown model"),
+        ("hf-hub:someone/network", "Name or service not known"),
+        ("hf-hub:some one/net work", "Repo id"),
+    ):
+        assert named in refusal(name)
+
+
+def test_a_folder_without_weights_is_refused_or_listed(published_folder):
+    folder, _ = published_folder
+    (folder / "model.safetensors").unlink()
+    name, missing = f"local-dir:{folder}", []
+    with pytest.raises(UserError, match="holds no model.safetensors or pytorch_model.bin"):
+        build_network("teacher", name, "timm", TREE.names, 7, 64)
+    assert build_network("teacher", name, "timm", TREE.names, 7, 64, missing=missing).loaded == "random weights"
+    assert len(missing) == 1
+
+
+def test_a_small_network_of_timms_keeps_its_stem_in_a_folder(tmp_path):
+    """The zoo's own stems of stride 2 are left as they are."""
+    network = create("MobileNetV2")
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    assert build_network("teacher", f"local-dir:{tmp_path}", "timm", TREE.names, 7, 32).network.conv1[0].stride == (
+        2,
+        2,
+    )
 
 
 def recomputing(name, **options):

@@ -289,6 +289,47 @@ def test_what_cannot_be_evaluated_is_refused(runs, arguments, message):
     assert message in str(error.value)
 
 
+def test_a_given_normalization_is_kept_in_the_run_and_replaced_by_the_programs_own(runs, tmp_path, capsys):
+    """The same images, for a teacher that is told that they are darker than they are."""
+    values = ["--teacher-mean", "0.9", "0.9", "0.9", "--teacher-std", "0.1", "0.1", "0.1"]
+    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8", "--teacher-weights",
+           str(runs["teacher"]), "--runs", str(tmp_path), *values])  # fmt: skip
+    run, told = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0", "mean 0.9 0.9 0.9 and std 0.1 0.1 0.1"
+    recorded = json.loads((run / "environment.json").read_text())["teacher"]["top1"]
+    assert told in capsys.readouterr().out
+    given = evaluated(tmp_path, run, "--precision", "fp32")["teacher"]["top1"]
+    assert told in capsys.readouterr().out and given == pytest.approx(recorded, abs=0.35)
+    own = evaluated(tmp_path, runs["gendd"], "--precision", "fp32")["teacher"]["top1"]
+    assert own > given + 5
+    assert evaluated(tmp_path, runs["gendd"], "--precision", "fp32", *values)["teacher"]["top1"] == given
+
+
+def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
+    """Neither for what is evaluated nor for its teacher, when their files lack something."""
+    tensors = {name: read_weights(runs[name], "-") for name in ("teacher", "gendd")}
+    del tensors["teacher"]["bn1.weight"], tensors["gendd"]["norm.weight"]
+    for name, content in tensors.items():
+        torch.save(dict(content), tmp_path / f"{name}.pt")
+    for arguments in (
+        [runs["gendd"], "--teacher-weights", tmp_path / "teacher.pt"],
+        [tmp_path / "gendd.pt", *NETWORKS],
+    ):
+        with pytest.raises(UserError, match=r"1 missing \((bn1|norm).weight") as error:
+            main([*map(str, arguments)])
+        assert "allow-partial" not in str(error.value)
+
+
+def test_averaged_weights_of_a_file_of_others_are_read_unless_the_trained_are_asked_for(runs, tmp_path, capsys):
+    tensors = dict(read_weights(runs["teacher"], "-"))
+    torch.save({"state_dict": {name: 0 * value for name, value in tensors.items()}, "state_dict_ema": tensors},
+               tmp_path / "last.pth.tar")  # fmt: skip
+    flags = ("--student", "resnet8", "--dataset", "digits", "--precision", "fp32")
+    rows = evaluated(tmp_path, tmp_path / "last.pth.tar", *flags)
+    assert accuracies(rows) == accuracies(evaluated(tmp_path, runs["teacher"], "--precision", "fp32"))
+    assert "tensors loaded, ema weights" in capsys.readouterr().out
+    assert evaluated(tmp_path, tmp_path / "last.pth.tar", *flags, "--weights", "trained")["classifier"]["top1"] < 20
+
+
 def test_dry_run_names_what_is_missing(tmp_path, capsys):
     main(["path/to/student.pth", *NETWORKS, "--dry-run"])
     assert "path/to/student.pth: no such file" in capsys.readouterr().out

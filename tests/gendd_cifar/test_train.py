@@ -527,3 +527,24 @@ def test_two_processes_evaluate_the_network_that_is_saved(tmp_path):
     (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]
     counted = json.loads((run / "result.json").read_text())["last"]["classifier"]
     assert counted == {name: pytest.approx(row[name], abs=1e-3) for name in ("top1", "top5")}
+
+
+def test_a_student_that_cannot_be_trained_on_its_part_of_a_batch_is_refused_before_the_data_is_read(tmp_path):
+    """Its last map is 1x1, so that batch norm sees one value of an image. An evaluation takes it."""
+    flags = ["--student", "MobileNetV2", "--method", "classification", "--image-size", "16", "--runs", str(tmp_path)]
+    with pytest.raises(UserError, match="^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
+        main([*COMMON, *flags, "--batch-size", "4", "--accumulate", "4", "--dry-run"])
+    main([*COMMON, *flags, "--batch-size", "4", "--accumulate", "2", "--dry-run"])
+
+
+@pytest.mark.parametrize("flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"]])
+def test_a_look_at_the_data_refuses_numbers_out_of_range_too(flags):
+    with pytest.raises(UserError, match=f"^{' '.join(flags)}"):
+        main([*COMMON, *flags, "--check-data"])
+
+
+def test_the_plan_tells_a_normalization_that_a_users_network_does_not_state(tmp_path, capsys):
+    main([*GENDD, "--runs", str(tmp_path), "--dry-run"])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for role in ("student", "teacher"):
+        assert "mean 0.5071 0.4867 0.4408" in lines[role] and "states none" in lines[role]

@@ -1,0 +1,64 @@
+"""timm's names of networks outside its registry: local-dir:FOLDER, and hf-hub:OWNER/NAME, with @REVISION if need be.
+
+Either names a folder with a config.json, which tells the network, and its weights. The hub's lie in its cache.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+
+import huggingface_hub
+
+from gendd.errors import Absent
+
+LOCAL, HUB = "local-dir:", ("hf-hub:", "hf_hub:")
+CONFIG = ("config.json",)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+def is_source(name: str) -> bool:
+    return name.startswith((LOCAL, *HUB))
+
+
+def find(flag: str, name: str, files: Sequence[str], fetch: bool = True) -> Path:
+    """The first of some files that a source has.
+
+    Args:
+        fetch: whether the hub may be asked for what its cache lacks.
+
+    Raises:
+        Absent: it has none of them, or the hub gives none.
+    """
+    place = name.partition(":")[2]
+    if name.startswith(LOCAL):
+        found = [Path(place, file) for file in files if Path(place, file).is_file()]
+        reason = f"{place} holds no {' or '.join(files)}"
+    else:
+        found, reason = _on_hub(place, files, fetch)
+    if not found:
+        raise Absent(f"{flag} {name}: {reason}; put config.json and weights into a folder and name it {LOCAL}FOLDER")
+    return found[0]
+
+
+def _on_hub(place: str, files: Sequence[str], fetch: bool) -> tuple[list[Path], str]:
+    repository, _, revision = place.partition("@")
+    options = {"revision": revision} if revision else {}
+    reason = f"{' or '.join(files)} is not at hand"
+    try:
+        cached = [huggingface_hub.try_to_load_from_cache(repository, file, **options) for file in files]
+    except ValueError as error:  # No name of a repository.
+        return [], str(error)
+    found = [Path(file) for file in cached if isinstance(file, str)]
+    for file in files if fetch and not found else ():
+        try:
+            return [from_hub(repository, file, **options)], ""
+        except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
+            reason = f"the hub does not give {file} ({shorten(str(error), 160)})"
+    return found, reason
+
+
+def from_hub(repository: str, file: str, **options) -> Path:
+    """A file from the hub into its cache."""
+    # Asked first, and once: a download would ask a hub that does not answer for half a minute.
+    huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file, **options))
+    return Path(huggingface_hub.hf_hub_download(repository, file, **options))
