@@ -20,6 +20,7 @@ from read_out import build_student, head_logits
 from suite import FOLDER
 from torch import nn
 
+from gendd.checkpoint import rewrite
 from gendd.config import SamplingConfig
 from gendd.distributed import autocast, resolve_precision
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
@@ -64,7 +65,7 @@ def main() -> None:
         fontsize=SMALL,
     )
     FOLDER.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FOLDER / "growth.png")
+    rewrite(FOLDER / "growth.png", figure.savefig)
 
 
 def step(

@@ -18,6 +18,7 @@ import train_step
 from machine import limits, the_device, versions
 from measure import peak_memory
 
+from gendd.checkpoint import rewrite_text
 from gendd.distributed import hardware
 from gendd.runs import git_commit
 
@@ -41,7 +42,7 @@ def main() -> None:
     content = {"versions": versions(), **machine, "git_commit": git_commit(), "peak_memory": memory, "results": results}
     FOLDER.mkdir(parents=True, exist_ok=True)
     file = FOLDER / f"{re.sub(r'[^a-z0-9]+', '_', machine['hardware'].lower())}.json"
-    file.write_text(json.dumps(content, indent=2) + "\n")
+    rewrite_text(file, json.dumps(content, indent=2) + "\n")
     print(f"\nfigures in {file.relative_to(FOLDER.parents[1])}")
 
 

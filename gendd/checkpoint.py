@@ -63,6 +63,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = "
     Raises:
         UserError: the disk is full, or the folder cannot be written.
     """
+    try:
+        rewrite(path, write, ending)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
+
+
+def rewrite(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp") -> None:
+    """`write_whole`, whose errors stay as they are."""
     temporary = path.with_name(path.name + ending)
     try:
         with open(temporary, "wb") as file:
@@ -70,10 +78,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = "
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
+        raise
+
+
+def rewrite_text(path: Path, text: str) -> None:
+    rewrite(path, lambda file: file.write(text.encode()))
 
 
 def check_writable(path: Path, remedy: str) -> None:

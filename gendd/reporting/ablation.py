@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gendd.checkpoint import rewrite, rewrite_text
 from gendd.errors import UserError
 from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
 from gendd.reporting.table import DASH, write_csv
@@ -50,10 +51,10 @@ class Ablation:
         prepare(folder)
         with _refused(folder):
             write_csv(folder / f"{name}.csv", self.rows)
-            self.picture().savefig(folder / f"{name}.png")
+            rewrite(folder / f"{name}.png", self.picture().savefig)
             text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
             text.append(markdown(self.rows))
-            (folder / f"{name}.md").write_text("\n\n".join(text) + "\n")
+            rewrite_text(folder / f"{name}.md", "\n\n".join(text) + "\n")
         print(f"\nsee {folder / name}.md")
 
     @property

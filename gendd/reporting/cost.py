@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gendd.checkpoint import rewrite, rewrite_text
 from gendd.reporting.pictures import DPI, NORMAL, WIDTH, colours_of, fit_axis, label_apart, set_up
 from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, RUNS, mean_text, table
@@ -33,8 +34,8 @@ def priced(rows: list[Row]) -> list[Row]:
 def write_costs(folder: Path, panels: dict[str, list[Row]]) -> None:
     """Write cost.md and cost.png of `priced` rows, by the data set's name."""
     tables = [f"## {data}\n\n{cost_table(rows)}" for data, rows in panels.items()]
-    (folder / "cost.md").write_text("\n\n".join(["# Cost", NOTE, *tables]) + "\n")
-    cost_picture(panels).savefig(folder / "cost.png")
+    rewrite_text(folder / "cost.md", "\n\n".join(["# Cost", NOTE, *tables]) + "\n")
+    rewrite(folder / "cost.png", cost_picture(panels).savefig)
 
 
 def cost_table(rows: list[Row]) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
+from gendd.checkpoint import write_whole
+
 
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and scalars to `tensorboard/`.
@@ -17,7 +19,8 @@ class MetricsWriter:
     def __init__(self, folder: Path, step: int):
         self.path = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(folder) if record["step"] <= step and record["kind"] != "final"]
-        self.path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        content = "".join(json.dumps(record) + "\n" for record in kept).encode()
+        write_whole(self.path, lambda file: file.write(content))
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, kind: str, epoch: int, step: int, values: dict) -> None:

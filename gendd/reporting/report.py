@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tyro
 
+from gendd.checkpoint import rewrite, rewrite_text
 from gendd.errors import UserError
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import priced, write_costs
@@ -81,14 +82,14 @@ def write_report(config: ReportConfig) -> None:
     generative = [group.first for group in groups if group.first.folder.features.exists()]
     try:
         output.mkdir(parents=True, exist_ok=True)
-        comparison(groups).savefig(output / "comparison.png")
+        rewrite(output / "comparison.png", comparison(groups).savefig)
         if costs:
             write_costs(output, costs)
-        curves(runs).savefig(output / "curves.png")
+        rewrite(output / "curves.png", curves(runs).savefig)
         if generative:
-            features(generative).savefig(output / "features.png")
+            rewrite(output / "features.png", features(generative).savefig)
         write_csv(output / "results.csv", rows_of(groups))
-        (output / "report.md").write_text(_text(groups, bool(costs), bool(generative)))
+        rewrite_text(output / "report.md", _text(groups, bool(costs), bool(generative)))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
     print(f"runs compared: {len(runs)}; see {output / 'report.md'}")

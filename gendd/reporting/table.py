@@ -1,9 +1,11 @@
 """Rows of results as a Markdown table and as a CSV file."""
 
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+from gendd.checkpoint import rewrite_text
 from gendd.reporting.rows import Row
 
 DASH = "–"
@@ -31,10 +33,11 @@ def table(rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> str:
 def write_csv(path: Path, rows: list[Row]) -> None:
     """All values of the rows, unrounded; empty where a row has none."""
     names = dict.fromkeys(name for row in rows for name in row)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names)
+    writer.writeheader()
+    writer.writerows(rows)
+    rewrite_text(path, file.getvalue())
 
 
 def title(accuracy: str) -> str:

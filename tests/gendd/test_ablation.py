@@ -38,6 +38,11 @@ def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
     assert [row["sd"] for row in found[:2]] == ["", ""]
     assert float(found[2]["sd"]) == pytest.approx(statistics.stdev([60, 63]))
     assert {row["MFLOPs an image of the head's loss"] for row in found} == {"3.0"}
+    before = [path.stat().st_ino for path in sorted((tmp_path / "out").iterdir())]
+    ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
+    after = [path.stat().st_ino for path in sorted((tmp_path / "out").iterdir())]
+    # Whole at any time: another file takes the place of each.
+    assert len(after) == 3 and all(one != other for one, other in zip(before, after, strict=True))
     (table,) = tables((tmp_path / "out" / "contraction.md").read_text())
     assert [row["seeds"] for row in table] == ["1", "1", "2", "2"]
     assert (tmp_path / "out" / "contraction.png").read_bytes().startswith(b"\x89PNG")

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,11 @@ def report(output: Path, *runs: Path) -> str:
 def csv_rows(output: Path) -> list[dict[str, str]]:
     with open(output / "results.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def file_numbers(folder: Path) -> dict[str, int]:
+    """By name, what tells a file of the folder from one that takes its place."""
+    return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
 
 
 def test_the_table_holds_the_files_figures(tmp_path):
@@ -269,6 +275,18 @@ def test_an_output_that_cannot_be_written_is_a_user_error(tmp_path):
         report(run / "config.json", run)
 
 
+def test_a_report_is_at_any_time_a_whole_one(tmp_path):
+    run = write_run(tmp_path / "run", "gendd", {"head": (2.0, 6.0), "probe": (1.0, 5.0)})
+    write_features(run)
+    report(tmp_path / "out", run)
+    before = file_numbers(tmp_path / "out")
+    report(tmp_path / "out", run)
+    after = file_numbers(tmp_path / "out")
+    # Another file in place of the old one, not the same one written anew.
+    assert set(after) == set(before) and len(after) == 7
+    assert all(after[name] != number for name, number in before.items())
+
+
 def test_features_are_pictured_for_gendd_runs_only(tmp_path):
     plain = write_run(tmp_path / "plain", "kd", {"classifier": (1.0, 5.0)})
     generative = write_run(tmp_path / "generative", "gendd", {"head": (2.0, 6.0), "probe": (1.0, 5.0)})
@@ -331,6 +349,23 @@ def test_labels_are_spread_without_leaving_the_panel():
     assert spread([0.1, 0.5], 0.1) == [0.1, 0.5]
     assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.5, 0.6, 0.7])
     assert spread([0.2, 0.99, 1.0], 0.1) == pytest.approx([0.2, 0.9, 1.0])
+
+
+def test_metrics_survive_a_kill_at_the_moment_of_going_on(tmp_path, monkeypatch):
+    MetricsWriter(tmp_path, 0).write("train", 1, 10, {"loss": 1.0})
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "replace", killed)
+        MetricsWriter(tmp_path, 0)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    number = file_numbers(tmp_path)["metrics.jsonl"]
+    MetricsWriter(tmp_path, 10)
+    assert file_numbers(tmp_path)["metrics.jsonl"] != number
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
