@@ -202,7 +202,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     name: str | None = None
     """Name of the run's folder beside other methods; the method's name if not given."""
     resume: str | None = None
-    """Run folder to go on with, by its own configuration. (The same command again goes on as well.)"""
+    """Run folder to go on with, by its own configuration. Other flags may only change where its data lies, how many
+    processes read it, what is evaluated on the way, and memory. (The same command again goes on as well.)"""
     dry_run: bool = False
     """Build everything, print the plan and what is missing, and stop."""
     check_data: bool = False
@@ -330,12 +331,21 @@ def check_fraction(config, name: str, remedy: str) -> None:
         raise UserError(f"{_flag(name)} {value}: must be above 0 and at most 1; {remedy}")
 
 
-def parse(config_class: type[Config], program: str, arguments: Sequence[str] | None = None) -> Config:
-    """Command line to configuration. A mistake in it is one line, like every other user error."""
+def parse(
+    config_class: type[Config],
+    program: str,
+    arguments: Sequence[str] | None = None,
+    default: Config | None = None,
+) -> Config:
+    """Command line to configuration. A mistake in it is one line, like every other user error.
+
+    Args:
+        default: has the values of flags that are not given, in place of the class's own defaults.
+    """
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            config = tyro.cli(config_class, prog=f"python -m {program}", args=arguments)
+            config = tyro.cli(config_class, prog=f"python -m {program}", args=arguments, default=default)
     except SystemExit as stop:
         if not stop.code:
             raise

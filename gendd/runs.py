@@ -89,10 +89,10 @@ class RunFolder:
             if theirs.get(name) != mine.get(name)
         ]
         if differing:
-            raise UserError(
-                f"{self.path} holds a run with other settings: {'; '.join(differing)}; repeat them, choose another "
-                "--name or --seed, or delete the folder"
-            )
+            remedy = "repeat them, choose another --name or --seed, or delete the folder"
+            if config.resume:
+                remedy = "leave them out beside --resume"
+            raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
     def claim(self, config: TrainConfig, tree: str) -> None:
         """Make the folder this configuration's."""

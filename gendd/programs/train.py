@@ -45,17 +45,30 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
         UserError: whatever in the command, the data or the weights cannot work.
     """
     config = tree.parse(tree.train_config, "train", arguments)
-    folder = Path(config.resume) if config.resume else None
-    if folder:
-        config = dataclasses.replace(saved_config(folder, tree.train_config), dry_run=config.dry_run)
+    if config.resume:
+        config = _resumed(tree, RunFolder(Path(config.resume)), arguments)
     with join_world() as world:
         if not config.check_data:
             config.check()
-            TrainProgram(tree, config, RunFolder(folder or run_path(config)), world).execute()
+            TrainProgram(tree, config, RunFolder(Path(config.resume or run_path(config))), world).execute()
         elif world.is_first:
             check_ranges(config)
             config.check_training_images()
             tree.check_data(config)
+
+
+def _resumed(tree: Tree, run: RunFolder, arguments: list[str] | None) -> TrainConfig:
+    """The configuration of a run, with what the flags beside --resume change of it.
+
+    Raises:
+        UserError: no such run, or a flag that would make it another one.
+    """
+    saved = saved_config(run.path, tree.train_config)
+    config = tree.parse(tree.train_config, "train", arguments, saved)
+    run.check(config, tree.name)
+    if config.runs != saved.runs and run_path(config).resolve() != run.path.resolve():
+        raise UserError(f"--runs {config.runs}: --resume {run.path} does not lie there; leave one of them out")
+    return config
 
 
 class TrainProgram:

@@ -29,10 +29,14 @@ class Tree:
     open_data: Callable[..., Data]
     paper: dict[str, object]
 
-    def parse(self, config_class: type[Config], program: str, arguments: list[str] | None) -> Config:
-        """Command line to configuration; --paper has set its flags."""
-        config = parse(config_class, f"{self.name}.{program}", arguments)
-        return replace(config, **{name: self.paper[name] for name in self._known(config)}) if config.paper else config
+    def parse(
+        self, config_class: type[Config], program: str, arguments: list[str] | None, default: Config | None = None
+    ) -> Config:
+        """Command line to configuration; --paper has set its flags, unless it had in `default` already."""
+        config = parse(config_class, f"{self.name}.{program}", arguments, default)
+        if not config.paper or (default and default.paper):
+            return config
+        return replace(config, **{name: self.paper[name] for name in self._known(config)})
 
     def protocol(self, config: SamplingConfig) -> str:
         """Whether the paper's draws and sampling are in force, or what is in their place."""

@@ -46,9 +46,12 @@ def gendd(teacher, tmp_path):
 
     def run(*flags: str, runs: str = "runs", data: str = "digits") -> Path:
         main([*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / runs), *flags])
-        name = flags[flags.index("--name") + 1] if "--name" in flags else "gendd"
+        return folder(runs, data, flags[flags.index("--name") + 1] if "--name" in flags else "gendd")
+
+    def folder(runs: str = "runs", data: str = "digits", name: str = "gendd") -> Path:
         return tmp_path / runs / data / "toy.network_toy.network" / name / "0"
 
+    run.folder = folder
     return run
 
 
@@ -135,6 +138,70 @@ def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
     assert "is complete" in done[0] and done[1] == f"results in {parts}"
     main(["--resume", str(parts)])
     assert capsys.readouterr().out.splitlines() == done
+
+
+@pytest.fixture
+def interrupted(gendd, monkeypatch):
+    """The folder of a run that was killed after its first epoch."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_epoch", interrupt_after(Training.train_epoch, epoch=1))
+        gendd(runs="parts")
+    return gendd.folder("parts")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_flags_beside_resume_that_train_nothing_else_are_taken(interrupted, gendd, tmp_path):
+    main(["--resume", str(interrupted), "--eval-every", "2", "--data-root", str(tmp_path), "--epochs", "3"])
+    assert [record["epoch"] for record in read_metrics(interrupted) if record["kind"] == "eval"] == [1, 2, 3]
+    config = json.loads((interrupted / "config.json").read_text())
+    assert (config["eval_every"], config["data_root"]) == (2, str(tmp_path))
+    assert_same_weights(interrupted, gendd(runs="whole"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--seed", "3"], ["--seed 0 there, 3 here"]),
+        (["--name", "other"], ["--name None there, other here"]),
+        (["--lr", "0.5", "--epochs", "9", "--eval-every", "2"], ["--epochs 3 there, 9 here; --lr 0.001 there, 0.5"]),
+        (["--paper"], ["--repeats 2 there, 30 here", "--sampler deterministic there, ancestral here"]),
+        (["--check-data", "--dataset", "cifar10"], ["--dataset digits there, cifar10 here"]),
+        (["--runs", "elsewhere"], ["--runs elsewhere"]),
+    ],
+)
+def test_flags_beside_resume_that_would_make_it_another_run_are_refused(interrupted, flags, named):
+    before = contents(interrupted)
+    with pytest.raises(UserError) as refused:
+        main(["--resume", str(interrupted), *flags])
+    message = str(refused.value)
+    assert all(name in message for name in named) and "leave" in message and len(message.splitlines()) == 1
+    assert contents(interrupted) == before
+
+
+def test_a_run_of_the_paper_is_not_resumed_as_another(gendd, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_epoch", interrupt_after(Training.train_epoch, epoch=0))
+        gendd("--paper", "--width", "128")
+    with pytest.raises(UserError, match="--steps 100 there, 4 here"):
+        main(["--resume", str(gendd.folder()), "--steps", "4"])
+
+
+@pytest.mark.parametrize("flag, told", [("--check-data", "all images read"), ("--dry-run", "all there")])
+def test_a_run_can_be_looked_at_before_it_goes_on(interrupted, flag, told, capsys):
+    before = contents(interrupted)
+    main(["--resume", str(interrupted), flag])
+    assert told in capsys.readouterr().out
+    assert contents(interrupted) == before
+
+
+def test_a_moved_folder_of_runs_goes_on_where_it_lies(interrupted, tmp_path):
+    shutil.move(tmp_path / "parts", tmp_path / "moved")
+    run = tmp_path / "moved" / interrupted.relative_to(tmp_path / "parts")
+    main(["--resume", str(run), "--runs", str(tmp_path / "moved")])
+    assert (run / "result.json").exists()
 
 
 def test_going_on_needs_nothing_of_the_stage_before(gendd, teacher, monkeypatch, tmp_path):
