@@ -3,6 +3,7 @@
 Shapes: N images of a set, B of a batch, S pixels a side.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -24,8 +25,10 @@ def open_data(
     config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module, labeled_only: bool = False
 ) -> "ImageData":
     """Read the configuration's images onto the device, normalised as the network wants them."""
-    with world.local_first():
-        source = read_source(config.dataset, config.data_root, config.image_size, config.unlabeled_dir)
+    size = None if config.dry_run else config.image_size
+    # A dry run downloads nothing, so that none need wait.
+    with contextlib.nullcontext() if config.dry_run else world.local_first():
+        source = read_source(config.dataset, config.data_root, size, config.unlabeled_dir)
     mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     augmentation = (config.crop_padding, config.hflip)
     chosen = (config.holdout, config.views, config.imbalance, config.label_fraction, labeled_only)

@@ -29,6 +29,7 @@ from gendd_cifar.config import CifarTrainConfig
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 NAMES = ("digits", *CIFAR)
+CIFAR_SIZES = {"train": 50_000, "test": 10_000}
 SPLITS = ("train", "test")
 
 
@@ -75,10 +76,11 @@ class BrokenFiles(UserError):
         self.lines = lines
 
 
-def read_source(dataset: str, data_root: str, image_size: int, unlabeled_dir: str | None = None) -> Source:
+def read_source(dataset: str, data_root: str, image_size: int | None, unlabeled_dir: str | None = None) -> Source:
     """Read a data set by name or folder.
 
     Args:
+        image_size: None reads labels alone: no image is downloaded or decoded.
         unlabeled_dir: folder of the images to train on, in place of the data set's own, which are not looked at.
 
     Raises:
@@ -109,25 +111,29 @@ def _no_data_set(name: str) -> UserError:
     return unknown_name("--dataset", name, NAMES)
 
 
-def _digits(image_size: int) -> dict[str, Images]:
+def _digits(image_size: int | None) -> dict[str, Images]:
     """The 1,797 handwritten digits of scikit-learn (8x8), upscaled; a fixed third is the test set."""
     digits = load_digits()
     images = torch.from_numpy(digits.images / 16 * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
-    images = torch.nn.functional.interpolate(images, size=image_size, mode="bilinear", antialias=False)
+    images = torch.nn.functional.interpolate(images, size=image_size or 8, mode="bilinear", antialias=False)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=digits.target)
     data = Images(images, labels)
     return {"train": data.select(torch.from_numpy(train)), "test": data.select(torch.from_numpy(test))}
 
 
-def _cifar(name: str, root: Path, image_size: int, splits: Sequence[str]) -> tuple[dict[str, Images], int]:
+def _cifar(name: str, root: Path, image_size: int | None, splits: Sequence[str]) -> tuple[dict[str, Images], int]:
+    classes = int(name.removeprefix("cifar"))
+    if image_size is None:
+        return {split: _without_pixels(torch.arange(CIFAR_SIZES[split]) % classes) for split in splits}, classes
+
     def read(split: str) -> Images:
         dataset = CIFAR[name](root, train=split == "train", download=True)
         pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
         return Images(_stack(pixels), torch.tensor(dataset.targets))
 
     try:
-        return {split: read(split) for split in splits}, int(name.removeprefix("cifar"))
+        return {split: read(split) for split in splits}, classes
     except (RuntimeError, OSError) as error:
         lacking = _lacking(CIFAR[name], root)
         if lacking:
@@ -166,13 +172,16 @@ def _folder(root: Path, splits: Sequence[str]) -> dict[str, ImageFiles]:
     return files
 
 
-def _decode(files: Mapping[str, ImageFiles], image_size: int) -> dict[str, Images]:
+def _decode(files: Mapping[str, ImageFiles], image_size: int | None) -> dict[str, Images]:
     images, broken = {}, []
     with ThreadPoolExecutor() as pool:
         for split, listed in files.items():
             flag, labels = "--dataset", listed.labels
             if labels is None:
                 flag, labels = "--unlabeled-dir", [-1] * len(listed.names)
+            if image_size is None:
+                images[split] = _without_pixels(torch.tensor(labels))
+                continue
             paths = [listed.root / name for name in listed.names]
             read = list(pool.map(_read, paths, repeat(image_size)))
             broken += [f"{flag}: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
@@ -181,6 +190,10 @@ def _decode(files: Mapping[str, ImageFiles], image_size: int) -> dict[str, Image
     if broken:
         raise BrokenFiles(broken)
     return images
+
+
+def _without_pixels(labels: Tensor) -> Images:
+    return Images(torch.empty(len(labels), 3, 0, 0, dtype=torch.uint8), labels)
 
 
 def _read(path: Path, image_size: int) -> np.ndarray | str:

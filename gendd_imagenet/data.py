@@ -118,6 +118,8 @@ class PhotoData:
         if self.config.holdout:
             listing = list_training(self.config)
             _, listing = listing.split(self.config.holdout)
+            if not len(listing):
+                raise UserError(f"--holdout {self.config.holdout}: leaves no image to evaluate on; raise it")
         else:
             listing = list_evaluation(self.config)
             if self.config.eval_list:

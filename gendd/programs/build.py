@@ -1,5 +1,6 @@
 """Networks with their weights, and the task around them, as a configuration names them."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -177,6 +178,15 @@ def teacher_read_out(task: TrainingTask) -> ReadOut:
     return ReadOut(("teacher",), logits)
 
 
+@contextlib.contextmanager
+def noting(missing: list[str]):
+    """Adds what is refused in the block, in a dry run, to what is missing."""
+    try:
+        yield
+    except UserError as error:
+        missing.append(str(error))
+
+
 def list_missing(missing: list[str]) -> str:
-    """What a dry run found absent, a line each."""
-    return "\n".join(["missing:", *(f"  {line}" for line in missing)]) if missing else "all there"
+    """What a dry run found absent, or not to go together, a line each."""
+    return "\n".join(["missing or wrong:", *(f"  {line}" for line in missing)]) if missing else "all there"

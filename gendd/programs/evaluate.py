@@ -22,11 +22,12 @@ from gendd.checkpoint import (
     write_whole,
 )
 from gendd.config import EvaluateConfig, SamplingConfig, TrainConfig, field_names
+from gendd.data import Data
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, evaluate_with_cost, read_outs_apart
 from gendd.networks import parameter_count
-from gendd.programs.build import Built, build, list_missing, teacher_read_out
+from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.runs import RunFolder, environment, saved_config
@@ -68,17 +69,29 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
                 print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
             if isinstance(model, Student) and model.draws_features:
                 print(f"protocol    {tree.protocol(sampling)}", flush=True)
-            if config.dry_run:
-                print(list_missing(missing))
         if config.dry_run:
+            if not summary.missing:
+                with noting(missing):
+                    _open_data(tree, settings, config, built, world)
+            if world.is_first:
+                print(list_missing(missing))
             return
-        batches = BatchPlan(settings.seed, 1, world.rank, world.size)
-        data = tree.open_data(settings, batches, world, built.student.network)
+        data = _open_data(tree, settings, config, built, world)
         rows = _measure(built, model, data, settings, config, world)
         if world.is_first:
             _print(rows, data, settings, config, world)
         if world.is_first and figures:
             _write(figures, rows, data, settings, config, world)
+
+
+def _open_data(tree: Tree, settings: TrainConfig, config: EvaluateConfig, built: Built, world: World) -> Data:
+    batches = BatchPlan(settings.seed, 1, world.rank, world.size)
+    data = tree.open_data(settings, batches, world, built.student.network)
+    images = f"{_images(data, config)} of the {data.eval_split} split of {settings.dataset}"
+    groups = f", classes in groups: {', '.join(data.class_groups)}" if data.class_groups else ""
+    if world.is_first:
+        print(f"images      {images}{groups}", flush=True)
+    return data
 
 
 def _file(config: EvaluateConfig) -> Path:
@@ -187,7 +200,6 @@ def _measure(
 
 def _print(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
     sampling = ", ".join(f"{name} {value}" for name, value in settings.sampling().items())
-    print(f"images      {_images(data, config)} of the {data.eval_split} split of {settings.dataset}")
     print(f"sampling    {sampling}, seed {settings.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
     groups = list(data.class_groups)

@@ -23,7 +23,7 @@ from gendd.listing import describe
 from gendd.methods import METHODS, get_method
 from gendd.networks import check_trains, parameter_count
 from gendd.optim import create_optimizer
-from gendd.programs.build import build, list_missing, teacher_read_out
+from gendd.programs.build import build, list_missing, noting, teacher_read_out
 from gendd.programs.plan import loss_flops, plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
@@ -128,14 +128,12 @@ class TrainProgram:
         shared = (self.plan, self.world, self.precision, self.run.path)
         self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))
         if config.dry_run:
+            if not self.summary.missing:
+                with noting(self.missing):
+                    self._open_data()
             self._say(list_missing(self.missing))
             return
-        labeled_only = not self.method.unlabeled
-        self.data = self.tree.open_data(config, self.plan, world, self.student.network, labeled_only)
-        counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
-        self._say(f"  images     {counts}")
-        if self.data.passed_over:
-            self._say(f"  passed over beside them: {describe(self.data.passed_over)}")
+        self._open_data()
         surroundings = {**environment(world), **self._teacher_record()}
         if config.teacher_cache:
             task = self.task
@@ -146,6 +144,14 @@ class TrainProgram:
         world.wait()
         training = self._train()
         self._finish(training)
+
+    def _open_data(self) -> None:
+        labeled_only = not self.method.unlabeled
+        self.data = self.tree.open_data(self.config, self.plan, self.world, self.student.network, labeled_only)
+        counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
+        self._say(f"  images     {counts}")
+        if self.data.passed_over:
+            self._say(f"  passed over beside them: {describe(self.data.passed_over)}")
 
     def _build(self) -> None:
         config = self.config

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_images import write_folder
 
 from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
 from gendd.config import SamplingConfig
@@ -328,6 +329,15 @@ def test_averaged_weights_of_a_file_of_others_are_read_unless_the_trained_are_as
     assert accuracies(rows) == accuracies(evaluated(tmp_path, runs["teacher"], "--precision", "fp32"))
     assert "tensors loaded, ema weights" in capsys.readouterr().out
     assert evaluated(tmp_path, tmp_path / "last.pth.tar", *flags, "--weights", "trained")["classifier"]["top1"] < 20
+
+
+def test_dry_run_finds_what_the_evaluation_would_refuse_of_its_data(runs, tmp_path, capsys):
+    write_folder(tmp_path, classes=tuple("abcdefghij"), train=0)
+    arguments = [str(runs["gendd"]), "--dataset", str(tmp_path)]
+    with pytest.raises(UserError) as refused:
+        main(arguments)
+    main([*arguments, "--dry-run"])
+    assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]
 
 
 def test_dry_run_names_what_is_missing(tmp_path, capsys):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_images import write_folder
 
 from gendd import subsets
 from gendd.errors import UserError
@@ -532,6 +533,42 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "pretrained/none.pth: no such file" in output and "cifar-100-python.tar.gz" in output
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch-size", "512"], "--batch-size 512: more than the 16 training images"),
+        (["--holdout", "0.01"], "--holdout 0.01 leaves nothing there"),
+        (["--imbalance", "0.01"], "--batch-size 16: more than the 9 training images"),
+        (["--label-fraction", "0.5"], "--batch-size 16: more than the 8 training images"),
+        (["--dataset", "uneven"], "only in one of them: c"),
+        (["--dataset", "hollow"], "Found no valid file for the classes b"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "set")
+    shutil.copytree(write_folder(tmp_path / "uneven") / "train" / "a", tmp_path / "uneven" / "train" / "c")
+    for image in (write_folder(tmp_path / "hollow") / "train" / "b").iterdir():
+        image.unlink()
+    command = [*COMMON, "--batch-size", "16", "--dataset", "set", "--method", "classification", *flags]
+    with pytest.raises(UserError) as refused:
+        main(command)
+    assert message in str(refused.value)
+    before = contents(tmp_path)
+    main([*command, "--dry-run"])
+    output = capsys.readouterr().out
+    assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
+    assert contents(tmp_path) == before and not Path("runs").exists()
+
+
+def test_a_dry_run_decodes_no_image(tmp_path, capsys):
+    folder = write_folder(tmp_path / "set")
+    (folder / "train" / "a" / "0.png").write_bytes(b"no image")
+    main([*COMMON, "--batch-size", "16", "--dataset", str(folder), "--method", "classification", "--dry-run"])
+    output = capsys.readouterr().out
+    assert "16 to train on, 4 of test to evaluate on" in output and "all there" in output
 
 
 def run_in_two_processes(*flags: str, program: str = "gendd_cifar.train", **variables: str) -> str:

@@ -201,6 +201,34 @@ def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
         run("--unlabeled", method="kd")
 
 
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch-size", "512"], "--batch-size 512: more than the 90 training images"),
+        (["--holdout", "0.001"], "--holdout 0.001: leaves no image to evaluate on"),
+        (["--label-fraction", "0.1", "--method", "dkd"], "more than the 9 training images"),
+        (["--image-mixup", "0.2", "--batch-size", "5", "--mixup", "0"], "leaves parts of 5 images"),
+        (["--accumulate", "8", "SHARDS"], "cannot share; write more, smaller shards"),
+        (["--train-list", "list.txt"], "entries are not below"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(
+    run, unlabeled, tmp_path, monkeypatch, capsys, flags, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("train/n01/nowhere.JPEG 0\n" * 20)
+    flags = [word for flag in flags for word in (unlabeled if flag == "SHARDS" else [flag])]
+    with pytest.raises(UserError) as refused:
+        run(*flags)
+    assert message in str(refused.value)
+    before = list(tmp_path.rglob("*"))
+    with pytest.raises(ValueError):  # There is no run folder to be found.
+        run(*flags, "--dry-run")
+    output = capsys.readouterr().out
+    assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
+    assert list(tmp_path.rglob("*")) == before
+
+
 def test_long_tail_is_reported_in_groups(run, photos, tmp_path):
     lines = [f"train/{name}/{name}_{number % 30}.JPEG {label}" for label, (name, count) in
              enumerate((("n01", 110), ("n02", 30), ("n03", 5))) for number in range(count)]  # fmt: skip

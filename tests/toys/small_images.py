@@ -1,7 +1,10 @@
-"""What tests of small images share: configurations, data of numbered images, and refusals in one line."""
+"""What tests of small images share: folders, configurations, data of numbered images, and refusals in one line."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from gendd.config import parse
 from gendd.errors import UserError
@@ -11,6 +14,17 @@ from gendd_cifar.data import ImageData
 from gendd_cifar.sources import Images, Source
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def write_folder(root: Path, classes=("a", "b"), train: int = 8, test: int = 2) -> Path:
+    """A folder of data: so many images of each class."""
+    for split, count in (("train", train), ("test", test)):
+        for number, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for image in range(count):
+                Image.new("RGB", (8, 8), (120 * number, image, 0)).save(folder / f"{image}.png")
+    return root
 
 
 def refusal(function, *arguments, **options):
