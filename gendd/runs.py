@@ -8,6 +8,7 @@ checkpoints/        last.pt and best.pt: the trained weights, with --ema their a
 result.json         final accuracies, cost of each read-out; exists once the run is complete
 features.safetensors  some generated features beside their targets (GenDD runs)
 student.safetensors the plain student with the reported weights, its linear probe as classifier
+writer.lock         who writes here; exists while the run is at work (gendd/lock.py)
 """
 
 import dataclasses
@@ -96,12 +97,7 @@ class RunFolder:
 
     def claim(self, config: TrainConfig, tree: str) -> None:
         """Make the folder this configuration's."""
-        try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"--runs {config.runs}: cannot make {self.path} ({error.strerror}); choose another"
-            ) from error
+        self.last.parent.mkdir(parents=True, exist_ok=True)
         self.write("config.json", _as_saved(config, tree))
 
     def headline(self) -> str:

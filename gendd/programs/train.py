@@ -1,5 +1,6 @@
 """The train program of both trees: build, print the plan, train, evaluate, keep the result."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gendd.distributed import (
 from gendd.errors import UserError
 from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement, read_out_of, read_outs_apart
 from gendd.listing import describe
+from gendd.lock import sole_writer
 from gendd.methods import METHODS, get_method
 from gendd.networks import check_trains, parameter_count
 from gendd.optim import create_optimizer
@@ -124,6 +126,12 @@ class TrainProgram:
         if self.run.result.exists() and not config.dry_run:
             self._say_result()
             return
+        writes = world.is_first and not config.dry_run
+        with sole_writer(self.run.path) if writes else contextlib.nullcontext():
+            self._run()
+
+    def _run(self) -> None:
+        config, world = self.config, self.world
         self._build()
         shared = (self.plan, self.world, self.precision, self.run.path)
         self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 from small_images import write_folder
 
-from gendd import subsets
+from gendd import lock, subsets
 from gendd.errors import UserError
+from gendd.lock import sole_writer
 from gendd.methods.base import TeachingTask
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
@@ -203,6 +205,32 @@ def test_a_moved_folder_of_runs_goes_on_where_it_lies(interrupted, tmp_path):
     run = tmp_path / "moved" / interrupted.relative_to(tmp_path / "parts")
     main(["--resume", str(run), "--runs", str(tmp_path / "moved")])
     assert (run / "result.json").exists()
+
+
+def test_a_run_that_is_at_work_is_not_joined_by_the_same_command(gendd, interrupted, capsys):
+    fork = multiprocessing.get_context("fork")
+    held, done = fork.Event(), fork.Event()
+
+    def hold():
+        with sole_writer(interrupted):
+            held.set()
+            done.wait(60)
+
+    other = fork.Process(target=hold)
+    other.start()
+    try:
+        assert held.wait(20)
+        before = contents(interrupted)
+        for command in (lambda: gendd(runs="parts"), lambda: main(["--resume", str(interrupted)])):
+            with pytest.raises(UserError, match=f"process {other.pid} on .* is writing this run"):
+                command()
+        main(["--resume", str(interrupted), "--dry-run"])
+        assert "all there" in capsys.readouterr().out and contents(interrupted) == before
+    finally:
+        done.set()
+        other.join()
+    gendd(runs="parts")
+    assert (interrupted / "result.json").exists() and not (interrupted / lock.NAME).exists()
 
 
 def test_going_on_needs_nothing_of_the_stage_before(gendd, teacher, monkeypatch, tmp_path):
