@@ -143,6 +143,14 @@ def read(path: Path, flag: str) -> dict:
     return content
 
 
+def metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors; of another file, nothing."""
+    if not path.is_file() or not is_safetensors(path):
+        return {}
+    with safetensors.safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def _objects(path: Path) -> str:
     """The classes of what makes a file unsafe, in brackets, where torch can name them."""
     try:

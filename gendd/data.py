@@ -35,6 +35,8 @@ class Data(Protocol):
     """
 
     num_classes: int
+    # Name of each class, None where it is not known.
+    class_names: tuple[str | None, ...]
     image_size: int
     train_size: int
     eval_size: int
@@ -65,3 +67,17 @@ class Data(Protocol):
 
     def eval_batches(self, limit: int = 0) -> Batches:
         """This process's share of the evaluation images (the first `limit` of a fixed order; 0: all), each once."""
+
+
+def identity(data: Data) -> dict:
+    """What tells a data set from others, as JSON gives it back."""
+    sizes = {"training images": data.train_size, "evaluation images": data.eval_size}
+    return {"classes": list(data.class_names), **sizes}
+
+
+def class_difference(ours: Sequence[str | None], theirs: Sequence[str | None]) -> str:
+    """How class names differ, in words; none where they agree as far as they are known."""
+    if len(ours) == len(theirs) and all(None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)):
+        return ""
+    differing = sorted(({*ours} ^ {*theirs}) - {None})
+    return f"only in one of them: {', '.join(differing[:5])}" if differing else "their order or number differs"

@@ -1,6 +1,7 @@
 """Run folders: everything that resumes, evaluates, reports or exports a run lies in its folder.
 
 config.json         resolved configuration, and the tree it is for
+data.json           names of the classes, numbers of images
 environment.json    versions, git commit, hardware, processes, the teacher's checksum and measured accuracy
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same for TensorBoard
@@ -21,8 +22,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gendd.checkpoint import write_whole
+from gendd.checkpoint import metadata, write_whole
 from gendd.config import TrainConfig, field_names
+from gendd.data import Data, class_difference, identity
 from gendd.distributed import World, hardware
 from gendd.errors import UserError
 
@@ -95,10 +97,35 @@ class RunFolder:
                 remedy = "leave them out beside --resume"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
-    def claim(self, config: TrainConfig, tree: str) -> None:
-        """Make the folder this configuration's."""
+    def check_data(self, data: Data) -> str:
+        """Refuse to go on with other classes, or another number of training images, than the run began with.
+
+        Returns:
+            what has changed of the evaluation's images, in words: it changes nothing in what is trained.
+        """
+        if not (self.last.exists() and (self.path / "data.json").exists()):
+            return ""
+        theirs, mine = self.read("data.json"), identity(data)
+        changed = {
+            name: f"{theirs[name]} {name} there, {mine[name]} here"
+            for name in ("training images", "evaluation images")
+            if theirs[name] != mine[name]
+        }
+        evaluated = changed.pop("evaluation images", "")
+        if difference := class_difference(theirs["classes"], mine["classes"]):
+            changed["classes"] = f"other classes, {difference}"
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run of other data: {'; '.join(changed.values())}; give it the data it began "
+                "with, choose another --name or --seed, or delete the folder"
+            )
+        return evaluated
+
+    def claim(self, config: TrainConfig, tree: str, data: Data) -> None:
+        """Make the folder this configuration's and this data's."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
         self.write("config.json", _as_saved(config, tree))
+        self.write("data.json", identity(data))
 
     def headline(self) -> str:
         """The result in a line."""
@@ -110,6 +137,32 @@ class RunFolder:
             f"(best {best['read_out']} {best['top1']:.2f} after epoch {best['epoch']}, chosen on {best['images']} "
             f"{best['split']} images)"
         )
+
+
+def check_classes(checkpoint: Path, data: Data) -> None:
+    """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known.
+
+    Folders called 0 to C - 1 count as not known by name: they fit any.
+    """
+    learned = _learned_classes(checkpoint)
+    numbers = [str(number) for number in range(len(learned))]
+    if not learned or numbers in (learned, list(data.class_names)):
+        return
+    if difference := class_difference(learned, data.class_names):
+        raise UserError(
+            f"{checkpoint}: has learned other classes than the images to evaluate on are of; {difference}; name a data "
+            "set with the same class folders"
+        )
+
+
+def _learned_classes(checkpoint: Path) -> list[str | None]:
+    if (checkpoint / "data.json").exists():
+        return RunFolder(checkpoint).read("data.json")["classes"]
+    try:
+        names = json.loads(metadata(checkpoint).get("class_names", "[]"))
+    except ValueError:  # A file of others.
+        return []
+    return names if isinstance(names, list) else []
 
 
 def run_path(config: TrainConfig) -> Path:

@@ -66,7 +66,8 @@ class ImageData:
         self.plan, self.device, self.crop_padding, self.hflip = plan, device, crop_padding, hflip
         self.cached_views, self.drawn_view, self.drawn = cached_views, None, None
         self.broken_images, self.passed_over = 0, source.passed_over
-        self.num_classes, self.image_size = source.num_classes, source.train.images.shape[-1]
+        self.class_names, self.num_classes = source.class_names, source.num_classes
+        self.image_size = source.train.images.shape[-1]
         train, evaluation, self.eval_split = source.train, source.test, "test"
         if holdout:
             order = torch.randperm(len(train), generator=generator("cpu", "holdout"))

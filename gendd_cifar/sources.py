@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
 from gendd import subsets
-from gendd.data import DataSummary
+from gendd.data import DataSummary, class_difference
 from gendd.errors import UserError, unknown_name
 from gendd.evaluation import class_groups
 from gendd.images import SHOWN, BrokenImage, as_rgb, opened
@@ -61,10 +61,19 @@ class Images:
 
 @dataclass(frozen=True)
 class Source:
+    """
+    Args:
+        class_names: None where they are not known.
+    """
+
     train: Images
     test: Images
-    num_classes: int
+    class_names: tuple[str | None, ...]
     passed_over: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
 
 
 class BrokenFiles(UserError):
@@ -90,19 +99,19 @@ def read_source(dataset: str, data_root: str, image_size: int | None, unlabeled_
     images: dict[str, Images] = {}
     files: dict[str, ImageFiles] = {}
     if dataset == "digits":
-        images, num_classes = _digits(image_size), 10
+        images, classes = _digits(image_size), tuple("0123456789")
     elif dataset in NAMES:
-        images, num_classes = _cifar(dataset, Path(data_root), image_size, splits)
+        images, classes = _cifar(dataset, Path(data_root), image_size, splits)
     elif Path(dataset).is_dir():
         files = _folder(Path(dataset), splits)
-        num_classes = len(files["test"].classes)
+        classes = tuple(files["test"].classes)
     else:
         raise _no_data_set(dataset)
     if unlabeled_dir:
         files["train"] = list_images("--unlabeled-dir", Path(unlabeled_dir))
     images |= _decode(files, image_size)
     passed_over = sum((listed.passed_over for listed in files.values()), Counter())
-    return Source(images["train"], images["test"], num_classes, passed_over)
+    return Source(images["train"], images["test"], classes, passed_over)
 
 
 def _no_data_set(name: str) -> UserError:
@@ -122,18 +131,22 @@ def _digits(image_size: int | None) -> dict[str, Images]:
     return {"train": data.select(torch.from_numpy(train)), "test": data.select(torch.from_numpy(test))}
 
 
-def _cifar(name: str, root: Path, image_size: int | None, splits: Sequence[str]) -> tuple[dict[str, Images], int]:
-    classes = int(name.removeprefix("cifar"))
+def _cifar(
+    name: str, root: Path, image_size: int | None, splits: Sequence[str]
+) -> tuple[dict[str, Images], tuple[str | None, ...]]:
     if image_size is None:
-        return {split: _without_pixels(torch.arange(CIFAR_SIZES[split]) % classes) for split in splits}, classes
+        classes = int(name.removeprefix("cifar"))
+        images = {split: _without_pixels(torch.arange(CIFAR_SIZES[split]) % classes) for split in splits}
+        return images, (None,) * classes
 
-    def read(split: str) -> Images:
+    def read(split: str) -> tuple[Images, list[str]]:
         dataset = CIFAR[name](root, train=split == "train", download=True)
         pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
-        return Images(_stack(pixels), torch.tensor(dataset.targets))
+        return Images(_stack(pixels), torch.tensor(dataset.targets)), dataset.classes
 
     try:
-        return {split: read(split) for split in splits}, classes
+        sets = {split: read(split) for split in splits}
+        return {split: images for split, (images, _) in sets.items()}, tuple(sets["test"][1])
     except (RuntimeError, OSError) as error:
         lacking = _lacking(CIFAR[name], root)
         if lacking:
@@ -163,11 +176,9 @@ def _how_to_get(dataset: type, root: Path) -> str:
 def _folder(root: Path, splits: Sequence[str]) -> dict[str, ImageFiles]:
     files = {split: list_class_folders("--dataset", root, split) for split in splits}
     train, test = files[splits[0]], files["test"]
-    if train.classes != test.classes:
-        differing = sorted(set(train.classes) ^ set(test.classes))
+    if difference := class_difference(train.classes, test.classes):
         raise UserError(
-            f"--dataset {root}: train/ has {len(train.classes)} classes, test/ {len(test.classes)}; only in one of "
-            f"them: {', '.join(differing[:5])}"
+            f"--dataset {root}: train/ has {len(train.classes)} classes, test/ {len(test.classes)}; {difference}"
         )
     return files
 

@@ -136,8 +136,12 @@ class PhotoData:
             )
 
     @property
+    def class_names(self) -> tuple[str | None, ...]:
+        return self.evaluation.classes
+
+    @property
     def num_classes(self) -> int:
-        return len(self.evaluation.classes)
+        return len(self.class_names)
 
     @property
     def eval_size(self) -> int:

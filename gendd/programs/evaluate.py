@@ -30,7 +30,7 @@ from gendd.networks import parameter_count
 from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
-from gendd.runs import RunFolder, environment, saved_config
+from gendd.runs import RunFolder, check_classes, environment, saved_config
 from gendd.student import Student
 
 RATES = ("median", "min", "max")
@@ -87,6 +87,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
 def _open_data(tree: Tree, settings: TrainConfig, config: EvaluateConfig, built: Built, world: World) -> Data:
     batches = BatchPlan(settings.seed, 1, world.rank, world.size)
     data = tree.open_data(settings, batches, world, built.student.network)
+    check_classes(Path(config.checkpoint), data)
     images = f"{_images(data, config)} of the {data.eval_split} split of {settings.dataset}"
     groups = f", classes in groups: {', '.join(data.class_groups)}" if data.class_groups else ""
     if world.is_first:

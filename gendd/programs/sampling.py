@@ -24,7 +24,7 @@ from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.reporting.ablation import TOP1, Ablation, prepare
-from gendd.runs import environment, saved_config
+from gendd.runs import check_classes, environment, saved_config
 from gendd.student import Student
 
 GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
@@ -116,7 +116,9 @@ def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
         raise UserError(f"run {run}: --method {settings.method} trains no generative head; name a run of gendd")
     load_weights(student, tensors, "run", run)
     built.task.eval()
-    return student, tree.open_data(settings, BatchPlan(settings.seed, 1), world, built.student.network)
+    data = tree.open_data(settings, BatchPlan(settings.seed, 1), world, built.student.network)
+    check_classes(Path(run), data)
+    return student, data
 
 
 class _Head:

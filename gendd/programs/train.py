@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -147,7 +148,7 @@ class TrainProgram:
             task = self.task
             task.cached_feature = open_cache(config, self.data, task.teacher, task.teacher_feature, world)
         if world.is_first:
-            self.run.claim(config, self.tree.name)
+            self.run.claim(config, self.tree.name, self.data)
             self.run.write("environment.json", surroundings)
         world.wait()
         training = self._train()
@@ -160,6 +161,8 @@ class TrainProgram:
         self._say(f"  images     {counts}")
         if self.data.passed_over:
             self._say(f"  passed over beside them: {describe(self.data.passed_over)}")
+        if changed := self.run.check_data(self.data):
+            self._say(f"  evaluated on other images than so far: {changed}")
 
     def _build(self) -> None:
         config = self.config
@@ -286,7 +289,8 @@ class TrainProgram:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, self._features(reported, PICTURED_FEATURES))
         plain = {name: value.contiguous() for name, value in self._plain(reported).state_dict().items()}
-        save_tensors(self.run.student, plain, {"network": self.config.student, "num_classes": str(self.num_classes)})
+        told = {"network": self.config.student, "num_classes": str(self.num_classes)}
+        save_tensors(self.run.student, plain, told | {"class_names": json.dumps(self.data.class_names)})
         images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
         self.run.write(
             "result.json",

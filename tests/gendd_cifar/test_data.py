@@ -32,7 +32,7 @@ def augmented(image, top, left, flip, padding):
 
 @pytest.mark.parametrize(("crop_padding", "hflip"), [(4, 0.5), (2, 1.0), (1, 0.0), (0, 0.5)])
 def test_augmentation_equals_a_slow_one(crop_padding, hflip):
-    source = Source(numbered(20), numbered(3), 20)
+    source = Source(numbered(20), numbered(3), (None,) * 20)
     for random, images, labels in data(source=source, crop_padding=crop_padding, hflip=hflip).train_batches(range(7)):
         draws = random.generator("augmentation", "cpu")
         tops, lefts = torch.randint(2 * crop_padding + 1, (2, 6), generator=draws)
@@ -44,7 +44,7 @@ def test_augmentation_equals_a_slow_one(crop_padding, hflip):
 
 
 def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
-    source = Source(numbered(20), numbered(3), 20)
+    source = Source(numbered(20), numbered(3), (None,) * 20)
     images, seen = data(source=source, seed=5, cached_views=2), {}
     for random, batch, labels in images.train_batches(range(4 * images.steps_per_epoch)):
         view, indices = images.views(random)
@@ -66,7 +66,7 @@ def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
 
 def test_crops_vary_over_their_whole_range():
     # A white image shows its crop as black rows and columns: none, or up to four at one side.
-    source = Source(Images(torch.full((6, 3, 6, 6), 255, dtype=torch.uint8), torch.arange(6)), numbered(2), 6)
+    source = Source(Images(torch.full((6, 3, 6, 6), 255, dtype=torch.uint8), torch.arange(6)), numbered(2), (None,) * 6)
     seen = set()
     for _, images, _ in data(source=source).train_batches(range(200)):
         white = images[:, 0] > 0
@@ -77,13 +77,13 @@ def test_crops_vary_over_their_whole_range():
 def test_half_of_the_images_are_flipped():
     half = torch.zeros(6, 3, 6, 6, dtype=torch.uint8)
     half[..., :3] = 255
-    half_white = data(source=Source(Images(half, torch.arange(6)), numbered(2), 6), crop_padding=0)
+    half_white = data(source=Source(Images(half, torch.arange(6)), numbered(2), (None,) * 6), crop_padding=0)
     flipped = torch.cat([images[:, 0, 0, 0] < 0 for _, images, _ in half_white.train_batches(range(200))])
     assert len(flipped) == 1200 and 0.45 < flipped.float().mean() < 0.55
 
 
 def test_images_are_normalised_exactly_where_nothing_is_drawn():
-    source = Source(numbered(20), numbered(9), 20)
+    source = Source(numbered(20), numbered(9), (None,) * 20)
     images = data(source=source, crop_padding=0, hflip=0)
     expected = (source.train.images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     for _, batch, labels in images.train_batches(range(3)):
@@ -143,7 +143,7 @@ def test_a_holdout_is_split_off_the_training_images_alike_for_all_seeds(fraction
 
 
 def test_without_a_holdout_the_test_images_are_evaluated_as_they_are():
-    source = Source(numbered(20), numbered(9), 20)
+    source = Source(numbered(20), numbered(9), (None,) * 20)
     images = data(source=source)
     assert images.eval_split == "test" and images.train_size == 20
     ((_, batch, labels),) = images.eval_batches()
@@ -157,7 +157,7 @@ def test_without_a_holdout_the_test_images_are_evaluated_as_they_are():
 @pytest.mark.parametrize("limit", [0, EVAL_BATCH + 7, 10**6])
 def test_an_evaluation_takes_each_image_once_over_all_processes(world, limit):
     size = 2 * EVAL_BATCH + 3
-    source = Source(numbered(6, side=2), numbered(size, side=2), 6)
+    source = Source(numbered(6, side=2), numbered(size, side=2), (None,) * 6)
     alone = list(data(source=source).eval_batches(limit))
     shared = sorted(
         (batch for rank in range(world) for batch in data(source=source, rank=rank, world=world).eval_batches(limit)),
@@ -170,7 +170,7 @@ def test_an_evaluation_takes_each_image_once_over_all_processes(world, limit):
 
 
 def test_a_part_of_a_class_sorted_set_holds_all_classes():
-    source = Source(numbered(6, side=2), numbered(1000, side=2, classes=10), 10)
+    source = Source(numbered(6, side=2), numbered(1000, side=2, classes=10), (None,) * 10)
     labels = torch.cat([labels for _, _, labels in data(source=source).eval_batches(100)])
     assert set(labels.tolist()) == set(range(10))
 
@@ -191,7 +191,7 @@ def test_open_data_follows_configuration_and_network():
 
 
 def test_a_long_tail_is_cut_from_what_a_holdout_leaves_and_evaluation_stays_as_it_is():
-    source = Source(numbered(400, side=2, classes=4), numbered(40, side=2, classes=4), 4)
+    source = Source(numbered(400, side=2, classes=4), numbered(40, side=2, classes=4), (None,) * 4)
     images = data(source=source, imbalance=0.125)
     assert torch.bincount(images.train_labels).tolist() == [100, 50, 25, 12]
     assert torch.bincount(images.eval_labels).tolist() == [10] * 4
@@ -208,13 +208,13 @@ def test_a_long_tail_is_cut_from_what_a_holdout_leaves_and_evaluation_stays_as_i
 @pytest.mark.parametrize("setting", [{"imbalance": 0.1}, {"label_fraction": 0.25}])
 @pytest.mark.parametrize("labeled_only", [False, True])
 def test_each_seed_has_the_same_images_and_labels(setting, labeled_only):
-    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), 4)
+    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), (None,) * 4)
     one, other = (data(source=source, seed=seed, labeled_only=labeled_only, **setting) for seed in (0, 1))
     assert torch.equal(one.train_images, other.train_images) and torch.equal(one.train_labels, other.train_labels)
 
 
 def test_few_labels_hide_the_others_or_leave_their_images_out():
-    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), 4)
+    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), (None,) * 4)
     all_images, few = (data(source=source, label_fraction=0.25, labeled_only=only) for only in (False, True))
     known = all_images.train_labels >= 0
     assert all_images.train_size == 80 and torch.equal(all_images.train_images, data(source=source).train_images)
@@ -226,7 +226,7 @@ def test_few_labels_hide_the_others_or_leave_their_images_out():
 
 
 def test_groups_of_classes_are_those_of_all_training_images():
-    source = Source(numbered(400, side=2, classes=2), numbered(8, side=2, classes=2), 2)
+    source = Source(numbered(400, side=2, classes=2), numbered(8, side=2, classes=2), (None,) * 2)
     assert data(source=source, label_fraction=0.05).class_groups == {}
     groups = data(source=source, imbalance=0.1, label_fraction=0.05, labeled_only=True).class_groups
     assert {name: members.tolist() for name, members in groups.items()} == {

@@ -331,6 +331,29 @@ def test_averaged_weights_of_a_file_of_others_are_read_unless_the_trained_are_as
     assert evaluated(tmp_path, tmp_path / "last.pth.tar", *flags, "--weights", "trained")["classifier"]["top1"] < 20
 
 
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory) -> Path:
+    """A run on a folder with the classes a, b and c."""
+    root = tmp_path_factory.mktemp("learned")
+    data = write_folder(root / "set", "abc")
+    train([*COMMON, "--batch-size", "8", "--dataset", str(data), "--method", "classification", "--student",
+           "toy:network", "--runs", str(root)])  # fmt: skip
+    return root / "set" / "toy.network" / "classification" / "0"
+
+
+@pytest.mark.parametrize("checkpoint", [[], ["student.safetensors", "--student", "toy:network"]])
+def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
+    file, *flags = checkpoint or [""]
+    for name, classes in {"same": "abc", "numbers": "012", "renamed": "acd"}.items():
+        write_folder(tmp_path / name, classes)
+        command = [str(learned / file), *flags, "--dataset", str(tmp_path / name), "--json", str(tmp_path / "f.json")]
+        if name == "renamed":
+            with pytest.raises(UserError, match="other classes .* only in one of them: b, d"):
+                main(command)
+        else:
+            main(command)
+
+
 def test_dry_run_finds_what_the_evaluation_would_refuse_of_its_data(runs, tmp_path, capsys):
     write_folder(tmp_path, classes=tuple("abcdefghij"), train=0)
     arguments = [str(runs["gendd"]), "--dataset", str(tmp_path)]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import torch
 from PIL import Image
 from small_images import write_folder
@@ -91,7 +92,7 @@ def test_teacher_learns(teacher):
 
 def test_run_folder_holds_everything(gendd, teacher):
     run = gendd()
-    for name in ("config.json", "environment.json", "metrics.jsonl", "result.json", "student.safetensors",
+    for name in ("config.json", "data.json", "environment.json", "metrics.jsonl", "result.json", "student.safetensors",
                  "features.safetensors", "checkpoints/last.pt", "checkpoints/best.pt"):  # fmt: skip
         assert (run / name).exists(), name
     assert list((run / "tensorboard").iterdir())
@@ -561,6 +562,81 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "pretrained/none.pth: no such file" in output and "cifar-100-python.tar.gz" in output
     assert not list(tmp_path.iterdir())
+
+
+def add_image(data: Path) -> None:
+    shutil.copy(data / "train" / "a" / "0.png", data / "train" / "a" / "new.png")
+
+
+def add_class(data: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(data / split / "a", data / split / "c")
+
+
+def rename_class(data: Path) -> None:
+    for split in ("train", "test"):
+        (data / split / "a").rename(data / split / "z")
+
+
+def add_test_image(data: Path) -> None:
+    shutil.copy(data / "test" / "a" / "0.png", data / "test" / "a" / "new.png")
+
+
+@pytest.fixture
+def on_a_folder(tmp_path):
+    """A folder of data, and the command of a run on it."""
+    data = write_folder(tmp_path / "set")
+    return data, [*COMMON, "--epochs", "2", "--batch-size", "16", "--dataset", str(data), "--method", "classification",
+                  "--runs", str(tmp_path / "runs")]  # fmt: skip
+
+
+def interrupted_on(data: Path, command: list[str], monkeypatch, epoch: int) -> Path:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_epoch", interrupt_after(Training.train_epoch, epoch))
+        main(command)
+    return data.parent / "runs" / "set" / "toy.network" / "classification" / "0"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (add_image, "16 training images there, 17 here"),
+        (add_class, "only in one of them: c"),
+        (rename_class, "only in one of them: a, z"),
+    ],
+)
+def test_a_run_goes_on_with_the_data_it_began_with_alone(on_a_folder, monkeypatch, capsys, change, told):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, monkeypatch, epoch=1)
+    change(data)
+    before = contents(run)
+    for again in (command, ["--resume", str(run)]):
+        with pytest.raises(UserError) as refused:
+            main(again)
+        assert told in str(refused.value) and str(run) in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+    main([*command, "--dry-run"])
+    assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]
+    assert contents(run) == before
+
+
+def test_a_run_may_be_evaluated_on_more_images_and_says_so(on_a_folder, monkeypatch, capsys):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, monkeypatch, epoch=1)
+    add_test_image(data)
+    main(command)
+    assert "4 evaluation images there, 5 here" in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text())["images"] == 5
+
+
+def test_data_may_change_until_something_is_trained(on_a_folder, monkeypatch):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, monkeypatch, epoch=0)
+    add_class(data)
+    main(command)
+    assert json.loads((run / "data.json").read_text())["classes"] == ["a", "b", "c"]
+    with safetensors.safe_open(run / "student.safetensors", "pt") as student:
+        assert json.loads(student.metadata()["class_names"]) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

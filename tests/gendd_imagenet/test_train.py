@@ -229,6 +229,32 @@ def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(
     assert list(tmp_path.rglob("*")) == before
 
 
+def test_a_run_goes_on_with_the_data_it_began_with_alone(run, photos, tmp_path, monkeypatch):
+    copy = shutil.copytree(photos, tmp_path / "copy")
+    train_epoch = Training.train_epoch
+
+    def killed(self):
+        if self.epoch == 1:
+            raise KeyboardInterrupt
+        return train_epoch(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "train_epoch", killed)
+        run(dataset=str(copy))
+    (folder,) = (file.parent for file in (tmp_path / "runs").glob("**/data.json"))
+    told = {"classes": ["n01", "n02", "n03"], "training images": 90, "evaluation images": 21}
+    assert json.loads((folder / "data.json").read_text()) == told
+    write_images(copy / "train" / "n01", 12, first=500)
+    with pytest.raises(UserError, match="90 training images there, 102 here"):
+        run(dataset=str(copy))
+    for image in (copy / "train" / "n01").glob("n01_5??.JPEG"):
+        image.unlink()
+    for split in ("train", "val"):
+        (copy / split / "n01").rename(copy / split / "n99")
+    with pytest.raises(UserError, match="only in one of them: n01, n99"):
+        main(["--resume", str(folder)])
+
+
 def test_long_tail_is_reported_in_groups(run, photos, tmp_path):
     lines = [f"train/{name}/{name}_{number % 30}.JPEG {label}" for label, (name, count) in
              enumerate((("n01", 110), ("n02", 30), ("n03", 5))) for number in range(count)]  # fmt: skip

@@ -49,5 +49,5 @@ def numbered(count, side=6, classes=None):
 
 
 def data(train=20, test=9, batch=6, seed=0, rank=0, world=1, accumulate=1, source=None, **options):
-    source = source or Source(numbered(train), numbered(test), train)
+    source = source or Source(numbered(train), numbered(test), (None,) * train)
     return ImageData(source, BatchPlan(seed, batch, rank, world, accumulate), torch.device("cpu"), MEAN, STD, **options)
