@@ -123,13 +123,25 @@ class TrainProgram:
         self.run.check(config, self.tree.name, method.ignores)
 
     def execute(self) -> None:
-        config, world = self.config, self.world
+        config = self.config
         if self.run.result.exists() and not config.dry_run:
             self._say_result()
             return
-        writes = world.is_first and not config.dry_run
-        with sole_writer(self.run.path) if writes else contextlib.nullcontext():
+        with contextlib.ExitStack() as held:
+            if not config.dry_run:
+                self._hold_folder(held)
             self._run()
+
+    def _hold_folder(self, held: contextlib.ExitStack) -> None:
+        """The first process keeps other commands off the run folder until `held` closes; all hear if it cannot."""
+        refusal = None
+        if self.world.is_first:
+            try:
+                held.enter_context(sole_writer(self.run.path))
+            except UserError as error:
+                refusal = error
+        if not self.world.all_true(torch.tensor(refusal is None, device=self.world.device)):
+            raise refusal or UserError(f"{self.run.path}: the first process may not write there; it says why")
 
     def _run(self) -> None:
         config, world = self.config, self.world

@@ -225,6 +225,11 @@ def test_a_run_that_is_at_work_is_not_joined_by_the_same_command(gendd, interrup
         for command in (lambda: gendd(runs="parts"), lambda: main(["--resume", str(interrupted)])):
             with pytest.raises(UserError, match=f"process {other.pid} on .* is writing this run"):
                 command()
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            run_in_two_processes("--resume", str(interrupted))
+        assert refused.value.returncode == 2
+        (line,) = refused.value.stderr.splitlines()
+        assert f"process {other.pid} on" in line
         main(["--resume", str(interrupted), "--dry-run"])
         assert "all there" in capsys.readouterr().out and contents(interrupted) == before
     finally:
