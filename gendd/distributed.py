@@ -4,7 +4,10 @@ import contextlib
 import gc
 import importlib.util
 import os
+import shlex
 import shutil
+import subprocess
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -144,10 +147,24 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 def missing_for_compile(device: torch.device) -> str | None:
     """What torch.compile needs on this device and does not find; None if all is there."""
-    if device.type == "cuda":
-        return None if importlib.util.find_spec("triton") else "the package triton"
-    compiler = os.environ.get("CXX", "g++")
-    return None if shutil.which(compiler) else f"the compiler {compiler}"
+    if device.type == "cuda" and not importlib.util.find_spec("triton"):
+        return "the package triton"
+    # Triton compiles its launchers, Inductor its kernels for the CPU.
+    variable, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
+    named = os.environ.get(variable)
+    compiler = next(filter(shutil.which, usual if named is None else [named]), None)
+    if compiler is None:
+        flags = f" (torch takes {variable} for the name of a program, without flags)" if " " in (named or "") else ""
+        return f"the compiler {' or '.join(usual) if named is None else shlex.quote(named)}{flags}"
+    return None if _finds_python_headers(compiler) else "Python.h, of Python's development files,"
+
+
+def _finds_python_headers(compiler: str) -> bool:
+    """What the compiler says: it may look in more folders than Python names."""
+    folders = {sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix")}
+    command = [compiler, "-E", "-xc", *(f"-I{folder}" for folder in folders), "-"]
+    asked = subprocess.run(command, input=b"#include <Python.h>", capture_output=True)
+    return asked.returncode == 0 or b"Python.h" not in asked.stderr
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
