@@ -7,6 +7,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -54,10 +55,10 @@ def opened(content: bytes) -> Iterator[Image.Image]:
         raise BrokenImage(str(error)) from error
 
 
-def begins_as_image(path: str) -> bool:
+def begins_as_image(file: str | BinaryIO) -> bool:
     """Whether a file has the header of an image, whole or not."""
     try:
-        Image.open(path, formats=FORMATS).close()
+        Image.open(file, formats=FORMATS).close()
     except UnidentifiedImageError:
         return False
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):

@@ -15,6 +15,7 @@ from gendd.images import ENDINGS, begins_as_image
 
 # Kinds of what was passed over that are told by name, the most frequent ones.
 KINDS_TOLD = 6
+HIDDEN, NO_ENDING = "hidden", "without an ending"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def list_images(flag: str, root: Path) -> ImageFiles:
         raise UserError(f"{flag} {root}: no such folder; name a folder of images")
     names, passed_over = _walk(root)
     if not names:
-        raise UserError(f"{flag} {root}: holds no image{_aside(passed_over)}; name a folder of images")
+        raise UserError(f"{flag} {root}: holds no image{aside(passed_over)}; name a folder of images")
     return ImageFiles(root, names, None, None, passed_over)
 
 
@@ -71,7 +72,7 @@ def list_class_folders(flag: str, root: Path, split: str) -> ImageFiles:
         more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
         raise UserError(
             f"{flag} {root}: no image in {split}/ for the classes {', '.join(empty[:5])}{more}"
-            f"{_aside(passed_over)}; {needs}"
+            f"{aside(passed_over)}; {needs}"
         )
     return ImageFiles(root, [f"{split}/{name}" for name in inside], labels, classes, passed_over)
 
@@ -96,7 +97,11 @@ def describe(passed_over: Counter[str]) -> str:
     return ", ".join([*told, *([f"{others} others"] if others else [])])
 
 
-def _aside(passed_over: Counter[str]) -> str:
+def ending_of(path: str) -> str:
+    return os.path.splitext(path)[1].lower() or NO_ENDING
+
+
+def aside(passed_over: Counter[str]) -> str:
     return f" (passed over: {describe(passed_over)})" if passed_over else ""
 
 
@@ -114,23 +119,19 @@ def _walk(root: Path) -> tuple[list[str], Counter[str]]:
         inside = around | {(here.st_dev, here.st_ino)}
         for entry in _entries(os.path.join(root, below)):
             if _hidden(entry):
-                passed_over["hidden"] += 1
+                passed_over[HIDDEN] += 1
             elif _is_folder(entry):
                 pending.append((f"{below}{entry.name}/", inside))
             elif _claims_to_be_image(entry.path):
                 names.append(below + entry.name)
             else:
-                passed_over[_ending(entry.path) or "without an ending"] += 1
+                passed_over[ending_of(entry.path)] += 1
     return sorted(names, key=os.fsencode), passed_over
 
 
 def _claims_to_be_image(path: str) -> bool:
-    ending = _ending(path)
-    return ending in ENDINGS if ending else os.path.isfile(path) and begins_as_image(path)
-
-
-def _ending(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
+    ending = ending_of(path)
+    return ending in ENDINGS or (ending == NO_ENDING and os.path.isfile(path) and begins_as_image(path))
 
 
 def _entries(folder: str) -> list[os.DirEntry]:

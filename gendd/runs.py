@@ -201,7 +201,8 @@ def earlier_epochs(config: TrainConfig) -> int:
 def data_name(dataset: str) -> str:
     """The last part of a data set's path; of shards, files that one pattern names, that of their folder's."""
     path = Path(dataset)
-    return _as_folder(path.parent.name or path.stem if ".tar" in path.name else path.name)
+    is_shard = any(ending in path.name.lower() for ending in (".tar", ".tgz"))
+    return _as_folder(path.parent.name or path.stem if is_shard else path.name)
 
 
 def _as_folder(name: str) -> str:

@@ -1,5 +1,6 @@
 """--check-data: what a data set holds, and what of it is missing or broken."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 import torch
@@ -68,16 +69,18 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
 
 
 def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:
-    names, total = shards.expand(dataset), 0
+    names, total, passed_over = shards.expand(dataset), 0, Counter()
     for shard in tqdm(names, "shards", disable=None, leave=False):
         try:
-            for number, (name, content) in enumerate(shards.images_of(shard)):
+            for number, (name, content) in enumerate(shards.images_of(shard, passed_over)):
                 total += 1
                 if number < DECODED_OF_SHARD and (reason := _broken(view, content)):
                     yield f"{name}: {reason}"
         except shards.UnreadableShard as error:
             yield str(error)
     print(f"{dataset}: {len(names)} shards with {total} images; the first {DECODED_OF_SHARD} of each decoded")
+    if passed_over:
+        print(f"  passed over: {describe(passed_over)}")
 
 
 def _broken(view: EvalView, content: bytes) -> str | None:

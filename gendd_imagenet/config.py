@@ -13,7 +13,8 @@ class ImageNetTrainConfig(TrainConfig):
     """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
 
     dataset: str = "imagenet"
-    """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, or shards (.tar, pipe:, http)."""
+    """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, or shards: a folder of them,
+    a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http."""
     train_list: str | None = None
     """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
     eval_dataset: str | None = None

@@ -1,12 +1,13 @@
 """Turn a folder of images into WebDataset shards: python -m gendd_imagenet.make_shards FOLDER OUTPUT."""
 
+import io
 import os
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
-import webdataset
 from tqdm import tqdm
 
 from gendd.config import check_ranges, parse
@@ -14,14 +15,13 @@ from gendd.errors import UserError, run_program
 from gendd.listing import describe
 from gendd.randomness import generator
 from gendd_imagenet.folders import Listing, list_unlabeled
-from gendd_imagenet.shards import IMAGE_KEYS
 
 
 @dataclass(frozen=True)
 class MakeShardsConfig:
     """Turn a folder of images into WebDataset shards, in random order, files as they are.
 
-    A sample is the image under its ending (jpg, jpeg, png, webp) and its folder's name as caption (txt).
+    A sample is the image under its ending and its folder's name as caption (txt).
     """
 
     folder: tyro.conf.Positional[str] = ""
@@ -38,13 +38,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Write the shards, each whole or not at all, and print the pattern that names them.
 
     Raises:
-        UserError: a folder that does not exist, holds no image or one that shards cannot, or already holds shards.
+        UserError: a folder that does not exist, holds no image, or already holds shards.
     """
     config = parse(MakeShardsConfig, "gendd_imagenet.make_shards", arguments)
     if not config.folder or not config.output:
         raise UserError("FOLDER and OUTPUT are missing: python -m gendd_imagenet.make_shards FOLDER OUTPUT")
     check_ranges(config)
-    listing, output = _shuffled_images(config), Path(config.output)
+    listing, output = list_unlabeled("FOLDER", Path(config.folder)), Path(config.output)
+    listing = listing.select(torch.randperm(len(listing), generator=generator("cpu", config.seed, "shards")))
     try:
         output.mkdir(parents=True, exist_ok=True)
         if any(output.glob("*.tar")):
@@ -60,30 +61,21 @@ def main(arguments: list[str] | None = None) -> None:
     print(f'{len(listing)} images in {count} shards{aside}: --dataset "{output}/{pattern}.tar"')
 
 
-def _shuffled_images(config: MakeShardsConfig) -> Listing:
-    listing = list_unlabeled("FOLDER", Path(config.folder))
-    others = [name for name in map(os.fsdecode, listing.names) if _key(Path(name)) not in IMAGE_KEYS]
-    if others:
-        raise UserError(
-            f"FOLDER {config.folder}: {len(others)} of {len(listing)} images are none of {', '.join(IMAGE_KEYS)}, such "
-            f"as {others[0]}; convert them, or take them away"
-        )
-    return listing.select(torch.randperm(len(listing), generator=generator("cpu", config.seed, "shards")))
-
-
 def _write_shard(path: Path, listing: Listing, rows: range) -> None:
     temporary = path.with_suffix(".tmp")
-    # A fixed time: the same images give the same bytes.
-    with webdataset.TarWriter(str(temporary), encoder=False, mtime=0) as shard:
+    with tarfile.open(temporary, "w") as shard:
         for row in rows:
             image = listing.path(row)
-            caption = image.parent.name.encode()
-            shard.write({"__key__": f"{row:09d}", _key(image): image.read_bytes(), "txt": caption})
+            _add(shard, f"{row:09d}{image.suffix.lower()}", image.read_bytes())
+            _add(shard, f"{row:09d}.txt", os.fsencode(image.parent.name))
     os.replace(temporary, path)
 
 
-def _key(image: Path) -> str:
-    return image.suffix[1:].lower()
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    # Its time and owner stay 0: the same images give the same bytes.
+    entry = tarfile.TarInfo(name)
+    entry.size = len(content)
+    shard.addfile(entry, io.BytesIO(content))
 
 
 if __name__ == "__main__":

@@ -5,34 +5,80 @@ that no two ever read the same one; a process, and a worker in it, keeps whole s
 from the seed and the epoch alone.
 """
 
+import io
+import os
 import random
+import re
+import tarfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 import webdataset
 
 from gendd.errors import UserError
+from gendd.images import ENDINGS, begins_as_image
+from gendd.listing import HIDDEN, NO_ENDING, aside, ending_of
 from gendd.randomness import BatchPlan, generator
 
 MOST_STREAMS = 64
 # Images of a stream among which the next one is drawn.
 SHUFFLED = 100
-IMAGE_KEYS = ("jpg", "jpeg", "png", "webp")
+# In upper case too; compressed ones are unpacked while they are read.
+SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 class UnreadableShard(Exception):
     """A shard that cannot be read to its end, or holds no image; the message says which and why."""
 
 
+class _Member(tarfile.TarInfo):
+    """A file of an archive that has to end with its end mark: tarfile takes any header it cannot read for the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"cut short or damaged: {error}") from error
+
+
 def is_shards(dataset: str) -> bool:
     """Whether a data set's name means shards."""
-    return dataset.split("::")[0].endswith(".tar") or dataset.startswith(("pipe:", "http://", "https://"))
+    if dataset.startswith(("pipe:", "http://", "https://")) or _is_shard(dataset.split("::")[0]):
+        return True
+    # imagenet names a data set; a folder of that name may hold the archives it came in.
+    return dataset != "imagenet" and bool(_shards_in(dataset))
 
 
 def expand(dataset: str) -> list[str]:
-    """The shards that a file, brace pattern, URL or pipe names."""
-    return webdataset.shardlists.expand_urls(dataset)
+    """The shards that a folder, file, brace pattern, URL or pipe names."""
+    return _shards_in(dataset) or webdataset.shardlists.expand_urls(dataset)
+
+
+def _shards_in(folder: str) -> list[str]:
+    """The shards of a folder with neither folders nor images beside them, 2 before 10; none of any other."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir() or ending_of(entry.name) in ENDINGS:
+                    return []
+                if _is_shard(entry.name):
+                    found.append(entry.path)
+    # No folder; or one that cannot be listed, of which the listing of images tells.
+    except OSError:
+        return []
+    return sorted(found, key=lambda path: (re.sub("[0-9]+", lambda number: number[0].zfill(20), path), path))
+
+
+def _is_shard(name: str) -> bool:
+    return name.lower().endswith(SHARD_ENDINGS)
 
 
 def absent_shards(shards: Sequence[str]) -> list[str]:
@@ -40,24 +86,51 @@ def absent_shards(shards: Sequence[str]) -> list[str]:
     return [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
 
 
-def images_of(shard: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each image of a shard.
+def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each image of a shard, told from other files as in folders (`gendd.listing`).
+
+    Args:
+        passed_over: counts how many files of each kind were.
 
     Raises:
-        UnreadableShard: it cannot be opened or read, or it is empty.
+        UnreadableShard: it cannot be opened or read to its end, or it holds no image.
     """
-    count = 0
+    count, passed_over = 0, Counter() if passed_over is None else passed_over
     try:
-        for sample in webdataset.tarfile_to_samples()(iter([{"url": shard}])):
-            content = next((sample[key] for key in IMAGE_KEYS if key in sample), None)
-            if content is not None:
+        # What gopen opens closes itself when dropped; closing a pipe early would be an error.
+        with tarfile.open(fileobj=webdataset.gopen(shard), mode="r|*", tarinfo=_Member) as archive:
+            for name, content in _images(archive, passed_over):
                 count += 1
-                yield f"{shard}: {sample['__key__']}", content
-    # webdataset passes on whatever the file system, curl or tarfile raise.
+                yield f"{shard}: {name}", content
+            while rest := archive.fileobj.read(tarfile.RECORDSIZE):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("it goes on behind its end mark, as archives joined by cat do")
+    # The file system, curl and tarfile raise all kinds.
     except Exception as error:
         raise UnreadableShard(f"{shard} cannot be read ({error}); fetch or write it again") from error
     if not count:
-        raise UnreadableShard(f"{shard} holds no image ({', '.join(IMAGE_KEYS)}); write it again, or leave it out")
+        raise UnreadableShard(f"{shard} holds no image{aside(passed_over)}; write it again, or leave it out")
+
+
+def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tuple[str, bytes]]:
+    for member in archive:
+        # tarfile would keep them all.
+        archive.members = []
+        if member.isdir():
+            continue
+        kind = _kind(member)
+        if kind in ENDINGS or kind == NO_ENDING:
+            content = archive.extractfile(member).read()
+            if kind in ENDINGS or begins_as_image(io.BytesIO(content)):
+                yield member.name, content
+                continue
+        passed_over[kind] += 1
+
+
+def _kind(member: tarfile.TarInfo) -> str:
+    if any(part.startswith(".") for part in PurePosixPath(member.name).parts):
+        return HIDDEN
+    return ending_of(member.name) if member.isreg() else "links"
 
 
 def stream_count(shards: int, batch: int) -> int:

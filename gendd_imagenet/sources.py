@@ -80,6 +80,8 @@ def list_training(config: ImageNetTrainConfig) -> Listing:
 def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
     name = config.eval_dataset if flag == "--eval-dataset" else config.dataset
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
+    if flag == "--dataset" and name != "imagenet":
+        needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
     return f"{flag} {name}: {folder} has no such images; it needs {needs}"
 
 

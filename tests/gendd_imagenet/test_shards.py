@@ -1,5 +1,7 @@
 """Shards: written, split without overlap, the same for any number of processes and workers, and shards that fail."""
 
+import dataclasses
+import gzip
 import io
 import shutil
 import tarfile
@@ -12,9 +14,10 @@ from photos import assert_same, config, images_and_labels, open_photos, refusal
 from PIL import Image
 
 from gendd.randomness import BatchPlan
+from gendd.runs import data_name
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
-from gendd_imagenet.shards import expand, images_of, own_streams, stream_count, stream_images
+from gendd_imagenet.shards import expand, images_of, is_shards, own_streams, stream_count, stream_images
 from gendd_imagenet.sources import summarize
 
 
@@ -117,20 +120,21 @@ def test_hidden_files_enter_no_shard_and_are_counted(photos, tmp_path, capsys):
     assert len(list(images_of(str(tmp_path / "shards" / "00000.tar")))) == 90
 
 
-def test_images_that_shards_cannot_hold_are_told_before_anything_is_written(photos, tmp_path):
-    images = Path(shutil.copytree(photos / "train", tmp_path / "images"))
-    for name in ("n01/x.gif", "n02/y.tiff"):
-        Image.new("RGB", (40, 40)).save(images / name)
-    message = refusal(make_shards, [str(images), str(tmp_path / "shards")])
-    assert f"FOLDER {images}: 2 of 92 images are none of jpg, jpeg, png" in message
-    assert not (tmp_path / "shards").exists()
+def test_images_of_all_formats_enter_shards_and_come_out_again(tmp_path):
+    for name in ("n01/x.gif", "n02/y.TIFF", "n02/z.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "images" / name)
+    (tmp_path / "images" / "n02" / "z.png").rename(tmp_path / "images" / "n02" / "z")
+    make_shards([str(tmp_path / "images"), str(tmp_path / "shards")])
+    contents = [content for _, content in images_of(str(tmp_path / "shards" / "00000.tar"))]
+    assert Counter(contents) == Counter(path.read_bytes() for path in (tmp_path / "images").glob("*/*"))
 
 
 # What is refused, and what is passed over
 
 
-def write_shard(path: Path, images: dict[str, bytes]) -> str:
-    with tarfile.open(path, "w") as shard:
+def write_shard(path: Path, images: dict[str, bytes], mode: str = "w") -> str:
+    with tarfile.open(path, mode) as shard:
         for name, content in images.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
@@ -141,6 +145,18 @@ def write_shard(path: Path, images: dict[str, bytes]) -> str:
 @pytest.fixture
 def content(photos) -> bytes:
     return next((photos / "train" / "n01").iterdir()).read_bytes()
+
+
+def test_every_image_file_counts_whatever_its_name_and_the_others_are_told(photos, tmp_path, content, capsys):
+    images = ["a.v2.0001.jpg", "a.v2.0002.jpg", "./b.c/1.JPEG", "b.c/2.png", "plain", "d.jpg", "d.seg.png"]
+    others = ["._d.jpg", "./.hidden/e.jpg", "d.txt", "a.v2.0001.json", "LICENSE"]
+    files = dict.fromkeys(images, content) | dict.fromkeys(others, b"no image")
+    shard = write_shard(tmp_path / "names.tar", files)
+    assert [name for name, _ in images_of(shard)] == [f"{shard}: {name}" for name in images]
+    check_data(streamed(shard, photos))
+    told = capsys.readouterr().out
+    assert "1 shards with 7 images" in told
+    assert "passed over: 2 hidden, 1 .txt, 1 .json, 1 without an ending" in told
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -155,6 +171,59 @@ def test_a_shard_cut_short_is_named(photos, tmp_path, content):
     shard.write_bytes(shard.read_bytes()[:-20000])
     message = refusal(images_and_labels, open_photos(streamed(str(shard), photos)), range(5))
     assert f"--dataset: {shard} cannot be read" in message
+
+
+def header(shard: Path, number: int) -> int:
+    with tarfile.open(shard) as archive:
+        return archive.getmembers()[number].offset
+
+
+def cut_at_a_header(shard: Path) -> None:
+    shard.write_bytes(shard.read_bytes()[: header(shard, 10)])
+
+
+def damage_a_header(shard: Path) -> None:
+    written = bytearray(shard.read_bytes())
+    written[header(shard, 10)] ^= 255
+    shard.write_bytes(written)
+
+
+def join_with_itself(shard: Path) -> None:
+    shard.write_bytes(2 * shard.read_bytes())
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_at_a_header, "cut short or damaged: empty header"),
+        (damage_a_header, "cut short or damaged: bad checksum"),
+        (join_with_itself, "goes on behind its end mark"),
+    ],
+)
+def test_shards_without_an_end_or_with_more_behind_it_are_named(
+    photos, tmp_path, content, damage, reason, mode, capsys
+):
+    """tarfile reads all of them without a word, up to the fault."""
+    shard = Path(write_shard(tmp_path / "faulty.tar", {f"{i}.jpg": content for i in range(20)}))
+    damage(shard)
+    if mode == "w:gz":
+        shard = Path(shutil.move(shard, shard.with_suffix(".tgz")))
+        shard.write_bytes(gzip.compress(shard.read_bytes()))
+    settings = streamed(str(shard), photos)
+    message = refusal(images_and_labels, open_photos(settings), range(5))
+    assert f"--dataset: {shard} cannot be read" in message
+    assert reason in message
+    assert "1 missing or broken" in refusal(check_data, settings)
+    assert f"{shard} cannot be read" in capsys.readouterr().out
+
+
+def test_one_block_ends_a_shard(tmp_path, content):
+    """Some programs write one block of zeros in place of two and of a filled record."""
+    shard = Path(write_shard(tmp_path / "bare.tar", {"0.jpg": content}))
+    end = tarfile.BLOCKSIZE + -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    shard.write_bytes(shard.read_bytes()[: end + tarfile.BLOCKSIZE])
+    assert len(list(images_of(str(shard)))) == 1
 
 
 def test_an_unreachable_address_is_named(photos):
@@ -174,6 +243,55 @@ def test_a_broken_image_in_a_shard_is_passed_over(photos, tmp_path, content, cap
 def test_a_shard_of_broken_images_ends_the_run(photos, tmp_path):
     shard = write_shard(tmp_path / "broken.tar", {f"{i}.jpg": b"no image" for i in range(20)})
     assert "are broken" in refusal(images_and_labels, open_photos(streamed(shard, photos)), range(1))
+
+
+# What names shards
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode"),
+    [("TAR", "w"), ("tar.gz", "w:gz"), ("tgz", "w:gz"), ("Tar.Bz2", "w:bz2"), ("tar.xz", "w:xz")],
+)
+def test_shards_may_be_compressed_and_in_upper_case(photos, tmp_path, content, ending, mode):
+    names = [write_shard(tmp_path / f"{i}.{ending}", {f"{i}.jpg": content}, mode) for i in range(2)]
+    settings = streamed(f"{tmp_path}/{{0..1}}.{ending}", photos)
+    settings.check()
+    assert data_name(settings.dataset) == tmp_path.name
+    assert summarize(settings).missing == ()
+    assert open_photos(settings).streamed == names
+    check_data(settings)
+
+
+def test_a_folder_of_shards_is_its_shards_in_natural_order(photos, tmp_path, content):
+    names = [write_shard(tmp_path / f"{i}.tar", {f"{i}.jpg": content}) for i in (1, 2, 10)]
+    (tmp_path / "README.md").write_text("no shard")
+    settings = streamed(tmp_path, photos)
+    assert "--steps-per-epoch is missing" in refusal(dataclasses.replace(settings, steps_per_epoch=0).check)
+    assert expand(settings.dataset) == names
+    assert (summarize(settings).missing, summarize(settings).labeled) == ((), False)
+    assert open_photos(settings).streamed == names
+    check_data(settings)
+
+
+@pytest.mark.parametrize("beside", ["more/x.txt", "x.png"])
+def test_a_folder_of_more_than_shards_is_one_of_images(tmp_path, content, beside):
+    write_shard(tmp_path / "0.tar", {"0.jpg": content})
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).touch()
+    assert not is_shards(str(tmp_path))
+
+
+def test_the_archives_that_imagenet_came_in_are_no_shards(tmp_path, monkeypatch, content):
+    (tmp_path / "imagenet").mkdir()
+    write_shard(tmp_path / "imagenet" / "ILSVRC2012_img_val.tar", {"0.jpg": content})
+    monkeypatch.chdir(tmp_path)
+    assert not is_shards("imagenet")
+    assert is_shards("./imagenet")
+
+
+def test_what_is_taken_as_shards_is_told_where_nothing_is_found(photos, tmp_path):
+    missing = summarize(streamed(tmp_path / "cc3m.zip", photos)).missing
+    assert "or shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz)" in missing[0]
 
 
 @pytest.mark.parametrize(
@@ -202,4 +320,4 @@ def test_check_walks_through_shards(photos, pattern, tmp_path, content, capsys):
     assert "9 shards with 90 images" in capsys.readouterr().out
     bad = write_shard(tmp_path / "bad.tar", {"a.jpg": content[:100]})
     assert "1 missing or broken" in refusal(check_data, streamed(bad, photos))
-    assert f"{bad}: a: " in capsys.readouterr().out
+    assert f"{bad}: a.jpg: " in capsys.readouterr().out
