@@ -32,7 +32,9 @@ RANGES = {
     **dict.fromkeys(("eval_every", "image_size", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
     **dict.fromkeys(("steps", "num_samples"), (1, math.inf)),
     "start": (2, NUM_TIMESTEPS - 1),
-    **dict.fromkeys(("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)),
+    **dict.fromkeys(
+        ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk", "min_lr"), (0, math.inf)
+    ),
     **dict.fromkeys(("alpha", "beta", "distill_warmup_epochs", "images", "noisy_images", "workers"), (0, math.inf)),
     **dict.fromkeys(("crop_padding", "color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
     **dict.fromkeys(("guidance", "teacher_mean"), (-math.inf, math.inf)),
@@ -113,6 +115,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """File or run folder that the student starts from; timm: what timm publishes of it."""
     after: str | None = None
     """Name of an earlier run that the student starts from, such as pretrain: of the same data, pair and seed."""
+    after_best: bool = False
+    """Start from that run's best epoch; otherwise from its last."""
     teacher: str | None = None
     """Teacher network, named like the student."""
     teacher_weights: str | None = None
@@ -155,13 +159,16 @@ class TrainConfig(SamplingConfig, HeadConfig):
     accumulate: int = 1
     """Parts that each process takes its share of the batch in."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
-    """Optimiser; muon: of the backbone's weight matrices, with NAdamW for all else."""
+    """Optimiser; muon: of the weights of the backbone's hidden linear and convolution layers, with NAdamW for all else
+    (the backbone's classifier, and what a method trains beside the backbone)."""
     lr: float = 1e-3
     """Learning rate for `batch_size` images, whatever the number of processes."""
     head_lr: float | None = None
     """Learning rate of the head; `lr` if not given."""
     weight_decay: float = 5e-2
-    """Weight decay; never on the head, norms and biases."""
+    """Weight decay of the parameters that `decay` chooses."""
+    decay: Literal["matrices", "head-exempt"] = "matrices"
+    """What decays: weight matrices, but not norms, biases and the head; or everything but the head (the paper's)."""
     momentum: float = 0.9
     """Momentum of sgd and muon."""
     beta1: float = 0.9
@@ -171,7 +178,9 @@ class TrainConfig(SamplingConfig, HeadConfig):
     beta2_end: float = 0.999
     """Second beta of the same at the last step; half a cosine between."""
     schedule: Literal["cosine", "step"] = "step"
-    """Learning rate: cosine to 0, or x0.1 at each milestone."""
+    """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the cosine, of the head too."""
     milestones: tuple[int, ...] = (150, 180, 210)
     """Epochs of the step schedule."""
     warmup_epochs: float = 0
@@ -180,6 +189,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Decay of a moving average of the weights, evaluated beside them; 0 keeps none."""
     weights: Literal["trained", "ema"] = "trained"
     """Weights that the run reports, chooses its best epoch by and hands on: the trained ones, or their average."""
+    sync_bn: bool = False
+    """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
 
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
@@ -222,6 +233,9 @@ class TrainConfig(SamplingConfig, HeadConfig):
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""
         super().check()
+        for name in ("lr", "head_lr"):
+            if getattr(self, name) is not None and self.min_lr > getattr(self, name):
+                raise UserError(f"--min-lr {self.min_lr}: above {_flag(name)} {getattr(self, name)}; lower it")
         if not self.student:
             raise UserError("--student is missing: name the network to train")
         if not self.dataset:
@@ -231,6 +245,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
                 raise UserError(f"{_flag(name)}: there is no teacher; name one with --teacher, or leave it out")
         if self.after and self.student_weights:
             raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
+        if self.after_best and not self.after:
+            raise UserError("--after-best: --after is missing; name the earlier run")
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
             wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
             raise UserError(f"--cached-views {self.cached_views}: {wrong}")

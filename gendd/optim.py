@@ -6,22 +6,25 @@ import torch
 from timm.optim import Muon
 from timm.scheduler import create_scheduler_v2
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from gendd.config import TrainConfig
 from gendd.student import Student
 
 
 def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict]:
-    """Trained parameters in three groups: weights, and what is not decayed: vectors (norms, biases), and the head.
+    """Trained parameters in three groups: what is decayed, what is not, and the head, which never is.
 
-    The head has a learning rate of its own.
+    `config.decay` decides about vectors (norms, biases). The head has a learning rate of its own.
     """
     head = {id(p) for part in module.modules() if isinstance(part, Student) for p in part.head.parameters()}
     trained = [p for p in module.parameters() if p.requires_grad]
     backbone = [p for p in trained if id(p) not in head]
+    decayed = [p for p in backbone if p.dim() > 1 or config.decay == "head-exempt"]
+    kept = [p for p in backbone if p.dim() <= 1 and config.decay == "matrices"]
     groups = [
-        {"params": [p for p in backbone if p.dim() > 1], "weight_decay": config.weight_decay, "lr": config.lr},
-        {"params": [p for p in backbone if p.dim() <= 1], "weight_decay": 0.0, "lr": config.lr},
+        {"params": decayed, "weight_decay": config.weight_decay, "lr": config.lr},
+        {"params": kept, "weight_decay": 0.0, "lr": config.lr},
         {"params": [p for p in trained if id(p) in head], "weight_decay": 0.0, "lr": config.head_lr or config.lr},
     ]
     return [group for group in groups if group["params"]]
@@ -37,20 +40,29 @@ def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Opti
 
 
 def _muon_groups(module: nn.Module, groups: list[dict]) -> list[dict]:
-    """The same groups, of which Muon takes the backbone's weights but for its classifier's, and NAdamW the rest."""
-    classifiers = {id(part.get_classifier().weight) for part in module.modules() if hasattr(part, "get_classifier")}
-    weights, *others = groups
-    hidden, outputs = ([p for p in weights["params"] if (id(p) in classifiers) == last] for last in (False, True))
-    others = [{**weights, "params": outputs}, *others]
-    groups = [{**weights, "params": hidden}, *({**group, "use_fallback": True} for group in others)]
-    return [group for group in groups if group["params"]]
+    """The same groups, each in two: what Muon takes, and what NAdamW takes."""
+    hidden = _hidden_weights(module)
+    split = []
+    for group in groups:
+        for fallback in (False, True):
+            params = [p for p in group["params"] if (id(p) not in hidden) == fallback]
+            split.append({**group, "params": params, "use_fallback": fallback})
+    return [group for group in split if group["params"]]
+
+
+def _hidden_weights(module: nn.Module) -> set[int]:
+    """Ids of the weights of linear and convolution layers in the backbone, which speaks timm's interface, but for its
+    classifier's. What a method trains around the backbone (projections, heads) is not among them."""
+    backbones = [part for part in module.modules() if hasattr(part, "get_classifier")]
+    layers = [layer for part in backbones for layer in part.modules() if isinstance(layer, (nn.Linear, _ConvNd))]
+    return {id(layer.weight) for layer in layers} - {id(part.get_classifier().weight) for part in backbones}
 
 
 class Schedule:
     """Sets learning rates and beta2 for a step. It holds no state, so resuming needs none.
 
-    Learning rate: linear warm-up from 0, then cosine to 0, or x0.1 at each milestone. beta2: half a cosine over
-    all steps, from `beta2_start` to `beta2_end`.
+    Learning rate: linear warm-up from 0, then cosine to `min_lr`, or x0.1 at each milestone. beta2: half a cosine
+    over all steps, from `beta2_start` to `beta2_end`.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int):
@@ -63,7 +75,7 @@ class Schedule:
             # Half a step on: timm compares with the step to come, and would lower the rate one step early.
             decay_milestones=[milestone + 0.5 / steps_per_epoch for milestone in sorted(config.milestones)],
             decay_rate=0.1,
-            min_lr=0.0,
+            min_lr=config.min_lr,
             warmup_lr=0.0,
             warmup_epochs=config.warmup_epochs,
             warmup_prefix=config.schedule == "cosine",

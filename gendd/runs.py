@@ -186,12 +186,21 @@ def data_label(settings: Mapping[str, Any]) -> str:
 
 def student_weights(config: TrainConfig) -> str | None:
     """File or run folder that the student starts from."""
-    return str(run_path(dataclasses.replace(config, name=config.after))) if config.after else config.student_weights
+    if not config.after:
+        return config.student_weights
+    before = earlier_run(config)
+    return str(before.best if config.after_best else before.path)
+
+
+def earlier_run(config: TrainConfig) -> RunFolder:
+    """The run that the student goes on from, where it goes on from one."""
+    named = run_path(dataclasses.replace(config, name=config.after)) if config.after else config.student_weights
+    return RunFolder(Path(named or "none"))
 
 
 def earlier_epochs(config: TrainConfig) -> int:
     """Epochs of the runs that the student goes on from, such as stage 1."""
-    before = RunFolder(Path(student_weights(config) or "none"))
+    before = earlier_run(config)
     if not before.result.exists():
         return 0
     result = before.read("result.json")

@@ -1,4 +1,4 @@
-"""The flags of this tree. Defaults are the paper's ImageNet protocol."""
+"""The flags of this tree, with its own defaults. The paper's ImageNet protocol stands in the scripts of sh/."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -31,7 +31,7 @@ class ImageNetTrainConfig(TrainConfig):
     hflip: float = 0.5
     """Probability of a horizontal flip."""
     color_jitter: float = 0.0
-    """Strength of colour jitter; --auto-augment replaces it."""
+    """Strength of color jitter (brightness, contrast, saturation); with --auto-augment too, it comes first."""
     auto_augment: str = ""
     """timm's name of an augmentation policy, such as rand-m7-n2-mstd0.5 (RandAugment)."""
     image_mixup: float = 0.0
@@ -54,11 +54,13 @@ class ImageNetTrainConfig(TrainConfig):
     lr: float = 2e-3
     """Learning rate for `batch_size` images, whatever the number of processes."""
     weight_decay: float = 2e-2
-    """Weight decay; never on the head, norms and biases."""
+    """Weight decay of the parameters that `decay` chooses."""
     beta2_start: float = 0.96
     """Second beta of adamw at the first step."""
     schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate: cosine to 0, or x0.1 at each milestone."""
+    """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
+    sync_bn: bool = True
+    """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
     repeats: int = 4
     """K, draws of timestep and noise a token in a step (the paper: 10, independent)."""
     timesteps: Literal["independent", "stratified", "paired"] = "stratified"

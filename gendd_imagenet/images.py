@@ -13,7 +13,7 @@ import torch
 from timm.data.transforms import str_to_interp_mode
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
-from torchvision.transforms import Compose
+from torchvision.transforms import ColorJitter, Compose
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
 from gendd.errors import UserError
@@ -38,7 +38,7 @@ def seeded(*key: int | str) -> Iterator[None]:
 
 
 class TrainView:
-    """A random view of a photograph: timm's crop, flip, colour jitter or policy such as RandAugment."""
+    """A random view of a photograph: timm's crop and flip, then color jitter, then a policy such as RandAugment."""
 
     def __init__(self, config: ImageNetTrainConfig):
         try:
@@ -46,7 +46,7 @@ class TrainView:
                 config.image_size,
                 scale=config.crop_scale,
                 hflip=config.hflip,
-                color_jitter=config.color_jitter or None,
+                color_jitter=None,
                 auto_augment=config.auto_augment,
                 interpolation=config.interpolation,
                 separate=True,
@@ -57,8 +57,10 @@ class TrainView:
                 "rand-m7-n2-mstd0.5"
             ) from error
         self.crop, *flip = first.transforms
-        colours = [to_pil_image, *second.transforms, pil_to_tensor] if second.transforms else []
-        self.augment = Compose([*flip, *colours])
+        # Not timm's: it leaves the jitter out beside a policy, or, if forced, puts it last.
+        jitter = [ColorJitter(*[config.color_jitter] * 3)] if config.color_jitter else []
+        colors = [*jitter, *second.transforms]
+        self.augment = Compose([*flip, to_pil_image, *colors, pil_to_tensor] if colors else flip)
         self.image_size = config.image_size
 
     def __call__(self, content: bytes, *key: int | str) -> Tensor:

@@ -119,10 +119,10 @@ def _details(config: ImageNetTrainConfig, evaluated: Path) -> str:
     if config.steps_per_epoch:
         words.append(f"{config.steps_per_epoch} steps an epoch")
     words.append(f"crops of {config.crop_scale[0]:g}-{config.crop_scale[1]:g}, flips {config.hflip:g}")
+    if config.color_jitter:
+        words.append(f"color jitter {config.color_jitter:g}")
     if config.auto_augment:
         words.append(config.auto_augment)
-    elif config.color_jitter:
-        words.append(f"colour jitter {config.color_jitter:g}")
     for name in ("image_mixup", "cutmix", "label_smoothing"):
         if value := getattr(config, name):
             words.append(f"{name.replace('_', ' ')} {value:g}")

@@ -41,6 +41,8 @@ def build(ingredients: Ingredients) -> FinetuneTask:
         raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
     if ingredients.config.ema:
         raise UserError(f"--ema {ingredients.config.ema}: finetune trains one layer and keeps no average; set it to 0")
+    if ingredients.config.optimizer == "muon":
+        raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
     student = build_student(ingredients)
     load_weights(student, ingredients.weights, "--student-weights", str(ingredients.config.student_weights))
     student.requires_grad_(False)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from timm.task import TrainingTask
 from torch import Tensor, nn
 
@@ -132,6 +133,7 @@ def build(
     missing: list[str] | None = None,
     trained: dict[str, Tensor] | None = None,
     precision: str = "fp32",
+    processes: int = 1,
 ) -> Built:
     """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
 
@@ -140,6 +142,7 @@ def build(
         trained: tensors of a trained student, for a method that cannot be built without; read from the
             configuration's file if not given.
         precision: of the teacher, "bf16" or "fp32".
+        processes: that train together.
     """
     torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
     shape = (tree.names, num_classes, config.image_size, config.allow_partial, missing)
@@ -151,8 +154,16 @@ def build(
         frozen = FrozenTeacher(teacher.network, student.network, device, precision, config.teacher_chunk)
     ingredients = Ingredients(config, student.network, frozen, trained or student.tensors, device)
     task = get_method(config.method).build(ingredients).to(device, memory_format=torch.channels_last)
+    if synchronizes_norms(config, device, processes):
+        # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
+        convert_sync_batchnorm(task.get_trainable_module())
     _recompute(config, student, task)
     return Built(student, teacher, task)
+
+
+def synchronizes_norms(config: TrainConfig, device: torch.device, processes: int) -> bool:
+    """Whether batch norm takes its statistics over the images of all processes; torch has kernels for GPUs alone."""
+    return config.sync_bn and processes > 1 and device.type == "cuda"
 
 
 def _recompute(config: TrainConfig, student: BuiltNetwork, task: TrainingTask) -> None:

@@ -5,16 +5,19 @@ from pathlib import Path
 import torch
 from timm.utils import unwrap_model
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gendd.config import TrainConfig
 from gendd.data import DataSummary
 from gendd.distributed import World
 from gendd.methods import get_method
 from gendd.networks import as_flops, flops, parameter_count
-from gendd.programs.build import Built, BuiltNetwork
+from gendd.programs.build import Built, BuiltNetwork, synchronizes_norms
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.student import Student
+
+DECAYED = {"matrices": "weight matrices but the head's", "head-exempt": "all but the head"}
 
 
 def plan_of(
@@ -41,13 +44,15 @@ def plan_of(
         lines["head"] = _head(config, trained, world.device)
         if trained.draws_features:
             lines["protocol"] = tree.protocol(config)
+    if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
+        lines["batch norm"] = _batch_norm(config, world)
     parts = [_counted(batches.world, "process"), _counted(config.accumulate, "part"), f"{batches.part_size} images"]
     head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
     lines |= {
         "batch": f"{config.batch_size} images a step = {' x '.join(parts)}",
         "optimiser": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
-        f"weight decay {config.weight_decay:g}",
-        "schedule": f"{config.schedule}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
+        f"weight decay {config.weight_decay:g} of {DECAYED[config.decay]}",
+        "schedule": f"{_schedule(config)}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
         **_average(config),
         "hardware": f"{world.describe()}, {precision}",
         "results": str(results),
@@ -79,6 +84,18 @@ def _method(config: TrainConfig) -> str:
 def _average(config: TrainConfig) -> dict[str, str]:
     use = "reported" if config.weights == "ema" else "evaluated beside the trained ones"
     return {"average": f"of the weights, decay {config.ema:g}, {use}"} if config.ema else {}
+
+
+def _schedule(config: TrainConfig) -> str:
+    return f"cosine to {config.min_lr:g}" if config.schedule == "cosine" else config.schedule
+
+
+def _batch_norm(config: TrainConfig, world: World) -> str:
+    """Whose images its statistics are of."""
+    if synchronizes_norms(config, world.device, world.size):
+        return f"statistics of the images of all {world.size} processes"
+    reason = "; --sync-bn needs GPUs, torch has no kernels for the CPU" if config.sync_bn else ""
+    return f"statistics of each process's own images{reason}"
 
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:

@@ -30,7 +30,7 @@ from gendd.programs.build import build, list_missing, noting, teacher_read_out
 from gendd.programs.plan import loss_flops, plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
-from gendd.runs import AVERAGED, RunFolder, earlier_epochs, environment, run_path, saved_config, student_weights
+from gendd.runs import AVERAGED, RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
 from gendd.student import Student
 from gendd.targets import contract
 from gendd.teacher_cache import open_cache
@@ -191,9 +191,10 @@ class TrainProgram:
             config = dataclasses.replace(config, student_weights=None, after=None)
             trained = read_weights(self.run.path, "--resume")
         missing = self.missing if config.dry_run else None
-        if config.after and missing is None and not RunFolder(Path(student_weights(config))).last.exists():
-            raise UserError(f"--after {config.after}: {student_weights(config)} is not there yet; train it first")
-        built = build(self.tree, config, self.num_classes, self.world.device, missing, trained, self.precision)
+        if config.after and missing is None and not earlier_run(config).last.exists():
+            raise UserError(f"--after {config.after}: {earlier_run(config).path} is not there yet; train it first")
+        world = (self.world.device, missing, trained, self.precision, self.world.size)
+        built = build(self.tree, config, self.num_classes, *world)
         network = built.student.network
         check_trains("--student", config.student, network, config.image_size, self.plan.part_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
