@@ -5,11 +5,14 @@ import math
 import pytest
 import timm
 import torch
+from timm.task.distillation import FeatureDistillationTrainableModule
 from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd.config import TrainConfig
 from gendd.head import SplitTokenHead
+from gendd.methods.pretrain import ProjectedStudent
+from gendd.methods.simkd import SimKDStudent
 from gendd.optim import Schedule, create_optimizer, parameter_groups
 from gendd.student import Student
 
@@ -43,6 +46,15 @@ def test_norms_biases_and_the_whole_head_are_not_decayed():
         if kind in (nn.Conv2d, nn.Linear) and name.endswith(".weight") and not name.startswith("head.")
     }
     assert {"norm.weight", "backbone.fc.bias", "backbone.bn1.weight", "head.net.input_proj.weight"} <= undecayed
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_all_but_the_head_decays_by_the_paper_s_rule(optimizer):
+    for module in (student(), timm.create_model("cifar_resnet8", num_classes=5)):
+        settings = config(optimizer=optimizer, weight_decay=0.3, decay="head-exempt")
+        decays = settings_of(module, create_optimizer(module, settings).param_groups, "weight_decay")
+        assert {name for name, decay in decays.items() if decay == 0} == {n for n in decays if n.startswith("head.")}
+        assert set(decays.values()) <= {0, 0.3} and 0.3 in decays.values()
 
 
 def test_every_trained_parameter_is_in_one_group_and_no_frozen_one():
@@ -95,12 +107,38 @@ def test_muon_takes_the_backbone_s_hidden_weights_and_leaves_the_rest_to_adam():
     assert all(group["betas"] == (0.9, 0.95) for group in groups)
 
 
+def muons(module):
+    """Names of the parameters that Muon takes."""
+    groups = create_optimizer(module, config(optimizer="muon")).param_groups
+    return {name for name, fallback in settings_of(module, groups, "use_fallback").items() if not fallback}
+
+
+def test_muon_leaves_what_a_method_trains_around_the_backbone_to_adam():
+    """Stage 1's projection, SimKD's projector and the projection of timm's feature distillation."""
+    network, classifier = timm.create_model("cifar_resnet8", num_classes=5), nn.Linear(16, 5)
+    hidden = {name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+    around = {"backbone": [ProjectedStudent(network, classifier), SimKDStudent(network, 64, classifier)]}
+    around["student"] = [FeatureDistillationTrainableModule(network, nn.Linear(64, 16))]
+    for prefix, modules in around.items():
+        for module in modules:
+            assert muons(module) == {f"{prefix}.{name}.weight" for name in hidden}
+
+
+def test_muon_leaves_tokens_and_position_embeddings_to_adam():
+    network = timm.create_model("vit_tiny_patch16_224", num_classes=5, img_size=32, depth=1)
+    taken = muons(network)
+    assert {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight", "patch_embed.proj.weight"} <= taken
+    assert not {"pos_embed", "cls_token", "head.weight", "blocks.0.norm1.weight"} & taken
+
+
 def test_a_step_of_muon_is_orthogonal():
     """However unlike the singular values of the gradient, those of the step are nearly alike."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 8, 3, bias=False)
+    network = nn.Sequential(convolution)
+    network.get_classifier = lambda: nn.Linear(1, 1)
     before = convolution.weight.detach().clone()
-    optimizer = create_optimizer(convolution, config(optimizer="muon", lr=0.1, weight_decay=0))
+    optimizer = create_optimizer(network, config(optimizer="muon", lr=0.1, weight_decay=0))
     left, right = torch.linalg.qr(torch.randn(8, 8))[0], torch.linalg.qr(torch.randn(54, 8))[0]
     convolution.weight.grad = (left @ torch.diag(2.0 ** -torch.arange(8)) @ right.T).view_as(before)
     optimizer.step()
@@ -136,6 +174,14 @@ def test_cosine_schedule_warms_up_linearly_and_falls_to_zero(warmup):
     for step in range(20 * STEPS_PER_EPOCH + 1):
         factor = cosine(step, 20, warmup)
         assert rates_at(schedule, step) == pytest.approx((0.4 * factor, 3.0 * factor), rel=1e-9, abs=1e-12)
+
+
+def test_cosine_of_backbone_and_head_ends_at_the_least_rate():
+    schedule = schedule_of(schedule="cosine", epochs=20, warmup_epochs=4, lr=0.4, head_lr=3.0, min_lr=0.01)
+    for step in range(4 * STEPS_PER_EPOCH, 20 * STEPS_PER_EPOCH + 1):
+        factor = cosine(step, 20, 4)
+        expected = tuple(0.01 + (top - 0.01) * factor for top in (0.4, 3.0))
+        assert rates_at(schedule, step) == pytest.approx(expected, rel=1e-9)
 
 
 def steps_down(step, warmup, milestones):
