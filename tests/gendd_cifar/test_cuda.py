@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import synchronized
 import torch
 
 from gendd.head import SplitTokenHead
@@ -35,3 +36,17 @@ def test_teacher_and_student_learn(tmp_path, precision):
           str(teacher), "--width", "128", "--repeats", "4"])  # fmt: skip
     result = json.loads((tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0" / "result.json").read_text())
     assert result["last"]["probe"]["top1"] > 20
+
+
+@pytest.mark.parametrize("flags", [(), ("--grad-checkpointing", "student")])
+def test_two_processes_with_synchronized_batch_norm_step_as_one(tmp_path, flags):
+    """Gradients and running statistics; with each process's own statistics they are apart."""
+    alone = synchronized.step(0, 1, *flags)
+    for flag in ("--sync-bn", "--no-sync-bn"):
+        folder = tmp_path / flag.strip("-")
+        folder.mkdir()
+        torch.multiprocessing.spawn(synchronized.step_among, (2, str(folder), flag, *flags), nprocs=2)
+        for rank in (0, 1):
+            together = torch.load(folder / f"{rank}.pt", weights_only=True)
+            same = all(torch.allclose(together[name], alone[name], rtol=1e-3, atol=1e-4) for name in alone)
+            assert same == (flag == "--sync-bn")

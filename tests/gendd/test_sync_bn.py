@@ -1,0 +1,82 @@
+"""Batch norm's statistics over the images of all processes: what is converted, and when."""
+
+import pytest
+import torch
+from torch import nn
+
+from gendd.config import parse
+from gendd.distributed import World
+from gendd.programs import build as programs
+from gendd.programs.build import build, synchronizes_norms
+from gendd.programs.plan import plan_of
+from gendd.randomness import BatchPlan
+from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.tree import TREE
+from gendd_imagenet.config import ImageNetTrainConfig
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8", "--width", "16",
+         "--depth", "1", "--repeats", "2", "--timesteps", "stratified"]  # fmt: skip
+
+
+def config(*flags: str) -> CifarTrainConfig:
+    return parse(CifarTrainConfig, "gendd_cifar.train", [*FLAGS, *flags])
+
+
+def norms(network: nn.Module) -> set[type]:
+    """Kinds of the layers that keep running statistics."""
+    return {type(layer) for layer in network.modules() if getattr(layer, "running_mean", None) is not None}
+
+
+@pytest.fixture
+def anywhere(monkeypatch):
+    """As on a GPU. torch's layers compute as plain ones where no process group is joined."""
+    monkeypatch.setattr(programs, "synchronizes_norms", lambda config, device, processes: config.sync_bn)
+
+
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "simkd"])
+def test_the_student_s_norms_are_converted_and_the_teacher_s_are_not(method, anywhere):
+    """With activations of their own (timm's), and under the same names."""
+    plain, converted = (
+        build(TREE, config("--method", method, flag), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
+    )
+    assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.get_trainable_module()))
+    assert norms(converted.teacher.network) == {nn.BatchNorm2d}
+    states = [built.task.get_trainable_module().state_dict() for built in (plain, converted)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_recomputed_activations_do_not_count_twice_in_converted_norms(anywhere):
+    plain, converted = (build(TREE, config(*flags), 10, CPU) for flags in ([], ["--sync-bn", "--grad-checkpointing",
+                                                                               "student"]))  # fmt: skip
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    for built in (plain, converted):
+        built.task.train()
+        built.task.random = next(BatchPlan(0, 4).parts(0))
+        torch.manual_seed(0)
+        built.task(images, labels)["loss"].backward()
+    for (name, one), other in zip(
+        plain.student.network.named_buffers(), converted.student.network.buffers(), strict=True
+    ):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_only_several_processes_on_gpus_synchronize():
+    assert synchronizes_norms(config("--sync-bn"), GPU, 2)
+    assert not synchronizes_norms(config("--sync-bn"), GPU, 1)
+    assert not synchronizes_norms(config("--sync-bn"), CPU, 2)
+    assert not synchronizes_norms(config(), GPU, 2)
+    assert synchronizes_norms(parse(ImageNetTrainConfig, "gendd_imagenet.train", ["--student", "resnet18"]), GPU, 2)
+
+
+def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):
+    def line(settings: CifarTrainConfig, world: World) -> list[str]:
+        built = build(TREE, settings, 10, CPU)
+        plan = plan_of(TREE, settings, TREE.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path)
+        return [line for line in plan.splitlines() if line.startswith("  batch norm")]
+
+    alone, two = World(0, 1, 0, CPU), World(0, 2, 0, CPU)
+    assert not line(config("--sync-bn"), alone)
+    assert "each process's own images; --sync-bn needs GPUs" in line(config("--sync-bn"), two)[0]
+    assert line(config(), two)[0].endswith("each process's own images")

@@ -1,0 +1,40 @@
+"""A training step of resnet8 in several processes that share one GPU, over gloo, which NCCL does not allow."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gendd.config import parse
+from gendd.programs.build import build
+from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.tree import TREE
+
+BATCH = 16
+
+
+def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
+    """The network's gradients and running statistics after this process's share of the batch."""
+    device = torch.device("cuda", 0)
+    # Rounded to 10 bits, sums would depend on how many images a process has.
+    torch.backends.cudnn.allow_tf32 = False
+    arguments = ["--dataset", "digits", "--student", "resnet8", "--method", "classification", *flags]
+    config = parse(CifarTrainConfig, "gendd_cifar.train", arguments)
+    built = build(TREE, config, 10, device, processes=processes)
+    task, network = built.task, built.student.network
+    if processes > 1:
+        task.prepare_distributed()
+    noise = torch.Generator().manual_seed(1)
+    images, labels = torch.randn(BATCH, 3, 32, 32, generator=noise), torch.arange(BATCH) % 10
+    task.train()
+    task(images[rank::processes].to(device), labels[rank::processes].to(device))["loss"].backward()
+    gradients = {name: parameter.grad.cpu() for name, parameter in network.named_parameters()}
+    return gradients | {name: buffer.cpu() for name, buffer in network.named_buffers()}
+
+
+def step_among(rank: int, processes: int, folder: str, *flags: str) -> None:
+    """`step` in a group of processes that meet in a folder; each leaves a file there."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    torch.save(step(rank, processes, *flags), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
