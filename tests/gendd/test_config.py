@@ -186,6 +186,7 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--eval-every", "0"),
         ("--mixup", "-1"),
         ("--weight-decay", "-0.1"),
+        ("--min-lr", "-0.1"),
         ("--warmup-epochs", "-1"),
         ("--warmup-epochs", "240"),
         ("--eval-images", "-1"),
@@ -280,6 +281,9 @@ def test_a_teachers_normalization_needs_a_teacher():
         (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
         (["--epochs", "5", "--warmup-epochs", "5"], ["--warmup-epochs 5", "--epochs 5"]),
         (["--weights", "ema"], ["--weights ema", "--ema"]),
+        (["--lr", "0.1", "--min-lr", "0.2"], ["--min-lr 0.2", "--lr 0.1"]),
+        (["--lr", "0.1", "--head-lr", "1e-3", "--min-lr", "0.01"], ["--min-lr 0.01", "--head-lr 0.001"]),
+        (["--after-best"], ["--after-best", "--after is missing"]),
         (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],
 )

@@ -381,6 +381,19 @@ def test_all_stages_in_a_row(gendd, teacher, tmp_path):
     assert changed == ["classifier.weight", "classifier.bias"]
 
 
+def test_a_student_goes_on_from_the_best_epoch_of_an_earlier_run(gendd):
+    before = gendd("--name", "before")
+    best = before / "checkpoints" / "best.pt"
+    content = torch.load(best, weights_only=True)
+    content["model"]["backbone.convolution.weight"] += 1
+    torch.save(content, best)
+    for flags, name in (((), "last.pt"), (("--after-best",), "best.pt")):
+        run = gendd("--after", "before", *flags, "--name", name, "--epochs", "1", "--lr", "1e-9")
+        start = torch.load(before / "checkpoints" / name, weights_only=True)["model"]["backbone.convolution.weight"]
+        torch.testing.assert_close(weights(run)["backbone.convolution.weight"], start)
+        assert json.loads((run / "result.json").read_text())["earlier_epochs"] == 3
+
+
 # A cache of the teacher's features
 
 
@@ -547,6 +560,21 @@ def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
         ),
         (["--method", "classification", "--accumulate", "3"], "--batch-size 64: does not divide"),
         (["--method", "finetune", "--teacher", TOY, "--teacher-weights", "T"], "--student-weights is missing"),
+        (
+            [
+                "--method",
+                "finetune",
+                "--teacher",
+                TOY,
+                "--teacher-weights",
+                "T",
+                "--student-weights",
+                "T",
+                "--optimizer",
+                "muon",
+            ],
+            "--optimizer muon: moves the backbone's weights, of which finetune trains none",
+        ),
         (
             ["--method", "classification", "--student-weights", "nowhere.pt"],
             "--student-weights nowhere.pt: no such file",

@@ -19,6 +19,8 @@ from gendd_imagenet.images import BrokenImage, EvalView, TrainView, seeded
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
+from torchvision.transforms import ColorJitter, Compose  # isort: skip
+from torchvision.transforms.functional import pil_to_tensor  # isort: skip
 
 # Two photographs of 640 x 427 pixels.
 PHOTOGRAPHS = [files("sklearn.datasets.images").joinpath(name).read_bytes() for name in ("china.jpg", "flower.jpg")]
@@ -82,6 +84,18 @@ def test_train_view_is_timms(flags, limit):
     for number in range(8):
         content = PHOTOGRAPHS[number % 2]
         assert apart(ours(content, 0, number), reference(content, 0, number)) < limit
+
+
+def test_color_jitter_comes_before_the_policy():
+    name = "rand-m7-n2-mstd0.5"
+    view = TrainView(config("--color-jitter", "0.4", "--auto-augment", name))
+    settings = {"scale": (0.6, 1), "interpolation": "bilinear", "auto_augment": name}
+    crop_and_flip, policy, _ = transforms_imagenet_train(224, **settings, separate=True)
+    reference = Compose([crop_and_flip, ColorJitter(0.4, 0.4, 0.4, 0), policy, pil_to_tensor])
+    for number in range(4):
+        with seeded(0, number):
+            expected = reference(opened(PHOTOGRAPHS[number % 2]).convert("RGB"))
+        assert apart(view(PHOTOGRAPHS[number % 2], 0, number), expected) < 0.1
 
 
 def test_large_jpeg_is_shrunk_by_its_decoder_to_nearly_the_same_view(monkeypatch):
