@@ -23,6 +23,7 @@ recipe=(
   --lr 0.2
   --momentum 0.9
   --weight-decay 1e-4
+  --decay head-exempt
   --schedule cosine
   --method kl
   --temperature 1

@@ -52,6 +52,7 @@ recipe=(
   --lr "$lr"
   --momentum 0.9
   --weight-decay 5e-4
+  --decay head-exempt
   --schedule step
   --milestones 150 180 210
   --temperature 4

@@ -3,6 +3,7 @@
 # No recipe is published for this pair. Draws are the default ones, 8 paired in place of the paper's 30
 # independent (--paper sets those); the rest being the paper's, the contraction is that of the nearest one that has
 # one, resnet32x4 > resnet8x4, of the same teacher.
+# ShuffleV1 takes the learning rate 0.01 in both stages, as in the paper's release.
 #   bash sh/train_cifar100_resnet32x4_ShuffleV1_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.
@@ -16,6 +17,7 @@ pair=(
   --batch-size 64
   --optimizer adamw
   --weight-decay 5e-2
+  --decay head-exempt
   --beta1 0.9
   --beta2-end 0.999
 )
@@ -23,7 +25,7 @@ pair=(
 stage1=(
   --method pretrain
   --epochs 50
-  --lr 3e-3
+  --lr 1e-2
   --schedule cosine
   --beta2-start 0.999
 )
@@ -32,7 +34,7 @@ stage2=(
   --method "${METHOD:-gendd}"
   --after pretrain
   --epochs 240
-  --lr 1e-3
+  --lr 1e-2
   --schedule step
   --milestones 150 180 210
   --warmup-epochs 50

@@ -13,6 +13,7 @@ pair=(
   --batch-size 64
   --optimizer adamw
   --weight-decay 5e-2
+  --decay head-exempt
   --beta1 0.9
   --beta2-end 0.999
 )

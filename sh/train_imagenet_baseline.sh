@@ -27,7 +27,7 @@ case $method:$teacher in
   *) weights+=(--beta 1) ;;
 esac
 
-sgd=(--optimizer sgd --momentum 0.9 --crop-scale 0.08 1)
+sgd=(--optimizer sgd --momentum 0.9 --decay head-exempt --crop-scale 0.08 1)
 case $teacher in
   resnext101_32x4d)
     script=imagenetlt_resnext101
@@ -41,6 +41,7 @@ case $teacher in
       --lr 0.1
       --weight-decay 5e-4
       --schedule cosine
+      --warmup-epochs 10
       --name "$method-lt"
     )
     ;;
@@ -52,10 +53,11 @@ case $teacher in
       --batch-size 512
       --optimizer adamw
       --lr 2e-3
+      --decay head-exempt
       --schedule cosine
+      --min-lr 1e-6
       --warmup-epochs 20
-      --interpolation bicubic
-      --crop-scale 0.08 1
+      --crop-scale 0.6 1
       --cutmix 1.0
       --color-jitter 0.4
       --auto-augment rand-m7-n2-mstd0.5

@@ -6,9 +6,7 @@
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
-# Not stated, and our choice: crops of scale 0.08-1, as in timm's A1 recipe that this one is named after, and stage 1 in
-# batches of 512 too, without warm-up, on images that are cropped and flipped alone. The recipe lists colour jitter, so
-# its flag stands here; timm leaves it out where there is an --auto-augment.
+# Color jitter comes first, then RandAugment. Stage 1 has the same augmentation, but for its smaller crops.
 # The teacher is large. On a small GPU --teacher-chunk 64 bounds its memory, --accumulate 4 the student's, which
 # --grad-checkpointing student lowers too.
 set -euo pipefail
@@ -18,14 +16,20 @@ pair=(
   --teacher beitv2_large
   --teacher-weights timm
   --student resnet50
-  --interpolation bicubic
   --batch-size 512
   --optimizer adamw
   --lr 2e-3
   --weight-decay 1e-2
+  --decay head-exempt
   --schedule cosine
+  --min-lr 1e-6
   --beta1 0.9
   --beta2-end 0.999
+  --color-jitter 0.4
+  --auto-augment rand-m7-n2-mstd0.5
+  --image-mixup 0.2
+  --cutmix 1.0
+  --label-smoothing 0.1
 )
 
 stage1=(
@@ -49,12 +53,7 @@ stage2=(
   --depth 3
   --repeats 10
   --timesteps independent
-  --crop-scale 0.08 1
-  --image-mixup 0.2
-  --cutmix 1.0
-  --color-jitter 0.4
-  --auto-augment rand-m7-n2-mstd0.5
-  --label-smoothing 0.1
+  --crop-scale 0.6 1
   --name "${METHOD:-gendd}-a1"
 )
 

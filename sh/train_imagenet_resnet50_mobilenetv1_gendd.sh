@@ -6,7 +6,6 @@
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
-# Not stated, and our choice: stage 1 in batches of 512 too, without warm-up.
 set -euo pipefail
 
 pair=(
@@ -18,7 +17,9 @@ pair=(
   --optimizer adamw
   --lr 2e-3
   --weight-decay 2e-2
+  --decay head-exempt
   --schedule cosine
+  --min-lr 1e-6
   --beta1 0.9
   --beta2-end 0.999
 )

@@ -8,8 +8,7 @@
 # The images are ImageNet's, in data/imagenet/; the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) lie in
 # data/imagenet_lt/, or where --train-list and --eval-list say. Accuracies are of all classes, and of those with many,
 # medium and few training images.
-# Not stated, and our choice: crops of scale 0.08-1, the teacher's; the rest as on ImageNet: a warm-up of 10 epochs,
-# feature mixup 1, 10 draws a token. Labels train the linear probe alone.
+# Labels train the linear probe alone.
 set -euo pipefail
 
 recipe=(
@@ -23,12 +22,14 @@ recipe=(
   --optimizer adamw
   --lr 2e-3
   --weight-decay 2e-1
+  --decay head-exempt
   --schedule cosine
+  --min-lr 1e-6
   --beta1 0.9
   --beta2-end 0.999
   --method "${METHOD:-gendd}"
   --epochs 100
-  --warmup-epochs 10
+  --warmup-epochs 20
   --beta2-start 0.96
   --contraction 0
   --mixup 1
@@ -38,7 +39,7 @@ recipe=(
   --depth 3
   --repeats 10
   --timesteps independent
-  --crop-scale 0.08 1
+  --crop-scale 0.6 1
   --name "${METHOD:-gendd}-lt"
 )
 
