@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import os
 import re
-import shlex
 import shutil
 import socket
 import subprocess
@@ -18,93 +17,31 @@ import pytest
 import torch
 
 from gendd.config import parse
-from gendd.runs import run_path, student_weights
+from gendd.runs import earlier_run, run_path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import recipes  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "sh").glob("*.sh"))
-CONTRACTIONS = {
-    "resnet110_resnet32": 0.9,
-    "resnet56_resnet20": 0.9,
-    "vgg13_resnet20": 0.9,
-    "resnet32x4_resnet8x4": 0.7,
-    "wrn_40_2_resnet8x4": 0.7,
-    "vgg13_vgg8": 0.7,
-    "wrn_40_2_wrn_16_2": 0.8,
-    "wrn_40_2_wrn_40_1": 0.8,
-    "resnet32x4_ShuffleV1": 0.7,
-    "resnet32x4_ShuffleV2": 0.7,
-    "wrn_40_2_ShuffleV1": 0.7,
-    "vgg13_MobileNetV2": 0.7,
-    "resnet32x4_vgg8": 0.7,
-    "resnet32x4_wrn_16_2": 0.7,
-}
+PAIRS = [pair.replace(" ", "_") for pair in (*recipes.CONTRACTIONS, *recipes.WITHOUT_RECIPE)]
 
-# The recipes on photographs, read off the paper's tables (and our choices where they state nothing): fields of a
-# script's last stage. First what those of a data set share, then what GenDD's share, then a line a script.
+# Where the scripts on photographs find them.
 DATA = {
-    "imagenet": {"dataset": "imagenet", "unlabeled": False, "batch_size": 512},
+    "imagenet": {"dataset": "imagenet", "unlabeled": False},
     "imagenetlt": {
         "dataset": "imagenet",
         "train_list": "data/imagenet_lt/ImageNet_LT_train.txt",
         "eval_list": "data/imagenet_lt/ImageNet_LT_test.txt",
         "unlabeled": False,
-        "batch_size": 256,
     },
     "cc3m": {
         "dataset": "data/cc3m/cc3m-train-{0000..0575}.tar",
         "eval_dataset": "imagenet",
         "unlabeled": True,
-        "batch_size": 512,
-        "steps_per_epoch": 5500,
     },
 }
-ADAMW = {"optimizer": "adamw", "lr": 2e-3, "schedule": "cosine", "beta1": 0.9, "beta2_end": 0.999}
-HEAD = {"condition_dropout": 0.2, "token_dim": 64, "width": 1024, "depth": 3, "repeats": 10, "timesteps": "independent"}
-GENDD = {"method": "gendd", "beta2_start": 0.96, **ADAMW, **HEAD}
-PLAIN = {"image_mixup": 0, "cutmix": 0, "label_smoothing": 0, "color_jitter": 0, "auto_augment": ""}
-A2 = {"image_mixup": 0.1, "cutmix": 1, "label_smoothing": 0, "color_jitter": 0.4, "auto_augment": "rand-m7-n2-mstd0.5"}
-A1 = {**A2, "image_mixup": 0.2, "label_smoothing": 0.1}
-COLUMNS = ("teacher", "student", "epochs", "warmup_epochs", "weight_decay", "contraction", "mixup", "crop_scale")
-DISTILLED = {
-    "imagenet_resnet34_resnet18_gendd": (PLAIN, "resnet34", "resnet18", 100, 10, 0.02, 0.9, 1, (0.6, 1)),
-    "imagenet_resnet50_mobilenetv1_gendd": (PLAIN, "resnet50", "mobilenetv1", 100, 20, 0.02, 0.9, 1, (0.6, 1)),
-    "imagenet_beitv2b_resnet50_a2_gendd": (A2, "beitv2_base", "resnet50", 300, 20, 0.02, 0.9, 0, (0.08, 1)),
-    "imagenet_beitv2l_resnet50_a2_gendd": (A2, "beitv2_large", "resnet50", 300, 20, 0.02, 0.9, 0, (0.08, 1)),
-    "imagenet_beitv2l_resnet50_a1_gendd": (A1, "beitv2_large", "resnet50", 600, 20, 0.01, 0.9, 0, (0.08, 1)),
-    "imagenetlt_resnext101_resnet50_gendd": (PLAIN, "resnext101_32x4d", "resnet50", 100, 10, 0.2, 0, 1, (0.08, 1)),
-    "imagenetlt_resnext101_resnet18_gendd": (PLAIN, "resnext101_32x4d", "resnet18", 100, 10, 0.2, 0, 1, (0.08, 1)),
-    "cc3m_resnet34_resnet18_gendd": (PLAIN, "resnet34", "resnet18", 100, 10, 0.02, 0, 1, (0.6, 1)),
-    "cc3m_resnet50_mobilenetv1_gendd": (PLAIN, "resnet50", "mobilenetv1", 100, 20, 0.02, 0, 1, (0.6, 1)),
-}
-SGD = {"optimizer": "sgd", "momentum": 0.9, "schedule": "cosine", "epochs": 100, **PLAIN}
-RECIPES = {
-    **{
-        name: {**GENDD, **augmentation, **dict(zip(COLUMNS, row, strict=True))}
-        for name, (augmentation, *row) in DISTILLED.items()
-    },
-    "imagenetlt_resnext101_teacher": {
-        "method": "classification",
-        "student": "resnext101_32x4d",
-        "lr": 0.1,
-        "weight_decay": 5e-4,
-        "warmup_epochs": 0,
-        "crop_scale": (0.08, 1),
-        **SGD,
-    },
-    "cc3m_resnet50_mobilenetv1_kl": {
-        "method": "kl",
-        "teacher": "resnet50",
-        "student": "mobilenetv1",
-        "temperature": 1,
-        "lr": 0.2,
-        "weight_decay": 1e-4,
-        "warmup_epochs": 10,
-        "crop_scale": (0.6, 1),
-        **SGD,
-    },
-}
-STAGE1 = {"method": "pretrain", "epochs": 20, "warmup_epochs": 0, "beta2_start": 0.999, "crop_scale": (0.08, 1)}
-STAGE1 |= {**ADAMW, **PLAIN, **DATA["imagenet"]}
+DISTILLED = [name for name in recipes.LARGE_SCRIPTS if name.endswith("gendd")]
 
 
 def bash(*command, cwd=ROOT, **variables) -> subprocess.CompletedProcess:
@@ -130,29 +67,13 @@ def refusal(result: subprocess.CompletedProcess) -> str:
 @pytest.fixture
 def recorded(tmp_path):
     """Function: shell command -> (module, arguments) of each Python program that it would start."""
-    binaries, record = tmp_path / "stub" / "bin", tmp_path / "record"
-    binaries.mkdir(parents=True)
-    python = binaries / "python"
-    python.write_text('#!/usr/bin/env bash\n[ "$1" != -m ] || { printf "%q " "${@:2}" && echo; } >>"$RECORD"\n')
-    python.chmod(0o755)
-
-    def run(command: str, **variables) -> list[tuple[str, list[str]]]:
-        path = f"{binaries}:{os.environ['PATH']}"
-        result = bash("-c", command, VENV=binaries.parent, PATH=path, RECORD=record, **variables)
-        assert result.returncode == 0, result.stderr
-        programs = [shlex.split(line) for line in record.read_text().splitlines()]
-        record.unlink()
-        programs = [program[1:] if program[0] == "gendd.launch" else program for program in programs]
-        return [(module, arguments) for module, *arguments in programs]
-
-    return run
+    return lambda command, **variables: recipes.programs(command, tmp_path, **variables)
 
 
 def configuration(module: str, arguments: list[str]):
     """What a program's flags say."""
-    package, program = module.split(".")
-    tree = importlib.import_module(f"{package}.tree").TREE
-    return parse(tree.train_config if program == "train" else tree.evaluate_config, module, arguments)
+    tree = recipes.tree_of(module)
+    return parse(tree.train_config if module.endswith(".train") else tree.evaluate_config, module, arguments)
 
 
 @pytest.fixture
@@ -183,34 +104,32 @@ def test_syntax(script):
     assert script.name == "environment.sh" or "\nset -euo pipefail\n" in text
 
 
-@pytest.mark.parametrize("pair", CONTRACTIONS)
+@pytest.mark.parametrize("pair", PAIRS)
 def test_distillation_scripts(pair, recorded, dry_run):
     stages = recorded(f"bash sh/train_cifar100_{pair}_gendd.sh --seed 3 --name other")
     assert all("plan" in dry_run(*stage) for stage in stages)
     first, second = (configuration(*stage) for stage in stages)
     assert (first.method, second.method) == ("pretrain", "gendd")
-    assert second.contraction == CONTRACTIONS[pair]
     assert second.seed == 3 and run_path(second).parts[-2:] == ("other", "3")
-    assert student_weights(second) == str(run_path(first))
-    assert f"{second.teacher}_{second.student}" == pair
+    assert earlier_run(second).path == run_path(first)
+    assert second.teacher_weights == f"pretrained/{second.teacher}_vanilla/ckpt_epoch_240.pth"
 
 
-@pytest.mark.parametrize("script", RECIPES)
+@pytest.mark.parametrize("script", recipes.LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
     """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher."""
     *first, last = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*last)
-    recipe = {**DATA[script.split("_")[0]], **RECIPES[script]}
-    assert {name: getattr(config, name) for name in recipe} == recipe
+    data = DATA[script.split("_")[0]]
+    assert {name: getattr(config, name) for name in data} == data
     assert config.seed == 3
     for stage in [last] if config.teacher == "beitv2_large" else [*first, last]:
         plan = dry_run(*stage)
         assert "plan" in plan and f"{tmp_path}/imagenet has no such images" in plan
     if config.dataset == "imagenet" and not config.train_list:
         (before,) = (configuration(*stage) for stage in first)
-        expected = {**STAGE1, **{name: recipe[name] for name in ("teacher", "student", "weight_decay")}}
-        assert {name: getattr(before, name) for name in expected} == expected
-        assert student_weights(config) == str(run_path(before))
+        assert {name: getattr(before, name) for name in data} == data
+        assert earlier_run(config).path == run_path(before)
     else:
         assert not first and not config.after
 
@@ -225,21 +144,29 @@ def test_teachers_of_photographs(recorded):
 
 
 def test_each_training_script_is_tested():
-    pairs = [f"cifar100_{pair}_gendd" for pair in CONTRACTIONS]
+    pairs = [f"cifar100_{pair}_gendd" for pair in PAIRS]
     assert {script.stem for script in SCRIPTS if script.stem.startswith("train_")} == {
-        f"train_{name}" for name in (*pairs, "cifar100_teacher", "cifar100_resnet56_resnet20_gendd_short", *RECIPES)
+        f"train_{name}"
+        for name in (*pairs, "cifar100_teacher", "cifar100_resnet56_resnet20_gendd_short", *recipes.LARGE_SCRIPTS)
     } | {"train_cifar100_baseline", "train_imagenet_baseline"}
 
 
 def test_no_two_runs_share_a_folder(recorded):
-    runs = [run_path(configuration(*stage)) for script in RECIPES for stage in recorded(f"bash sh/train_{script}.sh")]
+    stages = [stage for script in recipes.LARGE_SCRIPTS for stage in recorded(f"bash sh/train_{script}.sh")]
+    runs = [run_path(configuration(*stage)) for stage in stages]
     assert len(set(runs)) == len(runs)
 
 
-CIFAR_SGD = {"optimizer": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "batch_size": 64, "epochs": 240}
-CIFAR_SGD |= {"schedule": "step", "milestones": (150, 180, 210), "temperature": 4, "contraction": 0.9}
+CIFAR_SGD = {name: value for name, value in recipes.CIFAR_SGD.items() if name not in ("decayed", "precision")}
+CIFAR_SGD |= {"decay": "head-exempt", "temperature": 4}
 IMAGENET_SGD = {"optimizer": "sgd", "lr": 0.2, "weight_decay": 1e-4, "batch_size": 512, "epochs": 100, "temperature": 1}
-IMAGENET_SGD |= {"schedule": "step", "milestones": (30, 60, 90), "crop_scale": (0.08, 1), "teacher_weights": "timm"}
+IMAGENET_SGD |= {
+    "decay": "head-exempt",
+    "schedule": "step",
+    "milestones": (30, 60, 90),
+    "crop_scale": (0.08, 1),
+    "teacher_weights": "timm",
+}
 LT = {**DATA["imagenetlt"], "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "epochs": 100}
 BASELINES = {
     "cifar100 kd resnet110 resnet32": {**CIFAR_SGD, "label_share": 0.1},
@@ -264,8 +191,13 @@ BASELINES = {
     "imagenet classification resnet34 resnet18": {**IMAGENET_SGD, "teacher": None, "teacher_weights": None},
     "imagenet kd resnext101_32x4d resnet50": LT,
     "imagenet ikl resnext101_32x4d resnet18": LT,
-    "imagenet kd beitv2_large resnet50": {**A2, "epochs": 300, "weight_decay": 0.02, "optimizer": "adamw"},
-    "RECIPE=a1 imagenet dkd beitv2_large resnet50": {**A1, "epochs": 600, "weight_decay": 0.01, "optimizer": "adamw"},
+    "imagenet kd beitv2_large resnet50": {**recipes.A2, "epochs": 300, "weight_decay": 0.02, "optimizer": "adamw"},
+    "RECIPE=a1 imagenet dkd beitv2_large resnet50": {
+        **recipes.A1,
+        "epochs": 600,
+        "weight_decay": 0.01,
+        "optimizer": "adamw",
+    },
 }
 
 
@@ -300,6 +232,7 @@ def test_no_two_baselines_share_a_folder(recorded):
         ("imagenet regression beitv2_large resnet50", "imagenet_beitv2l_resnet50_a2"),
         ("imagenet regression beitv2_base resnet50", "imagenet_beitv2b_resnet50_a2"),
         ("RECIPE=a1 imagenet regression beitv2_large resnet50", "imagenet_beitv2l_resnet50_a1"),
+        ("RECIPE=a1 imagenet regression beitv2_base resnet50", "imagenet_beitv2b_resnet50_a1"),
     ],
 )
 def test_regression_has_the_recipe_of_gendd(words, script, recorded):
@@ -333,7 +266,7 @@ def test_short_distillation_script(recorded, dry_run):
     assert all("plan" in dry_run(*stage) for stage in stages)
     first, second = (configuration(*stage) for stage in stages)
     assert first.epochs + second.epochs == 15
-    assert student_weights(second) == str(run_path(first))
+    assert earlier_run(second).path == run_path(first)
 
 
 @pytest.mark.parametrize(("name", "rate"), [("resnet56", 0.05), ("ShuffleV1", 0.01)])

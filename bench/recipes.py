@@ -1,0 +1,407 @@
+"""What every training script sets, beside what is published: docs/results/recipes.md.
+
+    python bench/recipes.py
+
+The published values stand here once, by the names of the flags. What a script sets is read from the programs that it
+would start, by their own parser; which parameters decay, from the optimizer's groups of the network that is trained.
+"""
+
+import dataclasses
+import importlib
+import os
+import shlex
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from gendd.config import TrainConfig, field_names
+from gendd.methods import Ingredients, get_method
+from gendd.networks import create_network, feature_width
+from gendd.optim import parameter_groups
+from gendd.programs.tree import Tree
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results" / "recipes.md"
+CLASSES = {"cifar100": 100, "digits": 10}
+
+# The published values. What is not named here is not stated anywhere.
+FP32 = {"precision": "fp32"}
+ADAMW = {"optimizer": "adamw", "beta1": 0.9, "beta2_end": 0.999, **FP32}
+HEAD = {"token_dim": 64, "width": 1024, "depth": 3, "conditioning": "joint", "condition_dropout": 0.2}
+GENDD = {**ADAMW, **HEAD, "method": "gendd", "timesteps": "independent", "decayed": "all but the head"}
+GENDD |= {"sampler": "ancestral", "num_samples": 5, "guidance": 2.0}
+PRETRAIN = {**ADAMW, "method": "pretrain", "beta2_start": 0.999, "schedule": "cosine", "decayed": "all"}
+SGD = {"optimizer": "sgd", "momentum": 0.9, "decayed": "all", **FP32}
+
+SMALL = {"image_size": 32, "crop_padding": 4, "hflip": 0.5, "batch_size": 64}
+STEPS_DOWN = {"epochs": 240, "schedule": "step", "milestones": (150, 180, 210)}
+CIFAR_1 = {**PRETRAIN, **SMALL, "epochs": 50, "lr": 3e-3, "weight_decay": 5e-2, "min_lr": 0}
+CIFAR_2 = {**GENDD, **SMALL, **STEPS_DOWN, "lr": 1e-3, "weight_decay": 5e-2, "warmup_epochs": 50, "beta2_start": 0.95}
+CIFAR_2 |= {"repeats": 30, "steps": 100, "mixup": 1, "after_best": False}
+CIFAR_SGD = {**SGD, **SMALL, **STEPS_DOWN, "lr": 0.05, "weight_decay": 5e-4}
+# Students that learn with this rate, whatever the method.
+SLOWER = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
+SLOW = {"lr": 0.01}
+CONTRACTIONS = {
+    "resnet110 resnet32": 0.9,
+    "resnet56 resnet20": 0.9,
+    "vgg13 resnet20": 0.9,
+    "resnet32x4 resnet8x4": 0.7,
+    "wrn_40_2 resnet8x4": 0.7,
+    "vgg13 vgg8": 0.7,
+    "wrn_40_2 wrn_16_2": 0.8,
+    "wrn_40_2 wrn_40_1": 0.8,
+}
+WITHOUT_RECIPE = (
+    *("resnet32x4 ShuffleV1", "resnet32x4 ShuffleV2", "wrn_40_2 ShuffleV1", "vgg13 MobileNetV2"),
+    *("resnet32x4 vgg8", "resnet32x4 wrn_16_2"),
+)
+KD, DKD = {"temperature": 4, "label_share": 0.1}, {"temperature": 4, "alpha": 1, "distill_warmup_epochs": 20}
+IKL = {"temperature": 4, "alpha": 1}
+CIFAR_METHODS = {
+    "kd resnet56 resnet20": KD,
+    "dkd resnet32x4 resnet8x4": {**DKD, "beta": 8},
+    "dkd resnet56 resnet20": DKD,
+    "ikl resnet110 resnet32": {**IKL, "beta": 12},
+    "ikl resnet56 resnet20": {**IKL, "beta": 4},
+    "ikl resnet32x4 resnet8x4": {**IKL, "beta": 8},
+    "ikl resnet32x4 ShuffleV1": {**IKL, "beta": 8},
+    "ikl resnet32x4 ShuffleV2": {**IKL, "alpha": 3, "beta": 12},
+    "ikl ResNet50 MobileNetV2": {**IKL, "beta": 12},
+}
+
+LARGE = {"image_size": 224, "hflip": 0.5}
+NOT_MIXED = {"color_jitter": 0, "auto_augment": "", "image_mixup": 0, "cutmix": 0, "label_smoothing": 0}
+A2 = {"color_jitter": 0.4, "auto_augment": "rand-m7-n2-mstd0.5", "image_mixup": 0.1, "cutmix": 1, "label_smoothing": 0}
+A1 = {**A2, "image_mixup": 0.2, "label_smoothing": 0.1}
+COSINE = {"schedule": "cosine", "min_lr": 1e-6, "lr": 2e-3}
+IMAGENET_1 = {**PRETRAIN, **LARGE, **COSINE, "epochs": 20, "batch_size": 512, "warmup_epochs": 0, "sync_bn": True}
+IMAGENET_1 |= {"crop_scale": (0.08, 1)}
+LARGE_2 = {**GENDD, **LARGE, **COSINE, "beta2_start": 0.96, "repeats": 10, "steps": 64, "crop_scale": (0.6, 1)}
+IMAGENET_2 = {**LARGE_2, "batch_size": 512, "sync_bn": True, "contraction": 0.9, "after_best": False}
+LT = {**LARGE_2, **NOT_MIXED, "batch_size": 256, "epochs": 100, "warmup_epochs": 20, "weight_decay": 2e-1}
+LT |= {"teacher": "resnext101_32x4d", "contraction": 0, "mixup": 1}
+CC3M = {**LARGE, **NOT_MIXED, "epochs": 100, "steps_per_epoch": 5500, "batch_size": 512, "crop_scale": (0.6, 1)}
+CC3M |= {"unlabeled": True}
+CC3M_2 = {**LARGE_2, **CC3M, "warmup_epochs": 20, "weight_decay": 2e-2, "contraction": 0, "mixup": 1}
+del CC3M_2["repeats"]
+
+
+def of_pair(teacher: str, student: str, epochs: int, warmup: int, decay: float, mixup: int, augmentation: dict) -> list:
+    """Both stages of a pair on ImageNet."""
+    shared = {"teacher": teacher, "student": student, "weight_decay": decay, **augmentation}
+    second = {**IMAGENET_2, **shared, "epochs": epochs, "warmup_epochs": warmup, "mixup": mixup}
+    return [{**IMAGENET_1, **shared}, second | ({} if augmentation is NOT_MIXED else {"interpolation": "bilinear"})]
+
+
+LARGE_SCRIPTS = {
+    "imagenet_resnet34_resnet18_gendd": of_pair("resnet34", "resnet18", 100, 10, 2e-2, 1, NOT_MIXED),
+    "imagenet_resnet50_mobilenetv1_gendd": of_pair("resnet50", "mobilenetv1", 100, 20, 2e-2, 1, NOT_MIXED),
+    "imagenet_beitv2b_resnet50_a2_gendd": of_pair("beitv2_base", "resnet50", 300, 20, 2e-2, 0, A2),
+    "imagenet_beitv2b_resnet50_a1_gendd": of_pair("beitv2_base", "resnet50", 600, 20, 1e-2, 0, A1),
+    "imagenet_beitv2l_resnet50_a2_gendd": of_pair("beitv2_large", "resnet50", 300, 20, 2e-2, 0, A2),
+    "imagenet_beitv2l_resnet50_a1_gendd": of_pair("beitv2_large", "resnet50", 600, 20, 1e-2, 0, A1),
+    "imagenetlt_resnext101_resnet50_gendd": [{**LT, "student": "resnet50"}],
+    "imagenetlt_resnext101_resnet18_gendd": [{**LT, "student": "resnet18"}],
+    "cc3m_resnet34_resnet18_gendd": [{**CC3M_2, "teacher": "resnet34", "student": "resnet18"}],
+    "cc3m_resnet50_mobilenetv1_gendd": [{**CC3M_2, "teacher": "resnet50", "student": "mobilenetv1"}],
+    "imagenetlt_resnext101_teacher": [
+        {**SGD, **LARGE, **NOT_MIXED, "method": "classification", "student": "resnext101_32x4d", "epochs": 100,
+         "batch_size": 256, "lr": 0.1, "weight_decay": 5e-4, "schedule": "cosine", "min_lr": 0, "warmup_epochs": 10,
+         "crop_scale": (0.08, 1)}
+    ],
+    "cc3m_resnet50_mobilenetv1_kl": [
+        {**SGD, **CC3M, "method": "kl", "temperature": 1, "teacher": "resnet50", "student": "mobilenetv1", "lr": 0.2,
+         "weight_decay": 1e-4, "warmup_epochs": 10}
+    ],
+}  # fmt: skip
+
+
+def small_pair(pair: str) -> list[dict]:
+    """Both stages of a pair on CIFAR-100."""
+    teacher, student = pair.split()
+    shared = {"teacher": teacher, "student": student, **(SLOW if student in SLOWER else {})}
+    second = {**CIFAR_2, **shared, "after_best": pair == "vgg13 resnet20"}
+    return [{**CIFAR_1, **shared}, second | ({"contraction": CONTRACTIONS[pair]} if pair in CONTRACTIONS else {})]
+
+
+def small_method(words: str, own: dict) -> dict:
+    """A method, or "classification none STUDENT", on CIFAR-100."""
+    method, teacher, student = words.split()
+    taught = {} if teacher == "none" else {"teacher": teacher}
+    rate = SLOW if student in SLOWER else {}
+    return {**CIFAR_SGD, "method": method, "student": student, **taught, **rate, **own}
+
+
+def large_method(words: str, own: dict) -> dict:
+    """A method on ImageNet or ImageNet-LT, of which only results are published."""
+    return {**dict(zip(("method", "teacher", "student"), words.split(), strict=True)), **FP32, **own}
+
+
+CIFAR, PHOTOGRAPHS = "CIFAR-100, GenDD", "ImageNet, ImageNet-LT and CC3M, GenDD"
+CIFAR_OTHERS = "CIFAR-100, teachers and other methods"
+OTHERS, BASELINES = "ImageNet-LT, teacher; CC3M, KL", "ImageNet and ImageNet-LT, other methods"
+OURS = "Recipes of our own"
+# Section of the page -> command -> published values of each training that it starts.
+PUBLISHED: dict[str, dict[str, list[dict]]] = {
+    CIFAR: {
+        f"bash sh/train_cifar100_{pair.replace(' ', '_')}_gendd.sh": small_pair(pair)
+        for pair in (*CONTRACTIONS, *WITHOUT_RECIPE)
+    },
+    PHOTOGRAPHS: {
+        f"bash sh/train_{name}.sh": trainings for name, trainings in LARGE_SCRIPTS.items() if name.endswith("gendd")
+    },
+    CIFAR_OTHERS: {
+        **{
+            f"bash sh/train_cifar100_teacher.sh {name}": [small_method(f"classification none {name}", {})]
+            for name in ("resnet56", "ShuffleV1")
+        },
+        **{
+            f"bash sh/train_cifar100_baseline.sh {words}": [small_method(words, own)]
+            for words, own in CIFAR_METHODS.items()
+        },
+    },
+    OTHERS: {
+        f"bash sh/train_{name}.sh": trainings for name, trainings in LARGE_SCRIPTS.items() if not name.endswith("gendd")
+    },
+    BASELINES: {
+        f"{recipe}bash sh/train_imagenet_baseline.sh {words}": [large_method(words, own)]
+        for recipe, words, own in (
+            ("", "kd resnet34 resnet18", {}),
+            ("", "dkd resnet50 mobilenetv1", {}),
+            ("", "kd resnext101_32x4d resnet50", {}),
+            ("", "kd beitv2_large resnet50", {**A2, "epochs": 300}),
+            ("RECIPE=a1 ", "kd beitv2_large resnet50", {**A1, "epochs": 600}),
+        )
+    },
+    OURS: {
+        "bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh": [{}] * 2,
+        "bash sh/quickstart.sh": [{}] * 7,
+    },
+}
+# Where a script may differ, and why.
+SAMPLING = {"sampler", "steps", "num_samples"}
+DRAWS = {"repeats", "timesteps"}
+WHY = {
+    "precision": "bf16 where the hardware multiplies in it; `--precision fp32` is the published one.",
+    "sampler, steps, num_samples": "the few-step sampler reads better and costs a hundredth "
+    "([measured](samplers/README.md)); `--paper` sets the published one.",
+    "repeats, timesteps": "the pairs without a published recipe take 8 paired draws, whose gradient varies no more "
+    "than that of 30 independent ones ([measured](../speed.md)); `--paper` sets the published ones.",
+}
+IMAGES = {
+    *("image_size", "crop_padding", "crop_scale", "interpolation", "hflip", "color_jitter", "auto_augment"),
+    *("image_mixup", "cutmix", "label_smoothing"),
+}
+RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
+HEAD_OF_PAGE = """# What the scripts set, beside what is published
+
+Made by `python bench/recipes.py`, which reads each script's own flags and, for what decays, the optimizer's groups. In
+the rows of single scripts a value alone is the published one; (-) marks values of a published recipe that are not
+stated. `tests/test_recipes.py` holds the scripts to this page. On purpose they differ from what is published in
+"""
+ELSEWHERE = """Differences that no flag tells:
+
+- Learning rates change at every step; in the release once per epoch, at the epoch's first step.
+- CIFAR's last partial batch is left out; the release trains on it.
+- Feature mixup draws one share m per batch, whatever the number of processes, and mixes neighbors, whose order is
+  random; the release draws one m and a permutation per process.
+- On CC3M the linear probe learns from the teacher's probabilities, and its gradient reaches nothing else; the release
+  trains none there.
+"""
+
+
+def permitted(command: str) -> set[str]:
+    """Fields in which a script may differ from what is published."""
+    without_recipe = any(f"_{pair.replace(' ', '_')}_gendd.sh" in command for pair in WITHOUT_RECIPE)
+    return {"precision", *SAMPLING, *(DRAWS if without_recipe else ())}
+
+
+# What the scripts set.
+
+
+def programs(command: str, folder: Path, **variables: object) -> list[tuple[str, list[str]]]:
+    """Modules, with their arguments, of the Python programs that a shell command would start; none is started.
+
+    Args:
+        folder: for a stand-in of Python that notes what it is asked for.
+    """
+    binaries, record = folder / "stub" / "bin", folder / "record"
+    binaries.mkdir(parents=True, exist_ok=True)
+    python = binaries / "python"
+    python.write_text('#!/usr/bin/env bash\n[ "$1" != -m ] || { printf "%q " "${@:2}" && echo; } >>"$RECORD"\n')
+    python.chmod(0o755)
+    record.write_text("")
+    path = f"{binaries}:{os.environ['PATH']}"
+    environment = {**os.environ, "VENV": binaries.parent, "PATH": path, "RECORD": record, **variables}
+    environment = {name: str(value) for name, value in environment.items()}
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    started = [shlex.split(line) for line in record.read_text().splitlines()]
+    started = [words[1:] if words[0] == "gendd.launch" else words for words in started]
+    return [(module, arguments) for module, *arguments in started]
+
+
+def tree_of(module: str) -> Tree:
+    """The tree that a program, such as gendd_cifar.train, is of."""
+    return importlib.import_module(f"{module.split('.')[0]}.tree").TREE
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training that a command starts.
+
+    Args:
+        published: values of fields of the configuration, and of "decayed".
+    """
+
+    command: str
+    module: str
+    arguments: list[str]
+    published: dict
+
+    @cached_property
+    def config(self) -> TrainConfig:
+        return self.with_flags()
+
+    def with_flags(self, *flags: str) -> TrainConfig:
+        tree = tree_of(self.module)
+        return tree.parse(tree.train_config, "train", [*self.arguments, *flags])
+
+    @cached_property
+    def decays(self) -> dict[str, bool]:
+        """Names of the trained parameters, and whether each decays."""
+        module = trained_module(tree_of(self.module), self.config)
+        groups = parameter_groups(module, self.config)
+        decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
+        return {name: decays[id(p)] for name, p in module.named_parameters() if p.requires_grad}
+
+    @property
+    def decayed(self) -> str:
+        """The same in words."""
+        head = {name for name in self.decays if name.startswith("head.")}
+        if {name for name, decays in self.decays.items() if not decays} == head:
+            return "all but the head" if head else "all"
+        return "weight matrices but the head's" if head else "weight matrices"
+
+    def values(self, config: TrainConfig) -> dict[str, object]:
+        """What the training consists of, in the page's order."""
+        fields, reads = field_names(type(config)), get_method(config.method).reads
+        names = ["teacher"] if config.teacher else []
+        names += ["student", "method", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule"]
+        names += ["momentum"] if config.optimizer == "sgd" else ["beta1", "beta2_start", "beta2_end"]
+        names += ["milestones"] if config.schedule == "step" else ["min_lr"]
+        names += ["warmup_epochs", *(name for name in fields if name in IMAGES), "precision"]
+        names += [name for name in fields if name in reads]
+        names += ["after_best"] if config.after else []
+        names += ["sampler", "steps", "num_samples", "guidance"] if config.method == "gendd" else []
+        # What few have.
+        names += [name for name in RARE if getattr(config, name, None)]
+        return {**{name: getattr(config, name) for name in names}, "decayed": self.decayed}
+
+    def differing(self, *flags: str) -> dict[str, tuple]:
+        """Fields, with our and the published value, in which the training with these flags differs."""
+        ours = self.values(self.with_flags(*flags))
+        return {name: (ours[name], value) for name, value in self.published.items() if ours[name] != value}
+
+
+def trained_module(tree: Tree, config: TrainConfig) -> nn.Module:
+    """What a training trains, with random weights and a narrow head. Of the teacher only the classifier is there."""
+    classes = CLASSES.get(config.dataset, 1000)
+    # Shapes are all that the networks are asked for.
+    with torch.device("meta"):
+        student = create_network("--student", config.student, tree.names, classes, config.image_size)
+        if config.teacher:
+            teacher = create_network("--teacher", config.teacher, tree.names, classes, config.image_size)
+    frozen = None
+    if config.teacher:
+        classifier = nn.Linear(feature_width(teacher), classes)
+        frozen = SimpleNamespace(model=SimpleNamespace(get_classifier=lambda: classifier))
+    ingredients = Ingredients(dataclasses.replace(config, width=8), student, frozen, {}, torch.device("cpu"))
+    return get_method(config.method).build(ingredients).get_trainable_module()
+
+
+@cache
+def trainings() -> dict[str, list[Training]]:
+    """Section of the page -> all trainings of its commands."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {
+            section: [training for command in commands for training in trainings_of(command, commands[command], folder)]
+            for section, commands in PUBLISHED.items()
+        }
+
+
+def trainings_of(command: str, published: list[dict], folder: str) -> list[Training]:
+    started = [program for program in programs(command, Path(folder)) if program[0].endswith(".train")]
+    return [Training(command, *program, values) for program, values in zip(started, published, strict=True)]
+
+
+# The page.
+
+
+def page() -> str:
+    parts = [HEAD_OF_PAGE, *(f"- {names}: {reason}" for names, reason in WHY.items()), "", ELSEWHERE]
+    for section, members in trainings().items():
+        parts.append(f"## {section}\n")
+        first = [training for training in members if training.config.method == "pretrain"]
+        if section in (CIFAR, PHOTOGRAPHS):
+            parts += ["### Stage 1\n", *table(first), "### Stage 2\n"]
+            members = [training for training in members if training not in first]
+        parts += table(members)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def table(members: list[Training]) -> list[str]:
+    """Lines of two tables: what all trainings set alike, and the rest, a row per training."""
+    rows = [{name: pair(training, name) for name in training.values(training.config)} for training in members]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    alike = [name for name in names if all(row.get(name) == rows[0].get(name) for row in rows)]
+    apart = [name for name in names if name not in alike]
+    lines = ["| in all | ours | published |", "|---|---|---|"]
+    lines += [f"| {words(name)} | {rows[0][name][0]} | {rows[0][name][1] or '-'} |" for name in alike]
+    titles = ["script", "tensors that decay, and not", *map(words, apart)]
+    lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for training, row in zip(members, rows, strict=True):
+        decaying = sum(training.decays.values())
+        own = [f"`{training.command.replace('bash sh/', '')}`", f"{decaying}, {len(training.decays) - decaying}"]
+        own += [beside(*row[name], training.published) if name in row else "" for name in apart]
+        lines.append(f"| {' | '.join(own)} |")
+    return [*lines, ""]
+
+
+def pair(training: Training, name: str) -> tuple[str, str]:
+    """Our value and the published one; "" where it is not stated."""
+    published = training.published
+    return shown(training.values(training.config)[name]), shown(published[name]) if name in published else ""
+
+
+def beside(ours: str, published: str, recipe: dict) -> str:
+    """Our value with what there is to say of the published one, where there is a published recipe."""
+    if ours == published or not recipe:
+        return ours
+    return f"{ours} (published: {published})" if published else f"{ours} (-)"
+
+
+def shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float | int):
+        return f"{value:g}"
+    return str(value) if value else "none"
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(PAGE)

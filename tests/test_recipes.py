@@ -1,0 +1,55 @@
+"""Every script sets what is published, and docs/results/recipes.md says what the scripts set."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+import recipes  # noqa: E402
+from recipes import OURS, PAGE, SAMPLING, page, permitted, trainings  # noqa: E402
+
+COMMANDS = [command for section, commands in recipes.PUBLISHED.items() if section != OURS for command in commands]
+
+
+def of_command(command):
+    return [training for members in trainings().values() for training in members if training.command == command]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_script_sets_the_published_values(command):
+    """But for what differs on purpose, which --paper and --precision fp32 set as published."""
+    for training in of_command(command):
+        assert set(training.differing()) <= permitted(command)
+        assert not training.differing("--paper", "--precision", "fp32")
+
+
+def test_published_pairs_differ_in_sampling_and_precision_alone():
+    """Draws are the default ones where no recipe is published."""
+    second = {name: of_command(f"bash sh/train_{name}_gendd.sh")[-1] for name in ("cifar100_vgg13_vgg8",
+              "cifar100_resnet32x4_vgg8", "imagenet_beitv2b_resnet50_a1")}  # fmt: skip
+    differing = {name: set(training.differing()) for name, training in second.items()}
+    assert differing["cifar100_vgg13_vgg8"] == differing["imagenet_beitv2b_resnet50_a1"] == {*SAMPLING, "precision"}
+    assert differing["cifar100_resnet32x4_vgg8"] == {*SAMPLING, "precision", "repeats", "timesteps"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_all_but_the_head_decays_where_the_paper_s_protocol_is_claimed(command):
+    for training in of_command(command):
+        spared = {name for name, decays in training.decays.items() if not decays}
+        assert spared == {name for name in training.decays if name.startswith("head.")}
+        assert bool(spared) == (training.config.method == "gendd")
+
+
+@pytest.mark.parametrize("command", recipes.PUBLISHED[OURS])
+def test_weight_matrices_alone_decay_in_our_own_recipes(command):
+    for training in of_command(command):
+        module = recipes.trained_module(recipes.tree_of(training.module), training.config)
+        matrices = {name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 1}
+        decaying = {name for name, decays in training.decays.items() if decays}
+        assert decaying == {name for name in matrices if not name.startswith("head.")}
+
+
+def test_the_page_is_what_the_scripts_set():
+    """python bench/recipes.py writes it anew."""
+    assert PAGE.read_text() == page()
