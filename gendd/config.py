@@ -31,10 +31,9 @@ RANGES = {
     **dict.fromkeys(("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate"), (1, math.inf)),
     **dict.fromkeys(("eval_every", "image_size", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
     **dict.fromkeys(("steps", "num_samples"), (1, math.inf)),
+    "min_lr": (0, math.inf),
     "start": (2, NUM_TIMESTEPS - 1),
-    **dict.fromkeys(
-        ("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk", "min_lr"), (0, math.inf)
-    ),
+    **dict.fromkeys(("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)),
     **dict.fromkeys(("alpha", "beta", "distill_warmup_epochs", "images", "noisy_images", "workers"), (0, math.inf)),
     **dict.fromkeys(("crop_padding", "color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
     **dict.fromkeys(("guidance", "teacher_mean"), (-math.inf, math.inf)),
