@@ -29,6 +29,7 @@ from gendd.errors import UserError
 # Seconds that machines wait for one another: at the start, after a failure, at the end.
 PATIENCE = 600
 # Exit codes of `run_program` after which another start would end the same: UserError, Ctrl-C, a reader that has gone.
+# A PassingFault's is 1, as a crash's.
 FINAL = {2, 130, 141}
 # torchrun's own reports on failed processes and machines. The processes and `run` say what is wrong.
 NOISY_LOGGERS = ("multiprocessing.api", "agent.server.api", "rendezvous.dynamic_rendezvous")

@@ -102,14 +102,18 @@ def join_world():
     world = this_process()
     if world.size > 1:
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        timeout = whole_number(os.environ, "PEER_TIMEOUT", 600)
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        dist.init_process_group(backend, timeout=timedelta(seconds=peer_timeout()))
     yield world
     # Only after success: a process that leaves with an error ends at once (`run_program`), waiting for nobody.
     if world.size > 1:
         # DistributedDataParallel must be gone before its process group; freed after it, the two can deadlock.
         gc.collect()
         dist.destroy_process_group()
+
+
+def peer_timeout() -> int:
+    """Seconds until a process that waits for the others gives them up."""
+    return whole_number(os.environ, "PEER_TIMEOUT", 600)
 
 
 def whole_number(environment: Mapping[str, str], name: str, default: int, least: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""Errors a user can mend: one line, exit code 2, no traceback."""
+"""Errors told in one line, without a traceback: those a user can mend, exit code 2, and those that may pass, 1."""
 
 import difflib
 import os
@@ -17,6 +17,11 @@ class Absent(UserError):
     """A file that is not there. A dry run lists it."""
 
 
+class PassingFault(Exception):
+    """Something may go better at another try: a disk or network failed, a process was killed. The message is one line:
+    what failed, the remedy. MAX_RESTARTS tries again."""
+
+
 def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest ones that do."""
     known = sorted(known)
@@ -27,7 +32,8 @@ def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a program's main; a UserError ends it with its line and exit code 2, Ctrl-C quietly."""
+    """Run a program's main; a UserError ends it with its line and exit code 2, a PassingFault with its and 1, Ctrl-C
+    quietly."""
     try:
         main()
     except KeyboardInterrupt:
@@ -35,10 +41,10 @@ def run_program(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has gone.
         os._exit(141)
-    except UserError as error:
+    except (UserError, PassingFault) as error:
         if int(os.environ.get("RANK", 0)):
             # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.
             time.sleep(5)
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
-        os._exit(2)
+        os._exit(2 if isinstance(error, UserError) else 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gendd.errors import UserError
 from gendd.images import ENDINGS, begins_as_image
+from gendd.retry import retried
 
 # Kinds of what was passed over that are told by name, the most frequent ones.
 KINDS_TOLD = 6
@@ -135,9 +136,12 @@ def _claims_to_be_image(path: str) -> bool:
 
 
 def _entries(folder: str) -> list[os.DirEntry]:
-    try:
+    def read() -> list[os.DirEntry]:
         with os.scandir(folder) as entries:
             return list(entries)
+
+    try:
+        return retried(read, folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend that, or take it away") from error
 

@@ -25,6 +25,7 @@ from gendd.errors import UserError, unknown_name
 from gendd.evaluation import class_groups
 from gendd.images import SHOWN, BrokenImage, as_rgb, opened
 from gendd.listing import ImageFiles, class_names, describe, list_class_folders, list_images
+from gendd.retry import retried
 from gendd_cifar.config import CifarTrainConfig
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
@@ -210,7 +211,7 @@ def _without_pixels(labels: Tensor) -> Images:
 def _read(path: Path, image_size: int) -> np.ndarray | str:
     """Pixels of an image file, or the reason why there are none."""
     try:
-        with opened(path.read_bytes()) as image:
+        with opened(retried(path.read_bytes, path)) as image:
             return _square(image, image_size)
     except (BrokenImage, OSError) as error:
         return str(error)

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from gendd.errors import UserError
 from gendd.images import SHOWN, BrokenImage
 from gendd.listing import describe
+from gendd.retry import retried
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
@@ -64,7 +65,14 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
     yield from (f"{listing.root / name}: missing" for name in absent)
     for index in tqdm(sample.tolist(), f"images {role}", disable=None, leave=False):
         path = listing.path(index)
-        if path.exists() and (reason := _broken(view, path.read_bytes())):
+        try:
+            reason = _broken(view, retried(path.read_bytes, path))
+        except FileNotFoundError:
+            # It is among the absent ones.
+            continue
+        except OSError as error:
+            reason = error.strerror
+        if reason:
             yield f"{path}: {reason}"
 
 

@@ -203,8 +203,6 @@ class PhotoData:
         filled = 0
         while filled < size:
             chunk = next(chunks)
-            if chunk.error:
-                raise UserError(chunk.error)
             self._note_broken(chunk)
             rows = slice(filled, filled + len(chunk.labels))
             images[rows].copy_(chunk.images, non_blocking=True)
@@ -267,8 +265,6 @@ class PhotoData:
         view = EvalView(self.image_size, self.config.crop_pct, self.config.interpolation)
         chunks = loading.evaluation_chunks(self.evaluation, view, slices, self.workers, self.device.type == "cuda")
         for (number, _), chunk in zip(starts, chunks, strict=True):
-            if chunk.error:
-                raise UserError(chunk.error)
             images = chunk.images.to(self.device, non_blocking=True)
             yield number, self.normalize(images), chunk.labels.to(self.device, non_blocking=True)
 

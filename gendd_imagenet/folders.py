@@ -14,6 +14,7 @@ from torch import Tensor
 from gendd import listing, subsets
 from gendd.errors import UserError
 from gendd.randomness import generator
+from gendd.retry import retried
 
 RELEASE = (
     "ILSVRC2012 classification (CLS-LOC): 1000 class folders such as n01440764, "
@@ -67,7 +68,8 @@ class Listing:
 
     def missing(self) -> list[str]:
         """Entries without a file."""
-        return [path for path in map(os.fsdecode, self.names) if not (self.root / path).exists()]
+        paths = map(os.fsdecode, self.names)
+        return [path for path in paths if not retried((self.root / path).exists, self.root / path)]
 
 
 def list_class_folders(flag: str, root: Path, split: str) -> Listing:
@@ -87,7 +89,7 @@ def list_file(flag: str, file: str, root: Path, num_classes: int) -> Listing:
         UserError: no such file, or a line that is none.
     """
     try:
-        lines = Path(file).read_text().splitlines()
+        lines = retried(Path(file).read_text, file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f'{flag} {file}: cannot be read ({error}); it needs lines "path label", as in ImageNet_LT_train.txt'

@@ -1,14 +1,21 @@
 """Chunks of decoded images from worker processes, in an order that depends on neither processes nor workers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from gendd.distributed import peer_timeout
+from gendd.errors import PassingFault, UserError
 from gendd.images import BrokenImage
 from gendd.randomness import BatchPlan, Shuffled
+from gendd.retry import retried
 from gendd_imagenet.folders import Listing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
@@ -18,6 +25,8 @@ CHUNK = 32
 EVAL_BATCH = 100
 # What takes the place of a broken image may be broken too.
 MOST_TRIES = 20
+# Share of PEER_TIMEOUT that a process waits for its workers: it has to say so before the other processes give it up.
+PATIENCE = 0.9
 
 
 @dataclass(frozen=True)
@@ -27,16 +36,19 @@ class Chunk:
     Args:
         images: (n, 3, S, S) uint8; labels: (n,) int64, -1 where none is known.
         broken: a line for each image that another one took the place of.
-        error: why reading cannot go on; a worker's exception would lose its words on the way.
+        error: why reading cannot go on; an exception that a worker raises loses its words on the way, or never arrives.
     """
 
     images: Tensor
     labels: Tensor
     broken: tuple[str, ...] = ()
-    error: str | None = None
+    error: UserError | PassingFault | None = None
 
     def pin_memory(self) -> "Chunk":
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
+
+    def share_memory(self) -> "Chunk":
+        return replace(self, images=self.images.share_memory_(), labels=self.labels.share_memory_())
 
 
 def stacked(views: Sequence[Tensor]) -> Tensor:
@@ -44,8 +56,32 @@ def stacked(views: Sequence[Tensor]) -> Tensor:
     return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
 
 
-def failed(error: str) -> Chunk:
-    return Chunk(torch.empty(0), torch.empty(0), error=error)
+def made(make: Callable[..., Chunk], *arguments) -> Chunk:
+    """The chunk, or one that holds the reason why there is none."""
+    worker = get_worker_info()
+    try:
+        chunk = make(*arguments)
+        # Torch would do it while it sends the chunk, when an error is lost and the training waits for ever.
+        return chunk.share_memory() if worker else chunk
+    except (UserError, PassingFault) as error:
+        reason = error
+    except Exception as error:
+        if not worker:
+            raise
+        reason = worker_fault(f"failed ({type(error).__name__}: {_last_line(error)})", worker.num_workers)
+    return Chunk(torch.empty(0), torch.empty(0), error=reason)
+
+
+def worker_fault(what: str, workers: int) -> PassingFault:
+    return PassingFault(
+        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's --shm-size) ran out, lower "
+        f"--workers ({workers} were at work); --workers 0 shows where it fails; the same command goes on from the last "
+        "checkpoint"
+    )
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[-1]
 
 
 @dataclass(frozen=True)
@@ -63,19 +99,22 @@ class ListedImages(Dataset):
         self.listing, self.view, self.labeled = listing, view, labeled
 
     def __getitem__(self, request: Request) -> Chunk:
+        return made(self.chunk, request)
+
+    def chunk(self, request: Request) -> Chunk:
         images, labels, broken = [], [], []
         for index, key in zip(request.indices, request.keys, strict=True):
             for other in range(index, index + MOST_TRIES):
                 other %= len(self.listing)
                 path = self.listing.path(other)
                 try:
-                    images.append(self.view(path.read_bytes(), *key))
+                    images.append(self.view(retried(path.read_bytes, path), *key))
                     labels.append(int(self.listing.labels[other]) if self.labeled else -1)
                     break
                 except (BrokenImage, OSError) as error:
                     broken.append(f"{path}: {error}")
             else:
-                return failed(f"{path}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
+                raise UserError(f"{path}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
         return Chunk(stacked(images), torch.tensor(labels), tuple(broken))
 
 
@@ -86,13 +125,18 @@ class ListedForEvaluation(Dataset):
         self.listing, self.view = listing, view
 
     def __getitem__(self, rows: slice) -> Chunk:
+        return made(self.chunk, rows)
+
+    def chunk(self, rows: slice) -> Chunk:
         images = []
         for index in range(rows.start, rows.stop):
             path = self.listing.path(index)
             try:
-                images.append(self.view(path.read_bytes()))
+                images.append(self.view(retried(path.read_bytes, path)))
             except (BrokenImage, OSError) as error:
-                return failed(f"{path}: {error}; every image counts in an evaluation: replace it, or take it off")
+                raise UserError(
+                    f"{path}: {error}; every image counts in an evaluation: replace it, or take it off"
+                ) from error
         return Chunk(stacked(images), self.listing.labels[rows])
 
 
@@ -111,23 +155,22 @@ class StreamedImages(IterableDataset):
         images = {stream: stream_images(self.shards, stream, self.count, self.plan.seed, self.epoch) for stream in mine}
         for step in self.steps:
             for stream in mine:
-                try:
-                    yield self.chunk(images[stream], step, stream)
-                except UnreadableShard as error:
-                    yield failed(f"--dataset: {error}")
-                    return
+                yield made(self.chunk, images[stream], step, stream)
 
     def chunk(self, images: Iterator[tuple[str, bytes]], step: int, stream: int) -> Chunk:
         rows = self.plan.batch // self.count
         views, broken = [], []
         while len(views) < rows:
-            name, content = next(images)
+            try:
+                name, content = next(images)
+            except UnreadableShard as error:
+                raise UserError(f"--dataset: {error}") from error
             try:
                 views.append(self.view(content, self.plan.seed, "augmentation", step, stream * rows + len(views)))
             except BrokenImage as error:
                 broken.append(f"{name}: {error}")
                 if len(broken) == MOST_TRIES:
-                    return failed(f"{name}: this image and {MOST_TRIES - 1} near it are broken ({error})")
+                    raise UserError(f"{name}: this image and {MOST_TRIES - 1} near it are broken ({error})") from error
         return Chunk(stacked(views), torch.full((rows,), -1), tuple(broken))
 
 
@@ -135,7 +178,7 @@ def listed_chunks(
     listing: Listing, view: TrainView, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
 ) -> Iterator[Chunk]:
     """A chunk for each request."""
-    return iter(_loader(ListedImages(listing, view, labeled), workers, pin, sampler=requests))
+    return _chunks(ListedImages(listing, view, labeled), workers, pin, sampler=requests)
 
 
 def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Iterator[Request]:
@@ -174,17 +217,24 @@ def streamed_chunks(
     streams = len(dataset.streams)
     # Each worker keeps as many streams as every other.
     workers = next(count for count in range(min(workers, streams), -1, -1) if count == 0 or streams % count == 0)
-    return iter(_loader(dataset, workers, pin, ahead=2 * streams // max(1, workers)))
+    return _chunks(dataset, workers, pin, ahead=2 * streams // max(1, workers))
 
 
-def evaluation_chunks(listing: Listing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool):
+def evaluation_chunks(
+    listing: Listing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool
+) -> Iterator[Chunk]:
     """A chunk for each slice of the listing."""
-    return iter(_loader(ListedForEvaluation(listing, view), workers, pin, sampler=slices))
+    return _chunks(ListedForEvaluation(listing, view), workers, pin, sampler=slices)
 
 
-def _loader(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> DataLoader:
-    """A loader of whole chunks, `ahead` of them prepared by each worker."""
-    return DataLoader(
+def _chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> Iterator[Chunk]:
+    """A loader's chunks, `ahead` of them prepared by each worker.
+
+    Raises:
+        UserError: the data cannot be read.
+        PassingFault: a fault of the disk or the network, or of a worker, killed or hanging.
+    """
+    loader = DataLoader(
         dataset,
         batch_size=None,
         num_workers=workers,
@@ -192,3 +242,66 @@ def _loader(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> Da
         prefetch_factor=ahead if workers else None,
         **arguments,
     )
+    for chunk in _watched(loader) if workers else loader:
+        if chunk.error:
+            raise chunk.error
+        yield chunk
+
+
+def _watched(loader: DataLoader) -> Iterator[Chunk]:
+    """The loader's chunks. A worker's death or silence is an error where the next chunk is waited for."""
+    patience, workers = PATIENCE * peer_timeout(), []
+    try:
+        with _deaths_left_alone():
+            others = active_children()
+            chunks = iter(loader)
+            workers = [process for process in active_children() if process not in others]
+        while True:
+            with _alarm(patience):
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk
+    except Exception as error:
+        ending = _ending(workers)
+        for worker in workers:
+            worker.kill()
+        if isinstance(error, TimeoutError) and not ending:
+            ending = f"sent nothing for {patience:.0f} s, {PATIENCE:.0%} of PEER_TIMEOUT"
+        raise worker_fault(ending or f"cannot be reached ({_last_line(error)})", loader.num_workers) from error
+
+
+@contextlib.contextmanager
+def _deaths_left_alone() -> Iterator[None]:
+    """Torch's loader installs a signal handler that raises wherever the training is when a worker dies, in the middle
+    of a checkpoint too. Without it the loader looks every few seconds while it waits."""
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside the block after so long, whatever it waits for."""
+
+    def ring(*_) -> None:
+        raise TimeoutError
+
+    handler = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def _ending(workers: Sequence[BaseProcess]) -> str | None:
+    """How the first of the workers that have died ended, such as "was ended by SIGKILL"."""
+    for worker in workers:
+        if worker.exitcode:
+            by = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit code {worker.exitcode}"
+            return f"was ended by {by}"
+    return None

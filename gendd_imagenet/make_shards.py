@@ -14,6 +14,7 @@ from gendd.config import check_ranges, parse
 from gendd.errors import UserError, run_program
 from gendd.listing import describe
 from gendd.randomness import generator
+from gendd.retry import retried
 from gendd_imagenet.folders import Listing, list_unlabeled
 
 
@@ -66,7 +67,7 @@ def _write_shard(path: Path, listing: Listing, rows: range) -> None:
     with tarfile.open(temporary, "w") as shard:
         for row in rows:
             image = listing.path(row)
-            _add(shard, f"{row:09d}{image.suffix.lower()}", image.read_bytes())
+            _add(shard, f"{row:09d}{image.suffix.lower()}", retried(image.read_bytes, image))
             _add(shard, f"{row:09d}.txt", os.fsencode(image.parent.name))
     os.replace(temporary, path)
 

@@ -17,10 +17,11 @@ from pathlib import Path, PurePosixPath
 import torch
 import webdataset
 
-from gendd.errors import UserError
+from gendd.errors import PassingFault, UserError
 from gendd.images import ENDINGS, begins_as_image
 from gendd.listing import HIDDEN, NO_ENDING, aside, ending_of
 from gendd.randomness import BatchPlan, generator
+from gendd_imagenet.shard_stream import ShardStream
 
 MOST_STREAMS = 64
 # Images of a stream among which the next one is drawn.
@@ -94,17 +95,20 @@ def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[t
 
     Raises:
         UnreadableShard: it cannot be opened or read to its end, or it holds no image.
+        PassingFault: the disk, the network or a command failed at each try.
     """
     count, passed_over = 0, Counter() if passed_over is None else passed_over
     try:
-        # What gopen opens closes itself when dropped; closing a pipe early would be an error.
-        with tarfile.open(fileobj=webdataset.gopen(shard), mode="r|*", tarinfo=_Member) as archive:
+        # What the stream opens closes itself when dropped; closing a pipe early would be an error.
+        with tarfile.open(fileobj=ShardStream(shard), mode="r|*", tarinfo=_Member) as archive:
             for name, content in _images(archive, passed_over):
                 count += 1
                 yield f"{shard}: {name}", content
             while rest := archive.fileobj.read(tarfile.RECORDSIZE):
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError("it goes on behind its end mark, as archives joined by cat do")
+    except PassingFault:
+        raise
     # The file system, curl and tarfile raise all kinds.
     except Exception as error:
         raise UnreadableShard(f"{shard} cannot be read ({error}); fetch or write it again") from error

@@ -8,9 +8,11 @@
 #                     several machines, the same command on each; rank 0 is the master (port 29500 if none is given);
 #                     all see one folder of runs. sh/slurm.sh does it for Slurm
 #   MAX_RESTARTS=3    after a failure, start the processes of all machines again, so many times (0 unless given): they
-#                     go on from the last checkpoint. What the user must mend (exit code 2) is not tried again
+#                     go on from the last checkpoint. Failures are crashes, kills and faults of disk, network or data
+#                     workers (exit code 1, one line); what the user must mend (exit code 2) is not tried again
 #   PEER_TIMEOUT=600  seconds until a process that waits for the others gives them up. Only so is a machine noticed that
-#                     vanished; but the first process must not be longer at what it does alone (downloads, reports)
+#                     vanished; but the first process must not be longer at what it does alone (downloads, reports).
+#                     Data workers that send nothing for nine tenths of it are given up too
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 exec "$python" -m gendd.launch "$@"

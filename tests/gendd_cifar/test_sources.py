@@ -7,15 +7,19 @@ import urllib.error
 import urllib.request
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from faults import STALE, failing
 from PIL import Image
 from sklearn.datasets import load_digits
 from small_images import config, data, refusal
 
+from gendd import retry
+from gendd.errors import PassingFault
 from gendd.images import SHOWN
 from gendd_cifar.sources import check_data, read_source, summarize
 
@@ -410,6 +414,17 @@ def test_checking_the_data_names_all_broken_files_up_to_a_limit(folder, stranger
         (folder / "test" / "dog" / f"{number}.png").write_bytes(b"no image")
     assert f"{SHOWN + 3} images are broken (the first {SHOWN} are listed)" in refusal(check_data, settings)
     assert len(capsys.readouterr().out.splitlines()) == SHOWN
+
+
+def test_files_that_cannot_be_read_for_a_while_are_waited_for_and_never_called_broken(folder, monkeypatch):
+    whole = read_source(str(folder), "", 8)
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    monkeypatch.setattr(Path, "read_bytes", failing(Path.read_bytes, [STALE, STALE]))
+    again = read_source(str(folder), "", 8)
+    assert torch.equal(again.train.images, whole.train.images) and torch.equal(again.test.images, whole.test.images)
+    monkeypatch.setattr(Path, "read_bytes", failing(Path.read_bytes, [STALE] * 1000))
+    with pytest.raises(PassingFault, match="Stale file handle.*tried 3 times"):
+        read_source(str(folder), "", 8)
 
 
 def test_a_png_truncated_anywhere_is_named(folder):

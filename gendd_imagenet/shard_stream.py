@@ -1,0 +1,56 @@
+"""The bytes of a shard, from a file, a command or an address, whatever passing faults there are on the way."""
+
+import webdataset
+from webdataset.gopen import Pipe
+
+from gendd.retry import retried
+
+# Exit codes of a shell that finds no such command, or may not run it.
+NO_COMMAND = (126, 127)
+BLOCK = 2**20
+
+
+class ShardStream:
+    """Opens a shard again where a fault broke it off, and goes on behind the last byte read."""
+
+    def __init__(self, shard: str):
+        self.shard, self.source, self.position = shard, None, 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer only at the end.
+
+        Raises:
+            OSError: it cannot be opened or read at all.
+            PassingFault: nor can it after some tries.
+        """
+        content = retried(lambda: self._read(size), self.shard)
+        self.position += len(content)
+        return content
+
+    def _read(self, size: int) -> bytes:
+        source, self.source = self.source, None
+        if source is None:
+            source = webdataset.gopen(self.shard)
+            self._skip(source)
+        content = _read(source, size)
+        self.source = source
+        return content
+
+    def _skip(self, source) -> None:
+        left = self.position
+        while left:
+            skipped = len(_read(source, min(left, BLOCK)))
+            if not skipped:
+                raise OSError(f"opened again, it ends {left} bytes before the place where it broke off")
+            left -= skipped
+
+
+def _read(source, size: int) -> bytes:
+    """Bytes of a file, or of a command, whose end must not be taken for the shard's if it failed."""
+    if not isinstance(source, Pipe):
+        return source.read(size)
+    content = source.stream.read(size)
+    if len(content) < size and (status := source.proc.wait()) not in source.ignore_status:
+        fault = OSError if status in NO_COMMAND else ConnectionError
+        raise fault(f"its command ended with exit code {status}")
+    return content

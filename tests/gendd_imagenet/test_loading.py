@@ -1,0 +1,175 @@
+"""What happens to data workers reaches the training as one line; disks that fail for a while are waited for."""
+
+import os
+import resource
+import signal
+import time
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+from faults import STALE, failing
+from photos import assert_same, config, images_and_labels, open_photos, refusal, write_images
+
+from gendd import retry
+from gendd.errors import PassingFault
+from gendd_imagenet.check import check_data
+from gendd_imagenet.make_shards import main as make_shards
+
+# More than the workers have read before anything happens to them.
+STEPS = range(60)
+
+
+@pytest.fixture
+def data(photos):
+    return open_photos(config(photos, workers=2))
+
+
+@pytest.fixture
+def streamed(photos, tmp_path):
+    make_shards([str(photos / "train"), str(tmp_path), "--images-per-shard", "10"])
+    flags = {"steps_per_epoch": 60, "unlabeled": True, "contraction": 0, "eval_dataset": photos}
+    return open_photos(config(f"{tmp_path}/{{00000..00008}}.tar", workers=2, **flags))
+
+
+def fault(batches) -> str:
+    """The line that the training ends with; nothing of the workers is left."""
+    with pytest.raises(PassingFault) as ended:
+        list(batches)
+    message = str(ended.value)
+    assert len(message.splitlines()) == 1 and "--workers (2 were at work)" in message
+    for worker in active_children():
+        worker.join(5)
+    assert not active_children()
+    return message
+
+
+@pytest.mark.parametrize(("source", "by"), [("data", signal.SIGKILL), ("streamed", signal.SIGBUS)])
+def test_a_worker_that_is_killed_ends_the_training_where_it_waits_for_images(source, by, request, monkeypatch):
+    batches = request.getfixturevalue(source).train_batches(STEPS)
+    next(batches)
+    os.kill(active_children()[0].pid, by)
+    # The training goes on until then: nothing is raised in the middle of what it does.
+    time.sleep(0.5)
+    assert f"a data worker was ended by {by.name}" in fault(batches)
+
+
+class Unpicklable(Exception):
+    def __init__(self, words: str):
+        super().__init__(words)
+        self.handle = lambda: None
+
+
+@pytest.mark.parametrize("source", ["data", "streamed"])
+def test_an_exception_of_a_worker_arrives_even_if_it_cannot_be_sent(source, request):
+    def view(*_):
+        raise Unpicklable("no such codec\nnor another")
+
+    data = request.getfixturevalue(source)
+    data.view = view
+    assert "a data worker failed (Unpicklable: nor another)" in fault(data.train_batches(STEPS))
+
+
+def test_without_workers_an_exception_comes_as_it_is(photos):
+    def view(*_):
+        raise Unpicklable("no such codec")
+
+    data = open_photos(config(photos))
+    data.view = view
+    with pytest.raises(Unpicklable):
+        next(data.train_batches(STEPS))
+
+
+def test_images_that_find_no_room_in_shared_memory_end_the_training(data):
+    view, (_, most) = data.view, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def without_room(*arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, most))
+        return view(*arguments)
+
+    data.view = without_room
+    message = fault(data.train_batches(STEPS))
+    assert "a data worker failed (RuntimeError: " in message and "/dev/shm" in message
+
+
+def test_workers_that_hang_are_given_up_before_the_other_processes_give_up_this_one(data, monkeypatch):
+    monkeypatch.setenv("PEER_TIMEOUT", "2")
+    data.view = lambda *_: time.sleep(3600)
+    begin = time.monotonic()
+    assert "a data worker sent nothing for 2 s, 90% of PEER_TIMEOUT" in fault(data.train_batches(STEPS))
+    assert time.monotonic() - begin < 10
+
+
+def test_patience_is_for_one_wait_and_not_for_an_epoch(data, monkeypatch):
+    monkeypatch.setenv("PEER_TIMEOUT", "2")
+    steps = []
+    for random, *_ in data.train_batches(range(6)):
+        steps.append(random.step)
+        time.sleep(0.5)
+    assert steps == list(range(6))
+
+
+# Disks and networks that fail for a while
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(retry, "PAUSES", (0, 0, 0))
+
+
+def fail_reading(monkeypatch, times: int) -> None:
+    monkeypatch.setattr(Path, "read_bytes", failing(Path.read_bytes, [STALE] * times))
+
+
+def test_images_that_cannot_be_read_for_a_while_are_waited_for(photos, monkeypatch, no_pauses):
+    settings = config(photos)
+    undisturbed, evaluated = open_photos(settings), list(open_photos(settings).eval_batches())
+    whole = images_and_labels(undisturbed, range(3))
+    fail_reading(monkeypatch, 3)
+    disturbed = open_photos(settings)
+    assert_same(images_and_labels(disturbed, range(3)), whole)
+    assert disturbed.broken_images == 0
+    fail_reading(monkeypatch, 3)
+    assert_same([batch[1:] for batch in disturbed.eval_batches()], [batch[1:] for batch in evaluated])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_that_cannot_be_read_for_long_are_neither_broken_nor_the_users_fault(
+    workers, photos, monkeypatch, no_pauses
+):
+    fail_reading(monkeypatch, 10**6)
+    data = open_photos(config(photos, workers=workers))
+    for batches in (data.train_batches(STEPS), data.eval_batches()):
+        with pytest.raises(PassingFault, match="Stale file handle.*tried 4 times"):
+            next(batches)
+    assert data.broken_images == 0
+    with pytest.raises(PassingFault, match="Stale file handle"):
+        check_data(config(photos))
+
+
+def test_an_image_that_may_not_be_read_is_a_broken_one(photos, monkeypatch, capsys):
+    denied, read = PermissionError(13, "Permission denied"), Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", failing(read, [denied]))
+    data = open_photos(config(photos))
+    assert len(images_and_labels(data, range(2))) == 2 and data.broken_images == 1
+    monkeypatch.setattr(Path, "read_bytes", failing(read, [denied]))
+    assert "1 missing or broken" in refusal(check_data, config(photos))
+    assert ".JPEG: Permission denied" in capsys.readouterr().out
+
+
+def test_a_list_is_read_in_spite_of_faults_that_pass(photos, tmp_path, monkeypatch, no_pauses):
+    (tmp_path / "list.txt").write_text("".join(f"train/n01/n01_{number}.JPEG 0\n" for number in range(30)))
+    settings = config(photos, train_list=tmp_path / "list.txt")
+    for name in ("read_text", "exists"):
+        monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE] * 3))
+    assert open_photos(settings).train_size == 30
+    monkeypatch.setattr(Path, "read_text", failing(Path.read_text, [STALE] * 4))
+    with pytest.raises(PassingFault, match="list.txt"):
+        open_photos(settings).training  # noqa: B018
+
+
+def test_a_disk_that_fails_while_shards_are_written_is_not_the_outputs_fault(tmp_path, monkeypatch, no_pauses):
+    write_images(tmp_path / "n01", 3)
+    fail_reading(monkeypatch, 4)
+    with pytest.raises(PassingFault, match="n01_"):
+        make_shards([str(tmp_path / "n01"), str(tmp_path / "shards")])
