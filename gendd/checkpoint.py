@@ -15,10 +15,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import Absent, UserError
+from gendd.errors import Absent, PassingFault, UserError
 from gendd.fitting import as_timm_reads, of_one_network
 from gendd.foreign import is_safetensors, is_torch, what_it_is
 from gendd.networks import classifier_name
+from gendd.retry import retried
 
 Tensors = dict[str, Tensor]
 GO_ON = "make room there, then give the same command again: it goes on from the last good checkpoint"
@@ -62,9 +63,10 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = "
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
+        PassingFault: the disk failed at each try.
     """
     try:
-        rewrite(path, write, ending)
+        retried(lambda: rewrite(path, write, ending), path, "written")
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
 
@@ -78,9 +80,12 @@ def rewrite(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error.__context__, OSError):
+            # torch.save puts words of its own in place of the disk's.
+            raise error.__context__ from error
         raise
 
 
@@ -113,20 +118,13 @@ def read(path: Path, flag: str) -> dict:
     Raises:
         Absent: no such file.
         UserError: an archive, a truncated file, or one that only runs code would read.
+        PassingFault: the disk failed at each try.
     """
     if not path.is_file():
         raise Absent(f"{flag} {path}: no such file; check the path")
     try:
-        if is_safetensors(path):
-            return safetensors.torch.load_file(path)
-        foreign = what_it_is(path)
-        if foreign:
-            raise UserError(f"{flag} {path}: no checkpoint but {foreign}")
-        # Published `_last.pth` files hold the argparse.Namespace of their command line.
-        # Of a file, not a path: by the ending of that, torch would choose a reader of its own.
-        with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except UserError:
+        content = retried(lambda: _content(path, flag), path)
+    except (UserError, PassingFault):
         raise
     except Exception as error:  # The readers raise almost anything at damaged files.
         unsafe = isinstance(error, pickle.UnpicklingError)
@@ -141,6 +139,18 @@ def read(path: Path, flag: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{flag} {path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
     return content
+
+
+def _content(path: Path, flag: str) -> object:
+    if is_safetensors(path):
+        return safetensors.torch.load_file(path)
+    foreign = what_it_is(path)
+    if foreign:
+        raise UserError(f"{flag} {path}: no checkpoint but {foreign}")
+    # Published `_last.pth` files hold the argparse.Namespace of their command line.
+    # Of a file, not a path: by the ending of that, torch would choose a reader of its own.
+    with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def metadata(path: Path) -> dict[str, str]:

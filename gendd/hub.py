@@ -9,7 +9,7 @@ import timm
 import torch
 
 from gendd.checkpoint import Tensors, Weights
-from gendd.errors import Absent, UserError
+from gendd.errors import Absent, PassingFault, UserError
 from gendd.networks import create_timm
 from gendd.timm_sources import from_hub
 
@@ -54,9 +54,12 @@ class Published:
 
         Raises:
             Absent: the hub gives none.
+            PassingFault: it is busy or out of order.
         """
         try:
             return from_hub(self.repository, FILE)
+        except PassingFault:
+            raise
         except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
             raise self.absent(flag, f" and the hub does not give it ({shorten(str(error), 160)})") from error
 

@@ -53,6 +53,11 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     # Pillow's words for a damaged file, or an absurd size in a header.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenImage(str(error)) from error
+    except (BrokenImage, MemoryError):
+        raise
+    # Some of its decoders raise almost anything.
+    except Exception as error:
+        raise BrokenImage(f"{type(error).__name__}: {error}") from error
 
 
 def begins_as_image(file: str | BinaryIO) -> bool:
@@ -61,7 +66,7 @@ def begins_as_image(file: str | BinaryIO) -> bool:
         Image.open(file, formats=FORMATS).close()
     except UnidentifiedImageError:
         return False
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # A header, but a damaged one: its reader raises almost anything.
         return True
     return True
 

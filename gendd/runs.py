@@ -27,6 +27,7 @@ from gendd.config import TrainConfig, field_names
 from gendd.data import Data, class_difference, identity
 from gendd.distributed import World, hardware
 from gendd.errors import UserError
+from gendd.retry import retried
 
 # Where things lie and how the result is measured; not what is trained.
 NOT_COMPARED = {
@@ -71,7 +72,7 @@ class RunFolder:
             UserError: it is missing or damaged.
         """
         try:
-            return json.loads((self.path / name).read_text())
+            return json.loads(retried((self.path / name).read_text, self.path / name))
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path}: no run folder, {name} is missing or damaged; name the run's folder"

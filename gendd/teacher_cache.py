@@ -26,6 +26,7 @@ from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.networks import feature_width
 from gendd.randomness import StepRandom
+from gendd.retry import retried
 from gendd.teacher import FrozenTeacher
 
 # An interrupted fill loses at most one shard a process.
@@ -144,7 +145,7 @@ class TeacherCache:
             content = (json.dumps(mine, indent=2) + "\n").encode()
             write_whole(self.record, lambda file: file.write(content), _own_ending())
         try:
-            theirs = json.loads(self.record.read_text())
+            theirs = json.loads(retried(self.record.read_text, self.record))
         except (OSError, ValueError) as error:
             raise self.refusal(f"its cache.json is damaged; {remedy}") from error
         differing = [
@@ -162,7 +163,7 @@ class TeacherCache:
             UserError: a shard is damaged.
         """
         for path, shard in self.own(world):
-            if path.exists() and not _is_sealed(path.read_bytes(), self.feature_bytes(shard)):
+            if path.exists() and not _is_sealed(retried(path.read_bytes, path), self.feature_bytes(shard)):
                 raise self.refusal(f"{path.name} is damaged; delete this file: the same command computes it again")
 
     def try_on(self, feature: Callable[[Tensor], Tensor]) -> None:

@@ -9,7 +9,8 @@ from textwrap import shorten
 
 import huggingface_hub
 
-from gendd.errors import Absent
+from gendd.errors import Absent, PassingFault
+from gendd.retry import retried
 
 LOCAL, HUB = "local-dir:", ("hf-hub:", "hf_hub:")
 CONFIG = ("config.json",)
@@ -52,13 +53,20 @@ def _on_hub(place: str, files: Sequence[str], fetch: bool) -> tuple[list[Path], 
     for file in files if fetch and not found else ():
         try:
             return [from_hub(repository, file, **options)], ""
+        except PassingFault:
+            raise
         except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
             reason = f"the hub does not give {file} ({shorten(str(error), 160)})"
     return found, reason
 
 
 def from_hub(repository: str, file: str, **options) -> Path:
-    """A file from the hub into its cache."""
-    # Asked first, and once: a download would ask a hub that does not answer for half a minute.
-    huggingface_hub.get_hf_file_metadata(huggingface_hub.hf_hub_url(repository, file, **options))
-    return Path(huggingface_hub.hf_hub_download(repository, file, **options))
+    """A file from the hub into its cache.
+
+    Raises:
+        PassingFault: the hub is busy or out of order.
+    """
+    # Asked first, and again only if it is busy: a download would ask a hub that does not answer for half a minute.
+    url = huggingface_hub.hf_hub_url(repository, file, **options)
+    retried(lambda: huggingface_hub.get_hf_file_metadata(url), url)
+    return Path(retried(lambda: huggingface_hub.hf_hub_download(repository, file, **options), url))

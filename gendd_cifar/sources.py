@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 
@@ -141,7 +142,8 @@ def _cifar(
         return images, (None,) * classes
 
     def read(split: str) -> tuple[Images, list[str]]:
-        dataset = CIFAR[name](root, train=split == "train", download=True)
+        download = partial(CIFAR[name], root, train=split == "train", download=True)
+        dataset = retried(download, f"--dataset {name}")
         pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
         return Images(_stack(pixels), torch.tensor(dataset.targets)), dataset.classes
 

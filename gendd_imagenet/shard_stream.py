@@ -1,12 +1,18 @@
 """The bytes of a shard, from a file, a command or an address, whatever passing faults there are on the way."""
 
+import http.client
+import urllib.error
+import urllib.request
+
 import webdataset
 from webdataset.gopen import Pipe
 
-from gendd.retry import retried
+from gendd.retry import BUSY, retried
 
 # Exit codes of a shell that finds no such command, or may not run it.
 NO_COMMAND = (126, 127)
+# curl's, at any answer that is an error; those of a busy server it has waited for itself.
+HTTP_ERROR = 22
 BLOCK = 2**20
 
 
@@ -32,25 +38,41 @@ class ShardStream:
         if source is None:
             source = webdataset.gopen(self.shard)
             self._skip(source)
-        content = _read(source, size)
+        content = self._take(source, size)
         self.source = source
         return content
 
     def _skip(self, source) -> None:
         left = self.position
         while left:
-            skipped = len(_read(source, min(left, BLOCK)))
+            skipped = len(self._take(source, min(left, BLOCK)))
             if not skipped:
                 raise OSError(f"opened again, it ends {left} bytes before the place where it broke off")
             left -= skipped
 
+    def _take(self, source, size: int) -> bytes:
+        """Bytes of a file, or of a command, whose end must not be taken for the shard's if it failed."""
+        if not isinstance(source, Pipe):
+            return source.read(size)
+        content = source.stream.read(size)
+        if len(content) < size and (status := source.proc.wait()) not in source.ignore_status:
+            if status == HTTP_ERROR and self.shard.startswith("http"):
+                _refuse_lasting_answer(self.shard)
+            fault = OSError if status in NO_COMMAND else ConnectionError
+            raise fault(f"its command ended with exit code {status}")
+        return content
 
-def _read(source, size: int) -> bytes:
-    """Bytes of a file, or of a command, whose end must not be taken for the shard's if it failed."""
-    if not isinstance(source, Pipe):
-        return source.read(size)
-    content = source.stream.read(size)
-    if len(content) < size and (status := source.proc.wait()) not in source.ignore_status:
-        fault = OSError if status in NO_COMMAND else ConnectionError
-        raise fault(f"its command ended with exit code {status}")
-    return content
+
+def _refuse_lasting_answer(url: str) -> None:
+    """Ask once more, since curl does not tell which answer it got.
+
+    Raises:
+        OSError: the server says that nothing is there, or that it is closed to the user.
+    """
+    try:
+        urllib.request.urlopen(url, timeout=60).close()
+    except urllib.error.HTTPError as error:
+        if error.code not in BUSY:
+            raise OSError(str(error)) from error
+    except (OSError, http.client.HTTPException):
+        return

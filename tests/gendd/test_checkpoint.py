@@ -12,12 +12,13 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from faults import STALE, failing
 from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
-from gendd import checkpoint
+from gendd import checkpoint, retry
 from gendd.checkpoint import backbone_weights, load_weights, read_weights
-from gendd.errors import UserError
+from gendd.errors import PassingFault, UserError
 from gendd.head import SplitTokenHead
 from gendd.student import Student
 
@@ -92,6 +93,44 @@ def test_a_failing_write_leaves_the_old_file_whole(save, module, name, failure, 
     assert len(str(caught.value).splitlines()) == 1
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def of_torch(fault):
+    """What torch.save makes of a disk's fault."""
+    error = RuntimeError("unexpected pos 64 vs 0")
+    error.__context__ = fault
+    return error
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "fault"),
+    [(torch, "save", of_torch), (os, "fsync", lambda fault: fault), (os, "replace", lambda fault: fault)],
+    ids=["save", "fsync", "replace"],
+)
+def test_a_disk_that_fails_for_a_while_is_written_to_again(module, name, fault, tmp_path, monkeypatch):
+    """And if it fails for long, that is no fault of the user's, which would end the restarts."""
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    path, working = written(tmp_path / "last.pt", b"old"), getattr(module, name)
+    monkeypatch.setattr(module, name, failing(working, [fault(STALE) for _ in range(3)]))
+    with pytest.raises(PassingFault, match="last.pt cannot be written .*Stale file handle.*tried 3 times"):
+        checkpoint.save(path, WEIGHTS)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(module, name, failing(working, [fault(STALE) for _ in range(2)]))
+    checkpoint.save(path, WEIGHTS)
+    assert_same(read_weights(path, "--weights"), WEIGHTS)
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_checkpoint_is_read_in_spite_of_faults_that_pass(save, tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    module, name = (torch, "load") if save is checkpoint.save else (safetensors.torch, "load_file")
+    save(tmp_path / "weights", WEIGHTS)
+    working = getattr(module, name)
+    monkeypatch.setattr(module, name, failing(working, [STALE] * 2))
+    assert_same(read_weights(tmp_path / "weights", "--weights"), WEIGHTS)
+    monkeypatch.setattr(module, name, failing(working, [STALE] * 3))
+    with pytest.raises(PassingFault, match="weights cannot be read"):
+        read_weights(tmp_path / "weights", "--weights")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

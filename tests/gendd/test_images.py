@@ -75,3 +75,28 @@ def test_the_beginning_of_a_file_tells_whether_it_is_an_image(tmp_path):
         path = tmp_path / "file"
         path.write_bytes(content)
         assert begins_as_image(str(path)) == image, content[:16]
+
+
+def without_pixel_format(dds):
+    return dds[:80] + bytes(4) + dds[84:]
+
+
+def without_content(avif):
+    begin = avif.index(b"mdat") + 4
+    return avif[:begin] + b"\xff" * (len(avif) - begin)
+
+
+@pytest.mark.parametrize(("kind", "damage"), [("DDS", without_pixel_format), ("AVIF", without_content)])
+def test_a_damaged_file_is_a_broken_image_whatever_its_decoder_raises(kind, damage):
+    """Errors of a kind that no other decoder has: NotImplementedError, RuntimeError."""
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    content = damage(encoded(np.repeat(GREYS[..., None], 3, axis=2), kind))
+    with pytest.raises(BrokenImage):
+        read(content)
+    assert begins_as_image(io.BytesIO(content))
+
+
+def test_memory_that_runs_out_breaks_no_image():
+    with pytest.raises(MemoryError), opened(encoded(GREYS, "PNG")):
+        raise MemoryError

@@ -6,17 +6,19 @@ import gc
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
 import timm
 import torch
 import torch.distributed as dist
+from faults import failing
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gendd import checkpoint, timm_sources
-from gendd.errors import UserError
+from gendd import checkpoint, retry, timm_sources
+from gendd.errors import PassingFault, UserError
 from gendd.networks import (
     Names,
     check_trains,
@@ -503,6 +505,20 @@ def test_timms_weights_that_are_out_of_reach_are_named_with_their_place(hub):
     message = weights_refusal("small", "timm", NAMES)
     assert "Name or service not known" in message
     assert message.endswith(f"fetch {URL} and save it as pretrained/test_vit.r160_in1k.safetensors")
+
+
+def test_a_busy_hub_is_asked_again_and_is_not_the_users_fault(hub, tmp_path, monkeypatch):
+    published = save_published(tmp_path / "fetched" / "model.safetensors")
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    busy = OSError("Service Unavailable")
+    busy.response = SimpleNamespace(status_code=503)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *asked: tmp_path / "fetched" / asked[1])
+    for name in ("timm/test_vit.r160_in1k", "hf-hub:timm/test_vit.r160_in1k"):
+        monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", failing(lambda url: None, [busy] * 3))
+        with pytest.raises(PassingFault, match="Service Unavailable.*tried 3 times"):
+            build_network("teacher", name, "timm", NAMES, 1000, 64)
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", failing(lambda url: None, [busy] * 2))
+    assert_holds(build_network("teacher", "small", "timm", NAMES, 1000, 64), published)
 
 
 def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import urllib.error
 
 import pytest
 from faults import STALE, failing
@@ -27,6 +28,7 @@ def pauses(monkeypatch) -> list[float]:
         ConnectionResetError(errno.ECONNRESET, "reset"),
         ConnectionError("its command ended with exit code 56"),
         TimeoutError(),
+        urllib.error.HTTPError("http://host/a.jpg", 503, "busy", None, None),
     ],
     ids=str,
 )
@@ -46,7 +48,9 @@ def test_a_fault_that_may_pass_is_waited_for_longer_each_time(fault, pauses, cap
         PermissionError(errno.EACCES, "denied"),
         IsADirectoryError(errno.EISDIR, "folder"),
         NotADirectoryError(errno.ENOTDIR, "file"),
+        OSError(errno.ENOSPC, "full"),
         OSError("image file is truncated"),
+        urllib.error.HTTPError("http://host/a.jpg", 404, "none", None, None),
     ],
     ids=str,
 )

@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from faults import STALE, failing
 
+from gendd import retry
 from gendd.config import TrainConfig
-from gendd.runs import data_label, run_path
+from gendd.errors import PassingFault
+from gendd.runs import RunFolder, data_label, run_path
 
 
 @pytest.mark.parametrize(
@@ -44,3 +47,14 @@ def test_data_is_named_by_what_a_setting_made_of_it(settings, name):
 def test_the_folder_of_a_run_tells_its_setting():
     config = TrainConfig(dataset="cifar100", student="resnet20", label_fraction=0.1)
     assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")
+
+
+def test_a_folder_on_a_disk_that_fails_for_a_while_is_still_a_run(tmp_path, monkeypatch):
+    run, read = RunFolder(tmp_path), Path.read_text
+    run.write("config.json", {"seed": 1})
+    monkeypatch.setattr(retry, "PAUSES", (0,))
+    monkeypatch.setattr(Path, "read_text", failing(read, [STALE]))
+    assert run.read("config.json") == {"seed": 1}
+    monkeypatch.setattr(Path, "read_text", failing(read, [STALE] * 2))
+    with pytest.raises(PassingFault, match="config.json"):
+        run.read("config.json")

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from faults import STALE, failing
 from toy import ToyNetwork
 
-from gendd import teacher_cache
+from gendd import retry, teacher_cache
 from gendd.config import TrainConfig
 from gendd.distributed import World
-from gendd.errors import UserError
+from gendd.errors import PassingFault, UserError
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_cache import open_cache
@@ -45,7 +47,9 @@ class Setting:
         pixels = torch.randint(256, (images, 3, 16, 16), generator=noise, dtype=torch.uint8)
         train = Images(pixels, torch.arange(images))
         plan = BatchPlan(seed, BATCH)
-        self.data = ImageData(Source(train, train, images), plan, CPU, MEAN, STD, cached_views=views, **options)
+        self.data = ImageData(
+            Source(train, train, (None,) * images), plan, CPU, MEAN, STD, cached_views=views, **options
+        )
         self.config = TrainConfig(teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed)
         self.teacher, self.taken = teacher or teacher_of(), []
 
@@ -195,6 +199,17 @@ def test_without_its_record_a_cache_is_refused(tmp_path):
     assert "its cache.json is damaged" in refusal(Setting(tmp_path))
     record.unlink()
     assert "holds features, but no cache.json" in refusal(Setting(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["read_text", "read_bytes"])
+def test_a_disk_that_fails_for_a_while_damages_no_cache(name, tmp_path, monkeypatch):
+    Setting(tmp_path).open()
+    monkeypatch.setattr(retry, "PAUSES", (0,))
+    monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE]))
+    Setting(tmp_path).open()
+    monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE] * 2))
+    with pytest.raises(PassingFault, match="cannot be read"):
+        Setting(tmp_path).open()
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):

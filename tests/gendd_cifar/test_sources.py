@@ -427,6 +427,20 @@ def test_files_that_cannot_be_read_for_a_while_are_waited_for_and_never_called_b
         read_source(str(folder), "", 8)
 
 
+def test_a_busy_server_is_asked_again_for_an_archive(tmp_path, monkeypatch):
+    asked, busy = [], urllib.error.HTTPError("https://host/cifar", 503, "busy", None, None)
+
+    def answer(*_, **options):
+        asked.append(options)
+        raise busy
+
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    monkeypatch.setattr(urllib.request, "urlopen", answer)
+    with pytest.raises(PassingFault, match="--dataset cifar10 cannot be read .HTTP Error 503: busy.*tried 3 times"):
+        read_source("cifar10", str(tmp_path), 8)
+    assert len(asked) >= 3
+
+
 def test_a_png_truncated_anywhere_is_named(folder):
     # Large enough for two chunks of pixels: a cut between them has its own error.
     path = write_image(folder / "train" / "dog" / "b.png", picture(160, 160))

@@ -3,6 +3,8 @@
 import io
 import random
 import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -106,6 +108,35 @@ def test_a_command_that_is_not_there_is_the_users_fault_at_once(capfd):
     with pytest.raises(UnreadableShard, match="exit code 127"):
         list(images_of("pipe:no-such-command-here"))
     assert "trying again" not in capfd.readouterr().err
+
+
+@pytest.fixture
+def server():
+    """Its address; it answers as the path says: /404/ with 404, also to who asks again."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(int(self.path.split("/")[1]))
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+@pytest.mark.parametrize(("code", "words"), [(404, "Not Found"), (403, "Forbidden")])
+def test_an_address_where_nothing_is_or_that_is_closed_is_the_users_fault_at_once(code, words, server, capfd):
+    with pytest.raises(UnreadableShard, match=f"{server}/{code}/0.tar cannot be read .HTTP Error {code}: {words}"):
+        list(images_of(f"{server}/{code}/0.tar"))
+    assert "trying again" not in capfd.readouterr().err
+
+
+def test_an_address_whose_server_is_out_of_order_is_not(server):
+    with pytest.raises(PassingFault, match="its command ended with exit code 22.*tried 4 times"):
+        list(images_of(f"{server}/507/0.tar"))
 
 
 def test_a_shard_that_changes_while_it_is_waited_for_is_refused(folder, tmp_path, monkeypatch):
