@@ -26,6 +26,7 @@ CACHED_VIEWS = 10
 # checked apart.
 RANGES = {
     **dict.fromkeys(("contraction", "condition_dropout", "label_share", "hflip", "label_smoothing"), (0, 1)),
+    **dict.fromkeys(("teacher_mean", "teacher_std"), (0, 1)),
     "holdout": (0, 0.9),
     **dict.fromkeys(("ema", "momentum", "beta1", "beta2_start", "beta2_end"), (0, 0.99999)),
     **dict.fromkeys(("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate"), (1, math.inf)),
@@ -36,7 +37,7 @@ RANGES = {
     **dict.fromkeys(("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)),
     **dict.fromkeys(("alpha", "beta", "distill_warmup_epochs", "images", "noisy_images", "workers"), (0, math.inf)),
     **dict.fromkeys(("crop_padding", "color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
-    **dict.fromkeys(("guidance", "teacher_mean"), (-math.inf, math.inf)),
+    "guidance": (-math.inf, math.inf),
 }
 POSITIVE = ("lr", "head_lr", "temperature", "teacher_std")
 
@@ -235,6 +236,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
         for name in ("lr", "head_lr"):
             if getattr(self, name) is not None and self.min_lr > getattr(self, name):
                 raise UserError(f"--min-lr {self.min_lr}: above {_flag(name)} {getattr(self, name)}; lower it")
+        if self.min_lr and self.schedule == "step":
+            raise UserError(f"--min-lr {self.min_lr}: ends a cosine alone; give --schedule cosine, or leave it out")
         if not self.student:
             raise UserError("--student is missing: name the network to train")
         if not self.dataset:

@@ -241,7 +241,7 @@ PROGRAMS = {
 }
 EVERY_NUMBER = [(program, *number) for program in PROGRAMS for number in numbers(program)]
 # Of these any number will do.
-ANY = {"guidance", "teacher_mean"}
+ANY = {"guidance"}
 
 
 def test_the_numbers_of_all_programs_are_looked_at():
@@ -271,6 +271,12 @@ def test_a_teachers_normalization_needs_a_teacher():
         assert getattr(config, flag[2:].replace("-", "_")) == (0.5, 0.4, 0.3)
 
 
+@pytest.mark.parametrize("flag", ["--teacher-mean", "--teacher-std"])
+def test_a_teachers_normalization_in_units_of_255_is_refused(flag):
+    message = refusal(parsed(*COMPLETE, "--teacher", "vgg8", flag, "123.7", "116.3", "103.5").check)
+    assert message == f"{flag} 123.7 116.3 103.5: must be from 0 to 1"
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -283,6 +289,7 @@ def test_a_teachers_normalization_needs_a_teacher():
         (["--weights", "ema"], ["--weights ema", "--ema"]),
         (["--lr", "0.1", "--min-lr", "0.2"], ["--min-lr 0.2", "--lr 0.1"]),
         (["--lr", "0.1", "--head-lr", "1e-3", "--min-lr", "0.01"], ["--min-lr 0.01", "--head-lr 0.001"]),
+        (["--schedule", "step", "--min-lr", "0.01", "--lr", "0.1"], ["--min-lr 0.01", "--schedule cosine"]),
         (["--after-best"], ["--after-best", "--after is missing"]),
         (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],
