@@ -113,14 +113,20 @@ class TrainProgram:
             raise UserError(f"--unlabeled: --method {config.method} needs labels; without any learn {able}")
         if not config.unlabeled and not method.labeled:
             raise UserError(f"--method {config.method}: reads no label; say so with --unlabeled")
-        if method.needs_teacher and not config.teacher_weights and not config.dry_run:
-            raise UserError(
+        if method.needs_teacher and not config.teacher_weights:
+            self._refuse(
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"
             )
         even = "mixup" in method.reads and config.mixup > 0
         check_batch(config.batch_size, self.world.size, config.accumulate, even)
         self.run.check(config, self.tree.name, method.ignores)
+
+    def _refuse(self, message: str) -> None:
+        """Ends the program, but a dry run lists it with what else is missing."""
+        if not self.config.dry_run:
+            raise UserError(message)
+        self.missing.append(message)
 
     def execute(self) -> None:
         config = self.config
@@ -191,8 +197,8 @@ class TrainProgram:
             config = dataclasses.replace(config, student_weights=None, after=None)
             trained = read_weights(self.run.path, "--resume")
         missing = self.missing if config.dry_run else None
-        if config.after and missing is None and not earlier_run(config).last.exists():
-            raise UserError(f"--after {config.after}: {earlier_run(config).path} is not there yet; train it first")
+        if config.after:
+            config = self._look_at_earlier(config)
         world = (self.world.device, missing, trained, self.precision, self.world.size)
         built = build(self.tree, config, self.num_classes, *world)
         network = built.student.network
@@ -200,6 +206,19 @@ class TrainProgram:
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.ema:
             self.task.setup_ema(config.ema, use_warmup=True)
+
+    def _look_at_earlier(self, config: TrainConfig) -> TrainConfig:
+        """Refuse an earlier run that is absent, or that trained on images held out here; in a dry run, do without."""
+        before = earlier_run(config)
+        if not before.last.exists():
+            self._refuse(f"--after {config.after}: {before.path} is not there yet; train it first")
+            return dataclasses.replace(config, after=None)
+        if config.holdout and (held_out := before.read("config.json").get("holdout", 0)) != config.holdout:
+            self._refuse(
+                f"--after {config.after}: {before.path} was trained with --holdout {held_out}, so on images that "
+                f"--holdout {config.holdout} holds out here; train it with the same"
+            )
+        return config
 
     def _teacher_record(self) -> dict:
         """The teacher's file, its checksum, and its accuracy on the evaluation images, measured."""

@@ -597,6 +597,24 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_lists_absent_teacher_weights_and_an_absent_earlier_run_by_their_flags(tmp_path, capsys):
+    main([*GENDD, "--after", "pretrain", "--after-best", "--runs", str(tmp_path), "--dry-run"])
+    listed = capsys.readouterr().out.split("missing or wrong:")[1].strip().splitlines()
+    assert [line.split(":")[0].strip() for line in listed] == ["--teacher-weights is missing", "--after pretrain"]
+    assert "train it first" in listed[1]
+
+
+def test_an_earlier_run_that_saw_what_is_held_out_is_refused(gendd, capsys):
+    gendd("--method", "pretrain", "--name", "pretrain", "--epochs", "1")
+    with pytest.raises(UserError, match=r"^--after pretrain: .* --holdout 0\.0, .* --holdout 0\.2 "):
+        gendd("--after", "pretrain", "--holdout", "0.2")
+    gendd("--after", "pretrain", "--holdout", "0.2", "--dry-run")
+    assert "--holdout 0.2 holds out here" in capsys.readouterr().out
+    gendd("--method", "pretrain", "--name", "held", "--epochs", "1", "--holdout", "0.2")
+    gendd("--after", "held", "--holdout", "0.2", "--dry-run")
+    assert capsys.readouterr().out.endswith("all there\n")
+
+
 def add_image(data: Path) -> None:
     shutil.copy(data / "train" / "a" / "0.png", data / "train" / "a" / "new.png")
 
