@@ -47,7 +47,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
         more = f" (the first {SHOWN} are listed)" if len(problems) > SHOWN else ""
         raise UserError(
             f"--dataset {config.dataset}: {len(problems)} missing or broken{more}; fetch them again, or take them off "
-            f"the set; evaluated is {eval_folder(config)}"
+            f"the set (evaluation images: {eval_folder(config)})"
         )
     print("nothing is missing or broken")
 

@@ -74,7 +74,10 @@ class ImageNetTrainConfig(TrainConfig):
             if not self.eval_dataset:
                 raise UserError("--eval-dataset is missing: shards have no classes; name a folder with val/<class>/")
             if not self.steps_per_epoch:
-                raise UserError("--steps-per-epoch is missing: nobody counted the images of the shards; give a number")
+                raise UserError(
+                    "--steps-per-epoch is missing: nobody counted the images of the shards; give a number, such as "
+                    "images / --batch-size (--check-data counts them)"
+                )
             if self.holdout:
                 raise UserError(f"--holdout {self.holdout}: shards cannot be split; set it to 0")
             if self.teacher_cache:
