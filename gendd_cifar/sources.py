@@ -117,8 +117,9 @@ def read_source(dataset: str, data_root: str, image_size: int | None, unlabeled_
 
 
 def _no_data_set(name: str) -> UserError:
-    if "/" in name:
-        return UserError(f"--dataset {name}: no such folder; name one with train/<class>/ and test/<class>/")
+    if "/" in name or Path(name).is_dir():
+        what = "holds no class folders" if Path(name).is_dir() else "no such folder"
+        return UserError(f"--dataset {name}: {what}; name one with train/<class>/ and test/<class>/")
     return unknown_name("--dataset", name, NAMES)
 
 

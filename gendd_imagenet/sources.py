@@ -82,7 +82,8 @@ def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
     if flag == "--dataset" and name != "imagenet":
         needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
-    return f"{flag} {name}: {folder} has no such images; it needs {needs}"
+    what = "has no such images" if folder.is_dir() else "is no folder"
+    return f"{flag} {name}: {folder} {what}; it needs {needs}"
 
 
 def summarize(config: ImageNetTrainConfig) -> DataSummary:

@@ -262,11 +262,14 @@ def test_class_counts_are_known_before_reading(name, classes, tmp_path):
     assert (not summary.missing) == (name == "digits")
 
 
-def test_summary_of_a_folder_and_of_one_that_is_not_there(folder, cifar100):
+def test_summary_of_a_folder_and_of_one_that_is_not_there(folder, cifar100, tmp_path):
     assert summarize(config(dataset=folder)).num_classes == 2
     assert summarize(config(dataset="cifar100", data_root=cifar100)).missing == ()
     absent = summarize(config(dataset=folder / "absent"))
     assert absent.num_classes is None and "no such folder" in absent.missing[0]
+    (tmp_path / "bare").mkdir()
+    bare = summarize(config(dataset=tmp_path / "bare"))
+    assert bare.num_classes is None and "bare: holds no class folders; " in bare.missing[0]
 
 
 @pytest.fixture
