@@ -1,6 +1,7 @@
 """The bytes of a shard, from a file, a command or an address, whatever passing faults there are on the way."""
 
 import http.client
+import io
 import urllib.error
 import urllib.request
 
@@ -16,10 +17,11 @@ HTTP_ERROR = 22
 BLOCK = 2**20
 
 
-class ShardStream:
+class ShardStream(io.RawIOBase):
     """Opens a shard again where a fault broke it off, and goes on behind the last byte read."""
 
     def __init__(self, shard: str):
+        super().__init__()
         self.shard, self.source, self.position = shard, None, 0
 
     def read(self, size: int) -> bytes:
@@ -32,6 +34,14 @@ class ShardStream:
         content = retried(lambda: self._read(size), self.shard)
         self.position += len(content)
         return content
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
 
     def _read(self, size: int) -> bytes:
         source, self.source = self.source, None

@@ -5,7 +5,10 @@ that no two ever read the same one; a process, and a worker in it, keeps whole s
 from the seed and the epoch alone.
 """
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import random
 import re
@@ -13,6 +16,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import torch
 import webdataset
@@ -28,6 +32,9 @@ MOST_STREAMS = 64
 SHUFFLED = 100
 # In upper case too; compressed ones are unpacked while they are read.
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+# By how compressed files begin. tarfile's own readers stop after the first of the parts that parallel compressors and
+# cat make, and check no sums.
+UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class UnreadableShard(Exception):
@@ -100,7 +107,7 @@ def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[t
     count, passed_over = 0, Counter() if passed_over is None else passed_over
     try:
         # What the stream opens closes itself when dropped; closing a pipe early would be an error.
-        with tarfile.open(fileobj=ShardStream(shard), mode="r|*", tarinfo=_Member) as archive:
+        with tarfile.open(fileobj=_unpacked(ShardStream(shard)), mode="r|", tarinfo=_Member) as archive:
             for name, content in _images(archive, passed_over):
                 count += 1
                 yield f"{shard}: {name}", content
@@ -114,6 +121,13 @@ def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[t
         raise UnreadableShard(f"{shard} cannot be read ({error}); fetch or write it again") from error
     if not count:
         raise UnreadableShard(f"{shard} holds no image{aside(passed_over)}; write it again, or leave it out")
+
+
+def _unpacked(stream: io.RawIOBase) -> BinaryIO:
+    buffered = io.BufferedReader(stream, tarfile.RECORDSIZE)
+    begin = buffered.peek()
+    unpacker = next((opener for mark, opener in UNPACKERS.items() if begin.startswith(mark)), None)
+    return unpacker(buffered) if unpacker else buffered
 
 
 def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tuple[str, bytes]]:
@@ -132,7 +146,7 @@ def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tup
 
 
 def _kind(member: tarfile.TarInfo) -> str:
-    if any(part.startswith(".") for part in PurePosixPath(member.name).parts):
+    if any(part.startswith(".") and part != ".." for part in PurePosixPath(member.name).parts):
         return HIDDEN
     return ending_of(member.name) if member.isreg() else "links"
 

@@ -1,8 +1,10 @@
 """Shards: written, split without overlap, the same for any number of processes and workers, and shards that fail."""
 
+import bz2
 import dataclasses
 import gzip
 import io
+import lzma
 import shutil
 import tarfile
 from collections import Counter
@@ -19,7 +21,15 @@ from gendd.randomness import BatchPlan
 from gendd.runs import data_name
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
-from gendd_imagenet.shards import expand, images_of, is_shards, own_streams, stream_count, stream_images
+from gendd_imagenet.shards import (
+    UnreadableShard,
+    expand,
+    images_of,
+    is_shards,
+    own_streams,
+    stream_count,
+    stream_images,
+)
 from gendd_imagenet.sources import summarize
 
 
@@ -150,7 +160,7 @@ def content(photos) -> bytes:
 
 
 def test_every_image_file_counts_whatever_its_name_and_the_others_are_told(photos, tmp_path, content, capsys):
-    images = ["a.v2.0001.jpg", "a.v2.0002.jpg", "./b.c/1.JPEG", "b.c/2.png", "plain", "d.jpg", "d.seg.png"]
+    images = ["a.v2.0001.jpg", "a.v2.0002.jpg", "./b.c/1.JPEG", "../b.c/2.png", "plain", "d.jpg", "d.seg.png"]
     others = ["._d.jpg", "./.hidden/e.jpg", "d.txt", "a.v2.0001.json", "LICENSE"]
     files = dict.fromkeys(images, content) | dict.fromkeys(others, b"no image")
     shard = write_shard(tmp_path / "names.tar", files)
@@ -264,6 +274,26 @@ def test_shards_may_be_compressed_and_in_upper_case(photos, tmp_path, content, e
     assert summarize(settings).missing == ()
     assert open_photos(settings).streamed == names
     check_data(settings)
+
+
+@pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
+def test_shards_compressed_in_parts_are_read_to_their_end_and_their_sums_checked(tmp_path, content, ending, compress):
+    """So do parallel compressors; tarfile's own readers end with the first part."""
+    plain = write_shard(tmp_path / "plain.tar", {f"{i}.jpg": content for i in range(3)})
+    written = Path(plain).read_bytes()
+    shard = tmp_path / f"parts.tar.{ending}"
+    middle = len(written) // 2
+    shard.write_bytes(compress(written[:middle]) + compress(written[middle:]))
+    assert [image for _, image in images_of(str(shard))] == 3 * [content]
+    joined = compress(written)
+    shard.write_bytes(joined + joined)
+    with pytest.raises(UnreadableShard, match="goes on behind its end mark"):
+        list(images_of(str(shard)))
+    # In the checksum behind the last byte of the images.
+    place = len(joined) - {"gz": 6, "bz2": 2, "xz": 20}[ending]
+    shard.write_bytes(joined[:place] + bytes([joined[place] ^ 255]) + joined[place + 1 :])
+    with pytest.raises(UnreadableShard, match="cannot be read"):
+        list(images_of(str(shard)))
 
 
 def test_a_folder_of_shards_is_its_shards_in_natural_order(photos, tmp_path, content):
