@@ -3,9 +3,19 @@
 import tarfile
 import zipfile
 from pathlib import Path
+from textwrap import shorten
 
 # How torch.save begins its files: as a zip archive; before version 1.6 with a pickled number.
 ZIP, LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+# How compressed files begin, and what unpacks them.
+COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"7z\xbc\xaf\x27\x1c": "7z x",
+}
 
 
 def begin_of(path: Path, count: int = 512) -> bytes:
@@ -34,8 +44,9 @@ def what_it_is(path: Path) -> str | None:
         return "a web page; the server answered with it in place of the file: fetch it again, and look at the address"
     if tarfile.is_tarfile(path):
         return f"an archive; unpack it first: tar xf {path}"
-    if begin.startswith(b"\x1f\x8b"):
-        return f"a compressed file; unpack it first: gunzip {path}"
+    for mark, command in COMPRESSED.items():
+        if begin.startswith(mark):
+            return f"a compressed file; unpack it first: {command} {path}"
     if begin.startswith(b"\x89HDF\r\n"):
         return "an HDF5 file, such as Keras writes; convert it to named tensors of PyTorch"
     if path.suffix == ".onnx" or (begin[:1] == b"\x08" and b"pytorch" in begin[:32]):
@@ -44,6 +55,8 @@ def what_it_is(path: Path) -> str | None:
         return _what_a_zip_is(path)
     if begin.startswith(b"\x80") and begin[: len(LEGACY)] != LEGACY[: len(begin)]:
         return "a plain pickle, which is not loaded for safety; save the tensors with torch.save or safetensors"
+    if begin.isascii() and begin.decode().replace("\n", " ").strip().isprintable() and begin.strip():
+        return f'a text, which begins with "{shorten(begin.decode(), 60)}"; look at where it comes from'
     return None
 
 

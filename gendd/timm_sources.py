@@ -3,6 +3,7 @@
 Either names a folder with a config.json, which tells the network, and its weights. The hub's lie in its cache.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -32,6 +33,7 @@ def find(flag: str, name: str, files: Sequence[str], fetch: bool = True) -> Path
     """
     place = name.partition(":")[2]
     if name.startswith(LOCAL):
+        place = os.path.expanduser(place)
         found = [Path(place, file) for file in files if Path(place, file).is_file()]
         reason = f"{place} holds no {' or '.join(files)}"
     else:

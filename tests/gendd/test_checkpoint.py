@@ -285,7 +285,10 @@ def test_files_that_are_something_else_are_refused(name, content, tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [([torch.ones(2)], "a list"), (torch.ones(2), "a Tensor"), ({"epoch": 3}, "no weights"), ({}, "no weights")],
+    [([torch.ones(2)], "a list"), (torch.ones(2), "a Tensor"), ({"epoch": 3}, "no weights"), ({}, "no weights")]
+    # The names of an optimizer's; a shape without numbers; and a layout that no network here has.
+    + [({0: torch.ones(2)}, "no weights"), ({"model": {("a", 1): torch.ones(2)}}, "no weights")]
+    + [({"a": torch.ones(2, device="meta")}, "no weights"), ({"a": torch.ones(2).to_sparse()}, "no weights")],
 )
 def test_files_without_named_tensors_are_refused(content, named, tmp_path):
     assert named in refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)), "--weights")

@@ -584,12 +584,14 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(hub, published_folder):
         assert torch.equal(built.network.pos_embed, network.pos_embed)
 
 
-def test_a_source_of_timms_that_is_not_there_is_refused_in_a_line(hub, tmp_path):
+def test_a_source_of_timms_that_is_not_there_is_refused_in_a_line(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text(json.dumps({"architecture": "no_such_network"}))
     for name, named in (
         (f"local-dir:{tmp_path}/empty", "holds no config.json"),
+        ("local-dir:~/empty", f"{tmp_path}/empty holds no config.json"),
         (f"local-dir:{tmp_path}/other", "Unknown model"),
         ("hf-hub:someone/network", "Name or service not known"),
         ("hf-hub:some one/net work", "Repo id"),
