@@ -30,13 +30,15 @@ RANGES = {
     "holdout": (0, 0.9),
     **dict.fromkeys(("ema", "momentum", "beta1", "beta2_start", "beta2_end"), (0, 0.99999)),
     **dict.fromkeys(("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate"), (1, math.inf)),
-    **dict.fromkeys(("eval_every", "image_size", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
+    **dict.fromkeys(("eval_every", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
     **dict.fromkeys(("steps", "num_samples"), (1, math.inf)),
     "min_lr": (0, math.inf),
+    "image_size": (1, 10_000),
+    "crop_padding": (0, 10_000),
     "start": (2, NUM_TIMESTEPS - 1),
     **dict.fromkeys(("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)),
     **dict.fromkeys(("alpha", "beta", "distill_warmup_epochs", "images", "noisy_images", "workers"), (0, math.inf)),
-    **dict.fromkeys(("crop_padding", "color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
+    **dict.fromkeys(("color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
     "guidance": (-math.inf, math.inf),
 }
 POSITIVE = ("lr", "head_lr", "temperature", "teacher_std")

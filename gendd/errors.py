@@ -33,7 +33,9 @@ def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
 
 def run_program(main: Callable[[], None]) -> None:
     """Run a program's main; a UserError ends it with its line and exit code 2, a PassingFault with its and 1, Ctrl-C
-    quietly."""
+    quietly. A file or folder that cannot be reached, or has gone, is a line and 1 too."""
+    # Names of files need not be text.
+    sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:
@@ -41,10 +43,14 @@ def run_program(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has gone.
         os._exit(141)
-    except (UserError, PassingFault) as error:
+    except (UserError, PassingFault, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise
         if int(os.environ.get("RANK", 0)):
             # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.
             time.sleep(5)
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        place = isinstance(error, OSError)
+        told = f"{error.filename}: {error.strerror}; mend that, or name another place" if place else str(error)
+        print(f"error: {' '.join(told.split())}", file=sys.stderr, flush=True)
         # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
         os._exit(2 if isinstance(error, UserError) else 1)

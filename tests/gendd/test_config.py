@@ -176,6 +176,8 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--beta1", "1"),
         ("--beta2-start", "-0.5"),
         ("--beta2-end", "1"),
+        ("--image-size", 30 * "9"),
+        ("--crop-padding", 30 * "9"),
         ("--token-dim", "0"),
         ("--width", "0"),
         ("--depth", "0"),
