@@ -97,11 +97,13 @@ def check_writable(path: Path, remedy: str) -> None:
     """Refuse a place where `write_whole` can put no file, before the work whose result it shall hold.
 
     Raises:
-        UserError: its folder is missing or cannot be written, or it is a folder itself.
+        UserError: its folder is missing or cannot be written, or it is a folder or a device itself.
     """
     try:
         with tempfile.TemporaryFile(dir=path.parent):
-            reason = "it is a folder" if path.is_dir() else None
+            # A whole file takes the place of what is there, a device such as /dev/null too.
+            special = path.exists() and not path.is_file()
+            reason = ("it is a folder" if path.is_dir() else "it is no plain file") if special else None
     except OSError as error:
         reason = error.strerror
     if reason:
@@ -196,7 +198,7 @@ def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Weig
     if weights == "ema" and not container:
         raise UserError(f"--weights ema: {path} holds no averaged weights; train with --ema, or leave --weights out")
     content = content[container] if container else content
-    tensors = {_unwrapped(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {_unwrapped(name): value for name, value in content.items() if _named(name, value)}
     if not tensors:
         raise UserError(
             f"{flag} {path}: holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
@@ -204,6 +206,13 @@ def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Weig
     found = Weights(_from_published(tensors))
     found.note = f", its averaged weights ({container})" if weights == "ema" else ""
     return found
+
+
+def _named(name: object, value: object) -> bool:
+    """Whether an entry of a file is a tensor that can fill one of a network: not one of an optimizer, whose names are
+    numbers, nor a sparse one, nor a shape alone, on the meta device."""
+    tensor = isinstance(name, str) and isinstance(value, Tensor)
+    return tensor and value.layout == torch.strided and not value.is_meta
 
 
 def _unwrapped(name: str) -> str:

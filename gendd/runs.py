@@ -72,7 +72,10 @@ class RunFolder:
             UserError: it is missing or damaged.
         """
         try:
-            return json.loads(retried((self.path / name).read_text, self.path / name))
+            content = json.loads(retried((self.path / name).read_text, self.path / name))
+            if not isinstance(content, dict):
+                raise ValueError("no JSON object")
+            return content
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path}: no run folder, {name} is missing or damaged; name the run's folder"
@@ -163,7 +166,7 @@ def _learned_classes(checkpoint: Path) -> list[str | None]:
         names = json.loads(metadata(checkpoint).get("class_names", "[]"))
     except ValueError:  # A file of others.
         return []
-    return names if isinstance(names, list) else []
+    return names if isinstance(names, list) and all(name is None or isinstance(name, str) for name in names) else []
 
 
 def run_path(config: TrainConfig) -> Path:

@@ -30,6 +30,8 @@ Evaluate = Callable[[int], tuple[dict[str, dict], dict]]
 
 # Steps between looks at whether the losses are finite: each waits until the device has done all its work.
 CHECK_EVERY = 50
+# How far a run is: attributes of `Training` that its checkpoints hold.
+PROGRESS = ("epoch", "step", "seconds", "best")
 
 
 class Means:
@@ -192,21 +194,24 @@ class Training:
         content = {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "seconds": self.seconds,
-            "best": self.best,
+            **{name: getattr(self, name) for name in PROGRESS},
         }
         checkpoint.save(self.run.last, content)
 
     def load(self) -> None:
         """Go on from the last checkpoint. All random numbers follow from the step, so nothing else is needed."""
         content = checkpoint.read(self.run.last, "--resume")
+        lacking = [name for name in ("model", "optimizer", *PROGRESS) if name not in content]
+        if lacking:
+            raise UserError(
+                f"--resume {self.run.last}: lacks {', '.join(lacking)}, without which no run goes on, as best.pt and "
+                "weights alone do; put its last checkpoint there, or start another run with --student-weights"
+            )
         unwrap_model(self.task.get_eval_model()).load_state_dict(content["model"])
         if self.task.has_ema():
             unwrap_model(self.task.get_eval_model(ema=True)).load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
-        for name in ("epoch", "step", "seconds", "best"):
+        for name in PROGRESS:
             setattr(self, name, content[name])
         if self.world.is_first:
             print(f"going on after epoch {self.epoch} of {self.config.epochs} ({self.run.last})", flush=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -235,6 +236,7 @@ def _write(file: Path, rows: list[dict], data, settings: TrainConfig, config: Ev
     write_whole(
         file,
         lambda stream: stream.write((json.dumps(content, indent=2) + "\n").encode()),
+        ending=f".{os.getpid()}.tmp",
         remedy=f"the table above holds the figures; {ELSEWHERE}",
     )
     print(f"\nfigures in {file}")

@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from small_images import write_folder
 
+from gendd import checkpoint as files
 from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
 from gendd.config import SamplingConfig
 from gendd.errors import UserError
@@ -205,6 +208,28 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(r
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
 
+def test_figures_do_not_take_the_place_of_a_device(runs, tmp_path):
+    (tmp_path / "pipe").symlink_to("/dev/null")
+    with pytest.raises(UserError, match="pipe: it is no plain file; name another place"):
+        main([str(runs["gendd"]), "--json", str(tmp_path / "pipe")])
+
+
+def test_two_evaluations_that_write_at_once_leave_whole_figures(runs, tmp_path, monkeypatch):
+    """The other one writes between this one's temporary file and its last place."""
+    file, fsync, others = tmp_path / "figures.json", os.fsync, []
+
+    def meanwhile(descriptor):
+        fsync(descriptor)
+        if not others:
+            others.append(monkeypatch.setattr(os, "getpid", lambda: -1))
+            main([str(runs["gendd"]), "--images", "20", "--json", str(file)])
+
+    monkeypatch.setattr(files.os, "fsync", meanwhile)
+    main([str(runs["gendd"]), "--images", "10", "--json", str(file)])
+    assert json.loads(file.read_text())["images"] == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
 def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
     (moved / "evaluation.json").mkdir()
     monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
@@ -352,6 +377,14 @@ def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
                 main(command)
         else:
             main(command)
+
+
+@pytest.mark.parametrize("names", ["[1, 2, 3]", "[[], {}, 1]", '{"a": 1}', "a"])
+def test_names_of_classes_in_files_of_others_that_are_none_are_not_compared(learned, tmp_path, names):
+    tensors = safetensors.torch.load_file(learned / "student.safetensors")
+    safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", {"class_names": names})
+    write_folder(tmp_path / "set", "abc")
+    evaluated(tmp_path, tmp_path / "a.safetensors", "--student", "toy:network", "--dataset", tmp_path / "set")
 
 
 def test_dry_run_finds_what_the_evaluation_would_refuse_of_its_data(runs, tmp_path, capsys):

@@ -201,6 +201,20 @@ def test_a_run_can_be_looked_at_before_it_goes_on(interrupted, flag, told, capsy
     assert contents(interrupted) == before
 
 
+def test_a_run_does_not_go_on_from_what_is_no_last_checkpoint(interrupted):
+    last = torch.load(interrupted / "checkpoints" / "last.pt", weights_only=True)
+    torch.save({"model": last["model"], "epoch": 1, "best": {}}, interrupted / "checkpoints" / "last.pt")
+    with pytest.raises(UserError, match="last.pt: lacks optimizer, step, seconds, .*; put its last checkpoint there"):
+        main(["--resume", str(interrupted)])
+
+
+def test_files_of_a_run_folder_that_hold_something_else_are_named(interrupted):
+    for name in ("data.json", "config.json"):
+        (interrupted / name).write_text("[]")
+        with pytest.raises(UserError, match=f"{name} is missing or damaged"):
+            main(["--resume", str(interrupted)])
+
+
 def test_a_moved_folder_of_runs_goes_on_where_it_lies(interrupted, tmp_path):
     shutil.move(tmp_path / "parts", tmp_path / "moved")
     run = tmp_path / "moved" / interrupted.relative_to(tmp_path / "parts")
