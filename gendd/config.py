@@ -249,6 +249,10 @@ class TrainConfig(SamplingConfig, HeadConfig):
                 raise UserError(f"{_flag(name)}: there is no teacher; name one with --teacher, or leave it out")
         if self.after and self.student_weights:
             raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
+        for name in ("name", "after"):
+            value = getattr(self, name)
+            if value is not None and (value in ("", ".", "..") or "/" in value):
+                raise UserError(f"{_flag(name)} {value}: names one folder below the pair's; give a word")
         if self.after_best and not self.after:
             raise UserError("--after-best: --after is missing; name the earlier run")
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):

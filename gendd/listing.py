@@ -147,7 +147,8 @@ def _entries(folder: str) -> list[os.DirEntry]:
 
 
 def _hidden(entry: os.DirEntry) -> bool:
-    return entry.name.startswith(".")
+    # macOS puts what it knows of a folder's files into its archives so.
+    return entry.name.startswith(".") or entry.name == "__MACOSX"
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

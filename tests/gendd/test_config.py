@@ -292,6 +292,8 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag):
         (["--lr", "0.1", "--min-lr", "0.2"], ["--min-lr 0.2", "--lr 0.1"]),
         (["--lr", "0.1", "--head-lr", "1e-3", "--min-lr", "0.01"], ["--min-lr 0.01", "--head-lr 0.001"]),
         (["--schedule", "step", "--min-lr", "0.01", "--lr", "0.1"], ["--min-lr 0.01", "--schedule cosine"]),
+        (["--name", ".."], ["--name ..", "give a word"]),
+        (["--after", "../pretrain/0"], ["--after ../pretrain/0", "give a word"]),
         (["--after-best"], ["--after-best", "--after is missing"]),
         (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],

@@ -111,10 +111,11 @@ def test_classes_called_by_numbers_come_in_the_order_of_numbers_as_in_timm(tmp_p
 
 
 def test_other_classes_come_in_the_order_of_text_as_in_torchvision(tmp_path):
-    for name in ("1", "10", "2", "n9", "n10", ".hidden"):
+    for name in ("1", "10", "2", "n9", "n10", ".hidden", "__MACOSX"):
         (tmp_path / name).mkdir()
     assert class_names(tmp_path) == ["1", "10", "2", "n10", "n9"]
     (tmp_path / ".hidden").rmdir()
+    (tmp_path / "__MACOSX").rmdir()
     assert class_names(tmp_path) == torchvision.datasets.folder.find_classes(tmp_path)[0]
     assert class_names(tmp_path / "none") == []
 
