@@ -7,8 +7,10 @@ the machine does in large matrix products (or of its memory rate), measured in t
 held at most while a module's works ran, references included.
 """
 
+import argparse
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import input_cifar
@@ -22,11 +24,19 @@ from gendd.checkpoint import rewrite_text
 from gendd.distributed import hardware
 from gendd.runs import git_commit
 
-MODULES = (train_step, read_out, input_cifar)
 FOLDER = Path(__file__).parents[1] / "docs" / "bench"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--no-compile", action="store_true", help="steps as they are alone; compiling takes minutes")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the figures go")
+    arguments = parser.parse_args()
+    works = {
+        train_step: partial(train_step.records, compiles=not arguments.no_compile),
+        read_out: read_out.records,
+        input_cifar: input_cifar.records,
+    }
     device = the_device()
     machine = {"hardware": hardware(device), "threads": torch.get_num_threads(), "limits": limits()}
     print(f"{machine['hardware']}; {', '.join(f'{name} {number}' for name, number in versions().items())}")
@@ -34,16 +44,16 @@ def main() -> None:
     print("\n| work | unit | reference | ours | ratio (least-greatest; rounds) | share of limit | limit | memory |")
     print("|---" * 8 + "|")
     results, memory = [], {}
-    for module in MODULES:
-        records, memory[module.__name__] = peak_memory(module.records)
+    for module, measured in works.items():
+        records, memory[module.__name__] = peak_memory(measured)
         for record in records:
             print(_row(record, memory[module.__name__]), flush=True)
         results += records
     content = {"versions": versions(), **machine, "git_commit": git_commit(), "peak_memory": memory, "results": results}
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    file = FOLDER / f"{re.sub(r'[^a-z0-9]+', '_', machine['hardware'].lower())}.json"
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    file = arguments.folder / f"{re.sub(r'[^a-z0-9]+', '_', machine['hardware'].lower())}.json"
     rewrite_text(file, json.dumps(content, indent=2) + "\n")
-    print(f"\nfigures in {file.relative_to(FOLDER.parents[1])}")
+    print(f"\nfigures in {file}")
 
 
 def _row(record: dict, memory: int) -> str:

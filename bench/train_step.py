@@ -103,8 +103,8 @@ def build(
     return loss, step
 
 
-def records(rounds: int = ROUNDS) -> list[dict]:
-    compiles = missing_for_compile(the_device()) is None
+def records(rounds: int = ROUNDS, compiles: bool = True) -> list[dict]:
+    compiles = compiles and missing_for_compile(the_device()) is None
     steps = [step_records(pair, works, rounds, compiles) for pair, works in WORKS.items()]
     return [*itertools.chain(*steps), memory_record(LARGE)]
 

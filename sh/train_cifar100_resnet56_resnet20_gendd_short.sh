@@ -4,7 +4,9 @@
 #   bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.
+# EPOCHS=60 in the environment makes it longer; a third of them are stage 1.
 set -euo pipefail
+epochs=${EPOCHS:-15}
 
 pair=(
   --dataset cifar100
@@ -22,13 +24,13 @@ pair=(
 
 stage1=(
   --method pretrain
-  --epochs 5
+  --epochs $((epochs / 3))
 )
 
 stage2=(
   --method "${METHOD:-gendd}"
   --after pretrain-short
-  --epochs 10
+  --epochs $((epochs - epochs / 3))
   --head-lr 1e-3
   --warmup-epochs 0.5
   --contraction 0.5

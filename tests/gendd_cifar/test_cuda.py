@@ -1,13 +1,20 @@
 """The same on a GPU, where there is one."""
 
+import dataclasses
 import json
 
 import pytest
 import synchronized
 import torch
 
+from gendd.config import parse
+from gendd.distributed import autocast, missing_for_compile
 from gendd.head import SplitTokenHead
+from gendd.programs.build import build
+from gendd.randomness import BatchPlan
+from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.train import main
+from gendd_cifar.tree import TREE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -24,6 +31,56 @@ def test_head_gives_the_same_loss_and_samples_as_on_the_cpu():
     on_gpu = type(draws)(draws.t.cuda(), draws.noise.cuda(), draws.dropped.cuda())
     torch.testing.assert_close(head(z.cuda(), target.cuda(), on_gpu)["loss"].cpu(), loss, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(head.sample(z.cuda()).cpu(), sample, rtol=1e-3, atol=1e-3)
+
+
+def step(method: str, device: str, precision: str = "fp32", compiles: bool = False) -> tuple[float, torch.Tensor]:
+    """Loss and gradients, in one vector, of a step on the same images from the same weights and draws."""
+    torch.manual_seed(0)
+    flags = ["--dataset", "digits", "--student", "resnet8", "--method", method, "--mixup", "0", "--width", "64"]
+    if method != "classification":
+        flags += ["--teacher", "resnet8", "--teacher-weights", "random"]
+    config = parse(CifarTrainConfig, "gendd_cifar.train", flags)
+    task = build(TREE, config, 10, torch.device(device), precision=precision).task.train()
+    task.random = next(BatchPlan(0, 32).parts(0))
+    images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
+    if method == "gendd":
+        # At its start the head generates zero, whatever it is given.
+        for parameter in task.head.parameters():
+            parameter.data.add_(0.02 * torch.randn(parameter.shape).to(device))
+        draws = task.draws(torch.device("cpu"))
+        moved = {name: value.to(device) for name, value in vars(draws).items() if isinstance(value, torch.Tensor)}
+        task.draws = lambda _: dataclasses.replace(draws, **moved)
+    if compiles:
+        task.compile()
+    with autocast(precision, torch.device(device)):
+        loss = task(images.to(device), labels.to(device))["loss"]
+    loss.backward()
+    gradients = [p.grad.flatten().cpu() for p in task.trainable_module.parameters() if p.grad is not None]
+    return loss.item(), torch.cat(gradients)
+
+
+METHODS = ("classification", "kd", "regression", "pretrain", "gendd")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("precision", "tolerance", "alike"), [("fp32", 1e-3, 0.999), ("bf16", 0.02, 0.98)])
+def test_a_step_gives_the_loss_and_gradients_of_the_cpu(method, precision, tolerance, alike):
+    """Convolutions on the GPU round to TF32 in fp32 too."""
+    loss, gradients = step(method, "cpu")
+    on_gpu, theirs = step(method, "cuda", precision)
+    assert on_gpu == pytest.approx(loss, rel=tolerance)
+    assert torch.cosine_similarity(theirs, gradients, dim=0) > alike
+    assert theirs.norm().item() == pytest.approx(gradients.norm().item(), rel=2 * tolerance)
+
+
+@pytest.mark.parametrize("method", ["kd", "gendd"])
+def test_a_compiled_step_gives_the_same(method):
+    if missing := missing_for_compile(torch.device("cuda")):
+        pytest.skip(f"needs {missing}")
+    loss, gradients = step(method, "cuda")
+    compiled, theirs = step(method, "cuda", compiles=True)
+    assert compiled == pytest.approx(loss, rel=1e-3)
+    assert torch.cosine_similarity(theirs, gradients, dim=0) > 0.999
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
