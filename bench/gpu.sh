@@ -14,8 +14,9 @@
 #   STEPS="tests bench train"
 #   METHODS="gendd kd regression classification"   runs of each of SEEDS="0", all side by side
 #   EPOCHS=240          of each run; where there are two stages, of both together
-#   OUT=FOLDER/out      what comes back: logs, figures, and the runs as pieces of 15 MB, runs.tar.*, without the
-#                       checkpoints that nothing needs any more; of the others as many as fit into 4 pieces
+#   OUT=FOLDER/out      what comes back: logs, figures, and the runs, as pieces runs.tar.* of 16 MB
+#   BACK_MEGABYTES=64   most that these hold together: checkpoints of unfinished runs, in the order of METHODS, as many
+#                       as fit; without its checkpoint a run can only go on where it is
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -68,7 +69,7 @@ once() {
 
 # METHOD SEED [flags]: one run with the optimizer of the short recipe, so that only the method differs.
 train() {
-  local method=$1 seed=$2 script=(bash sh/train_cifar100_baseline.sh "$1" resnet56 resnet20)
+  local time method=$1 seed=$2 script=(bash sh/train_cifar100_baseline.sh "$1" resnet56 resnet20)
   local flags=(--dataset "$data" --runs "$folder/runs" --seed "$seed" --eval-every 20 "${recipe[@]}")
   if [[ $method == gendd || $method == regression ]]; then
     export METHOD=$method
@@ -80,7 +81,13 @@ train() {
   if [ "$method" != classification ]; then
     flags+=(--teacher-weights "$teacher")
   fi
-  exec timeout --kill-after=5 "$(left)" "${script[@]}" "${flags[@]}" "${@:3}"
+  time=$(left)
+  # timeout takes 0 for no limit.
+  if ((time <= 0)); then
+    echo "no time is left"
+    exit
+  fi
+  exec timeout --kill-after=5 "$time" "${script[@]}" "${flags[@]}" "${@:3}"
 }
 
 # Regression goes on from the same first stage as GenDD, whose script trains it.
@@ -136,7 +143,7 @@ run() {
     recipe=(--batch-size 512 --optimizer muon --momentum 0.95 --lr 2e-2 --weight-decay 5e-2 --schedule cosine)
     train_all "$@"
     tail --lines=1 "$folder"/runs/logs/*.txt
-    "$python" bench/gpu_parts.py collect "$folder/runs" "$OUT" "$METHODS"
+    "$python" bench/gpu_parts.py collect "$folder/runs" "$OUT" "$METHODS" "${BACK_MEGABYTES:-64}"
   fi
 }
 

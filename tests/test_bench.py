@@ -26,6 +26,7 @@ import input_imagenet  # noqa: E402
 import on_paper  # noqa: E402
 import reference  # noqa: E402
 import scaling  # noqa: E402
+import suite  # noqa: E402
 import train_step  # noqa: E402
 from measure import record, take_turns  # noqa: E402
 from read_out import build_student  # noqa: E402
@@ -92,6 +93,21 @@ def test_step_bench_reports_every_work_of_its_own(monkeypatch):
         assert row["unit"] == "images/s" and row["n"] == 1 and row["share_of_limit"] > 0
         assert row["ratio"] == row["ratios"]["eager"] == pytest.approx(row["ours"] / row["reference"])
         assert row["possible_ratio"] * row["share_of_limit"] == pytest.approx(row["ratio"])
+
+
+def test_suite_leaves_its_figures_where_it_is_told_and_need_not_compile(tmp_path, monkeypatch, capsys):
+    asked = []
+    found = [record("step/a-b", "s", [4.0], [2.0], [2.0], 0.5)]
+    monkeypatch.setattr(suite.train_step, "records", lambda compiles: asked.append(compiles) or found)
+    for module in (suite.read_out, suite.input_cifar):
+        monkeypatch.setattr(module, "records", lambda: [])
+    monkeypatch.setattr(suite, "limits", lambda: {"memory_bytes_per_second": 1e9})
+    for flags in ([], ["--no-compile"]):
+        monkeypatch.setattr(sys, "argv", ["suite.py", "--folder", str(tmp_path), *flags])
+        suite.main()
+    assert asked == [True, False]
+    (file,) = tmp_path.glob("*.json")
+    assert json.loads(file.read_text())["results"] == found and str(file) in capsys.readouterr().out
 
 
 def test_views_of_the_input_path_are_those_of_its_reference():
@@ -174,20 +190,20 @@ def test_gpu_machines_wheels_are_those_that_it_lacks(tmp_path):
 
 
 def test_collected_are_results_and_the_checkpoints_that_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_parts, "PIECE", 50_000)
+    monkeypatch.setattr(gpu_parts, "PIECE", 300_000)
     runs = tmp_path / "runs"
     for method, complete in (("classification", False), ("gendd", False), ("kd", True), ("pretrain", True)):
         run = runs / method / "0"
         (run / "checkpoints").mkdir(parents=True)
-        (run / "checkpoints" / "last.pt").write_bytes(bytes(70_000))
+        (run / "checkpoints" / "last.pt").write_bytes(bytes(400_000))
         (run / "config.json").write_text(json.dumps({"method": method}))
         if complete:
             (run / "result.json").write_text("{}")
     (tmp_path / "runs.tar.7").touch()
-    gpu_parts.collect(str(runs), str(tmp_path), "gendd kd classification")
+    gpu_parts.collect(str(runs), str(tmp_path), "gendd kd classification", "1")
     pieces = sorted(tmp_path.glob("runs.tar.*"))
-    assert [piece.suffix for piece in pieces] == [".0", ".1", ".2", ".3"]
-    assert all(piece.stat().st_size <= 50_000 for piece in pieces)
+    assert [piece.suffix for piece in pieces] == [".0", ".1", ".2"]
+    assert all(piece.stat().st_size <= 300_000 for piece in pieces)
     (tmp_path / "whole.tar").write_bytes(b"".join(piece.read_bytes() for piece in pieces))
     with tarfile.open(tmp_path / "whole.tar") as archive:
         names = archive.getnames()

@@ -267,6 +267,8 @@ def test_short_distillation_script(recorded, dry_run):
     first, second = (configuration(*stage) for stage in stages)
     assert first.epochs + second.epochs == 15
     assert earlier_run(second).path == run_path(first)
+    longer = recorded("bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh", EPOCHS=240)
+    assert [configuration(*stage).epochs for stage in longer] == [80, 160]
 
 
 @pytest.mark.parametrize(("name", "rate"), [("resnet56", 0.05), ("ShuffleV1", 0.01)])
