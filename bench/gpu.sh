@@ -74,7 +74,7 @@ train() {
   if [[ $method == gendd || $method == regression ]]; then
     export METHOD=$method
     script=(bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh)
-    flags+=(--head-lr 2e-3)
+    flags+=(--head-lr 6e-3)
   else
     flags+=(--decay matrices --epochs "$EPOCHS")
   fi

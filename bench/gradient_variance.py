@@ -8,7 +8,6 @@ parameters, of the student (backbone and LayerNorm) and of the head apart, relat
 batch; median, least and greatest over the batches.
 """
 
-import dataclasses
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +16,16 @@ from typing import Annotated
 import torch
 import tyro
 from machine import describe
+from trained import TrainedRun
 
-from gendd.checkpoint import load_weights, read_weights
-from gendd.config import TrainConfig
-from gendd.distributed import World, autocast, resolve_precision
-from gendd.programs.build import build
-from gendd.randomness import BatchPlan, generator
-from gendd.runs import saved_config
-from gendd_cifar.tree import TREE
+from gendd.distributed import autocast
+from gendd.draws import Drawing
+from gendd.randomness import generator
 
 PUBLISHED = ("independent", 30)
 SETTINGS = [
     PUBLISHED,
-    *(("stratified", repeats) for repeats in (12, 8)),
+    *(("spread", repeats) for repeats in (12, 8)),
     *(("paired", repeats) for repeats in (12, 8, 6)),
 ]
 
@@ -67,22 +63,12 @@ class Moments:
 
 
 def main(config: Config) -> None:
-    device = torch.device("cpu")
-    settings = saved_config(config.run, TREE.train_config)
-    weights = config.teacher_weights or settings.teacher_weights
-    settings = dataclasses.replace(
-        settings,
-        dataset=config.dataset,
-        teacher_weights=weights,
-        batch_size=config.images,
-        student_weights=None,
-        after=None,
-    )
-    variances = measure(settings, config, device)
+    run = TrainedRun(config.run, config.dataset, config.images, config.teacher_weights)
+    variances, settings = measure(run, config), run.settings
     print(
         f"{config.run.parts[-2]}, trained with K {settings.repeats}, contraction {settings.contraction:g}, width "
-        f"{settings.width}, {settings.conditioning}; {config.batches} batches of {config.images} images, "
-        f"{config.draws} gradients a setting; {describe()}\n"
+        f"{settings.width}, {settings.prediction} prediction, {settings.timestep_density} timesteps; {config.batches} "
+        f"batches of {config.images} images, {config.draws} gradients a setting; {describe()}\n"
     )
     print("| draws | K | variance, student | variance, head |\n|---|---|---|---|")
     for (scheme, repeats), values in variances.items():
@@ -94,27 +80,21 @@ def main(config: Config) -> None:
         print(f"| {scheme} | {repeats} | {' | '.join(cells)} |")
 
 
-def measure(settings: TrainConfig, config: Config, device: torch.device) -> dict[tuple[str, int], list[list[float]]]:
+def measure(run: TrainedRun, config: Config) -> dict[tuple[str, int], list[list[float]]]:
     """By (scheme, K), a list each for the student's gradient and the head's: its variance on every batch."""
-    world = World(0, 1, 0, device)
-    precision = resolve_precision("auto", device)
-    summary = TREE.summarize(settings)
-    task = build(TREE, settings, summary.num_classes, device, precision=precision).task.train()
-    load_weights(task.get_eval_model(), read_weights(config.run, "RUN"), "RUN", str(config.run))
-    student, head = task.trainable_module, task.head
-    data = TREE.open_data(settings, BatchPlan(0, config.images), world, student.backbone)
+    task, student = run.task, run.task.trainable_module
+    head, objective, device = task.head, task.head.objective, torch.device("cpu")
     parts = [[*student.backbone.parameters(), *student.norm.parameters()], [*head.parameters()]]
     variances = {setting: [[] for _ in parts] for setting in SETTINGS}
-    for batch, (task.random, images, labels) in enumerate(data.train_batches(range(config.batches))):
-        with autocast(precision, device):
-            target = task.target(task.teacher_feature(images), labels)
+    for batch, (images, labels, target) in enumerate(run.batches(config.batches)):
         for scheme, repeats in SETTINGS:
-            head.timesteps, head.repeats = scheme, repeats
+            densities = (objective.timestep_density(), objective.proposal())
+            head.drawing = Drawing(scheme, repeats, *densities, run.settings.condition_dropout)
             moments = [Moments() for _ in parts]
             for number in range(config.draws):
                 draws = head.draw(config.images, generator(device, scheme, repeats, batch, number))
                 student.zero_grad()
-                with autocast(precision, device):
+                with autocast(run.precision, device):
                     loss = student(images, target, labels, task.mixup_share(device), draws)["loss"]
                 loss.backward()
                 for parameters, moment in zip(parts, moments, strict=True):

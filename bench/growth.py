@@ -9,7 +9,6 @@ counted; bars from the least to the greatest.
 
 import statistics
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from machine import describe, the_device
@@ -21,7 +20,7 @@ from suite import FOLDER
 from torch import nn
 
 from gendd.checkpoint import rewrite
-from gendd.config import SamplingConfig
+from gendd.config import NOISE_READ_OUT, SamplingConfig
 from gendd.distributed import autocast, resolve_precision
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
 from gendd.student import Student
@@ -60,7 +59,7 @@ def main() -> None:
             print(f"{unit}, {title}:", ", ".join(medians), flush=True)
         row[0].set_ylabel(unit, fontsize=NORMAL)
     figure.suptitle(
-        f"{STUDENT}, batch {BATCH}, K {DRAWS}, {TOKENS} tokens, width {HEAD_WIDTH}, {SamplingConfig().steps} steps; "
+        f"{STUDENT}, batch {BATCH}, K {DRAWS}, {TOKENS} tokens, width {HEAD_WIDTH}, {NOISE_READ_OUT['steps']} steps; "
         f"{describe()}; {CALLS} calls",
         fontsize=SMALL,
     )
@@ -72,7 +71,7 @@ def step(
     repeats: int = DRAWS, tokens: int = TOKENS, batch: int = BATCH, width: int = HEAD_WIDTH
 ) -> Callable[[], object]:
     """Loss and gradients of the student and its head; the teacher is left out."""
-    device, student = _student(tokens, CLASSES, width, repeats=repeats, timesteps="stratified")
+    device, student = _student(tokens, CLASSES, width, repeats=repeats, timesteps="spread")
     student.train().requires_grad_(True)
     images, target = _images(batch), torch.randn(batch, student.head.feature_dim, device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
@@ -87,10 +86,10 @@ def step(
 
 
 def reading(
-    steps: int = SamplingConfig.steps, width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
+    steps: int = NOISE_READ_OUT["steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
 ) -> Callable[[], object]:
     device, student = _student(tokens, classes, width)
-    images, sampling = _images(IMAGES), replace(SamplingConfig(), steps=steps)
+    images, sampling = _images(IMAGES), SamplingConfig(**NOISE_READ_OUT | {"steps": steps})
 
     @torch.no_grad()
     def work() -> None:

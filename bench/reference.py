@@ -76,12 +76,13 @@ def read_out(student: Student, images: Tensor, steps: int, samples: int, noise: 
     both = torch.cat([condition, torch.zeros_like(condition)])
     schedule = NoiseSchedule(spaced_timesteps(steps)).to(z.device)
 
-    def predict(x: Tensor, t: int) -> tuple[Tensor, Tensor]:
+    def predict(x: Tensor, index: int) -> tuple[None, Tensor, Tensor]:
         x = x.flatten(0, 2).repeat(2, 1)
-        output = denoise(head, x, torch.full((len(x),), t, device=x.device), both, tokens.repeat(2))
+        t = torch.full((len(x),), schedule.timesteps[index], device=x.device)
+        output = denoise(head, x, t, both, tokens.repeat(2))
         (eps, variance), (unguided, _) = (half.chunk(2, dim=-1) for half in output.chunk(2))
         shape = (len(z), samples, head.num_tokens, head.token_dim)
-        return (unguided + 2 * (eps - unguided)).view(shape), variance.reshape(shape)
+        return None, (unguided + 2 * (eps - unguided)).view(shape), variance.reshape(shape)
 
     features = sample_ancestral(schedule, predict, noise(), noise).flatten(-2)
     return student.classifier(features.mean(1))

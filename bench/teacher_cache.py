@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=8, help="K, stratified")
+    parser.add_argument("--repeats", type=int, default=8, help="K, spread")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--views", type=int, default=2)
@@ -55,7 +55,7 @@ def main() -> None:
             image_size=arguments.image_size,
             batch_size=arguments.batch_size,
             repeats=arguments.repeats,
-            timesteps="stratified",
+            timesteps="spread",
             width=arguments.width,
             epochs=arguments.views,
             teacher_cache=folder,

@@ -4,9 +4,9 @@
 
 On random images both paths train copies of one student, taking turns. `step` has the same draws and arithmetic in
 both. `step_equal_variance` has as few draws as give the student's gradient the reference's variance
-(`python bench/gradient_variance.py`). `step_factored` is the cheaper network of `--conditioning factored` beside the
-reference's joint one; `step_cached` runs no teacher (`--teacher-cache`). Ours is measured as it is and compiled, where
-torch.compile works; the faster one counts. `memory` is what a step needs beyond the weights, a path a process.
+(`python bench/gradient_variance.py`). `step_cached` runs no teacher (`--teacher-cache`). Ours is measured as it is and
+compiled, where torch.compile works; the faster one counts. `memory` is what a step needs beyond the weights, a path a
+process.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from measure import peak_memory, record, seconds, take_turns
 from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from gendd.config import TrainConfig
+from gendd.config import HeadConfig, TrainConfig, field_names
 from gendd.distributed import autocast, missing_for_compile, resolve_precision
 from gendd.methods import Ingredients, get_method
 from gendd.networks import create_network
@@ -35,18 +35,15 @@ from gendd_cifar.tree import TREE
 
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")
 BATCH, WIDTH, ROUNDS = 64, 1024, 3
-PUBLISHED = {"repeats": 30, "timesteps": "independent"}
+PUBLISHED = {name: value for name, value in TREE.paper.items() if name in field_names(HeadConfig)}
 # The fewest draws whose gradient of the student varies no more than with the published ones (`gradient_variance.py`).
-EQUAL_VARIANCE = {"repeats": 8, "timesteps": "paired"}
-FACTORED = {"conditioning": "factored"}
+EQUAL_VARIANCE = PUBLISHED | {"repeats": 8, "timesteps": "paired"}
 # The works of each pair, and what ours has there.
 WORKS = {
     LARGE: {
         "step": PUBLISHED,
         "step_equal_variance": EQUAL_VARIANCE,
         "step_cached_equal_variance": EQUAL_VARIANCE | {"cached": True},
-        "step_factored": PUBLISHED | FACTORED,
-        "step_factored_equal_variance": EQUAL_VARIANCE | FACTORED,
     },
     SMALL: {"step": PUBLISHED},
 }

@@ -268,9 +268,6 @@ def load_weights(
             _check_classes(network, prefix, tensors, flag, source)
             tensors, resized = as_timm_reads(network, prefix, tensors)
             notes += resized
-    stored, built = conditioning(tensors), conditioning(expected)
-    if stored and built and stored != built:
-        raise UserError(f"{flag} {source}: a head of --conditioning {stored}, not {built}; give that, or other weights")
     fitting = {
         name: value for name, value in tensors.items() if name in expected and value.shape == expected[name].shape
     }
@@ -302,14 +299,6 @@ def load_weights(
         )
     module.load_state_dict(fitting, strict=False)
     return summary
-
-
-def conditioning(tensors: Tensors) -> str | None:
-    """The --conditioning of the head among the tensors; None where there is none."""
-    projections = [name for name in tensors if ".adaLN_modulation." in name]
-    if not projections:
-        return None
-    return "factored" if any(".adaLN_modulation.time." in name for name in projections) else "joint"
 
 
 def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:

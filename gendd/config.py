@@ -19,9 +19,20 @@ import tyro
 from gendd.diffusion import NUM_TIMESTEPS
 from gendd.errors import UserError
 from gendd.head import check_sampling
+from gendd.objective import Objective
 
 Config = TypeVar("Config")
 CACHED_VIEWS = 10
+# How a head that predicts the noise is read in a few steps: those that start later tell no feature, guidance helps.
+NOISE_READ_OUT = {"steps": 2, "guidance": 2.0, "start": 800}
+# Settings of the head in runs from before there were flags for them: the paper's.
+EARLIER = {
+    "condition_input": False,
+    "prediction": "noise",
+    "timestep_density": "uniform",
+    "loss_weight": "own",
+    "noise_path": "cosine",
+}
 # Least and greatest value of the numbers on the command lines of all programs. Where other conditions hold, they are
 # checked apart.
 RANGES = {
@@ -52,16 +63,17 @@ def field_names(config_class: type) -> tuple[str, ...]:
 class SamplingConfig:
     """How the head is sampled in evaluation."""
 
-    sampler: Literal["ancestral", "ddim", "deterministic"] = "deterministic"
-    """ancestral (the paper's), ddim, or deterministic: DDIM from zero, a few steps."""
-    steps: int = 2
+    sampler: Literal["ancestral", "deterministic"] = "deterministic"
+    """ancestral (the paper's), or deterministic: the DDIM path from zero, of one or a few steps."""
+    steps: int = 1
     """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
     num_samples: int = 1
-    """Features drawn and averaged an image (the paper: 5). The deterministic sampler has one outcome."""
-    guidance: float = 2.0
-    """Classifier-free guidance scale; 1 is none, and saves half the time."""
-    start: int = 800
-    """Timestep at which the deterministic sampler starts."""
+    """Features drawn and averaged per image (the paper: 5). The deterministic sampler has one outcome."""
+    guidance: float = 1.0
+    """Scale of classifier-free guidance (the paper: 2); 1 is none, takes half the time, and needs no dropped conditions
+    in training."""
+    start: int = 999
+    """Timestep at which the deterministic sampler starts; with noise prediction at most 990, such as 800."""
 
     def sampling(self) -> dict:
         """Keyword arguments of `SplitTokenHead.sample`."""
@@ -82,14 +94,25 @@ class HeadConfig:
     """Width of the denoiser."""
     depth: int = 3
     """Residual blocks of the denoiser."""
-    repeats: int = 8
-    """K, draws of timestep and noise a token in a step (the paper: 30, independent)."""
-    timesteps: Literal["independent", "stratified", "paired"] = "paired"
-    """Timesteps of the K repeats: independent (the paper's), stratified, or paired (K even, 4 or more)."""
-    condition_dropout: float = 0.2
-    """Probability of a zero condition, per (image, token, repeat)."""
-    conditioning: Literal["joint", "factored"] = "joint"
-    """Time, condition and position: projected together (joint, the paper's), or apart: cheaper, another network."""
+    condition_input: bool = True
+    """Add the condition to the denoiser's input too, from where the backbone learns at once. Not in the paper's
+    network, whose AdaLN projections, which start at zero, are the condition's only way in."""
+    prediction: Literal["noise", "velocity", "feature"] = "feature"
+    """What the denoiser predicts: the noise, with its variance (the paper's), the velocity, or the clean feature."""
+    timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
+    """Density of the timesteps in training: uniform (the paper's), mostly high noise, or logit-normal."""
+    loss_weight: Literal["own", "clean", "min-snr"] = "own"
+    """Weight of the noise levels in the loss: that of the squared error of what is predicted (the paper's), of the
+    clean feature's error, or of that times the signal-to-noise ratio, up to 5 (min-SNR)."""
+    noise_path: Literal["cosine", "straight"] = "cosine"
+    """Way from feature to noise: the cosine schedule (the paper's), or a straight line (flow matching)."""
+    repeats: int = 4
+    """K, draws of timestep and noise per token and step (the paper: 30 for CIFAR, 10 for ImageNet)."""
+    timesteps: Literal["independent", "spread", "paired"] = "spread"
+    """How the timesteps are drawn: independently (the paper's), spread evenly over the draws of a batch, or in pairs of
+    opposite noise (K even)."""
+    condition_dropout: float = 0.0
+    """Probability of a zero condition, per image, token and draw (the paper: 0.2); guidance needs it."""
 
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
@@ -240,6 +263,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
                 raise UserError(f"--min-lr {self.min_lr}: above {_flag(name)} {getattr(self, name)}; lower it")
         if self.min_lr and self.schedule == "step":
             raise UserError(f"--min-lr {self.min_lr}: ends a cosine alone; give --schedule cosine, or leave it out")
+        if self.method in ("gendd", "finetune"):
+            self._check_objective()
         if not self.student:
             raise UserError("--student is missing: name the network to train")
         if not self.dataset:
@@ -266,6 +291,15 @@ class TrainConfig(SamplingConfig, HeadConfig):
         if self.unlabeled and self.method in ("gendd", "regression") and self.contraction > 0:
             raise UserError(
                 f"--contraction {self.contraction}: pulls towards the label's class; with --unlabeled set it to 0"
+            )
+
+    def _check_objective(self) -> None:
+        objective = Objective(self.prediction, self.timestep_density, self.loss_weight, self.noise_path)
+        objective.check_sampling(self.sampler, self.start)
+        if self.guidance != 1 and not self.condition_dropout:
+            raise UserError(
+                f"--guidance {self.guidance:g}: needs conditions dropped in training; set --condition-dropout 0.2, or "
+                "--guidance 1"
             )
 
     def check_training_images(self) -> None:
@@ -303,8 +337,9 @@ class EvaluateConfig:
     """The trained weights, or their moving average; those that the checkpoint reports if not given."""
     images: int = 0
     """Evaluate the first so many test images; 0 takes all."""
-    sampler: Literal["ancestral", "ddim", "deterministic"] | None = None
-    """ancestral (the paper's), ddim, or deterministic: DDIM from zero, a few steps; a run's own if not given."""
+    sampler: Literal["ancestral", "deterministic"] | None = None
+    """ancestral (the paper's), or deterministic: the DDIM path from zero, of one or a few steps; a run's own if not
+    given."""
     steps: int | None = None
     """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet); a run's own if not given."""
     num_samples: int | None = None

@@ -1,8 +1,8 @@
 """Gaussian diffusion over feature tokens: noise schedule, loss terms, samplers. Tensors in, tensors out.
 
-Improved DDPM (Nichol and Dhariwal, 2021): cosine schedule, noise prediction, learned variance. The variance is
-interpolated between the two analytic bounds and trained by the variational bound, whose gradient does not reach
-the noise prediction. All arithmetic is fp32, whatever autocast does to the network.
+The paper's is improved DDPM (Nichol and Dhariwal, 2021): cosine schedule, noise prediction, learned variance. The
+variance is interpolated between the two analytic bounds and trained by the variational bound, whose gradient does not
+reach the noise prediction. All arithmetic is fp32, whatever autocast does to the network.
 """
 
 import math
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 NUM_TIMESTEPS = 1000
 
-# (noise prediction, variance coefficient in [-1, 1]) of x_t, each shaped like x_t.
-Predict = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+# The x_0 and the noise that the network sees in x at the schedule's index-th timestep, and its variance coefficient in
+# [-1, 1], each shaped like x.
+Predict = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
 
 
 def cosine_alphas_cumprod() -> Tensor:
@@ -34,37 +35,26 @@ class NoiseSchedule(nn.Module):
     Args:
         timesteps: increasing indices into the 1000 training steps; all of them by default. The step from one to
             the next is then a single, larger step of the same process (respacing).
+        path: "cosine", the paper's; or "straight", from the feature to pure noise at even speed (flow matching; Lipman
+            et al., 2023; Liu et al., 2023), which has no ancestral process.
 
     `exact` holds the float64 values; the buffers of the same names are what the arithmetic uses (float32).
     """
 
-    def __init__(self, timesteps: Tensor | None = None):
+    def __init__(self, timesteps: Tensor | None = None, path: str = "cosine"):
         super().__init__()
         timesteps = torch.arange(NUM_TIMESTEPS) if timesteps is None else timesteps
-        alphas_cumprod = cosine_alphas_cumprod()[timesteps]
-        previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
-        alphas = alphas_cumprod / previous
-        betas = 1 - alphas
-        posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
-        # The first posterior variance is 0; its logarithm is replaced by the next one's.
-        clipped = torch.cat([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
-        self.exact = {
-            "alphas_cumprod": alphas_cumprod,
-            "betas": betas,
-            "log_betas": betas.log(),
-            "posterior_log_variance_clipped": clipped.log(),
-            "signal_scale": alphas_cumprod.sqrt(),
-            "noise_scale": (1 - alphas_cumprod).sqrt(),
-            "inverse_signal_step": alphas.rsqrt(),
-            # The model's mean is (x_t - eps * noise_step) / sqrt(alpha).
-            "noise_step": betas * (1 - alphas_cumprod).rsqrt(),
-        }
+        self.timesteps = timesteps.tolist()
+        self.exact = _straight(timesteps) if path == "straight" else _cosine(timesteps)
         for name, values in self.exact.items():
             self.register_buffer(name, values.float(), persistent=False)
-        self.timesteps = timesteps.tolist()
 
     def add_noise(self, x_start: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise. x_start, noise: (..., d); t: (...)."""
+        """x_t = a_t x_0 + b_t noise; on the cosine path a_t^2 = abar_t, b_t^2 = 1 - abar_t.
+
+        Args:
+            x_start, noise: (..., d); t: (...).
+        """
         return self.signal_scale[t, None] * x_start + self.noise_scale[t, None] * noise
 
     def log_variance(self, variance: Tensor, t: Tensor | int) -> Tensor:
@@ -99,6 +89,32 @@ class NoiseSchedule(nn.Module):
         return mse, vb
 
 
+def _straight(timesteps: Tensor) -> dict[str, Tensor]:
+    noise = (timesteps.double() + 1) / NUM_TIMESTEPS
+    return {"signal_scale": 1 - noise, "noise_scale": noise}
+
+
+def _cosine(timesteps: Tensor) -> dict[str, Tensor]:
+    alphas_cumprod = cosine_alphas_cumprod()[timesteps]
+    previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+    alphas = alphas_cumprod / previous
+    betas = 1 - alphas
+    posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
+    # The first posterior variance is 0; its logarithm is replaced by the next one's.
+    clipped = torch.cat([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
+    return {
+        "alphas_cumprod": alphas_cumprod,
+        "betas": betas,
+        "log_betas": betas.log(),
+        "posterior_log_variance_clipped": clipped.log(),
+        "signal_scale": alphas_cumprod.sqrt(),
+        "noise_scale": (1 - alphas_cumprod).sqrt(),
+        "inverse_signal_step": alphas.rsqrt(),
+        # The model's mean is (x_t - eps * noise_step) / sqrt(alpha).
+        "noise_step": betas * (1 - alphas_cumprod).rsqrt(),
+    }
+
+
 def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
     """Log-probability (nats) of the bin of half-width 1/255 around x; the bins beyond +-0.999 are open-ended."""
 
@@ -110,16 +126,6 @@ def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tens
     lower = normal_cdf(inverse_scale * (centered - 1 / 255))
     probability = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
     return probability.clamp(min=1e-12).log()
-
-
-def timestep_density() -> Tensor:
-    """Probability (1000,) float64 of each timestep in draws that favour little noise, where gradients are largest.
-
-    The gradient that reaches the condition falls with the noise, about as (1 - t / 1000)^2. A fifth is spread evenly,
-    so that a timestep's draws weigh at most five times what uniform ones do.
-    """
-    signal = 1 - (torch.arange(NUM_TIMESTEPS, dtype=torch.float64) + 0.5) / NUM_TIMESTEPS
-    return 0.2 / NUM_TIMESTEPS + 0.8 * signal.square() / signal.square().sum()
 
 
 def spaced_timesteps(steps: int) -> Tensor:
@@ -138,21 +144,21 @@ def zero_path_timesteps(start: int, steps: int) -> Tensor:
 def sample_ancestral(schedule: NoiseSchedule, predict: Predict, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:
     """Ancestral sampling from x at the schedule's last timestep down to a sample of x_0, which is not clipped.
 
-    `noise` is asked for a fresh draw at each step but the last; `predict` gets the original timestep.
+    `noise` is asked for a fresh draw at each step but the last.
     """
     for index in reversed(range(len(schedule.timesteps))):
-        eps, variance = predict(x, schedule.timesteps[index])
+        _, eps, variance = predict(x, index)
         mean = schedule.inverse_signal_step[index] * (x - schedule.noise_step[index] * eps)
         if index == 0:
             return mean
         x = mean + (0.5 * schedule.log_variance(variance, index)).exp() * noise()
 
 
-def sample_ddim(schedule: NoiseSchedule, predict: Predict, x: Tensor) -> Tensor:
-    """Deterministic DDIM path (eta = 0; Song et al., 2021) from x at the schedule's last timestep to x_0."""
+def sample_deterministic(schedule: NoiseSchedule, predict: Predict, x: Tensor) -> Tensor:
+    """DDIM path (eta = 0; Song et al., 2021) from x at the schedule's last timestep to x_0; on the straight path, Euler
+    steps of its flow."""
     for index in reversed(range(len(schedule.timesteps))):
-        eps, _ = predict(x, schedule.timesteps[index])
-        x_start = (x - schedule.noise_scale[index] * eps) / schedule.signal_scale[index]
+        x_start, eps, _ = predict(x, index)
         if index == 0:
             return x_start
         x = schedule.signal_scale[index - 1] * x_start + schedule.noise_scale[index - 1] * eps

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from gendd.checkpoint import metadata, write_whole
-from gendd.config import TrainConfig, field_names
+from gendd.config import EARLIER, TrainConfig, field_names
 from gendd.data import Data, class_difference, identity
 from gendd.distributed import World, hardware
 from gendd.errors import UserError
@@ -89,10 +89,10 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             return
         # A run knows nothing of flags that came after it: they have their defaults.
-        theirs, mine = _as_saved(type(config)(), tree) | self.read("config.json"), _as_saved(config, tree)
+        theirs, mine = _as_saved(type(config)(), tree) | EARLIER | self.read("config.json"), _as_saved(config, tree)
         differing = [
             f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
-            for name in sorted({*mine, *theirs} - NOT_COMPARED - ignored)
+            for name in sorted(mine.keys() - NOT_COMPARED - ignored)
             if theirs.get(name) != mine.get(name)
         ]
         if differing:
@@ -233,7 +233,7 @@ def saved_config(path: Path, config_class: type[TrainConfig]) -> TrainConfig:
     values = {name: saved[name] for name in field_names(config_class) if name in saved}
     # JSON has no tuples.
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return config_class(**values)
+    return config_class(**EARLIER | values)
 
 
 def environment(world: World) -> dict:

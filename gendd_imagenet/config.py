@@ -61,10 +61,6 @@ class ImageNetTrainConfig(TrainConfig):
     """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
     sync_bn: bool = True
     """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
-    repeats: int = 4
-    """K, draws of timestep and noise a token in a step (the paper: 10, independent)."""
-    timesteps: Literal["independent", "stratified", "paired"] = "stratified"
-    """Timesteps of the K repeats: independent (the paper's), stratified, or paired (K even, 4 or more)."""
     eval_images: int = 5000
     """Images of an intermediate evaluation; 0 takes all."""
 

@@ -45,12 +45,10 @@ stage2=(
   --method gendd
   --epochs 15
   --lr 3e-3
-  --head-lr 1e-3
+  --head-lr 3e-3
   --schedule cosine
   --warmup-epochs 1
   --width 256
-  --repeats 8
-  --timesteps paired
 )
 
 train() {

@@ -38,8 +38,14 @@ recipe=(
   --token-dim 64
   --width 1024
   --depth 3
+  --no-condition-input
+  --prediction noise
+  --timestep-density uniform
   --repeats 10
   --timesteps independent
+  --steps 2
+  --guidance 2
+  --start 800
   --crop-scale 0.6 1
 )
 

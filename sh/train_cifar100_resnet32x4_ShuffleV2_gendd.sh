@@ -45,8 +45,14 @@ stage2=(
   --token-dim 64
   --width 1024
   --depth 3
+  --no-condition-input
+  --prediction noise
+  --timestep-density uniform
   --repeats 8
   --timesteps paired
+  --steps 2
+  --guidance 2
+  --start 800
 )
 
 launch=$(dirname "$0")/launch.sh

@@ -31,12 +31,11 @@ stage2=(
   --method "${METHOD:-gendd}"
   --after pretrain-short
   --epochs $((epochs - epochs / 3))
-  --head-lr 1e-3
+  --head-lr 3e-3
   --warmup-epochs 0.5
   --contraction 0.5
-  --width 512
-  --repeats 8
-  --timesteps paired
+  --width 448
+  --repeats 4
   --name "${METHOD:-gendd}-short"
 )
 

@@ -41,8 +41,14 @@ stage2=(
   --token-dim 64
   --width 1024
   --depth 3
+  --no-condition-input
+  --prediction noise
+  --timestep-density uniform
   --repeats 30
   --timesteps independent
+  --steps 2
+  --guidance 2
+  --start 800
 )
 
 launch=$(dirname "$0")/launch.sh

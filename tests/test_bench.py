@@ -58,7 +58,7 @@ def test_reference_and_fast_path_read_the_same_logits():
     images, shape = torch.randn(3, 3, 32, 32), (3, 2, 3, 16)
     noise = torch.Generator().manual_seed(1)
     plain = reference.read_out(student, images, 6, 2, lambda: torch.randn(shape, generator=noise))
-    settings = {"sampler": "ancestral", "steps": 6, "num_samples": 2}
+    settings = {"sampler": "ancestral", "steps": 6, "num_samples": 2, "guidance": 2.0}
     fast = student.read_out(images, torch.Generator().manual_seed(1), **settings)["head"]
     # The path of an untrained head ends at large values.
     torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-3 * fast.abs().max().item())
@@ -81,12 +81,12 @@ def test_step_bench_reports_every_work_of_its_own(monkeypatch):
     monkeypatch.setattr(train_step, "BATCH", 2)
     monkeypatch.setattr(train_step, "WIDTH", 32)
     monkeypatch.setattr(train_step, "matrix_rate", lambda dtype: 1e12)
-    monkeypatch.setattr(train_step, "PUBLISHED", {"repeats": 2, "timesteps": "independent"})
+    monkeypatch.setattr(train_step, "PUBLISHED", train_step.PUBLISHED | {"repeats": 2})
     pair = ("resnet8", "resnet8")
     reference, _ = train_step.build("reference", pair, **train_step.PUBLISHED)
     ours, _ = train_step.build("ours", pair, **train_step.PUBLISHED)
     assert ours().item() == pytest.approx(reference().item(), rel=0.01)
-    works = {"step": train_step.PUBLISHED, "step_equal_variance": {"repeats": 4, "timesteps": "paired"}}
+    works = {"step": train_step.PUBLISHED, "step_equal_variance": train_step.EQUAL_VARIANCE | {"repeats": 4}}
     found = train_step.step_records(pair, works, rounds=1, compiles=False)
     assert [row["work"] for row in found] == ["step/resnet8-resnet8", "step_equal_variance/resnet8-resnet8"]
     for row in found:

@@ -15,7 +15,7 @@ HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
 MIXED = {"contraction", "mixup"}
 DECOUPLED = {"temperature", "alpha", "beta", "distill_warmup_epochs"}
 DISTILLED = {"label_share", *DECOUPLED}
-NETWORK = {"token_dim", "width", "depth", "conditioning"}
+NETWORK = {"token_dim", "width", "depth", "condition_input", "prediction", "noise_path"}
 
 
 @dataclass(frozen=True)

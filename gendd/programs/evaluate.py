@@ -14,7 +14,6 @@ from gendd.checkpoint import (
     Tensors,
     check_writable,
     checksum,
-    conditioning,
     load_weights,
     read,
     reported_weights,
@@ -22,11 +21,12 @@ from gendd.checkpoint import (
     weights_in,
     write_whole,
 )
-from gendd.config import EvaluateConfig, SamplingConfig, TrainConfig, field_names
+from gendd.config import NOISE_READ_OUT, EvaluateConfig, SamplingConfig, TrainConfig, field_names
 from gendd.data import Data
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, evaluate_with_cost, read_outs_apart
+from gendd.head import settings_of
 from gendd.networks import parameter_count
 from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
 from gendd.programs.tree import Tree
@@ -148,8 +148,9 @@ def _architecture(tensors: Tensors) -> dict:
         return {"method": projected if any(part.startswith("backbone.") for part in parts) else "classification"}
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-    head = {"token_dim": token_dim, "width": width, "depth": depth, "conditioning": conditioning(tensors)}
-    return {"method": "gendd", **head}
+    head = {"token_dim": token_dim, "width": width, "depth": depth, **settings_of(tensors)}
+    read_out = NOISE_READ_OUT if head["prediction"] == "noise" else {}
+    return {"method": "gendd", "condition_input": "head.net.cond_proj.weight" in tensors, **head, **read_out}
 
 
 def _build(

@@ -106,7 +106,11 @@ def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     if student.draws_features:
         samples = f"{_counted(config.steps, 'step')} x {_counted(config.num_samples, 'sample')}"
         words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}")
-        words.append(f"loss over {head.repeats} {head.timesteps} draws a token, {as_flops(cost)} an image")
+        words.append(
+            f"predicts the {config.prediction} on the {config.noise_path} path, {config.timestep_density} timesteps, "
+            f"{config.loss_weight} weight"
+        )
+        words.append(f"loss over {config.repeats} {config.timesteps} draws a token, {as_flops(cost)} an image")
         words.append(f"sampled {config.sampler}, {samples}, guidance {config.guidance:g}, {as_flops(sampled)} an image")
     else:
         words.append(f"squared error, {as_flops(cost)} an image")

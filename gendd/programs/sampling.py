@@ -28,15 +28,8 @@ from gendd.runs import check_classes, environment, saved_config
 from gendd.student import Student
 
 GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
-STARTS, FEW_STEPS = (950, 800, 600), (1, 2, 4, 8)
-NOISY, MANY_STEPS, SAMPLES = ("ancestral", "ddim"), (10, 30, 100), (1, 5)
-GRIDS = {
-    "guidance": [SamplingConfig(steps=steps, guidance=scale) for steps in GUIDED_STEPS for scale in GUIDANCES],
-    "sampling": [
-        *(SamplingConfig(start=start, steps=steps) for start in STARTS for steps in FEW_STEPS),
-        *(SamplingConfig(name, steps, samples) for name in NOISY for samples in SAMPLES for steps in MANY_STEPS),
-    ],
-}
+STARTS, NOISE_STARTS, FEW_STEPS = (999, 900, 800), (950, 800, 600), (1, 2, 4, 8)
+MANY_STEPS, SAMPLES = (10, 30, 100), (1, 5)
 VALUES = {"guidance": "guidance", "sampling": "steps"}
 COST = "ms an image"
 NOTE = """\
@@ -91,7 +84,7 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
         head = _Head(student, data.eval_batches(config.images), world, seed, image)
         rows = [
             {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
-            for sampling in GRIDS[config.what]
+            for sampling in grid(config.what, settings)
         ]
     found = environment(world)
     labels = "no labels" if settings.unlabeled else f"contraction {settings.contraction:g}"
@@ -100,6 +93,29 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
     levels = {"linear probe": head.probe_top1}
     ablation = Ablation(title, note, "curve", VALUES[config.what], COST, rows, levels)
     ablation.write(folder, config.what)
+
+
+def grid(what: str, settings: TrainConfig) -> list[SamplingConfig]:
+    """The settings to measure a run with.
+
+    Raises:
+        UserError: guidance, of a run without dropped conditions.
+    """
+    read_out = settings.sampling()
+    if what == "guidance":
+        if not settings.condition_dropout:
+            raise UserError("guidance: the run was trained with --condition-dropout 0, which guidance needs")
+        return [
+            SamplingConfig(steps=steps, guidance=scale, start=read_out["start"])
+            for steps in GUIDED_STEPS
+            for scale in GUIDANCES
+        ]
+    guidance, starts = read_out["guidance"], NOISE_STARTS if settings.prediction == "noise" else STARTS
+    few = [SamplingConfig(steps=steps, guidance=guidance, start=start) for start in starts for steps in FEW_STEPS]
+    if settings.noise_path == "straight":
+        return few
+    many = [(steps, samples) for samples in SAMPLES for steps in MANY_STEPS]
+    return [*few, *(SamplingConfig("ancestral", steps, samples, guidance) for steps, samples in many)]
 
 
 def _open(tree: Tree, settings: TrainConfig, run: str, world: World):

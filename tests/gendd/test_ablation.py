@@ -52,12 +52,12 @@ def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path
     runs = [
         gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
         for k in (4, 30)
-        for scheme in ("independent", "stratified")
+        for scheme in ("independent", "spread")
     ]
     ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
     heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
     assert [(row["read-out"], row["repeats"]) for row in heads] == [
-        ("head, independent", "4"), ("head, stratified", "4"), ("head, independent", "30"), ("head, stratified", "30"),
+        ("head, independent", "4"), ("head, spread", "4"), ("head, independent", "30"), ("head, spread", "30"),
     ]  # fmt: skip
     assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
 
@@ -80,7 +80,7 @@ def test_of_averaged_and_trained_weights_the_reported_ones_have_a_price(tmp_path
     assert table[-1]["FLOPs, times the head's"] == "1.00"
 
 
-@pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "stratified"}, {"result": {"earlier_epochs": 7}}])
+@pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "paired"}, {"result": {"earlier_epochs": 7}}])
 def test_runs_that_differ_in_more_are_refused(tmp_path, other):
     runs = [gendd_run(tmp_path / "a", 1.0, 1.0, mixup=0.0), gendd_run(tmp_path / "b", 1.0, 1.0, mixup=1.0, **other)]
     with pytest.raises(UserError, match="more than the setting") as error:

@@ -32,7 +32,7 @@ def refusal(function, *arguments):
     return message
 
 
-def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_draws_and_sampler():
+def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_objective_and_sampler():
     recipe = {
         "dataset": "cifar100",
         "image_size": 32,
@@ -55,8 +55,6 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_draws_an
         "token_dim": 64,
         "width": 1024,
         "depth": 3,
-        "condition_dropout": 0.2,
-        "guidance": 2.0,
         "temperature": 4.0,
         "label_share": 0.1,
         "holdout": 0.0,
@@ -65,11 +63,16 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_draws_an
     assert {name: values[name] for name in recipe} == recipe
 
 
-# The paper's protocol of draws and sampling (its section of experiments and its release), by tree.
+# The paper's protocol of objective, draws and sampling (its section of experiments and its release), by tree.
 PAPER = [(CIFAR, {"repeats": 30, "steps": 100}), (IMAGENET, {"repeats": 10, "steps": 64})]
 EVERYWHERE = {
     "timesteps": "independent",
-    "conditioning": "joint",
+    "condition_input": False,
+    "prediction": "noise",
+    "noise_path": "cosine",
+    "timestep_density": "uniform",
+    "loss_weight": "own",
+    "condition_dropout": 0.2,
     "sampler": "ancestral",
     "num_samples": 5,
     "guidance": 2.0,
@@ -78,23 +81,32 @@ EVERYWHERE = {
 
 @pytest.mark.parametrize(("tree", "paper"), PAPER)
 def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
-    others = ["--steps", "3", "--sampler", "ddim", "--guidance", "1"]
+    others = ["--steps", "3", "--sampler", "deterministic", "--guidance", "1"]
     for config_class, draws in ((tree.train_config, ["--repeats", "7"]), (tree.evaluate_config, [])):
         config = tree.parse(config_class, "program", [*others, *draws, "--paper"])
         values, expected = dataclasses.asdict(config), {**EVERYWHERE, **paper}
-        known = expected if draws else expected.keys() - {"repeats", "timesteps", "conditioning"}
+        known = expected if draws else {"sampler", "steps", "num_samples", "guidance"}
         assert {name: values[name] for name in known} == {name: expected[name] for name in known}
         assert tree.protocol(config) == "the paper's"
         config = tree.parse(config_class, "program", [*others, *draws])
-        assert (config.steps, config.sampler) == (3, "ddim")
+        assert (config.steps, config.sampler) == (3, "deterministic")
         assert "steps 3 (the paper: " in tree.protocol(config)
 
 
 def test_the_default_protocol_says_that_it_is_not_the_papers():
     text = CIFAR.protocol(parsed())
-    for name in ("repeats", "timesteps", "sampler", "steps", "num samples"):
+    for name in (
+        "prediction",
+        "condition input",
+        "repeats",
+        "timesteps",
+        "sampler",
+        "steps",
+        "num samples",
+        "guidance",
+    ):
         assert f"{name} " in text
-    assert "guidance" not in text and "--paper" in text
+    assert "noise path" not in text and "--paper" in text
 
 
 def test_flags_set_what_they_name():
@@ -106,8 +118,8 @@ def test_flags_set_what_they_name():
 
 
 def test_an_evaluation_takes_its_checkpoint_without_a_flag():
-    config = parse(EvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ddim", "--steps", "10"])
-    assert (config.checkpoint, config.sampler, config.steps) == ("runs/a", "ddim", 10)
+    config = parse(EvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ancestral", "--steps", "10"])
+    assert (config.checkpoint, config.sampler, config.steps) == ("runs/a", "ancestral", 10)
     left_to_the_run = ("num_samples", "guidance", "start", "seed", "precision", "weights")
     assert [getattr(config, name) for name in left_to_the_run] == [None] * len(left_to_the_run)
 
@@ -200,7 +212,7 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--student", ""),
         ("--dataset", ""),
         ("--steps", "0"),
-        ("--steps", "951"),
+        ("--steps", "999"),
         ("--num-samples", "2"),
         ("--start", "1"),
         ("--start", "1000"),
@@ -285,7 +297,13 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag):
         (["--unlabeled"], ["--contraction 0.9", "--unlabeled"]),
         (["--after", "pretrain", "--student-weights", "a.pth"], ["--after pretrain", "--student-weights a.pth"]),
         (["--sampler", "ancestral", "--steps", "1"], ["--steps 1", "ancestral"]),
-        (["--sampler", "ddim", "--steps", "1001"], ["--steps 1001", "1000"]),
+        (["--sampler", "ancestral", "--steps", "1001"], ["--steps 1001", "1000"]),
+        (["--prediction", "noise"], ["--start 999", "--prediction noise", "at most 990"]),
+        (["--guidance", "2"], ["--guidance 2", "--condition-dropout 0.2"]),
+        (
+            ["--prediction", "velocity", "--noise-path", "straight", "--sampler", "ancestral", "--steps", "9"],
+            ["--sampler ancestral", "--noise-path straight"],
+        ),
         (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
         (["--epochs", "5", "--warmup-epochs", "5"], ["--warmup-epochs 5", "--epochs 5"]),
         (["--weights", "ema"], ["--weights ema", "--ema"]),
@@ -320,7 +338,8 @@ def test_values_at_the_edge_are_accepted(arguments):
     parsed(*COMPLETE, *arguments).check()
 
 
-def test_conditioning_is_a_flag_of_the_head():
-    config = parsed(*COMPLETE, "--conditioning", "factored", "--timesteps", "paired")
-    assert config.head()["conditioning"] == "factored" and config.head()["timesteps"] == "paired"
-    assert parsed(*COMPLETE).conditioning == "joint"
+def test_the_objective_is_a_part_of_the_head():
+    config = parsed(*COMPLETE, "--prediction", "velocity", "--no-condition-input", "--timesteps", "paired")
+    head = config.head()
+    assert (head["prediction"], head["condition_input"], head["timesteps"]) == ("velocity", False, "paired")
+    assert parsed(*COMPLETE).prediction == "feature"

@@ -8,7 +8,7 @@ from gendd.denoiser import Denoiser
 
 def test_initial_weights_are_as_published():
     torch.manual_seed(0)
-    net = Denoiser(token_dim=16, num_tokens=64, cond_dim=64, width=256, depth=2, conditioning="joint")
+    net = Denoiser(token_dim=16, num_tokens=64, cond_dim=64, width=256, depth=2, outputs=32)
     weights = {name: weight.detach() for name, weight in net.named_parameters()}
     assert weights.pop("pos_embed.weight").std().item() == pytest.approx(1, rel=0.05)
     for name, weight in weights.items():

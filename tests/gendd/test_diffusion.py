@@ -11,7 +11,7 @@ from gendd.diffusion import (
     NoiseSchedule,
     discretized_gaussian_log_likelihood,
     sample_ancestral,
-    sample_ddim,
+    sample_deterministic,
     spaced_timesteps,
     zero_path_timesteps,
 )
@@ -70,11 +70,11 @@ def test_network_and_losses_meet_the_recorded_case(recorded, net):
 def test_guided_ancestral_sampling_meets_the_recorded_case(recorded, net):
     z, token, noise = recorded["sample.z"], recorded["sample.token_index"], iter(recorded["sample.noise"])
 
-    def predict(x, t):
-        time = net.time_embed(torch.tensor(t)) + net.pos_embed(token)
+    def predict(x, index):
+        time = net.time_embed(torch.tensor(schedule.timesteps[index])) + net.pos_embed(token)
         eps, variance = net(x, time + net.cond_embed(z)).chunk(2, dim=-1)
         unconditional, _ = net(x, time + net.cond_embed(torch.zeros_like(z))).chunk(2, dim=-1)
-        return unconditional + 2.0 * (eps - unconditional), variance
+        return None, unconditional + 2.0 * (eps - unconditional), variance
 
     schedule = NoiseSchedule(spaced_timesteps(10))
     sample = sample_ancestral(schedule, predict, recorded["sample.x_T"], lambda: next(noise))
@@ -134,17 +134,16 @@ def test_timesteps_of_the_samplers():
 
 def gaussian_predictor(schedule: NoiseSchedule, mean: float, std: float):
     """The optimal noise prediction for data N(mean, std^2): the samplers must then return such data."""
-    abar = dict(zip(schedule.timesteps, schedule.exact["alphas_cumprod"].float(), strict=True))
 
-    def predict(x, t):
-        signal, noise = abar[t].sqrt(), 1 - abar[t]
-        eps = noise.sqrt() * (x - signal * mean) / (abar[t] * std**2 + noise)
-        return eps, torch.zeros_like(x)
+    def predict(x, index):
+        abar = schedule.exact["alphas_cumprod"][index].float()
+        eps = (1 - abar).sqrt() * (x - abar.sqrt() * mean) / (abar * std**2 + 1 - abar)
+        return (x - (1 - abar).sqrt() * eps) / abar.sqrt(), eps, torch.zeros_like(x)
 
     return predict
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "deterministic"])
 def test_samplers_draw_from_the_distribution_that_the_network_describes(sampler):
     generator = torch.Generator().manual_seed(0)
     schedule = NoiseSchedule(spaced_timesteps(250))
@@ -153,7 +152,7 @@ def test_samplers_draw_from_the_distribution_that_the_network_describes(sampler)
     if sampler == "ancestral":
         sample = sample_ancestral(schedule, predict, x, lambda: torch.randn(x.shape, generator=generator))
     else:
-        sample = sample_ddim(schedule, predict, x)
+        sample = sample_deterministic(schedule, predict, x)
     assert sample.mean().item() == pytest.approx(2.0, abs=0.03)
     assert sample.std().item() == pytest.approx(0.5, abs=0.03)
 
@@ -161,5 +160,5 @@ def test_samplers_draw_from_the_distribution_that_the_network_describes(sampler)
 @pytest.mark.parametrize("steps", [1, 4])
 def test_path_from_zero_ends_at_the_mean(steps):
     schedule = NoiseSchedule(zero_path_timesteps(950, steps))
-    sample = sample_ddim(schedule, gaussian_predictor(schedule, mean=2.0, std=0.1), torch.zeros(1, 1))
+    sample = sample_deterministic(schedule, gaussian_predictor(schedule, mean=2.0, std=0.1), torch.zeros(1, 1))
     assert sample.item() == pytest.approx(2.0, abs=0.05)

@@ -1,27 +1,38 @@
 """The head: its loss against a plain one written here, its draws, its samplers."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gendd import head as head_module
-from gendd.denoiser import CONDITIONINGS
-from gendd.diffusion import NoiseSchedule, timestep_density
+from gendd.diffusion import NoiseSchedule
+from gendd.draws import Draws
 from gendd.errors import UserError
-from gendd.head import TIMESTEP_SCHEMES, Draws, SplitTokenHead
+from gendd.head import SplitTokenHead
 
 B, M, K, D, COND = 5, 3, 4, 8, 12
+KINDS = {
+    "paper": {},
+    "feature": {"prediction": "feature", "condition_input": True, "timestep_density": "high-noise"},
+    "flow": {"prediction": "velocity", "noise_path": "straight", "loss_weight": "min-snr"},
+}
 
 
-@pytest.fixture(params=CONDITIONINGS)
-def head(request) -> SplitTokenHead:
+def fresh(kind: str = "paper", repeats: int = K, **settings) -> SplitTokenHead:
     torch.manual_seed(0)
-    head = SplitTokenHead(M * D, COND, D, width=32, repeats=K, conditioning=request.param)
-    for parameter in head.parameters():  # The zero initialisation would hide mistakes.
+    return SplitTokenHead(M * D, COND, D, width=32, repeats=repeats, **KINDS[kind] | settings)
+
+
+def moved(head: SplitTokenHead) -> SplitTokenHead:
+    """With other weights: the zero initialisation would hide mistakes."""
+    for parameter in head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return head
+
+
+@pytest.fixture(params=KINDS)
+def head(request) -> SplitTokenHead:
+    return moved(fresh(request.param))
 
 
 @pytest.fixture
@@ -32,25 +43,20 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def plain_output(net, x, t, z, m) -> torch.Tensor:
     """The network for one token (d), all projections of its conditioning written out."""
-    time, condition, position = net.time_embed(t), net.cond_embed(z), net.pos_embed.weight[m]
+    u = net.time_embed(t) + net.cond_embed(z) + net.pos_embed.weight[m]
     x = net.input_proj(x)
-    for layer in net.layers:
-        adaln = layer.adaLN_modulation
-        if net.conditioning == "joint":
-            modulation = adaln[1](F.silu(time + condition + position))
-        else:
-            modulation = (
-                adaln.time(F.silu(time)) + adaln.condition(F.silu(condition)) + adaln.position(F.silu(position))
-            )
-        if layer is net.final_layer:
-            shift, scale = modulation.chunk(2)
-            return layer.linear(layer.norm_final(x) * (1 + scale) + shift)
-        shift, scale, gate = modulation.chunk(3)
-        x = x + gate * layer.mlp(layer.in_ln(x) * (1 + scale) + shift)
+    if net.cond_proj is not None:
+        x = x + net.cond_proj(z)
+    for block in net.res_blocks:
+        shift, scale, gate = block.adaLN_modulation[1](F.silu(u)).chunk(3)
+        x = x + gate * block.mlp(block.in_ln(x) * (1 + scale) + shift)
+    final = net.final_layer
+    shift, scale = final.adaLN_modulation[1](F.silu(u)).chunk(2)
+    return final.linear(final.norm_final(x) * (1 + scale) + shift)
 
 
 def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
-    """One token and repeat at a time, everything computed anew: the definition."""
+    """One token and draw at a time, everything computed anew: the definition."""
     net, total = head.net, 0.0
     images, _, repeats = draws.t.shape
     weight = torch.ones(draws.t.shape) if draws.weight is None else draws.weight
@@ -59,19 +65,26 @@ def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
             x_start = target[b, m * D : (m + 1) * D]
             for k in range(repeats):
                 t, noise = draws.t[b, m, k], draws.noise[b, m, k]
-                condition = torch.zeros_like(z[b]) if draws.dropped[b, m, k] else z[b]
-                x_t = head.schedule.add_noise(x_start[None], noise[None], t[None])[0]
-                output = plain_output(net, x_t, t, condition, m)
-                mse, vb = head.schedule.loss_terms(output[None], x_start[None], noise[None], t[None])
-                total = total + weight[b, m, k] * (mse[0] + vb[0])
+                condition = torch.zeros(COND) if draws.dropped[b, m, k] else z[b]
+                a, n = head.schedule.signal_scale[t], head.schedule.noise_scale[t]
+                output = plain_output(net, a * x_start + n * noise, t, condition, m)
+                if head.objective.prediction == "noise":
+                    terms = head.schedule.loss_terms(output[None], x_start[None], noise[None], t[None])
+                    loss = terms[0][0] + terms[1][0]
+                elif head.objective.prediction == "feature":
+                    loss = (output - x_start).square().mean()
+                else:  # Of the straight path, its error counted as the clean feature's with SNR up to 5.
+                    loss = (output - (noise - x_start)).square().mean() * n**2 * ((a / n) ** 2).clamp(max=5)
+                total = total + weight[b, m, k] * loss
     return total / draws.t.numel()
 
 
 @pytest.mark.parametrize("timesteps", ["independent", "paired"])
-def test_loss_and_gradients_are_those_of_the_plain_definition(head, batch, timesteps):
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, timesteps):
     z, target = batch
     z.requires_grad_()
-    head.timesteps = timesteps
+    head = moved(fresh(kind, timesteps=timesteps))
     draws = head.draw(B, torch.Generator().manual_seed(2))
     assert draws.dropped.any() and not draws.dropped.all()
     inputs = [z, *head.parameters()]
@@ -87,7 +100,7 @@ def test_parts_of_the_repeats_and_the_time_table_change_no_gradient(head, batch,
     """More tokens x repeats than timesteps: in parts, against one part in fp32, each timestep embedded for itself."""
     z, target = batch
     z.requires_grad_()
-    head.repeats = 80
+    head.drawing.repeats = 80
     draws, results = head.draw(B, torch.Generator().manual_seed(2)), []
     for timesteps, rows, used in ((1000, 400, precision), (10**6, 10**6, torch.float32)):
         monkeypatch.setattr(head_module, "NUM_TIMESTEPS", timesteps)
@@ -102,7 +115,7 @@ def test_parts_of_the_repeats_and_the_time_table_change_no_gradient(head, batch,
 
 def test_a_loss_in_parts_holds_the_activations_of_one(head, batch, monkeypatch):
     z, target = batch
-    head.repeats, rows = 80, []
+    head.drawing.repeats, rows = 80, []
     head.net.input_proj.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][..., 0].numel()))
     monkeypatch.setattr(head_module, "ROWS_AT_ONCE", 400)
     head(z, target, head.draw(B))
@@ -133,7 +146,8 @@ def test_recomputed_blocks_change_no_result(head, batch):
 
 def test_loss_parts_add_up(head, batch):
     parts = head(*batch)
-    torch.testing.assert_close(parts["loss"].detach(), parts["mse"] + parts["vb"])
+    torch.testing.assert_close(parts["loss"].detach(), parts["mse"] + parts.get("vb", 0))
+    assert ("vb" in parts) == (head.objective.prediction == "noise")
 
 
 def test_diffusion_is_fp32_under_autocast(head, batch):
@@ -141,58 +155,39 @@ def test_diffusion_is_fp32_under_autocast(head, batch):
     full = head(*batch, draws)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
         half = head(*batch, draws)["loss"]
-        sample = head.sample(batch[0], steps=2)
+        sample = head.sample(batch[0], steps=2, start=800)
     assert half.dtype == sample.dtype == torch.float32
     assert half.item() == pytest.approx(full.item(), rel=0.02)
 
 
-def test_fresh_head_predicts_no_noise(batch):
-    """The output layer starts at zero: the mse is the noise's own variance."""
-    torch.manual_seed(0)
-    head = SplitTokenHead(M * D, COND, D, width=32, repeats=200)
-    assert head(*batch)["mse"].item() == pytest.approx(1.0, abs=0.05)
+def test_fresh_head_predicts_zero(batch):
+    """The output layer starts at zero: the mse is the noise's own variance, or the features' mean square."""
+    assert fresh(repeats=200)(*batch)["mse"].item() == pytest.approx(1.0, abs=0.05)
+    assert fresh("feature")(*batch)["mse"].item() == pytest.approx(batch[1].square().mean().item(), rel=1e-5)
 
 
-def test_stratified_draws_cover_the_timesteps_and_pair_the_noise():
-    head = SplitTokenHead(M * D, COND, D, width=8, repeats=10, timesteps="stratified")
-    draws = head.draw(7, torch.Generator().manual_seed(0))
-    assert (draws.t // 100 == torch.arange(10)).all()
-    torch.testing.assert_close(draws.noise[:, :, 0::2], -draws.noise[:, :, 1::2], rtol=0, atol=0)
-
-
-def test_odd_repeats_leave_one_without_a_partner():
-    head = SplitTokenHead(M * D, COND, D, width=8, repeats=3, timesteps="stratified")
-    noise = head.draw(2, torch.Generator().manual_seed(0)).noise
-    torch.testing.assert_close(noise[:, :, 0], -noise[:, :, 1], rtol=0, atol=0)
-    assert (noise[:, :, 2] != -noise[:, :, 1]).all()
-
-
-def test_all_timestep_schemes_have_one_expectation(head, batch):
-    """Means of many losses agree within their standard errors."""
+def test_the_condition_at_the_input_reaches_the_backbone_after_one_step(batch):
+    """Through AdaLN alone it does so only after two: its projections and the output layer start at zero."""
     z, target = batch
-    losses = {}
-    for scheme in TIMESTEP_SCHEMES:
-        head.timesteps, generator = scheme, torch.Generator().manual_seed(3)
-        with torch.no_grad():
-            losses[scheme] = torch.stack([head(z, target, head.draw(B, generator))["loss"] for _ in range(600)])
-    for one, other in itertools.combinations(losses.values(), 2):
-        assert abs(one.mean() - other.mean()) < 4 * (one.var() / 600 + other.var() / 600).sqrt()
-
-
-@pytest.mark.parametrize("repeats, given", [(4, 2), (6, 4), (10, 8), (20, 16)])
-def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
-    head = SplitTokenHead(M * D, COND, D, width=8, repeats=repeats, timesteps="paired")
-    draws = head.draw(50, torch.Generator().manual_seed(0))
-    assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats)
-    assert (draws.dropped == (torch.arange(repeats) >= given)).all()
-    assert torch.equal(draws.noise[:, :, 0::2], -draws.noise[:, :, 1::2])
-    for values in (draws.t, draws.weight):
-        assert torch.equal(values[:, :, 0::2], values[:, :, 1::2])
+    z.requires_grad_()
+    reached = {}
+    for where in (False, True):
+        head = fresh("feature", condition_input=where)
+        optimizer = torch.optim.SGD(head.parameters(), 0.1)
+        gradients = []
+        for _ in range(2):
+            z.grad = None
+            optimizer.zero_grad()
+            head(z, target, head.draw(B, torch.Generator().manual_seed(2)))["loss"].backward()
+            gradients.append(z.grad.abs().sum().item())
+            optimizer.step()
+        reached[where] = [value > 0 for value in gradients]
+    assert reached == {False: [False, False], True: [False, True]}
 
 
 def test_what_a_pair_shares_is_projected_once(head, batch):
     """In parts and in one: as many rows of conditioning as pairs, twice as many of tokens."""
-    head.timesteps, head.repeats = "paired", 160
+    head.drawing.scheme, head.drawing.repeats = "paired", 160
     tokens, conditions = [], []
     head.net.input_proj.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0][..., 0].numel()))
     head.net.res_blocks[0].register_forward_pre_hook(lambda _, inputs: conditions.append(inputs[1][..., 0].numel()))
@@ -200,70 +195,57 @@ def test_what_a_pair_shares_is_projected_once(head, batch):
     assert sum(tokens) == B * M * 160 and sum(conditions) == B * M * 80
 
 
-@pytest.mark.parametrize("repeats", [4, 6, 8])
-def test_weighted_paired_draws_are_uniform_in_time_and_drop_as_often_as_asked(repeats):
-    """Sums of the weights over fifths of the timesteps, with the condition and without."""
-    head = SplitTokenHead(D, COND, D, width=8, repeats=repeats, timesteps="paired")
-    draws = head.draw(40000, torch.Generator().manual_seed(0))
-    for dropped, share in ((False, 0.8), (True, 0.2)):
-        weight = torch.where(draws.dropped == dropped, draws.weight, 0.0).flatten().double()
-        sums = torch.zeros(5, dtype=torch.float64).index_add_(0, draws.t.flatten() // 200, weight) / draws.t.numel()
-        torch.testing.assert_close(sums, torch.full_like(sums, share / 5), rtol=0.05, atol=0)
+@pytest.mark.parametrize("kind", ["paper", "feature"])
+def test_ancestral_samples_follow_their_noise(batch, kind):
+    head = moved(fresh(kind))
+    one, again, other = (
+        head.sample(batch[0], "ancestral", 5, 3, generator=torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)
+    )
+    assert one.shape == (B, 3, M * D)
+    assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-def test_timestep_density_is_one_and_nowhere_below_a_fifth():
-    density = timestep_density()
-    assert density.sum().item() == pytest.approx(1) and density.min() >= 0.2 / 1000 and (density.diff() < 0).all()
-
-
-@pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
-def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
-    with pytest.raises(UserError, match=f"--repeats {repeats}: --timesteps paired .* set it to {remedy}"):
-        SplitTokenHead(M * D, COND, D, width=8, repeats=repeats, timesteps="paired")
-
-
-def test_every_timestep_is_as_likely_in_both_schemes():
-    for scheme in ("independent", "stratified"):
-        head = SplitTokenHead(D, COND, D, width=8, repeats=7, timesteps=scheme)
-        t = head.draw(30000, torch.Generator().manual_seed(0)).t
-        counts = torch.bincount(t.flatten(), minlength=1000).float()
-        assert len(counts) == 1000
-        assert (counts / counts.mean() - 1).abs().max() < 0.4
-
-
-def test_sample_shapes_and_reproducible_noise(head, batch):
-    z, _ = batch
-    for sampler, steps, samples in (("ancestral", 5, 3), ("ddim", 5, 3), ("deterministic", 2, 1)):
-        settings = {"sampler": sampler, "steps": steps, "num_samples": samples}
-        one, again = (head.sample(z, **settings, generator=torch.Generator().manual_seed(4)) for _ in range(2))
-        assert one.shape == (B, samples, M * D)
-        torch.testing.assert_close(one, again, rtol=0, atol=0)
-    other = head.sample(z, "ancestral", 5, 3, generator=torch.Generator().manual_seed(5))
-    assert not torch.equal(other, head.sample(z, "ancestral", 5, 3, generator=torch.Generator().manual_seed(4)))
+def test_the_deterministic_path_has_one_outcome(head, batch):
+    one, again = (head.sample(batch[0], steps=2, start=800) for _ in range(2))
+    assert one.shape == (B, 1, M * D) and torch.equal(one, again)
 
 
 def test_sampling_an_image_does_not_depend_on_the_others(head, batch):
     z, _ = batch
-    torch.testing.assert_close(head.sample(z)[2:3], head.sample(z[2:3]), rtol=1e-4, atol=1e-4)
+    ours, alone = head.sample(z, start=800), head.sample(z[2:3], start=800)
+    torch.testing.assert_close(ours[2:3], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_guidance_extrapolates_from_the_unconditional_prediction(head, batch):
-    """One step from zero is linear in eps, so guidance 2 is twice guidance 1 minus the zero condition's outcome."""
+    """One step from zero is linear in the prediction: guidance 2 is twice guidance 1 minus the zero condition's."""
     z, _ = batch
-    guided, conditional = (head.sample(z, steps=1, guidance=g) for g in (2.0, 1.0))
-    unconditional = head.sample(torch.zeros_like(z), steps=1, guidance=1.0)
+    guided, conditional = (head.sample(z, guidance=g, start=800) for g in (2.0, 1.0))
+    unconditional = head.sample(torch.zeros_like(z), start=800)
     torch.testing.assert_close(guided, 2 * conditional - unconditional, rtol=1e-4, atol=1e-4)
 
 
-def test_one_deterministic_step_is_its_closed_form(head, batch):
+def test_one_step_from_zero_is_its_closed_form(head, batch):
     z, _ = batch
     t, abar = torch.tensor(950), NoiseSchedule().exact["alphas_cumprod"][950].float()
     output = torch.stack(
         [torch.stack([plain_output(head.net, torch.zeros(D), t, z[b], m) for m in range(M)]) for b in range(B)]
     )
-    expected = -((1 - abar) / abar).sqrt() * output[..., :D]
-    sample = head.sample(z, steps=1, start=950, guidance=1.0)
-    torch.testing.assert_close(sample[:, 0], expected.flatten(1), rtol=1e-4, atol=1e-4)
+    # x = 0: the noise means - b / a n, the straight path's velocity - b v; b = 951 / 1000 there.
+    factor = {"noise": -((1 - abar) / abar).sqrt(), "feature": 1.0, "velocity": -0.951}[head.objective.prediction]
+    sample = head.sample(z, start=950)
+    torch.testing.assert_close(sample[:, 0], (factor * output[..., :D]).flatten(1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind, settings, words",
+    [
+        ("paper", {"start": 999}, "--start 999: .* at most 990"),
+        ("flow", {"sampler": "ancestral", "steps": 5}, "--sampler ancestral: --noise-path straight has none"),
+    ],
+)
+def test_sampling_that_the_objective_does_not_allow_is_refused(batch, kind, settings, words):
+    with pytest.raises(UserError, match=words):
+        fresh(kind).sample(batch[0], **settings)
 
 
 def test_token_width_that_does_not_divide_is_refused_with_the_nearest():

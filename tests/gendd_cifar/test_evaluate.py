@@ -25,20 +25,25 @@ from gendd_cifar.evaluate import main
 from gendd_cifar.sampling import main as sample
 from gendd_cifar.train import main as train
 
-HEAD = ["--token-dim", "32", "--width", "16", "--depth", "2", "--repeats", "2", "--timesteps", "stratified"]
+HEAD = ["--token-dim", "32", "--width", "16", "--depth", "2", "--repeats", "2", "--timesteps", "spread"]
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32"]
+PAPER = ["--no-condition-input", "--prediction", "noise", "--timestep-density", "uniform", "--condition-dropout", "0.2",
+         "--steps", "2", "--guidance", "2", "--start", "800"]  # fmt: skip
 NETWORKS = ["--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
-    """A teacher's run and a GenDD student's, one epoch each."""
+    """A teacher's run and GenDD students' by our objective and by the paper's, one epoch each."""
     root = tmp_path_factory.mktemp("runs")
     teacher = root / "digits" / "resnet8" / "classification" / "0"
     train([*COMMON, "--method", "classification", "--student", "resnet8", "--runs", str(root)])
     train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8",
            "--teacher-weights", str(teacher), "--runs", str(root)])  # fmt: skip
-    return {"teacher": teacher, "gendd": root / "digits" / "resnet8_toy.network" / "gendd" / "0"}
+    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8",
+           "--teacher-weights", str(teacher), "--runs", str(root), "--name", "paper", *PAPER])  # fmt: skip
+    students = {name: root / "digits" / "resnet8_toy.network" / name / "0" for name in ("gendd", "paper")}
+    return {"teacher": teacher, **students}
 
 
 def evaluated(tmp_path: Path, *arguments) -> dict[str, dict]:
@@ -67,7 +72,7 @@ def test_a_run_is_evaluated_as_training_did(runs, tmp_path):
 
 def test_sampling_flags_replace_the_run_s(runs, tmp_path):
     quick = evaluated(tmp_path, runs["gendd"], "--steps", "1", "--guidance", "1")["head"]["flops"]
-    guided = evaluated(tmp_path, runs["gendd"], "--steps", "1")["head"]["flops"]
+    guided = evaluated(tmp_path, runs["gendd"], "--steps", "1", "--guidance", "2")["head"]["flops"]
     noisy = evaluated(
         tmp_path, runs["gendd"], "--sampler", "ancestral", "--steps", "10", "--num-samples", "3", "--images", "20"
     )["head"]["flops"]
@@ -190,7 +195,7 @@ def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_pa
     found = accuracies(evaluated(tmp_path, moved))
     assert found == {name: expected[name] for name in ("head", "probe")}
     assert f"; not evaluated, --teacher-weights {tmp_path / 'gone'}: no such file" in capsys.readouterr().out
-    monkeypatch.setitem(sampling.GRIDS, "guidance", [SamplingConfig()])
+    monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingConfig()])
     sample(["guidance", str(moved)])
     with pytest.raises(UserError, match="--teacher-weights nowhere: no such file"):
         main([str(moved), "--teacher-weights", "nowhere"])
@@ -246,7 +251,7 @@ def test_the_table_is_printed_though_the_figures_cannot_be_written(runs, tmp_pat
 
 @pytest.mark.parametrize("container", ["model", "state_dict"])
 def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
-    ours = torch.load(runs["gendd"] / "checkpoints" / "last.pt", weights_only=True)["model"]
+    ours = torch.load(runs["paper"] / "checkpoints" / "last.pt", weights_only=True)["model"]
     theirs = {"backbone.": "model.", "norm.": "cls_projector.0.", "head.net.": "diffloss.net."}
     tensors = {}
     for name, value in ours.items():
@@ -257,24 +262,29 @@ def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
         tensors = {f"module.{name}": value for name, value in tensors.items()}
     file = tmp_path / "published.pth"
     torch.save({container: tensors, "args": argparse.Namespace(lr=0.1)}, file)
-    expected = accuracies(evaluated(tmp_path, runs["gendd"], "--precision", "fp32"))
+    expected = accuracies(evaluated(tmp_path, runs["paper"], "--precision", "fp32"))
     del expected["teacher"]
     assert accuracies(evaluated(tmp_path, file, *NETWORKS)) == expected
 
 
-def test_factored_conditioning_is_recognised_and_never_taken_for_the_other(runs, tmp_path):
-    train([*COMMON, *HEAD, "--conditioning", "factored", "--method", "gendd", "--student", "toy:network", "--teacher",
+@pytest.mark.parametrize(
+    "flags", [["--prediction", "velocity", "--noise-path", "straight"], ["--prediction", "noise", "--start", "800"]]
+)
+def test_a_checkpoint_tells_what_its_head_predicts(runs, tmp_path, flags):
+    """And is never taken for one that predicts something else."""
+    train([*COMMON, *HEAD, *flags, "--method", "gendd", "--student", "toy:network", "--teacher",
            "resnet8", "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path)])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0"
-    assert json.loads((run / "config.json").read_text())["conditioning"] == "factored"
-    expected = accuracies(evaluated(tmp_path, run, "--precision", "fp32"))
+    read_out = ["--steps", "2", "--start", "800", "--precision", "fp32"]
+    expected = accuracies(evaluated(tmp_path, run, *read_out))
     file = run / "checkpoints" / "last.pt"
-    assert accuracies(evaluated(tmp_path, file, *NETWORKS)) == {name: expected[name] for name in ("head", "probe")}
+    ours = accuracies(evaluated(tmp_path, file, *NETWORKS, *read_out, "--guidance", "1"))
+    assert ours == {name: expected[name] for name in ("head", "probe")}
 
     tensors = read_weights(file, "checkpoint")
-    joint = SplitTokenHead(64, 16, token_dim=32, width=16, depth=2)
-    with pytest.raises(UserError, match="--conditioning factored") as error:
-        load_weights(joint, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
+    other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, condition_input=True, prediction="feature")
+    with pytest.raises(UserError, match="1 missing .predicts_feature_cosine") as error:
+        load_weights(other, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
                      "--student-weights", "run")  # fmt: skip
     assert len(str(error.value).splitlines()) == 1
 
@@ -305,7 +315,7 @@ def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
         (["RUN/student.safetensors"], "--student is missing"),
         (["RUN/checkpoints/last.pt", "--student", "toy:network", "--dataset", "digits"], "--teacher is missing"),
         (["RUN", "--teacher", "resnet8x4"], "conv1.weight is (16, 3, 3, 3), not (32, 3, 3, 3)"),
-        (["RUN", "--sampler", "ddim", "--steps", "2000"], "--steps 2000"),
+        (["RUN", "--sampler", "ancestral", "--steps", "2000"], "--steps 2000"),
         (["RUN/config.json", *NETWORKS], "no checkpoint"),
     ],
 )

@@ -13,8 +13,10 @@ import pytest
 
 from gendd.config import SamplingConfig
 from gendd.errors import UserError
+from gendd.objective import Objective
 from gendd.programs import sampling
 from gendd.programs.equal_cost import nearest
+from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.equal_cost import main as equal_cost
 from gendd_cifar.evaluate import main as evaluate
 from gendd_cifar.sampling import main
@@ -29,13 +31,13 @@ def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     train([*COMMON, "--method", "gendd", "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
            "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
-           "--timesteps", "stratified", "--runs", str(root)])  # fmt: skip
+           "--timesteps", "spread", "--runs", str(root)])  # fmt: skip
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
 def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     grid = [SamplingConfig(guidance=3.0), SamplingConfig("ancestral", 5, 2), SamplingConfig(guidance=1.0)]
-    monkeypatch.setitem(sampling.GRIDS, "guidance", grid)
+    monkeypatch.setattr(sampling, "grid", lambda what, settings: grid)
     main(["guidance", str(run), "--precision", "fp32", "--output", str(tmp_path), "--noisy-images", "250"])
     with open(tmp_path / "guidance.csv", newline="") as file:
         found = list(csv.DictReader(file))
@@ -55,11 +57,27 @@ def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     assert "Linear probe: " in (tmp_path / "guidance.md").read_text()
 
 
-def test_every_setting_of_the_grids_can_be_sampled():
-    for grid in sampling.GRIDS.values():
-        for setting in grid:
+@pytest.mark.parametrize(
+    "prediction, path, samplers",
+    [
+        ("noise", "cosine", {"deterministic", "ancestral"}),
+        ("feature", "cosine", {"deterministic", "ancestral"}),
+        ("velocity", "straight", {"deterministic"}),
+    ],
+)
+def test_every_setting_of_the_grids_can_be_sampled(prediction, path, samplers):
+    settings = CifarTrainConfig(prediction=prediction, noise_path=path, condition_dropout=0.2, start=800)
+    objective = Objective(prediction, path=path)
+    for what in ("guidance", "sampling"):
+        for setting in sampling.grid(what, settings):
             setting.check()
-    assert {setting.sampler for setting in sampling.GRIDS["sampling"]} == {"deterministic", "ancestral", "ddim"}
+            objective.check_sampling(setting.sampler, setting.start)
+    assert {setting.sampler for setting in sampling.grid("sampling", settings)} == samplers
+
+
+def test_guidance_of_a_head_that_never_lacked_its_condition_is_refused():
+    with pytest.raises(UserError, match="guidance: the run was trained with --condition-dropout 0"):
+        sampling.grid("guidance", CifarTrainConfig())
 
 
 def test_nearest_networks_come_first():
@@ -85,7 +103,7 @@ def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
 
 
 def test_of_several_processes_the_first_measures_alone(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sampling.GRIDS, "guidance", [SamplingConfig()])
+    monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingConfig()])
     for rank in ("1", "0"):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)

@@ -1,0 +1,39 @@
+"""A loss summed in parts: the memory of one part, the gradient of all."""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+class SumOfParts(torch.autograd.Function):
+    """Sum of `losses(part, *embedded)` over parts, whose activations are held one part at a time.
+
+    apply(losses, parts, parameters, *inputs): `inputs` are the tensors that `losses` takes after a part, and then the
+    `parameters`, which it uses. The gradient of each part is taken as soon as its loss is known and added up. All
+    elements of the result must enter what is differentiated with the same factor.
+    """
+
+    @staticmethod
+    def forward(ctx, losses, parts, parameters, *inputs):
+        embedded = [tensor.detach().requires_grad_() for tensor in inputs[: len(inputs) - len(parameters)]]
+        total, ctx.gradients = 0, None
+        for part in parts:
+            with torch.enable_grad():
+                values = losses(part, *embedded)
+            with torch.autocast(values.device.type, enabled=False):
+                gradients = torch.autograd.grad(
+                    values, (*embedded, *parameters), torch.ones_like(values), allow_unused=True
+                )
+            total = total + values.detach()
+            if ctx.gradients is None:
+                ctx.gradients = gradients
+            else:
+                used = [i for i, gradient in enumerate(gradients) if gradient is not None]
+                torch._foreach_add_([ctx.gradients[i] for i in used], [gradients[i] for i in used])
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, factors):
+        gradients = [g if g is None else g.mul_(factors[0]) for g in ctx.gradients]
+        ctx.gradients = None
+        return None, None, None, *gradients

@@ -1,0 +1,83 @@
+"""Which timesteps, noises and zero conditions the head's loss draws."""
+
+import itertools
+
+import pytest
+import torch
+
+from gendd.draws import SCHEMES, Drawing, Draws
+from gendd.errors import UserError
+from gendd.objective import Objective
+
+M, D, CPU = 3, 8, torch.device("cpu")
+
+
+def drawn(scheme: str, repeats: int, images: int, objective: Objective | None = None, dropout: float = 0.2) -> Draws:
+    objective = objective or Objective()
+    drawing = Drawing(scheme, repeats, objective.timestep_density(), objective.proposal(), dropout)
+    return drawing(images, M, D, torch.Generator().manual_seed(0), CPU)
+
+
+def weighted(draws: Draws) -> torch.Tensor:
+    return torch.ones(draws.t.shape) if draws.weight is None else draws.weight
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("density", ["uniform", "high-noise", "logit-normal"])
+@pytest.mark.parametrize("prediction", ["noise", "feature"])
+def test_every_scheme_draws_from_the_density_and_drops_as_often_as_asked(scheme, density, prediction):
+    """Weights summed over tenths of the timesteps, with the condition and without."""
+    objective = Objective(prediction, density)
+    draws = drawn(scheme, 8, 20000, objective)
+    expected = objective.timestep_density().view(10, 100).sum(-1)
+    for dropped, share in ((False, 0.8), (True, 0.2)):
+        weight = torch.where(draws.dropped == dropped, weighted(draws), 0.0).flatten().double()
+        sums = torch.zeros(10, dtype=torch.float64).index_add_(0, draws.t.flatten() // 100, weight) / draws.t.numel()
+        torch.testing.assert_close(sums, share * expected, rtol=0.07, atol=1e-4)
+
+
+@pytest.mark.parametrize("repeats, given", [(4, 2), (6, 4), (10, 8), (20, 16)])
+def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
+    draws = drawn("paired", repeats, 50)
+    assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats)
+    assert (draws.dropped == (torch.arange(repeats) >= given)).all()
+    assert torch.equal(draws.noise[:, :, 0::2], -draws.noise[:, :, 1::2])
+    for values in (draws.t, draws.weight):
+        assert torch.equal(values[:, :, 0::2], values[:, :, 1::2])
+
+
+def test_spread_draws_take_every_share_of_the_density_once():
+    """Of 20 x 3 x 2 draws of 1000 timesteps, evenly, one in each sixtieth of a half."""
+    draws = drawn("spread", 2, 20, Objective("feature"))
+    places = draws.t.flatten().sort().values
+    assert (places * 120 // 1000 - torch.arange(120)).abs().max() <= 1
+    assert len(places.unique()) == 120
+    assert draws.t.flatten().diff().abs().max() > 500, "they come in no order"
+
+
+def test_a_process_keeps_its_rows_of_the_draws_of_all():
+    draws = drawn("paired", 4, 10)
+    rows = draws.rows(slice(4, 7))
+    assert torch.equal(rows.noise, draws.noise[4:7]) and torch.equal(rows.weight, draws.weight[4:7])
+
+
+@pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
+def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
+    with pytest.raises(UserError, match=f"--repeats {repeats}: --timesteps paired .* set it to {remedy}"):
+        drawn("paired", repeats, 1)
+
+
+def test_without_dropped_conditions_one_pair_is_enough():
+    draws = drawn("paired", 2, 5, dropout=0)
+    assert not draws.dropped.any() and not drawn("spread", 1, 100, dropout=0).dropped.any()
+
+
+def test_all_schemes_estimate_one_integral():
+    """Of a function of timestep, noise and condition; means agree within their standard errors."""
+    estimates = {}
+    for scheme in SCHEMES:
+        draws = drawn(scheme, 4, 30000)
+        values = (draws.t / 1000) ** 2 * draws.noise[..., 0].square() + draws.dropped.float()
+        estimates[scheme] = (weighted(draws) * values).flatten(1).mean(1)
+    for one, other in itertools.combinations(estimates.values(), 2):
+        assert abs(one.mean() - other.mean()) < 4 * ((one.var() + other.var()) / len(one)).sqrt()

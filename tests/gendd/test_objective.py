@@ -1,0 +1,130 @@
+"""What the head is trained to predict, against the definitions written out."""
+
+import itertools
+
+import pytest
+import torch
+
+from gendd.diffusion import NoiseSchedule, sample_deterministic, zero_path_timesteps
+from gendd.errors import UserError
+from gendd.objective import Objective
+
+D = 4
+ALL = [
+    Objective(prediction, path=path)
+    for prediction, path in itertools.product(("noise", "velocity", "feature"), ("cosine", "straight"))
+    if (prediction, path) != ("noise", "straight")
+]
+
+
+def names(objective: Objective) -> str:
+    return f"{objective.prediction}-{objective.path}"
+
+
+@pytest.mark.parametrize("objective", ALL, ids=names)
+def test_a_perfect_prediction_is_read_as_the_feature_and_the_noise(objective):
+    schedule = NoiseSchedule(path=objective.path)
+    generator = torch.Generator().manual_seed(0)
+    x_start, noise = torch.randn(2, 5, D, generator=generator)
+    for t in (0, 500, 900):
+        x_t = schedule.add_noise(x_start, noise, torch.full((5,), t))
+        prediction = noise
+        if objective.prediction != "noise":
+            prediction = objective.target(schedule, x_start, noise, torch.full((5,), t))
+        read = objective.denoised(schedule, prediction, x_t, t)
+        torch.testing.assert_close(read, (x_start, noise), rtol=0, atol=1e-3)
+
+
+def test_the_velocity_is_the_speed_of_the_path():
+    """Of x_t along its path: by the angle on the cosine path, where a^2 + b^2 = 1, by the time on the straight one."""
+    x_start, noise = torch.randn(2, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for path in ("cosine", "straight"):
+        exact = NoiseSchedule(path=path).exact
+        a, b = exact["signal_scale"], exact["noise_scale"]
+        place = torch.atan2(b, a) if path == "cosine" else b
+        t = 400
+        points = [a[i] * x_start + b[i] * noise for i in (t - 1, t + 1)]
+        speed = (points[1] - points[0]) / (place[t + 1] - place[t - 1])
+        target = Objective("velocity", path=path).target(
+            NoiseSchedule(path=path), x_start.float(), noise.float(), torch.tensor(t)
+        )
+        torch.testing.assert_close(target, speed.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "objective, weight",
+    # Of the noise, "clean" is refused: it has no bound.
+    [(o, weight) for o in ALL for weight in ("clean", "min-snr") if (o.prediction, weight) != ("noise", "clean")],
+)
+def test_the_weights_count_the_clean_features_error(objective, weight):
+    """Whatever is predicted, from an error of the prediction to the error of the feature that it means."""
+    schedule = NoiseSchedule(path=objective.path)
+    weighted = Objective(objective.prediction, weight=weight, path=objective.path).error_weight(schedule)
+    for t in (100, 500, 800):
+        x, prediction, error = torch.randn(3, D, generator=torch.Generator().manual_seed(t))
+        means = [objective.denoised(schedule, values, x, t)[0] for values in (prediction, prediction + error)]
+        clean = (means[1] - means[0]).square().mean()
+        snr = (schedule.exact["signal_scale"][t] / schedule.exact["noise_scale"][t]).square()
+        expected = clean * (1 if weight == "clean" else min(snr.item(), 5.0))
+        assert (weighted[t] * error.square().mean()).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_own_weights_count_the_prediction_itself():
+    assert all((objective.error_weight(NoiseSchedule(path=objective.path)) == 1).all() for objective in ALL)
+
+
+@pytest.mark.parametrize(
+    "density, share_below_half", [("uniform", 0.5), ("high-noise", 0.2 * 0.5 + 0.8 * 0.125), ("logit-normal", 0.5)]
+)
+def test_densities_are_what_they_are_called(density, share_below_half):
+    """Sums over the lower half of the timesteps by hand: of t^2 it holds an eighth; the logit's normal is even."""
+    values = Objective("feature", density).timestep_density()
+    assert values.sum().item() == pytest.approx(1) and (values > 0).all()
+    assert values[:500].sum().item() == pytest.approx(share_below_half, abs=1e-3)
+    if density == "logit-normal":  # P(|logit t| < 1) of a standard normal.
+        time = (torch.arange(1000) + 0.5) / 1000
+        assert values[time.logit().abs() < 1].sum().item() == pytest.approx(0.6827, abs=0.002)
+
+
+def test_only_the_papers_loss_is_drawn_otherwise_than_it_counts():
+    papers = Objective()
+    assert (papers.proposal().diff() < 0).all() and papers.proposal().min() >= 0.2 / 1000
+    for other in (
+        Objective("feature"),
+        Objective("velocity"),
+        Objective(density="high-noise"),
+        Objective(weight="min-snr"),
+    ):
+        assert torch.equal(other.proposal(), other.timestep_density())
+
+
+@pytest.mark.parametrize("objective", [o for o in ALL if o.prediction != "noise"], ids=names)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_the_path_from_pure_noise_ends_at_the_mean(objective, steps):
+    """With the optimal prediction for features N(mean, std^2), from the highest noise."""
+    schedule = NoiseSchedule(zero_path_timesteps(999, steps), objective.path)
+    mean, std = 2.0, 0.1
+
+    def predict(x, index):
+        a, b = schedule.signal_scale[index], schedule.noise_scale[index]
+        x_start = mean + a * std**2 / (a**2 * std**2 + b**2) * (x - a * mean)
+        noise = (x - a * x_start) / b
+        prediction = x_start
+        if objective.prediction == "velocity":
+            prediction = noise - x_start if objective.path == "straight" else a * noise - b * x_start
+        return *objective.denoised(schedule, prediction, x, index), None
+
+    sample = sample_deterministic(schedule, predict, torch.zeros(1, 1))
+    assert sample.item() == pytest.approx(mean, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "choices, words",
+    [
+        ({"path": "straight"}, "--noise-path straight: .* --prediction velocity or feature"),
+        ({"weight": "clean"}, "--loss-weight clean: .* --prediction velocity or feature"),
+    ],
+)
+def test_what_the_noise_cannot_be_predicted_with_is_refused(choices, words):
+    with pytest.raises(UserError, match=words):
+        Objective("noise", **choices)
