@@ -131,8 +131,8 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
 
     method: str = "gendd"
-    """classification, kd, dkd, ikl, kl (no labels), feature, simkd, regression, pretrain (stage 1), gendd, or finetune
-    (stage 3)."""
+    """classification, kd, dkd, ikl, dist, kl (no labels), feature, srd, vkd, simkd, regression, pretrain (stage 1),
+    gendd, or finetune (stage 3)."""
     student: str = ""
     """Network to train: a short name of this tree, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
     package.module:function."""
@@ -167,13 +167,17 @@ class TrainConfig(SamplingConfig, HeadConfig):
     mixup: float = 1.0
     """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
     temperature: float = 4.0
-    """Softmax temperature of kd, dkd, ikl and kl."""
+    """Softmax temperature of kd, dkd, ikl, dist and kl."""
     label_share: float = 0.1
     """Share of the cross-entropy with labels in kd's loss."""
+    logit_standardization: bool = False
+    """Standardize each image's logits, the teacher's and the student's, before the temperature, in kd and dkd (Sun et
+    al., 2024)."""
     alpha: float = 1.0
-    """Weight of dkd's loss of the target class and of ikl's soft cross-entropy."""
+    """Weight of dkd's loss of the target class, of ikl's soft cross-entropy and of dist's inter-class loss."""
     beta: float = 8.0
-    """Weight of dkd's loss of the other classes, of ikl's weighted squared error and of feature's squared error."""
+    """Weight of dkd's loss of the other classes, of ikl's weighted squared error, of dist's intra-class loss, and of
+    what feature, srd and vkd learn from the teacher's features."""
     distill_warmup_epochs: float = 20
     """Epochs until the weights of dkd and ikl are whole."""
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Trains a student on CIFAR-100 by a method that GenDD is compared with: the protocol of RepDistiller and mdistiller.
 #   bash sh/train_cifar100_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet56 resnet20
-# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, kl (no labels), gendd (the pair's own
-# script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
+# METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, kl (no labels), gendd (the
+# pair's own script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
 # --data-root DIR); paths in them count from the repository root. The same command again goes on.
-# Weights of the terms: DKD's are mdistiller's, IKL-KD's are its paper's. Not stated, and our choice: those of other
-# pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8) and of feature (beta 8).
+# Weights of the terms: DKD's are mdistiller's, IKL-KD's and DIST's are their papers'. Not stated, and our choice: those
+# of other pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8), of feature (beta 8), of SRD and VkD (beta 1).
+# Logit standardization, whose paper takes temperature 2: add --logit-standardization --temperature 2 to kd or dkd.
 set -euo pipefail
 
 if [[ $# -lt 3 || "$1$2$3" == *--* ]]; then
@@ -39,6 +40,8 @@ case $method:$teacher:$student in
   ikl:resnet56:resnet20) weights=(--alpha 1 --beta 4) ;;
   ikl:resnet110:resnet32 | ikl:ResNet50:MobileNetV2) weights=(--alpha 1 --beta 12) ;;
   ikl:resnet32x4:ShuffleV2) weights=(--alpha 3 --beta 12) ;;
+  dist:*) weights=(--alpha 2 --beta 2) ;;
+  srd:* | vkd:*) weights=(--beta 1) ;;
   *) weights=(--alpha 1 --beta 8) ;;
 esac
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Trains a student on ImageNet or ImageNet-LT by a method that GenDD is compared with.
 #   bash sh/train_imagenet_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet34 resnet18
-# METHOD: classification (the student alone), kd, dkd, ikl, feature, simkd, gendd (the pair's own script), or regression
-# (the same with a deterministic head). The teacher tells the recipe: resnext101_32x4d is ImageNet-LT's (train it first:
+# METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, gendd (the pair's own script),
+# or regression (the same with a deterministic head). The teacher tells the recipe: resnext101_32x4d is ImageNet-LT's (train it first:
 # bash sh/train_imagenetlt_resnext101_teacher.sh), beitv2_base and beitv2_large are trained from by "A2" (RECIPE=a1:
 # "A1"), others by 100 epochs of SGD. Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in
 # them count from the repository root. The same command again goes on.
 # Published: resnet34 > resnet18 KD 71.24, IKL-KD 71.91; resnet50 > mobilenetv1 KD 71.44, IKL-KD 73.19; beitv2_large >
 # resnet50 KD 80.89, DKD 80.77 (A2), KD 81.68, DKD 81.83 (A1); ImageNet-LT resnet50 alone 45.47, KD 48.31, IKL-KD 49.29,
 # resnet18 41.15, 44.32, 45.21.
-# KD and DKD of the 100 epochs are mdistiller's. Not stated, and our choice: IKL-KD's weights here, the optimiser of "A1"
+# KD and DKD of the 100 epochs are mdistiller's, DIST's weights its paper's. Not stated, and our choice: IKL-KD's weights here, the optimiser of "A1"
 # and "A2" (that of the GenDD scripts), and all weights and temperatures of these and of ImageNet-LT.
 set -euo pipefail
 
@@ -23,6 +23,7 @@ here=$(dirname "$0")
 weights=(--temperature 1 --label-share 0.5 --distill-warmup-epochs 1 --alpha 1)
 case $method:$teacher in
   dkd:resnet34) weights+=(--beta 0.5) ;;
+  dist:*) weights+=(--alpha 2 --beta 2) ;;
   dkd:*) weights+=(--beta 2) ;;
   *) weights+=(--beta 1) ;;
 esac

@@ -8,13 +8,29 @@ from timm.task import TrainingTask
 
 from gendd.config import HeadConfig, SamplingConfig, field_names
 from gendd.errors import unknown_name
-from gendd.methods import classification, dkd, feature, finetune, gendd, ikl, kd, kl, pretrain, regression, simkd
+from gendd.methods import (
+    classification,
+    dist,
+    dkd,
+    feature,
+    finetune,
+    gendd,
+    ikl,
+    kd,
+    kl,
+    pretrain,
+    regression,
+    simkd,
+    srd,
+    vkd,
+)
 from gendd.methods.base import Ingredients
 
 HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
 MIXED = {"contraction", "mixup"}
-DECOUPLED = {"temperature", "alpha", "beta", "distill_warmup_epochs"}
-DISTILLED = {"label_share", *DECOUPLED}
+WEIGHTED = {"temperature", "alpha", "beta"}
+DECOUPLED = {*WEIGHTED, "distill_warmup_epochs"}
+DISTILLED = {"label_share", "logit_standardization", *DECOUPLED}
 NETWORK = {"token_dim", "width", "depth", "condition_input", "prediction", "noise_path"}
 
 
@@ -46,11 +62,14 @@ class Method:
 
 METHODS = {
     "classification": Method(classification.build, needs_teacher=False),
-    "kd": Method(kd.build, feature="always", reads=frozenset({"temperature", "label_share"})),
-    "dkd": Method(dkd.build, feature="always", reads=frozenset(DECOUPLED)),
+    "kd": Method(kd.build, feature="always", reads=frozenset({"temperature", "label_share", "logit_standardization"})),
+    "dkd": Method(dkd.build, feature="always", reads=frozenset({*DECOUPLED, "logit_standardization"})),
     "ikl": Method(ikl.build, feature="always", reads=frozenset(DECOUPLED)),
     "kl": Method(kl.build, unlabeled=True, labeled=False, feature="always", reads=frozenset({"temperature"})),
+    "dist": Method(dist.build, feature="always", reads=frozenset(WEIGHTED)),
     "feature": Method(feature.build, reads=frozenset({"beta"})),
+    "srd": Method(srd.build, feature="always", reads=frozenset({"beta"})),
+    "vkd": Method(vkd.build, feature="always", reads=frozenset({"beta"})),
     "simkd": Method(simkd.build, unlabeled=True, feature="always"),
     "regression": Method(regression.build, unlabeled=True, feature="always", reads=frozenset(NETWORK | MIXED)),
     "pretrain": Method(pretrain.build, unlabeled=True, feature="without labels"),

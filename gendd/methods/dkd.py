@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendd.methods.base import Ingredients
-from gendd.methods.logits import LogitTask, divergence
+from gendd.methods.logits import LogitTask, compared, divergence
 
 
 def decoupled(taught: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def build(ingredients: Ingredients) -> LogitTask:
     def losses(logits: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         # Of mixed images, the class that has the most of them.
         target = labels.argmax(-1) if labels.dim() == 2 else labels
-        tckd, nckd = decoupled(taught, logits, target, config.temperature)
+        tckd, nckd = decoupled(*compared(config, taught, logits), target, config.temperature)
         return F.cross_entropy(logits, labels), (config.alpha * tckd + config.beta * nckd).mean()
 
     return LogitTask(ingredients, losses, config.distill_warmup_epochs)

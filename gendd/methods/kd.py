@@ -4,13 +4,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendd.methods.base import Ingredients
-from gendd.methods.logits import LogitTask, divergence
+from gendd.methods.logits import LogitTask, compared, divergence
 
 
 def build(ingredients: Ingredients) -> LogitTask:
-    temperature, share = ingredients.config.temperature, ingredients.config.label_share
+    config = ingredients.config
+    temperature, share = config.temperature, config.label_share
 
     def losses(logits: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        return share * F.cross_entropy(logits, labels), (1 - share) * divergence(taught, logits, temperature).mean()
+        apart = divergence(*compared(config, taught, logits), temperature).mean()
+        return share * F.cross_entropy(logits, labels), (1 - share) * apart
 
     return LogitTask(ingredients, losses)

@@ -2,14 +2,27 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gendd.config import TrainConfig
 from gendd.methods.base import Ingredients, TeachingTask
 
 # Student's and teacher's logits (B, C) float32 and the labels, (B,) classes or (B, C) probabilities -> the loss that
 # learns from the labels and the one that learns from the teacher, scalars, weighted.
 Losses = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def standardized(logits: Tensor) -> Tensor:
+    """Logits (B, C) with mean 0 and standard deviation 1 in each row (Sun et al., 2024)."""
+    std, mean = torch.std_mean(logits, dim=-1, keepdim=True)
+    return (logits - mean) / (std + 1e-7)
+
+
+def compared(config: TrainConfig, *logits: Tensor) -> tuple[Tensor, ...]:
+    """Teacher's and student's logits as they are compared: standardized with --logit-standardization."""
+    return tuple(map(standardized, logits)) if config.logit_standardization else logits
 
 
 class LogitTask(TeachingTask):

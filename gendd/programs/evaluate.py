@@ -144,13 +144,23 @@ def _architecture(tensors: Tensors) -> dict:
     if "head.mlp" in parts:
         raise UserError("checkpoint: a regression head does not tell its flags; name its run folder")
     if "head.net" not in parts:
-        projected = "simkd" if any(part.startswith("projector.") for part in parts) else "pretrain"
-        return {"method": projected if any(part.startswith("backbone.") for part in parts) else "classification"}
+        return {
+            "method": _projecting(parts) if any(part.startswith("backbone.") for part in parts) else "classification"
+        }
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
     head = {"token_dim": token_dim, "width": width, "depth": depth, **settings_of(tensors)}
     read_out = NOISE_READ_OUT if head["prediction"] == "noise" else {}
     return {"method": "gendd", "condition_input": "head.net.cond_proj.weight" in tensors, **head, **read_out}
+
+
+def _projecting(parts: set[str]) -> str:
+    """The method of a checkpoint that has a backbone and no head."""
+    if not any(part.startswith("projector.") for part in parts):
+        return "pretrain"
+    if "projector.parametrizations" in parts:
+        return "vkd"
+    return "simkd" if any(part.startswith("classifier.") for part in parts) else "srd"
 
 
 def _build(

@@ -68,7 +68,7 @@ def _method(config: TrainConfig) -> str:
     words, reads = [config.method], get_method(config.method).reads
     if "mixup" in reads:
         words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
-    for name in ("temperature", "label_share", "alpha", "beta", "distill_warmup_epochs"):
+    for name in ("temperature", "label_share", "logit_standardization", "alpha", "beta", "distill_warmup_epochs"):
         if name in reads:
             words.append(f"{name.replace('_', ' ')} {getattr(config, name):g}")
     if config.unlabeled:

@@ -1,20 +1,26 @@
 """Losses of the methods that GenDD is compared with, against arithmetic of their own."""
 
+import dataclasses
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendd.config import TrainConfig
 from gendd.head import SplitTokenHead
-from gendd.methods import METHODS
+from gendd.methods import METHODS, Ingredients
+from gendd.methods.dist import relations
 from gendd.methods.dkd import decoupled
 from gendd.methods.ikl import weighted_pairwise_error
-from gendd.methods.logits import LogitTask, divergence
+from gendd.methods.logits import LogitTask, divergence, standardized
 from gendd.methods.regression import RegressionHead
 from gendd.methods.simkd import SimKDStudent
+from gendd.methods.srd import log_sum
+from gendd.methods.vkd import standardized_error
 from gendd.networks import parameter_count
 
 B, C, T = 7, 5, 4.0
@@ -99,6 +105,65 @@ def test_ikl_error_is_kd_to_second_order(logits):
     torch.testing.assert_close(error, divergence(taught, student, T), rtol=1e-3, atol=0)
 
 
+def test_standardized_logits_in_plain_numbers():
+    """Of 1, 2, 3 the mean is 2 and the deviation (n - 1) is 1."""
+    expected = torch.tensor([[-1.0, 0, 1], [1, 0, -1]])
+    torch.testing.assert_close(standardized(torch.tensor([[1.0, 2, 3], [70, 50, 30]])), expected)
+
+
+def test_dist_in_plain_numbers(logits):
+    taught, student, _ = logits
+    inter, intra = relations(taught, student, T)
+    p, q = (
+        np.array([softmax([value / T for value in row]) for row in values.tolist()]) for values in (taught, student)
+    )
+    by_image = [1 - np.corrcoef(p[row], q[row])[0, 1] for row in range(B)]
+    by_class = [1 - np.corrcoef(p[:, column], q[:, column])[0, 1] for column in range(C)]
+    assert inter.item() == pytest.approx(T * T * np.mean(by_image))
+    assert intra.item() == pytest.approx(T * T * np.mean(by_class))
+
+
+def test_dist_asks_for_the_same_ranking_not_for_the_same_values():
+    taught = torch.tensor([[0.0, 0], [math.log(3), 0]])
+    inter, intra = relations(taught, 1e-3 * taught[:, [0, 1]], 1.0)
+    # Over two images, any two values that rise alike correlate wholly; over two equal classes nothing does.
+    assert intra.item() == pytest.approx(0, abs=1e-5)
+    assert inter.item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_srd_in_plain_numbers():
+    """One dimension, two images: normalized, they are -1 and 1, or 1 and -1."""
+    rising, falling = torch.tensor([[0.0], [2000]]), torch.tensor([[5000.0], [3000]])
+    assert log_sum(rising, falling).item() == pytest.approx(math.log(2 * 2**4), rel=1e-5)
+    three = torch.tensor([[0.0], [0], [3000]])  # mean 1000, deviation 1000 sqrt 2
+    other = torch.tensor([[3000.0], [0], [0]])
+    assert log_sum(three, other).item() == pytest.approx(math.log(2 * (3 / math.sqrt(2)) ** 4), rel=1e-5)
+
+
+def test_vkd_in_plain_numbers():
+    feature = torch.tensor([[0.0, 7], [2000, 7]])  # standardized: -1 and 1; a constant becomes 0
+    assert standardized_error(torch.tensor([[0.0, 0], [0, 2]]), feature).item() == pytest.approx((1 + 0 + 1 + 4) / 4)
+
+
+@pytest.mark.parametrize("teacher_width", [24, 512, 700])
+def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
+    torch.manual_seed(0)
+    student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
+    teacher.model = nn.Module()
+    teacher.model.num_features = teacher.model.head_hidden_size = teacher_width
+    task = METHODS["vkd"].build(Ingredients(TrainConfig(beta=1), student, teacher, {}, torch.device("cpu")))
+    projector = task.trainable_module.projector
+    before, optimizer = projector.weight.detach().clone(), torch.optim.SGD(projector.parameters(), 1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        task.loss(projector(torch.randn(8, 512)), torch.randn(8, teacher_width)).backward()
+        optimizer.step()
+    weight = projector.weight.detach()
+    assert (weight - before).norm() > 1e-2 and weight.shape == (teacher_width, 512)
+    narrow = weight.T @ weight if teacher_width >= 512 else weight @ weight.T
+    torch.testing.assert_close(narrow, torch.eye(len(narrow)), rtol=0, atol=1e-3)
+
+
 class OfLogits(LogitTask):
     """The task around given logits: its methods alone, without networks."""
 
@@ -125,9 +190,6 @@ def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
 
 def test_losses_of_the_registry_are_the_published_sums(logits):
     """Each method's task, built for a real student, on given logits."""
-    from gendd.config import TrainConfig
-    from gendd.methods import Ingredients
-
     taught, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
     config = TrainConfig(temperature=T, label_share=0.1, alpha=3, beta=12, distill_warmup_epochs=0)
     network = timm.create_model("resnet10t", num_classes=C)
@@ -140,12 +202,20 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
         "kd": (0.1 * hard, 0.9 * kd),
         "kl": (torch.zeros(()), kd),
         "dkd": (hard, (3 * tckd + 12 * nckd).mean()),
+        "dist": (hard, 3 * relations(taught, student, T)[0] + 12 * relations(taught, student, T)[1]),
         "ikl": (hard, 3 * -(p * log_q).sum(-1).mean() + 12 * pairwise(taught, student, p).mean()),
     }
     for name, sums in expected.items():
         task = METHODS[name].build(ingredients)
         for ours, theirs in zip(task.losses(student, taught, labels), sums, strict=True):
             torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+    like = [(values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True) for values in (taught, student)]
+    ingredients = dataclasses.replace(ingredients, config=dataclasses.replace(config, logit_standardization=True))
+    tckd, nckd = decoupled(*like, labels, T)
+    for name, loss in (("kd", 0.9 * divergence(*like, T).mean()), ("dkd", (3 * tckd + 12 * nckd).mean())):
+        task_loss, kd_loss = METHODS[name].build(ingredients).losses(student, taught, labels)
+        torch.testing.assert_close(kd_loss, loss)
+        torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
 
 
 def test_regression_has_the_heads_size_and_predicts_what_it_is_taught():

@@ -34,7 +34,7 @@ def anywhere(monkeypatch):
     monkeypatch.setattr(programs, "synchronizes_norms", lambda config, device, processes: config.sync_bn)
 
 
-@pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "simkd"])
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "srd", "simkd"])
 def test_the_student_s_norms_are_converted_and_the_teacher_s_are_not(method, anywhere):
     """With activations of their own (timm's), and under the same names."""
     plain, converted = (

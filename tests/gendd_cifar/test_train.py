@@ -411,14 +411,16 @@ def test_a_student_goes_on_from_the_best_epoch_of_an_earlier_run(gendd):
 # A cache of the teacher's features
 
 
-@pytest.mark.parametrize("method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "simkd", "regression"])
+@pytest.mark.parametrize(
+    "method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "dist", "srd", "simkd", "regression"]
+)
 def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypatch):
     """Where views do not differ, but for rounding; and it runs no teacher while it trains."""
     gendd("--epochs", "1", "--name", "start")
     flags = ["--method", method, "--name", method, "--crop-padding", "0", "--epochs", "2"]
     flags += ["--unlabeled"] if method in ("pretrain", "kl", "finetune") else []
     flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
-    flags += ["--optimizer", "sgd", "--lr", "1e-2"]
+    flags += ["--optimizer", "sgd", "--lr", "1e-2", "--temperature", "1", "--beta", "1"]
     beside = gendd(*flags, runs="beside")
     train_epoch, teacher_feature = Training.train_epoch, TeachingTask.teacher_feature
     training = []
@@ -503,7 +505,7 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
         gendd(*flags, "--hflip", "0.5", "--name", "flipped")
 
 
-@pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "feature", "simkd", "regression"])
+@pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "dist", "feature", "srd", "vkd", "simkd", "regression"])
 def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
     flags = ["--lr", "1e-2", "--distill-warmup-epochs", "0", "--mixup", "0", "--width", "64"]
     run = gendd("--method", method, "--name", method, *flags)

@@ -88,11 +88,15 @@ def test_teacher_learns_the_colours(teacher):
         ("kd", ["--label-smoothing", "0.1"]),
         ("dkd", ["--image-mixup", "0.2", "--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
         ("ikl", ["--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
+        ("dist", ["--label-smoothing", "0.1"]),
+        ("srd", ["--image-mixup", "0.2"]),
+        ("vkd", []),
         ("simkd", []),
         ("regression", ["--mixup", "0", "--contraction", "0"]),
         ("kl", ["--unlabeled", "--temperature", "1", "--optimizer", "sgd"]),
     ],
-    ids=["gendd", "gendd-unlabeled", "gendd-few-labels", "pretrain", "kd", "dkd", "ikl", "simkd", "regression", "kl"],
+    ids=["gendd", "gendd-unlabeled", "gendd-few-labels", "pretrain", "kd", "dkd", "ikl", "dist", "srd", "vkd", "simkd",
+         "regression", "kl"],
 )  # fmt: skip
 def test_methods(run, method, flags):
     folder = run(*flags, method=method)

@@ -1,0 +1,23 @@
+"""SRD (Miles and Mikolajczyk, 2024): CE + beta log sum_i |BN(P h)_i - BN(f)_i|^4 with a linear projector P.
+
+The logarithm keeps the gradient from growing with the distance, the fourth power looks at what fits worst.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendd.methods.base import Ingredients
+from gendd.methods.projected import ProjectedTask, widths
+
+POWER = 4
+EPSILON = 1e-4
+
+
+def log_sum(projected: Tensor, feature: Tensor) -> Tensor:
+    """The loss of features (B, D_t), each normalized over the batch; the sum runs over images and dimensions."""
+    ours, theirs = (F.batch_norm(values, None, None, training=True, eps=EPSILON) for values in (projected, feature))
+    return (ours - theirs).abs().pow(POWER).sum().log()
+
+
+def build(ingredients: Ingredients) -> ProjectedTask:
+    return ProjectedTask(nn.Linear(*widths(ingredients)), log_sum, ingredients)

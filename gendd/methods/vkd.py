@@ -1,0 +1,24 @@
+"""VkD (Miles et al., 2024): CE + beta squared error of an orthogonal projection and the standardized teacher feature.
+
+An orthogonal projection keeps all distances: it cannot learn in the student's place.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from gendd.methods.base import Ingredients
+from gendd.methods.projected import ProjectedTask, widths
+
+EPSILON = 1e-4
+
+
+def standardized_error(projected: Tensor, feature: Tensor) -> Tensor:
+    """Mean squared error (scalar) of (B, D_t) and the teacher's feature, of mean 0 and variance 1 over the batch."""
+    return F.mse_loss(projected, F.batch_norm(feature, None, None, training=True, eps=EPSILON))
+
+
+def build(ingredients: Ingredients) -> ProjectedTask:
+    # By the matrix exponential of a skew-symmetric matrix: columns (or, to a narrower teacher, rows) stay orthonormal.
+    projector = orthogonal(nn.Linear(*widths(ingredients), bias=False), orthogonal_map="matrix_exp")
+    return ProjectedTask(projector, standardized_error, ingredients)
