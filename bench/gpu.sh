@@ -74,7 +74,7 @@ train() {
   if [[ $method == gendd || $method == regression ]]; then
     export METHOD=$method
     script=(bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh)
-    flags+=(--head-lr 6e-3)
+    flags+=(--lr 4e-2 --head-lr 6e-3)
   else
     flags+=(--decay matrices --epochs "$EPOCHS")
   fi
@@ -90,31 +90,15 @@ train() {
   exec timeout --kill-after=5 "$time" "${script[@]}" "${flags[@]}" "${@:3}"
 }
 
-# Regression goes on from the same first stage as GenDD, whose script trains it.
-after_first_stage() {
-  while kill -0 "$1" 2>/dev/null && ! compgen -G "$folder/runs/*/*/pretrain-short/$2/result.json" >/dev/null; do
-    sleep 1
-  done
-}
-
 # All runs at once: a small student leaves most of a GPU idle between its many small kernels.
 train_all() {
-  local method seed pid
+  local method seed
   mkdir -p "$folder/runs/logs"
   echo "== train: $METHODS, seeds $SEEDS, for $(left) s"
   echo "batch 512 for the short recipe's 128, and twice its learning rates: they grow with the root of the batch"
   for seed in $SEEDS; do
-    pid=
     for method in $METHODS; do
-      (
-        if [[ $method == regression && -n $pid ]]; then
-          after_first_stage "$pid" "$seed"
-        fi
-        train "$method" "$seed" "$@"
-      ) >"$folder/runs/logs/$method-$seed.txt" 2>&1 &
-      if [ "$method" == gendd ]; then
-        pid=$!
-      fi
+      (train "$method" "$seed" "$@") >"$folder/runs/logs/$method-$seed.txt" 2>&1 &
     done
   done
   wait

@@ -139,7 +139,7 @@ def _in_archive(file: Path) -> int:
 
 
 def _rank(run: RunFolder, methods: list[str]) -> int:
-    """Whose checkpoint is kept first: the first stage's, from which others start, then in the order of the methods."""
+    """Whose checkpoint is kept first: a first stage's, from which others start, then in the order of the methods."""
     order = ["pretrain", *methods]
     method = run.read("config.json")["method"]
     return order.index(method) if method in order else len(order)

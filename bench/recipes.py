@@ -182,7 +182,7 @@ PUBLISHED: dict[str, dict[str, list[dict]]] = {
         )
     },
     OURS: {
-        "bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh": [{}] * 2,
+        "bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh": [{}],
         "bash sh/quickstart.sh": [{}] * 7,
     },
 }
