@@ -29,6 +29,14 @@ def write_images(folder: Path, count: int, first: int = 0) -> None:
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{folder.name}_{number}.JPEG", quality=95)
 
 
+def write_photos(root: Path) -> Path:
+    """ImageNet's layout: train/ with 3 classes of 30 images, val/ with 7 of each."""
+    for name in CLASSES:
+        write_images(root / "train" / name, 30)
+        write_images(root / "val" / name, 7, first=1000)
+    return root
+
+
 def config(dataset, **settings) -> ImageNetTrainConfig:
     settings = {"student": "resnet18", "image-size": 32, "workers": 0, "dataset": dataset, **settings}
     arguments = []
