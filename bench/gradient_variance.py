@@ -25,7 +25,7 @@ from gendd.randomness import generator
 PUBLISHED = ("independent", 30)
 SETTINGS = [
     PUBLISHED,
-    *(("spread", repeats) for repeats in (12, 8)),
+    *(("shared", repeats) for repeats in (12, 8)),
     *(("paired", repeats) for repeats in (12, 8, 6)),
 ]
 

@@ -71,7 +71,7 @@ def step(
     repeats: int = DRAWS, tokens: int = TOKENS, batch: int = BATCH, width: int = HEAD_WIDTH
 ) -> Callable[[], object]:
     """Loss and gradients of the student and its head; the teacher is left out."""
-    device, student = _student(tokens, CLASSES, width, repeats=repeats, timesteps="spread")
+    device, student = _student(tokens, CLASSES, width, repeats=repeats, timesteps="shared")
     student.train().requires_grad_(True)
     images, target = _images(batch), torch.randn(batch, student.head.feature_dim, device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)

@@ -98,14 +98,15 @@ def train(model: nn.Module, images: int) -> Cost:
 
 
 def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost, int]:
-    """Of the head's loss and gradients before and after, and the head's parameters."""
+    """Of the head's loss and gradients, the paper's and the default's, and the head's parameters."""
     costs = []
     for repeats, plain in ((TREE.paper["repeats"], True), (TREE.train_config.repeats, False)):
-        head = SplitTokenHead(feature_dim, cond_dim, repeats=repeats).to("meta", torch.bfloat16)
+        settings = {"repeats": repeats} if plain else TREE.train_config().head()
+        head = SplitTokenHead(feature_dim, cond_dim, **settings).to("meta", torch.bfloat16)
         z, target = _of(images, cond_dim).requires_grad_(), _of(images, feature_dim)
         shape = (images, head.num_tokens, repeats)
-        t = torch.zeros(shape, dtype=torch.int64, device="meta")
-        draws = Draws(t, _of(*shape, head.token_dim), t.bool())
+        t = torch.zeros(shape if plain else (1, 1, repeats), dtype=torch.int64, device="meta")
+        draws = Draws(t, _of(*shape, head.token_dim), t.bool() if plain else None)
 
         def loss(head=head, z=z, target=target, draws=draws, plain=plain) -> None:
             # Autocast, which the head's own gradients turn off, does not know the meta device: leave them to autograd.

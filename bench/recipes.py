@@ -33,7 +33,7 @@ CLASSES = {"cifar100": 100, "digits": 10}
 # The published values. What is not named here is not stated anywhere.
 FP32 = {"precision": "fp32"}
 ADAMW = {"optimizer": "adamw", "beta1": 0.9, "beta2_end": 0.999, **FP32}
-HEAD = {"token_dim": 64, "width": 1024, "depth": 3, "condition_input": False, "condition_dropout": 0.2}
+HEAD = {"token_dim": 64, "width": 1024, "depth": 3, "trunk_depth": 0, "condition_dropout": 0.2}
 OBJECTIVE = {"prediction": "noise", "noise_path": "cosine", "timestep_density": "uniform", "loss_weight": "own"}
 GENDD = {**ADAMW, **HEAD, **OBJECTIVE, "method": "gendd", "timesteps": "independent", "decayed": "all but the head"}
 GENDD |= {"sampler": "ancestral", "num_samples": 5, "guidance": 2.0}

@@ -18,7 +18,8 @@ class SumOfParts(torch.autograd.Function):
         total, ctx.gradients = 0, None
         for part in parts:
             with torch.enable_grad():
-                values = losses(part, *embedded)
+                # As views: torch's FLOP counter puts hooks on what modules take, and cannot on leaves.
+                values = losses(part, *(tensor.view_as(tensor) for tensor in embedded))
             with torch.autocast(values.device.type, enabled=False):
                 gradients = torch.autograd.grad(
                     values, (*embedded, *parameters), torch.ones_like(values), allow_unused=True

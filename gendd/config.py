@@ -27,7 +27,7 @@ CACHED_VIEWS = 10
 NOISE_READ_OUT = {"steps": 2, "guidance": 2.0, "start": 800}
 # Settings of the head in runs from before there were flags for them: the paper's.
 EARLIER = {
-    "condition_input": False,
+    "trunk_depth": 0,
     "prediction": "noise",
     "timestep_density": "uniform",
     "loss_weight": "own",
@@ -40,6 +40,7 @@ RANGES = {
     **dict.fromkeys(("teacher_mean", "teacher_std"), (0, 1)),
     "holdout": (0, 0.9),
     **dict.fromkeys(("ema", "momentum", "beta1", "beta2_start", "beta2_end"), (0, 0.99999)),
+    "trunk_depth": (0, math.inf),
     **dict.fromkeys(("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate"), (1, math.inf)),
     **dict.fromkeys(("eval_every", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
     **dict.fromkeys(("steps", "num_samples"), (1, math.inf)),
@@ -92,11 +93,11 @@ class HeadConfig:
     """Width d of a token; must divide the teacher's feature width."""
     width: int = 1024
     """Width of the denoiser."""
-    depth: int = 3
-    """Residual blocks of the denoiser."""
-    condition_input: bool = True
-    """Add the condition to the denoiser's input too, from where the backbone learns at once. Not in the paper's
-    network, whose AdaLN projections, which start at zero, are the condition's only way in."""
+    depth: int = 1
+    """Residual blocks of the denoiser (the paper: 3)."""
+    trunk_depth: int = 3
+    """Residual blocks of the condition's own network, which is computed once per image, and whose output is added to
+    the denoiser's input; 0: no such network, the condition enters through AdaLN (the paper's)."""
     prediction: Literal["noise", "velocity", "feature"] = "feature"
     """What the denoiser predicts: the noise, with its variance (the paper's), the velocity, or the clean feature."""
     timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
@@ -106,11 +107,11 @@ class HeadConfig:
     clean feature's error, or of that times the signal-to-noise ratio, up to 5 (min-SNR)."""
     noise_path: Literal["cosine", "straight"] = "cosine"
     """Way from feature to noise: the cosine schedule (the paper's), or a straight line (flow matching)."""
-    repeats: int = 4
+    repeats: int = 16
     """K, draws of timestep and noise per token and step (the paper: 30 for CIFAR, 10 for ImageNet)."""
-    timesteps: Literal["independent", "spread", "paired"] = "spread"
-    """How the timesteps are drawn: independently (the paper's), spread evenly over the draws of a batch, or in pairs of
-    opposite noise (K even)."""
+    timesteps: Literal["independent", "shared", "paired"] = "shared"
+    """How the timesteps are drawn: independently (the paper's); K evenly spread ones, which all images of a batch
+    share; or in pairs of opposite noise (K even)."""
     condition_dropout: float = 0.0
     """Probability of a zero condition, per image, token and draw (the paper: 0.2); guidance needs it."""
 

@@ -45,6 +45,21 @@ class ResBlock(nn.Module):
         return x + gate * self.mlp(torch.addcmul(shift, self.in_ln(x), 1 + scale))
 
 
+class ResidualBlock(nn.Sequential):
+    """x + MLP(LN(x))."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def condition_trunk(cond_dim: int, width: int, depth: int) -> nn.Sequential:
+    blocks = (ResidualBlock(width) for _ in range(depth))
+    return nn.Sequential(nn.Linear(cond_dim, width), *blocks, nn.LayerNorm(width), nn.Linear(width, width))
+
+
 class FinalLayer(nn.Module):
     def __init__(self, width: int, out_features: int):
         super().__init__()
@@ -70,8 +85,9 @@ class Denoiser(nn.Module):
     Args:
         cond_dim: D_s.
         outputs: values per token; the paper's 2d are a noise prediction and its variance.
-        condition_input: whether the condition is also added to the denoiser's input. Through AdaLN, whose projections
-            start at zero, it reaches the output only after many steps, and its gradient the backbone.
+        trunk_depth: 0: the condition joins time and position in AdaLN, as published. AdaLN's projections start at
+            zero, so that for many steps no gradient reaches the backbone. Otherwise residual blocks of a network of
+            the condition's own, which is computed once per image, and whose output is added to the denoiser's input.
     """
 
     def __init__(
@@ -82,14 +98,14 @@ class Denoiser(nn.Module):
         width: int,
         depth: int,
         outputs: int,
-        condition_input: bool = False,
+        trunk_depth: int = 0,
     ):
         super().__init__()
         self.time_embed = TimeEmbedding(width)
-        self.cond_embed = nn.Linear(cond_dim, width)
+        self.has_trunk = trunk_depth > 0
+        self.cond_embed = condition_trunk(cond_dim, width, trunk_depth) if trunk_depth else nn.Linear(cond_dim, width)
         self.pos_embed = nn.Embedding(num_tokens, width)
         self.input_proj = nn.Linear(token_dim, width)
-        self.cond_proj = nn.Linear(cond_dim, width) if condition_input else None
         self.res_blocks = nn.ModuleList(ResBlock(width) for _ in range(depth))
         self.final_layer = FinalLayer(width, outputs)
         self.grad_checkpointing = False
@@ -106,27 +122,21 @@ class Denoiser(nn.Module):
             nn.init.zeros_(layer.adaLN_modulation[1].weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
-    def embed_condition(self, z: Tensor) -> tuple[Tensor, ...]:
-        """What conditions (..., D_s) add to the embedding u, and to the input if they enter there too: (..., width)."""
-        return tuple(layer(z) for layer in self._condition_layers())
+    def no_condition(self) -> Tensor:
+        """`cond_embed` of the zero condition, (width,)."""
+        if not self.has_trunk:
+            return self.cond_embed.bias
+        first = self.cond_embed[0]
+        return self.cond_embed(first.weight.new_zeros(first.in_features))
 
-    def no_condition(self) -> tuple[Tensor, ...]:
-        """`embed_condition` of the zero condition, each (width,)."""
-        return tuple(layer.bias for layer in self._condition_layers())
-
-    def _condition_layers(self) -> list[nn.Linear]:
-        return [self.cond_embed] if self.cond_proj is None else [self.cond_embed, self.cond_proj]
-
-    def forward(self, x: Tensor, u: Tensor, *added: Tensor) -> Tensor:
-        """
-        Args:
-            x: (..., d) noisy tokens.
-            u: (..., width) sum of the embeddings of time, condition and position; leading shapes broadcast.
-            added: (..., width), the condition's part of the input, if it has one.
-        """
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor, position: Tensor) -> Tensor:
+        """Prediction (..., outputs) for noisy tokens x (..., d), given the embeddings (..., width) of their timesteps
+        (`time_embed`), conditions (`cond_embed`) and places in the feature (`pos_embed`)."""
         x = self.input_proj(x)
-        if added:
-            x = x + added[0]
+        if self.has_trunk:
+            x, u = x + condition, time + position
+        else:
+            u = time + condition + position
         activated = F.silu(u)
         for block in self.res_blocks:
             if self.grad_checkpointing and self.training:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gendd.diffusion import NUM_TIMESTEPS
 from gendd.errors import UserError
 
-SCHEMES = ("independent", "spread", "paired")
+SCHEMES = ("independent", "shared", "paired")
 
 # Random numbers of a size.
 Random = Callable[..., Tensor]
@@ -20,45 +20,46 @@ Random = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one loss: t (B, M, K) int64, noise (B, M, K, d), dropped (B, M, K) bool.
+    """The random numbers of one loss: t (B, M, K) int64, or (1, 1, K) if all tokens share them, noise (B, M, K, d).
 
+    dropped: (B, M, K) bool, which draws have no condition; None where all have it.
     weight: (B, M, K), what a draw counts in the mean; None where all count 1.
     shared: of each so many neighbours all but the noise is the same.
     """
 
     t: Tensor
     noise: Tensor
-    dropped: Tensor
+    dropped: Tensor | None = None
     weight: Tensor | None = None
     shared: int = 1
 
     def rows(self, rows: slice) -> "Draws":
-        return self._each(lambda values: values[rows])
+        return self._each(lambda values: values if len(values) == 1 else values[rows])
 
     def grouped(self) -> "Draws":
         """What neighbours share, once: t, dropped and weight (B, M, G, 1), noise (B, M, G, shared, d)."""
         groups = self._each(lambda values: values.unflatten(2, (-1, self.shared)))
-        weight = None if groups.weight is None else groups.weight[..., :1]
-        return Draws(groups.t[..., :1], groups.noise, groups.dropped[..., :1], weight)
+        dropped, weight = (values if values is None else values[..., :1] for values in (groups.dropped, groups.weight))
+        return Draws(groups.t[..., :1], groups.noise, dropped, weight)
 
     def parts(self, rows: int) -> list["Draws"]:
         """Parts along the third dimension, of at most so many noises in all where that can be."""
         size = max(1, rows // self.noise[:, :, 0, ..., 0].numel())
-        count = self.t.shape[2]
+        count = self.noise.shape[2]
         return [self._each(lambda values, k=k: values[:, :, k : k + size]) for k in range(0, count, size)]
 
     def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
-        weight = None if self.weight is None else part(self.weight)
-        return Draws(part(self.t), part(self.noise), part(self.dropped), weight, self.shared)
+        dropped, weight = (values if values is None else part(values) for values in (self.dropped, self.weight))
+        return Draws(part(self.t), part(self.noise), dropped, weight, self.shared)
 
 
 class Drawing(nn.Module):
     """Makes the draws of a head's loss.
 
     Args:
-        scheme: "independent" (the paper's); "spread": the timesteps of all images, tokens and draws fall one into each
-            of as many equal shares of their density (Kingma et al., 2021); or "paired": `_paired`. The expectation of
-            the loss is the same.
+        scheme: "independent" (the paper's); "shared": all tokens of all images share K timesteps, one from each of K
+            equal shares of the density, so that what depends on time alone is computed K times; or "paired": `_paired`.
+            The expectation of the loss is the same.
         density: probability (1000,) of each timestep in the loss.
         proposal: the same in paired draws, which are weighted to make up for it.
         condition_dropout: probability of a zero condition.
@@ -94,14 +95,13 @@ class Drawing(nn.Module):
         if self.scheme == "paired":
             return self._paired(shape, uniform, normal)
         noise = normal(*shape)
-        if self.scheme == "spread":
-            order = torch.randperm(noise[..., 0].numel(), generator=generator, device=device).view(shape)
-            t = _inverse(self.cumulated, (order + uniform(*shape)) / order.numel())
+        if self.scheme == "shared":
+            t = _stratified(self.cumulated, uniform(1, 1, self.repeats))
         elif self.even:
             t = torch.randint(NUM_TIMESTEPS, shape, generator=generator, device=device)
         else:
             t = _inverse(self.cumulated, uniform(*shape))
-        return Draws(t, noise, uniform(*shape) < self.condition_dropout)
+        return Draws(t, noise, uniform(*shape) < self.condition_dropout if self.condition_dropout else None)
 
     def _paired(self, shape: tuple[int, int, int], uniform: Random, normal: Random) -> Draws:
         """Draws whose weighted mean loss has the same expectation, and a gradient that varies far less.
@@ -115,11 +115,7 @@ class Drawing(nn.Module):
         without = min(max(round(pairs * self.condition_dropout), int(self.condition_dropout > 0)), pairs - 1)
         given = pairs - without
 
-        def timesteps(count: int) -> Tensor:
-            place = uniform(*tokens, count)
-            return _inverse(self.proposed, (place + torch.arange(count, device=place.device)) / max(count, 1))
-
-        t = torch.cat([timesteps(given), timesteps(without)], -1)
+        t = torch.cat([_stratified(self.proposed, uniform(*tokens, count)) for count in (given, without)], -1)
         dropped = (torch.arange(pairs, device=t.device) >= given).expand(t.shape)
         # A pair counts by the probability of its condition, the share of timesteps that it stands for, and the
         # inverse of how much more often than it should its timestep is drawn.
@@ -134,6 +130,12 @@ class Drawing(nn.Module):
 def _inverse(cumulated: Tensor, place: Tensor) -> Tensor:
     """Timesteps at places from 0 to 1 of a cumulated density (1000,)."""
     return torch.searchsorted(cumulated.to(place.device), place).clamp(max=NUM_TIMESTEPS - 1)
+
+
+def _stratified(cumulated: Tensor, uniform: Tensor) -> Tensor:
+    """Timesteps (..., n), one from each of n equal shares of a density, for uniform random numbers."""
+    count = uniform.shape[-1]
+    return _inverse(cumulated, (uniform + torch.arange(count, device=uniform.device)) / max(count, 1))
 
 
 def check_repeats(repeats: int, timesteps: str, condition_dropout: float) -> None:

@@ -34,7 +34,7 @@ class SplitTokenHead(nn.Module):
         repeats: K, draws of (timestep, noise) per token in one loss.
         condition_dropout: probability of a zero condition, per (image, token, draw).
         timesteps: how they are drawn (`gendd.draws`).
-        condition_input: whether the condition also enters at the denoiser's input.
+        trunk_depth: residual blocks of the condition's own network, 0 for none (`Denoiser`).
         prediction, timestep_density, loss_weight, noise_path: the `gendd.objective.Objective`.
 
     Raises:
@@ -51,7 +51,7 @@ class SplitTokenHead(nn.Module):
         repeats: int = 30,
         condition_dropout: float = 0.2,
         timesteps: str = "independent",
-        condition_input: bool = False,
+        trunk_depth: int = 0,
         prediction: str = "noise",
         timestep_density: str = "uniform",
         loss_weight: str = "own",
@@ -66,7 +66,7 @@ class SplitTokenHead(nn.Module):
             # In no computation, but in every file of weights: it tells a head from those that predict something else.
             self.register_buffer(f"{PREDICTS}{prediction}_{noise_path}", torch.ones(()))
         outputs = 2 * token_dim if self.learns_variance else token_dim
-        self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, outputs, condition_input)
+        self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, outputs, trunk_depth)
         self.schedule = NoiseSchedule(path=noise_path)
         self.drawing = Drawing(
             timesteps, repeats, objective.timestep_density(), objective.proposal(), condition_dropout
@@ -94,23 +94,21 @@ class SplitTokenHead(nn.Module):
         x_start = target.float().unflatten(-1, (self.num_tokens, 1, 1, self.token_dim))
         # Each of the 1000 possible timesteps is embedded once at most, a condition once per image.
         many = draws.t.numel() > NUM_TIMESTEPS
-        time = net.time_embed(torch.arange(NUM_TIMESTEPS, device=z.device) if many else draws.t)
-        image = net.embed_condition(z[:, None, None, None])
-        none = [bias.to(image[0]) for bias in net.no_condition()]
-        position = net.pos_embed.weight[:, None, None].to(image[0])
+        table = [net.time_embed(torch.arange(NUM_TIMESTEPS, device=z.device))] if many else []
+        condition = net.cond_embed(z[:, None, None, None])
+        position = net.pos_embed.weight[:, None, None].to(condition)
 
-        def losses(draws: Draws, time: Tensor, position: Tensor, *conditions: Tensor) -> Tensor:
-            image, none = conditions[: len(conditions) // 2], conditions[len(conditions) // 2 :]
-            dropped = draws.dropped[..., None]
-            condition, *added = [torch.where(dropped, *pair) for pair in zip(none, image, strict=True)]
-            u = (F.embedding(draws.t, time) if many else time) + condition + position
-            output = net(self.schedule.add_noise(x_start, draws.noise, draws.t), u, *added)
+        def losses(draws: Draws, condition: Tensor, position: Tensor, *table: Tensor) -> Tensor:
+            if draws.dropped is not None:
+                condition = torch.where(draws.dropped[..., None], net.no_condition().to(condition), condition)
+            time = F.embedding(draws.t, *table) if table else net.time_embed(draws.t)
+            output = net(self.schedule.add_noise(x_start, draws.noise, draws.t), time, condition, position)
             terms = self._terms(output, x_start, draws.noise, draws.t)
             return torch.stack([part.sum() if draws.weight is None else (draws.weight * part).sum() for part in terms])
 
-        embedded = (time, position, *image, *none)
+        embedded = (condition, position, *table)
         at_once = ROWS_AT_ONCE if z.device.type == "cpu" else ACCELERATED_ROWS_AT_ONCE
-        parts = draws.parts(at_once) if many else [draws]
+        parts = draws.parts(at_once)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             terms = SumOfParts.apply(losses, parts, tuple(net.parameters()), *embedded, *net.parameters())
         else:
@@ -157,18 +155,16 @@ class SplitTokenHead(nn.Module):
         timesteps = diffusion.zero_path_timesteps(start, steps) if deterministic else diffusion.spaced_timesteps(steps)
         schedule = NoiseSchedule(timesteps, self.objective.path).to(z.device)
         position = self.net.pos_embed.weight
-        conditional, unconditional = self.net.embed_condition(z[:, None, None]), self.net.no_condition()
+        conditional, unconditional = self.net.cond_embed(z[:, None, None]), self.net.no_condition()
         shape = (len(z), num_samples, self.num_tokens, self.token_dim)
 
         def predict(x: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
             time = self.net.time_embed(torch.tensor(schedule.timesteps[index], device=z.device))
 
-            def output(condition: Tensor, *added: Tensor) -> Tensor:
-                return self.net(x, time + (condition + position), *added).float()
-
-            prediction, variance = self._split(output(*conditional))
+            prediction, variance = self._split(self.net(x, time, conditional, position).float())
             if guidance != 1:
-                prediction = torch.lerp(self._split(output(*unconditional))[0], prediction, guidance)
+                without, _ = self._split(self.net(x, time, unconditional, position).float())
+                prediction = torch.lerp(without, prediction, guidance)
             return *self.objective.denoised(schedule, prediction, x, index), variance
 
         def noise() -> Tensor:

@@ -56,7 +56,7 @@ for seed in ${SEEDS:-0}; do
   for value in ${VALUES:-$values}; do
     flags=("${@:3}" --seed "$seed" "--$setting" "$value")
     if [ "$setting" = repeats ]; then
-      for scheme in independent spread paired; do
+      for scheme in independent shared paired; do
         train "${flags[@]}" --timesteps "$scheme" --name "gendd-repeats-$value-$scheme"
       done
     else

@@ -24,7 +24,6 @@ recipe=(
   --contraction 0.5
   --mixup 0
   --width 448
-  --repeats 4
   --eval-every 5
   --name "${METHOD:-gendd}-short"
 )

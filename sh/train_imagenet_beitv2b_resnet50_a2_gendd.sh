@@ -50,7 +50,7 @@ stage2=(
   --token-dim 64
   --width 1024
   --depth 3
-  --no-condition-input
+  --trunk-depth 0
   --prediction noise
   --timestep-density uniform
   --repeats 10

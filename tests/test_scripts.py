@@ -322,7 +322,7 @@ def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
     assert arguments[:3] == ["contraction", "gendd-contraction-0/0", "gendd-contraction-0.5/0"]
     flags, _ = swept("repeats", VALUES="4")
     assert [line.split()[-1] for line in flags] == [
-        f"gendd-repeats-4-{scheme}" for scheme in ("independent", "spread", "paired")
+        f"gendd-repeats-4-{scheme}" for scheme in ("independent", "shared", "paired")
     ]
     assert len(swept("mixup")[0]) == 2
     flags, _ = swept("token-dim")

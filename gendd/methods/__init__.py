@@ -31,7 +31,7 @@ MIXED = {"contraction", "mixup"}
 WEIGHTED = {"temperature", "alpha", "beta"}
 DECOUPLED = {*WEIGHTED, "distill_warmup_epochs"}
 DISTILLED = {"label_share", "logit_standardization", *DECOUPLED}
-NETWORK = {"token_dim", "width", "depth", "condition_input", "prediction", "noise_path"}
+NETWORK = {"token_dim", "width", "depth", "trunk_depth", "prediction", "noise_path"}
 
 
 @dataclass(frozen=True)

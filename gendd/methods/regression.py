@@ -4,19 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendd.denoiser import ResidualBlock
 from gendd.head import SplitTokenHead
 from gendd.methods.base import Ingredients
 from gendd.methods.gendd import GenDDTask
 from gendd.networks import feature_width, parameter_count
 from gendd.student import Student
-
-
-class ResidualBlock(nn.Sequential):
-    def __init__(self, width: int):
-        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
 
 
 class RegressionHead(nn.Module):

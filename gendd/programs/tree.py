@@ -54,7 +54,7 @@ class Tree:
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
     """`Tree.paper` (arXiv 2507.14503, its release): K draws a token in training, steps of its sampler."""
-    network = {"condition_input": False, "prediction": "noise", "noise_path": "cosine"}
+    network = {"depth": 3, "trunk_depth": 0, "prediction": "noise", "noise_path": "cosine"}
     loss = {"timestep_density": "uniform", "loss_weight": "own", "timesteps": "independent", "condition_dropout": 0.2}
     sampling = {"sampler": "ancestral", "steps": steps, "num_samples": 5, "guidance": 2.0}
     return {**network, **loss, "repeats": repeats, **sampling}

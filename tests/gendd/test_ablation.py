@@ -52,12 +52,12 @@ def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path
     runs = [
         gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
         for k in (4, 30)
-        for scheme in ("independent", "spread")
+        for scheme in ("independent", "shared")
     ]
     ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
     heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
     assert [(row["read-out"], row["repeats"]) for row in heads] == [
-        ("head, independent", "4"), ("head, spread", "4"), ("head, independent", "30"), ("head, spread", "30"),
+        ("head, independent", "4"), ("head, shared", "4"), ("head, independent", "30"), ("head, shared", "30"),
     ]  # fmt: skip
     assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
 

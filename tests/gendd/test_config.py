@@ -54,7 +54,6 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_objectiv
         "mixup": 1.0,
         "token_dim": 64,
         "width": 1024,
-        "depth": 3,
         "temperature": 4.0,
         "label_share": 0.1,
         "holdout": 0.0,
@@ -67,7 +66,8 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_objectiv
 PAPER = [(CIFAR, {"repeats": 30, "steps": 100}), (IMAGENET, {"repeats": 10, "steps": 64})]
 EVERYWHERE = {
     "timesteps": "independent",
-    "condition_input": False,
+    "depth": 3,
+    "trunk_depth": 0,
     "prediction": "noise",
     "noise_path": "cosine",
     "timestep_density": "uniform",
@@ -97,7 +97,8 @@ def test_the_default_protocol_says_that_it_is_not_the_papers():
     text = CIFAR.protocol(parsed())
     for name in (
         "prediction",
-        "condition input",
+        "depth",
+        "trunk depth",
         "repeats",
         "timesteps",
         "sampler",
@@ -339,7 +340,7 @@ def test_values_at_the_edge_are_accepted(arguments):
 
 
 def test_the_objective_is_a_part_of_the_head():
-    config = parsed(*COMPLETE, "--prediction", "velocity", "--no-condition-input", "--timesteps", "paired")
+    config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--timesteps", "paired")
     head = config.head()
-    assert (head["prediction"], head["condition_input"], head["timesteps"]) == ("velocity", False, "paired")
+    assert (head["prediction"], head["trunk_depth"], head["timesteps"]) == ("velocity", 0, "paired")
     assert parsed(*COMPLETE).prediction == "feature"

@@ -59,8 +59,8 @@ def test_network_and_losses_meet_the_recorded_case(recorded, net):
     t, schedule = recorded["case.t"], NoiseSchedule()
     x_t = schedule.add_noise(recorded["case.x_start"], recorded["case.noise"], t)
     torch.testing.assert_close(x_t, recorded["case.x_t"], rtol=1e-5, atol=1e-5)
-    u = net.time_embed(t) + net.cond_embed(recorded["case.z"]) + net.pos_embed(recorded["case.token_index"])
-    output = net(x_t, u)
+    position = net.pos_embed(recorded["case.token_index"])
+    output = net(x_t, net.time_embed(t), net.cond_embed(recorded["case.z"]), position)
     torch.testing.assert_close(output, recorded["case.model_output"], rtol=1e-5, atol=1e-5)
     mse, vb = schedule.loss_terms(output, recorded["case.x_start"], recorded["case.noise"], t)
     for name, value in (("mse", mse), ("vb", vb), ("loss", mse + vb)):
@@ -71,9 +71,9 @@ def test_guided_ancestral_sampling_meets_the_recorded_case(recorded, net):
     z, token, noise = recorded["sample.z"], recorded["sample.token_index"], iter(recorded["sample.noise"])
 
     def predict(x, index):
-        time = net.time_embed(torch.tensor(schedule.timesteps[index])) + net.pos_embed(token)
-        eps, variance = net(x, time + net.cond_embed(z)).chunk(2, dim=-1)
-        unconditional, _ = net(x, time + net.cond_embed(torch.zeros_like(z))).chunk(2, dim=-1)
+        time, position = net.time_embed(torch.tensor(schedule.timesteps[index])), net.pos_embed(token)
+        eps, variance = net(x, time, net.cond_embed(z), position).chunk(2, dim=-1)
+        unconditional, _ = net(x, time, net.cond_embed(torch.zeros_like(z)), position).chunk(2, dim=-1)
         return None, unconditional + 2.0 * (eps - unconditional), variance
 
     schedule = NoiseSchedule(spaced_timesteps(10))

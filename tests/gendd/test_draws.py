@@ -19,7 +19,7 @@ def drawn(scheme: str, repeats: int, images: int, objective: Objective | None = 
 
 
 def weighted(draws: Draws) -> torch.Tensor:
-    return torch.ones(draws.t.shape) if draws.weight is None else draws.weight
+    return torch.ones(draws.noise.shape[:3]) if draws.weight is None else draws.weight
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -28,11 +28,14 @@ def weighted(draws: Draws) -> torch.Tensor:
 def test_every_scheme_draws_from_the_density_and_drops_as_often_as_asked(scheme, density, prediction):
     """Weights summed over tenths of the timesteps, with the condition and without."""
     objective = Objective(prediction, density)
-    draws = drawn(scheme, 8, 20000, objective)
+    # Shared timesteps are few, so that there must be many draws for each image.
+    draws = drawn(scheme, *((16000, 10) if scheme == "shared" else (8, 20000)), objective)
+    timesteps = draws.t.expand(draws.noise.shape[:3])
     expected = objective.timestep_density().view(10, 100).sum(-1)
     for dropped, share in ((False, 0.8), (True, 0.2)):
         weight = torch.where(draws.dropped == dropped, weighted(draws), 0.0).flatten().double()
-        sums = torch.zeros(10, dtype=torch.float64).index_add_(0, draws.t.flatten() // 100, weight) / draws.t.numel()
+        sums = torch.zeros(10, dtype=torch.float64).index_add_(0, timesteps.flatten() // 100, weight)
+        sums /= timesteps.numel()
         torch.testing.assert_close(sums, share * expected, rtol=0.07, atol=1e-4)
 
 
@@ -46,13 +49,12 @@ def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
         assert torch.equal(values[:, :, 0::2], values[:, :, 1::2])
 
 
-def test_spread_draws_take_every_share_of_the_density_once():
-    """Of 20 x 3 x 2 draws of 1000 timesteps, evenly, one in each sixtieth of a half."""
-    draws = drawn("spread", 2, 20, Objective("feature"))
-    places = draws.t.flatten().sort().values
-    assert (places * 120 // 1000 - torch.arange(120)).abs().max() <= 1
-    assert len(places.unique()) == 120
-    assert draws.t.flatten().diff().abs().max() > 500, "they come in no order"
+def test_shared_timesteps_are_one_of_each_share_of_the_density():
+    """All images and tokens have them; of 1000 timesteps, evenly, one in each eighth."""
+    draws = drawn("shared", 8, 20, Objective("feature"))
+    assert draws.t.shape == (1, 1, 8) and draws.noise.shape == (20, M, 8, D)
+    assert (draws.t.flatten() // 125).tolist() == list(range(8))
+    assert draws.rows(slice(4, 7)).t is draws.t and len(draws.rows(slice(4, 7)).noise) == 3
 
 
 def test_a_process_keeps_its_rows_of_the_draws_of_all():
@@ -69,14 +71,14 @@ def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
 
 def test_without_dropped_conditions_one_pair_is_enough():
     draws = drawn("paired", 2, 5, dropout=0)
-    assert not draws.dropped.any() and not drawn("spread", 1, 100, dropout=0).dropped.any()
+    assert not draws.dropped.any() and drawn("shared", 1, 100, dropout=0).dropped is None
 
 
 def test_all_schemes_estimate_one_integral():
     """Of a function of timestep, noise and condition; means agree within their standard errors."""
     estimates = {}
     for scheme in SCHEMES:
-        draws = drawn(scheme, 4, 30000)
+        draws = drawn(scheme, *((400, 300) if scheme == "shared" else (4, 30000)))
         values = (draws.t / 1000) ** 2 * draws.noise[..., 0].square() + draws.dropped.float()
         estimates[scheme] = (weighted(draws) * values).flatten(1).mean(1)
     for one, other in itertools.combinations(estimates.values(), 2):

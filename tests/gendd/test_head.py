@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from gendd import head as head_module
 from gendd.diffusion import NoiseSchedule
@@ -13,7 +14,7 @@ from gendd.head import SplitTokenHead
 B, M, K, D, COND = 5, 3, 4, 8, 12
 KINDS = {
     "paper": {},
-    "feature": {"prediction": "feature", "condition_input": True, "timestep_density": "high-noise"},
+    "feature": {"prediction": "feature", "trunk_depth": 2, "timestep_density": "high-noise"},
     "flow": {"prediction": "velocity", "noise_path": "straight", "loss_weight": "min-snr"},
 }
 
@@ -43,10 +44,16 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def plain_output(net, x, t, z, m) -> torch.Tensor:
     """The network for one token (d), all projections of its conditioning written out."""
-    u = net.time_embed(t) + net.cond_embed(z) + net.pos_embed.weight[m]
+    u = net.time_embed(t) + net.pos_embed.weight[m]
     x = net.input_proj(x)
-    if net.cond_proj is not None:
-        x = x + net.cond_proj(z)
+    if isinstance(net.cond_embed, nn.Linear):
+        u = u + net.cond_embed(z)
+    else:
+        first, *blocks, norm, last = net.cond_embed
+        c = first(z)
+        for block in blocks:
+            c = c + block[3](F.silu(block[1](block[0](c))))
+        x = x + last(norm(c))
     for block in net.res_blocks:
         shift, scale, gate = block.adaLN_modulation[1](F.silu(u)).chunk(3)
         x = x + gate * block.mlp(block.in_ln(x) * (1 + scale) + shift)
@@ -58,14 +65,15 @@ def plain_output(net, x, t, z, m) -> torch.Tensor:
 def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
     """One token and draw at a time, everything computed anew: the definition."""
     net, total = head.net, 0.0
-    images, _, repeats = draws.t.shape
-    weight = torch.ones(draws.t.shape) if draws.weight is None else draws.weight
+    images, _, repeats = draws.noise.shape[:3]
+    timesteps = draws.t.expand(draws.noise.shape[:3])
+    weight = torch.ones(timesteps.shape) if draws.weight is None else draws.weight
     for b in range(images):
         for m in range(M):
             x_start = target[b, m * D : (m + 1) * D]
             for k in range(repeats):
-                t, noise = draws.t[b, m, k], draws.noise[b, m, k]
-                condition = torch.zeros(COND) if draws.dropped[b, m, k] else z[b]
+                t, noise = timesteps[b, m, k], draws.noise[b, m, k]
+                condition = torch.zeros(COND) if draws.dropped is not None and draws.dropped[b, m, k] else z[b]
                 a, n = head.schedule.signal_scale[t], head.schedule.noise_scale[t]
                 output = plain_output(net, a * x_start + n * noise, t, condition, m)
                 if head.objective.prediction == "noise":
@@ -76,17 +84,18 @@ def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
                 else:  # Of the straight path, its error counted as the clean feature's with SNR up to 5.
                     loss = (output - (noise - x_start)).square().mean() * n**2 * ((a / n) ** 2).clamp(max=5)
                 total = total + weight[b, m, k] * loss
-    return total / draws.t.numel()
+    return total / timesteps.numel()
 
 
-@pytest.mark.parametrize("timesteps", ["independent", "paired"])
+@pytest.mark.parametrize("dropout", [0.2, 0.0])
+@pytest.mark.parametrize("timesteps", ["independent", "shared", "paired"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, timesteps):
+def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, timesteps, dropout):
     z, target = batch
     z.requires_grad_()
-    head = moved(fresh(kind, timesteps=timesteps))
+    head = moved(fresh(kind, timesteps=timesteps, condition_dropout=dropout))
     draws = head.draw(B, torch.Generator().manual_seed(2))
-    assert draws.dropped.any() and not draws.dropped.all()
+    assert not dropout or draws.dropped.any() and not draws.dropped.all()
     inputs = [z, *head.parameters()]
     ours = torch.autograd.grad(head(z, target, draws)["loss"], inputs)
     plain = torch.autograd.grad(plain_loss(head, z, target, draws), inputs)
@@ -166,13 +175,13 @@ def test_fresh_head_predicts_zero(batch):
     assert fresh("feature")(*batch)["mse"].item() == pytest.approx(batch[1].square().mean().item(), rel=1e-5)
 
 
-def test_the_condition_at_the_input_reaches_the_backbone_after_one_step(batch):
-    """Through AdaLN alone it does so only after two: its projections and the output layer start at zero."""
+def test_a_trunk_s_gradient_reaches_the_backbone_after_one_step(batch):
+    """Through AdaLN it does so only after two: its projections and the output layer start at zero."""
     z, target = batch
     z.requires_grad_()
     reached = {}
-    for where in (False, True):
-        head = fresh("feature", condition_input=where)
+    for trunk in (0, 1):
+        head = fresh("feature", trunk_depth=trunk)
         optimizer = torch.optim.SGD(head.parameters(), 0.1)
         gradients = []
         for _ in range(2):
@@ -181,8 +190,8 @@ def test_the_condition_at_the_input_reaches_the_backbone_after_one_step(batch):
             head(z, target, head.draw(B, torch.Generator().manual_seed(2)))["loss"].backward()
             gradients.append(z.grad.abs().sum().item())
             optimizer.step()
-        reached[where] = [value > 0 for value in gradients]
-    assert reached == {False: [False, False], True: [False, True]}
+        reached[trunk] = [value > 0 for value in gradients]
+    assert reached == {0: [False, False], 1: [False, True]}
 
 
 def test_what_a_pair_shares_is_projected_once(head, batch):

@@ -38,7 +38,7 @@ def test_the_loss_of_one_image_costs_what_its_products_cost(repeats):
     assert loss_flops(student(repeats), 1, CPU) == by_hand(FEATURE // TOKEN * repeats)
 
 
-@pytest.mark.parametrize("timesteps", ["independent", "spread", "paired"])
+@pytest.mark.parametrize("timesteps", ["independent", "shared", "paired"])
 def test_the_cost_of_an_image_is_its_share_of_a_batch(timesteps):
     """As training takes it, where timesteps are embedded once for all, and not as an image that comes alone."""
     batch, one = 50, student(8, timesteps=timesteps)

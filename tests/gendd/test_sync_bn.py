@@ -16,7 +16,7 @@ from gendd_imagenet.config import ImageNetTrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8", "--width", "16",
-         "--depth", "1", "--repeats", "2", "--timesteps", "spread"]  # fmt: skip
+         "--depth", "1", "--repeats", "2", "--timesteps", "shared"]  # fmt: skip
 
 
 def config(*flags: str) -> CifarTrainConfig:

@@ -25,9 +25,22 @@ from gendd_cifar.evaluate import main
 from gendd_cifar.sampling import main as sample
 from gendd_cifar.train import main as train
 
-HEAD = ["--token-dim", "32", "--width", "16", "--depth", "2", "--repeats", "2", "--timesteps", "spread"]
+HEAD = [
+    "--token-dim",
+    "32",
+    "--width",
+    "16",
+    "--depth",
+    "2",
+    "--trunk-depth",
+    "1",
+    "--repeats",
+    "2",
+    "--timesteps",
+    "shared",
+]
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32"]
-PAPER = ["--no-condition-input", "--prediction", "noise", "--timestep-density", "uniform", "--condition-dropout", "0.2",
+PAPER = ["--trunk-depth", "0", "--prediction", "noise", "--timestep-density", "uniform", "--condition-dropout", "0.2",
          "--steps", "2", "--guidance", "2", "--start", "800"]  # fmt: skip
 NETWORKS = ["--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8", "--precision", "fp32"]
 
@@ -282,8 +295,8 @@ def test_a_checkpoint_tells_what_its_head_predicts(runs, tmp_path, flags):
     assert ours == {name: expected[name] for name in ("head", "probe")}
 
     tensors = read_weights(file, "checkpoint")
-    other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, condition_input=True, prediction="feature")
-    with pytest.raises(UserError, match="1 missing .predicts_feature_cosine") as error:
+    other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, trunk_depth=3, prediction="feature")
+    with pytest.raises(UserError, match="missing .predicts_feature_cosine") as error:
         load_weights(other, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
                      "--student-weights", "run")  # fmt: skip
     assert len(str(error.value).splitlines()) == 1

@@ -31,7 +31,7 @@ def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     train([*COMMON, "--method", "gendd", "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
            "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
-           "--timesteps", "spread", "--runs", str(root)])  # fmt: skip
+           "--timesteps", "shared", "--runs", str(root)])  # fmt: skip
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 

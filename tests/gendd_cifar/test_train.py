@@ -34,7 +34,7 @@ COMMON = ["--dataset", "digits", "--student", TOY, "--epochs", "3", "--schedule"
  "--eval-every", "1",
           "--hflip", "0", "--crop-padding", "1", "--precision", "fp32"]  # fmt: skip
 GENDD = [*COMMON, "--method", "gendd", "--teacher", TOY, "--token-dim", "32", "--width", "16", "--depth", "1",
-         "--repeats", "2", "--timesteps", "spread", "--steps", "1"]  # fmt: skip
+         "--trunk-depth", "1", "--repeats", "2", "--timesteps", "shared", "--steps", "1"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -40,11 +40,11 @@ COMMON = {
     "crop-padding": 1,
     "precision": "fp32",
 }
-HEAD = {"token-dim": 32, "width": 16, "depth": 1, "repeats": 4}
-PAPER = {"paper": True, "repeats": 4}
+HEAD = {"token-dim": 32, "width": 16, "depth": 1, "trunk-depth": 1, "repeats": 4}
+PAPER = {"paper": True}
 NOISE = {
     "prediction": "noise",
-    "condition-input": False,
+    "trunk-depth": 0,
     "timestep-density": "uniform",
     "condition-dropout": 0.2,
     "start": 800,
