@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
@@ -150,7 +151,7 @@ def _architecture(tensors: Tensors) -> dict:
     width, token_dim = tensors["head.net.input_proj.weight"].shape
     depth = sum(name.endswith(".in_ln.weight") for name in tensors)
     # The last layer of each block of the condition's network.
-    trunk_depth = sum(name.startswith("head.net.cond_embed.") and name.endswith(".3.weight") for name in tensors)
+    trunk_depth = sum(bool(re.fullmatch(r"head\.net\.cond_embed\.\d+\.3\.weight", name)) for name in tensors)
     head = {"token_dim": token_dim, "width": width, "depth": depth, "trunk_depth": trunk_depth, **settings_of(tensors)}
     read_out = NOISE_READ_OUT if head["prediction"] == "noise" else {}
     return {"method": "gendd", **head, **read_out}

@@ -507,7 +507,7 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "dist", "feature", "srd", "vkd", "simkd", "regression"])
 def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
-    flags = ["--lr", "1e-2", "--distill-warmup-epochs", "0", "--mixup", "0", "--width", "64"]
+    flags = ["--lr", "1e-2", "--distill-warmup-epochs", "0", "--mixup", "0", "--width", "64", "--trunk-depth", "0"]
     run = gendd("--method", method, "--name", method, *flags)
     losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
     assert losses[-1] < losses[0]
