@@ -155,7 +155,8 @@ class SplitTokenHead(nn.Module):
         timesteps = diffusion.zero_path_timesteps(start, steps) if deterministic else diffusion.spaced_timesteps(steps)
         schedule = NoiseSchedule(timesteps, self.objective.path).to(z.device)
         position = self.net.pos_embed.weight
-        conditional, unconditional = self.net.cond_embed(z[:, None, None]), self.net.no_condition()
+        conditional = self.net.cond_embed(z[:, None, None])
+        unconditional = None if guidance == 1 else self.net.no_condition()
         shape = (len(z), num_samples, self.num_tokens, self.token_dim)
 
         def predict(x: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,6 +23,7 @@ import allocator  # noqa: E402
 import gpu_parts  # noqa: E402
 import gpu_wheels  # noqa: E402
 import input_imagenet  # noqa: E402
+import methods  # noqa: E402
 import on_paper  # noqa: E402
 import reference  # noqa: E402
 import scaling  # noqa: E402
@@ -128,6 +129,13 @@ def test_allocator_bench_measures_a_training(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "toys"))
     cost = allocator.train(allocator.Config("toy:network", epochs=2), allocator.STARTS["freed blocks kept"])
     assert cost.images_per_second > 0 and cost.system_seconds > 0 and cost.peak_megabytes > 100
+
+
+def test_reading_by_the_head_costs_a_tenth_more_than_by_the_probe_at_most():
+    step, costs = methods.build("gendd")
+    step(True)
+    costs = dict(costs)
+    assert costs["probe"] < costs["head"] < 1.1 * costs["probe"]
 
 
 def test_operations_on_paper_are_those_of_the_definition():

@@ -1,0 +1,105 @@
+"""Training steps of the methods beside those of logit distillation, in one run, and what their read-outs cost.
+
+    python bench/methods.py [--rounds 15]
+
+resnet56 > resnet20 on random CIFAR-100 images, with the optimizer, batch and head of
+`sh/train_cifar100_resnet56_resnet20_gendd_short.sh`; the methods take turns. Beside the whole step stands one with the
+teacher's features at hand (`--teacher-cache`). On one CPU thread the times are that thread's own.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from machine import describe, the_device
+from measure import take_turns, wall_clock
+from timm.utils import unwrap_model
+
+from gendd.config import TrainConfig
+from gendd.distributed import autocast, resolve_precision
+from gendd.evaluation import read_outs_apart
+from gendd.methods import Ingredients, get_method
+from gendd.networks import create_network, flops
+from gendd.optim import create_optimizer
+from gendd.randomness import BatchPlan
+from gendd.teacher import FrozenTeacher
+from gendd_cifar.tree import TREE
+
+TEACHER, STUDENT, BATCH, STEPS = "resnet56", "resnet20", 128, 3
+RECIPE = {
+    "batch_size": BATCH,
+    "optimizer": "muon",
+    "lr": 2e-2,
+    "head_lr": 3e-3,
+    "contraction": 0.5,
+    "mixup": 0,
+    "width": 448,
+}
+METHODS = ("kd", "regression", "gendd")
+
+
+def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
+    """Some training steps of a method, by whether the teacher's features are cached, and the FLOPs an image of each of
+    its read-outs."""
+    torch.manual_seed(0)
+    device = the_device()
+    config = TrainConfig(method=method, **RECIPE)
+    teacher, student = (
+        create_network(flag, name, TREE.names, num_classes=100, image_size=32)
+        for flag, name in (("--teacher", TEACHER), ("--student", STUDENT))
+    )
+    precision = resolve_precision("auto", device)
+    frozen = FrozenTeacher(teacher, student, device, precision)
+    task = get_method(method).build(Ingredients(config, student, frozen, {}, device))
+    task.to(device, memory_format=torch.channels_last).train()
+    task.random = next(BatchPlan(0, BATCH).parts(0))
+    optimizer = create_optimizer(task.get_trainable_module(), config)
+    images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(100, (BATCH,), device=device)
+    feature = task.teacher_feature(images)
+
+    def steps(cached: bool) -> None:
+        task.cached_feature = (lambda _: feature) if cached else None
+        for _ in range(STEPS):
+            with autocast(precision, device):
+                loss = task(images, labels)["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    model, noise = unwrap_model(task.get_eval_model()), torch.Generator(device)
+    read_outs = read_outs_apart(model, config.sampling())
+    costs = [(each.names[0], flops(lambda each=each: each.logits(images[:1], noise))) for each, _ in read_outs]
+    return steps, costs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="turns that each method takes")
+    rounds = parser.parse_args().rounds
+    built = {method: build(method) for method in METHODS}
+    ways = [(method, cached) for cached in (False, True) for method in METHODS]
+    alone = the_device().type == "cpu" and torch.get_num_threads() == 1
+    works = [lambda method=method, cached=cached: built[method][0](cached) for method, cached in ways]
+    times = dict(zip(ways, take_turns(works, rounds, time.process_time if alone else wall_clock), strict=True))
+    print(f"{describe()}; {TEACHER} > {STUDENT}, batch {BATCH}, n = {rounds} turns of {STEPS} steps\n")
+    print(
+        "| method | images/s | beside kd | features cached: images/s | beside kd | MFLOPs to read |\n"
+        + "|---" * 6
+        + "|"
+    )
+    for method in METHODS:
+        cells = []
+        for cached in (False, True):
+            rates = [BATCH * STEPS / seconds for seconds in times[method, cached]]
+            ratios = [kd / ours for kd, ours in zip(times["kd", cached], times[method, cached], strict=True)]
+            spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            cells += [f"{statistics.median(rates):.0f}", spread]
+        costs = ", ".join(f"{name} {cost / 1e6:.1f}" for name, cost in built[method][1])
+        print(f"| {' | '.join([method, *cells, costs])} |")
+
+
+if __name__ == "__main__":
+    main()
