@@ -2,7 +2,7 @@
 
     python bench/input_cifar.py
 
-Both crop with padding 4, flip and normalise 32x32 images in batches of 64: torchvision's transforms a PIL image at a
+Both crop with padding 4, flip and normalize 32x32 images in batches of 64: torchvision's transforms a PIL image at a
 time, this project's path a batch at a time. The pixels are random: their values cost nothing. CPU time of one thread.
 """
 

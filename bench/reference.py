@@ -14,7 +14,7 @@ from gendd.diffusion import NoiseSchedule, sample_ancestral, spaced_timesteps
 from gendd.head import Draws, SplitTokenHead
 from gendd.networks import pooled_feature
 from gendd.student import Student
-from gendd.targets import contract, feature_mixup, swap_neighbours
+from gendd.targets import contract, feature_mixup, swap_neighbors
 
 
 def denoise(head: SplitTokenHead, x: Tensor, t: Tensor, z: Tensor, token: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def step_loss(
         feature = pooled_feature(teacher, images)
     target = contract(feature, teacher.get_classifier().weight, labels, contraction)
     h = pooled_feature(student.backbone, images)
-    permutation = swap_neighbours(len(images))
+    permutation = swap_neighbors(len(images))
     z, target = (feature_mixup(values, share, permutation) for values in (student.norm(h), target))
     probe = F.cross_entropy(student.backbone.get_classifier()(h.detach()), labels)
     return head_loss(student.head, z, target, draws) + probe

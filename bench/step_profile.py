@@ -27,7 +27,7 @@ KINDS = {
     CONVOLUTIONS: ("conv",),
     MATRICES: ("mm", "linear", "matmul"),
     "norms": ("norm",),
-    "optimiser": ("adam",),
+    "optimizer": ("adam",),
     "random numbers": ("normal_", "uniform_", "rand"),
     "copies and casts": ("copy", "clone", "_to_"),
     "fused by the compiler": ("Compiled", "compiled", "cpp_fused"),

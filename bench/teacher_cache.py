@@ -4,7 +4,7 @@
     python bench/teacher_cache.py --tree gendd_imagenet --teacher beitv2_large --student resnet50 --image-size 224 \
         --batch-size 8 --images 16 --views 1 --rounds 5
 
-Random images and weights. A step is the whole of it: views of the images, task, gradients, optimiser. Both paths train
+Random images and weights. A step is the whole of it: views of the images, task, gradients, optimizer. Both paths train
 copies of one student on the same views and draws, taking turns. Filling, checking and reading the cache are timed
 apart, and its files are measured.
 """
@@ -92,7 +92,7 @@ def random_data(tree: Tree, config, count: int, device: torch.device) -> ImageDa
 
 
 class Trained:
-    """A task of its own, its optimiser, and the seconds its steps took."""
+    """A task of its own, its optimizer, and the seconds its steps took."""
 
     def __init__(self, tree: Tree, config, data: ImageData, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []

@@ -160,7 +160,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Views an image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
 
     contraction: float = 0.9
-    """lambda, share of the class centre in the target; 0 uses no label for it."""
+    """lambda, share of the class center in the target; 0 uses no label for it."""
     unlabeled: bool = False
     """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
     label_fraction: float = 1.0
@@ -185,11 +185,11 @@ class TrainConfig(SamplingConfig, HeadConfig):
     epochs: int = 240
     """Passes over the training set."""
     batch_size: int = 64
-    """Images an optimiser step, over all processes."""
+    """Images an optimizer step, over all processes."""
     accumulate: int = 1
     """Parts that each process takes its share of the batch in."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
-    """Optimiser; muon: of the weights of the backbone's hidden linear and convolution layers, with NAdamW for all else
+    """Optimizer; muon: of the weights of the backbone's hidden linear and convolution layers, with NAdamW for all else
     (the backbone's classifier, and what a method trains beside the backbone)."""
     lr: float = 1e-3
     """Learning rate for `batch_size` images, whatever the number of processes."""
@@ -295,7 +295,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
         self.check_training_images()
         if self.unlabeled and self.method in ("gendd", "regression") and self.contraction > 0:
             raise UserError(
-                f"--contraction {self.contraction}: pulls towards the label's class; with --unlabeled set it to 0"
+                f"--contraction {self.contraction}: pulls toward the label's class; with --unlabeled set it to 0"
             )
 
     def _check_objective(self) -> None:
@@ -413,7 +413,7 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro's box without its colours, frame and rules (dashes where the terminal is not UTF-8), and first line.
+        # tyro's box without its colors, frame and rules (dashes where the terminal is not UTF-8), and first line.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         raise UserError(" ".join(" ".join(lines or [title]).split())) from None
     return dataclasses.replace(config, **{name: _at_home(value) for name, value in vars(config).items()})

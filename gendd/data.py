@@ -29,7 +29,7 @@ class DataSummary:
 
 
 class Data(Protocol):
-    """Images in the student's normalisation, (B, 3, H, W) float32, and labels, on the process's device.
+    """Images in the student's normalization, (B, 3, H, W) float32, and labels, on the process's device.
 
     Labels are classes (B,), in training -1 where they are not known, or also probabilities (B, C).
     """

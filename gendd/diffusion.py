@@ -72,7 +72,7 @@ class NoiseSchedule(nn.Module):
 
         Returns:
             mse of the noise prediction, and the variational bound in bits (KL to the posterior; at t = 0 the
-            discretised Gaussian log-likelihood). The bound trains the variance only.
+            discretized Gaussian log-likelihood). The bound trains the variance only.
         """
         eps, variance = output.float().chunk(2, dim=-1)
         error = noise - eps

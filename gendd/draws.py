@@ -24,7 +24,7 @@ class Draws:
 
     dropped: (B, M, K) bool, which draws have no condition; None where all have it.
     weight: (B, M, K), what a draw counts in the mean; None where all count 1.
-    shared: of each so many neighbours all but the noise is the same.
+    shared: of each so many neighbors all but the noise is the same.
     """
 
     t: Tensor
@@ -37,7 +37,7 @@ class Draws:
         return self._each(lambda values: values if len(values) == 1 else values[rows])
 
     def grouped(self) -> "Draws":
-        """What neighbours share, once: t, dropped and weight (B, M, G, 1), noise (B, M, G, shared, d)."""
+        """What neighbors share, once: t, dropped and weight (B, M, G, 1), noise (B, M, G, shared, d)."""
         groups = self._each(lambda values: values.unflatten(2, (-1, self.shared)))
         dropped, weight = (values if values is None else values[..., :1] for values in (groups.dropped, groups.weight))
         return Draws(groups.t[..., :1], groups.noise, dropped, weight)

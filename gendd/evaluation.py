@@ -64,7 +64,7 @@ class GroupCounter:
 
     def __init__(self, groups: dict[str, Tensor], device: torch.device):
         self.groups = {name: members.to(device) for name, members in groups.items()}
-        # Rows: images, and those that were recognised.
+        # Rows: images, and those that were recognized.
         self.counts = {name: torch.zeros(2, dtype=torch.int64, device=device) for name in groups}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:

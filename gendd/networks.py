@@ -43,7 +43,7 @@ def classifier_name(network: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """The networks that a tree names, and the normalisation of networks that state none.
+    """The networks that a tree names, and the normalization of networks that state none.
 
     Args:
         short: the tree's own names, each with timm's name for it.

@@ -1,4 +1,4 @@
-"""Optimiser, parameter groups, and the schedules of learning rate and beta2, a step at a time."""
+"""Optimizer, parameter groups, and the schedules of learning rate and beta2, a step at a time."""
 
 import math
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gendd.head import Draws, SplitTokenHead
 from gendd.networks import feature_width, pooled_feature
-from gendd.targets import feature_mixup, swap_neighbours
+from gendd.targets import feature_mixup, swap_neighbors
 
 
 class Student(nn.Module):
@@ -57,7 +57,7 @@ class Student(nn.Module):
         h = pooled_feature(self.backbone, images)
         z = self.norm(h)
         if mixup_share is not None:
-            permutation = swap_neighbours(len(z)).to(z.device)
+            permutation = swap_neighbors(len(z)).to(z.device)
             z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
         parts = self.head(z, target, draws)
         logits = self.backbone.get_classifier()(h.detach())

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, contraction: float) -> Tensor:
-    """Pull teacher features towards their class centres: f' = (1 - lambda) f + lambda c, without gradient.
+    """Pull teacher features toward their class centers: f' = (1 - lambda) f + lambda c, without gradient.
 
-    The class centre is taken to be the classifier's row, W_y = c_y. Under this assumption the gradient of a
-    squared error towards f' is (1 - lambda) times that towards f plus lambda times that towards c, so that the
+    The class center is taken to be the classifier's row, W_y = c_y. Under this assumption the gradient of a
+    squared error toward f' is (1 - lambda) times that toward f plus lambda times that toward c, so that the
     contraction replaces a classification loss (arXiv 2507.14503, distribution contraction).
 
     Args:
@@ -34,10 +34,10 @@ def feature_mixup(values: Tensor, share: Tensor, permutation: Tensor) -> Tensor:
     return share * values + (1 - share) * values[permutation]
 
 
-def swap_neighbours(batch: int) -> Tensor:
+def swap_neighbors(batch: int) -> Tensor:
     """The permutation of feature mixup: 0 <-> 1, 2 <-> 3, ...; the last of an odd batch stays.
 
-    Batches come in random order, so neighbours are random pairs; and a pair stays within one process, so that the
+    Batches come in random order, so neighbors are random pairs; and a pair stays within one process, so that the
     mixture does not depend on how many processes share the batch.
     """
     return (torch.arange(batch) ^ 1).clamp(max=batch - 1)

@@ -14,11 +14,11 @@ class FrozenTeacher(DistillationTeacher):
     """timm's teacher, on the device, channels last, in a precision of its own.
 
     In bf16 the weights of linear and convolution layers are stored as autocast would cast them at each call: the
-    same arithmetic, half the memory. The classifier keeps float32, its rows being GenDD's class centres.
+    same arithmetic, half the memory. The classifier keeps float32, its rows being GenDD's class centers.
 
     Args:
         network: changed in place.
-        student: its normalisation is the one that images come in.
+        student: its normalization is the one that images come in.
         precision: "bf16" or "fp32", whatever the caller's.
         chunk: images that the network takes at once; 0 for as many as come.
     """
@@ -38,7 +38,7 @@ class FrozenTeacher(DistillationTeacher):
         )
 
     def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
-        """Logits (B, C), or pooled features (B, D_t), of images in the teacher's normalisation."""
+        """Logits (B, C), or pooled features (B, D_t), of images in the teacher's normalization."""
         forward = super().forward
         with autocast(self.precision, input.device):
             parts = [forward(images, return_features) for images in input.split(self.chunk or len(input))]

@@ -127,7 +127,7 @@ class Training:
         }
 
     def train_step(self, batches, means: Means) -> float:
-        """One optimiser step over the global batch; seconds spent waiting for data."""
+        """One optimizer step over the global batch; seconds spent waiting for data."""
         self.schedule.set(self.step)
         # For networks with dropout: their numbers, too, follow from seed and step.
         torch.manual_seed(generator("cpu", self.config.seed, "dropout", self.step, self.world.rank).initial_seed())

@@ -24,7 +24,7 @@ EVAL_BATCH = 250
 def open_data(
     config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module, labeled_only: bool = False
 ) -> "ImageData":
-    """Read the configuration's images onto the device, normalised as the network wants them."""
+    """Read the configuration's images onto the device, normalized as the network wants them."""
     size = None if config.dry_run else config.image_size
     # A dry run downloads nothing, so that none need wait.
     with contextlib.nullcontext() if config.dry_run else world.local_first():
@@ -100,7 +100,7 @@ class ImageData:
                 yield random, *self.train_batch(random)
 
     def train_batch(self, random: StepRandom) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) of a part of a step, cropped, flipped and normalised, and their labels (B,)."""
+        """Images (B, 3, S, S) of a part of a step, cropped, flipped and normalized, and their labels (B,)."""
         if self.cached_views:
             view, indices = self.views(random)
             images = self.view(view, indices)
@@ -116,7 +116,7 @@ class ImageData:
         return corner, torch.rand(count, generator=noise) < self.hflip
 
     def augmented(self, indices: Tensor, corner: Tensor, flipped: Tensor) -> Tensor:
-        """Training images (B, 3, S, S) normalised, each with its crop (2, B) and flip (B,)."""
+        """Training images (B, 3, S, S) normalized, each with its crop (2, B) and flip (B,)."""
         # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); the indices pick one crop an image.
         windows = self.train_images.unfold(2, self.image_size, 1).unfold(3, self.image_size, 1)
         top, left = corner.to(self.device)
@@ -125,7 +125,7 @@ class ImageData:
         return self.normalize(images)
 
     def view(self, view: int, indices: Tensor) -> Tensor:
-        """Training images (B, 3, S, S), normalised, in one of their cached views, which are the same for every seed."""
+        """Training images (B, 3, S, S), normalized, in one of their cached views, which are the same for every seed."""
         if view != self.drawn_view:
             noise = generator("cpu", "cached view", view)
             self.drawn_view, self.drawn = view, self.draw(noise, self.train_size)
@@ -159,5 +159,5 @@ class ImageData:
                 yield number, self.normalize(self.eval_images[rows]), self.eval_labels[rows]
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) to normalised float32, channels last."""
+        """uint8 (B, 3, S, S) to normalized float32, channels last."""
         return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)

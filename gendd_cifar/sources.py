@@ -221,7 +221,7 @@ def _read(path: Path, image_size: int) -> np.ndarray | str:
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
-    """RGB pixels (size, size, 3): the centre square, resized where it has another size."""
+    """RGB pixels (size, size, 3): the center square, resized where it has another size."""
     image = as_rgb(image)
     if image.size != (size, size):
         side = min(image.size)

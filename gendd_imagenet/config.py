@@ -43,14 +43,14 @@ class ImageNetTrainConfig(TrainConfig):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How images are resized."""
     crop_pct: float = 0.875
-    """Share of the image's shorter side that evaluation looks at, in its centre."""
+    """Share of the image's shorter side that evaluation looks at, in its center."""
     workers: int = 8
     """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
 
     epochs: int = 100
     """Passes over the training set."""
     batch_size: int = 512
-    """Images an optimiser step, over all processes."""
+    """Images an optimizer step, over all processes."""
     lr: float = 2e-3
     """Learning rate for `batch_size` images, whatever the number of processes."""
     weight_decay: float = 2e-2

@@ -1,4 +1,4 @@
-"""Photographs: decoded by worker processes, normalised and mixed on the device.
+"""Photographs: decoded by worker processes, normalized and mixed on the device.
 
 Shapes: B images of this process's part of a batch, S pixels a side, C classes.
 """
@@ -32,7 +32,7 @@ BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
 def open_data(
     config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module, labeled_only: bool = False
 ) -> "PhotoData":
-    """The configuration's images, normalised as the network wants them."""
+    """The configuration's images, normalized as the network wants them."""
     return PhotoData(config, plan, world, network.pretrained_cfg["mean"], network.pretrained_cfg["std"], labeled_only)
 
 
@@ -223,7 +223,7 @@ class PhotoData:
             )
 
     def _mix(self, random: StepRandom, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup or cutmix of neighbours, so that pairs stay in one process, and smooth labels (B, C)."""
+        """Mixup or cutmix of neighbors, so that pairs stay in one process, and smooth labels (B, C)."""
         if not self.mixup.mixup_enabled and not self.soft_labels:
             return images, labels
         # timm draws from numpy's global generator, and pairs the first image with the last.
@@ -269,5 +269,5 @@ class PhotoData:
             yield number, self.normalize(images), chunk.labels.to(self.device, non_blocking=True)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) to normalised float32, channels last."""
+        """uint8 (B, 3, S, S) to normalized float32, channels last."""
         return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)

@@ -84,7 +84,7 @@ class TrainView:
 
 
 class EvalView:
-    """The centre of a photograph: S x S pixels, after its shorter side was resized to S / crop_pct."""
+    """The center of a photograph: S x S pixels, after its shorter side was resized to S / crop_pct."""
 
     def __init__(self, image_size: int, crop_pct: float, interpolation: str):
         self.image_size, self.shorter_side = image_size, math.floor(image_size / crop_pct)

@@ -31,7 +31,7 @@ PATIENCE = 0.9
 
 @dataclass(frozen=True)
 class Chunk:
-    """Neighbouring rows of a batch.
+    """Neighboring rows of a batch.
 
     Args:
         images: (n, 3, S, S) uint8; labels: (n,) int64, -1 where none is known.

@@ -1,6 +1,6 @@
 """WebDataset shards as an endless stream of images, the same for any number of processes and workers.
 
-A global batch of B images is fed by S streams, each B / S neighbouring rows of it. A stream reads its own shards, so
+A global batch of B images is fed by S streams, each B / S neighboring rows of it. A stream reads its own shards, so
 that no two ever read the same one; a process, and a worker in it, keeps whole streams. What a stream delivers follows
 from the seed and the epoch alone.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up, then distils a student on scikit-learn's handwritten digits, with and without labels, beside the same
+# Sets up, then distills a student on scikit-learn's handwritten digits, with and without labels, beside the same
 # student alone and with logit distillation, 20 epochs each, and writes a report. What is already done is kept.
 #   bash sh/quickstart.sh
 #   FRESH=1 bash sh/quickstart.sh    starts over

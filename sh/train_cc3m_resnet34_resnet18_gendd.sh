@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils resnet18 from resnet34 with GenDD on the photographs of CC3M, which have no labels, by the paper's
+# Distills resnet18 from resnet34 with GenDD on the photographs of CC3M, which have no labels, by the paper's
 # recipe: stage 2 alone. Published: 66.90 % top-1.
 #   bash sh/train_cc3m_resnet34_resnet18_gendd.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the repository

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils MobileNetV1 from resnet50 with GenDD on the photographs of CC3M, which have no labels, by the paper's
+# Distills MobileNetV1 from resnet50 with GenDD on the photographs of CC3M, which have no labels, by the paper's
 # recipe: stage 2 alone. Published: 67.89 % top-1 (KL 51.60).
 #   bash sh/train_cc3m_resnet50_mobilenetv1_gendd.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the repository

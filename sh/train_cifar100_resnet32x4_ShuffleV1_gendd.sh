@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils ShuffleV1 from resnet32x4 on CIFAR-100 with GenDD, stage 1, then stage 2.
+# Distills ShuffleV1 from resnet32x4 on CIFAR-100 with GenDD, stage 1, then stage 2.
 # No recipe is published for this pair. Draws are the default ones, 8 paired in place of the paper's 30
 # independent (--paper sets those); the rest being the paper's, the contraction is that of the nearest one that has
 # one, resnet32x4 > resnet8x4, of the same teacher.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils resnet20 from resnet56 on CIFAR-100 with GenDD in 15 epochs: not the paper's protocol, but a recipe for a
+# Distills resnet20 from resnet56 on CIFAR-100 with GenDD in 15 epochs: not the paper's protocol, but a recipe for a
 # short budget, without a stage 1. The README says what mattered.
 #   bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER); paths in them count from the

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils MobileNetV2 from vgg13 on CIFAR-100 with GenDD, stage 1, then stage 2.
+# Distills MobileNetV2 from vgg13 on CIFAR-100 with GenDD, stage 1, then stage 2.
 # No recipe is published for this pair. Draws are the default ones, 8 paired in place of the paper's 30
 # independent (--paper sets those); the rest being the paper's, the contraction is that of the nearest one that has
 # one, vgg13 > vgg8, the same teacher's whose student has a wide feature as well.

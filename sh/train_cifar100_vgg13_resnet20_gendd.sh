@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils resnet20 from vgg13 on CIFAR-100 with GenDD, as the paper does: stage 1, then stage 2.
+# Distills resnet20 from vgg13 on CIFAR-100 with GenDD, as the paper does: stage 1, then stage 2.
 #   bash sh/train_cifar100_vgg13_resnet20_gendd.sh [flags]
 # Stage 2 starts from stage 1's best epoch, chosen on the test images, as in the paper's release; that of the other
 # pairs starts from the last.

@@ -9,7 +9,7 @@
 # Published: resnet34 > resnet18 KD 71.24, IKL-KD 71.91; resnet50 > mobilenetv1 KD 71.44, IKL-KD 73.19; beitv2_large >
 # resnet50 KD 80.89, DKD 80.77 (A2), KD 81.68, DKD 81.83 (A1); ImageNet-LT resnet50 alone 45.47, KD 48.31, IKL-KD 49.29,
 # resnet18 41.15, 44.32, 45.21.
-# KD and DKD of the 100 epochs are mdistiller's, DIST's weights its paper's. Not stated, and our choice: IKL-KD's weights here, the optimiser of "A1"
+# KD and DKD of the 100 epochs are mdistiller's, DIST's weights its paper's. Not stated, and our choice: IKL-KD's weights here, the optimizer of "A1"
 # and "A2" (that of the GenDD scripts), and all weights and temperatures of these and of ImageNet-LT.
 set -euo pipefail
 

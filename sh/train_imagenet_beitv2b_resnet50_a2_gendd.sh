@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils resnet50 from BEiTv2-B on ImageNet with GenDD and the augmentation of "A2", as the paper does: stage 1, then
+# Distills resnet50 from BEiTv2-B on ImageNet with GenDD and the augmentation of "A2", as the paper does: stage 1, then
 # stage 2. Published: 82.01 % top-1 (a later release of the paper's).
 #   bash sh/train_imagenet_beitv2b_resnet50_a2_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Distils resnet18 from resnext101_32x4d on ImageNet-LT with GenDD by the paper's recipe: stage 2 alone, contraction 0.
+# Distills resnet18 from resnext101_32x4d on ImageNet-LT with GenDD by the paper's recipe: stage 2 alone, contraction 0.
 # Published (top-1 %): KL-KD 44.32, IKL-KD 45.21, resnet18 alone 41.15; of GenDD none is known.
 #   bash sh/train_imagenetlt_resnext101_resnet18_gendd.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the repository

@@ -34,7 +34,7 @@ class TeachingTask(TrainingTask):
 
     Args:
         trainable: module that holds every trained parameter.
-        ingredients: the student's normalisation is the one that images come in. Where labels are not known, the
+        ingredients: the student's normalization is the one that images come in. Where labels are not known, the
             teacher's probabilities stand in for them.
     """
 
@@ -58,7 +58,7 @@ class TeachingTask(TrainingTask):
 
     @torch.no_grad()
     def teacher_feature(self, images: Tensor) -> Tensor:
-        """Teacher's pooled feature (B, D_t) float32 of images in the student's normalisation."""
+        """Teacher's pooled feature (B, D_t) float32 of images in the student's normalization."""
         images = self.teacher.normalize_input(images, self.student_mean, self.student_std)
         return self.teacher(images, return_features=True).float()
 

@@ -180,7 +180,7 @@ def _recompute(config: TrainConfig, student: BuiltNetwork, task: TrainingTask) -
 
 
 def teacher_read_out(task: TrainingTask) -> ReadOut:
-    """The teacher of a task, on images in the student's normalisation."""
+    """The teacher of a task, on images in the student's normalization."""
 
     def logits(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
         images = task.teacher.normalize_input(images, task.student_mean, task.student_std)

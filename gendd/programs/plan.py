@@ -50,7 +50,7 @@ def plan_of(
     head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
     lines |= {
         "batch": f"{config.batch_size} images a step = {' x '.join(parts)}",
-        "optimiser": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
+        "optimizer": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g} of {DECAYED[config.decay]}",
         "schedule": f"{_schedule(config)}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
         **_average(config),

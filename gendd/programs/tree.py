@@ -15,7 +15,7 @@ class Tree:
         name: of the package, such as "gendd_cifar".
         summarize: what is known of a configuration's data without reading it.
         check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
-        open_data: (config, plan, world, network, labeled_only) -> the data set, normalised for the network; of images
+        open_data: (config, plan, world, network, labeled_only) -> the data set, normalized for the network; of images
             without labels, which come with label -1, or are left out (labeled_only). In a dry run it may hold no
             images: its sizes are all that is asked for.
         paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.

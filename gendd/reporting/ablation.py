@@ -104,9 +104,9 @@ class Ablation:
         values, top1 = [row[column] for row in rows], [row[TOP1] for row in rows]
         axes.errorbar(values, top1, spread if any(spread) else None, ms=3.5, lw=1.2, capsize=2, label=name, **style)
 
-    def _label_ends(self, axes: Axes, rows: list[dict], colour: str) -> None:
+    def _label_ends(self, axes: Axes, rows: list[dict], color: str) -> None:
         """The values of the first and the last dot, beside them."""
-        style = {"textcoords": "offset points", "fontsize": SMALL, "color": colour}
+        style = {"textcoords": "offset points", "fontsize": SMALL, "color": color}
         for row in rows[:1]:
             axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (-4, 3), ha="right", **style)
         for row in rows[1:][-1:]:

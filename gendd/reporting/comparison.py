@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gendd.reporting.groups import Group
-from gendd.reporting.pictures import DPI, LARGE, SMALL, TEACHER, WIDTH, by_networks, colours_of, parts_of, set_up
+from gendd.reporting.pictures import DPI, LARGE, SMALL, TEACHER, WIDTH, by_networks, colors_of, parts_of, set_up
 from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 
@@ -19,30 +19,30 @@ def comparison(groups: list[Group]) -> Figure:
         (title, [row for group in groups if group.first in runs for row in rows_of([group])])
         for title, runs in by_networks([group.first for group in groups])
     ]
-    colours = colours_of(group.first.name for group in groups)
+    colors = colors_of(group.first.name for group in groups)
     heights = [1.1 + 0.3 * len(rows) for _, rows in panels]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     for part, (title, rows) in zip(parts_of(figure, heights), panels, strict=True):
         part.suptitle(title, fontsize=LARGE, fontweight="bold")
-        _panel(part.subplots(), rows, colours)
+        _panel(part.subplots(), rows, colors)
     return figure
 
 
-def _panel(axes: Axes, rows: list[Row], colours: dict[str, str]) -> None:
+def _panel(axes: Axes, rows: list[Row], colors: dict[str, str]) -> None:
     set_up(axes, "", "top-1 (%), mean ± standard deviation over n seeds")
     for height, row in enumerate(rows):
-        colour = colours[row["name"]]
-        axes.errorbar(row["top1"], height, xerr=row["top1_sd"], fmt="o", ms=4.5, capsize=3, lw=1.4, color=colour)
+        color = colors[row["name"]]
+        axes.errorbar(row["top1"], height, xerr=row["top1_sd"], fmt="o", ms=4.5, capsize=3, lw=1.4, color=color)
         text = f"{mean_text(row, 'top1')}, n = {row['n']}"
-        axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=colour, va="center")
+        axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=color, va="center")
     lines = {
         f"teacher {row['teacher_top1']:.2f}": (row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher"]
     }
     for row in rows:
         if not row["teacher"]:
-            lines.setdefault(f"{row['name']} {row['top1']:.2f}", (row["top1"], colours[row["name"]], "--"))
-    for name, (top1, colour, stroke) in lines.items():
-        axes.axvline(top1, color=colour, lw=1, ls=stroke, zorder=0, label=name)
+            lines.setdefault(f"{row['name']} {row['top1']:.2f}", (row["top1"], colors[row["name"]], "--"))
+    for name, (top1, color, stroke) in lines.items():
+        axes.axvline(top1, color=color, lw=1, ls=stroke, zorder=0, label=name)
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=SMALL)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, ncols=4)

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
-from gendd.reporting.pictures import DPI, NORMAL, WIDTH, colours_of, fit_axis, label_apart, set_up
+from gendd.reporting.pictures import DPI, NORMAL, WIDTH, colors_of, fit_axis, label_apart, set_up
 from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, RUNS, mean_text, table
 from gendd.runs import AVERAGED
@@ -70,15 +70,15 @@ def cost_picture(panels: dict[str, list[Row]]) -> Figure:
 def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
     set_up(axes, data, "MFLOPs an image, a multiply-add counts two")
     axes.set_ylabel("top-1 (%), last epoch", fontsize=NORMAL)
-    colours = colours_of(row["name"] for row in rows)
+    colors = colors_of(row["name"] for row in rows)
     for row in rows:
-        colour, x = colours[row["name"]], row["flops"] / 1e6
+        color, x = colors[row["name"]], row["flops"] / 1e6
         marker = MARKERS.get(_plain(row), "s")
-        axes.errorbar(x, row["top1"], row["top1_sd"], marker=marker, ms=5, capsize=3, lw=1.2, color=colour)
+        axes.errorbar(x, row["top1"], row["top1_sd"], marker=marker, ms=5, capsize=3, lw=1.2, color=color)
     for students in _joined(rows):
         axes.plot(
             [row["flops"] / 1e6 for row in students], [row["top1"] for row in students],
-            color=colours[students[0]["name"]], lw=0.8, ls=":", zorder=0,
+            color=colors[students[0]["name"]], lw=0.8, ls=":", zorder=0,
         )  # fmt: skip
     fit_axis(axes, [row["flops"] / 1e6 for row in rows])
     # Room for the words of the most expensive one.
@@ -87,7 +87,7 @@ def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
 
 def _name_dots(axes: Axes, rows: list[Row]) -> None:
     """Words beside the dots; those of about the same cost, whose words would overlap, share a column."""
-    colours, columns = colours_of(row["name"] for row in rows), []
+    colors, columns = colors_of(row["name"] for row in rows), []
     reach = (rows[-1]["flops"] - rows[0]["flops"]) / 4
     for row in rows:
         if not columns or row["flops"] > columns[-1][0]["flops"] + reach:
@@ -95,7 +95,7 @@ def _name_dots(axes: Axes, rows: list[Row]) -> None:
         columns[-1].append(row)
     for column in columns:
         words = [
-            (row["top1"], f"{row['name']}, {row['student']}, {row['read_out']}", colours[row["name"]]) for row in column
+            (row["top1"], f"{row['name']}, {row['student']}, {row['read_out']}", colors[row["name"]]) for row in column
         ]
         label_apart(axes, words, column[-1]["flops"] / 1e6)
 

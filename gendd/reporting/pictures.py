@@ -19,8 +19,8 @@ WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
 # Inches of a panel that has many lines, and of a small one, of which so many stand side by side.
 TALL, FLAT, COLUMNS = 4.2, 1.6, 3
-# The registry's methods, then other names: always the same colour for the same method. The first ten after Okabe
-# and Ito, so that impaired colour vision tells them apart too.
+# The registry's methods, then other names: always the same color for the same method. The first ten after Okabe
+# and Ito, so that impaired color vision tells them apart too.
 COLOURS = (
     *("#666666", "#CC7A00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#000000", "#8C6BB1", "#7A7A00"),
     *("#A65628", "#E6AB02", "#1B7837", "#E7298A", "#2C7FB8", "#B2182B", "#17BECF", "#8A2BE2", "#FF6F61", "#C49C94"),
@@ -34,13 +34,13 @@ PICTURED_CLASSES = 10
 WIDE = 8
 PANELS = {"teacher": "teacher's features f", "target": "targets f'", "generated": "generated features"}
 
-# (height in data units, text, colour) of the end of a line. Of several seeds, the last one's is labelled.
+# (height in data units, text, color) of the end of a line. Of several seeds, the last one's is labeled.
 End = tuple[float, str, str]
 
 
 def curves(runs: list[FinishedRun]) -> Figure:
     """Evaluation top-1 and training losses by epoch; for each data set and pair of networks."""
-    rows, colours = by_networks(runs), colours_of(run.name for run in runs)
+    rows, colors = by_networks(runs), colors_of(run.name for run in runs)
     heights = [(TALL, FLAT * -(-len({run.name for run in members}) // COLUMNS)) for _, members in rows]
     figure = Figure(figsize=(WIDTH, sum(map(sum, heights))), dpi=DPI, layout="constrained")
     ends: list[tuple[Axes, list[End]]] = []
@@ -48,15 +48,15 @@ def curves(runs: list[FinishedRun]) -> Figure:
     for part, pair, (title, members) in zip(parts, heights, rows, strict=True):
         part.suptitle(title, fontsize=LARGE, fontweight="bold")
         above, below = parts_of(part, pair)
-        ends.append(_accuracies(above.subplots(), members, colours))
-        _losses(below, members, colours)
+        ends.append(_accuracies(above.subplots(), members, colors))
+        _losses(below, members, colors)
     figure.draw_without_rendering()  # settles the sizes of the axes, which labels are spread by
     for axes, labels in ends:
         label_apart(axes, labels)
     return figure
 
 
-def colours_of(names: Iterable[str]) -> dict[str, str]:
+def colors_of(names: Iterable[str]) -> dict[str, str]:
     """By name of a run: the methods' own first, so that a method always has the same."""
     return dict(zip(dict.fromkeys([*METHODS, *names]), itertools.cycle(COLOURS), strict=False))
 
@@ -82,14 +82,14 @@ def parts_of(figure: Figure | SubFigure, heights: Sequence[float]) -> Iterable[S
     return figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
 
 
-def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -> None:
+def _losses(part: SubFigure, runs: list[FinishedRun], colors: dict[str, str]) -> None:
     """A small panel a method, since the losses of two methods have no common scale."""
     names = list(dict.fromkeys(run.name for run in runs))
     panels = list(part.subplots(-(-len(names) // COLUMNS), COLUMNS, squeeze=False).flat)
     for spare in panels[len(names) :]:
         spare.remove()
     for name, axes in zip(names, panels[: len(names)], strict=True):
-        set_up(axes, f"{name}: training loss", "epoch", colours[name])
+        set_up(axes, f"{name}: training loss", "epoch", colors[name])
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -99,7 +99,7 @@ def _losses(part: SubFigure, runs: list[FinishedRun], colours: dict[str, str]) -
             records = run.records("train")
             for number, loss in enumerate(_loss_names(records)):
                 width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
-                style = {"color": colours[name], "lw": width, "ls": stroke}
+                style = {"color": colors[name], "lw": width, "ls": stroke}
                 (line,) = axes.plot(_epochs(run, records), [record[loss] for record in records], **style)
                 lines["total" if loss == "loss" else loss] = line
         axes.legend(lines.values(), lines, fontsize=SMALL, frameon=False, handlelength=1.6, labelspacing=0.2)
@@ -114,7 +114,7 @@ def _loss_names(records: list[dict]) -> list[str]:
     return [name for name in (records[0] if records else ()) if name not in NO_LOSSES]
 
 
-def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) -> tuple[Axes, list[End]]:
+def _accuracies(axes: Axes, runs: list[FinishedRun], colors: dict[str, str]) -> tuple[Axes, list[End]]:
     """Top-1 of every read-out: lines while training, dots at the end on all images."""
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
@@ -124,21 +124,21 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colours: dict[str, str]) ->
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
         for number, read_out in enumerate(run.result["last"]):
-            style = {"color": colours[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
+            style = {"color": colors[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
             records = run.records("eval")
             axes.plot(_epochs(run, records), [record[read_out]["top1"] for record in records], **style)
             top1 = run.result["last"][read_out]["top1"]
-            axes.plot(run.result["earlier_epochs"] + run.result["epochs"], top1, "o", ms=4.5, color=colours[run.name])
-            ends[run.name, read_out] = top1, f"{run.name}, {read_out.replace('_', ' ')}", colours[run.name]
+            axes.plot(run.result["earlier_epochs"] + run.result["epochs"], top1, "o", ms=4.5, color=colors[run.name])
+            ends[run.name, read_out] = top1, f"{run.name}, {read_out.replace('_', ' ')}", colors[run.name]
     teachers = {run.environment["teacher"]["top1"] for run in runs if run.teacher}
     for top1 in teachers:
         axes.axhline(top1, color=TEACHER, lw=1, ls=":")
     return axes, [*ends.values(), *((top1, "teacher", TEACHER) for top1 in teachers)]
 
 
-def set_up(axes: Axes, title: str, horizontal: str, colour: str = "black") -> None:
+def set_up(axes: Axes, title: str, horizontal: str, color: str = "black") -> None:
     """Title, horizontal axis and the looks that all panels share."""
-    axes.set_title(title, fontsize=NORMAL, color=colour, loc="left", pad=9)
+    axes.set_title(title, fontsize=NORMAL, color=color, loc="left", pad=9)
     axes.set_xlabel(horizontal, fontsize=NORMAL)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.tick_params(labelsize=SMALL, length=0)
@@ -166,12 +166,12 @@ def label_apart(axes: Axes, ends: list[End], x: float | None = None) -> None:
     style = {"xycoords": place, "textcoords": "offset points", "fontsize": SMALL, "va": "center"}
     heights = [axes.transLimits.transform(axes.transScale.transform((1, height)))[1] for height, *_ in ends]
     height_in_points = axes.get_window_extent().height / DPI * 72
-    for height, (_, text, colour) in zip(spread(heights, 1.15 * SMALL / height_in_points), ends, strict=True):
-        axes.annotate(text, (1 if x is None else x, height), (6, 0), color=colour, **style)
+    for height, (_, text, color) in zip(spread(heights, 1.15 * SMALL / height_in_points), ends, strict=True):
+        axes.annotate(text, (1 if x is None else x, height), (6, 0), color=color, **style)
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
-    """Ascending heights, moved so that neighbours keep a gap and none lies above 1."""
+    """Ascending heights, moved so that neighbors keep a gap and none lies above 1."""
     heights = list(heights)
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)
@@ -207,7 +207,7 @@ def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
     wanted = torch.cat([planes["teacher"], planes["target"]])
     middle = (wanted.amin(0) + wanted.amax(0)) / 2
     half = 1.05 * (wanted - middle).abs().max()
-    # A head that has not learnt generates features far away; beyond a limit, they do not shrink all else.
+    # A head that has not learned generates features far away; beyond a limit, they do not shrink all else.
     half = (1.05 * (planes["generated"] - middle).abs().max()).clamp(half, 1.5 * half)
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
         outside = int(((points - middle).abs() > half).any(1).sum())

@@ -53,7 +53,7 @@ FEATURES = """\
 ![Features of the teacher, targets and generated features](features.png)
 
 Features of the first evaluation images, on the first two principal components of the teacher's features; a row a run,
-with the same axes in its panels. Coloured by class (at most ten are shown). "Outside" counts generated features beyond
+with the same axes in its panels. Colored by class (at most ten are shown). "Outside" counts generated features beyond
 the panel."""
 
 

@@ -18,7 +18,7 @@ class CifarNet(nn.Module):
 
     first_conv = "conv1"
     classifier_name = "fc"
-    classifier_std: float | None = None  # None keeps PyTorch's initialisation of the classifier
+    classifier_std: float | None = None  # None keeps PyTorch's initialization of the classifier
     grad_checkpointing = False
 
     def add_head(self, num_features: int, num_classes: int, global_pool: str) -> None:
@@ -76,7 +76,7 @@ class CifarNet(nn.Module):
 
 
 def init_convolutions(network: nn.Module) -> None:
-    """He initialisation (fan out) with zero biases; BatchNorm already starts at scale 1 and shift 0."""
+    """He initialization (fan out) with zero biases; BatchNorm already starts at scale 1 and shift 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

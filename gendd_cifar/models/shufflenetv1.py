@@ -38,7 +38,7 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleV1(CifarNet):
-    """Convolutions keep PyTorch's initialisation, as in RepDistiller."""
+    """Convolutions keep PyTorch's initialization, as in RepDistiller."""
 
     classifier_name = "linear"
 

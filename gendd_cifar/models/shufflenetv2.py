@@ -59,7 +59,7 @@ class DownUnit(nn.Module):
 
 
 class ShuffleV2(CifarNet):
-    """Convolutions keep PyTorch's initialisation, as in RepDistiller."""
+    """Convolutions keep PyTorch's initialization, as in RepDistiller."""
 
     classifier_name = "linear"
 

@@ -1,4 +1,4 @@
-"""VGG with batch normalisation and one linear layer (Simonyan & Zisserman, arXiv 1409.1556) for 32x32 images."""
+"""VGG with batch normalization and one linear layer (Simonyan & Zisserman, arXiv 1409.1556) for 32x32 images."""
 
 from torch import Tensor, nn
 

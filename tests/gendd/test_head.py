@@ -25,7 +25,7 @@ def fresh(kind: str = "paper", repeats: int = K, **settings) -> SplitTokenHead:
 
 
 def moved(head: SplitTokenHead) -> SplitTokenHead:
-    """With other weights: the zero initialisation would hide mistakes."""
+    """With other weights: the zero initialization would hide mistakes."""
     for parameter in head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return head

@@ -185,7 +185,7 @@ def test_a_width_behind_a_hidden_layer_of_the_head_is_the_feature_width():
     assert_speaks_the_interface(network, network.head_hidden_size)
 
 
-def test_a_users_function_makes_a_network_in_the_trees_normalisation(users_module):
+def test_a_users_function_makes_a_network_in_the_trees_normalization(users_module):
     network = create(f"{users_module}:tiny")
     assert_speaks_the_interface(network, 6)
     assert network.pretrained_cfg["mean"] == CIFAR100_MEAN and network.pretrained_cfg["std"] == CIFAR100_STD

@@ -2,7 +2,7 @@
 
 import torch
 
-from gendd.targets import contract, feature_mixup, swap_neighbours
+from gendd.targets import contract, feature_mixup, swap_neighbors
 
 
 def test_hard_labels_pull_towards_the_classifier_row():
@@ -47,7 +47,7 @@ def test_target_carries_no_gradient():
 
 
 def test_gradient_towards_the_contracted_target_is_that_of_both_tasks():
-    """Squared error: grad(f') = (1 - lambda) grad(f) + lambda grad(c), given that the centre of class y is W[y]."""
+    """Squared error: grad(f') = (1 - lambda) grad(f) + lambda grad(c), given that the center of class y is W[y]."""
     feature, weight, labels, share = torch.randn(6, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 4, 0]), 0.7
     prediction = torch.randn(6, 3, requires_grad=True)
 
@@ -58,9 +58,9 @@ def test_gradient_towards_the_contracted_target_is_that_of_both_tasks():
     torch.testing.assert_close(gradient(contract(feature, weight, labels, share)), both)
 
 
-def test_mixup_pairs_neighbours():
-    assert swap_neighbours(4).tolist() == [1, 0, 3, 2]
-    assert swap_neighbours(3).tolist() == [1, 0, 2]
+def test_mixup_pairs_neighbors():
+    assert swap_neighbors(4).tolist() == [1, 0, 3, 2]
+    assert swap_neighbors(3).tolist() == [1, 0, 2]
     values = torch.tensor([[0.0], [10.0], [4.0], [8.0]])
-    mixed = feature_mixup(values, torch.tensor(0.75), swap_neighbours(4))
+    mixed = feature_mixup(values, torch.tensor(0.75), swap_neighbors(4))
     assert mixed.flatten().tolist() == [2.5, 7.5, 5.0, 7.0]

@@ -1,4 +1,4 @@
-"""The frozen teacher: autocast's arithmetic from weights stored in bf16, chunks, normalisation, and the tasks on it."""
+"""The frozen teacher: autocast's arithmetic from weights stored in bf16, chunks, normalization, and the tasks on it."""
 
 import copy
 import dataclasses
@@ -23,7 +23,7 @@ NETWORKS = [
     ("imagenet_mobilenetv1", {}),
     ("beitv2_base_patch16_224", BEIT),
     ("convnext_atto", {"depths": (1, 1, 1, 1)}),
-    # Its convolutions standardise their weights first, so they have to stay as they are.
+    # Its convolutions standardize their weights first, so they have to stay as they are.
     ("resnetv2_50", {"conv_layer": timm.layers.StdConv2d, "layers": (1, 1, 1, 1)}),
 ]
 
@@ -98,7 +98,7 @@ def test_chunks_bound_what_the_network_takes_and_change_no_result(precision, chu
     assert max(taken) <= chunk and sum(taken) == 2 * 5
 
 
-def in_normalisation(mean, std):
+def in_normalization(mean, std):
     network = create("cifar_resnet8")
     network.pretrained_cfg = {**network.pretrained_cfg, "mean": mean, "std": std}
     return network
@@ -106,14 +106,14 @@ def in_normalisation(mean, std):
 
 @pytest.mark.parametrize("std", [(0.2, 0.3, 0.4), (0.5, 0.5, 0.5)])
 @pytest.mark.parametrize("mean", [(0.1, 0.2, 0.3), (0.5, 0.5, 0.5)])
-def test_images_are_renormalised_as_timm_does_without_comparing_at_each_call(mean, std, monkeypatch):
-    network, student = in_normalisation((0.1, 0.2, 0.3), (0.2, 0.3, 0.4)), in_normalisation(mean, std)
+def test_images_are_renormalized_as_timm_does_without_comparing_at_each_call(mean, std, monkeypatch):
+    network, student = in_normalization((0.1, 0.2, 0.3), (0.2, 0.3, 0.4)), in_normalization(mean, std)
     teacher = FrozenTeacher(network, student, CPU)
     values = [torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std)]
     expected = DistillationTeacher(network).normalize_input(images(), *values)
     monkeypatch.setattr(torch, "equal", None)
-    normalised = teacher.normalize_input(images(), *values)
-    torch.testing.assert_close(normalised, expected, rtol=0, atol=0)
+    normalized = teacher.normalize_input(images(), *values)
+    torch.testing.assert_close(normalized, expected, rtol=0, atol=0)
 
 
 def task_of(method, precision="fp32", **changes):

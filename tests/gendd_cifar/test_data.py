@@ -82,7 +82,7 @@ def test_half_of_the_images_are_flipped():
     assert len(flipped) == 1200 and 0.45 < flipped.float().mean() < 0.55
 
 
-def test_images_are_normalised_exactly_where_nothing_is_drawn():
+def test_images_are_normalized_exactly_where_nothing_is_drawn():
     source = Source(numbered(20), numbered(9), (None,) * 20)
     images = data(source=source, crop_padding=0, hflip=0)
     expected = (source.train.images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)

@@ -161,8 +161,8 @@ def test_compiles_without_graph_breaks(name):
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(TypeError, match="colour"):
-        create("resnet8", colour="red")
+    with pytest.raises(TypeError, match="color"):
+        create("resnet8", color="red")
     with pytest.raises(RuntimeError, match="No pretrained weights exist for cifar_resnet8"):
         create("resnet8", pretrained=True)
 

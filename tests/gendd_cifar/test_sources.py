@@ -148,8 +148,8 @@ def test_odd_shapes_are_cut_to_their_centre_square(height, width, folder):
     pixels = picture(height, width)
     write_image(folder / "test" / "dog" / "a.png", pixels)
     image = read_source(str(folder), "", 8).test.images[1]
-    centre = pixels[6:14] if height > width else pixels[:, 6:14]
-    assert torch.equal(image, torch.from_numpy(centre).permute(2, 0, 1))
+    center = pixels[6:14] if height > width else pixels[:, 6:14]
+    assert torch.equal(image, torch.from_numpy(center).permute(2, 0, 1))
 
 
 def test_other_sizes_are_resized(folder):

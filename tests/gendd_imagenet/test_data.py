@@ -53,7 +53,7 @@ def test_cached_views_depend_on_view_and_image_alone_and_the_passes_show_them_in
 
 
 def test_a_pass_shows_each_image_once_under_its_label(photos):
-    """The colour of an image tells its class; 90 images make 11 batches of 8 and leave 2 out."""
+    """The color of an image tells its class; 90 images make 11 batches of 8 and leave 2 out."""
     seen = images_and_labels(open_photos(config(photos, hflip=0)), range(11))
     images, labels = map(torch.cat, zip(*seen, strict=True))
     pixels = images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
@@ -73,7 +73,7 @@ def test_evaluation_counts_each_image_once_over_three_processes(photos):
 
 
 def test_soft_labels_are_the_shares_of_what_is_seen(photos):
-    """Mixup at a share m of neighbours: pixels and labels are mixed alike."""
+    """Mixup at a share m of neighbors: pixels and labels are mixed alike."""
     plain = images_and_labels(open_photos(config(photos)), range(2))
     mixed = images_and_labels(open_photos(config(photos, image_mixup=0.5)), range(2))
     for (images, labels), (mixed_images, soft) in zip(plain, mixed, strict=True):

@@ -102,7 +102,7 @@ def test_large_jpeg_is_shrunk_by_its_decoder_to_nearly_the_same_view(monkeypatch
     mosaic = Image.new("RGB", (2560, 1708))
     for number in range(16):
         mosaic.paste(opened(PHOTOGRAPHS[number % 2]), (number % 4 * 640, number // 4 * 427))
-    # A share of 1 does not fit at any proportions but the photograph's: timm then takes the centre, 2277 x 1708.
+    # A share of 1 does not fit at any proportions but the photograph's: timm then takes the center, 2277 x 1708.
     settings = config("--crop-scale", "1", "1")
     jpeg, plain = encoded(mosaic, "JPEG", quality=90), encoded(mosaic, "BMP")
     ours, reference, decoded, crop = TrainView(settings), timms(settings), [], Image.Image.crop
@@ -162,7 +162,7 @@ def test_unknown_policy_is_refused():
 
 
 def views(content):
-    """A colour a view: training's and evaluation's of an image of one colour."""
+    """A color a view: training's and evaluation's of an image of one color."""
     for view in (TrainView(config(size=16))(content, 0), EvalView(16, 0.875, "bicubic")(content)):
         assert view.shape == (3, 16, 16)
         assert len(view.flatten(1).unique(dim=1)[0]) == 1
@@ -175,20 +175,20 @@ def test_every_mode_becomes_rgb(mode, size):
     image = Image.new("RGB", size, (200, 100, 50))
     image = image.convert(mode, dither=Image.Dither.NONE, palette=Image.Palette.ADAPTIVE)
     expected = list(image.convert("RGB").getpixel((0, 0)))
-    for colour in views(encoded(image, "TIFF" if mode == "CMYK" else "PNG")):
-        assert colour == expected
+    for color in views(encoded(image, "TIFF" if mode == "CMYK" else "PNG")):
+        assert color == expected
 
 
 def test_grey_and_cmyk_jpegs():
     for mode in ("L", "CMYK"):
         image = Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode)
-        for colour in views(encoded(image, "JPEG")):
-            assert np.abs(np.subtract(colour, image.convert("RGB").getpixel((0, 0)))).max() <= 3
+        for color in views(encoded(image, "JPEG")):
+            assert np.abs(np.subtract(color, image.convert("RGB").getpixel((0, 0)))).max() <= 3
 
 
 def test_16_bit_greys_keep_their_brightness():
-    for colour in views(encoded(Image.fromarray(np.full((30, 40), 129 * 256 + 7, np.uint16)))):
-        assert colour == [129] * 3
+    for color in views(encoded(Image.fromarray(np.full((30, 40), 129 * 256 + 7, np.uint16)))):
+        assert color == [129] * 3
 
 
 def test_orientation_of_exif_is_ignored():

@@ -31,7 +31,7 @@ def create(name, num_classes=1000, image_size=64):
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_size_width_and_normalisation(name):
+def test_size_width_and_normalization(name):
     with torch.device("meta"):
         network = create(name, image_size=224)
     millions, width = SIZES[name]

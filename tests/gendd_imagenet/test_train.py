@@ -26,7 +26,7 @@ HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2", 
 
 @pytest.fixture(scope="module")
 def teacher(photos, tmp_path_factory) -> Path:
-    """A run that tells the three colours apart."""
+    """A run that tells the three colors apart."""
     runs = tmp_path_factory.mktemp("teacher")
     main([*COMMON, "--dataset", str(photos), "--method", "classification", "--lr", "5e-3", "--epochs", "12",
           "--eval-every", "12", "--runs", str(runs)])  # fmt: skip
@@ -73,7 +73,7 @@ def assert_same_weights(one: Path, other: Path, **tolerance) -> None:
         torch.testing.assert_close(value, expected, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
 
 
-def test_teacher_learns_the_colours(teacher):
+def test_teacher_learns_the_colors(teacher):
     assert result(teacher)["last"]["classifier"]["top1"] > 80
 
 

@@ -19,7 +19,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:
-    """Images of several sizes, brighter in the colour of the folder's class than elsewhere."""
+    """Images of several sizes, brighter in the color of the folder's class than elsewhere."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
         random = np.random.default_rng([number, *folder.name.encode()])
