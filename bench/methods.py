@@ -20,7 +20,7 @@ from timm.utils import unwrap_model
 from gendd.config import TrainConfig
 from gendd.distributed import autocast, resolve_precision
 from gendd.evaluation import read_outs_apart
-from gendd.methods import Ingredients, get_method
+from gendd.methods import TaskContext, get_method
 from gendd.networks import create_network, flops
 from gendd.optim import create_optimizer
 from gendd.randomness import BatchPlan
@@ -34,7 +34,7 @@ RECIPE = {
     "lr": 2e-2,
     "head_lr": 3e-3,
     "contraction": 0.5,
-    "mixup": 0,
+    "feature_mixup": 0,
     "width": 448,
 }
 METHODS = ("kd", "regression", "gendd")
@@ -52,9 +52,9 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     )
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
-    task = get_method(method).build(Ingredients(config, student, frozen, {}, device))
+    task = get_method(method).build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
-    task.random = next(BatchPlan(0, BATCH).parts(0))
+    task.random = next(BatchPlan(0, BATCH).micro_batches(0))
     optimizer = create_optimizer(task.get_trainable_module(), config)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)

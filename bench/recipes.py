@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from gendd.config import TrainConfig, field_names
-from gendd.methods import Ingredients, get_method
+from gendd.methods import TaskContext, get_method
 from gendd.networks import create_network, feature_width
 from gendd.optim import parameter_groups
 from gendd.programs.tree import Tree
@@ -44,7 +44,7 @@ SMALL = {"image_size": 32, "crop_padding": 4, "hflip": 0.5, "batch_size": 64}
 STEPS_DOWN = {"epochs": 240, "schedule": "step", "milestones": (150, 180, 210)}
 CIFAR_1 = {**PRETRAIN, **SMALL, "epochs": 50, "lr": 3e-3, "weight_decay": 5e-2, "min_lr": 0}
 CIFAR_2 = {**GENDD, **SMALL, **STEPS_DOWN, "lr": 1e-3, "weight_decay": 5e-2, "warmup_epochs": 50, "beta2_start": 0.95}
-CIFAR_2 |= {"repeats": 30, "steps": 100, "mixup": 1, "after_best": False}
+CIFAR_2 |= {"repeats": 30, "steps": 100, "feature_mixup": 1, "after_best": False}
 CIFAR_SGD = {**SGD, **SMALL, **STEPS_DOWN, "lr": 0.05, "weight_decay": 5e-4}
 # Students that learn with this rate, whatever the method.
 SLOWER = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
@@ -78,26 +78,26 @@ CIFAR_METHODS = {
 }
 
 LARGE = {"image_size": 224, "hflip": 0.5}
-NOT_MIXED = {"color_jitter": 0, "auto_augment": "", "image_mixup": 0, "cutmix": 0, "label_smoothing": 0}
-A2 = {"color_jitter": 0.4, "auto_augment": "rand-m7-n2-mstd0.5", "image_mixup": 0.1, "cutmix": 1, "label_smoothing": 0}
-A1 = {**A2, "image_mixup": 0.2, "label_smoothing": 0.1}
+NOT_MIXED = {"color_jitter": 0, "auto_augment": "", "mixup": 0, "cutmix": 0, "label_smoothing": 0}
+A2 = {"color_jitter": 0.4, "auto_augment": "rand-m7-n2-mstd0.5", "mixup": 0.1, "cutmix": 1, "label_smoothing": 0}
+A1 = {**A2, "mixup": 0.2, "label_smoothing": 0.1}
 COSINE = {"schedule": "cosine", "min_lr": 1e-6, "lr": 2e-3}
 IMAGENET_1 = {**PRETRAIN, **LARGE, **COSINE, "epochs": 20, "batch_size": 512, "warmup_epochs": 0, "sync_bn": True}
 IMAGENET_1 |= {"crop_scale": (0.08, 1)}
 LARGE_2 = {**GENDD, **LARGE, **COSINE, "beta2_start": 0.96, "repeats": 10, "steps": 64, "crop_scale": (0.6, 1)}
 IMAGENET_2 = {**LARGE_2, "batch_size": 512, "sync_bn": True, "contraction": 0.9, "after_best": False}
 LT = {**LARGE_2, **NOT_MIXED, "batch_size": 256, "epochs": 100, "warmup_epochs": 20, "weight_decay": 2e-1}
-LT |= {"teacher": "resnext101_32x4d", "contraction": 0, "mixup": 1}
+LT |= {"teacher": "resnext101_32x4d", "contraction": 0, "feature_mixup": 1}
 CC3M = {**LARGE, **NOT_MIXED, "epochs": 100, "steps_per_epoch": 5500, "batch_size": 512, "crop_scale": (0.6, 1)}
 CC3M |= {"unlabeled": True}
-CC3M_2 = {**LARGE_2, **CC3M, "warmup_epochs": 20, "weight_decay": 2e-2, "contraction": 0, "mixup": 1}
+CC3M_2 = {**LARGE_2, **CC3M, "warmup_epochs": 20, "weight_decay": 2e-2, "contraction": 0, "feature_mixup": 1}
 del CC3M_2["repeats"]
 
 
 def of_pair(teacher: str, student: str, epochs: int, warmup: int, decay: float, mixup: int, augmentation: dict) -> list:
     """Both stages of a pair on ImageNet."""
     shared = {"teacher": teacher, "student": student, "weight_decay": decay, **augmentation}
-    second = {**IMAGENET_2, **shared, "epochs": epochs, "warmup_epochs": warmup, "mixup": mixup}
+    second = {**IMAGENET_2, **shared, "epochs": epochs, "warmup_epochs": warmup, "feature_mixup": mixup}
     return [{**IMAGENET_1, **shared}, second | ({} if augmentation is NOT_MIXED else {"interpolation": "bilinear"})]
 
 
@@ -135,9 +135,9 @@ def small_pair(pair: str) -> list[dict]:
 def small_method(words: str, own: dict) -> dict:
     """A method, or "classification none STUDENT", on CIFAR-100."""
     method, teacher, student = words.split()
-    taught = {} if teacher == "none" else {"teacher": teacher}
+    teacher_flags = {} if teacher == "none" else {"teacher": teacher}
     rate = SLOW if student in SLOWER else {}
-    return {**CIFAR_SGD, "method": method, "student": student, **taught, **rate, **own}
+    return {**CIFAR_SGD, "method": method, "student": student, **teacher_flags, **rate, **own}
 
 
 def large_method(words: str, own: dict) -> dict:
@@ -198,7 +198,7 @@ WHY = {
 }
 IMAGES = {
     *("image_size", "crop_padding", "crop_scale", "interpolation", "hflip", "color_jitter", "auto_augment"),
-    *("image_mixup", "cutmix", "label_smoothing"),
+    *("mixup", "cutmix", "label_smoothing"),
 }
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
 HEAD_OF_PAGE = """# What the scripts set, beside what is published
@@ -324,8 +324,8 @@ def trained_module(tree: Tree, config: TrainConfig) -> nn.Module:
     if config.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)
         frozen = SimpleNamespace(model=SimpleNamespace(get_classifier=lambda: classifier))
-    ingredients = Ingredients(dataclasses.replace(config, width=8), student, frozen, {}, torch.device("cpu"))
-    return get_method(config.method).build(ingredients).get_trainable_module()
+    context = TaskContext(dataclasses.replace(config, width=8), student, frozen, {}, torch.device("cpu"))
+    return get_method(config.method).build(context).get_trainable_module()
 
 
 @cache

@@ -134,7 +134,7 @@ def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
         cache.verify(world)
         checks.append(time.perf_counter() - begin)
     for step in range(min(200, cache.data.steps_per_epoch)):
-        (random,) = cache.data.plan.parts(step)
+        (random,) = cache.data.plan.micro_batches(step)
         begin = time.perf_counter()
         cache(random)
         reads.append(time.perf_counter() - begin)

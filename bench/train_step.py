@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gendd.config import HeadConfig, TrainConfig, field_names
 from gendd.distributed import autocast, missing_for_compile, resolve_precision
-from gendd.methods import Ingredients, get_method
+from gendd.methods import TaskContext, get_method
 from gendd.networks import create_network
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
@@ -67,9 +67,9 @@ def build(
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)
     task = get_method("gendd").build(
-        Ingredients(config, student, FrozenTeacher(teacher, student, device, precision), {}, device)
+        TaskContext(config, student, FrozenTeacher(teacher, student, device, precision), {}, device)
     )
-    task.random = next(BatchPlan(0, BATCH).parts(0))
+    task.random = next(BatchPlan(0, BATCH).micro_batches(0))
     trained = task.trainable_module.to(device).train()
     images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.randint(100, (BATCH,), device=device)
 

@@ -196,7 +196,9 @@ def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Weig
     containers = ("ema", *AVERAGES) if weights == "ema" else CONTAINERS
     container = next((name for name in containers if isinstance(content.get(name), dict)), None)
     if weights == "ema" and not container:
-        raise UserError(f"--weights ema: {path} holds no averaged weights; train with --ema, or leave --weights out")
+        raise UserError(
+            f"--weights ema: {path} holds no averaged weights; train with --ema-decay, or leave --weights out"
+        )
     content = content[container] if container else content
     tensors = {_unwrapped(name): value for name, value in content.items() if _named(name, value)}
     if not tensors:

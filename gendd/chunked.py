@@ -1,25 +1,25 @@
-"""A loss summed in parts: the memory of one part, the gradient of all."""
+"""A loss summed slice by slice: the memory of one slice of the draws, the gradient of all."""
 
 import torch
 from torch.autograd.function import once_differentiable
 
 
-class SumOfParts(torch.autograd.Function):
-    """Sum of `losses(part, *embedded)` over parts, whose activations are held one part at a time.
+class SumOfSlices(torch.autograd.Function):
+    """Sum of `losses(slice, *embedded)` over slices, whose activations are held one slice at a time.
 
-    apply(losses, parts, parameters, *inputs): `inputs` are the tensors that `losses` takes after a part, and then the
-    `parameters`, which it uses. The gradient of each part is taken as soon as its loss is known and added up. All
+    apply(losses, slices, parameters, *inputs): `inputs` are the tensors that `losses` takes after a slice, and then
+    the `parameters`, which it uses. The gradient of each slice is taken as soon as its loss is known and added up. All
     elements of the result must enter what is differentiated with the same factor.
     """
 
     @staticmethod
-    def forward(ctx, losses, parts, parameters, *inputs):
+    def forward(ctx, losses, slices, parameters, *inputs):
         embedded = [tensor.detach().requires_grad_() for tensor in inputs[: len(inputs) - len(parameters)]]
         total, ctx.gradients = 0, None
-        for part in parts:
+        for one in slices:
             with torch.enable_grad():
                 # As views: torch's FLOP counter puts hooks on what modules take, and cannot on leaves.
-                values = losses(part, *(tensor.view_as(tensor) for tensor in embedded))
+                values = losses(one, *(tensor.view_as(tensor) for tensor in embedded))
             with torch.autocast(values.device.type, enabled=False):
                 gradients = torch.autograd.grad(
                     values, (*embedded, *parameters), torch.ones_like(values), allow_unused=True

@@ -39,18 +39,22 @@ RANGES = {
     **dict.fromkeys(("contraction", "condition_dropout", "label_share", "hflip", "label_smoothing"), (0, 1)),
     **dict.fromkeys(("teacher_mean", "teacher_std"), (0, 1)),
     "holdout": (0, 0.9),
-    **dict.fromkeys(("ema", "momentum", "beta1", "beta2_start", "beta2_end"), (0, 0.99999)),
+    **dict.fromkeys(("ema_decay", "momentum", "beta1", "beta2_start", "beta2_end"), (0, 0.99999)),
     "trunk_depth": (0, math.inf),
-    **dict.fromkeys(("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "accumulate"), (1, math.inf)),
+    **dict.fromkeys(
+        ("token_dim", "width", "depth", "repeats", "epochs", "batch_size", "grad_accum_steps"), (1, math.inf)
+    ),
     **dict.fromkeys(("eval_every", "images_per_shard", "rounds", "milestones"), (1, math.inf)),
     **dict.fromkeys(("steps", "num_samples"), (1, math.inf)),
     "min_lr": (0, math.inf),
     "image_size": (1, 10_000),
     "crop_padding": (0, 10_000),
     "start": (2, NUM_TIMESTEPS - 1),
-    **dict.fromkeys(("mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)),
+    **dict.fromkeys(
+        ("feature_mixup", "weight_decay", "warmup_epochs", "eval_images", "seed", "teacher_chunk"), (0, math.inf)
+    ),
     **dict.fromkeys(("alpha", "beta", "distill_warmup_epochs", "images", "noisy_images", "workers"), (0, math.inf)),
-    **dict.fromkeys(("color_jitter", "image_mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
+    **dict.fromkeys(("color_jitter", "mixup", "cutmix", "steps_per_epoch"), (0, math.inf)),
     "guidance": (-math.inf, math.inf),
 }
 POSITIVE = ("lr", "head_lr", "temperature", "teacher_std")
@@ -165,7 +169,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
     label_fraction: float = 1.0
     """Share of the training images, class by class, that keep their labels, the same for every seed and method."""
-    mixup: float = 1.0
+    feature_mixup: float = 1.0
     """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
     temperature: float = 4.0
     """Softmax temperature of kd, dkd, ikl, dist and kl."""
@@ -186,7 +190,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Passes over the training set."""
     batch_size: int = 64
     """Images an optimizer step, over all processes."""
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """Parts that each process takes its share of the batch in."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """Optimizer; muon: of the weights of the backbone's hidden linear and convolution layers, with NAdamW for all else
@@ -215,7 +219,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Epochs of the step schedule."""
     warmup_epochs: float = 0
     """Epochs of linear warm-up from 0."""
-    ema: float = 0.0
+    ema_decay: float = 0.0
     """Decay of a moving average of the weights, evaluated beside them; 0 keeps none."""
     weights: Literal["trained", "ema"] = "trained"
     """Weights that the run reports, chooses its best epoch by and hands on: the trained ones, or their average."""
@@ -288,8 +292,10 @@ class TrainConfig(SamplingConfig, HeadConfig):
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
             wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
             raise UserError(f"--cached-views {self.cached_views}: {wrong}")
-        if self.weights == "ema" and not self.ema:
-            raise UserError("--weights ema: there is no average without --ema; give its decay, such as --ema 0.999")
+        if self.weights == "ema" and not self.ema_decay:
+            raise UserError(
+                "--weights ema: there is no average without --ema-decay; give its decay, such as --ema-decay 0.999"
+            )
         if self.warmup_epochs >= self.epochs:
             raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
         self.check_training_images()

@@ -51,7 +51,7 @@ class Data(Protocol):
     steps_per_epoch: int
 
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
-        """This process's augmented parts of the global batches of these steps, in order."""
+        """This process's augmented micro-batches of these steps, in order."""
 
     # For a teacher cache: each image then has a few views, drawn once, which the passes show in turn. A view of an
     # image follows from the view's number and the image's, whatever the run's seed and the batch it comes in.
@@ -60,7 +60,7 @@ class Data(Protocol):
         """What views show: which images, and how they are changed. As JSON knows it."""
 
     def views(self, random: StepRandom) -> tuple[int, Tensor]:
-        """Number of the view, and numbers (B,) of the images, on the CPU, of this process's part of a step."""
+        """Number of the view, and numbers (B,) of the images, on the CPU, of this process's micro-batch."""
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         """For each number of a view and numbers of images: these images (B, 3, H, W) in that view."""

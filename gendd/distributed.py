@@ -32,7 +32,7 @@ class World:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
             dist.barrier()
@@ -41,12 +41,12 @@ class World:
     def local_first(self):
         """The first process of each machine goes first: it downloads what the others then find."""
         if self.local_rank:
-            self.wait()
+            self.barrier()
         yield
         if not self.local_rank:
-            self.wait()
+            self.barrier()
 
-    def share_buffers(self, module: nn.Module) -> None:
+    def broadcast_buffers(self, module: nn.Module) -> None:
         """Give every process the first one's buffers: batch norm's statistics differ, and its are the saved ones."""
         if self.size > 1:
             for buffer in module.buffers():
@@ -66,7 +66,7 @@ class World:
             dist.broadcast(first, 0)
         return self.all_true(first == number)
 
-    def total(self, counts: torch.Tensor) -> torch.Tensor:
+    def all_reduce(self, counts: torch.Tensor) -> torch.Tensor:
         """Sum over all processes."""
         if self.size > 1:
             counts = counts.clone()
@@ -182,13 +182,13 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def check_batch(batch: int, world: int, accumulate: int, even: bool) -> None:
-    """Refuse a global batch that its parts cannot share equally; feature mixup pairs need even parts."""
-    parts = world * accumulate * (2 if even else 1)
-    if batch % parts:
+def check_batch(batch: int, world: int, grad_accum_steps: int, even: bool) -> None:
+    """Refuse a global batch that does not divide into equal micro-batches; feature mixup pairs need even ones."""
+    divisor = world * grad_accum_steps * (2 if even else 1)
+    if batch % divisor:
         pairs = " x 2 images of a feature mixup pair" if even else ""
-        nearest = max(parts, round(batch / parts) * parts)
+        nearest = max(divisor, round(batch / divisor) * divisor)
         raise UserError(
-            f"--batch-size {batch}: does not divide by {world} processes x --accumulate {accumulate}{pairs}; "
-            f"nearest that does: {nearest}"
+            f"--batch-size {batch}: does not divide by {world} processes x --grad-accum-steps {grad_accum_steps}{pairs}"
+            f"; nearest that does: {nearest}"
         )

@@ -42,15 +42,15 @@ class Draws:
         dropped, weight = (values if values is None else values[..., :1] for values in (groups.dropped, groups.weight))
         return Draws(groups.t[..., :1], groups.noise, dropped, weight)
 
-    def parts(self, rows: int) -> list["Draws"]:
-        """Parts along the third dimension, of at most so many noises in all where that can be."""
+    def slices(self, rows: int) -> list["Draws"]:
+        """Slices along the third dimension, of at most so many noises in all where that can be."""
         size = max(1, rows // self.noise[:, :, 0, ..., 0].numel())
         count = self.noise.shape[2]
         return [self._each(lambda values, k=k: values[:, :, k : k + size]) for k in range(0, count, size)]
 
-    def _each(self, part: Callable[[Tensor], Tensor]) -> "Draws":
-        dropped, weight = (values if values is None else part(values) for values in (self.dropped, self.weight))
-        return Draws(part(self.t), part(self.noise), dropped, weight, self.shared)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
+        dropped, weight = (values if values is None else change(values) for values in (self.dropped, self.weight))
+        return Draws(change(self.t), change(self.noise), dropped, weight, self.shared)
 
 
 class Drawing(nn.Module):

@@ -76,7 +76,7 @@ class GroupCounter:
     def compute(self, world: World) -> dict[str, float]:
         results = {}
         for name, counts in self.counts.items():
-            images, hits = world.total(counts).tolist()
+            images, hits = world.all_reduce(counts).tolist()
             if images:
                 results[name] = round(100 * hits / images, 4)
         return results

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd import diffusion
-from gendd.chunked import SumOfParts
+from gendd.chunked import SumOfSlices
 from gendd.denoiser import Denoiser
 from gendd.diffusion import NUM_TIMESTEPS, NoiseSchedule
 from gendd.draws import Drawing, Draws
@@ -86,7 +86,7 @@ class SplitTokenHead(nn.Module):
         """Loss of generating `target` (B, D_t) from the condition `z` (B, D_s).
 
         Returns:
-            "loss" = "mse" (+ "vb" where the variance is learned), means over B x M x K (scalars; the parts without
+            "loss" = "mse" (+ "vb" where the variance is learned), means over B x M x K (scalars; the terms without
             gradient).
         """
         draws = (self.draw(len(z)) if draws is None else draws).grouped()
@@ -104,15 +104,15 @@ class SplitTokenHead(nn.Module):
             time = F.embedding(draws.t, *table) if table else net.time_embed(draws.t)
             output = net(self.schedule.add_noise(x_start, draws.noise, draws.t), time, condition, position)
             terms = self._terms(output, x_start, draws.noise, draws.t)
-            return torch.stack([part.sum() if draws.weight is None else (draws.weight * part).sum() for part in terms])
+            return torch.stack([term.sum() if draws.weight is None else (draws.weight * term).sum() for term in terms])
 
         embedded = (condition, position, *table)
         at_once = ROWS_AT_ONCE if z.device.type == "cpu" else ACCELERATED_ROWS_AT_ONCE
-        parts = draws.parts(at_once)
+        slices = draws.slices(at_once)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            terms = SumOfParts.apply(losses, parts, tuple(net.parameters()), *embedded, *net.parameters())
+            terms = SumOfSlices.apply(losses, slices, tuple(net.parameters()), *embedded, *net.parameters())
         else:
-            terms = sum(losses(part, *embedded) for part in parts)
+            terms = sum(losses(one, *embedded) for one in slices)
         terms = terms / count
         named = dict(zip(("mse", "vb"), terms.detach(), strict=False))
         return {"loss": terms.sum(), **named}

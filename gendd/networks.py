@@ -231,7 +231,7 @@ def check_trains(flag: str, name: str, network: nn.Module, image_size: int, imag
     except Exception as error:
         raise UserError(
             f"{flag} {name}: cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
-            f"({_brief(error)}); give a greater --batch-size, a smaller --accumulate or another --image-size"
+            f"({_brief(error)}); give a greater --batch-size, a smaller --grad-accum-steps or another --image-size"
         ) from error
     finally:
         network.eval()

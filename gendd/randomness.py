@@ -20,7 +20,7 @@ def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
 
 @dataclass(frozen=True)
 class StepRandom:
-    """The random numbers of one part of one training step: `rows` of a global batch of `batch` images."""
+    """The random numbers of one micro-batch of one training step: `rows` of a global batch of `batch` images."""
 
     seed: int
     step: int
@@ -33,26 +33,26 @@ class StepRandom:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is divided: over `world` processes, each taking it in `accumulate` parts.
+    """How a global batch is divided: over `world` processes, each taking `grad_accum_steps` micro-batches.
 
-    `rank` is the process that asks; `batch` must divide by world x accumulate.
+    `rank` is the process that asks; `batch` must divide by world x grad_accum_steps.
     """
 
     seed: int
     batch: int
     rank: int = 0
     world: int = 1
-    accumulate: int = 1
+    grad_accum_steps: int = 1
 
     @property
-    def part_size(self) -> int:
-        return self.batch // (self.world * self.accumulate)
+    def micro_batch_size(self) -> int:
+        return self.batch // (self.world * self.grad_accum_steps)
 
-    def parts(self, step: int) -> Iterator[StepRandom]:
-        """This process's parts of a step, in order."""
-        for part in range(self.accumulate):
-            first = (part * self.world + self.rank) * self.part_size
-            yield StepRandom(self.seed, step, self.batch, slice(first, first + self.part_size))
+    def micro_batches(self, step: int) -> Iterator[StepRandom]:
+        """This process's micro-batches of a step, in order."""
+        for i in range(self.grad_accum_steps):
+            first = (i * self.world + self.rank) * self.micro_batch_size
+            yield StepRandom(self.seed, step, self.batch, slice(first, first + self.micro_batch_size))
 
 
 class Shuffled:
@@ -64,8 +64,8 @@ class Shuffled:
     def __init__(self, size: int):
         self.size, self.number, self.order = size, -1, None
 
-    def part(self, random: StepRandom) -> tuple[int, Tensor]:
-        """Number of the pass that a part of a step lies in, and the part's numbers (B,)."""
+    def locate(self, random: StepRandom) -> tuple[int, Tensor]:
+        """Number of the pass that a micro-batch lies in, and its images' numbers (B,)."""
         number, position = divmod(random.step, self.size // random.batch)
         if number != self.number:
             self.number = number

@@ -5,7 +5,7 @@ data.json           names of the classes, numbers of images
 environment.json    versions, git commit, hardware, processes, the teacher's checksum and measured accuracy
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same for TensorBoard
-checkpoints/        last.pt and best.pt: the trained weights, with --ema their average too, and which the run reports
+checkpoints/        last.pt and best.pt: the trained weights, their average if there is one, and which the run reports
 result.json         final accuracies, cost of each read-out; exists once the run is complete
 features.safetensors  some generated features beside their targets (GenDD runs)
 student.safetensors the plain student with the reported weights, its linear probe as classifier

@@ -59,11 +59,11 @@ class Student(nn.Module):
         if mixup_share is not None:
             permutation = swap_neighbors(len(z)).to(z.device)
             z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
-        parts = self.head(z, target, draws)
+        losses = self.head(z, target, draws)
         logits = self.backbone.get_classifier()(h.detach())
         probe_loss = F.cross_entropy(logits.float(), probe_target)
-        parts["loss"] = parts["loss"] + probe_loss
-        return {**parts, "probe_loss": probe_loss.detach(), "output": logits}
+        losses["loss"] = losses["loss"] + probe_loss
+        return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
 
     def sample(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
         """Mean (B, D_t) of the features that the head generates for images (B, 3, H, W)."""

@@ -55,15 +55,15 @@ def open_cache(
         given = {name: values for name, values in normalization.items() if values}
         cache.claim({"teacher": config.teacher, **given, **_teacher_settings(teacher)})
         print(f"  cache      {cache.describe()}", flush=True)
-    world.wait()
+    world.barrier()
     if not cache.record.exists():
         raise cache.refusal(f"process {world.rank} does not see it; name a folder that all machines share")
     cache.verify(world)
     if world.is_first:
         cache.try_on(feature)
-    world.wait()
+    world.barrier()
     cache.fill(feature, world)
-    world.wait()
+    world.barrier()
     return cache
 
 
@@ -94,7 +94,7 @@ class Shard:
 class TeacherCache:
     """Features of the training images of a data set in their first `views` views, in a folder.
 
-    Called with a part of a training step, it gives the features (B, D_t) float16 of the part's images on the CPU.
+    Called with a micro-batch's `StepRandom`, it gives the features (B, D_t) float16 of its images on the CPU.
     """
 
     def __init__(self, folder: str, views: int, data: Data, width: int):

@@ -41,9 +41,9 @@ class Means:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
-    def add(self, parts: dict[str, Tensor]) -> None:
+    def add(self, losses: dict[str, Tensor]) -> None:
         self.count += 1
-        for name, value in parts.items():
+        for name, value in losses.items():
             if value.dim() == 0:
                 self.sums[name] = self.sums.get(name, 0) + value.detach().double()
 
@@ -98,7 +98,7 @@ class Training:
                 self.evaluate_epoch()
             if self.world.is_first:
                 self.save()
-            self.world.wait()
+            self.world.barrier()
 
     def train_epoch(self) -> dict[str, float]:
         """One pass; means of the losses, images/s and the share of time spent waiting for data."""
@@ -117,7 +117,7 @@ class Training:
                 self.check_losses()
         seconds = time.perf_counter() - begin
         self.seconds += seconds
-        broken = self.world.total(torch.tensor(self.data.broken_images - broken_before, device=self.world.device))
+        broken = self.world.all_reduce(torch.tensor(self.data.broken_images - broken_before, device=self.world.device))
         return {
             **means.read(self.world),
             **({"broken_images": int(broken)} if broken else {}),
@@ -132,17 +132,17 @@ class Training:
         # For networks with dropout: their numbers, too, follow from seed and step.
         torch.manual_seed(generator("cpu", self.config.seed, "dropout", self.step, self.world.rank).initial_seed())
         waiting = 0.0
-        for part in range(self.config.accumulate):
+        for micro_batch in range(self.config.grad_accum_steps):
             begin = time.perf_counter()
             self.task.random, images, labels = next(batches)
             waiting += time.perf_counter() - begin
-            last = part == self.config.accumulate - 1
+            last = micro_batch == self.config.grad_accum_steps - 1
             with memory_remedy(self.config, len(images)), contextlib.nullcontext() if last else self.task.no_sync():
                 with autocast(self.precision, self.world.device):
-                    parts = self.task(images, labels)
-                (parts["loss"] / self.config.accumulate).backward()
-            self.finite &= parts["loss"].isfinite()
-            means.add(parts)
+                    losses = self.task(images, labels)
+                (losses["loss"] / self.config.grad_accum_steps).backward()
+            self.finite &= losses["loss"].isfinite()
+            means.add(losses)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_ema(self.step)
@@ -219,7 +219,7 @@ class Training:
 
 @contextlib.contextmanager
 def memory_remedy(config: TrainConfig, images: int):
-    """Turns running out of memory, over a part of so many images, into the setting that halves what it needs."""
+    """Turns running out of memory, over a micro-batch of so many images, into the setting that halves what it needs."""
     try:
         yield
     except RuntimeError as error:
@@ -227,8 +227,9 @@ def memory_remedy(config: TrainConfig, images: int):
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(
-            f"--accumulate {config.accumulate}: {images} images at once do not fit into the memory; "
-            f"--accumulate {2 * config.accumulate} halves them, --grad-checkpointing both needs less for each"
+            f"--grad-accum-steps {config.grad_accum_steps}: {images} images at once do not fit into the memory; "
+            f"--grad-accum-steps {2 * config.grad_accum_steps} halves them, --grad-checkpointing both needs less for "
+            "each"
         ) from error
 
 

@@ -96,16 +96,16 @@ class ImageData:
 
     def train_batches(self, steps: range):
         for step in steps:
-            for random in self.plan.parts(step):
+            for random in self.plan.micro_batches(step):
                 yield random, *self.train_batch(random)
 
     def train_batch(self, random: StepRandom) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) of a part of a step, cropped, flipped and normalized, and their labels (B,)."""
+        """Images (B, 3, S, S) of a micro-batch, cropped, flipped and normalized, and their labels (B,)."""
         if self.cached_views:
             view, indices = self.views(random)
             images = self.view(view, indices)
         else:
-            _, indices = self.order.part(random)
+            _, indices = self.order.locate(random)
             corner, flipped = self.draw(random.generator("augmentation", "cpu"), random.batch)
             images = self.augmented(indices, corner[:, random.rows], flipped[random.rows])
         return images, self.train_labels[indices.to(self.device)]
@@ -144,7 +144,7 @@ class ImageData:
         }
 
     def views(self, random: StepRandom) -> tuple[int, Tensor]:
-        number, indices = self.order.part(random)
+        number, indices = self.order.locate(random)
         return number % self.cached_views, indices
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:

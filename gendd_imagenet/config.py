@@ -34,10 +34,10 @@ class ImageNetTrainConfig(TrainConfig):
     """Strength of color jitter (brightness, contrast, saturation); with --auto-augment too, it comes first."""
     auto_augment: str = ""
     """timm's name of an augmentation policy, such as rand-m7-n2-mstd0.5 (RandAugment)."""
-    image_mixup: float = 0.0
+    mixup: float = 0.0
     """alpha of mixup between images."""
     cutmix: float = 0.0
-    """alpha of cutmix; with --image-mixup too, each takes half of the batches."""
+    """alpha of cutmix; with --mixup too, each takes half of the batches."""
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -81,13 +81,13 @@ class ImageNetTrainConfig(TrainConfig):
                     f"--teacher-cache {self.teacher_cache}: images of shards have no number to be found again by; "
                     "leave it out, or name a folder of images as --dataset"
                 )
-        for name in ("image_mixup", "cutmix"):
+        for name in ("mixup", "cutmix"):
             if self.teacher_cache and getattr(self, name):
                 raise UserError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: mixes images anew in each batch, which no "
-                    "--teacher-cache can hold; set it to 0 (feature mixup, --mixup, stays) or leave the cache out"
+                    "--teacher-cache can hold; set it to 0 (--feature-mixup stays) or leave the cache out"
                 )
-        for name in ("image_mixup", "cutmix", "label_smoothing"):
+        for name in ("mixup", "cutmix", "label_smoothing"):
             if self.label_fraction < 1 and getattr(self, name):
                 raise UserError(
                     f"--{name.replace('_', '-')} {getattr(self, name)}: mixes labels, which --label-fraction "

@@ -1,6 +1,6 @@
 """Photographs: decoded by worker processes, normalized and mixed on the device.
 
-Shapes: B images of this process's part of a batch, S pixels a side, C classes.
+Shapes: B images of this process's micro-batch, S pixels a side, C classes.
 """
 
 import hashlib
@@ -62,15 +62,15 @@ class PhotoData:
         self.broken_images, self.read_images = 0, 0
         mean, std = (torch.tensor(values, device=world.device).view(1, 3, 1, 1) for values in (mean, std))
         self.scale, self.shift = 1 / (255 * std), -mean / std
-        self.soft_labels = bool(config.image_mixup or config.cutmix or config.label_smoothing) and not config.unlabeled
+        self.soft_labels = bool(config.mixup or config.cutmix or config.label_smoothing) and not config.unlabeled
         self.mixup = Mixup(
-            config.image_mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=self.num_classes
+            config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=self.num_classes
         )
-        self.mixup.mixup_enabled = bool(config.image_mixup or config.cutmix)
-        if (self.mixup.mixup_enabled or self.soft_labels) and plan.part_size % 2:
+        self.mixup.mixup_enabled = bool(config.mixup or config.cutmix)
+        if (self.mixup.mixup_enabled or self.soft_labels) and plan.micro_batch_size % 2:
             raise UserError(
-                f"--batch-size {plan.batch}: leaves parts of {plan.part_size} images; image mixup, cutmix and label "
-                "smoothing take pairs: give one that leaves an even number"
+                f"--batch-size {plan.batch}: leaves micro-batches of {plan.micro_batch_size} images; mixup, cutmix and "
+                "label smoothing take pairs: give one that leaves an even number"
             )
 
     @cached_property
@@ -179,8 +179,8 @@ class PhotoData:
     def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
         chunks = self._chunks(steps)
         for step in steps:
-            for random in self.plan.parts(step):
-                images, labels = self._next(chunks, self.plan.part_size)
+            for random in self.plan.micro_batches(step):
+                images, labels = self._next(chunks, self.plan.micro_batch_size)
                 yield random, *self._mix(random, self.normalize(images), labels)
 
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
@@ -249,7 +249,7 @@ class PhotoData:
         return Shuffled(len(self.training))
 
     def views(self, random: StepRandom) -> tuple[int, Tensor]:
-        number, indices = self.order.part(random)
+        number, indices = self.order.locate(random)
         return number % self.config.views, indices
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:

@@ -189,12 +189,12 @@ def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Itera
     """
     order = Shuffled(size)
     for step in steps:
-        for part in plan.parts(step):
-            number, indices = order.part(part)
+        for random in plan.micro_batches(step):
+            number, indices = order.locate(random)
             if views:
                 yield from view_requests(number % views, indices.tolist())
             else:
-                rows = range(part.rows.start, part.rows.stop)
+                rows = range(random.rows.start, random.rows.stop)
                 yield from _requests(indices.tolist(), [(plan.seed, "augmentation", step, row) for row in rows])
 
 

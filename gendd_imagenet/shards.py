@@ -157,20 +157,21 @@ def stream_count(shards: int, batch: int) -> int:
 
 
 def own_streams(shards: int, plan: BatchPlan) -> list[int]:
-    """Streams that feed this process's parts of a step, in order.
+    """Streams that feed this process's micro-batches of a step, in order.
 
     Raises:
-        UserError: too few shards for so many parts.
+        UserError: too few shards for so many micro-batches.
     """
-    count, parts = stream_count(shards, plan.batch), plan.world * plan.accumulate
-    if count % parts:
+    count, micro_batches = stream_count(shards, plan.batch), plan.world * plan.grad_accum_steps
+    if count % micro_batches:
         raise UserError(
             f"--dataset: {shards} shards feed a batch of {plan.batch} by {count} streams, which {plan.world} processes "
-            f"x --accumulate {plan.accumulate} cannot share; write more, smaller shards, or lower --accumulate"
+            f"x --grad-accum-steps {plan.grad_accum_steps} cannot share; write more, smaller shards, or lower "
+            "--grad-accum-steps"
         )
-    each = count // parts
+    each = count // micro_batches
     return [
-        (part * plan.world + plan.rank) * each + stream for part in range(plan.accumulate) for stream in range(each)
+        (i * plan.world + plan.rank) * each + stream for i in range(plan.grad_accum_steps) for stream in range(each)
     ]
 
 

@@ -124,7 +124,7 @@ def _details(config: ImageNetTrainConfig, evaluated: Path) -> str:
         words.append(f"color jitter {config.color_jitter:g}")
     if config.auto_augment:
         words.append(config.auto_augment)
-    for name in ("image_mixup", "cutmix", "label_smoothing"):
+    for name in ("mixup", "cutmix", "label_smoothing"):
         if value := getattr(config, name):
             words.append(f"{name.replace('_', ' ')} {value:g}")
     return f"{', '.join(words)}; evaluated on {config.eval_list or evaluated / eval_split(evaluated)}"

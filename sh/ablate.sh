@@ -4,7 +4,7 @@
 #   bash sh/ablate.sh contraction SCRIPT [flags]    lambda
 #   bash sh/ablate.sh token-dim SCRIPT [flags]      width of a token, up to the whole feature as one
 #   bash sh/ablate.sh repeats SCRIPT [flags]        K, with each scheme of timesteps
-#   bash sh/ablate.sh mixup SCRIPT [flags]          feature mixup, off and on
+#   bash sh/ablate.sh feature-mixup SCRIPT [flags]          feature mixup, off and on
 # such as
 #   bash sh/ablate.sh contraction sh/train_cifar100_resnet56_resnet20_gendd_short.sh --seed 1
 # Of a trained head: measures a run under many settings.
@@ -25,9 +25,9 @@ case $setting in
   contraction) values="0 0.25 0.5 0.75 0.9" ;;
   token-dim) values="" ;;
   repeats) values="4 8 16 30" ;;
-  mixup) values="0 1" ;;
+  feature-mixup) values="0 1" ;;
   *)
-    echo "error: $setting: choose one of contraction, token-dim, repeats, mixup, guidance, sampling" >&2
+    echo "error: $setting: choose one of contraction, token-dim, repeats, feature-mixup, guidance, sampling" >&2
     exit 2
     ;;
 esac

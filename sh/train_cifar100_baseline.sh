@@ -22,11 +22,11 @@ case $method in
     [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
     METHOD=$method exec bash "$script" "${@:4}"
     ;;
-  classification) taught=() ;;
-  *) taught=(--teacher "$teacher" --teacher-weights "pretrained/${teacher}_vanilla/ckpt_epoch_240.pth") ;;
+  classification) teacher_flags=() ;;
+  *) teacher_flags=(--teacher "$teacher" --teacher-weights "pretrained/${teacher}_vanilla/ckpt_epoch_240.pth") ;;
 esac
 if [[ $method == kl ]]; then
-  taught+=(--unlabeled)
+  teacher_flags+=(--unlabeled)
 fi
 
 case $student in
@@ -63,4 +63,4 @@ recipe=(
   --distill-warmup-epochs 20
 )
 
-bash "$here/launch.sh" gendd_cifar.train "${taught[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"
+bash "$here/launch.sh" gendd_cifar.train "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

@@ -22,7 +22,7 @@ recipe=(
   --schedule cosine
   --warmup-epochs 1
   --contraction 0.5
-  --mixup 0
+  --feature-mixup 0
   --width 448
   --eval-every 5
   --name "${METHOD:-gendd}-short"

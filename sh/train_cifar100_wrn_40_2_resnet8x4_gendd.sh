@@ -36,7 +36,7 @@ stage2=(
   --warmup-epochs 50
   --beta2-start 0.95
   --contraction 0.7
-  --mixup 1
+  --feature-mixup 1
   --condition-dropout 0.2
   --token-dim 64
   --width 1024

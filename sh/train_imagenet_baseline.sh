@@ -32,7 +32,7 @@ sgd=(--optimizer sgd --momentum 0.9 --decay head-exempt --crop-scale 0.08 1)
 case $teacher in
   resnext101_32x4d)
     script=imagenetlt_resnext101
-    taught=(--teacher-weights runs/imagenet/resnext101_32x4d/classification-lt/0)
+    teacher_flags=(--teacher-weights runs/imagenet/resnext101_32x4d/classification-lt/0)
     recipe=(
       "${sgd[@]}"
       --train-list data/imagenet_lt/ImageNet_LT_train.txt
@@ -49,7 +49,7 @@ case $teacher in
   beitv2_*)
     script=imagenet_${teacher/beitv2_/beitv2}
     script=${script/v2base/v2b} script=${script/v2large/v2l}
-    taught=(--teacher-weights timm)
+    teacher_flags=(--teacher-weights timm)
     recipe=(
       --batch-size 512
       --optimizer adamw
@@ -65,14 +65,14 @@ case $teacher in
       --name "$method-${RECIPE:-a2}"
     )
     case ${RECIPE:-a2} in
-      a1) recipe+=(--epochs 600 --weight-decay 1e-2 --image-mixup 0.2 --label-smoothing 0.1) ;;
-      a2) recipe+=(--epochs 300 --weight-decay 2e-2 --image-mixup 0.1) ;;
+      a1) recipe+=(--epochs 600 --weight-decay 1e-2 --mixup 0.2 --label-smoothing 0.1) ;;
+      a2) recipe+=(--epochs 300 --weight-decay 2e-2 --mixup 0.1) ;;
       *) echo "error: RECIPE=$RECIPE: a1 or a2" >&2; exit 2 ;;
     esac
     ;;
   *)
     script=imagenet_$teacher
-    taught=(--teacher-weights timm)
+    teacher_flags=(--teacher-weights timm)
     recipe=(
       "${sgd[@]}"
       --epochs 100
@@ -86,15 +86,15 @@ case $teacher in
 esac
 
 case $method in
-  classification) taught=() ;;
+  classification) teacher_flags=() ;;
   gendd | regression)
     [[ $teacher == beitv2_* ]] && student+=_${RECIPE:-a2}
     script=$here/train_${script}_${student}_gendd.sh
     [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
     METHOD=$method exec bash "$script" "${@:4}"
     ;;
-  *) taught+=(--teacher "$teacher") ;;
+  *) teacher_flags+=(--teacher "$teacher") ;;
 esac
 
 bash "$here/launch.sh" gendd_imagenet.train --dataset imagenet --student "$student" --method "$method" \
-  "${taught[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"
+  "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

@@ -7,7 +7,7 @@
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
 # Color jitter comes first, then RandAugment. Stage 1 has the same augmentation, but for its smaller crops.
-# The teacher is large. On a small GPU --teacher-chunk 64 bounds its memory, --accumulate 4 the student's, which
+# The teacher is large. On a small GPU --teacher-chunk 64 bounds its memory, --grad-accum-steps 4 the student's, which
 # --grad-checkpointing student lowers too.
 set -euo pipefail
 
@@ -27,7 +27,7 @@ pair=(
   --beta2-end 0.999
   --color-jitter 0.4
   --auto-augment rand-m7-n2-mstd0.5
-  --image-mixup 0.1
+  --mixup 0.1
   --cutmix 1.0
 )
 
@@ -45,7 +45,7 @@ stage2=(
   --warmup-epochs 20
   --beta2-start 0.96
   --contraction 0.9
-  --mixup 0
+  --feature-mixup 0
   --condition-dropout 0.2
   --token-dim 64
   --width 1024

@@ -32,7 +32,7 @@ recipe=(
   --warmup-epochs 20
   --beta2-start 0.96
   --contraction 0
-  --mixup 1
+  --feature-mixup 1
   --condition-dropout 0.2
   --token-dim 64
   --width 1024

@@ -324,7 +324,7 @@ def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
     assert [line.split()[-1] for line in flags] == [
         f"gendd-repeats-4-{scheme}" for scheme in ("independent", "shared", "paired")
     ]
-    assert len(swept("mixup")[0]) == 2
+    assert len(swept("feature-mixup")[0]) == 2
     flags, _ = swept("token-dim")
     assert [line.split()[-1].removeprefix("gendd-token-dim-") for line in flags] == ["8", "16", "144"]
 
@@ -335,7 +335,7 @@ def test_ablation_of_a_trained_head_finds_the_tree(recorded, tmp_path):
         ("gendd_other.sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
     ]
     assert "choose one of contraction" in refusal(bash("sh/ablate.sh", "lambda"))
-    assert "which script" in refusal(bash("sh/ablate.sh", "mixup", "sh/none.sh"))
+    assert "which script" in refusal(bash("sh/ablate.sh", "feature-mixup", "sh/none.sh"))
 
 
 def readme_commands() -> list[str]:

@@ -24,10 +24,10 @@ from gendd.methods import (
     srd,
     vkd,
 )
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 
 HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
-MIXED = {"contraction", "mixup"}
+MIXED = {"contraction", "feature_mixup"}
 WEIGHTED = {"temperature", "alpha", "beta"}
 DECOUPLED = {*WEIGHTED, "distill_warmup_epochs"}
 DISTILLED = {"label_share", "logit_standardization", *DECOUPLED}
@@ -44,7 +44,7 @@ class Method:
         reads: the flags among those of single methods that its training depends on.
     """
 
-    build: Callable[[Ingredients], TrainingTask]
+    build: Callable[[TaskContext], TrainingTask]
     needs_teacher: bool = True
     unlabeled: bool = False
     labeled: bool = True

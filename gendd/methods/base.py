@@ -15,7 +15,7 @@ from gendd.teacher import FrozenTeacher
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class TaskContext:
     """What a method may build its task from.
 
     `student` is the bare backbone. `weights` are the tensors it starts from, by this project's names; those of the
@@ -29,27 +29,27 @@ class Ingredients:
     device: torch.device
 
 
-class TeachingTask(TrainingTask):
+class DistillationTask(TrainingTask):
     """A task with a frozen teacher. The training loop sets `random` before each call, and `epoch`, counted from 1.
 
     Args:
         trainable: module that holds every trained parameter.
-        ingredients: the student's normalization is the one that images come in. Where labels are not known, the
+        context: the student's normalization is the one that images come in. Where labels are not known, the
             teacher's probabilities stand in for them.
     """
 
     random: StepRandom
     epoch: int = 1
-    # Teacher's features (B, D_t) of the training images of a part of a step, where they are cached.
+    # Teacher's features (B, D_t) of the images of a micro-batch, where they are cached.
     cached_feature: Callable[[StepRandom], Tensor] | None = None
 
-    def __init__(self, trainable: nn.Module, ingredients: Ingredients):
-        super().__init__(device=ingredients.device, verbose=False)
+    def __init__(self, trainable: nn.Module, context: TaskContext):
+        super().__init__(device=context.device, verbose=False)
         self.trainable_module = trainable
-        self.teacher = ingredients.teacher
-        self.unlabeled, self.lacks_labels = ingredients.config.unlabeled, ingredients.config.lacks_labels
+        self.teacher = context.teacher
+        self.unlabeled, self.lacks_labels = context.config.unlabeled, context.config.lacks_labels
         for name in ("mean", "std"):
-            values = torch.tensor(ingredients.student.pretrained_cfg[name]).view(1, -1, 1, 1)
+            values = torch.tensor(context.student.pretrained_cfg[name]).view(1, -1, 1, 1)
             self.register_buffer(f"student_{name}", values, persistent=False)
 
     @property
@@ -84,12 +84,12 @@ class TeachingTask(TrainingTask):
         """`class_targets` of training images. Where all labels are known, no teacher runs."""
         return self.class_targets(self.training_feature(images), labels) if self.lacks_labels else labels
 
-    def train(self, mode: bool = True) -> "TeachingTask":
+    def train(self, mode: bool = True) -> "DistillationTask":
         super().train(mode)
         self.teacher.eval()
         return self
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> "TeachingTask":
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> "DistillationTask":
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 

@@ -2,8 +2,8 @@
 
 from timm.task import ClassificationTask
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 
 
-def build(ingredients: Ingredients) -> ClassificationTask:
-    return ClassificationTask(ingredients.student, criterion_kwargs={}, device=ingredients.device, verbose=False)
+def build(context: TaskContext) -> ClassificationTask:
+    return ClassificationTask(context.student, criterion_kwargs={}, device=context.device, verbose=False)

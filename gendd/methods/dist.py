@@ -6,7 +6,7 @@ A correlation asks that the student rank classes (and images) as the teacher doe
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.logits import LogitTask
 
 
@@ -16,18 +16,18 @@ def decorrelation(ours: Tensor, theirs: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(*centered, dim=-1).mean()
 
 
-def relations(taught: Tensor, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def relations(teacher_logits: Tensor, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """T^2 times the inter-class loss, of each image's probabilities over the classes, and the intra-class loss, of
     each class's probabilities over the images of the batch; scalars of logits (B, C) at temperature T."""
-    teacher, student = ((values / temperature).softmax(-1) for values in (taught, logits))
+    teacher, student = ((values / temperature).softmax(-1) for values in (teacher_logits, logits))
     return temperature**2 * decorrelation(student, teacher), temperature**2 * decorrelation(student.T, teacher.T)
 
 
-def build(ingredients: Ingredients) -> LogitTask:
-    config = ingredients.config
+def build(context: TaskContext) -> LogitTask:
+    config = context.config
 
-    def losses(logits: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        inter, intra = relations(taught, logits, config.temperature)
+    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        inter, intra = relations(teacher_logits, logits, config.temperature)
         return F.cross_entropy(logits, labels), config.alpha * inter + config.beta * intra
 
-    return LogitTask(ingredients, losses)
+    return LogitTask(context, losses)

@@ -4,37 +4,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.logits import LogitTask, compared, divergence
 
 
-def decoupled(taught: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """T^2 KL of "the target class or not" (TCKD), and of the softmax over the other classes (NCKD), each (B,).
 
     TCKD + (1 - p_t) NCKD = T^2 KL(teacher || student), with p_t the teacher's probability of the target class.
 
     Args:
-        taught, logits: teacher's and student's (B, C); labels: (B,) classes.
+        teacher_logits, logits: teacher's and student's (B, C); labels: (B,) classes.
     """
     count = logits.shape[-1]
     is_target = F.one_hot(labels, count).bool()
-    others = [values[~is_target].view(-1, count - 1) for values in (taught, logits)]
+    others = [values[~is_target].view(-1, count - 1) for values in (teacher_logits, logits)]
 
     def target_or_not(values: Tensor, other: Tensor) -> Tensor:
         """Logits (B, 2) at temperature 1, whose softmax is the probabilities of both at temperature T."""
         return torch.stack([values[is_target] / temperature, (other / temperature).logsumexp(-1)], -1)
 
-    binary = [target_or_not(*pair) for pair in zip((taught, logits), others, strict=True)]
+    binary = [target_or_not(*pair) for pair in zip((teacher_logits, logits), others, strict=True)]
     return temperature**2 * divergence(*binary, 1.0), divergence(*others, temperature)
 
 
-def build(ingredients: Ingredients) -> LogitTask:
-    config = ingredients.config
+def build(context: TaskContext) -> LogitTask:
+    config = context.config
 
-    def losses(logits: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         # Of mixed images, the class that has the most of them.
         target = labels.argmax(-1) if labels.dim() == 2 else labels
-        tckd, nckd = decoupled(*compared(config, taught, logits), target, config.temperature)
+        tckd, nckd = decoupled(*compared(config, teacher_logits, logits), target, config.temperature)
         return F.cross_entropy(logits, labels), (config.alpha * tckd + config.beta * nckd).mean()
 
-    return LogitTask(ingredients, losses, config.distill_warmup_epochs)
+    return LogitTask(context, losses, config.distill_warmup_epochs)

@@ -2,15 +2,15 @@
 
 from timm.task import FeatureDistillationTask
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 
 
-def build(ingredients: Ingredients) -> FeatureDistillationTask:
+def build(context: TaskContext) -> FeatureDistillationTask:
     return FeatureDistillationTask(
-        ingredients.student,
-        ingredients.teacher,
+        context.student,
+        context.teacher,
         criterion_kwargs={},
-        distill_loss_weight=ingredients.config.beta,
-        device=ingredients.device,
+        distill_loss_weight=context.config.beta,
+        device=context.device,
         verbose=False,
     )

@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 from gendd.checkpoint import load_weights
 from gendd.errors import UserError
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import DistillationTask, TaskContext
 from gendd.methods.gendd import build_student
 from gendd.student import Student
 
 
-class FinetuneTask(TeachingTask):
+class FinetuneTask(DistillationTask):
     """Only the student's classifier is the trainable module; the student around it stays in eval mode."""
 
-    def __init__(self, student: Student, ingredients: Ingredients):
-        super().__init__(student.classifier.requires_grad_(True), ingredients)
+    def __init__(self, student: Student, context: TaskContext):
+        super().__init__(student.classifier.requires_grad_(True), context)
         self.student = student
-        self.sampling = ingredients.config.sampling()
+        self.sampling = context.config.sampling()
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
         return self.student
@@ -36,14 +36,16 @@ class FinetuneTask(TeachingTask):
         return {"loss": F.cross_entropy(logits.float(), targets), "output": logits}
 
 
-def build(ingredients: Ingredients) -> FinetuneTask:
-    if not ingredients.weights:
+def build(context: TaskContext) -> FinetuneTask:
+    if not context.weights:
         raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
-    if ingredients.config.ema:
-        raise UserError(f"--ema {ingredients.config.ema}: finetune trains one layer and keeps no average; set it to 0")
-    if ingredients.config.optimizer == "muon":
+    if context.config.ema_decay:
+        raise UserError(
+            f"--ema-decay {context.config.ema_decay}: finetune trains one layer and keeps no average; set it to 0"
+        )
+    if context.config.optimizer == "muon":
         raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
-    student = build_student(ingredients)
-    load_weights(student, ingredients.weights, "--student-weights", str(ingredients.config.student_weights))
+    student = build_student(context)
+    load_weights(student, context.weights, "--student-weights", str(context.config.student_weights))
     student.requires_grad_(False)
-    return FinetuneTask(student, ingredients)
+    return FinetuneTask(student, context)

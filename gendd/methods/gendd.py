@@ -5,18 +5,18 @@ import torch
 from torch import Tensor
 
 from gendd.head import Draws, SplitTokenHead
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import DistillationTask, TaskContext
 from gendd.networks import feature_width
 from gendd.student import Student
 from gendd.targets import contract
 
 
-class GenDDTask(TeachingTask):
+class GenDDTask(DistillationTask):
     """teacher(images) -> f -> contracted f' -> student's loss of generating f' from its own feature."""
 
-    def __init__(self, student: Student, ingredients: Ingredients):
-        super().__init__(student, ingredients)
-        self.contraction, self.mixup = ingredients.config.contraction, ingredients.config.mixup
+    def __init__(self, student: Student, context: TaskContext):
+        super().__init__(student, context)
+        self.contraction, self.feature_mixup = context.config.contraction, context.config.feature_mixup
         self.head = student.head
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
@@ -35,26 +35,26 @@ class GenDDTask(TeachingTask):
         )
 
     def draws(self, device: torch.device) -> Draws | None:
-        """The head's random numbers for this part of a step."""
+        """The head's random numbers for this micro-batch."""
         draws = self.head.draw(self.random.batch, self.random.generator("diffusion", device))
         return draws.rows(self.random.rows)
 
     def mixup_share(self, device: torch.device) -> Tensor | None:
         """Feature mixup's share m ~ Beta(beta, beta), one a batch; None without mixup."""
-        if self.mixup == 0:
+        if self.feature_mixup == 0:
             return None
         seed = self.random.generator("mixup", "cpu").initial_seed()
         return torch.tensor(
-            np.random.default_rng(seed).beta(self.mixup, self.mixup), dtype=torch.float32, device=device
+            np.random.default_rng(seed).beta(self.feature_mixup, self.feature_mixup), dtype=torch.float32, device=device
         )
 
 
-def build_student(ingredients: Ingredients) -> Student:
+def build_student(context: TaskContext) -> Student:
     """The student with a fresh head for the teacher's features."""
-    classifier = ingredients.teacher.model.get_classifier()
-    head = SplitTokenHead(classifier.in_features, feature_width(ingredients.student), **ingredients.config.head())
-    return Student(ingredients.student, head, classifier)
+    classifier = context.teacher.model.get_classifier()
+    head = SplitTokenHead(classifier.in_features, feature_width(context.student), **context.config.head())
+    return Student(context.student, head, classifier)
 
 
-def build(ingredients: Ingredients) -> GenDDTask:
-    return GenDDTask(build_student(ingredients), ingredients)
+def build(context: TaskContext) -> GenDDTask:
+    return GenDDTask(build_student(context), context)

@@ -3,16 +3,16 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.logits import LogitTask, compared, divergence
 
 
-def build(ingredients: Ingredients) -> LogitTask:
-    config = ingredients.config
+def build(context: TaskContext) -> LogitTask:
+    config = context.config
     temperature, share = config.temperature, config.label_share
 
-    def losses(logits: Tensor, taught: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        apart = divergence(*compared(config, taught, logits), temperature).mean()
+    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        apart = divergence(*compared(config, teacher_logits, logits), temperature).mean()
         return share * F.cross_entropy(logits, labels), (1 - share) * apart
 
-    return LogitTask(ingredients, losses)
+    return LogitTask(context, losses)

@@ -2,14 +2,14 @@
 
 from torch import Tensor
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.logits import LogitTask, divergence
 
 
-def build(ingredients: Ingredients) -> LogitTask:
-    temperature = ingredients.config.temperature
+def build(context: TaskContext) -> LogitTask:
+    temperature = context.config.temperature
 
-    def losses(logits: Tensor, taught: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.new_zeros(()), divergence(taught, logits, temperature).mean()
+    def losses(logits: Tensor, teacher_logits: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return logits.new_zeros(()), divergence(teacher_logits, logits, temperature).mean()
 
-    return LogitTask(ingredients, losses)
+    return LogitTask(context, losses)

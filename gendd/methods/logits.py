@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendd.config import TrainConfig
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import DistillationTask, TaskContext
 
 # Student's and teacher's logits (B, C) float32 and the labels, (B,) classes or (B, C) probabilities -> the loss that
 # learns from the labels and the one that learns from the teacher, scalars, weighted.
@@ -25,7 +25,7 @@ def compared(config: TrainConfig, *logits: Tensor) -> tuple[Tensor, ...]:
     return tuple(map(standardized, logits)) if config.logit_standardization else logits
 
 
-class LogitTask(TeachingTask):
+class LogitTask(DistillationTask):
     """loss = task_loss + min(epoch / warm-up, 1) kd_loss, epochs counted from 1.
 
     Args:
@@ -33,20 +33,20 @@ class LogitTask(TeachingTask):
         warmup_epochs: until kd_loss has its whole weight; 0: at once.
     """
 
-    def __init__(self, ingredients: Ingredients, losses: Losses, warmup_epochs: float = 0):
-        super().__init__(ingredients.student, ingredients)
+    def __init__(self, context: TaskContext, losses: Losses, warmup_epochs: float = 0):
+        super().__init__(context.student, context)
         self.losses, self.warmup_epochs = losses, warmup_epochs
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        taught = self.teacher_classifier(self.training_feature(images)).float()
+        teacher_logits = self.teacher_classifier(self.training_feature(images)).float()
         logits = self.trainable_module(images)
-        task_loss, kd_loss = self.losses(logits.float(), taught, labels)
+        task_loss, kd_loss = self.losses(logits.float(), teacher_logits, labels)
         weight = min(self.epoch / self.warmup_epochs, 1) if self.warmup_epochs else 1
-        parts = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
-        return {"loss": task_loss + weight * kd_loss, **parts, "output": logits}
+        terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
+        return {"loss": task_loss + weight * kd_loss, **terms, "output": logits}
 
 
-def divergence(taught: Tensor, logits: Tensor, temperature: float) -> Tensor:
+def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
     """T^2 KL(teacher || student) of the softmax at temperature T, (B,) of logits (B, C)."""
-    teacher, student = ((values / temperature).log_softmax(-1) for values in (taught, logits))
+    teacher, student = ((values / temperature).log_softmax(-1) for values in (teacher_logits, logits))
     return temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)

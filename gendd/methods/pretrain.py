@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import DistillationTask, TaskContext
 from gendd.networks import feature_width, pooled_feature
 
 
@@ -25,12 +25,12 @@ class ProjectedStudent(nn.Module):
         return self.classifier(self.projection(pooled_feature(self.backbone, images)))
 
 
-class PretrainTask(TeachingTask):
+class PretrainTask(DistillationTask):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.trainable_module(images)
         return {"loss": F.cross_entropy(logits.float(), self.training_targets(images, labels)), "output": logits}
 
 
-def build(ingredients: Ingredients) -> PretrainTask:
-    classifier = ingredients.teacher.model.get_classifier()
-    return PretrainTask(ProjectedStudent(ingredients.student, classifier), ingredients)
+def build(context: TaskContext) -> PretrainTask:
+    classifier = context.teacher.model.get_classifier()
+    return PretrainTask(ProjectedStudent(context.student, classifier), context)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import DistillationTask, TaskContext
 from gendd.networks import feature_width, pooled_feature
 
 # Projected features and the teacher's, (B, D_t) float32 -> the loss, a scalar.
@@ -27,21 +27,21 @@ class ProjectedStudent(nn.Module):
         return self.backbone.get_classifier()(feature), self.projector(feature)
 
 
-class ProjectedTask(TeachingTask):
+class ProjectedTask(DistillationTask):
     """loss = CE + beta kd_loss."""
 
-    def __init__(self, projector: nn.Module, loss: FeatureLoss, ingredients: Ingredients):
-        super().__init__(ProjectedStudent(ingredients.student, projector), ingredients)
-        self.loss, self.weight = loss, ingredients.config.beta
+    def __init__(self, projector: nn.Module, loss: FeatureLoss, context: TaskContext):
+        super().__init__(ProjectedStudent(context.student, projector), context)
+        self.loss, self.weight = loss, context.config.beta
 
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         target = self.training_feature(images)
         logits, projected = self.trainable_module(images)
         task_loss, kd_loss = F.cross_entropy(logits.float(), labels), self.weight * self.loss(projected.float(), target)
-        parts = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
-        return {"loss": task_loss + kd_loss, **parts, "output": logits}
+        terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
+        return {"loss": task_loss + kd_loss, **terms, "output": logits}
 
 
-def widths(ingredients: Ingredients) -> tuple[int, int]:
+def widths(context: TaskContext) -> tuple[int, int]:
     """D_s and D_t."""
-    return feature_width(ingredients.student), feature_width(ingredients.teacher.model)
+    return feature_width(context.student), feature_width(context.teacher.model)

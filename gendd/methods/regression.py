@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gendd.denoiser import ResidualBlock
 from gendd.head import SplitTokenHead
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDDTask
 from gendd.networks import feature_width, parameter_count
 from gendd.student import Student
@@ -42,10 +42,10 @@ class RegressionTask(GenDDTask):
         """Nothing is random."""
 
 
-def build(ingredients: Ingredients) -> RegressionTask:
-    config, classifier = ingredients.config, ingredients.teacher.model.get_classifier()
-    widths = (classifier.in_features, feature_width(ingredients.student))
+def build(context: TaskContext) -> RegressionTask:
+    config, classifier = context.config, context.teacher.model.get_classifier()
+    widths = (classifier.in_features, feature_width(context.student))
     with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
         size = parameter_count(SplitTokenHead(*widths, **config.head()))
     head = RegressionHead(*widths, config.width, size)
-    return RegressionTask(Student(ingredients.student, head, classifier), ingredients)
+    return RegressionTask(Student(context.student, head, classifier), context)

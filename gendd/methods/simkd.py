@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.errors import UserError
-from gendd.methods.base import Ingredients, TeachingTask
+from gendd.methods.base import DistillationTask, TaskContext
 
 
 class SimKDStudent(nn.Module):
@@ -42,13 +42,13 @@ class SimKDStudent(nn.Module):
         return logits if target is None else {"loss": F.mse_loss(feature.float(), target), "output": logits}
 
 
-class SimKDTask(TeachingTask):
+class SimKDTask(DistillationTask):
     def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         return self.trainable_module(images, self.training_feature(images))
 
 
-def build(ingredients: Ingredients) -> SimKDTask:
-    config, student = ingredients.config, ingredients.student
+def build(context: TaskContext) -> SimKDTask:
+    config, student = context.config, context.student
     with torch.no_grad():
         shape = student.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size)).shape
     if len(shape) != 4 or getattr(student, "output_fmt", "NCHW") != "NCHW":
@@ -56,4 +56,4 @@ def build(ingredients: Ingredients) -> SimKDTask:
             f"--student {config.student}: --method simkd projects a feature map, and it has none; choose "
             "a convolutional student or another method"
         )
-    return SimKDTask(SimKDStudent(student, shape[1], ingredients.teacher.model.get_classifier()), ingredients)
+    return SimKDTask(SimKDStudent(student, shape[1], context.teacher.model.get_classifier()), context)

@@ -6,7 +6,7 @@ The logarithm keeps the gradient from growing with the distance, the fourth powe
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.projected import ProjectedTask, widths
 
 POWER = 4
@@ -19,5 +19,5 @@ def log_sum(projected: Tensor, feature: Tensor) -> Tensor:
     return (ours - theirs).abs().pow(POWER).sum().log()
 
 
-def build(ingredients: Ingredients) -> ProjectedTask:
-    return ProjectedTask(nn.Linear(*widths(ingredients)), log_sum, ingredients)
+def build(context: TaskContext) -> ProjectedTask:
+    return ProjectedTask(nn.Linear(*widths(context)), log_sum, context)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from gendd.methods.base import Ingredients
+from gendd.methods.base import TaskContext
 from gendd.methods.projected import ProjectedTask, widths
 
 EPSILON = 1e-4
@@ -18,7 +18,7 @@ def standardized_error(projected: Tensor, feature: Tensor) -> Tensor:
     return F.mse_loss(projected, F.batch_norm(feature, None, None, training=True, eps=EPSILON))
 
 
-def build(ingredients: Ingredients) -> ProjectedTask:
+def build(context: TaskContext) -> ProjectedTask:
     # By the matrix exponential of a skew-symmetric matrix: columns (or, to a narrower teacher, rows) stay orthonormal.
-    projector = orthogonal(nn.Linear(*widths(ingredients), bias=False), orthogonal_map="matrix_exp")
-    return ProjectedTask(projector, standardized_error, ingredients)
+    projector = orthogonal(nn.Linear(*widths(context), bias=False), orthogonal_map="matrix_exp")
+    return ProjectedTask(projector, standardized_error, context)

@@ -14,7 +14,7 @@ from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
 from gendd.head import SplitTokenHead
-from gendd.methods import Ingredients, get_method
+from gendd.methods import TaskContext, get_method
 from gendd.networks import Names, as_flops, create_network, parameter_count, recompute_activations, trial
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
@@ -152,8 +152,8 @@ def build(
         normalization = (config.teacher_mean, config.teacher_std)
         teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape, *normalization)
         frozen = FrozenTeacher(teacher.network, student.network, device, precision, config.teacher_chunk)
-    ingredients = Ingredients(config, student.network, frozen, trained or student.tensors, device)
-    task = get_method(config.method).build(ingredients).to(device, memory_format=torch.channels_last)
+    context = TaskContext(config, student.network, frozen, trained or student.tensors, device)
+    task = get_method(config.method).build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):
         # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
         convert_sync_batchnorm(task.get_trainable_module())

@@ -30,7 +30,7 @@ def plan_of(
     precision: str,
     results: Path,
 ) -> str:
-    """The plan, a line for each part of the run; batch and learning rate are those in effect."""
+    """The plan, a line for each aspect of the run; batch and learning rate are those in effect."""
     trained = unwrap_model(built.task.get_eval_model())
     size = f"{config.image_size}x{config.image_size}"
     lines = {
@@ -46,10 +46,14 @@ def plan_of(
             lines["protocol"] = tree.protocol(config)
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
         lines["batch norm"] = _batch_norm(config, world)
-    parts = [_counted(batches.world, "process"), _counted(config.accumulate, "part"), f"{batches.part_size} images"]
+    factors = [
+        _counted(batches.world, "process"),
+        _counted(config.grad_accum_steps, "micro-batch"),
+        f"{batches.micro_batch_size} images",
+    ]
     head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
     lines |= {
-        "batch": f"{config.batch_size} images a step = {' x '.join(parts)}",
+        "batch": f"{config.batch_size} images a step = {' x '.join(factors)}",
         "optimizer": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g} of {DECAYED[config.decay]}",
         "schedule": f"{_schedule(config)}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
@@ -66,8 +70,8 @@ def _network(built: BuiltNetwork) -> str:
 
 def _method(config: TrainConfig) -> str:
     words, reads = [config.method], get_method(config.method).reads
-    if "mixup" in reads:
-        words.append(f"contraction {config.contraction:g}, feature mixup {config.mixup:g}")
+    if "feature_mixup" in reads:
+        words.append(f"contraction {config.contraction:g}, feature mixup {config.feature_mixup:g}")
     for name in ("temperature", "label_share", "logit_standardization", "alpha", "beta", "distill_warmup_epochs"):
         if name in reads:
             words.append(f"{name.replace('_', ' ')} {getattr(config, name):g}")
@@ -83,7 +87,7 @@ def _method(config: TrainConfig) -> str:
 
 def _average(config: TrainConfig) -> dict[str, str]:
     use = "reported" if config.weights == "ema" else "evaluated beside the trained ones"
-    return {"average": f"of the weights, decay {config.ema:g}, {use}"} if config.ema else {}
+    return {"average": f"of the weights, decay {config.ema_decay:g}, {use}"} if config.ema_decay else {}
 
 
 def _schedule(config: TrainConfig) -> str:
@@ -126,4 +130,4 @@ def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith('s') else 's'}"
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith(('s', 'ch')) else 's'}"

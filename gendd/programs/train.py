@@ -86,7 +86,7 @@ class TrainProgram:
         self.method = get_method(config.method)
         self.config = self._without_idle_cache(config)
         self.precision = resolve_precision(config.precision, world.device)
-        self.plan = BatchPlan(config.seed, config.batch_size, world.rank, world.size, config.accumulate)
+        self.plan = BatchPlan(config.seed, config.batch_size, world.rank, world.size, config.grad_accum_steps)
         self.missing: list[str] = []
         self._check()
 
@@ -118,8 +118,8 @@ class TrainProgram:
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"
             )
-        even = "mixup" in method.reads and config.mixup > 0
-        check_batch(config.batch_size, self.world.size, config.accumulate, even)
+        even = "feature_mixup" in method.reads and config.feature_mixup > 0
+        check_batch(config.batch_size, self.world.size, config.grad_accum_steps, even)
         self.run.check(config, self.tree.name, method.ignores)
 
     def _refuse(self, message: str) -> None:
@@ -168,7 +168,7 @@ class TrainProgram:
         if world.is_first:
             self.run.claim(config, self.tree.name, self.data)
             self.run.write("environment.json", surroundings)
-        world.wait()
+        world.barrier()
         training = self._train()
         self._finish(training)
 
@@ -202,10 +202,10 @@ class TrainProgram:
         world = (self.world.device, missing, trained, self.precision, self.world.size)
         built = build(self.tree, config, self.num_classes, *world)
         network = built.student.network
-        check_trains("--student", config.student, network, config.image_size, self.plan.part_size)
+        check_trains("--student", config.student, network, config.image_size, self.plan.micro_batch_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
-        if config.ema:
-            self.task.setup_ema(config.ema, use_warmup=True)
+        if config.ema_decay:
+            self.task.setup_ema(config.ema_decay, use_warmup=True)
 
     def _look_at_earlier(self, config: TrainConfig) -> TrainConfig:
         """Refuse an earlier run that is absent, or that trained on images held out here; in a dry run, do without."""
@@ -255,7 +255,7 @@ class TrainProgram:
         with autocast(self.precision, self.world.device):
             for weights in self._kinds_of_weights():
                 model = self._model(weights).eval()
-                self.world.share_buffers(model)
+                self.world.broadcast_buffers(model)
                 read_out = read_out_of(model, self.config.sampling())
                 batches, groups = self.data.eval_batches(limit), self.data.class_groups
                 measured = evaluate(read_out, batches, self.world, self.config.seed, groups)

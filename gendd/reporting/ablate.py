@@ -30,7 +30,7 @@ are of training alone, medians over seeds, and depend on what else the machine d
 class AblateConfig:
     """Draw what a setting of the training does to GenDD, and what it costs."""
 
-    setting: tyro.conf.Positional[Literal["contraction", "token-dim", "repeats", "mixup"]]
+    setting: tyro.conf.Positional[Literal["contraction", "token-dim", "repeats", "feature-mixup"]]
     """The setting in which the runs differ; K (repeats) with the timestep scheme as another."""
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Run folders."""

@@ -63,11 +63,11 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
 
 def by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
     """Runs to be seen together, with a title. One without a teacher stands beside all that train the same student."""
-    taught = {(run.comparable, run.student) for run in runs if run.teacher}
+    distilled = {(run.comparable, run.student) for run in runs if run.teacher}
     keys = dict.fromkeys(
         (run.comparable, run.student, run.teacher)
         for run in runs
-        if run.teacher or (run.comparable, run.student) not in taught
+        if run.teacher or (run.comparable, run.student) not in distilled
     )
     rows = []
     for data, student, teacher in keys:

@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_table_on_the_screen(tmp_path
 @pytest.mark.parametrize(("weights", "reported"), [("ema", ("ema_probe", "ema_head")), ("trained", ("probe", "head"))])
 def test_of_averaged_and_trained_weights_the_reported_ones_have_a_price(tmp_path, weights, reported):
     accuracies = dict.fromkeys(("ema_head", "ema_probe", "head", "probe"), (50.0, 90.0))
-    run = write_run(tmp_path / "run", "gendd", accuracies, ema=0.9, weights=weights)
+    run = write_run(tmp_path / "run", "gendd", accuracies, ema_decay=0.9, weights=weights)
     main([str(run), "--output", str(tmp_path / "out")])
     (table,) = tables((tmp_path / "out" / "cost.md").read_text())
     assert [row["Read-out"] for row in table] == [name.replace("_", " ") for name in reported]
@@ -82,9 +82,12 @@ def test_of_averaged_and_trained_weights_the_reported_ones_have_a_price(tmp_path
 
 @pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "paired"}, {"result": {"earlier_epochs": 7}}])
 def test_runs_that_differ_in_more_are_refused(tmp_path, other):
-    runs = [gendd_run(tmp_path / "a", 1.0, 1.0, mixup=0.0), gendd_run(tmp_path / "b", 1.0, 1.0, mixup=1.0, **other)]
+    runs = [
+        gendd_run(tmp_path / "a", 1.0, 1.0, feature_mixup=0.0),
+        gendd_run(tmp_path / "b", 1.0, 1.0, feature_mixup=1.0, **other),
+    ]
     with pytest.raises(UserError, match="more than the setting") as error:
-        ablate(["mixup", *runs, "--output", str(tmp_path / "out")])
+        ablate(["feature-mixup", *runs, "--output", str(tmp_path / "out")])
     assert next(iter(other.get("result", other))).replace("_", " ") in str(error.value).replace("_", " ")
 
 

@@ -128,7 +128,7 @@ def test_freed_memory_is_kept_on_the_cpu_unless_the_user_says_otherwise(launch, 
 
 
 def test_a_process_that_waits_in_vain_gives_up(launch):
-    lost = "time.sleep(3600 * world.rank)\n        world.wait()"
+    lost = "time.sleep(3600 * world.rank)\n        world.barrier()"
     result = launch(f"with join_world() as world:\n        {lost}", 2, PEER_TIMEOUT="5")
     assert result.returncode == 1
     assert result.stderr.endswith("error: process 0 ended with exit code 1\n")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gendd.config import TrainConfig
 from gendd.head import SplitTokenHead
-from gendd.methods import METHODS, Ingredients
+from gendd.methods import METHODS, TaskContext
 from gendd.methods.dist import relations
 from gendd.methods.dkd import decoupled
 from gendd.methods.ikl import weighted_pairwise_error
@@ -30,8 +30,8 @@ B, C, T = 7, 5, 4.0
 def logits() -> tuple[Tensor, Tensor, Tensor]:
     """Teacher's and student's logits, and labels."""
     noise = torch.Generator().manual_seed(0)
-    taught, student = 3 * torch.randn(2, B, C, generator=noise, dtype=torch.float64)
-    return taught, student, torch.randint(C, (B,), generator=noise)
+    teacher_logits, student = 3 * torch.randn(2, B, C, generator=noise, dtype=torch.float64)
+    return teacher_logits, student, torch.randint(C, (B,), generator=noise)
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -44,19 +44,19 @@ def kl(p: list[float], q: list[float]) -> float:
 
 
 def test_divergence_in_plain_numbers(logits):
-    taught, student, _ = logits
-    ours = divergence(taught, student, T)
+    teacher_logits, student, _ = logits
+    ours = divergence(teacher_logits, student, T)
     for row in range(B):
-        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (taught, student))
+        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (teacher_logits, student))
         assert ours[row].item() == pytest.approx(T * T * kl(p, q))
 
 
 def test_dkd_parts_in_plain_numbers(logits):
-    taught, student, labels = logits
-    tckd, nckd = decoupled(taught, student, labels, T)
+    teacher_logits, student, labels = logits
+    tckd, nckd = decoupled(teacher_logits, student, labels, T)
     for row in range(B):
         y = labels[row].item()
-        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (taught, student))
+        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (teacher_logits, student))
         binary = kl([p[y], 1 - p[y]], [q[y], 1 - q[y]])
         others = ([value / (1 - all_[y]) for i, value in enumerate(all_) if i != y] for all_ in (p, q))
         assert tckd[row].item() == pytest.approx(T * T * binary)
@@ -64,45 +64,47 @@ def test_dkd_parts_in_plain_numbers(logits):
 
 
 def test_dkd_with_alpha_one_and_beta_the_other_classes_probability_is_kd(logits):
-    taught, student, labels = logits
-    tckd, nckd = decoupled(taught, student, labels, T)
-    target = (taught / T).softmax(-1).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(tckd + (1 - target) * nckd, divergence(taught, student, T))
+    teacher_logits, student, labels = logits
+    tckd, nckd = decoupled(teacher_logits, student, labels, T)
+    target = (teacher_logits / T).softmax(-1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(tckd + (1 - target) * nckd, divergence(teacher_logits, student, T))
 
 
 def test_dkd_stays_finite_for_a_certain_teacher():
-    taught, student = torch.tensor([[400.0, 0, 0]]), torch.zeros(1, 3, requires_grad=True)
-    tckd, nckd = decoupled(taught, student, torch.tensor([0]), 1.0)
+    teacher_logits, student = torch.tensor([[400.0, 0, 0]]), torch.zeros(1, 3, requires_grad=True)
+    tckd, nckd = decoupled(teacher_logits, student, torch.tensor([0]), 1.0)
     (tckd + nckd).sum().backward()
     assert tckd.isfinite().all() and nckd.isfinite().all() and student.grad.isfinite().all()
 
 
-def pairwise(taught: Tensor, student: Tensor, weights: Tensor) -> Tensor:
+def pairwise(teacher_logits: Tensor, student: Tensor, weights: Tensor) -> Tensor:
     """The paper's double sum over pairs of classes."""
-    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (taught, student))
+    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (teacher_logits, student))
     return 0.25 * (weights[:, :, None] * weights[:, None, :] * (ours - theirs) ** 2).sum((1, 2))
 
 
 def test_ikl_error_is_the_sum_over_pairs(logits):
-    taught, student, _ = logits
-    weights = (taught / T).softmax(-1)
-    torch.testing.assert_close(weighted_pairwise_error(taught, student, weights), pairwise(taught, student, weights))
+    teacher_logits, student, _ = logits
+    weights = (teacher_logits / T).softmax(-1)
+    torch.testing.assert_close(
+        weighted_pairwise_error(teacher_logits, student, weights), pairwise(teacher_logits, student, weights)
+    )
 
 
 def test_ikl_error_with_uniform_weights_is_a_plain_pairwise_mse(logits):
-    taught, student, _ = logits
+    teacher_logits, student, _ = logits
     even = torch.full((B, C), 1 / C, dtype=torch.float64)
-    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (taught, student))
+    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (teacher_logits, student))
     mse = ((ours - theirs) ** 2).mean((1, 2))
-    torch.testing.assert_close(weighted_pairwise_error(taught, student, even), mse / 4)
+    torch.testing.assert_close(weighted_pairwise_error(teacher_logits, student, even), mse / 4)
 
 
 def test_ikl_error_is_kd_to_second_order(logits):
     """T^2 KL of logits that hardly differ is half their variance under the teacher's softmax."""
-    taught, apart, _ = logits
-    student = taught + 1e-4 * apart
-    error = weighted_pairwise_error(taught, student, (taught / T).softmax(-1))
-    torch.testing.assert_close(error, divergence(taught, student, T), rtol=1e-3, atol=0)
+    teacher_logits, apart, _ = logits
+    student = teacher_logits + 1e-4 * apart
+    error = weighted_pairwise_error(teacher_logits, student, (teacher_logits / T).softmax(-1))
+    torch.testing.assert_close(error, divergence(teacher_logits, student, T), rtol=1e-3, atol=0)
 
 
 def test_standardized_logits_in_plain_numbers():
@@ -112,10 +114,11 @@ def test_standardized_logits_in_plain_numbers():
 
 
 def test_dist_in_plain_numbers(logits):
-    taught, student, _ = logits
-    inter, intra = relations(taught, student, T)
+    teacher_logits, student, _ = logits
+    inter, intra = relations(teacher_logits, student, T)
     p, q = (
-        np.array([softmax([value / T for value in row]) for row in values.tolist()]) for values in (taught, student)
+        np.array([softmax([value / T for value in row]) for row in values.tolist()])
+        for values in (teacher_logits, student)
     )
     by_image = [1 - np.corrcoef(p[row], q[row])[0, 1] for row in range(B)]
     by_class = [1 - np.corrcoef(p[:, column], q[:, column])[0, 1] for column in range(C)]
@@ -124,8 +127,8 @@ def test_dist_in_plain_numbers(logits):
 
 
 def test_dist_asks_for_the_same_ranking_not_for_the_same_values():
-    taught = torch.tensor([[0.0, 0], [math.log(3), 0]])
-    inter, intra = relations(taught, 1e-3 * taught[:, [0, 1]], 1.0)
+    teacher_logits = torch.tensor([[0.0, 0], [math.log(3), 0]])
+    inter, intra = relations(teacher_logits, 1e-3 * teacher_logits[:, [0, 1]], 1.0)
     # Over two images, any two values that rise alike correlate wholly; over two equal classes nothing does.
     assert intra.item() == pytest.approx(0, abs=1e-5)
     assert inter.item() == pytest.approx(0.5, abs=1e-5)
@@ -151,7 +154,7 @@ def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
     student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
     teacher.model = nn.Module()
     teacher.model.num_features = teacher.model.head_hidden_size = teacher_width
-    task = METHODS["vkd"].build(Ingredients(TrainConfig(beta=1), student, teacher, {}, torch.device("cpu")))
+    task = METHODS["vkd"].build(TaskContext(TrainConfig(beta=1), student, teacher, {}, torch.device("cpu")))
     projector = task.trainable_module.projector
     before, optimizer = projector.weight.detach().clone(), torch.optim.SGD(projector.parameters(), 1)
     for _ in range(3):
@@ -167,53 +170,57 @@ def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
 class OfLogits(LogitTask):
     """The task around given logits: its methods alone, without networks."""
 
-    def __init__(self, losses, warmup_epochs, taught, student):
+    def __init__(self, losses, warmup_epochs, teacher_logits, student):
         nn.Module.__init__(self)
         self.losses, self.warmup_epochs = losses, warmup_epochs
         self.training_feature = self.trainable_module = lambda images: student
-        self.taught = taught
+        self.teacher_logits = teacher_logits
 
     @property
     def teacher_classifier(self):
-        return lambda _: self.taught
+        return lambda _: self.teacher_logits
 
 
 @pytest.mark.parametrize(
     ("warmup", "epoch", "weight"), [(0, 1, 1.0), (20, 1, 0.05), (20, 7, 0.35), (20, 20, 1.0), (20, 240, 1.0)]
 )
 def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
-    taught, student, labels = logits
-    task = OfLogits(lambda logits, taught, labels: (torch.tensor(2.0), torch.tensor(3.0)), warmup, taught, student)
+    teacher_logits, student, labels = logits
+    task = OfLogits(
+        lambda logits, teacher_logits, labels: (torch.tensor(2.0), torch.tensor(3.0)), warmup, teacher_logits, student
+    )
     task.epoch = epoch
     assert task(None, labels)["loss"].item() == pytest.approx(2 + weight * 3)
 
 
 def test_losses_of_the_registry_are_the_published_sums(logits):
     """Each method's task, built for a real student, on given logits."""
-    taught, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
+    teacher_logits, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
     config = TrainConfig(temperature=T, label_share=0.1, alpha=3, beta=12, distill_warmup_epochs=0)
     network = timm.create_model("resnet10t", num_classes=C)
-    ingredients = Ingredients(config, network, None, {}, torch.device("cpu"))
+    context = TaskContext(config, network, None, {}, torch.device("cpu"))
     hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()
-    p, log_q = (taught / T).softmax(-1), (student / T).log_softmax(-1)
+    p, log_q = (teacher_logits / T).softmax(-1), (student / T).log_softmax(-1)
     kd = T * T * (p * (p.log() - log_q)).sum(-1).mean()
-    tckd, nckd = decoupled(taught, student, labels, T)
+    tckd, nckd = decoupled(teacher_logits, student, labels, T)
     expected = {
         "kd": (0.1 * hard, 0.9 * kd),
         "kl": (torch.zeros(()), kd),
         "dkd": (hard, (3 * tckd + 12 * nckd).mean()),
-        "dist": (hard, 3 * relations(taught, student, T)[0] + 12 * relations(taught, student, T)[1]),
-        "ikl": (hard, 3 * -(p * log_q).sum(-1).mean() + 12 * pairwise(taught, student, p).mean()),
+        "dist": (hard, 3 * relations(teacher_logits, student, T)[0] + 12 * relations(teacher_logits, student, T)[1]),
+        "ikl": (hard, 3 * -(p * log_q).sum(-1).mean() + 12 * pairwise(teacher_logits, student, p).mean()),
     }
     for name, sums in expected.items():
-        task = METHODS[name].build(ingredients)
-        for ours, theirs in zip(task.losses(student, taught, labels), sums, strict=True):
+        task = METHODS[name].build(context)
+        for ours, theirs in zip(task.losses(student, teacher_logits, labels), sums, strict=True):
             torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
-    like = [(values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True) for values in (taught, student)]
-    ingredients = dataclasses.replace(ingredients, config=dataclasses.replace(config, logit_standardization=True))
+    like = [
+        (values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True) for values in (teacher_logits, student)
+    ]
+    context = dataclasses.replace(context, config=dataclasses.replace(config, logit_standardization=True))
     tckd, nckd = decoupled(*like, labels, T)
     for name, loss in (("kd", 0.9 * divergence(*like, T).mean()), ("dkd", (3 * tckd + 12 * nckd).mean())):
-        task_loss, kd_loss = METHODS[name].build(ingredients).losses(student, taught, labels)
+        task_loss, kd_loss = METHODS[name].build(context).losses(student, teacher_logits, labels)
         torch.testing.assert_close(kd_loss, loss)
         torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
 

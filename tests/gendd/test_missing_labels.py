@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gendd.methods.base import TeachingTask
+from gendd.methods.base import DistillationTask
 from gendd.programs.build import build
 from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE
@@ -19,7 +19,7 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 def task_of(method="gendd", **changes):
     config = TREE.train_config(method=method, student="resnet8", teacher="resnet8x4", width=16, depth=1, repeats=4)
     task = build(TREE, dataclasses.replace(config, **changes), CLASSES, torch.device("cpu")).task.train()
-    task.random = next(BatchPlan(0, BATCH).parts(0))
+    task.random = next(BatchPlan(0, BATCH).micro_batches(0))
     return task
 
 
@@ -67,5 +67,5 @@ def test_cross_entropy_is_towards_soft_labels_in_the_rows_without(method):
 
 
 def test_with_all_labels_pretraining_runs_no_teacher(monkeypatch):
-    monkeypatch.setattr(TeachingTask, "teacher_feature", None)
+    monkeypatch.setattr(DistillationTask, "teacher_feature", None)
     assert task_of("pretrain")(IMAGES, torch.tensor([3, 1, 0, 2]))["loss"] > 0

@@ -34,20 +34,22 @@ def test_numbers_do_not_depend_on_the_rows_of_a_part():
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (1, 4), (3, 1), (2, 3), (4, 2)])
-def test_the_parts_of_all_processes_tile_the_batch(world, accumulate):
+@pytest.mark.parametrize(("world", "grad_accum_steps"), [(1, 1), (1, 4), (3, 1), (2, 3), (4, 2)])
+def test_the_parts_of_all_processes_tile_the_batch(world, grad_accum_steps):
     rows = []
     for rank in range(world):
-        parts = list(BatchPlan(seed=9, batch=24, rank=rank, world=world, accumulate=accumulate).parts(step=5))
-        assert len(parts) == accumulate
+        parts = list(
+            BatchPlan(seed=9, batch=24, rank=rank, world=world, grad_accum_steps=grad_accum_steps).micro_batches(step=5)
+        )
+        assert len(parts) == grad_accum_steps
         assert all((part.seed, part.step, part.batch) == (9, 5, 24) for part in parts)
-        assert {len(range(24)[part.rows]) for part in parts} == {24 // (world * accumulate)}
+        assert {len(range(24)[part.rows]) for part in parts} == {24 // (world * grad_accum_steps)}
         rows += [row for part in parts for row in range(24)[part.rows]]
     assert sorted(rows) == list(range(24))
 
 
 def test_one_process_takes_its_parts_in_order():
-    rows = [range(12)[part.rows] for part in BatchPlan(0, 12, accumulate=3).parts(0)]
+    rows = [range(12)[part.rows] for part in BatchPlan(0, 12, grad_accum_steps=3).micro_batches(0)]
     assert [list(part) for part in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
@@ -55,8 +57,8 @@ def test_a_pass_holds_each_number_once_but_for_what_fills_no_batch_and_each_pass
     order, passes = Shuffled(11), {}
     for step in range(4):
         for rank in (0, 1):
-            for part in BatchPlan(0, 4, rank, 2).parts(step):
-                number, numbers = order.part(part)
+            for part in BatchPlan(0, 4, rank, 2).micro_batches(step):
+                number, numbers = order.locate(part)
                 passes.setdefault(number, []).extend(numbers.tolist())
     assert list(passes) == [0, 1] and passes[0] != passes[1]
     for numbers in passes.values():

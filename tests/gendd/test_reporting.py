@@ -187,13 +187,13 @@ def test_groups_of_classes_have_columns(tmp_path):
 
 def test_published_figures_stand_apart(tmp_path):
     pair = {"dataset": "cifar100", "student": "resnet20"}
-    taught = {**pair, "teacher": "resnet56"}
+    distilled = {**pair, "teacher": "resnet56"}
     runs = [
         write_run(tmp_path / "alone", "classification", {"classifier": (60.0, 88.0)}, **pair),
-        write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 88.0)}, **taught),
-        write_run(tmp_path / "kd1", "kd", {"classifier": (63.0, 88.0)}, seed=1, **taught),
-        write_run(tmp_path / "gendd", "gendd", {"head": (61.0, 88.0), "probe": (60.0, 88.0)}, **taught),
-        write_run(tmp_path / "tail", "kd", {"classifier": (40.0, 70.0)}, **taught, name="tail", imbalance=0.01),
+        write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 88.0)}, **distilled),
+        write_run(tmp_path / "kd1", "kd", {"classifier": (63.0, 88.0)}, seed=1, **distilled),
+        write_run(tmp_path / "gendd", "gendd", {"head": (61.0, 88.0), "probe": (60.0, 88.0)}, **distilled),
+        write_run(tmp_path / "tail", "kd", {"classifier": (40.0, 70.0)}, **distilled, name="tail", imbalance=0.01),
     ]
     text = report(tmp_path / "out", *runs)
     rows, tail = tables(text)

@@ -53,7 +53,7 @@ def test_recomputed_activations_do_not_count_twice_in_converted_norms(anywhere):
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     for built in (plain, converted):
         built.task.train()
-        built.task.random = next(BatchPlan(0, 4).parts(0))
+        built.task.random = next(BatchPlan(0, 4).micro_batches(0))
         torch.manual_seed(0)
         built.task(images, labels)["loss"].backward()
     for (name, one), other in zip(

@@ -123,7 +123,7 @@ def task_of(method, precision="fp32", **changes):
     )
     config = dataclasses.replace(config, **changes)
     task = build(TREE, config, 7, CPU, precision=precision).task.train()
-    task.random = next(BatchPlan(0, 4).parts(0))
+    task.random = next(BatchPlan(0, 4).micro_batches(0))
     return task
 
 

@@ -36,12 +36,12 @@ def test_head_gives_the_same_loss_and_samples_as_on_the_cpu():
 def step(method: str, device: str, precision: str = "fp32", compiles: bool = False) -> tuple[float, torch.Tensor]:
     """Loss and gradients, in one vector, of a step on the same images from the same weights and draws."""
     torch.manual_seed(0)
-    flags = ["--dataset", "digits", "--student", "resnet8", "--method", method, "--mixup", "0", "--width", "64"]
+    flags = ["--dataset", "digits", "--student", "resnet8", "--method", method, "--feature-mixup", "0", "--width", "64"]
     if method != "classification":
         flags += ["--teacher", "resnet8", "--teacher-weights", "random"]
     config = parse(CifarTrainConfig, "gendd_cifar.train", flags)
     task = build(TREE, config, 10, torch.device(device), precision=precision).task.train()
-    task.random = next(BatchPlan(0, 32).parts(0))
+    task.random = next(BatchPlan(0, 32).micro_batches(0))
     images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
     if method == "gendd":
         # At its start the head generates zero, whatever it is given.

@@ -115,11 +115,13 @@ def test_a_resumed_run_gets_the_batches_of_its_steps():
         assert torch.equal(images, again) and torch.equal(labels, same)
 
 
-@pytest.mark.parametrize(("world", "accumulate"), [(2, 1), (1, 2), (2, 2), (3, 2)])
-def test_the_parts_of_all_processes_are_together_the_batch_of_one(world, accumulate):
+@pytest.mark.parametrize(("world", "grad_accum_steps"), [(2, 1), (1, 2), (2, 2), (3, 2)])
+def test_the_parts_of_all_processes_are_together_the_batch_of_one(world, grad_accum_steps):
     whole = list(data(train=40, batch=12).train_batches(range(4)))
     parts = [
-        list(data(train=40, batch=12, rank=rank, world=world, accumulate=accumulate).train_batches(range(4)))
+        list(
+            data(train=40, batch=12, rank=rank, world=world, grad_accum_steps=grad_accum_steps).train_batches(range(4))
+        )
         for rank in range(world)
     ]
     for step, (_, images, labels) in enumerate(whole):

@@ -119,7 +119,7 @@ def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
 def averaged(tmp_path_factory) -> dict[str, Path]:
     """A teacher's run that reports the average of its weights, and students of it that report either weights."""
     root = tmp_path_factory.mktemp("averaged")
-    flags = [*COMMON, "--lr", "0.01", "--ema", "0.99", "--epochs", "2", "--eval-every", "1", "--runs", str(root)]
+    flags = [*COMMON, "--lr", "0.01", "--ema-decay", "0.99", "--epochs", "2", "--eval-every", "1", "--runs", str(root)]
     train([*flags, "--method", "classification", "--student", "toy:network", "--weights", "ema"])
     runs = {"teacher": root / "digits" / "toy.network" / "classification" / "0"}
     for weights in ("ema", "trained"):

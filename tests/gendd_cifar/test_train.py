@@ -19,7 +19,7 @@ from small_images import write_folder
 from gendd import lock, subsets
 from gendd.errors import UserError
 from gendd.lock import sole_writer
-from gendd.methods.base import TeachingTask
+from gendd.methods.base import DistillationTask
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
 from gendd_cifar import data
@@ -112,7 +112,7 @@ def test_run_folder_holds_everything(gendd, teacher):
     assert kinds == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3), ("final", 3)]
 
 
-@pytest.mark.parametrize("flags", [(), ("--ema", "0.9", "--weights", "ema"), ("--optimizer", "muon")])
+@pytest.mark.parametrize("flags", [(), ("--ema-decay", "0.9", "--weights", "ema"), ("--optimizer", "muon")])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, flags):
     whole = gendd(*flags, runs="whole")
     train_step, killed_at = Training.train_step, 25
@@ -377,7 +377,7 @@ def test_with_labels_they_do_change_the_result(gendd, monkeypatch):
 
 
 def test_accumulated_parts_are_the_whole_batch(gendd):
-    one, two = gendd(runs="one"), gendd("--accumulate", "2", runs="two")
+    one, two = gendd(runs="one"), gendd("--grad-accum-steps", "2", runs="two")
     assert_same_weights(one, two, rtol=1e-3, atol=1e-4)
     losses = [[record["loss"] for record in read_metrics(run) if record["kind"] == "train"] for run in (one, two)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -422,7 +422,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
     flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
     flags += ["--optimizer", "sgd", "--lr", "1e-2", "--temperature", "1", "--beta", "1"]
     beside = gendd(*flags, runs="beside")
-    train_epoch, teacher_feature = Training.train_epoch, TeachingTask.teacher_feature
+    train_epoch, teacher_feature = Training.train_epoch, DistillationTask.teacher_feature
     training = []
 
     def marked(self):
@@ -436,7 +436,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
         return teacher_feature(self, images)
 
     monkeypatch.setattr(Training, "train_epoch", marked)
-    monkeypatch.setattr(TeachingTask, "teacher_feature", refuses)
+    monkeypatch.setattr(DistillationTask, "teacher_feature", refuses)
     cached = gendd(*flags, "--teacher-cache", str(beside.parents[3] / "cache"), runs="cached")
     ours, theirs = ([record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
                     for run in (cached, beside))  # fmt: skip
@@ -507,7 +507,18 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "dist", "feature", "srd", "vkd", "simkd", "regression"])
 def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
-    flags = ["--lr", "1e-2", "--distill-warmup-epochs", "0", "--mixup", "0", "--width", "64", "--trunk-depth", "0"]
+    flags = [
+        "--lr",
+        "1e-2",
+        "--distill-warmup-epochs",
+        "0",
+        "--feature-mixup",
+        "0",
+        "--width",
+        "64",
+        "--trunk-depth",
+        "0",
+    ]
     run = gendd("--method", method, "--name", method, *flags)
     losses = [record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
     assert losses[-1] < losses[0]
@@ -547,19 +558,19 @@ def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
 def test_folder_of_another_configuration_is_refused(gendd):
     run = gendd()
     before = weights(run)
-    with pytest.raises(UserError, match=r"--mixup 1.0 there, 0.5 here; .*--repeats 2 there, 3 here"):
-        gendd("--mixup", "0.5", "--repeats", "3")
+    with pytest.raises(UserError, match=r"--feature-mixup 1.0 there, 0.5 here; .*--repeats 2 there, 3 here"):
+        gendd("--feature-mixup", "0.5", "--repeats", "3")
     assert all(torch.equal(value, weights(run)[name]) for name, value in before.items())
 
 
 def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
     file = gendd() / "config.json"
     config = json.loads(file.read_text())
-    file.write_text(json.dumps({name: value for name, value in config.items() if name != "accumulate"}))
+    file.write_text(json.dumps({name: value for name, value in config.items() if name != "grad_accum_steps"}))
     gendd()
     assert "is complete" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--accumulate 1 there, 2 here"):
-        gendd("--accumulate", "2")
+    with pytest.raises(UserError, match="--grad-accum-steps 1 there, 2 here"):
+        gendd("--grad-accum-steps", "2")
 
 
 @pytest.mark.parametrize(
@@ -574,7 +585,7 @@ def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
             ["--method", "classification", "--student", "resnet21"],
             "--student resnet21: no such name; nearest: resnet",
         ),
-        (["--method", "classification", "--accumulate", "3"], "--batch-size 64: does not divide"),
+        (["--method", "classification", "--grad-accum-steps", "3"], "--batch-size 64: does not divide"),
         (["--method", "finetune", "--teacher", TOY, "--teacher-weights", "T"], "--student-weights is missing"),
         (
             [
@@ -808,8 +819,8 @@ def test_a_student_that_cannot_be_trained_on_its_part_of_a_batch_is_refused_befo
     """Its last map is 1x1, so that batch norm sees one value of an image. An evaluation takes it."""
     flags = ["--student", "MobileNetV2", "--method", "classification", "--image-size", "16", "--runs", str(tmp_path)]
     with pytest.raises(UserError, match="^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
-        main([*COMMON, *flags, "--batch-size", "4", "--accumulate", "4", "--dry-run"])
-    main([*COMMON, *flags, "--batch-size", "4", "--accumulate", "2", "--dry-run"])
+        main([*COMMON, *flags, "--batch-size", "4", "--grad-accum-steps", "4", "--dry-run"])
+    main([*COMMON, *flags, "--batch-size", "4", "--grad-accum-steps", "2", "--dry-run"])
 
 
 @pytest.mark.parametrize("flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"]])

@@ -12,7 +12,7 @@ from gendd_imagenet.check import check_data
 from gendd_imagenet.folders import list_file
 from gendd_imagenet.sources import summarize
 
-MIXED = {"image_mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2-mstd0.5"}
+MIXED = {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2-mstd0.5"}
 
 
 @pytest.mark.parametrize("settings", [{}, MIXED], ids=["plain", "mixed"])
@@ -75,7 +75,7 @@ def test_evaluation_counts_each_image_once_over_three_processes(photos):
 def test_soft_labels_are_the_shares_of_what_is_seen(photos):
     """Mixup at a share m of neighbors: pixels and labels are mixed alike."""
     plain = images_and_labels(open_photos(config(photos)), range(2))
-    mixed = images_and_labels(open_photos(config(photos, image_mixup=0.5)), range(2))
+    mixed = images_and_labels(open_photos(config(photos, mixup=0.5)), range(2))
     for (images, labels), (mixed_images, soft) in zip(plain, mixed, strict=True):
         partner = torch.tensor([1, 0, 3, 2, 5, 4, 7, 6])
         different = labels != labels[partner]
@@ -108,7 +108,7 @@ def test_few_labels_hide_the_others_or_leave_their_images_out(photos):
     assert all((labels >= 0).all() for _, labels in images_and_labels(few, range(2)))
 
 
-@pytest.mark.parametrize("mixed", ["image_mixup", "cutmix", "label_smoothing"])
+@pytest.mark.parametrize("mixed", ["mixup", "cutmix", "label_smoothing"])
 def test_few_labels_are_not_mixed_with_none(photos, mixed):
     message = refusal(config(photos, label_fraction=0.2, **{mixed: 0.5}).check)
     assert f"--{mixed.replace('_', '-')} 0.5" in message and "--label-fraction 0.2" in message
@@ -301,7 +301,7 @@ def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
 
 
 def test_odd_parts_cannot_be_mixed(photos):
-    assert "--batch-size 9: leaves parts of 9" in refusal(open_photos, config(photos, label_smoothing=0.1), 9)
+    assert "--batch-size 9: leaves micro-batches of 9" in refusal(open_photos, config(photos, label_smoothing=0.1), 9)
 
 
 def test_batch_larger_than_the_set_is_refused(photos):

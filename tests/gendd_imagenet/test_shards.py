@@ -71,7 +71,7 @@ def test_the_same_images_give_the_same_shards(photos, folder, tmp_path, capsys):
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])
 def test_processes_and_streams_share_shards_without_overlap(world):
-    plans = [BatchPlan(0, 64, rank, world, accumulate=2 if world < 8 else 1) for rank in range(world)]
+    plans = [BatchPlan(0, 64, rank, world, grad_accum_steps=2 if world < 8 else 1) for rank in range(world)]
     streams = [stream for plan in plans for stream in own_streams(9, plan)]
     assert sorted(streams) == list(range(stream_count(9, 64))) == list(range(8))
 
@@ -96,7 +96,7 @@ def test_batches_depend_on_neither_workers_nor_processes(photos, pattern):
     ]
     joined = [tuple(map(torch.cat, zip(*parts, strict=True))) for parts in zip(*halves, strict=True)]
     assert_same(joined, whole)
-    parts = images_and_labels(open_photos(streamed(pattern, photos), accumulate=2), range(5))
+    parts = images_and_labels(open_photos(streamed(pattern, photos), grad_accum_steps=2), range(5))
     joined = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(parts[::2], parts[1::2], strict=True)]
     assert_same(joined, whole)
 

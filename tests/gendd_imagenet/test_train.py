@@ -80,19 +80,19 @@ def test_teacher_learns_the_colors(teacher):
 @pytest.mark.parametrize(
     ("method", "flags"),
     [
-        ("gendd", ["--image-mixup", "0.2", "--cutmix", "1", "--label-smoothing", "0.1", "--auto-augment",
-                   "rand-m7-n2-mstd0.5", "--mixup", "0"]),
+        ("gendd", ["--mixup", "0.2", "--cutmix", "1", "--label-smoothing", "0.1", "--auto-augment",
+                   "rand-m7-n2-mstd0.5", "--feature-mixup", "0"]),
         ("gendd", ["--unlabeled", "--contraction", "0"]),
         ("gendd", ["--label-fraction", "0.2"]),
         ("pretrain", ["--crop-scale", "0.08", "1"]),
         ("kd", ["--label-smoothing", "0.1"]),
-        ("dkd", ["--image-mixup", "0.2", "--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
+        ("dkd", ["--mixup", "0.2", "--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
         ("ikl", ["--label-smoothing", "0.1", "--distill-warmup-epochs", "0"]),
         ("dist", ["--label-smoothing", "0.1"]),
-        ("srd", ["--image-mixup", "0.2"]),
+        ("srd", ["--mixup", "0.2"]),
         ("vkd", []),
         ("simkd", []),
-        ("regression", ["--mixup", "0", "--contraction", "0"]),
+        ("regression", ["--feature-mixup", "0", "--contraction", "0"]),
         ("kl", ["--unlabeled", "--temperature", "1", "--optimizer", "sgd"]),
     ],
     ids=["gendd", "gendd-unlabeled", "gendd-few-labels", "pretrain", "kd", "dkd", "ikl", "dist", "srd", "vkd", "simkd",
@@ -166,7 +166,7 @@ def test_killed_and_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tm
 
 def test_what_no_cache_can_hold_is_refused(run, unlabeled, tmp_path):
     cache = ["--teacher-cache", str(tmp_path / "cache")]
-    for mixing in ("--image-mixup", "--cutmix"):
+    for mixing in ("--mixup", "--cutmix"):
         with pytest.raises(UserError, match=f"{mixing} 0.2: mixes images anew in each batch"):
             run(*cache, mixing, "0.2")
     with pytest.raises(UserError, match="--teacher-cache .*: images of shards have no number"):
@@ -211,8 +211,8 @@ def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
         (["--batch-size", "512"], "--batch-size 512: more than the 90 training images"),
         (["--holdout", "0.001"], "--holdout 0.001: leaves no image to evaluate on"),
         (["--label-fraction", "0.1", "--method", "dkd"], "more than the 9 training images"),
-        (["--image-mixup", "0.2", "--batch-size", "5", "--mixup", "0"], "leaves parts of 5 images"),
-        (["--accumulate", "8", "SHARDS"], "cannot share; write more, smaller shards"),
+        (["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "leaves micro-batches of 5 images"),
+        (["--grad-accum-steps", "8", "SHARDS"], "cannot share; write more, smaller shards"),
         (["--train-list", "list.txt"], "entries are not below"),
     ],
 )
@@ -309,6 +309,9 @@ def test_out_of_memory_names_what_halves_it(run, monkeypatch):
     def no_room(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="16 images at once .* --accumulate 2 halves"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match="16 images at once .* --grad-accum-steps 2 halves"),
+    ):
         patch.setattr("gendd.methods.gendd.GenDDTask.forward", no_room)
         run()

@@ -59,7 +59,7 @@ PHOTOS = {
     "warmup-epochs": 0,
     "workers": 0,
     "crop-pct": 1,
-    "image-mixup": 0.2,
+    "mixup": 0.2,
     "cutmix": 1,
     "label-smoothing": 0.1,
     "auto-augment": "rand-m7-n2-mstd0.5",
@@ -71,7 +71,7 @@ RUNS: dict[str, tuple[str, dict]] = {
     "classification": ("classification", {}),
     "classification-sgd-step": (
         "classification",
-        {"optimizer": "sgd", "lr": 0.05, "schedule": "step", "milestones": 1, "ema": 0.9},
+        {"optimizer": "sgd", "lr": 0.05, "schedule": "step", "milestones": 1, "ema-decay": 0.9},
     ),
     "kd": ("kd", {}),
     "kd-standardized": ("kd", {"logit-standardization": True, "temperature": 2}),
@@ -92,8 +92,11 @@ RUNS: dict[str, tuple[str, dict]] = {
     "gendd": ("gendd", HEAD),
     "gendd-unlabeled": ("gendd", HEAD | UNLABELED),
     "gendd-few-labels": ("gendd", HEAD | {"label-fraction": 0.2}),
-    "gendd-unmixed-muon-ema": ("gendd", HEAD | {"mixup": 0, "optimizer": "muon", "ema": 0.9, "head-lr": 1e-3}),
-    "gendd-accumulated": ("gendd", HEAD | {"accumulate": 2}),
+    "gendd-unmixed-muon-ema": (
+        "gendd",
+        HEAD | {"feature-mixup": 0, "optimizer": "muon", "ema-decay": 0.9, "head-lr": 1e-3},
+    ),
+    "gendd-accumulated": ("gendd", HEAD | {"grad-accum-steps": 2}),
     "gendd-cached": ("gendd", HEAD | {"teacher-cache": "cache", "cached-views": 2}),
     "gendd-head-exempt": ("gendd", HEAD | {"decay": "head-exempt", "grad-checkpointing": "head"}),
     "gendd-paper": ("gendd", HEAD | PAPER | {"steps": 8, "eval-images": 64}),
@@ -103,7 +106,7 @@ RUNS: dict[str, tuple[str, dict]] = {
     "gendd-flow": ("gendd", HEAD | {"prediction": "velocity", "noise-path": "straight", "loss-weight": "clean"}),
     "finetune": ("finetune", HEAD | {"student-weights": "gendd"}),
     "finetune-unlabeled": ("finetune", HEAD | NO_LABELS | {"student-weights": "gendd"}),
-    "gendd-photos": ("gendd", HEAD | PHOTOS | {"mixup": 0}),
+    "gendd-photos": ("gendd", HEAD | PHOTOS | {"feature-mixup": 0}),
     "kd-photos": ("kd", PHOTOS),
 }
 

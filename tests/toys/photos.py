@@ -50,11 +50,11 @@ def open_photos(
     batch: int = 8,
     rank: int = 0,
     world: int = 1,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
     labeled_only: bool = False,
 ) -> PhotoData:
     alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-    return PhotoData(config, BatchPlan(0, batch, rank, world, accumulate), alone, MEAN, STD, labeled_only)
+    return PhotoData(config, BatchPlan(0, batch, rank, world, grad_accum_steps), alone, MEAN, STD, labeled_only)
 
 
 def images_and_labels(data: PhotoData, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:

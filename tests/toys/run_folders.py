@@ -20,12 +20,12 @@ def write_run(
 ) -> Path:
     """A run folder such as a training leaves, with the top-1, top-5 and, if there are more, the groups given."""
     folder.mkdir(parents=True)
-    taught = method != "classification"
+    distilled = method != "classification"
     config = {
         "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small",
-        "seed": 0, "teacher": "large" if taught else None, "unlabeled": False, **config,
+        "seed": 0, "teacher": "large" if distilled else None, "unlabeled": False, **config,
     }  # fmt: skip
-    teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if taught else {}
+    teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if distilled else {}
     environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
     names = ("top1", "top5", "many", "few")
     last = {name: dict(zip(names, values, strict=False)) for name, values in read_outs.items()}

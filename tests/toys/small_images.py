@@ -48,6 +48,8 @@ def numbered(count, side=6, classes=None):
     return Images(images, labels if classes is None else labels * classes // count)
 
 
-def data(train=20, test=9, batch=6, seed=0, rank=0, world=1, accumulate=1, source=None, **options):
+def data(train=20, test=9, batch=6, seed=0, rank=0, world=1, grad_accum_steps=1, source=None, **options):
     source = source or Source(numbered(train), numbered(test), (None,) * train)
-    return ImageData(source, BatchPlan(seed, batch, rank, world, accumulate), torch.device("cpu"), MEAN, STD, **options)
+    return ImageData(
+        source, BatchPlan(seed, batch, rank, world, grad_accum_steps), torch.device("cpu"), MEAN, STD, **options
+    )
