@@ -67,13 +67,13 @@ def measure(run: TrainedRun, config: Config) -> list[list[float]]:
     """For each tenth of the timesteps, the signal on every batch."""
     student, head = run.task.trainable_module, run.task.head
     signals: list[list[float]] = [[] for _ in range(TENTHS)]
-    for batch, (images, _, target) in enumerate(run.batches(config.batches)):
-        with torch.no_grad(), autocast(run.precision, images.device):
-            z = student.norm(pooled_feature(student.backbone, images)).float()
+    for step, (batch, target) in enumerate(run.batches(config.batches)):
+        with torch.no_grad(), autocast(run.precision, batch.images.device):
+            z = student.norm(pooled_feature(student.backbone, batch.images)).float()
         for tenth, values in enumerate(signals):
             halves = []
             for half in range(2):
-                random = generator("cpu", "gradient by noise", batch, tenth, half)
+                random = generator("cpu", "gradient by noise", step, tenth, half)
                 halves.append(_gradient(head, z, target, _draws(head, config, tenth, random), run.precision))
             values.append((halves[0] * halves[1]).sum().clamp(min=0).sqrt().item())
     return signals

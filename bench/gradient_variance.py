@@ -86,16 +86,17 @@ def measure(run: TrainedRun, config: Config) -> dict[tuple[str, int], list[list[
     head, objective, device = task.head, task.head.objective, torch.device("cpu")
     parts = [[*student.backbone.parameters(), *student.norm.parameters()], [*head.parameters()]]
     variances = {setting: [[] for _ in parts] for setting in SETTINGS}
-    for batch, (images, labels, target) in enumerate(run.batches(config.batches)):
+    for step, (batch, target) in enumerate(run.batches(config.batches)):
         for scheme, repeats in SETTINGS:
             densities = (objective.timestep_density(), objective.proposal())
             head.drawing = Drawing(scheme, repeats, *densities, run.settings.condition_dropout)
             moments = [Moments() for _ in parts]
             for number in range(config.draws):
-                draws = head.draw(config.images, generator(device, scheme, repeats, batch, number))
+                draws = head.draw(config.images, generator(device, scheme, repeats, step, number))
                 student.zero_grad()
                 with autocast(run.precision, device):
-                    loss = student(images, target, labels, task.mixup_share(device), draws)["loss"]
+                    share = task.mixup_share(batch.random, device)
+                    loss = student(batch.images, target, batch.labels, share, draws)["loss"]
                 loss.backward()
                 for parameters, moment in zip(parts, moments, strict=True):
                     moment.add(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))

@@ -4,10 +4,13 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from gendd.data import Batch
 
 Clock = Callable[[], float]
 Result = TypeVar("Result")
@@ -82,3 +85,13 @@ def record(
         "n": len(ratios),
         "spread": [min(ratios), max(ratios)],
     }
+
+
+@dataclass(frozen=True)
+class Cached:
+    """The features of one batch, at hand: reading them, a fraction of a millisecond, is left out."""
+
+    feature: torch.Tensor
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        return self.feature

@@ -14,10 +14,11 @@ from collections.abc import Callable
 
 import torch
 from machine import describe, the_device
-from measure import take_turns, wall_clock
+from measure import Cached, take_turns, wall_clock
 from timm.utils import unwrap_model
 
 from gendd.config import TrainConfig
+from gendd.data import Batch
 from gendd.distributed import autocast, resolve_precision
 from gendd.evaluation import read_outs_apart
 from gendd.methods import TaskContext, get_method
@@ -54,17 +55,17 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = get_method(method).build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
-    task.random = next(BatchPlan(0, BATCH).micro_batches(0))
     optimizer = create_optimizer(task.get_trainable_module(), config)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)
-    feature = task.teacher_feature(images)
+    batch = Batch(images, labels, next(BatchPlan(0, BATCH).micro_batches(0)))
+    cache = Cached(frozen.features_of(images))
 
     def steps(cached: bool) -> None:
-        task.cached_feature = (lambda _: feature) if cached else None
+        frozen.cache = cache if cached else None
         for _ in range(STEPS):
             with autocast(precision, device):
-                loss = task(images, labels)["loss"]
+                loss = task(batch)["loss"]
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

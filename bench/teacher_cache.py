@@ -68,9 +68,9 @@ def main() -> None:
         paths = {name: Trained(tree, config, data, device, precision) for name in ("teacher", "cache")}
         task = paths["cache"].task
         begin = time.perf_counter()
-        cache = open_cache(config, data, task.teacher, task.teacher_feature, world)
+        cache = open_cache(config, data, task.teacher, world)
         filling = time.perf_counter() - begin
-        task.cached_feature = cache
+        task.teacher.cache = cache
         report_cache(cache, filling, world)
         for path in paths.values():
             path.step(0)
@@ -103,9 +103,9 @@ class Trained:
         number %= self.data.steps_per_epoch * self.data.cached_views
         self.synchronize()
         begin = time.perf_counter()
-        self.task.random, images, labels = next(self.data.train_batches(range(number, number + 1)))
+        batch = next(self.data.train_batches(range(number, number + 1)))
         with autocast(self.precision, self.device):
-            loss = self.task(images, labels)["loss"]
+            loss = self.task(batch)["loss"]
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -115,8 +115,8 @@ class Trained:
 
     def apart(self) -> float:
         """How far the features that the task learns from lie from those that its teacher computes."""
-        self.task.random, images, _ = next(self.data.train_batches(range(1)))
-        computed, stored = self.task.teacher_feature(images), self.task.training_feature(images)
+        teacher, batch = self.task.teacher, next(self.data.train_batches(range(1)))
+        computed, stored = teacher.features_of(batch.images), teacher.features(batch)
         return ((stored - computed).norm() / computed.norm()).item()
 
     def synchronize(self) -> None:

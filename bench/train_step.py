@@ -21,11 +21,12 @@ from pathlib import Path
 
 import torch
 from machine import describe, matrix_rate, the_device
-from measure import peak_memory, record, seconds, take_turns
+from measure import Cached, peak_memory, record, seconds, take_turns
 from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 from gendd.config import HeadConfig, TrainConfig, field_names
+from gendd.data import Batch
 from gendd.distributed import autocast, missing_for_compile, resolve_precision
 from gendd.methods import TaskContext, get_method
 from gendd.networks import create_network
@@ -66,20 +67,19 @@ def build(
     )
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)
-    task = get_method("gendd").build(
-        TaskContext(config, student, FrozenTeacher(teacher, student, device, precision), {}, device)
-    )
-    task.random = next(BatchPlan(0, BATCH).micro_batches(0))
+    frozen = FrozenTeacher(teacher, student, device, precision)
+    task = get_method("gendd").build(TaskContext(config, student, frozen, {}, device))
+    random = next(BatchPlan(0, BATCH).micro_batches(0))
     trained = task.trainable_module.to(device).train()
     images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.randint(100, (BATCH,), device=device)
 
     def reference_loss() -> torch.Tensor:
-        draws, share = task.head.draw(BATCH, task.random.generator("diffusion", device)), task.mixup_share(device)
+        draws, share = task.draws(random, device), task.mixup_share(random, device)
         return step_loss(trained, plain_teacher, images, labels, config.contraction, share, draws)
 
     def our_loss() -> torch.Tensor:
         with autocast(precision, device):
-            return task(images, labels)["loss"]
+            return task(Batch(images, labels, random))["loss"]
 
     loss, options = reference_loss, {"foreach": False}
     if path == "ours":
@@ -88,8 +88,7 @@ def build(
         if compiled:
             task.compile()
         if cached:
-            feature = task.teacher_feature(images)
-            task.cached_feature = lambda _: feature
+            frozen.cache = Cached(frozen.features_of(images))
     optimizer = torch.optim.AdamW([p for p in trained.parameters() if p.requires_grad], lr=1e-4, **options)
 
     def step() -> None:

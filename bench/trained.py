@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gendd.checkpoint import load_weights, read_weights
 from gendd.config import TrainConfig
+from gendd.data import Batch
 from gendd.distributed import World, autocast, resolve_precision
 from gendd.methods.gendd import GenDDTask
 from gendd.programs.build import build
@@ -49,9 +50,8 @@ class TrainedRun:
         world = World(0, 1, 0, device)
         self.data = TREE.open_data(self.settings, BatchPlan(0, self.images), world, self.task.trainable_module.backbone)
 
-    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Images, labels and targets f' of some training batches."""
-        for random, images, labels in self.data.train_batches(range(count)):
-            self.task.random = random
-            with autocast(self.precision, images.device):
-                yield images, labels, self.task.target(self.task.teacher_feature(images), labels)
+    def batches(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
+        """Some training batches and their targets f'."""
+        for batch in self.data.train_batches(range(count)):
+            with autocast(self.precision, batch.images.device):
+                yield batch, self.task.target(self.task.teacher.features(batch), batch.labels)

@@ -12,6 +12,27 @@ from gendd.randomness import StepRandom
 
 
 @dataclass(frozen=True)
+class Batch:
+    """A micro-batch of training images.
+
+    Args:
+        images: (B, 3, H, W) float32 in the student's normalization.
+        labels: classes (B,), -1 where they are not known, or probabilities (B, C).
+        random: the micro-batch's random numbers.
+        epoch: counted from 1.
+        indices: (B,) numbers of the images in the training set, on the CPU; None where they have none (shards).
+        view: number of the view that shows them, where each image has a few that were drawn once.
+    """
+
+    images: Tensor
+    labels: Tensor
+    random: StepRandom
+    epoch: int = 1
+    indices: Tensor | None = None
+    view: int = 0
+
+
+@dataclass(frozen=True)
 class DataSummary:
     """What is known of a data set before it is read.
 
@@ -50,7 +71,7 @@ class Data(Protocol):
     passed_over: Counter[str]
     steps_per_epoch: int
 
-    def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
+    def train_batches(self, steps: range) -> Iterator[Batch]:
         """This process's augmented micro-batches of these steps, in order."""
 
     # For a teacher cache: each image then has a few views, drawn once, which the passes show in turn. A view of an
@@ -58,9 +79,6 @@ class Data(Protocol):
 
     def view_settings(self) -> dict:
         """What views show: which images, and how they are changed. As JSON knows it."""
-
-    def views(self, random: StepRandom) -> tuple[int, Tensor]:
-        """Number of the view, and numbers (B,) of the images, on the CPU, of this process's micro-batch."""
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         """For each number of a view and numbers of images: these images (B, 3, H, W) in that view."""

@@ -1,13 +1,22 @@
-"""The frozen teacher of every method: stored and run as cheaply as its arithmetic allows."""
+"""The frozen teacher of every method: it hides whether its features are computed or read from a cache."""
+
+from typing import Protocol
 
 import torch
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
+from gendd.data import Batch
 from gendd.distributed import autocast
+from gendd.networks import feature_width
 
 # Layers whose weights autocast casts at each call. Subclasses may compute with their weights before that.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
+
+
+class Features(Protocol):
+    def features(self, batch: Batch) -> Tensor:
+        """The teacher's features (B, D_t) of a batch, in any precision, on any device."""
 
 
 class FrozenTeacher(DistillationTeacher):
@@ -21,7 +30,12 @@ class FrozenTeacher(DistillationTeacher):
         student: its normalization is the one that images come in.
         precision: "bf16" or "fp32", whatever the caller's.
         chunk: images that the network takes at once; 0 for as many as come.
+
+    Attributes:
+        cache: what `features` reads, in place of running the network.
     """
+
+    cache: Features | None = None
 
     def __init__(
         self, network: nn.Module, student: nn.Module, device: torch.device, precision: str = "fp32", chunk: int = 0
@@ -33,6 +47,9 @@ class FrozenTeacher(DistillationTeacher):
         network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         super().__init__(network, device=device)
         self.precision, self.chunk = precision, chunk
+        for name in ("mean", "std"):
+            values = torch.tensor(student.pretrained_cfg[name], device=device).view(1, -1, 1, 1)
+            self.register_buffer(f"student_{name}", values, persistent=False)
         self.images_fit = all(
             tuple(network.pretrained_cfg[name]) == tuple(student.pretrained_cfg[name]) for name in ("mean", "std")
         )
@@ -43,6 +60,34 @@ class FrozenTeacher(DistillationTeacher):
         with autocast(self.precision, input.device):
             parts = [forward(images, return_features) for images in input.split(self.chunk or len(input))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @property
+    def classifier(self) -> nn.Linear:
+        return self.model.get_classifier()
+
+    @property
+    def width(self) -> int:
+        """D_t, of its pooled feature."""
+        return feature_width(self.model)
+
+    def features(self, batch: Batch) -> Tensor:
+        """The pooled features (B, D_t), float32, of a batch of training images."""
+        if self.cache is None:
+            return self.features_of(batch.images)
+        return self.cache.features(batch).to(batch.images.device).float()
+
+    @torch.no_grad()
+    def features_of(self, images: Tensor) -> Tensor:
+        """The pooled features (B, D_t), float32, of images in the student's normalization."""
+        return self(self._normalized(images), return_features=True).float()
+
+    @torch.no_grad()
+    def logits_of(self, images: Tensor) -> Tensor:
+        """The logits (B, C) of images in the student's normalization."""
+        return self(self._normalized(images))
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return self.normalize_input(images, self.student_mean, self.student_std)
 
     def normalize_input(self, input: Tensor, student_mean: Tensor, student_std: Tensor) -> Tensor:
         """timm's, but for its comparison of the values at each call, which would wait for a GPU."""

@@ -21,11 +21,9 @@ from tqdm import tqdm
 
 from gendd.checkpoint import write_whole
 from gendd.config import TrainConfig
-from gendd.data import Data
+from gendd.data import Batch, Data
 from gendd.distributed import World
 from gendd.errors import UserError
-from gendd.networks import feature_width
-from gendd.randomness import StepRandom
 from gendd.retry import retried
 from gendd.teacher import FrozenTeacher
 
@@ -38,18 +36,13 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 TRIED_IMAGES, MOST_APART = 32, 0.05
 
 
-def open_cache(
-    config: TrainConfig, data: Data, teacher: FrozenTeacher, feature: Callable[[Tensor], Tensor], world: World
-) -> "TeacherCache":
+def open_cache(config: TrainConfig, data: Data, teacher: FrozenTeacher, world: World) -> "TeacherCache":
     """The configuration's cache, checked, and filled where it is not yet.
-
-    Args:
-        feature: the teacher's features (B, D_t) of images as the data set hands them out.
 
     Raises:
         UserError: it was made from something else, or is damaged.
     """
-    cache = TeacherCache(config.teacher_cache, config.views, data, feature_width(teacher.model))
+    cache = TeacherCache(config.teacher_cache, config.views, data, teacher.width)
     if world.is_first:
         normalization = {name: getattr(config, name) for name in ("teacher_mean", "teacher_std")}
         given = {name: values for name, values in normalization.items() if values}
@@ -60,9 +53,9 @@ def open_cache(
         raise cache.refusal(f"process {world.rank} does not see it; name a folder that all machines share")
     cache.verify(world)
     if world.is_first:
-        cache.try_on(feature)
+        cache.try_on(teacher.features_of)
     world.barrier()
-    cache.fill(feature, world)
+    cache.fill(teacher.features_of, world)
     world.barrier()
     return cache
 
@@ -94,7 +87,7 @@ class Shard:
 class TeacherCache:
     """Features of the training images of a data set in their first `views` views, in a folder.
 
-    Called with a micro-batch's `StepRandom`, it gives the features (B, D_t) float16 of its images on the CPU.
+    `features` reads those of a batch.
     """
 
     def __init__(self, folder: str, views: int, data: Data, width: int):
@@ -204,11 +197,11 @@ class TeacherCache:
         # A plain array on the same memory, whose rows take a fraction of the time.
         return rows.view(np.ndarray)
 
-    def __call__(self, random: StepRandom) -> Tensor:
-        view, images = self.data.views(random)
-        if view != self.mapped_view:
-            self.mapped_view, self.mapped = view, [self.map(shard) for shard in self.shards_of(view)]
-        rows = (divmod(image, SHARD_IMAGES) for image in images.tolist())
+    def features(self, batch: Batch) -> Tensor:
+        """The features (B, D_t), float16 on the CPU, of a batch."""
+        if batch.view != self.mapped_view:
+            self.mapped_view, self.mapped = batch.view, [self.map(shard) for shard in self.shards_of(batch.view)]
+        rows = (divmod(image, SHARD_IMAGES) for image in batch.indices.tolist())
         return torch.from_numpy(np.stack([self.mapped[shard][row] for shard, row in rows]))
 
 

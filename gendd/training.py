@@ -1,4 +1,4 @@
-"""The training loop. It knows tasks (images, labels -> losses), never methods."""
+"""The training loop. It knows tasks (batch -> losses), never methods."""
 
 import contextlib
 import sys
@@ -103,7 +103,6 @@ class Training:
     def train_epoch(self) -> dict[str, float]:
         """One pass; means of the losses, images/s and the share of time spent waiting for data."""
         self.task.train()
-        self.task.epoch = self.epoch + 1
         self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
         means = Means()
         begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
@@ -134,12 +133,15 @@ class Training:
         waiting = 0.0
         for micro_batch in range(self.config.grad_accum_steps):
             begin = time.perf_counter()
-            self.task.random, images, labels = next(batches)
+            batch = next(batches)
             waiting += time.perf_counter() - begin
             last = micro_batch == self.config.grad_accum_steps - 1
-            with memory_remedy(self.config, len(images)), contextlib.nullcontext() if last else self.task.no_sync():
+            with (
+                memory_remedy(self.config, len(batch.images)),
+                contextlib.nullcontext() if last else self.task.no_sync(),
+            ):
                 with autocast(self.precision, self.world.device):
-                    losses = self.task(images, labels)
+                    losses = self.task(batch)
                 (losses["loss"] / self.config.grad_accum_steps).backward()
             self.finite &= losses["loss"].isfinite()
             means.add(losses)

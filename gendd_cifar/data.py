@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from gendd.data import Batch
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.evaluation import class_groups
@@ -97,18 +98,18 @@ class ImageData:
     def train_batches(self, steps: range):
         for step in steps:
             for random in self.plan.micro_batches(step):
-                yield random, *self.train_batch(random)
+                yield self.train_batch(random)
 
-    def train_batch(self, random: StepRandom) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, S, S) of a micro-batch, cropped, flipped and normalized, and their labels (B,)."""
+    def train_batch(self, random: StepRandom) -> Batch:
+        """The images of a micro-batch, cropped, flipped and normalized, and their labels."""
+        number, indices = self.order.locate(random)
+        view = number % self.cached_views if self.cached_views else 0
         if self.cached_views:
-            view, indices = self.views(random)
             images = self.view(view, indices)
         else:
-            _, indices = self.order.locate(random)
             corner, flipped = self.draw(random.generator("augmentation", "cpu"), random.batch)
             images = self.augmented(indices, corner[:, random.rows], flipped[random.rows])
-        return images, self.train_labels[indices.to(self.device)]
+        return Batch(images, self.train_labels[indices.to(self.device)], random, number + 1, indices, view)
 
     def draw(self, noise: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Top and left of crops (2, count), and which are flipped (count,)."""
@@ -142,10 +143,6 @@ class ImageData:
             "crop_padding": self.crop_padding,
             "hflip": self.hflip,
         }
-
-    def views(self, random: StepRandom) -> tuple[int, Tensor]:
-        number, indices = self.order.locate(random)
-        return number % self.cached_views, indices
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         for view, rows in batches:

@@ -15,6 +15,7 @@ import torch
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from gendd.data import Batch
 from gendd.distributed import World, usable_cores
 from gendd.errors import UserError
 from gendd.evaluation import class_groups
@@ -176,12 +177,20 @@ class PhotoData:
         apart = Counter() if self.config.holdout else self.evaluation.passed_over
         return self.listed_training.passed_over + apart
 
-    def train_batches(self, steps: range) -> Iterator[tuple[StepRandom, Tensor, Tensor]]:
+    def train_batches(self, steps: range) -> Iterator[Batch]:
         chunks = self._chunks(steps)
         for step in steps:
             for random in self.plan.micro_batches(step):
                 images, labels = self._next(chunks, self.plan.micro_batch_size)
-                yield random, *self._mix(random, self.normalize(images), labels)
+                images, labels = self._mix(random, self.normalize(images), labels)
+                yield Batch(images, labels, random, step // self.steps_per_epoch + 1, *self._shown(random))
+
+    def _shown(self, random: StepRandom) -> tuple[Tensor, int] | tuple[()]:
+        """Numbers of a micro-batch's images and of their view; those of shards have none."""
+        if self.streamed:
+            return ()
+        number, indices = self.order.locate(random)
+        return indices, number % self.config.views if self.config.views else 0
 
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
         config, pin = self.config, self.device.type == "cuda"
@@ -247,10 +256,6 @@ class PhotoData:
     @cached_property
     def order(self) -> Shuffled:
         return Shuffled(len(self.training))
-
-    def views(self, random: StepRandom) -> tuple[int, Tensor]:
-        number, indices = self.order.locate(random)
-        return number % self.config.views, indices
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         chunks = self._listed(request for view, rows in batches for request in loading.view_requests(view, rows))

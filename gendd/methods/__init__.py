@@ -67,7 +67,7 @@ METHODS = {
     "ikl": Method(ikl.build, feature="always", reads=frozenset(DECOUPLED)),
     "kl": Method(kl.build, unlabeled=True, labeled=False, feature="always", reads=frozenset({"temperature"})),
     "dist": Method(dist.build, feature="always", reads=frozenset(WEIGHTED)),
-    "feature": Method(feature.build, reads=frozenset({"beta"})),
+    "feature": Method(feature.build, feature="always", reads=frozenset({"beta"})),
     "srd": Method(srd.build, feature="always", reads=frozenset({"beta"})),
     "vkd": Method(vkd.build, feature="always", reads=frozenset({"beta"})),
     "simkd": Method(simkd.build, unlabeled=True, feature="always"),

@@ -1,8 +1,15 @@
 """Cross-entropy with labels: how teachers are trained, and the student alone."""
 
-from timm.task import ClassificationTask
+import timm.task
+from torch import Tensor
 
+from gendd.data import Batch
 from gendd.methods.base import TaskContext
+
+
+class ClassificationTask(timm.task.ClassificationTask):
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return super().forward(batch.images, batch.labels)
 
 
 def build(context: TaskContext) -> ClassificationTask:

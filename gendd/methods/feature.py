@@ -1,16 +1,13 @@
-"""Feature distillation, timm's task: CE + beta MSE of the student's projected feature and the teacher's."""
+"""Feature distillation: CE + beta MSE of the student's feature, projected if the widths differ, and the teacher's."""
 
-from timm.task import FeatureDistillationTask
+import torch.nn.functional as F
+from torch import nn
 
 from gendd.methods.base import TaskContext
+from gendd.methods.projected import ProjectedTask, widths
 
 
-def build(context: TaskContext) -> FeatureDistillationTask:
-    return FeatureDistillationTask(
-        context.student,
-        context.teacher,
-        criterion_kwargs={},
-        distill_loss_weight=context.config.beta,
-        device=context.device,
-        verbose=False,
-    )
+def build(context: TaskContext) -> ProjectedTask:
+    width, teacher_width = widths(context)
+    projector = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width)
+    return ProjectedTask(projector, F.mse_loss, context)

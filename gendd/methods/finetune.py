@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.checkpoint import load_weights
+from gendd.data import Batch
 from gendd.errors import UserError
 from gendd.methods.base import DistillationTask, TaskContext
 from gendd.methods.gendd import build_student
@@ -27,11 +28,11 @@ class FinetuneTask(DistillationTask):
         self.student.eval()
         return self
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            noise = self.random.generator("sample", images.device)
-            generated = self.student.sample(images, noise, **self.sampling)
-            targets = self.training_targets(images, labels)
+            noise = batch.random.generator("sample", batch.images.device)
+            generated = self.student.sample(batch.images, noise, **self.sampling)
+            targets = self.training_targets(batch)
         logits = self.trainable_module(generated)
         return {"loss": F.cross_entropy(logits.float(), targets), "output": logits}
 

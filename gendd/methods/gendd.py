@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gendd.data import Batch
 from gendd.head import Draws, SplitTokenHead
 from gendd.methods.base import DistillationTask, TaskContext
 from gendd.networks import feature_width
+from gendd.randomness import StepRandom
 from gendd.student import Student
 from gendd.targets import contract
 
@@ -21,29 +23,28 @@ class GenDDTask(DistillationTask):
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
         """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
-        return contract(feature, self.teacher_classifier.weight, labels, self.contraction)
+        return contract(feature, self.teacher.classifier.weight, labels, self.contraction)
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        feature = self.training_feature(images)
-        labels = self.class_targets(feature, labels)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        feature, device = self.teacher.features(batch), batch.images.device
+        labels = self.class_targets(feature, batch.labels)
         return self.trainable_module(
-            images,
+            batch.images,
             self.target(feature, labels),
             labels,
-            self.mixup_share(images.device),
-            self.draws(images.device),
+            self.mixup_share(batch.random, device),
+            self.draws(batch.random, device),
         )
 
-    def draws(self, device: torch.device) -> Draws | None:
-        """The head's random numbers for this micro-batch."""
-        draws = self.head.draw(self.random.batch, self.random.generator("diffusion", device))
-        return draws.rows(self.random.rows)
+    def draws(self, random: StepRandom, device: torch.device) -> Draws | None:
+        """The head's random numbers for a micro-batch."""
+        return self.head.draw(random.batch, random.generator("diffusion", device)).rows(random.rows)
 
-    def mixup_share(self, device: torch.device) -> Tensor | None:
-        """Feature mixup's share m ~ Beta(beta, beta), one a batch; None without mixup."""
+    def mixup_share(self, random: StepRandom, device: torch.device) -> Tensor | None:
+        """Feature mixup's share m ~ Beta(beta, beta), one per global batch; None without mixup."""
         if self.feature_mixup == 0:
             return None
-        seed = self.random.generator("mixup", "cpu").initial_seed()
+        seed = random.generator("mixup", "cpu").initial_seed()
         return torch.tensor(
             np.random.default_rng(seed).beta(self.feature_mixup, self.feature_mixup), dtype=torch.float32, device=device
         )
@@ -51,7 +52,7 @@ class GenDDTask(DistillationTask):
 
 def build_student(context: TaskContext) -> Student:
     """The student with a fresh head for the teacher's features."""
-    classifier = context.teacher.model.get_classifier()
+    classifier = context.teacher.classifier
     head = SplitTokenHead(classifier.in_features, feature_width(context.student), **context.config.head())
     return Student(context.student, head, classifier)
 

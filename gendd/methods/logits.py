@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendd.config import TrainConfig
+from gendd.data import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 
 # Student's and teacher's logits (B, C) float32 and the labels, (B,) classes or (B, C) probabilities -> the loss that
@@ -37,11 +38,11 @@ class LogitTask(DistillationTask):
         super().__init__(context.student, context)
         self.losses, self.warmup_epochs = losses, warmup_epochs
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        teacher_logits = self.teacher_classifier(self.training_feature(images)).float()
-        logits = self.trainable_module(images)
-        task_loss, kd_loss = self.losses(logits.float(), teacher_logits, labels)
-        weight = min(self.epoch / self.warmup_epochs, 1) if self.warmup_epochs else 1
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        teacher_logits = self.teacher.classifier(self.teacher.features(batch)).float()
+        logits = self.trainable_module(batch.images)
+        task_loss, kd_loss = self.losses(logits.float(), teacher_logits, batch.labels)
+        weight = min(batch.epoch / self.warmup_epochs, 1) if self.warmup_epochs else 1
         terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
         return {"loss": task_loss + weight * kd_loss, **terms, "output": logits}
 

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendd.data import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 from gendd.networks import feature_width, pooled_feature
 
@@ -26,11 +27,11 @@ class ProjectedStudent(nn.Module):
 
 
 class PretrainTask(DistillationTask):
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits = self.trainable_module(images)
-        return {"loss": F.cross_entropy(logits.float(), self.training_targets(images, labels)), "output": logits}
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.trainable_module(batch.images)
+        return {"loss": F.cross_entropy(logits.float(), self.training_targets(batch)), "output": logits}
 
 
 def build(context: TaskContext) -> PretrainTask:
-    classifier = context.teacher.model.get_classifier()
+    classifier = context.teacher.classifier
     return PretrainTask(ProjectedStudent(context.student, classifier), context)

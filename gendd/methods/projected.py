@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendd.data import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 from gendd.networks import feature_width, pooled_feature
 
@@ -34,14 +35,15 @@ class ProjectedTask(DistillationTask):
         super().__init__(ProjectedStudent(context.student, projector), context)
         self.loss, self.weight = loss, context.config.beta
 
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        target = self.training_feature(images)
-        logits, projected = self.trainable_module(images)
-        task_loss, kd_loss = F.cross_entropy(logits.float(), labels), self.weight * self.loss(projected.float(), target)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        target = self.teacher.features(batch)
+        logits, projected = self.trainable_module(batch.images)
+        task_loss = F.cross_entropy(logits.float(), batch.labels)
+        kd_loss = self.weight * self.loss(projected.float(), target)
         terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
         return {"loss": task_loss + kd_loss, **terms, "output": logits}
 
 
 def widths(context: TaskContext) -> tuple[int, int]:
     """D_s and D_t."""
-    return feature_width(context.student), feature_width(context.teacher.model)
+    return feature_width(context.student), context.teacher.width

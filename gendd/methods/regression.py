@@ -9,6 +9,7 @@ from gendd.head import SplitTokenHead
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDDTask
 from gendd.networks import feature_width, parameter_count
+from gendd.randomness import StepRandom
 from gendd.student import Student
 
 
@@ -38,12 +39,12 @@ class RegressionHead(nn.Module):
 
 
 class RegressionTask(GenDDTask):
-    def draws(self, device: torch.device) -> None:
+    def draws(self, random: StepRandom, device: torch.device) -> None:
         """Nothing is random."""
 
 
 def build(context: TaskContext) -> RegressionTask:
-    config, classifier = context.config, context.teacher.model.get_classifier()
+    config, classifier = context.config, context.teacher.classifier
     widths = (classifier.in_features, feature_width(context.student))
     with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
         size = parameter_count(SplitTokenHead(*widths, **config.head()))

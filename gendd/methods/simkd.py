@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendd.data import Batch
 from gendd.errors import UserError
 from gendd.methods.base import DistillationTask, TaskContext
 
@@ -43,8 +44,8 @@ class SimKDStudent(nn.Module):
 
 
 class SimKDTask(DistillationTask):
-    def forward(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return self.trainable_module(images, self.training_feature(images))
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.trainable_module(batch.images, self.teacher.features(batch))
 
 
 def build(context: TaskContext) -> SimKDTask:
@@ -56,4 +57,4 @@ def build(context: TaskContext) -> SimKDTask:
             f"--student {config.student}: --method simkd projects a feature map, and it has none; choose "
             "a convolutional student or another method"
         )
-    return SimKDTask(SimKDStudent(student, shape[1], context.teacher.model.get_classifier()), context)
+    return SimKDTask(SimKDStudent(student, shape[1], context.teacher.classifier), context)

@@ -179,14 +179,9 @@ def _recompute(config: TrainConfig, student: BuiltNetwork, task: TrainingTask) -
             head.set_grad_checkpointing(True)
 
 
-def teacher_read_out(task: TrainingTask) -> ReadOut:
-    """The teacher of a task, on images in the student's normalization."""
-
-    def logits(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
-        images = task.teacher.normalize_input(images, task.student_mean, task.student_std)
-        return {"teacher": task.teacher(images)}
-
-    return ReadOut(("teacher",), logits)
+def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:
+    """The teacher, on images in the student's normalization."""
+    return ReadOut(("teacher",), lambda images, _: {"teacher": teacher.logits_of(images)})
 
 
 @contextlib.contextmanager

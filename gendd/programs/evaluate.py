@@ -160,7 +160,7 @@ def _architecture(tensors: Tensors) -> dict:
 def _projecting(parts: set[str]) -> str:
     """The method of a checkpoint that has a backbone and no head."""
     if not any(part.startswith("projector.") for part in parts):
-        return "pretrain"
+        return "pretrain" if any(part.startswith("classifier.") for part in parts) else "feature"
     if "projector.parametrizations" in parts:
         return "vkd"
     return "simkd" if any(part.startswith("classifier.") for part in parts) else "srd"
@@ -194,7 +194,7 @@ def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: Wor
     count."""
     read_outs = read_outs_apart(model, settings.sampling())
     if built.teacher and world.all_true(torch.tensor(bool(built.teacher.tensors), device=world.device)):
-        read_outs.insert(0, (teacher_read_out(built.task), parameter_count(built.teacher.network)))
+        read_outs.insert(0, (teacher_read_out(built.task.teacher), parameter_count(built.teacher.network)))
     return read_outs
 
 

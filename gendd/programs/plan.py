@@ -130,4 +130,4 @@ def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:
 
 
 def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith(('s', 'ch')) else 's'}"
+    return f"{number} {what}" if number == 1 else f"{number} {what}{'es' if what.endswith(('s', 'tch')) else 's'}"

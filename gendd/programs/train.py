@@ -163,8 +163,7 @@ class TrainProgram:
         self._open_data()
         surroundings = {**environment(world), **self._teacher_record()}
         if config.teacher_cache:
-            task = self.task
-            task.cached_feature = open_cache(config, self.data, task.teacher, task.teacher_feature, world)
+            self.task.teacher.cache = open_cache(config, self.data, self.task.teacher, world)
         if world.is_first:
             self.run.claim(config, self.tree.name, self.data)
             self.run.write("environment.json", surroundings)
@@ -226,7 +225,7 @@ class TrainProgram:
             return {}
         with autocast(self.precision, self.world.device):
             batches, groups = self.data.eval_batches(), self.data.class_groups
-            accuracy = evaluate(teacher_read_out(self.task), batches, self.world, groups=groups)["teacher"]
+            accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=groups)["teacher"]
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
         file = self.teacher.file
         if file is None:
@@ -289,9 +288,9 @@ class TrainProgram:
         for number, images, labels in self.data.eval_batches():
             noise = generator(self.world.device, config.seed, "evaluation", number)
             generated = student.sample(images, noise, **config.sampling()).float()
-            feature = self.task.teacher_feature(images)
+            feature = self.task.teacher.features_of(images)
             contraction = 0 if config.unlabeled else config.contraction
-            target = contract(feature, self.task.teacher_classifier.weight, labels, contraction)
+            target = contract(feature, self.task.teacher.classifier.weight, labels, contraction)
             batches.append({"generated": generated, "target": target, "teacher": feature, "labels": labels})
             if sum(len(batch["labels"]) for batch in batches) >= count:
                 break

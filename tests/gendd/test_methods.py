@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.config import TrainConfig
+from gendd.data import Batch
 from gendd.head import SplitTokenHead
 from gendd.methods import METHODS, TaskContext
 from gendd.methods.dist import relations
@@ -152,8 +154,7 @@ def test_vkd_in_plain_numbers():
 def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
     torch.manual_seed(0)
     student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
-    teacher.model = nn.Module()
-    teacher.model.num_features = teacher.model.head_hidden_size = teacher_width
+    teacher.width = teacher_width
     task = METHODS["vkd"].build(TaskContext(TrainConfig(beta=1), student, teacher, {}, torch.device("cpu")))
     projector = task.trainable_module.projector
     before, optimizer = projector.weight.detach().clone(), torch.optim.SGD(projector.parameters(), 1)
@@ -173,12 +174,8 @@ class OfLogits(LogitTask):
     def __init__(self, losses, warmup_epochs, teacher_logits, student):
         nn.Module.__init__(self)
         self.losses, self.warmup_epochs = losses, warmup_epochs
-        self.training_feature = self.trainable_module = lambda images: student
-        self.teacher_logits = teacher_logits
-
-    @property
-    def teacher_classifier(self):
-        return lambda _: self.teacher_logits
+        self.trainable_module = lambda images: student
+        self.teacher = SimpleNamespace(features=lambda batch: None, classifier=lambda _: teacher_logits)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +186,7 @@ def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
     task = OfLogits(
         lambda logits, teacher_logits, labels: (torch.tensor(2.0), torch.tensor(3.0)), warmup, teacher_logits, student
     )
-    task.epoch = epoch
-    assert task(None, labels)["loss"].item() == pytest.approx(2 + weight * 3)
+    assert task(Batch(None, labels, None, epoch))["loss"].item() == pytest.approx(2 + weight * 3)
 
 
 def test_losses_of_the_registry_are_the_published_sums(logits):

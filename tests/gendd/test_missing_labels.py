@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gendd.methods.base import DistillationTask
+from gendd.data import Batch
 from gendd.programs.build import build
 from gendd.randomness import BatchPlan
+from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
 
 CLASSES, BATCH = 7, 4
@@ -19,8 +20,11 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 def task_of(method="gendd", **changes):
     config = TREE.train_config(method=method, student="resnet8", teacher="resnet8x4", width=16, depth=1, repeats=4)
     task = build(TREE, dataclasses.replace(config, **changes), CLASSES, torch.device("cpu")).task.train()
-    task.random = next(BatchPlan(0, BATCH).micro_batches(0))
     return task
+
+
+def batch(labels):
+    return Batch(IMAGES, labels, next(BatchPlan(0, BATCH).micro_batches(0)))
 
 
 def soft_labels(task):
@@ -34,12 +38,12 @@ def soft_labels(task):
 
 def test_known_labels_stay_and_the_teacher_fills_the_others():
     task = task_of(label_fraction=0.5)
-    torch.testing.assert_close(task.class_targets(task.teacher_feature(IMAGES), SOME), soft_labels(task))
+    torch.testing.assert_close(task.class_targets(task.teacher.features_of(IMAGES), SOME), soft_labels(task))
 
 
 def test_with_all_labels_they_stay_as_they_are():
     task, labels = task_of(), torch.tensor([3, 1, 0, 2])
-    assert task.class_targets(None, labels) is labels and task.training_targets(None, labels) is labels
+    assert task.class_targets(None, labels) is labels and task.training_targets(batch(labels)) is labels
 
 
 @pytest.mark.parametrize("method", ["gendd", "regression"])
@@ -51,21 +55,21 @@ def test_targets_are_contracted_towards_the_same_soft_labels(method, monkeypatch
         return {}
 
     monkeypatch.setattr(task.trainable_module, "forward", student)
-    task(IMAGES, SOME)
-    soft, feature = soft_labels(task), task.teacher_feature(IMAGES)
+    task(batch(SOME))
+    soft, feature = soft_labels(task), task.teacher.features_of(IMAGES)
     torch.testing.assert_close(seen["probe_target"], soft)
-    torch.testing.assert_close(seen["target"], 0.25 * feature + 0.75 * soft @ task.teacher_classifier.weight)
+    torch.testing.assert_close(seen["target"], 0.25 * feature + 0.75 * soft @ task.teacher.classifier.weight)
 
 
 @pytest.mark.parametrize("method", ["pretrain", "gendd"])
 def test_cross_entropy_is_towards_soft_labels_in_the_rows_without(method):
     task = task_of(method, label_fraction=0.5)
-    parts = task(IMAGES, SOME)
-    loss = parts["loss"] if method == "pretrain" else parts["probe_loss"]
-    expected = -(soft_labels(task) * F.log_softmax(parts["output"].float(), -1)).sum(-1).mean()
+    losses = task(batch(SOME))
+    loss = losses["loss"] if method == "pretrain" else losses["probe_loss"]
+    expected = -(soft_labels(task) * F.log_softmax(losses["output"].float(), -1)).sum(-1).mean()
     torch.testing.assert_close(loss, expected)
 
 
 def test_with_all_labels_pretraining_runs_no_teacher(monkeypatch):
-    monkeypatch.setattr(DistillationTask, "teacher_feature", None)
-    assert task_of("pretrain")(IMAGES, torch.tensor([3, 1, 0, 2]))["loss"] > 0
+    monkeypatch.setattr(FrozenTeacher, "forward", None)
+    assert task_of("pretrain")(batch(torch.tensor([3, 1, 0, 2])))["loss"] > 0

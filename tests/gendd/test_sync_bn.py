@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gendd.config import parse
+from gendd.data import Batch
 from gendd.distributed import World
 from gendd.programs import build as programs
 from gendd.programs.build import build, synchronizes_norms
@@ -50,12 +51,11 @@ def test_the_student_s_norms_are_converted_and_the_teacher_s_are_not(method, any
 def test_recomputed_activations_do_not_count_twice_in_converted_norms(anywhere):
     plain, converted = (build(TREE, config(*flags), 10, CPU) for flags in ([], ["--sync-bn", "--grad-checkpointing",
                                                                                "student"]))  # fmt: skip
-    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4), next(BatchPlan(0, 4).micro_batches(0)))
     for built in (plain, converted):
         built.task.train()
-        built.task.random = next(BatchPlan(0, 4).micro_batches(0))
         torch.manual_seed(0)
-        built.task(images, labels)["loss"].backward()
+        built.task(batch)["loss"].backward()
     for (name, one), other in zip(
         plain.student.network.named_buffers(), converted.student.network.buffers(), strict=True
     ):

@@ -52,14 +52,14 @@ class Setting:
         )
         self.config = TrainConfig(teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed)
         self.teacher, self.taken = teacher or teacher_of(), []
+        self.compute, self.teacher.features_of = self.teacher.features_of, self.features_of
 
-    def feature(self, images):
+    def features_of(self, images):
         self.taken.append(len(images))
-        with torch.no_grad():
-            return self.teacher(images, return_features=True).float()
+        return self.compute(images)
 
     def open(self, world=ALONE):
-        return open_cache(self.config, self.data, self.teacher, self.feature, world)
+        return open_cache(self.config, self.data, self.teacher, world)
 
 
 def files(folder) -> dict[str, bytes]:
@@ -77,9 +77,10 @@ def refusal(setting: Setting) -> str:
 def test_it_holds_the_teachers_features_of_what_the_student_sees(tmp_path):
     setting = Setting(tmp_path)
     cache, steps = setting.open(), range(4 * setting.data.steps_per_epoch)
-    for random, images, _ in setting.data.train_batches(steps):
-        expected = setting.teacher.model.forward_head(setting.teacher.model.forward_features(images), pre_logits=True)
-        torch.testing.assert_close(cache(random).float(), expected, rtol=1e-3, atol=1e-4)
+    for batch in setting.data.train_batches(steps):
+        feature_map = setting.teacher.model.forward_features(batch.images)
+        expected = setting.teacher.model.forward_head(feature_map, pre_logits=True)
+        torch.testing.assert_close(cache.features(batch).float(), expected, rtol=1e-3, atol=1e-4)
     assert sum(setting.taken) == VIEWS * IMAGES, "the teacher sees each view of an image once"
 
 
@@ -96,7 +97,7 @@ def test_more_processes_fill_it_with_the_same_bytes(tmp_path):
         setting = Setting(tmp_path / "three")
         cache = teacher_cache.TeacherCache(setting.config.teacher_cache, VIEWS, setting.data, 64)
         (tmp_path / "three").mkdir(exist_ok=True)
-        cache.fill(setting.feature, World(rank, 3, rank, CPU))
+        cache.fill(setting.features_of, World(rank, 3, rank, CPU))
         assert sum(setting.taken) < VIEWS * IMAGES / 2
     one, three = files(tmp_path / "one"), files(tmp_path / "three")
     assert one.pop("cache.json") and one == three and len(one) == 7 * VIEWS
@@ -106,19 +107,19 @@ def test_an_interrupted_fill_goes_on(tmp_path):
     whole = Setting(tmp_path / "whole")
     whole.open()
     setting = Setting(tmp_path / "parts")
-    feature = setting.feature
+    compute = setting.compute
 
     def dies(images):
         if len(setting.taken) == 10:
             raise KeyboardInterrupt
-        return feature(images)
+        return compute(images)
 
-    setting.feature = dies
+    setting.compute = dies
     with pytest.raises(KeyboardInterrupt):
         setting.open()
     there = files(tmp_path / "parts")
     assert len(there) == 1 + 3, "three shards of three batches, and cache.json"
-    setting.feature, setting.taken = feature, []
+    setting.compute, setting.taken = compute, []
     setting.open()
     assert sum(setting.taken) == 8 + VIEWS * IMAGES - 3 * 8, "a trial, and what was left"
     assert files(tmp_path / "parts") == files(tmp_path / "whole")

@@ -8,6 +8,7 @@ import synchronized
 import torch
 
 from gendd.config import parse
+from gendd.data import Batch
 from gendd.distributed import autocast, missing_for_compile
 from gendd.head import SplitTokenHead
 from gendd.programs.build import build
@@ -41,19 +42,19 @@ def step(method: str, device: str, precision: str = "fp32", compiles: bool = Fal
         flags += ["--teacher", "resnet8", "--teacher-weights", "random"]
     config = parse(CifarTrainConfig, "gendd_cifar.train", flags)
     task = build(TREE, config, 10, torch.device(device), precision=precision).task.train()
-    task.random = next(BatchPlan(0, 32).micro_batches(0))
+    random = next(BatchPlan(0, 32).micro_batches(0))
     images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
     if method == "gendd":
         # At its start the head generates zero, whatever it is given.
         for parameter in task.head.parameters():
             parameter.data.add_(0.02 * torch.randn(parameter.shape).to(device))
-        draws = task.draws(torch.device("cpu"))
+        draws = task.draws(random, torch.device("cpu"))
         moved = {name: value.to(device) for name, value in vars(draws).items() if isinstance(value, torch.Tensor)}
-        task.draws = lambda _: dataclasses.replace(draws, **moved)
+        task.draws = lambda *_: dataclasses.replace(draws, **moved)
     if compiles:
         task.compile()
     with autocast(precision, torch.device(device)):
-        loss = task(images.to(device), labels.to(device))["loss"]
+        loss = task(Batch(images.to(device), labels.to(device), random))["loss"]
     loss.backward()
     gradients = [p.grad.flatten().cpu() for p in task.trainable_module.parameters() if p.grad is not None]
     return loss.item(), torch.cat(gradients)

@@ -14,7 +14,7 @@ from gendd_cifar.sources import Images, Source
 def epoch_labels(images, epoch):
     steps = images.steps_per_epoch
     batches = images.train_batches(range(epoch * steps, (epoch + 1) * steps))
-    return torch.cat([labels for _, _, labels in batches]).tolist()
+    return torch.cat([batch.labels for batch in batches]).tolist()
 
 
 def augmented(image, top, left, flip, padding):
@@ -33,12 +33,12 @@ def augmented(image, top, left, flip, padding):
 @pytest.mark.parametrize(("crop_padding", "hflip"), [(4, 0.5), (2, 1.0), (1, 0.0), (0, 0.5)])
 def test_augmentation_equals_a_slow_one(crop_padding, hflip):
     source = Source(numbered(20), numbered(3), (None,) * 20)
-    for random, images, labels in data(source=source, crop_padding=crop_padding, hflip=hflip).train_batches(range(7)):
-        draws = random.generator("augmentation", "cpu")
+    for batch in data(source=source, crop_padding=crop_padding, hflip=hflip).train_batches(range(7)):
+        draws = batch.random.generator("augmentation", "cpu")
         tops, lefts = torch.randint(2 * crop_padding + 1, (2, 6), generator=draws)
         flips = torch.rand(6, generator=draws) < hflip
-        assert images.dtype == torch.float32
-        for image, label, top, left, flip in zip(images, labels, tops, lefts, flips, strict=True):
+        assert batch.images.dtype == torch.float32
+        for image, label, top, left, flip in zip(batch.images, batch.labels, tops, lefts, flips, strict=True):
             expected = augmented(source.train.images[label].numpy(), int(top), int(left), bool(flip), crop_padding)
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
 
@@ -46,13 +46,13 @@ def test_augmentation_equals_a_slow_one(crop_padding, hflip):
 def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
     source = Source(numbered(20), numbered(3), (None,) * 20)
     images, seen = data(source=source, seed=5, cached_views=2), {}
-    for random, batch, labels in images.train_batches(range(4 * images.steps_per_epoch)):
-        view, indices = images.views(random)
-        assert view == random.step // images.steps_per_epoch % 2 and torch.equal(indices, labels)
+    for batch in images.train_batches(range(4 * images.steps_per_epoch)):
+        view = batch.random.step // images.steps_per_epoch % 2
+        assert batch.view == view and torch.equal(batch.indices, batch.labels)
         draws = generator("cpu", "cached view", view)
         tops, lefts = torch.randint(9, (2, 20), generator=draws)
         flips = torch.rand(20, generator=draws) < 0.5
-        for image, label in zip(batch, labels, strict=True):
+        for image, label in zip(batch.images, batch.labels, strict=True):
             where = int(tops[label]), int(lefts[label]), bool(flips[label])
             expected = augmented(source.train.images[label].numpy(), *where, 4)
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
@@ -68,8 +68,8 @@ def test_crops_vary_over_their_whole_range():
     # A white image shows its crop as black rows and columns: none, or up to four at one side.
     source = Source(Images(torch.full((6, 3, 6, 6), 255, dtype=torch.uint8), torch.arange(6)), numbered(2), (None,) * 6)
     seen = set()
-    for _, images, _ in data(source=source).train_batches(range(200)):
-        white = images[:, 0] > 0
+    for batch in data(source=source).train_batches(range(200)):
+        white = batch.images[:, 0] > 0
         seen |= set(zip(white.any(2).sum(1).tolist(), white.any(1).sum(1).tolist(), strict=True))
     assert seen == {(height, width) for height in range(2, 7) for width in range(2, 7)}
 
@@ -78,7 +78,7 @@ def test_half_of_the_images_are_flipped():
     half = torch.zeros(6, 3, 6, 6, dtype=torch.uint8)
     half[..., :3] = 255
     half_white = data(source=Source(Images(half, torch.arange(6)), numbered(2), (None,) * 6), crop_padding=0)
-    flipped = torch.cat([images[:, 0, 0, 0] < 0 for _, images, _ in half_white.train_batches(range(200))])
+    flipped = torch.cat([batch.images[:, 0, 0, 0] < 0 for batch in half_white.train_batches(range(200))])
     assert len(flipped) == 1200 and 0.45 < flipped.float().mean() < 0.55
 
 
@@ -86,9 +86,9 @@ def test_images_are_normalized_exactly_where_nothing_is_drawn():
     source = Source(numbered(20), numbered(9), (None,) * 20)
     images = data(source=source, crop_padding=0, hflip=0)
     expected = (source.train.images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    for _, batch, labels in images.train_batches(range(3)):
-        torch.testing.assert_close(batch.double(), expected[labels], atol=1e-5, rtol=0)
-        assert batch.is_contiguous(memory_format=torch.channels_last)
+    for batch in images.train_batches(range(3)):
+        torch.testing.assert_close(batch.images.double(), expected[batch.labels], atol=1e-5, rtol=0)
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_epoch_takes_each_image_at_most_once_and_all_but_the_rest_of_a_batch():
@@ -111,12 +111,13 @@ def test_epochs_and_seeds_differ_and_the_same_seed_repeats():
 def test_a_resumed_run_gets_the_batches_of_its_steps():
     going, resumed = data(seed=1), data(seed=1)
     expected = list(going.train_batches(range(9)))[5:]
-    for (_, images, labels), (_, again, same) in zip(expected, resumed.train_batches(range(5, 9)), strict=True):
-        assert torch.equal(images, again) and torch.equal(labels, same)
+    for batch, again in zip(expected, resumed.train_batches(range(5, 9)), strict=True):
+        assert torch.equal(batch.images, again.images) and torch.equal(batch.labels, again.labels)
+        assert batch.epoch == again.epoch == batch.random.step // going.steps_per_epoch + 1
 
 
 @pytest.mark.parametrize(("world", "grad_accum_steps"), [(2, 1), (1, 2), (2, 2), (3, 2)])
-def test_the_parts_of_all_processes_are_together_the_batch_of_one(world, grad_accum_steps):
+def test_the_micro_batches_of_all_processes_are_together_the_batch_of_one(world, grad_accum_steps):
     whole = list(data(train=40, batch=12).train_batches(range(4)))
     parts = [
         list(
@@ -124,11 +125,13 @@ def test_the_parts_of_all_processes_are_together_the_batch_of_one(world, grad_ac
         )
         for rank in range(world)
     ]
-    for step, (_, images, labels) in enumerate(whole):
+    for step, batch in enumerate(whole):
         filled = torch.zeros(12, dtype=torch.int)
-        for random, some_images, some_labels in (part for one in parts for part in one if part[0].step == step):
-            assert torch.equal(some_images, images[random.rows]) and torch.equal(some_labels, labels[random.rows])
-            filled[random.rows] += 1
+        for some in (some for one in parts for some in one if some.random.step == step):
+            rows = some.random.rows
+            assert torch.equal(some.images, batch.images[rows]) and torch.equal(some.labels, batch.labels[rows])
+            assert torch.equal(some.indices, batch.indices[rows])
+            filled[rows] += 1
         assert (filled == 1).all()
 
 
@@ -183,7 +186,7 @@ def test_open_data_follows_configuration_and_network():
     settings = config(dataset="digits", image_size=8, crop_padding=0, hflip=0, holdout=0.5)
     images = open_data(settings, BatchPlan(0, 64), World(0, 1, 0, torch.device("cpu")), network)
     assert (images.train_size, images.eval_size, images.eval_split) == (599, 599, "validation")
-    _, batch, _ = next(iter(images.train_batches(range(1))))
+    batch = next(iter(images.train_batches(range(1)))).images
     darkest = -torch.tensor(MEAN) / torch.tensor(STD)
     assert batch.shape == (64, 3, 8, 8)
     torch.testing.assert_close(batch.amin((0, 2, 3)), darkest)

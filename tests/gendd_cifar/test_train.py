@@ -19,8 +19,8 @@ from small_images import write_folder
 from gendd import lock, subsets
 from gendd.errors import UserError
 from gendd.lock import sole_writer
-from gendd.methods.base import DistillationTask
 from gendd.reporting.metrics import read_metrics
+from gendd.teacher import FrozenTeacher
 from gendd.training import Training
 from gendd_cifar import data
 from gendd_cifar.data import ImageData
@@ -422,7 +422,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
     flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
     flags += ["--optimizer", "sgd", "--lr", "1e-2", "--temperature", "1", "--beta", "1"]
     beside = gendd(*flags, runs="beside")
-    train_epoch, teacher_feature = Training.train_epoch, DistillationTask.teacher_feature
+    train_epoch, features_of = Training.train_epoch, FrozenTeacher.features_of
     training = []
 
     def marked(self):
@@ -433,10 +433,10 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
 
     def refuses(self, images):
         assert not training, "the teacher runs in training"
-        return teacher_feature(self, images)
+        return features_of(self, images)
 
     monkeypatch.setattr(Training, "train_epoch", marked)
-    monkeypatch.setattr(DistillationTask, "teacher_feature", refuses)
+    monkeypatch.setattr(FrozenTeacher, "features_of", refuses)
     cached = gendd(*flags, "--teacher-cache", str(beside.parents[3] / "cache"), runs="cached")
     ours, theirs = ([record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
                     for run in (cached, beside))  # fmt: skip

@@ -34,17 +34,16 @@ def test_cached_views_depend_on_view_and_image_alone_and_the_passes_show_them_in
     settings = {"teacher_cache": "cache", "cached_views": 2, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2"}
     cached = config(photos, **settings)
     whole, seen = open_photos(cached), {}
-    for random, images, _ in whole.train_batches(range(33)):
-        view, indices = whole.views(random)
-        assert view == random.step // 11 % 2
-        for index, image in zip(indices.tolist(), images, strict=True):
-            seen.setdefault((view, index), []).append(image)
+    for batch in whole.train_batches(range(33)):
+        assert batch.view == batch.random.step // 11 % 2
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
+            seen.setdefault((batch.view, index), []).append(image)
     twice = [pair for pair in seen.values() if len(pair) == 2]
     assert len(twice) > 80 and all(torch.equal(*pair) for pair in twice), "first and third pass"
     assert not any(torch.equal(seen[0, i][0], seen[1, i][0]) for i in range(90) if {(0, i), (1, i)} <= set(seen))
     halves = open_photos(config(photos, **settings, workers=2), batch=4, rank=1, world=2)
-    for random, images, _ in halves.train_batches(range(5)):
-        for index, image in zip(halves.views(random)[1].tolist(), images, strict=True):
+    for batch in halves.train_batches(range(5)):
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
             assert torch.equal(image, seen[0, index][0])
     batches = [(view, range(first, min(first + 40, 90))) for view in (1, 0) for first in (0, 40, 80)]
     for (view, rows), images in zip(batches, halves.view_batches(batches), strict=True):

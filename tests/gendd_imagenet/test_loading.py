@@ -103,8 +103,8 @@ def test_workers_that_hang_are_given_up_before_the_other_processes_give_up_this_
 def test_patience_is_for_one_wait_and_not_for_an_epoch(data, monkeypatch):
     monkeypatch.setenv("PEER_TIMEOUT", "2")
     steps = []
-    for random, *_ in data.train_batches(range(6)):
-        steps.append(random.step)
+    for batch in data.train_batches(range(6)):
+        steps.append(batch.random.step)
         time.sleep(0.5)
     assert steps == list(range(6))
 

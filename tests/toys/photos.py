@@ -58,7 +58,7 @@ def open_photos(
 
 
 def images_and_labels(data: PhotoData, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(images, labels) for _, images, labels in data.train_batches(steps)]
+    return [(batch.images, batch.labels) for batch in data.train_batches(steps)]
 
 
 def assert_same(ours, theirs) -> None:
