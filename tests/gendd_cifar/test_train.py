@@ -278,8 +278,8 @@ def test_without_labels_garbage_labels_change_nothing(gendd, monkeypatch):
     train_batch = ImageData.train_batch
 
     def garbage(self, random):
-        images, labels = train_batch(self, random)
-        return images, torch.full_like(labels, 10**9)
+        batch = train_batch(self, random)
+        return dataclasses.replace(batch, labels=torch.full_like(batch.labels, 10**9))
 
     monkeypatch.setattr(ImageData, "train_batch", garbage)
     assert_same_weights(honest, gendd(*flags, runs="garbage"), rtol=0, atol=0)
@@ -366,8 +366,8 @@ def test_with_labels_they_do_change_the_result(gendd, monkeypatch):
     train_batch = ImageData.train_batch
 
     def wrong(self, random):
-        images, labels = train_batch(self, random)
-        return images, (labels + 1) % 10
+        batch = train_batch(self, random)
+        return dataclasses.replace(batch, labels=(batch.labels + 1) % 10)
 
     monkeypatch.setattr(ImageData, "train_batch", wrong)
     wrong_run = gendd(runs="wrong")
@@ -412,7 +412,7 @@ def test_a_student_goes_on_from_the_best_epoch_of_an_earlier_run(gendd):
 
 
 @pytest.mark.parametrize(
-    "method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "dist", "srd", "simkd", "regression"]
+    "method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "dist", "feature", "srd", "simkd", "regression"]
 )
 def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypatch):
     """Where views do not differ, but for rounding; and it runs no teacher while it trains."""
@@ -493,8 +493,10 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
     run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
     assert "not used, --method pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
-    with pytest.raises(UserError, match="--method feature learns from no feature that it could hold; leave it out"):
-        gendd("--method", "feature", "--name", "feature", *flags)
+    with pytest.raises(
+        UserError, match="--method classification learns from no feature that it could hold; leave it out"
+    ):
+        gendd("--method", "classification", "--name", "alone", *flags)
     with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
         gendd(*flags, "--cached-views", "0")
     with pytest.raises(UserError, match="--cached-views 3: --teacher-cache is missing"):
@@ -543,8 +545,8 @@ def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
     train_batch = ImageData.train_batch
 
     def poisoned(self, random):
-        images, labels = train_batch(self, random)
-        return (images * float("nan") if random.step == 25 else images), labels
+        batch = train_batch(self, random)
+        return dataclasses.replace(batch, images=batch.images * float("nan")) if random.step == 25 else batch
 
     with (
         monkeypatch.context() as patch,
