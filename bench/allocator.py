@@ -72,7 +72,7 @@ def train(config: Config, start: list[str]) -> Cost:
             + ["--batch-size", str(config.batch_size), "--epochs", str(config.epochs), "--eval-images", "100"]
         )  # fmt: skip
         process = subprocess.Popen(
-            [sys.executable, *start, "gendd_cifar.train", *flags],
+            [sys.executable, *start, "gendd_cifar", "train", *flags],
             env={**environment, "CPU_PROCS": "1"},
             stdout=subprocess.DEVNULL,
         )

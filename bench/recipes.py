@@ -9,6 +9,7 @@ would start, by their own parser; which parameters decay, from the optimizer's g
 import dataclasses
 import importlib
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -228,7 +229,8 @@ def permitted(command: str) -> set[str]:
 
 
 def programs(command: str, folder: Path, **variables: object) -> list[tuple[str, list[str]]]:
-    """Modules, with their arguments, of the Python programs that a shell command would start; none is started.
+    """The Python programs, such as "gendd_cifar train", and their arguments, that a shell command would start; none is
+    started.
 
     Args:
         folder: for a stand-in of Python that notes what it is asked for.
@@ -246,12 +248,15 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     assert result.returncode == 0, result.stderr
     started = [shlex.split(line) for line in record.read_text().splitlines()]
     started = [words[1:] if words[0] == "gendd.launch" else words for words in started]
-    return [(module, arguments) for module, *arguments in started]
+    return [
+        (f"{module} {arguments[0]}", arguments[1:]) if re.fullmatch(r"gendd_\w+", module) else (module, arguments)
+        for module, *arguments in started
+    ]
 
 
 def tree_of(module: str) -> Tree:
-    """The tree that a program, such as gendd_cifar.train, is of."""
-    return importlib.import_module(f"{module.split('.')[0]}.tree").TREE
+    """The tree that a program, such as gendd_cifar train, is of."""
+    return importlib.import_module(f"{module.split()[0]}.tree").TREE
 
 
 @dataclass(frozen=True)
@@ -323,7 +328,7 @@ def trained_module(tree: Tree, config: TrainConfig) -> nn.Module:
     frozen = None
     if config.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)
-        frozen = SimpleNamespace(model=SimpleNamespace(get_classifier=lambda: classifier))
+        frozen = SimpleNamespace(classifier=classifier, width=classifier.in_features)
     context = TaskContext(dataclasses.replace(config, width=8), student, frozen, {}, torch.device("cpu"))
     return get_method(config.method).build(context).get_trainable_module()
 
@@ -339,7 +344,7 @@ def trainings() -> dict[str, list[Training]]:
 
 
 def trainings_of(command: str, published: list[dict], folder: str) -> list[Training]:
-    started = [program for program in programs(command, Path(folder)) if program[0].endswith(".train")]
+    started = [program for program in programs(command, Path(folder)) if program[0].endswith(" train")]
     return [Training(command, *program, values) for program, values in zip(started, published, strict=True)]
 
 

@@ -77,7 +77,7 @@ def train(config: Config, processes: int, threads: int) -> list[dict]:
             + ["--eval-images", "100", "--runs", runs, *HEAD]
         )
         environment = {**os.environ, "CPU_PROCS": str(processes), "OMP_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "gendd.launch", "gendd_cifar.train", *flags]
+        command = [sys.executable, "-m", "gendd.launch", "gendd_cifar", "train", *flags]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
         (metrics,) = Path(runs).rglob("metrics.jsonl")
         return [record for record in read_metrics(metrics.parent) if record["kind"] == "train"]

@@ -24,7 +24,7 @@ def main() -> None:
         UserError: a variable that cannot work.
     """
     if len(sys.argv) < 2:
-        raise UserError("which program? bash sh/launch.sh MODULE [flags], such as gendd_cifar.train")
+        raise UserError("which program? bash sh/launch.sh MODULE [arguments], such as gendd_cifar train")
     command, environment, gpus = sys.argv[1:], os.environ, torch.cuda.device_count()
     processes, nodes = local_processes(environment, gpus), find_nodes(environment)
     restarts = whole_number(environment, "MAX_RESTARTS", 0, least=0)

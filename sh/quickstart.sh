@@ -54,7 +54,7 @@ stage2=(
 train() {
   echo
   echo "== $1"
-  bash sh/launch.sh gendd_cifar.train "${data[@]}" "${@:2}"
+  bash sh/launch.sh gendd_cifar train "${data[@]}" "${@:2}"
 }
 train "teacher: resnet20, 20 epochs" --student resnet20 "${supervised[@]}"
 train "student alone: resnet8, 20 epochs" --student resnet8 "${supervised[@]}"

@@ -49,4 +49,4 @@ recipe=(
   --crop-scale 0.6 1
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet.train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${recipe[@]}" "$@"

@@ -63,4 +63,4 @@ recipe=(
   --distill-warmup-epochs 20
 )
 
-bash "$here/launch.sh" gendd_cifar.train "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"
+bash "$here/launch.sh" gendd_cifar train "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

@@ -28,4 +28,4 @@ recipe=(
   --name "${METHOD:-gendd}-short"
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_cifar.train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_cifar train "${recipe[@]}" "$@"

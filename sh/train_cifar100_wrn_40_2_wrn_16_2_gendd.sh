@@ -52,5 +52,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar.train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar.train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_cifar train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
+bash "$launch" gendd_cifar train "${pair[@]}" "${stage2[@]}" "$@"

@@ -96,5 +96,5 @@ case $method in
   *) teacher_flags+=(--teacher "$teacher") ;;
 esac
 
-bash "$here/launch.sh" gendd_imagenet.train --dataset imagenet --student "$student" --method "$method" \
+bash "$here/launch.sh" gendd_imagenet train --dataset imagenet --student "$student" --method "$method" \
   "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

@@ -63,5 +63,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_imagenet.train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain-a2
-bash "$launch" gendd_imagenet.train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_imagenet train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain-a2
+bash "$launch" gendd_imagenet train "${pair[@]}" "${stage2[@]}" "$@"

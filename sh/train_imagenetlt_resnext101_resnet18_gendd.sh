@@ -49,4 +49,4 @@ recipe=(
   --name "${METHOD:-gendd}-lt"
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet.train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${recipe[@]}" "$@"

@@ -28,4 +28,4 @@ recipe=(
   --name classification-lt
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet.train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${recipe[@]}" "$@"

@@ -65,7 +65,7 @@ ip netns pids beta | xargs kill -KILL
 wait $beta 2>/dev/null || true
 
 ip link set lo up
-CPU_PROCS=2 bash sh/launch.sh gendd_cifar.train "${flags[@]}" --runs "$folder/whole" >"$folder/whole.log" 2>&1 ||
+CPU_PROCS=2 bash sh/launch.sh gendd_cifar train "${flags[@]}" --runs "$folder/whole" >"$folder/whole.log" 2>&1 ||
   fail "the undisturbed run"
 
 await "$folder/alpha.log" "starting again"

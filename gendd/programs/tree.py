@@ -34,7 +34,7 @@ class Tree:
         self, config_class: type[Config], program: str, arguments: list[str] | None, default: Config | None = None
     ) -> Config:
         """Command line to configuration; --paper has set its flags, unless it had in `default` already."""
-        config = parse(config_class, f"{self.name}.{program}", arguments, default)
+        config = parse(config_class, f"{self.name} {program}", arguments, default)
         if not config.paper or (default and default.paper):
             return config
         return replace(config, **{name: self.paper[name] for name in self._known(config)})

@@ -21,7 +21,7 @@ COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
 
 def parsed(*arguments):
-    return parse(CifarTrainConfig, "gendd_cifar.train", arguments)
+    return parse(CifarTrainConfig, "gendd_cifar train", arguments)
 
 
 def refusal(function, *arguments):
@@ -119,7 +119,7 @@ def test_flags_set_what_they_name():
 
 
 def test_an_evaluation_takes_its_checkpoint_without_a_flag():
-    config = parse(EvaluateConfig, "gendd_cifar.evaluate", ["runs/a", "--sampler", "ancestral", "--steps", "10"])
+    config = parse(EvaluateConfig, "gendd_cifar evaluate", ["runs/a", "--sampler", "ancestral", "--steps", "10"])
     assert (config.checkpoint, config.sampler, config.steps) == ("runs/a", "ancestral", 10)
     left_to_the_run = ("num_samples", "guidance", "start", "seed", "precision", "weights")
     assert [getattr(config, name) for name in left_to_the_run] == [None] * len(left_to_the_run)
@@ -130,7 +130,7 @@ def test_the_home_folder_is_found_in_every_path(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     config = parsed("--runs=~/x", "--student", "a:b", "--after", "x~y", "--milestones", "3")
     assert (config.runs, config.student, config.after, config.milestones) == ("/home/me/x", "a:b", "x~y", (3,))
-    assert parse(EvaluateConfig, "gendd_cifar.evaluate", ["~/run"]).checkpoint == "/home/me/run"
+    assert parse(EvaluateConfig, "gendd_cifar evaluate", ["~/run"]).checkpoint == "/home/me/run"
     assert parse(ReportConfig, "gendd.reporting", ["~/a", "b", "--output=~"]) == ReportConfig(
         ("/home/me/a", "b"), "/home/me"
     )
@@ -173,7 +173,7 @@ def test_a_mistyped_command_is_refused_in_a_line_that_names_it(arguments, named,
 def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     message = refusal(parsed, "--flowers", "3")
-    assert message == "Unrecognized options: --flowers, 3 For full helptext, run python -m gendd_cifar.train --help"
+    assert message == "Unrecognized options: --flowers, 3 For full helptext, run python -m gendd_cifar train --help"
 
 
 @pytest.mark.parametrize(

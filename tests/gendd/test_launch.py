@@ -157,6 +157,6 @@ def test_slurm_script_starts_a_launcher_on_each_node(tmp_path):
 
 
 def test_output_that_nobody_reads_on_ends_without_a_traceback():
-    command = f"{sys.executable} -m gendd_cifar.train --help | head -1"
+    command = f"{sys.executable} -m gendd_cifar train --help | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stdout.startswith("usage") and result.stderr == ""

@@ -21,7 +21,7 @@ FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher"
 
 
 def config(*flags: str) -> CifarTrainConfig:
-    return parse(CifarTrainConfig, "gendd_cifar.train", [*FLAGS, *flags])
+    return parse(CifarTrainConfig, "gendd_cifar train", [*FLAGS, *flags])
 
 
 def norms(network: nn.Module) -> set[type]:
@@ -67,7 +67,7 @@ def test_only_several_processes_on_gpus_synchronize():
     assert not synchronizes_norms(config("--sync-bn"), GPU, 1)
     assert not synchronizes_norms(config("--sync-bn"), CPU, 2)
     assert not synchronizes_norms(config(), GPU, 2)
-    assert synchronizes_norms(parse(ImageNetTrainConfig, "gendd_imagenet.train", ["--student", "resnet18"]), GPU, 2)
+    assert synchronizes_norms(parse(ImageNetTrainConfig, "gendd_imagenet train", ["--student", "resnet18"]), GPU, 2)
 
 
 def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from programs import evaluate_cifar as main
+from programs import sampling_cifar as sample
+from programs import train_cifar as train
 from small_images import write_folder
 
 from gendd import checkpoint as files
@@ -21,9 +24,6 @@ from gendd.programs import evaluate as program
 from gendd.programs import sampling
 from gendd.reporting.metrics import read_metrics
 from gendd.runs import RunFolder
-from gendd_cifar.evaluate import main
-from gendd_cifar.sampling import main as sample
-from gendd_cifar.train import main as train
 
 HEAD = [
     "--token-dim",

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from programs import equal_cost_cifar as equal_cost
+from programs import evaluate_cifar as evaluate
+from programs import sampling_cifar as main
+from programs import train_cifar as train
 
 from gendd.config import SamplingConfig
 from gendd.errors import UserError
@@ -17,10 +21,6 @@ from gendd.objective import Objective
 from gendd.programs import sampling
 from gendd.programs.equal_cost import nearest
 from gendd_cifar.config import CifarTrainConfig
-from gendd_cifar.equal_cost import main as equal_cost
-from gendd_cifar.evaluate import main as evaluate
-from gendd_cifar.sampling import main
-from gendd_cifar.train import main as train
 from gendd_cifar.tree import TREE
 
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32", "--lr", "0.01"]
@@ -118,7 +118,7 @@ def test_of_several_processes_the_first_measures_alone(run, tmp_path, monkeypatc
 def test_two_processes_print_one_table(run):
     toys = str(Path(__file__).parents[1] / "toys")
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar.equal_cost", str(run), "--rounds", "1"]
+    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar", "equal-cost", str(run), "--rounds", "1"]
     ended = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120)
     assert ended.stdout.count("| toy:network, head |") == 1
 

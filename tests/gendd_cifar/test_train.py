@@ -14,6 +14,8 @@ import pytest
 import safetensors
 import torch
 from PIL import Image
+from programs import evaluate_cifar as evaluate
+from programs import train_cifar as main
 from small_images import write_folder
 
 from gendd import lock, subsets
@@ -24,9 +26,7 @@ from gendd.teacher import FrozenTeacher
 from gendd.training import Training
 from gendd_cifar import data
 from gendd_cifar.data import ImageData
-from gendd_cifar.evaluate import main as evaluate
 from gendd_cifar.sources import Images
-from gendd_cifar.train import main
 
 TOY = "toy:network"
 TOYS = str(Path(__file__).parents[1] / "toys")
@@ -755,10 +755,10 @@ def test_a_dry_run_decodes_no_image(tmp_path, capsys):
     assert "16 to train on, 4 of test to evaluate on" in output and "all there" in output
 
 
-def run_in_two_processes(*flags: str, program: str = "gendd_cifar.train", **variables: str) -> str:
+def run_in_two_processes(*flags: str, program: str = "gendd_cifar train", **variables: str) -> str:
     """Errors and warnings that it prints."""
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS, **variables}
-    command = [sys.executable, "-m", "gendd.launch", program, *flags]
+    command = [sys.executable, "-m", "gendd.launch", *program.split(), *flags]
     return subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120).stderr
 
 
@@ -798,7 +798,7 @@ def test_a_checkpoint_that_one_process_does_not_see_is_refused(tmp_path, monkeyp
         patch.setattr(Training, "evaluate_epoch", interrupt_after(Training.evaluate_epoch, epoch=2))
         main(flags)
     (tmp_path / "apart.py").write_text(
-        "import os, sys\nfrom gendd.errors import run_program\nfrom gendd_cifar.train import main\n"
+        "import os, sys\nfrom gendd.errors import run_program\nfrom programs import train_cifar as main\n"
         "sys.argv[-1] = sys.argv[-1][:-1] + os.environ['RANK']\nrun_program(main)\n"
     )
     with pytest.raises(subprocess.CalledProcessError) as refused:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from programs import evaluate_imagenet as main
 
 from gendd.head import SplitTokenHead
 from gendd.networks import feature_width
 from gendd.student import Student
-from gendd_imagenet.evaluate import main
 from gendd_imagenet.models import ZOO
 
 CLASSES = 3

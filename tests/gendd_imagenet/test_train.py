@@ -11,12 +11,12 @@ import pytest
 import torch
 from photos import write_images
 from PIL import Image
+from programs import train_imagenet as main
 
 from gendd.errors import UserError
 from gendd.reporting.metrics import read_metrics
 from gendd.training import Training
 from gendd_imagenet.make_shards import main as make_shards
-from gendd_imagenet.train import main
 
 TOY = "toy:network"
 COMMON = ["--student", TOY, "--image-size", "32", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
@@ -288,7 +288,7 @@ def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teache
     flags = [*COMMON, *HEAD, *unlabeled, "--method", "gendd", "--teacher", TOY, "--teacher-weights", str(teacher)]
     toys = str(Path(__file__).parents[1] / "toys")
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet.train", *flags, "--runs", str(tmp_path / "two")]
+    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet", "train", *flags, "--runs", str(tmp_path / "two")]
     subprocess.run(launch, check=True, env=environment, capture_output=True, timeout=120)
     together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
     ours, theirs = (read_metrics(folder) for folder in (alone, together))

@@ -62,7 +62,7 @@ def test_a_run_of_two_processes_has_its_figures(name, place, tmp_path):
     words = arguments(name, *place)
     words[words.index("--runs") + 1] = str(tmp_path)
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS}
-    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar.train", *words]
+    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar", "train", *words]
     subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
     assert_close(figures(run_folder(tmp_path)), EXPECTED[name])
 

@@ -1,4 +1,4 @@
-"""gendd_cifar.train, whose last process fails once in mid-epoch: FAULT=kill ends it, FAULT=hang lets the others wait.
+"""gendd_cifar train, whose last process fails once in mid-epoch: FAULT=kill ends it, FAULT=hang lets the others wait.
 
 The file FAULT_MARK exists from then on.
 """
@@ -8,9 +8,10 @@ import signal
 import time
 from pathlib import Path
 
+from programs import train_cifar as main
+
 from gendd.errors import run_program
 from gendd.training import Training
-from gendd_cifar.train import main
 
 STEP = 25
 train_step = Training.train_step

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 from photos import write_photos
+from programs import train_cifar as train_small
+from programs import train_imagenet as train_photos
 
 from gendd.reporting.metrics import read_metrics
-from gendd_cifar.train import main as train_small
-from gendd_imagenet.train import main as train_photos
 
 FIGURES = Path(__file__).parents[1] / "golden" / "figures.json"
 TOY = "toy:network"

@@ -42,7 +42,7 @@ def config(dataset, **settings) -> ImageNetTrainConfig:
     arguments = []
     for name, value in settings.items():
         arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
-    return parse(ImageNetTrainConfig, "gendd_imagenet.train", [word for word in arguments if word != "True"])
+    return parse(ImageNetTrainConfig, "gendd_imagenet train", [word for word in arguments if word != "True"])
 
 
 def open_photos(

@@ -37,7 +37,7 @@ def refusal(function, *arguments, **options):
 
 def config(**settings):
     arguments = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return parse(CifarTrainConfig, "gendd_cifar.train", ["--student", "resnet8", *arguments])
+    return parse(CifarTrainConfig, "gendd_cifar train", ["--student", "resnet8", *arguments])
 
 
 def numbered(count, side=6, classes=None):

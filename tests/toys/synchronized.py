@@ -20,7 +20,7 @@ def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
     # Rounded to 10 bits, sums would depend on how many images a process has.
     torch.backends.cudnn.allow_tf32 = False
     arguments = ["--dataset", "digits", "--student", "resnet8", "--method", "classification", *flags]
-    config = parse(CifarTrainConfig, "gendd_cifar.train", arguments)
+    config = parse(CifarTrainConfig, "gendd_cifar train", arguments)
     built = build(TREE, config, 10, device, processes=processes)
     task, network = built.task, built.student.network
     if processes > 1:
