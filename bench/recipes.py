@@ -249,14 +249,15 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     started = [shlex.split(line) for line in record.read_text().splitlines()]
     started = [words[1:] if words[0] == "gendd.launch" else words for words in started]
     return [
-        (f"{module} {arguments[0]}", arguments[1:]) if re.fullmatch(r"gendd_\w+", module) else (module, arguments)
+        (f"{module} {arguments[0]}", arguments[1:]) if re.fullmatch(r"gendd(_\w+)?", module) else (module, arguments)
         for module, *arguments in started
     ]
 
 
 def tree_of(module: str) -> Tree:
-    """The tree that a program, such as gendd_cifar train, is of."""
-    return importlib.import_module(f"{module.split()[0]}.tree").TREE
+    """The tree that a program, such as gendd_cifar train, is of; of one that asks its run folder, gendd_cifar."""
+    package = module.split()[0]
+    return importlib.import_module(f"{'gendd_cifar' if package == 'gendd' else package}.tree").TREE
 
 
 @dataclass(frozen=True)

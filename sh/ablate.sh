@@ -19,8 +19,7 @@ source "$(dirname "$0")/environment.sh"
 setting=${1:-} what=${2:-}
 case $setting in
   guidance | sampling)
-    tree=$(sed -n 's/.*"tree": *"\([a-z_]*\)".*/\1/p' "$what/config.json" 2>/dev/null || true)
-    exec "$python" -m "${tree:-gendd_cifar}" sampling "$setting" "$what" ${OUTPUT:+--output "$OUTPUT"} "${@:3}"
+    exec "$python" -m gendd sampling "$setting" "$what" ${OUTPUT:+--output "$OUTPUT"} "${@:3}"
     ;;
   contraction) values="0 0.25 0.5 0.75 0.9" ;;
   token-dim) values="" ;;

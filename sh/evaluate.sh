@@ -9,5 +9,4 @@
 # Paths count from the repository root.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-tree=$(sed -n 's/.*"tree": *"\([a-z_]*\)".*/\1/p' "${1:-}/config.json" 2>/dev/null || true)
-exec bash sh/launch.sh "${tree:-${TREE:-gendd_cifar}}" evaluate "$@"
+exec bash sh/launch.sh gendd evaluate "$@"

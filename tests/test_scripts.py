@@ -291,13 +291,11 @@ def test_script_starts_the_program_from_any_folder(tmp_path):
     assert "--student resnet7" in refusal(bash(script, "resnet7", cwd=tmp_path))
 
 
-def test_evaluate_finds_the_tree(tmp_path, recorded):
-    (tmp_path / "config.json").write_text('{\n  "tree": "gendd_other",\n  "dataset": "digits"\n}\n')
+def test_evaluate_asks_the_run_for_its_tree(tmp_path, recorded):
     assert recorded(f"bash sh/evaluate.sh {tmp_path} --steps 2") == [
-        ("gendd_other evaluate", [str(tmp_path), "--steps", "2"])
+        ("gendd evaluate", [str(tmp_path), "--steps", "2"])
     ]
-    assert recorded("bash sh/evaluate.sh some.pth")[0][0] == "gendd_cifar evaluate"
-    assert recorded("bash sh/evaluate.sh some.pth", TREE="gendd_other")[0][0] == "gendd_other evaluate"
+    assert "checkpoint is missing" in refusal(bash("sh/evaluate.sh"))
 
 
 def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
@@ -330,10 +328,9 @@ def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
     assert [line.split()[-1].removeprefix("gendd-token-dim-") for line in flags] == ["8", "16", "144"]
 
 
-def test_ablation_of_a_trained_head_finds_the_tree(recorded, tmp_path):
-    (tmp_path / "config.json").write_text('{\n  "tree": "gendd_other"\n}\n')
+def test_ablation_of_a_trained_head_asks_the_run_for_its_tree(recorded, tmp_path):
     assert recorded(f"bash sh/ablate.sh guidance {tmp_path} --images 9", OUTPUT="out") == [
-        ("gendd_other sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
+        ("gendd sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
     ]
     assert "choose one of contraction" in refusal(bash("sh/ablate.sh", "lambda"))
     assert "which script" in refusal(bash("sh/ablate.sh", "feature-mixup", "sh/none.sh"))

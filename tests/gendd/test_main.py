@@ -1,10 +1,12 @@
 """One command line a tree, with its programs."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from gendd.__main__ import tree_of
 from gendd.errors import UserError
 from gendd.programs.main import PROGRAMS, main
 from gendd_cifar.tree import TREE
@@ -28,3 +30,26 @@ def test_each_program_tells_its_flags(tree, program):
 def test_a_program_of_no_such_name_is_refused():
     with pytest.raises(UserError, match="program trian: no such name; nearest: train"):
         main(TREE, ["trian", "--student", "resnet8"])
+
+
+@pytest.mark.parametrize("tree", ["gendd_cifar", "gendd_imagenet"])
+def test_a_run_folder_knows_its_tree(tree, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"tree": tree}))
+    monkeypatch.setenv("TREE", "gendd_cifar" if tree == "gendd_imagenet" else "gendd_imagenet")
+    assert tree_of(["sampling", "guidance", str(tmp_path), "--images", "9"]).name == tree
+
+
+def test_the_environment_names_the_tree_of_what_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("TREE", raising=False)
+    assert tree_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_cifar"
+    monkeypatch.setenv("TREE", "gendd_imagenet")
+    assert tree_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_imagenet"
+    monkeypatch.setenv("TREE", "imagenet")
+    with pytest.raises(UserError, match="TREE imagenet: no such tree; known: gendd_cifar, gendd_imagenet"):
+        tree_of(["evaluate"])
+
+
+def test_a_run_of_no_known_tree_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"dataset": "digits"}')
+    with pytest.raises(UserError, match="config.json: tree None: no such tree"):
+        tree_of(["evaluate", str(tmp_path)])
