@@ -20,7 +20,6 @@ from timm.utils import unwrap_model
 from gendd.config import TrainConfig
 from gendd.data import Batch
 from gendd.distributed import autocast, resolve_precision
-from gendd.evaluation import read_outs_apart
 from gendd.methods import TaskContext, get_method
 from gendd.networks import create_network, flops
 from gendd.optim import create_optimizer
@@ -55,7 +54,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = get_method(method).build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
-    optimizer = create_optimizer(task.get_trainable_module(), config)
+    optimizer = create_optimizer(task.get_trainable_module(), config, task.head)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)
     batch = Batch(images, labels, next(BatchPlan(0, BATCH).micro_batches(0)))
@@ -71,7 +70,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
             optimizer.zero_grad(set_to_none=True)
 
     model, noise = unwrap_model(task.get_eval_model()), torch.Generator(device)
-    read_outs = read_outs_apart(model, config.sampling())
+    read_outs = task.read_outs_apart(model, config.sampling())
     costs = [(each.names[0], flops(lambda each=each: each.logits(images[:1], noise))) for each, _ in read_outs]
     return steps, costs
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from gendd.config import TrainConfig, field_names
 from gendd.methods import TaskContext, get_method
+from gendd.methods.base import Task
 from gendd.networks import create_network, feature_width
 from gendd.optim import parameter_groups
 from gendd.programs.tree import Tree
@@ -284,8 +285,9 @@ class Training:
     @cached_property
     def decays(self) -> dict[str, bool]:
         """Names of the trained parameters, and whether each decays."""
-        module = trained_module(tree_of(self.module), self.config)
-        groups = parameter_groups(module, self.config)
+        task = untrained_task(tree_of(self.module), self.config)
+        module = task.get_trainable_module()
+        groups = parameter_groups(module, self.config, task.head)
         decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
         return {name: decays[id(p)] for name, p in module.named_parameters() if p.requires_grad}
 
@@ -318,8 +320,8 @@ class Training:
         return {name: (ours[name], value) for name, value in self.published.items() if ours[name] != value}
 
 
-def trained_module(tree: Tree, config: TrainConfig) -> nn.Module:
-    """What a training trains, with random weights and a narrow head. Of the teacher only the classifier is there."""
+def untrained_task(tree: Tree, config: TrainConfig) -> Task:
+    """The task of a training, with random weights and a narrow head. Of the teacher only the classifier is there."""
     classes = CLASSES.get(config.dataset, 1000)
     # Shapes are all that the networks are asked for.
     with torch.device("meta"):
@@ -331,7 +333,7 @@ def trained_module(tree: Tree, config: TrainConfig) -> nn.Module:
         classifier = nn.Linear(feature_width(teacher), classes)
         frozen = SimpleNamespace(classifier=classifier, width=classifier.in_features)
     context = TaskContext(dataclasses.replace(config, width=8), student, frozen, {}, torch.device("cpu"))
-    return get_method(config.method).build(context).get_trainable_module()
+    return get_method(config.method).build(context)
 
 
 @cache

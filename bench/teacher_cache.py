@@ -97,7 +97,7 @@ class Trained:
     def __init__(self, tree: Tree, config, data: ImageData, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
         self.task = build(tree, config, CLASSES, device, precision=precision).task.train()
-        self.optimizer = create_optimizer(self.task.get_trainable_module(), config)
+        self.optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
 
     def step(self, number: int, timed: bool = False) -> None:
         number %= self.data.steps_per_epoch * self.data.cached_views

@@ -7,12 +7,11 @@ from functools import partial
 
 import torch
 from timm.task import ClassificationEvaluator
-from torch import Tensor, nn
+from torch import Tensor
 
 from gendd.distributed import World
-from gendd.networks import flops, parameter_count
+from gendd.networks import flops
 from gendd.randomness import generator
-from gendd.student import Student
 
 # (number of the batch, images, labels): the batches are the same however many processes share them.
 Batches = Iterable[tuple[int, Tensor, Tensor]]
@@ -24,28 +23,6 @@ class ReadOut:
 
     names: tuple[str, ...]
     logits: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
-
-
-def read_out_of(model: nn.Module, sampling: dict) -> ReadOut:
-    """ "head" and "probe" of a GenDD student, "classifier" of any other network. The first is the one to report."""
-    if isinstance(model, Student):
-        return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **sampling))
-    return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
-
-
-def read_outs_apart(model: nn.Module, sampling: dict) -> list[tuple[ReadOut, int]]:
-    """The same read-outs, each by itself, computing nothing for the other, with the parameters it needs."""
-    if not isinstance(model, Student):
-        return [(read_out_of(model, sampling), parameter_count(model))]
-
-    def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-        return {"head": model.classifier(model.sample(images, noise, **sampling))}
-
-    def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
-        return {"probe": model.backbone(images)}
-
-    without_probe = parameter_count(model) - parameter_count(model.backbone.get_classifier())
-    return [(ReadOut(("head",), head), without_probe), (ReadOut(("probe",), probe), parameter_count(model.backbone))]
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:

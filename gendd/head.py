@@ -39,7 +39,12 @@ class SplitTokenHead(nn.Module):
 
     Raises:
         UserError: the token width does not divide the feature, or choices that do not go together.
+
+    Attributes:
+        draws_features: that they come of a sampler, and are not merely computed.
     """
+
+    draws_features = True
 
     def __init__(
         self,

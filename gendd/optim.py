@@ -9,29 +9,28 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from gendd.config import TrainConfig
-from gendd.student import Student
 
 
-def parameter_groups(module: nn.Module, config: TrainConfig) -> list[dict]:
-    """Trained parameters in three groups: what is decayed, what is not, and the head, which never is.
+def parameter_groups(module: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> list[dict]:
+    """Trained parameters in three groups: what is decayed, what is not, and those of the head, which never are.
 
     `config.decay` decides about vectors (norms, biases). The head has a learning rate of its own.
     """
-    head = {id(p) for part in module.modules() if isinstance(part, Student) for p in part.head.parameters()}
+    apart = {id(p) for p in head.parameters()} if head else set()
     trained = [p for p in module.parameters() if p.requires_grad]
-    backbone = [p for p in trained if id(p) not in head]
+    backbone = [p for p in trained if id(p) not in apart]
     decayed = [p for p in backbone if p.dim() > 1 or config.decay == "head-exempt"]
     kept = [p for p in backbone if p.dim() <= 1 and config.decay == "matrices"]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "lr": config.lr},
         {"params": kept, "weight_decay": 0.0, "lr": config.lr},
-        {"params": [p for p in trained if id(p) in head], "weight_decay": 0.0, "lr": config.head_lr or config.lr},
+        {"params": [p for p in trained if id(p) in apart], "weight_decay": 0.0, "lr": config.head_lr or config.lr},
     ]
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    groups, betas = parameter_groups(module, config), (config.beta1, config.beta2_start)
+def create_optimizer(module: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> torch.optim.Optimizer:
+    groups, betas = parameter_groups(module, config, head), (config.beta1, config.beta2_start)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
     if config.optimizer == "muon":

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.head import Draws, SplitTokenHead
+from gendd.draws import Draws
 from gendd.networks import feature_width, pooled_feature
 from gendd.targets import feature_mixup, swap_neighbors
 
@@ -30,11 +30,6 @@ class Student(nn.Module):
         self.classifier = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
         self.classifier.load_state_dict(classifier.state_dict())
         self.classifier.requires_grad_(False)
-
-    @property
-    def draws_features(self) -> bool:
-        """Whether features are drawn, by a sampler, and not merely computed."""
-        return isinstance(self.head, SplitTokenHead)
 
     def forward(
         self,

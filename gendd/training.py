@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch import Tensor
 from tqdm import tqdm
@@ -18,6 +17,7 @@ from gendd.config import TrainConfig
 from gendd.data import Data
 from gendd.distributed import World, autocast
 from gendd.errors import UserError
+from gendd.methods.base import Task
 from gendd.optim import Schedule
 from gendd.randomness import generator
 from gendd.reporting.metrics import MetricsWriter
@@ -66,7 +66,7 @@ class Training:
     """
 
     config: TrainConfig
-    task: TrainingTask
+    task: Task
     data: Data
     optimizer: torch.optim.Optimizer
     run: RunFolder

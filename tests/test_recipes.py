@@ -44,7 +44,7 @@ def test_all_but_the_head_decays_where_the_paper_s_protocol_is_claimed(command):
 @pytest.mark.parametrize("command", recipes.PUBLISHED[OURS])
 def test_weight_matrices_alone_decay_in_our_own_recipes(command):
     for training in of_command(command):
-        module = recipes.trained_module(recipes.tree_of(training.module), training.config)
+        module = recipes.untrained_task(recipes.tree_of(training.module), training.config).get_trainable_module()
         matrices = {name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 1}
         decaying = {name for name, decays in training.decays.items() if decays}
         assert decaying == {name for name in matrices if not name.startswith("head.")}

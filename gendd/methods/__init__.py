@@ -1,10 +1,8 @@
-"""Training methods, each a file that builds a `timm.task.TrainingTask`. The programs know those in `METHODS`."""
+"""Training methods, each a file that builds a `Task`. The programs know those in `METHODS`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
-
-from timm.task import TrainingTask
 
 from gendd.config import HeadConfig, SamplingConfig, field_names
 from gendd.errors import unknown_name
@@ -24,7 +22,7 @@ from gendd.methods import (
     srd,
     vkd,
 )
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Task, TaskContext
 
 HEAD, SAMPLING = set(field_names(HeadConfig)), set(field_names(SamplingConfig))
 MIXED = {"contraction", "feature_mixup"}
@@ -44,7 +42,7 @@ class Method:
         reads: the flags among those of single methods that its training depends on.
     """
 
-    build: Callable[[TaskContext], TrainingTask]
+    build: Callable[[TaskContext], Task]
     needs_teacher: bool = True
     unlabeled: bool = False
     labeled: bool = True

@@ -1,4 +1,4 @@
-"""What GenDD's own tasks share: a trained module under DDP, and a frozen teacher that is not."""
+"""What all tasks share: a trained module under DDP, a frozen teacher that is not, and ways to classify."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gendd.config import TrainConfig
 from gendd.data import Batch
+from gendd.evaluation import ReadOut
+from gendd.networks import parameter_count
 from gendd.teacher import FrozenTeacher
 
 
@@ -28,17 +30,45 @@ class TaskContext:
     device: torch.device
 
 
-class DistillationTask(TrainingTask):
-    """A task with a frozen teacher: called with a `Batch`, it returns the losses.
+class Task(TrainingTask):
+    """Called with a `Batch`, it returns the losses: "loss", its named terms, and the logits as "output".
 
     Args:
-        trainable: module that holds every trained parameter.
-        context: where labels are not known, the teacher's probabilities stand in for them.
+        trainable: module that holds every trained parameter; DistributedDataParallel wraps it.
+        head: the module of it that has a learning rate of its own, and that is evaluated; None without.
     """
 
-    def __init__(self, trainable: nn.Module, context: TaskContext):
+    def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(device=context.device, verbose=False)
-        self.trainable_module = trainable
+        self.trainable_module, self.head = trainable, head
+
+    def read_out(self, model: nn.Module, sampling: dict) -> ReadOut:
+        """How a trained model of this task, or its average, classifies; of several ways the first is the one to report.
+
+        Args:
+            sampling: keyword arguments of `SplitTokenHead.sample`.
+        """
+        return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
+
+    def read_outs_apart(self, model: nn.Module, sampling: dict) -> list[tuple[ReadOut, int]]:
+        """The same read-outs, each by itself, computing nothing for the others, with the parameters that it needs."""
+        return [(self.read_out(model, sampling), parameter_count(model))]
+
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> "Task":
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+        return self
+
+    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs) -> nn.Module:
+        # In place: names of parameters stay as they are.
+        self.trainable_module.compile(backend=backend, mode=mode, **compile_kwargs)
+        return self.trainable_module
+
+
+class DistillationTask(Task):
+    """A task with a frozen teacher. Where labels are not known, the teacher's probabilities stand in for them."""
+
+    def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
+        super().__init__(trainable, context, head)
         self.teacher = context.teacher
         self.unlabeled, self.lacks_labels = context.config.unlabeled, context.config.lacks_labels
 
@@ -63,12 +93,6 @@ class DistillationTask(TrainingTask):
         self.teacher.eval()
         return self
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> "DistillationTask":
-        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
-        return self
-
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs) -> nn.Module:
-        # In place: names of parameters stay as they are.
-        self.trainable_module.compile(backend=backend, mode=mode, **compile_kwargs)
         self.teacher.compile(backend=backend, mode=mode, compile_model=False, compile_features=True, **compile_kwargs)
-        return self.trainable_module
+        return super().compile(backend, mode, **compile_kwargs)

@@ -7,16 +7,16 @@ from torch import Tensor, nn
 from gendd.checkpoint import load_weights
 from gendd.data import Batch
 from gendd.errors import UserError
-from gendd.methods.base import DistillationTask, TaskContext
-from gendd.methods.gendd import build_student
+from gendd.methods.base import TaskContext
+from gendd.methods.gendd import HeadTask, build_student
 from gendd.student import Student
 
 
-class FinetuneTask(DistillationTask):
+class FinetuneTask(HeadTask):
     """Only the student's classifier is the trainable module; the student around it stays in eval mode."""
 
     def __init__(self, student: Student, context: TaskContext):
-        super().__init__(student.classifier.requires_grad_(True), context)
+        super().__init__(student.classifier.requires_grad_(True), context, student.head)
         self.student = student
         self.sampling = context.config.sampling()
 

@@ -5,21 +5,40 @@ import torch
 from torch import Tensor
 
 from gendd.data import Batch
+from gendd.evaluation import ReadOut
 from gendd.head import Draws, SplitTokenHead
 from gendd.methods.base import DistillationTask, TaskContext
-from gendd.networks import feature_width
+from gendd.networks import feature_width, parameter_count
 from gendd.randomness import StepRandom
 from gendd.student import Student
 from gendd.targets import contract
 
 
-class GenDDTask(DistillationTask):
+class HeadTask(DistillationTask):
+    """A task whose model is a `Student`: it classifies by "head", the teacher's classifier on features that the head
+    generates, and by "probe", the backbone alone."""
+
+    def read_out(self, model: Student, sampling: dict) -> ReadOut:
+        return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **sampling))
+
+    def read_outs_apart(self, model: Student, sampling: dict) -> list[tuple[ReadOut, int]]:
+        def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+            return {"head": model.classifier(model.sample(images, noise, **sampling))}
+
+        def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+            return {"probe": model.backbone(images)}
+
+        without_probe = parameter_count(model) - parameter_count(model.backbone.get_classifier())
+        alone = parameter_count(model.backbone)
+        return [(ReadOut(("head",), head), without_probe), (ReadOut(("probe",), probe), alone)]
+
+
+class GenDDTask(HeadTask):
     """teacher(images) -> f -> contracted f' -> student's loss of generating f' from its own feature."""
 
     def __init__(self, student: Student, context: TaskContext):
-        super().__init__(student, context)
+        super().__init__(student, context, student.head)
         self.contraction, self.feature_mixup = context.config.contraction, context.config.feature_mixup
-        self.head = student.head
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
         """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""

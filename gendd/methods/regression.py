@@ -20,6 +20,8 @@ class RegressionHead(nn.Module):
         size: number of parameters, met to half a block.
     """
 
+    draws_features = False
+
     def __init__(self, feature_dim: int, cond_dim: int, width: int, size: int):
         super().__init__()
         self.feature_dim = feature_dim

@@ -6,15 +6,14 @@ from pathlib import Path
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.task import TrainingTask
 from torch import Tensor, nn
 
 from gendd import checkpoint, hub, timm_sources
 from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
-from gendd.head import SplitTokenHead
 from gendd.methods import TaskContext, get_method
+from gendd.methods.base import Task
 from gendd.networks import Names, as_flops, create_network, parameter_count, recompute_activations, trial
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
@@ -122,7 +121,7 @@ def _find(
 class Built:
     student: BuiltNetwork
     teacher: BuiltNetwork | None
-    task: TrainingTask
+    task: Task
 
 
 def build(
@@ -166,17 +165,16 @@ def synchronizes_norms(config: TrainConfig, device: torch.device, processes: int
     return config.sync_bn and processes > 1 and device.type == "cuda"
 
 
-def _recompute(config: TrainConfig, student: BuiltNetwork, task: TrainingTask) -> None:
+def _recompute(config: TrainConfig, student: BuiltNetwork, task: Task) -> None:
     """Gradient checkpointing of the parts that the configuration names."""
     flag = f"--grad-checkpointing {config.grad_checkpointing}"
     if config.grad_checkpointing in ("student", "both"):
         recompute_activations(flag, student.name, student.network)
     if config.grad_checkpointing in ("head", "both"):
-        heads = [module for module in task.modules() if isinstance(module, SplitTokenHead)]
-        if not heads and config.grad_checkpointing == "head":
+        if task.head is not None and task.head.draws_features:
+            task.head.set_grad_checkpointing(True)
+        elif config.grad_checkpointing == "head":
             raise UserError(f"{flag}: --method {config.method} has no head; choose student or none")
-        for head in heads:
-            head.set_grad_checkpointing(True)
 
 
 def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:

@@ -15,12 +15,12 @@ from torch import nn
 from gendd.config import TrainConfig, check_ranges, parse
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import UserError
-from gendd.evaluation import ReadOut, Stopwatch, read_outs_apart
+from gendd.evaluation import ReadOut, Stopwatch
+from gendd.methods.base import Task
 from gendd.networks import create_network, flops, parameter_count, trial
 from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.runs import saved_config
-from gendd.student import Student
 
 NEAREST = 5
 
@@ -61,7 +61,8 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     settings = saved_config(Path(config.run), tree.train_config)
     device = world.device
     precision = resolve_precision(settings.precision, device)
-    student, size = _student(tree, settings, config.run, device), settings.image_size
+    task, size = _task(tree, settings, config.run, device), settings.image_size
+    student = unwrap_model(task.get_eval_model())
     image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
     rows = [
         Timed(
@@ -70,7 +71,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
             parameters,
             Stopwatch(read_out),
         )
-        for read_out, parameters in read_outs_apart(student, settings.sampling())
+        for read_out, parameters in task.read_outs_apart(student, settings.sampling())
     ]
     classes, cost = student.classifier.out_features, rows[0].flops
     for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
@@ -90,17 +91,16 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
         print(f"| {' | '.join(cells)} | {rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}) |")
 
 
-def _student(tree: Tree, settings: TrainConfig, run: str, device: torch.device) -> Student:
-    """A run's student with its head, not trained: speed and size are all that is asked of it."""
+def _task(tree: Tree, settings: TrainConfig, run: str, device: torch.device) -> Task:
+    """A run's task with its head, not trained: speed and size are all that is asked of it."""
     untrained = dataclasses.replace(settings, teacher_weights=None, student_weights=None, after=None)
     summary = tree.summarize(settings)
     if summary.num_classes is None:
         raise UserError("; ".join(summary.missing))
     task = build(tree, untrained, summary.num_classes, device, missing=[]).task.eval()
-    student = unwrap_model(task.get_eval_model())
-    if not isinstance(student, Student):
+    if task.head is None:
         raise UserError(f"run {run}: --method {settings.method} trains no head; name a run of gendd")
-    return student
+    return task
 
 
 def _alone(network: nn.Module, device: torch.device) -> ReadOut:

@@ -26,14 +26,13 @@ from gendd.config import NOISE_READ_OUT, EvaluateConfig, SamplingConfig, TrainCo
 from gendd.data import Data
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
-from gendd.evaluation import ReadOut, evaluate_with_cost, read_outs_apart
+from gendd.evaluation import ReadOut, evaluate_with_cost
 from gendd.head import settings_of
 from gendd.networks import parameter_count
 from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.runs import RunFolder, check_classes, environment, saved_config
-from gendd.student import Student
 
 RATES = ("median", "min", "max")
 ELSEWHERE = "name another place for the figures: --json FILE"
@@ -69,7 +68,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
-            if isinstance(model, Student) and model.draws_features:
+            if built.task.head is not None and built.task.head.draws_features:
                 print(f"protocol    {tree.protocol(sampling)}", flush=True)
         if config.dry_run:
             if not summary.missing:
@@ -192,7 +191,7 @@ def _build(
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: World) -> list[tuple[ReadOut, int]]:
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
-    read_outs = read_outs_apart(model, settings.sampling())
+    read_outs = built.task.read_outs_apart(model, settings.sampling())
     if built.teacher and world.all_true(torch.tensor(bool(built.teacher.tensors), device=world.device)):
         read_outs.insert(0, (teacher_read_out(built.task.teacher), parameter_count(built.teacher.network)))
     return read_outs

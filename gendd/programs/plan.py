@@ -31,7 +31,7 @@ def plan_of(
     results: Path,
 ) -> str:
     """The plan, a line for each aspect of the run; batch and learning rate are those in effect."""
-    trained = unwrap_model(built.task.get_eval_model())
+    head = built.task.head
     size = f"{config.image_size}x{config.image_size}"
     lines = {
         "data": f"{config.dataset}, {summary.num_classes} classes, {size} pixels; {summary.details}",
@@ -40,9 +40,9 @@ def plan_of(
     if built.teacher:
         lines["teacher"] = _network(built.teacher)
     lines["method"] = _method(config)
-    if isinstance(trained, Student):
-        lines["head"] = _head(config, trained, world.device)
-        if trained.draws_features:
+    if head is not None:
+        lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
+        if head.draws_features:
             lines["protocol"] = tree.protocol(config)
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
         lines["batch norm"] = _batch_norm(config, world)
@@ -51,7 +51,7 @@ def plan_of(
         _counted(config.grad_accum_steps, "micro-batch"),
         f"{batches.micro_batch_size} images",
     ]
-    head_rate = f" (head {config.head_lr or config.lr:g})" if isinstance(trained, Student) else ""
+    head_rate = f" (head {config.head_lr or config.lr:g})" if head is not None else ""
     lines |= {
         "batch": f"{config.batch_size} images a step = {' x '.join(factors)}",
         "optimizer": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
@@ -107,7 +107,7 @@ def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     cost = loss_flops(student, config.batch_size, device)
     sampled = flops(lambda: head.sample(one, **config.sampling()))
     words = [f"{parameter_count(head) / 1e6:.2f} M parameters"]
-    if student.draws_features:
+    if head.draws_features:
         samples = f"{_counted(config.steps, 'step')} x {_counted(config.num_samples, 'sample')}"
         words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}")
         words.append(

@@ -127,8 +127,8 @@ def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
     # The teacher is not run: its classifier, all that is needed, lies among the student's weights.
     built = build(tree, dataclasses.replace(settings, teacher_weights=None), summary.num_classes, world.device,
                   missing=[], trained=tensors)  # fmt: skip
-    student = unwrap_model(built.task.get_eval_model())
-    if not isinstance(student, Student) or not student.draws_features:
+    student, head = unwrap_model(built.task.get_eval_model()), built.task.head
+    if head is None or not head.draws_features:
         raise UserError(f"run {run}: --method {settings.method} trains no generative head; name a run of gendd")
     load_weights(student, tensors, "run", run)
     built.task.eval()

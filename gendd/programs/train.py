@@ -20,7 +20,7 @@ from gendd.distributed import (
     resolve_precision,
 )
 from gendd.errors import UserError
-from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement, read_out_of, read_outs_apart
+from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement
 from gendd.listing import describe
 from gendd.lock import sole_writer
 from gendd.methods import METHODS, get_method
@@ -242,7 +242,7 @@ class TrainProgram:
                 self.task.compile()
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
-        optimizer = create_optimizer(self.task.get_trainable_module(), config)
+        optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
         training = Training(config, self.task, self.data, optimizer, self.run, world, self.precision, self.measure)
         training.fit()
         return training
@@ -255,13 +255,13 @@ class TrainProgram:
             for weights in self._kinds_of_weights():
                 model = self._model(weights).eval()
                 self.world.broadcast_buffers(model)
-                read_out = read_out_of(model, self.config.sampling())
+                read_out = self.task.read_out(model, self.config.sampling())
                 batches, groups = self.data.eval_batches(limit), self.data.class_groups
                 measured = evaluate(read_out, batches, self.world, self.config.seed, groups)
                 prefix = AVERAGED if weights == "ema" else ""
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
             model = self._model(self.config.weights)
-            if isinstance(model, Student) and self.world.is_first:
+            if self.task.head is not None and self.world.is_first:
                 pairs = self._features(model, count=1)
                 features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
         return accuracies, features
@@ -298,9 +298,9 @@ class TrainProgram:
 
     def _costs(self) -> dict[str, dict]:
         """Parameters, FLOPs and measured images/s of each read-out by itself."""
-        read_outs, costs = read_outs_apart(unwrap_model(self.task.get_eval_model()), self.config.sampling()), {}
+        model, costs = unwrap_model(self.task.get_eval_model()), {}
         with autocast(self.precision, self.world.device):
-            for read_out, parameters in read_outs:
+            for read_out, parameters in self.task.read_outs_apart(model, self.config.sampling()):
                 batches = self.data.eval_batches(TIMED_IMAGES)
                 measured = evaluate_with_cost(read_out, parameters, batches, self.data.image_size, self.world)
                 costs[read_out.names[0]] = {name: measured[name] for name in COSTS}
@@ -316,7 +316,7 @@ class TrainProgram:
         training.report(
             "final", {"split": self.data.eval_split, "images": self.data.eval_size, **accuracies, **features}
         )
-        if isinstance(reported, Student):
+        if self.task.head is not None:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, self._features(reported, PICTURED_FEATURES))
         plain = {name: value.contiguous() for name, value in self._plain(reported).state_dict().items()}
@@ -330,7 +330,7 @@ class TrainProgram:
                 "earlier_epochs": earlier_epochs(self.config),
                 "split": self.data.eval_split,
                 "images": self.data.eval_size,
-                **_head_cost(reported, self.config.batch_size, self.world.device),
+                **self._head_cost(reported),
                 "last": accuracies,
                 "best": training.best,
                 **features,
@@ -345,6 +345,13 @@ class TrainProgram:
         )
         self._say_result()
 
+    def _head_cost(self, student: torch.nn.Module) -> dict:
+        """Size of a student's head, and floating-point operations of its loss, forward, an image; empty without one."""
+        if self.task.head is None:
+            return {}
+        operations = loss_flops(student, self.config.batch_size, self.world.device)
+        return {"head": {"parameters": parameter_count(student.head), "loss_flops": operations}}
+
     def _say_result(self) -> None:
         # sh/compare.sh looks for the last line.
         self._say(f"{self.run.path} is complete: {self.run.headline()}\nresults in {self.run.path}")
@@ -352,12 +359,3 @@ class TrainProgram:
     def _say(self, text: str) -> None:
         if self.world.is_first:
             print(text, flush=True)
-
-
-def _head_cost(trained: torch.nn.Module, batch_size: int, device: torch.device) -> dict:
-    """Size of a student's head, and floating-point operations of its loss, forward, an image."""
-    if not isinstance(trained, Student):
-        return {}
-    return {
-        "head": {"parameters": parameter_count(trained.head), "loss_flops": loss_flops(trained, batch_size, device)}
-    }

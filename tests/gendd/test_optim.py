@@ -5,13 +5,13 @@ import math
 import pytest
 import timm
 import torch
-from timm.task.distillation import FeatureDistillationTrainableModule
 from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd.config import TrainConfig
 from gendd.head import SplitTokenHead
-from gendd.methods.pretrain import ProjectedStudent
+from gendd.methods import pretrain
+from gendd.methods.projected import ProjectedStudent
 from gendd.methods.simkd import SimKDStudent
 from gendd.optim import Schedule, create_optimizer, parameter_groups
 from gendd.student import Student
@@ -36,7 +36,7 @@ def settings_of(module, groups, key):
 
 def test_norms_biases_and_the_whole_head_are_not_decayed():
     module = student()
-    groups = parameter_groups(module, config(weight_decay=0.3))
+    groups = parameter_groups(module, config(weight_decay=0.3), module.head)
     decayed = {name for name, decay in settings_of(module, groups, "weight_decay").items() if decay == 0.3}
     undecayed = {name for name, decay in settings_of(module, groups, "weight_decay").items() if decay == 0}
     kinds = {name: type(module.get_submodule(name.rpartition(".")[0])) for name in decayed | undecayed}
@@ -50,9 +50,10 @@ def test_norms_biases_and_the_whole_head_are_not_decayed():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_all_but_the_head_decays_by_the_paper_s_rule(optimizer):
-    for module in (student(), timm.create_model("cifar_resnet8", num_classes=5)):
+    whole = student()
+    for module, head in ((whole, whole.head), (whole.backbone, None)):
         settings = config(optimizer=optimizer, weight_decay=0.3, decay="head-exempt")
-        decays = settings_of(module, create_optimizer(module, settings).param_groups, "weight_decay")
+        decays = settings_of(module, create_optimizer(module, settings, head).param_groups, "weight_decay")
         assert {name for name, decay in decays.items() if decay == 0} == {n for n in decays if n.startswith("head.")}
         assert set(decays.values()) <= {0, 0.3} and 0.3 in decays.values()
 
@@ -60,7 +61,7 @@ def test_all_but_the_head_decays_by_the_paper_s_rule(optimizer):
 def test_every_trained_parameter_is_in_one_group_and_no_frozen_one():
     module = student()
     module.backbone.conv1.requires_grad_(False)
-    grouped = [id(p) for group in parameter_groups(module, config()) for p in group["params"]]
+    grouped = [id(p) for group in parameter_groups(module, config(), module.head) for p in group["params"]]
     assert len(grouped) == len(set(grouped))
     frozen = ("classifier.", "backbone.conv1.")
     expected = {id(p) for name, p in module.named_parameters() if not name.startswith(frozen)}
@@ -70,7 +71,7 @@ def test_every_trained_parameter_is_in_one_group_and_no_frozen_one():
 @pytest.mark.parametrize(("head_lr", "expected"), [(None, 0.02), (0.5, 0.5)])
 def test_the_head_has_its_own_learning_rate_or_the_common_one(head_lr, expected):
     module = student()
-    rates = settings_of(module, parameter_groups(module, config(lr=0.02, head_lr=head_lr)), "lr")
+    rates = settings_of(module, parameter_groups(module, config(lr=0.02, head_lr=head_lr), module.head), "lr")
     assert {rate for name, rate in rates.items() if name.startswith("head.")} == {expected}
     assert {rate for name, rate in rates.items() if not name.startswith("head.")} == {0.02}
 
@@ -93,7 +94,7 @@ def test_optimizers_take_their_settings_from_the_configuration():
 
 def test_muon_takes_the_backbone_s_hidden_weights_and_leaves_the_rest_to_adam():
     module = student()
-    optimizer = create_optimizer(module, config(optimizer="muon", lr=0.02, head_lr=0.5, weight_decay=0.3))
+    optimizer = create_optimizer(module, config(optimizer="muon", lr=0.02, head_lr=0.5, weight_decay=0.3), module.head)
     groups = optimizer.param_groups
     muon = {id(p) for group in groups if not group.get("use_fallback") for p in group["params"]}
     convolutions = [m for m in module.backbone.modules() if isinstance(m, nn.Conv2d)]
@@ -114,14 +115,12 @@ def muons(module):
 
 
 def test_muon_leaves_what_a_method_trains_around_the_backbone_to_adam():
-    """Stage 1's projection, SimKD's projector and the projection of timm's feature distillation."""
+    """Stage 1's projection, SimKD's projector and that of feature distillation."""
     network, classifier = timm.create_model("cifar_resnet8", num_classes=5), nn.Linear(16, 5)
     hidden = {name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
-    around = {"backbone": [ProjectedStudent(network, classifier), SimKDStudent(network, 64, classifier)]}
-    around["student"] = [FeatureDistillationTrainableModule(network, nn.Linear(64, 16))]
-    for prefix, modules in around.items():
-        for module in modules:
-            assert muons(module) == {f"{prefix}.{name}.weight" for name in hidden}
+    projected = pretrain.ProjectedStudent(network, classifier), ProjectedStudent(network, nn.Linear(64, 16))
+    for module in (*projected, SimKDStudent(network, 64, classifier)):
+        assert muons(module) == {f"backbone.{name}.weight" for name in hidden}
 
 
 def test_muon_leaves_tokens_and_position_embeddings_to_adam():
@@ -147,7 +146,9 @@ def test_a_step_of_muon_is_orthogonal():
 
 
 def schedule_of(**settings):
-    return Schedule(create_optimizer(student(), config(**settings)), config(**settings), STEPS_PER_EPOCH)
+    module = student()
+    optimizer = create_optimizer(module, config(**settings), module.head)
+    return Schedule(optimizer, config(**settings), STEPS_PER_EPOCH)
 
 
 def values_at(schedule, step):
