@@ -1,7 +1,6 @@
 """Every shell script and every command of the README does what it says, as far as that shows without training."""
 
 import dataclasses
-import fcntl
 import importlib
 import importlib.util
 import os
@@ -10,7 +9,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -371,143 +369,10 @@ def project(tmp_path) -> Path:
     return tmp_path / "project"
 
 
-class Comparison:
-    """A project of sh/compare.sh whose train scripts and Python only note how they are called."""
-
-    BASELINE = """
-echo "$* on GPU ${CUDA_VISIBLE_DEVICES-none}, GPUS=${GPUS-none}" >>calls
-[ "$1" != broken ] || [ -e mended ] || { echo "error: broken" >&2 && exit 2; }
-if [ "$1" = paired ]; then
-  mkdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
-  for _ in {1..200}; do [ "$(wc -l <calls)" -ge 2 ] || sleep 0.05; done
-  [ "$(wc -l <calls)" -ge 2 ] && rmdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
-fi
-[ "$1" != slow ] || for _ in {1..400}; do [ -e go ] || sleep 0.05; done
-echo "$1 is complete"
-echo "results in runs/$1/${*: -1}"
-"""
-    GENDD = """
-mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1-${*: -1}"
-echo "results in runs/pretrain/0"
-echo "results in runs/gendd/${*: -1}"
-"""
-    COMMAND = ("sh/compare.sh", "toys", "large", "small")
-    PYTHON = """#!/usr/bin/env bash
-[ "$1" = -m ] || { echo "$FOUND_GPUS" && exit; }
-echo "$@" >>reports
-"""
-
-    def __init__(self, project: Path):
-        self.project, self.output = project, project / "runs" / "comparisons" / "toys_large_small"
-        (project / "sh" / "train_toys_baseline.sh").write_text(self.BASELINE)
-        for name in ("gendd", "gendd_short"):
-            (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(f"set -e{self.GENDD}")
-        (project / "bin").mkdir()
-        python = project / "bin" / "python"
-        python.write_text(self.PYTHON)
-        python.chmod(0o755)
-
-    def run(self, methods: str, seeds: str, *flags: str, gpus: str = "", **variables) -> subprocess.CompletedProcess:
-        variables = {"CPU_PROCS": "", "VENV": self.project, "FOUND_GPUS": gpus, **variables}
-        return bash(*self.COMMAND, methods, seeds, *flags, cwd=self.project, **variables)
-
-    def killed(self, methods: str, seeds: str) -> None:
-        """Start, and kill the script alone once its first run has begun."""
-        environment = {**os.environ, "CPU_PROCS": "1", "VENV": str(self.project)}
-        with subprocess.Popen(["bash", *self.COMMAND, methods, seeds], cwd=self.project, env=environment) as process:
-            for _ in range(400):
-                if not (self.project / "calls").exists():
-                    time.sleep(0.05)
-            process.kill()
-        assert len(self.noted("calls")) == 1
-
-    def noted(self, name: str) -> list[str]:
-        """Lines of "calls" of train scripts or of "reports", and forgets them."""
-        file = self.project / name
-        lines = file.read_text().splitlines()
-        file.unlink()
-        return lines
-
-
-@pytest.fixture
-def comparison(project) -> Comparison:
-    return Comparison(project)
-
-
-def test_compare_trains_and_reports_each_method_with_each_seed(comparison):
-    result = comparison.run("kd gendd", "0 7", "--epochs", "2")
-    assert result.returncode == 0, result.stderr
-    where = "on GPU none, GPUS=none"
-    assert comparison.noted("calls") == [
-        f"kd large small --epochs 2 --seed 0 {where}",
-        "gendd --epochs 2 --seed 0",
-        f"kd large small --epochs 2 --seed 7 {where}",
-        "gendd --epochs 2 --seed 7",
+def test_compare_starts_its_program_from_any_folder(recorded):
+    assert recorded('bash sh/compare.sh toys large small "kd dkd" 0 --epochs 2') == [
+        ("gendd.programs.compare", ["toys", "large", "small", "kd dkd", "0", "--epochs", "2"])
     ]
-    runs = "runs/kd/0 runs/gendd/0 runs/kd/7 runs/gendd/7"
-    assert comparison.noted("reports") == [f"-m gendd.reporting {runs} --output runs/comparisons/toys_large_small"]
-    assert (comparison.output / "kd-7.log").read_text() == "kd is complete\nresults in runs/kd/7\n"
-
-
-def test_compare_names_what_fails_and_goes_on(comparison):
-    result = comparison.run("broken kd", "0 1")
-    assert result.returncode == 1
-    assert "runs/comparisons/toys_large_small/broken-0.log" in result.stderr and "kd-0" not in result.stderr
-    assert "broken, seed 1: failed, error: broken" in result.stdout
-    assert "-m gendd.reporting runs/kd/0 runs/kd/1 --output" in comparison.noted("reports")[0]
-    (comparison.project / "mended").touch()
-    assert comparison.run("broken kd", "0 1").returncode == 0
-    assert "runs/broken/0 runs/kd/0 runs/broken/1 runs/kd/1 --output" in comparison.noted("reports")[0]
-
-
-def test_compare_gives_each_gpu_one_run_at_a_time(comparison):
-    """The second run begins before the first one ends, and none meets another on its GPU."""
-    result = comparison.run("paired", "0 1 2 3", gpus="2 5")
-    assert result.returncode == 0, result.stderr + result.stdout
-    calls = comparison.noted("calls")
-    assert {call.split(" on ")[1] for call in calls} == {"GPU 2, GPUS=1", "GPU 5, GPUS=1"}
-    assert len(calls) == 4
-
-
-def test_compare_trains_one_stage_1_at_a_time(comparison):
-    """Both recipes start from the same one; the train script fails if another is at it."""
-    result = comparison.run("gendd gendd_short", "0 1", JOBS=4)
-    assert result.returncode == 0, result.stderr
-    assert len(comparison.noted("calls")) == 4
-
-
-def test_compare_killed_alone_waits_for_its_runs_before_it_goes_on(comparison):
-    comparison.killed("slow", "0")
-    assert "still at work" in refusal(comparison.run("slow kd", "0"))
-    (comparison.project / "go").touch()
-    with open(comparison.output / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    assert comparison.run("slow kd", "0").returncode == 0
-    assert "runs/slow/0 runs/kd/0 --output" in comparison.noted("reports")[0]
-
-
-def test_compare_finds_the_gpus(tmp_path):
-    """The script's own line of Python, on the CPU of this machine and on two pretended GPUs."""
-    (names,) = re.findall(r"names='(.*?)'", (ROOT / "sh" / "compare.sh").read_text(), re.DOTALL)
-    (tmp_path / "torch.py").write_text("class cuda:\n    device_count = staticmethod(lambda: 2)\n")
-
-    def found(**variables) -> str:
-        environment = {"PYTHONPATH": str(tmp_path), **variables}
-        return subprocess.run([sys.executable, "-c", names], env=environment, capture_output=True, text=True).stdout
-
-    assert found() == "0 1\n"
-    assert found(GPUS="1") == "0\n"
-    assert found(CUDA_VISIBLE_DEVICES="GPU-a,GPU-b") == "GPU-a GPU-b\n"
-
-
-def test_compare_refuses_what_cannot_work(comparison):
-    assert "SEEDS" in refusal(bash("sh/compare.sh", "toys", "large", "small", "kd", cwd=comparison.project))
-    (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
-    assert "METHODS kd: neither" in refusal(comparison.run("gendd kd", "0"))
-    comparison.output.mkdir(parents=True)
-    with open(comparison.output / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert "still at work" in refusal(comparison.run("gendd", "0"))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""The compare program, on train scripts that only note how they are called."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gendd.errors import PassingFault, UserError
+from gendd.programs import compare
+
+BASELINE = """
+echo "$* on GPU ${CUDA_VISIBLE_DEVICES-none}, GPUS=${GPUS-none}" >>calls
+[ "$1" != broken ] || [ -e mended ] || { echo "error: broken" >&2 && exit 2; }
+if [ "$1" = paired ]; then
+  mkdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
+  for _ in {1..200}; do [ "$(wc -l <calls)" -ge 2 ] || sleep 0.05; done
+  [ "$(wc -l <calls)" -ge 2 ] && rmdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
+fi
+[ "$1" != slow ] || for _ in {1..400}; do [ -e go ] || sleep 0.05; done
+echo "$1 is complete"
+echo "results in runs/$1/${*: -1}"
+"""
+GENDD = """
+set -e
+mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1-${*: -1}"
+echo "results in runs/pretrain/0"
+echo "results in runs/gendd/${*: -1}"
+"""
+PAIR = ("toys", "large", "small")
+
+
+class Comparison:
+    """A folder with scripts, and the reports that are asked for."""
+
+    def __init__(self, project: Path, monkeypatch):
+        self.project, self.output, self.reports = project, project / "runs" / "comparisons" / "toys_large_small", []
+        (project / "sh").mkdir()
+        (project / "sh" / "train_toys_baseline.sh").write_text(BASELINE)
+        for name in ("gendd", "gendd_short"):
+            (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(GENDD)
+        monkeypatch.chdir(project)
+        monkeypatch.setattr(compare, "write_report", self.reports.append)
+        for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT"):
+            monkeypatch.delenv(name, raising=False)
+
+    def run(self, methods: str, seeds: str, *flags: str) -> None:
+        compare.main([*PAIR, methods, seeds, *flags])
+
+    def calls(self) -> list[str]:
+        """What train scripts noted, and forgets it."""
+        lines = (self.project / "calls").read_text().splitlines()
+        (self.project / "calls").unlink()
+        return lines
+
+
+@pytest.fixture
+def comparison(tmp_path, monkeypatch) -> Comparison:
+    return Comparison(tmp_path, monkeypatch)
+
+
+def test_it_trains_and_reports_each_method_with_each_seed(comparison):
+    comparison.run("kd gendd", "0 7", "--epochs", "2")
+    where = "on GPU none, GPUS=none"
+    assert comparison.calls() == [
+        f"kd large small --epochs 2 --seed 0 {where}",
+        "gendd --epochs 2 --seed 0",
+        f"kd large small --epochs 2 --seed 7 {where}",
+        "gendd --epochs 2 --seed 7",
+    ]
+    (report,) = comparison.reports
+    assert report.runs == ("runs/kd/0", "runs/gendd/0", "runs/kd/7", "runs/gendd/7")
+    assert Path(report.output) == comparison.output.relative_to(comparison.project)
+    assert (comparison.output / "kd-7.log").read_text() == "kd is complete\nresults in runs/kd/7\n"
+
+
+def test_it_names_what_fails_and_goes_on(comparison, capsys):
+    with pytest.raises(
+        PassingFault, match="2 of the runs failed: runs/comparisons/toys_large_small/broken-0.log"
+    ) as told:
+        comparison.run("broken kd", "0 1")
+    assert "kd-0" not in str(told.value)
+    assert "broken, seed 1: failed, error: broken" in capsys.readouterr().out
+    assert comparison.reports.pop().runs == ("runs/kd/0", "runs/kd/1")
+    (comparison.project / "mended").touch()
+    comparison.run("broken kd", "0 1")
+    assert comparison.reports.pop().runs == ("runs/broken/0", "runs/kd/0", "runs/broken/1", "runs/kd/1")
+
+
+def test_each_gpu_has_one_run_at_a_time(comparison, monkeypatch):
+    """The second run begins before the first one ends, and none meets another on its GPU."""
+    monkeypatch.setattr(compare, "found_gpus", lambda: ["2", "5"])
+    comparison.run("paired", "0 1 2 3")
+    calls = comparison.calls()
+    assert {call.split(" on ")[1] for call in calls} == {"GPU 2, GPUS=1", "GPU 5, GPUS=1"}
+    assert len(calls) == 4
+
+
+def test_one_stage_1_is_trained_at_a_time(comparison, monkeypatch):
+    """Both recipes start from the same one; the train script fails if another is at it."""
+    monkeypatch.setenv("JOBS", "4")
+    comparison.run("gendd gendd_short", "0 1")
+    assert len(comparison.calls()) == 4
+
+
+def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
+    command = [sys.executable, "-m", "gendd.programs.compare", *PAIR, "slow", "0"]
+    environment = {**os.environ, "CPU_PROCS": "1", "PYTHONPATH": str(Path(compare.__file__).parents[2])}
+    with subprocess.Popen(command, cwd=comparison.project, env=environment) as process:
+        for _ in range(1200):
+            if not (comparison.project / "calls").exists():
+                time.sleep(0.05)
+        process.kill()
+    assert len(comparison.calls()) == 1
+    with pytest.raises(UserError, match="still at work"):
+        comparison.run("slow kd", "0")
+    (comparison.project / "go").touch()
+    with open(comparison.output / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    comparison.run("slow kd", "0")
+    assert comparison.reports.pop().runs == ("runs/slow/0", "runs/kd/0")
+
+
+def test_gpus_are_those_that_the_environment_leaves(monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "CPU_PROCS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 2)
+    assert compare.found_gpus() == ["0", "1"]
+    monkeypatch.setenv("GPUS", "1")
+    assert compare.found_gpus() == ["0"]
+    monkeypatch.delenv("GPUS")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    assert compare.found_gpus() == ["GPU-a", "GPU-b"]
+    monkeypatch.setenv("CPU_PROCS", "2")
+    assert compare.found_gpus() == []
+
+
+def test_what_cannot_work_is_refused(comparison):
+    with pytest.raises(UserError, match="SEEDS"):
+        compare.main([*PAIR, "kd"])
+    with pytest.raises(UserError, match="--on moon: choose slurm, or local"):
+        comparison.run("kd", "0", "--on", "moon")
+    (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
+    with pytest.raises(UserError, match="METHODS kd: neither"):
+        comparison.run("gendd kd", "0")
+    comparison.output.mkdir(parents=True)
+    with open(comparison.output / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="still at work"):
+            comparison.run("gendd", "0")
+
+
+def test_a_cluster_trains_the_same(comparison):
+    """By submitit's executor of this machine, which stands in for Slurm's."""
+    pytest.importorskip("submitit", reason="submitit, an extra, is not installed")
+    with pytest.raises(PassingFault, match="1 of the runs failed: .*broken-0.log"):
+        comparison.run("gendd gendd_short kd broken", "0", "--on", "local", "--epochs", "2")
+    assert sorted(call.split()[0] for call in comparison.calls()) == ["broken", "gendd", "gendd", "kd"]
+    assert comparison.reports.pop().runs == ("runs/gendd/0", "runs/gendd/0", "runs/kd/0")
