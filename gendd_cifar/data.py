@@ -44,7 +44,7 @@ class ImageData:
         mean, std: of the network that the images are for, in [0, 1] units.
         holdout: fraction of the training images set apart, the same for every seed; evaluation then uses them.
         cached_views: views an image that the epochs show in turn; 0: each time a new one.
-        imbalance: makes what is left a long-tailed training set (`gendd.subsets`), and what is evaluated not.
+        imbalance: makes what is left a long-tailed training set (`gendd.split`), and what is evaluated not.
         label_fraction: share of the training images that keep their labels.
         labeled_only: train on these alone; else on all, the others with label -1.
     """
@@ -71,16 +71,13 @@ class ImageData:
         self.image_size = source.train.images.shape[-1]
         train, evaluation, self.eval_split = source.train, source.test, "test"
         if holdout:
-            order = torch.randperm(len(train), generator=generator("cpu", "holdout"))
-            held = round(holdout * len(train))
-            train, evaluation, self.eval_split = train.select(order[held:]), train.select(order[:held]), "validation"
+            (train, evaluation), self.eval_split = train.hold_out(holdout), "validation"
         train = train.long_tailed(imbalance)
         # The groups of a data set are the same for all methods: they are of all its training images.
-        self.class_groups = class_groups(train.class_sizes(self.num_classes))
+        self.class_groups = class_groups(train.class_counts(self.num_classes))
         if label_fraction < 1:
             train = train.partly_labeled(label_fraction, labeled_only)
-        # In a fixed random order: folders come sorted by class, and a subset should hold them all.
-        evaluation = evaluation.select(torch.randperm(len(evaluation), generator=generator("cpu", "evaluation order")))
+        evaluation = evaluation.in_evaluation_order()
         for split, data in (("training", train), (self.eval_split, evaluation)):
             if not len(data):
                 raise UserError(f"--dataset: its {split} split is empty; --holdout {holdout} leaves nothing there")

@@ -20,13 +20,13 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
-from gendd import subsets
 from gendd.data import DataSummary, class_difference
 from gendd.errors import UserError, unknown_name
 from gendd.evaluation import class_groups
 from gendd.images import SHOWN, BrokenImage, as_rgb, opened
 from gendd.listing import ImageFiles, class_names, describe, list_class_folders, list_images
 from gendd.retry import retried
+from gendd.split import Split
 from gendd_cifar.config import CifarTrainConfig
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
@@ -36,7 +36,7 @@ SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
-class Images:
+class Images(Split):
     """A set of images (N, 3, S, S) uint8 with their labels (N,) int64, -1 where they are not known."""
 
     images: Tensor
@@ -48,17 +48,8 @@ class Images:
     def select(self, indices: Tensor) -> "Images":
         return Images(self.images[indices], self.labels[indices])
 
-    def class_sizes(self, num_classes: int) -> Tensor:
-        """Number of images (C,) of each class; those without a label belong to none."""
-        return torch.bincount(self.labels[self.labels >= 0], minlength=num_classes)
-
-    def long_tailed(self, imbalance: float) -> "Images":
-        return self.select(subsets.long_tailed(self.labels, imbalance)) if imbalance < 1 else self
-
-    def partly_labeled(self, fraction: float, labeled_only: bool) -> "Images":
-        """This fraction with labels, and the others without, or (labeled_only) not at all."""
-        known = subsets.labeled(self.labels, fraction)
-        return self.select(known) if labeled_only else Images(self.images, self.labels.where(known, -1))
+    def with_labels(self, labels: Tensor) -> "Images":
+        return Images(self.images, labels)
 
 
 @dataclass(frozen=True)
@@ -283,15 +274,15 @@ def check_data(config: CifarTrainConfig) -> None:
         print(f"  train  {len(source.train)} images of {config.unlabeled_dir}, without labels")
     else:
         train = source.train.long_tailed(config.imbalance)
-        counts = train.class_sizes(source.num_classes)
+        counts = train.class_counts(source.num_classes)
         print(f"  train  {_counted(train, counts)}")
         if groups := class_groups(counts):
             sizes = (f"{members.sum()} of {name}" for name, members in groups.items())
             print(f"         classes by their number of images: {', '.join(sizes)}")
         if config.label_fraction < 1:
             labeled = train.partly_labeled(config.label_fraction, labeled_only=True)
-            print(f"  labels {_counted(labeled, labeled.class_sizes(source.num_classes))}")
-    print(f"  test   {_counted(source.test, source.test.class_sizes(source.num_classes))}")
+            print(f"  labels {_counted(labeled, labeled.class_counts(source.num_classes))}")
+    print(f"  test   {_counted(source.test, source.test.class_counts(source.num_classes))}")
 
 
 def _counted(images: Images, class_sizes: Tensor) -> str:

@@ -55,7 +55,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
 def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]:
     sizes = "without labels"
     if listing.labels is not None:
-        counts = listing.class_counts()
+        counts = listing.class_counts(len(listing.classes))
         sizes = f"{len(counts)} classes of {counts.min()} to {counts.max()}"
     sample = torch.linspace(0, len(listing) - 1, min(DECODED, len(listing))).long()
     print(f"{listing.root}: {len(listing)} images {role}, {sizes}; {len(sample)} of them decoded")

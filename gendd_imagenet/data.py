@@ -19,7 +19,7 @@ from gendd.data import Batch
 from gendd.distributed import World, usable_cores
 from gendd.errors import UserError
 from gendd.evaluation import class_groups
-from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
+from gendd.randomness import BatchPlan, Shuffled, StepRandom
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
@@ -102,7 +102,7 @@ class PhotoData:
         if not self.config.unlabeled:
             refuse_other_classes(eval_folder(self.config), listing, self.evaluation)
         if self.config.holdout:
-            listing, _ = listing.split(self.config.holdout)
+            listing, _ = listing.hold_out(self.config.holdout)
         return listing
 
     @cached_property
@@ -118,15 +118,14 @@ class PhotoData:
     def evaluation(self) -> Listing:
         if self.config.holdout:
             listing = list_training(self.config)
-            _, listing = listing.split(self.config.holdout)
+            _, listing = listing.hold_out(self.config.holdout)
             if not len(listing):
                 raise UserError(f"--holdout {self.config.holdout}: leaves no image to evaluate on; raise it")
         else:
             listing = list_evaluation(self.config)
             if self.config.eval_list:
                 self._refuse_absent("--eval-list", self.config.eval_list, listing)
-        # In a fixed random order: folders come sorted by class, and a subset should hold them all.
-        return listing.select(torch.randperm(len(listing), generator=generator("cpu", "evaluation order")))
+        return listing.in_evaluation_order()
 
     def _refuse_absent(self, flag: str, file: str, listing: Listing) -> None:
         absent = listing.missing() if self.checks_lists else []
@@ -167,7 +166,9 @@ class PhotoData:
     @cached_property
     def class_groups(self) -> dict[str, Tensor]:
         """Classes with many, medium and few training images, where these differ."""
-        return class_groups(self.listed_training.class_counts()) if has_training_labels(self.config) else {}
+        if not has_training_labels(self.config):
+            return {}
+        return class_groups(self.listed_training.class_counts(len(self.listed_training.classes)))
 
     @property
     def passed_over(self) -> Counter[str]:

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendd import listing, subsets
+from gendd import listing
 from gendd.errors import UserError
-from gendd.randomness import generator
 from gendd.retry import retried
+from gendd.split import Split
 
 RELEASE = (
     "ILSVRC2012 classification (CLS-LOC): 1000 class folders such as n01440764, "
@@ -24,7 +24,7 @@ EVAL_SPLITS = ("val", "test")
 
 
 @dataclass(frozen=True)
-class Listing:
+class Listing(Split):
     """N image files below a folder.
 
     Args:
@@ -50,21 +50,8 @@ class Listing:
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, names=self.names[indices.numpy()], labels=labels)
 
-    def split(self, share: float) -> tuple["Listing", "Listing"]:
-        """The rest and a random share, the same for every seed."""
-        order = torch.randperm(len(self), generator=generator("cpu", "holdout"))
-        held = round(share * len(self))
-        return self.select(order[held:]), self.select(order[:held])
-
-    def partly_labeled(self, fraction: float, labeled_only: bool) -> "Listing":
-        """This fraction with labels, and the others without, or (labeled_only) not at all."""
-        known = subsets.labeled(self.labels, fraction)
-        if labeled_only:
-            return self.select(known.nonzero()[:, 0])
-        return replace(self, labels=self.labels.where(known, -1))
-
-    def class_counts(self) -> Tensor:
-        return torch.bincount(self.labels, minlength=len(self.classes))
+    def with_labels(self, labels: Tensor) -> "Listing":
+        return replace(self, labels=labels)
 
     def missing(self) -> list[str]:
         """Entries without a file."""

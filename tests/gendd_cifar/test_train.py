@@ -18,7 +18,7 @@ from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
 from small_images import write_folder
 
-from gendd import lock, subsets
+from gendd import lock, split
 from gendd.errors import UserError
 from gendd.lock import sole_writer
 from gendd.reporting.metrics import read_metrics
@@ -288,12 +288,12 @@ def test_without_labels_garbage_labels_change_nothing(gendd, monkeypatch):
 def lie(monkeypatch, about: str) -> None:
     """False labels for the training images that keep theirs, or for the others; which do is not changed by it."""
     source = data.read_source("digits", "", 32)
-    known = subsets.labeled(source.train.labels, 0.1)
+    known = split.labeled(source.train.labels, 0.1)
     lied_about = known if about == "known" else ~known
     labels = torch.where(lied_about, (source.train.labels + 1) % 10, source.train.labels)
     lying = dataclasses.replace(source, train=Images(source.train.images, labels))
     monkeypatch.setattr(data, "read_source", lambda *arguments: lying)
-    monkeypatch.setattr(subsets, "labeled", lambda labels, fraction: known)
+    monkeypatch.setattr(split, "labeled", lambda labels, fraction: known)
 
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain", "finetune", "kd"])
@@ -318,7 +318,7 @@ def test_a_plan_tells_which_images_few_labels_leave(gendd, capsys):
     assert ", 10 % of the images with labels, the others without\n" in plan and "images     1198 to train on" in plan
     gendd(*few, "--method", "kd", "--name", "kd", data="digits-labels0.1")
     plan = capsys.readouterr().out
-    labels = subsets.labeled(data.read_source("digits", "", 8).train.labels, 0.1).sum()
+    labels = split.labeled(data.read_source("digits", "", 8).train.labels, 0.1).sum()
     assert ", 10 % of the images with labels, the others left out\n" in plan
     assert f"images     {labels} to train on" in plan
 
@@ -649,13 +649,13 @@ def add_image(data: Path) -> None:
 
 
 def add_class(data: Path) -> None:
-    for split in ("train", "test"):
-        shutil.copytree(data / split / "a", data / split / "c")
+    for part in ("train", "test"):
+        shutil.copytree(data / part / "a", data / part / "c")
 
 
 def rename_class(data: Path) -> None:
-    for split in ("train", "test"):
-        (data / split / "a").rename(data / split / "z")
+    for part in ("train", "test"):
+        (data / part / "a").rename(data / part / "z")
 
 
 def add_test_image(data: Path) -> None:

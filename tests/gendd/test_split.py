@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gendd.subsets import labeled, long_tailed
+from gendd.split import labeled, long_tailed
 
 
 def balanced(classes, images):
