@@ -296,42 +296,13 @@ def test_evaluate_asks_the_run_for_its_tree(tmp_path, recorded):
     assert "checkpoint is missing" in refusal(bash("sh/evaluate.sh"))
 
 
-def test_ablation_trains_each_value_and_draws(recorded, tmp_path):
-    script = tmp_path / "pair.sh"
-    script.write_text(
-        'case "$*" in *--dry-run) echo "  head       9 tokens of width 16; ..."; exit ;; esac\n'
-        'echo "results in first"; echo "$*" >>"$LOG"; echo "results in ${*: -1}/0"\n'
-    )
-
-    def swept(setting, **variables):
-        log = tmp_path / "log"
-        log.write_text("")
-        drawn = recorded(f"bash sh/ablate.sh {setting} {script} --lr 1", LOG=log, **variables)
-        return log.read_text().splitlines(), drawn
-
-    flags, [(module, arguments)] = swept("contraction", VALUES="0 0.5", SEEDS="0 1")
-    assert flags == [
-        f"--lr 1 --seed {seed} --contraction {value} --name gendd-contraction-{value}"
-        for seed in (0, 1)
-        for value in ("0", "0.5")
-    ]
-    assert module == "gendd.reporting.ablate"
-    assert arguments[:3] == ["contraction", "gendd-contraction-0/0", "gendd-contraction-0.5/0"]
-    flags, _ = swept("repeats", VALUES="4")
-    assert [line.split()[-1] for line in flags] == [
-        f"gendd-repeats-4-{scheme}" for scheme in ("independent", "shared", "paired")
-    ]
-    assert len(swept("feature-mixup")[0]) == 2
-    flags, _ = swept("token-dim")
-    assert [line.split()[-1].removeprefix("gendd-token-dim-") for line in flags] == ["8", "16", "144"]
-
-
-def test_ablation_of_a_trained_head_asks_the_run_for_its_tree(recorded, tmp_path):
+def test_ablation_starts_its_programs(recorded, tmp_path):
     assert recorded(f"bash sh/ablate.sh guidance {tmp_path} --images 9", OUTPUT="out") == [
         ("gendd sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
     ]
-    assert "choose one of contraction" in refusal(bash("sh/ablate.sh", "lambda"))
-    assert "which script" in refusal(bash("sh/ablate.sh", "feature-mixup", "sh/none.sh"))
+    assert recorded("bash sh/ablate.sh contraction sh/pair.sh --lr 1") == [
+        ("gendd.programs.sweep", ["contraction", "sh/pair.sh", "--lr", "1"])
+    ]
 
 
 def readme_commands() -> list[str]:

@@ -1,53 +1,17 @@
 """The compare program: trains methods with seeds by the scripts of sh/, several at a time, then reports them all."""
 
-import contextlib
-import fcntl
 import os
-import queue
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from gendd.distributed import usable_cores, whole_number
-from gendd.errors import PassingFault, UserError, run_program
+from gendd.errors import UserError, run_program
+from gendd.programs.jobs import Job, at_work, place_of, refuse_failures, train_all
 from gendd.reporting.report import ReportConfig, write_report
 
 USAGE = 'bash sh/compare.sh DATA TEACHER STUDENT "METHODS" "SEEDS" [flags]'
 # Their scripts begin with a stage 1 that they share: with one seed they take turns.
 TWO_STAGES = ("gendd", "regression")
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training, by a script's command; what it prints goes to `log`."""
-
-    method: str
-    seed: str
-    command: tuple[str, ...]
-    log: Path
-
-    def train(self, environment: dict[str, str], keep: Sequence[int] = ()) -> str | None:
-        """Run the command; the run's folder, None if it failed.
-
-        Args:
-            keep: file descriptors that the command inherits, and holds until it has ended.
-        """
-        gpu = f" on GPU {environment['CUDA_VISIBLE_DEVICES']}" if environment.get("GPUS") == "1" else ""
-        print(f"{self.method}, seed {self.seed}: begins{gpu}, {self.log}", flush=True)
-        with open(self.log, "w") as log:
-            status = subprocess.run(self.command, stdout=log, stderr=log, env=environment, pass_fds=keep).returncode
-        lines = self.log.read_text(errors="replace").splitlines()
-        if status:
-            print(f"{self.method}, seed {self.seed}: failed, {lines[-1] if lines else f'status {status}'}", flush=True)
-            return None
-        print(f"{self.method}, seed {self.seed}: complete", flush=True)
-        folders = [line.removeprefix("results in ") for line in lines if line.startswith("results in ")]
-        return folders[-1] if folders else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,34 +24,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(arguments) < 5:
         raise UserError(f"what is compared? {USAGE}")
     data, teacher, student, methods, seeds, *flags = arguments
-    place, flags = _place(flags)
+    place, flags = place_of(flags)
     output = Path(os.environ.get("OUTPUT") or f"runs/comparisons/{data}_{teacher}_{student}")
     jobs = [
-        Job(method, seed, (*command, *flags, "--seed", seed), output / f"{method}-{seed}.log")
+        Job(
+            f"{method}, seed {seed}",
+            (*command_of(method, data, teacher, student), *flags, "--seed", seed),
+            output / f"{method}-{seed}.log",
+            seed if method.startswith(TWO_STAGES) else None,
+        )
         for seed in seeds.split()
         for method in methods.split()
-        for command in [command_of(method, data, teacher, student)]
     ]
-    with _alone(output) as lock:
-        folders = train_on_cluster(jobs, output, place) if place else train_here(jobs, lock)
-    runs = [folders[job] for job in jobs if folders[job]]
-    if runs:
-        write_report(ReportConfig(tuple(runs), str(output)))
-    if failed := [str(job.log) for job in jobs if not folders[job]]:
-        raise PassingFault(
-            f"{len(failed)} of the runs failed: {' '.join(failed)}; mend what their logs say and give the command again"
-        )
-
-
-def _place(flags: list[str]) -> tuple[str | None, list[str]]:
-    """What --on names, and the flags without it."""
-    if "--on" not in flags:
-        return None, flags
-    at = flags.index("--on")
-    place = flags[at + 1] if len(flags) > at + 1 else ""
-    if place not in ("slurm", "local"):
-        raise UserError(f"--on {place}: choose slurm, or local, which tries the same on this machine; or leave it out")
-    return place, flags[:at] + flags[at + 2 :]
+    with at_work(output) as lock:
+        folders = train_all(jobs, output, place, lock)
+    if runs := tuple(filter(None, folders.values())):
+        write_report(ReportConfig(runs, str(output)))
+    refuse_failures(folders)
 
 
 def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str, ...]:
@@ -102,91 +55,6 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
     if Path(baseline).is_file():
         return "bash", baseline, method, teacher, student
     raise UserError(f"METHODS {method}: neither {own} nor {baseline} is there; see ls sh/")
-
-
-@contextlib.contextmanager
-def _alone(output: Path) -> Iterator[int]:
-    """Holds the folder's lock, whose descriptor all runs inherit: it is free once the last of them has ended, even if
-    this program is killed alone."""
-    output.mkdir(parents=True, exist_ok=True)
-    with open(output / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"OUTPUT {output}: runs of this comparison are still at work; wait for them, or end them"
-            ) from None
-        yield lock.fileno()
-
-
-def in_turns(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in groups, those of a group one after the other: they begin with the same stage 1."""
-    groups: dict[object, list[Job]] = {}
-    for job in jobs:
-        shares = job.method.startswith(TWO_STAGES)
-        groups.setdefault(job.seed if shares else job, []).append(job)
-    return list(groups.values())
-
-
-def found_gpus() -> list[str]:
-    """The GPUs to use: so many as GPUS says of CUDA_VISIBLE_DEVICES; none where CPU_PROCS asks for the CPU."""
-    if os.environ.get("CPU_PROCS"):
-        return []
-    count = torch.cuda.device_count()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
-    return visible.split(",")[: whole_number(os.environ, "GPUS", count, least=0)] if count else []
-
-
-def train_here(jobs: Sequence[Job], lock: int) -> dict[Job, str | None]:
-    """Folder of each run; each GPU of this machine takes one at a time, or the CPU JOBS of them."""
-    gpus = found_gpus()
-    at_once = len(gpus) or whole_number(os.environ, "JOBS", 1)
-    environment = dict(os.environ)
-    if not gpus and at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_once)))
-    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    for gpu in gpus or [None] * at_once:
-        free.put({"CUDA_VISIBLE_DEVICES": gpu, "GPUS": "1"} if gpu else {})
-
-    def train(group: list[Job]) -> dict[Job, str | None]:
-        place = free.get()
-        try:
-            return {job: job.train(environment | place, (lock,)) for job in group}
-        finally:
-            free.put(place)
-
-    folders: dict[Job, str | None] = {}
-    with ThreadPoolExecutor(at_once) as pool:
-        for trained in pool.map(train, in_turns(jobs)):
-            folders |= trained
-    return folders
-
-
-def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> dict[Job, str | None]:
-    """Folder of each run; each group is a job of Slurm's with a GPU (sbatch reads SBATCH_PARTITION, SBATCH_ACCOUNT and
-    such from the environment), and this program waits for all."""
-    try:
-        import submitit
-    except ImportError:
-        raise UserError(f"--on {cluster}: needs submitit; pip install submitit") from None
-    executor = submitit.AutoExecutor(output / "cluster", cluster=cluster)
-    hours = whole_number(os.environ, "HOURS", 72)
-    executor.update_parameters(timeout_min=60 * hours, gpus_per_node=1 if cluster == "slurm" else 0, name="gendd")
-    groups = in_turns(jobs)
-    submitted = [executor.submit(train_group, group) for group in groups]
-    folders: dict[Job, str | None] = {}
-    for group, work in zip(groups, submitted, strict=True):
-        try:
-            folders |= work.result()
-        except Exception as error:  # Whatever submitit or the cluster ended it with: the other runs go on.
-            print(f"{', '.join(job.method for job in group)}: {str(error).splitlines()[-1]}", flush=True)
-            folders |= dict.fromkeys(group)
-    return folders
-
-
-def train_group(group: list[Job]) -> dict[Job, str | None]:
-    """On a cluster's machine: the jobs one after the other."""
-    return {job: job.train(dict(os.environ)) for job in group}
 
 
 if __name__ == "__main__":

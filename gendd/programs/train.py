@@ -346,11 +346,12 @@ class TrainProgram:
         self._say_result()
 
     def _head_cost(self, student: torch.nn.Module) -> dict:
-        """Size of a student's head, and floating-point operations of its loss, forward, an image; empty without one."""
+        """Sizes of a student's head, and the FLOPs of its loss, forward, per image; empty without a head."""
         if self.task.head is None:
             return {}
         operations = loss_flops(student, self.config.batch_size, self.world.device)
-        return {"head": {"parameters": parameter_count(student.head), "loss_flops": operations}}
+        size = {"feature_dim": student.head.feature_dim, "parameters": parameter_count(student.head)}
+        return {"head": {**size, "loss_flops": operations}}
 
     def _say_result(self) -> None:
         # sh/compare.sh looks for the last line.

@@ -39,7 +39,15 @@ class AblateConfig:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    config = parse(AblateConfig, "gendd.reporting.ablate", arguments)
+    draw(parse(AblateConfig, "gendd.reporting.ablate", arguments))
+
+
+def draw(config: AblateConfig) -> None:
+    """Write the ablation of the configuration's runs.
+
+    Raises:
+        UserError: no complete run, or they differ in more than the setting and the seed.
+    """
     runs, incomplete = finished_runs(config.runs)
     if incomplete:
         print(f"not complete, left out: {', '.join(incomplete)}")

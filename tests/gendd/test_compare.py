@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gendd.errors import PassingFault, UserError
-from gendd.programs import compare
+from gendd.programs import compare, jobs
 
 BASELINE = """
 echo "$* on GPU ${CUDA_VISIBLE_DEVICES-none}, GPUS=${GPUS-none}" >>calls
@@ -92,7 +92,7 @@ def test_it_names_what_fails_and_goes_on(comparison, capsys):
 
 def test_each_gpu_has_one_run_at_a_time(comparison, monkeypatch):
     """The second run begins before the first one ends, and none meets another on its GPU."""
-    monkeypatch.setattr(compare, "found_gpus", lambda: ["2", "5"])
+    monkeypatch.setattr(jobs, "found_gpus", lambda: ["2", "5"])
     comparison.run("paired", "0 1 2 3")
     calls = comparison.calls()
     assert {call.split(" on ")[1] for call in calls} == {"GPU 2, GPUS=1", "GPU 5, GPUS=1"}
@@ -127,15 +127,15 @@ def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
 def test_gpus_are_those_that_the_environment_leaves(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "CPU_PROCS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 2)
-    assert compare.found_gpus() == ["0", "1"]
+    monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 2)
+    assert jobs.found_gpus() == ["0", "1"]
     monkeypatch.setenv("GPUS", "1")
-    assert compare.found_gpus() == ["0"]
+    assert jobs.found_gpus() == ["0"]
     monkeypatch.delenv("GPUS")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    assert compare.found_gpus() == ["GPU-a", "GPU-b"]
+    assert jobs.found_gpus() == ["GPU-a", "GPU-b"]
     monkeypatch.setenv("CPU_PROCS", "2")
-    assert compare.found_gpus() == []
+    assert jobs.found_gpus() == []
 
 
 def test_what_cannot_work_is_refused(comparison):

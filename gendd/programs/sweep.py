@@ -1,0 +1,76 @@
+"""The sweep program: trains a pair by its script once for every value of a setting, then draws what it does."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gendd.errors import UserError, run_program, unknown_name
+from gendd.programs.jobs import Folders, Job, at_work, place_of, refuse_failures, train_all
+from gendd.reporting.ablate import AblateConfig, draw
+
+# Each setting of the training, and its values; those of token-dim go on to the teacher's whole feature.
+VALUES = {
+    "contraction": ("0", "0.25", "0.5", "0.75", "0.9"),
+    "token-dim": ("8",),
+    "repeats": ("4", "8", "16", "30"),
+    "feature-mixup": ("0", "1"),
+}
+# What is tried with each value, as other flags, and its name.
+VARIANTS = {"repeats": {f"-{scheme}": ("--timesteps", scheme) for scheme in ("independent", "shared", "paired")}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, and draw; what is done is not trained again, and a run that fails does not stop the others.
+
+    Raises:
+        UserError: a command that cannot work. PassingFault: some runs failed.
+    """
+    setting, script, *flags = [*(sys.argv[1:] if arguments is None else arguments), "", ""]
+    if setting not in VALUES:
+        raise unknown_name("SETTING", setting, (*VALUES, "guidance", "sampling"))
+    if not Path(script).is_file():
+        raise UserError(f"{setting}: which script trains the pair? {script or '(none given)'} is no file")
+    place, flags = place_of([flag for flag in flags if flag])
+    output = Path(os.environ.get("OUTPUT") or f"runs/ablations/{Path(script).stem}")
+    given, seeds = os.environ.get("VALUES"), (os.environ.get("SEEDS") or "0").split()
+    values = given.split() if given else VALUES[setting]
+    with at_work(output) as lock:
+        folders = train_all(list(jobs_of(setting, values, script, flags, seeds, output)), output, place, lock)
+        if setting == "token-dim" and not given:
+            wider = wider_tokens(int(values[-1]), feature_width(folders))
+            folders |= train_all(list(jobs_of(setting, wider, script, flags, seeds, output)), output, place, lock)
+    if runs := tuple(filter(None, folders.values())):
+        draw(AblateConfig(setting, runs, str(output)))
+    refuse_failures(folders)
+
+
+def jobs_of(
+    setting: str, values: Sequence[str], script: str, flags: Sequence[str], seeds: Sequence[str], output: Path
+) -> Iterator[Job]:
+    # Scripts of two stages train the first, which the values share, once a seed.
+    has_stage1 = "--after" in Path(script).read_text()
+    for seed in seeds:
+        for value in values:
+            for variant, others in VARIANTS.get(setting, {"": ()}).items():
+                name = f"gendd-{setting}-{value}{variant}"
+                command = ("bash", script, *flags, "--seed", seed, f"--{setting}", value, *others, "--name", name)
+                log = output / f"{name}-{seed}.log"
+                yield Job(f"{name}, seed {seed}", command, log, stage1=seed if has_stage1 else None)
+
+
+def feature_width(folders: Folders) -> int:
+    """Of the teacher, as the runs tell; 0 where there are none."""
+    results = [json.loads(Path(folder, "result.json").read_text()) for folder in folders.values() if folder]
+    return results[0]["head"]["feature_dim"] if results else 0
+
+
+def wider_tokens(narrowest: int, width: int) -> list[str]:
+    """Token widths above the narrowest: its doubles that divide the feature's width, and the whole feature."""
+    doubles = [narrowest << i for i in range(1, width.bit_length()) if narrowest << i < width]
+    return [str(dim) for dim in doubles if width % dim == 0] + ([str(width)] if width > narrowest else [])
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -1,0 +1,104 @@
+"""The sweep program, on a train script that only notes how it is called."""
+
+import json
+
+import pytest
+
+from gendd.errors import PassingFault, UserError
+from gendd.programs import sweep
+
+SCRIPT = """
+echo "$*" >>calls
+[[ $* != *" 0.25 "* ]] || { echo "error: broken" >&2 && exit 2; }
+[[ $* == *--dry-run* ]] && echo plan && exit
+mkdir -p "runs/${*: -1}" && echo '{"head": {"feature_dim": 144}}' >"runs/${*: -1}/result.json"
+echo "results in runs/pretrain/0"
+echo "results in runs/${*: -1}"
+"""
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Function: (setting, flags) -> the calls of the script, and what is drawn of which runs."""
+    (tmp_path / "pair.sh").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    drawn = []
+    monkeypatch.setattr(sweep, "draw", lambda config: drawn.append((config.setting, config.runs, config.output)))
+
+    def run(setting, *flags):
+        sweep.main([setting, "pair.sh", *flags])
+        return (tmp_path / "calls").read_text().splitlines(), drawn
+
+    run.drawn = drawn
+    return run
+
+
+def test_each_value_is_trained_with_each_seed_and_drawn(swept, monkeypatch):
+    monkeypatch.setenv("VALUES", "0 0.5")
+    monkeypatch.setenv("SEEDS", "0 1")
+    calls, [(setting, runs, output)] = swept("contraction", "--lr", "1")
+    assert calls == [
+        f"--lr 1 --seed {seed} --contraction {value} --name gendd-contraction-{value}"
+        for seed in (0, 1)
+        for value in ("0", "0.5")
+    ]
+    assert setting == "contraction" and output == "runs/ablations/pair"
+    assert runs == ("runs/gendd-contraction-0", "runs/gendd-contraction-0.5") * 2
+
+
+def test_draws_are_tried_with_each_scheme_of_timesteps(swept, monkeypatch):
+    monkeypatch.setenv("VALUES", "4")
+    calls, _ = swept("repeats")
+    assert calls == [
+        f"--seed 0 --repeats 4 --timesteps {scheme} --name gendd-repeats-4-{scheme}"
+        for scheme in ("independent", "shared", "paired")
+    ]
+
+
+def test_tokens_grow_to_the_whole_feature(swept):
+    calls, [(_, runs, _)] = swept("token-dim")
+    assert [call.split()[-1].removeprefix("gendd-token-dim-") for call in calls] == ["8", "16", "144"]
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("narrowest", "width", "wider"), [(8, 64, [16, 32, 64]), (8, 8, []), (8, 0, []), (8, 24, [24])]
+)
+def test_token_widths_are_doubles_that_divide_the_feature(narrowest, width, wider):
+    assert sweep.wider_tokens(narrowest, width) == list(map(str, wider))
+
+
+def test_what_fails_is_named_and_the_rest_drawn(swept):
+    with pytest.raises(PassingFault, match="1 of the runs failed: runs/ablations/pair/gendd-contraction-0.25-0.log"):
+        swept("contraction")
+    ((_, runs, _),) = swept.drawn
+    assert len(runs) == 4
+
+
+def test_a_dry_run_draws_nothing(swept):
+    calls, drawn = swept("feature-mixup", "--dry-run")
+    assert len(calls) == 2 and not drawn
+
+
+def test_runs_of_one_stage_1_take_turns(swept, tmp_path):
+    jobs = list(sweep.jobs_of("contraction", ("0", "1"), "pair.sh", (), ("0", "1"), tmp_path))
+    assert {job.stage1 for job in jobs} == {None}
+    (tmp_path / "pair.sh").write_text("gendd_cifar train --after pretrain")
+    jobs = list(sweep.jobs_of("contraction", ("0", "1"), "pair.sh", (), ("0", "1"), tmp_path))
+    assert [job.stage1 for job in jobs] == ["0", "0", "1", "1"]
+
+
+def test_what_cannot_work_is_refused(swept):
+    with pytest.raises(UserError, match="SETTING lambda: no such name; .*contraction"):
+        swept("lambda")
+    with pytest.raises(UserError, match="which script trains the pair. sh/none.sh is no file"):
+        sweep.main(["feature-mixup", "sh/none.sh"])
+    with pytest.raises(UserError, match="which script trains the pair. .none given. is no file"):
+        sweep.main(["contraction"])
+
+
+def test_a_runs_result_tells_the_features_width(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"head": {"feature_dim": 256}}))
+    assert sweep.feature_width({None: str(tmp_path)}) == 256 and sweep.feature_width({None: ""}) == 0
