@@ -125,19 +125,9 @@ class HeadConfig:
 
 
 @dataclass(frozen=True)
-class TrainConfig(SamplingConfig, HeadConfig):
-    """Train a network: a teacher, a student alone, or a student from a teacher."""
+class NetworkConfig:
+    """The networks and their weights."""
 
-    dataset: str = ""
-    """Name of a data set, or a folder of images."""
-    data_root: str = "data"
-    """Folder that data sets are kept in and downloaded to."""
-    holdout: float = 0.0
-    """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
-
-    method: str = "gendd"
-    """classification, kd, dkd, ikl, dist, kl (no labels), feature, srd, vkd, simkd, regression, pretrain (stage 1),
-    gendd, or finetune (stage 3)."""
     student: str = ""
     """Network to train: a short name of this tree, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
     package.module:function."""
@@ -157,18 +147,41 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Standard deviation of the teacher's images, like `teacher_mean`."""
     allow_partial: bool = False
     """Accept weight files that fill only a part of a network; a teacher's must hold its classifier."""
+    teacher_chunk: int = 0
+    """Images that the teacher takes at once; 0: as many as come. Bounds its memory, changes no result."""
+    grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
+    """What recomputes its activations in the backward pass: less memory, more time, the same result."""
 
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images and their labels."""
+
+    dataset: str = ""
+    """Name of a data set, or a folder of images."""
+    data_root: str = "data"
+    """Folder that data sets are kept in and downloaded to."""
+    holdout: float = 0.0
+    """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
+    label_fraction: float = 1.0
+    """Share of the training images, class by class, that keep their labels, the same for every seed and method."""
+    unlabeled: bool = False
+    """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
     teacher_cache: str | None = None
     """Folder of the teacher's features: computed once for `cached_views` views an image, then read in every epoch."""
     cached_views: int | None = None
-    """Views an image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
+    """Views per image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
 
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """The method, and what it learns from."""
+
+    method: str = "gendd"
+    """classification, kd, dkd, ikl, dist, kl (no labels), feature, srd, vkd, simkd, regression, pretrain (stage 1),
+    gendd, or finetune (stage 3)."""
     contraction: float = 0.9
     """lambda, share of the class center in the target; 0 uses no label for it."""
-    unlabeled: bool = False
-    """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
-    label_fraction: float = 1.0
-    """Share of the training images, class by class, that keep their labels, the same for every seed and method."""
     feature_mixup: float = 1.0
     """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
     temperature: float = 4.0
@@ -185,13 +198,20 @@ class TrainConfig(SamplingConfig, HeadConfig):
     what feature, srd and vkd learn from the teacher's features."""
     distill_warmup_epochs: float = 20
     """Epochs until the weights of dkd and ikl are whole."""
+    paper: bool = False
+    """The paper's protocol of draws and sampling, over all flags of them: independent timesteps, its K, its sampler."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How long and how fast."""
 
     epochs: int = 240
     """Passes over the training set."""
     batch_size: int = 64
-    """Images an optimizer step, over all processes."""
+    """Images per optimizer step, over all processes."""
     grad_accum_steps: int = 1
-    """Parts that each process takes its share of the batch in."""
+    """Micro-batches that each process takes its share of the batch in: as many times less memory."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """Optimizer; muon: of the weights of the backbone's hidden linear and convolution layers, with NAdamW for all else
     (the backbone's classifier, and what a method trains beside the backbone)."""
@@ -210,7 +230,7 @@ class TrainConfig(SamplingConfig, HeadConfig):
     beta2_start: float = 0.95
     """Second beta of the same at the first step."""
     beta2_end: float = 0.999
-    """Second beta of the same at the last step; half a cosine between."""
+    """Second beta of the same at the last step; it rises from `beta2_start` along half a cosine."""
     schedule: Literal["cosine", "step"] = "step"
     """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
     min_lr: float = 0.0
@@ -226,26 +246,17 @@ class TrainConfig(SamplingConfig, HeadConfig):
     sync_bn: bool = False
     """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
 
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
-    compile: bool = False
-    """torch.compile the networks."""
-    teacher_chunk: int = 0
-    """Images that the teacher takes at once; 0: as many as come. Bounds its memory, changes no result."""
-    grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
-    """What recomputes its activations in the backward pass: less memory, more time, the same result."""
-    eval_every: int = 10
-    """Epochs between evaluations on `eval_images`; all images are evaluated at the end."""
-    eval_images: int = 2000
-    """Images of an intermediate evaluation; 0 takes all."""
-    paper: bool = False
-    """The paper's protocol of draws and sampling, over all flags of them: independent timesteps, its K, its sampler."""
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where results go, what is measured, and on what it runs."""
+
+    name: str | None = None
+    """Name of the run's folder beside other methods; the method's name if not given."""
     seed: int = 0
     """Seed of all random numbers."""
     runs: str = "runs"
     """Folder of all runs."""
-    name: str | None = None
-    """Name of the run's folder beside other methods; the method's name if not given."""
     resume: str | None = None
     """Run folder to go on with, by its own configuration. Other flags may only change where its data lies, how many
     processes read it, what is evaluated on the way, and memory. (The same command again goes on as well.)"""
@@ -253,6 +264,19 @@ class TrainConfig(SamplingConfig, HeadConfig):
     """Build everything, print the plan and what is missing, and stop."""
     check_data: bool = False
     """Look through the data set, print what it holds and what is missing or broken, and stop."""
+    eval_every: int = 10
+    """Epochs between evaluations on `eval_images`; all images are evaluated at the end."""
+    eval_images: int = 2000
+    """Images of an intermediate evaluation; 0 takes all."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    compile: bool = False
+    """torch.compile the networks."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(RunConfig, OptimizerConfig, SamplingConfig, HeadConfig, MethodConfig, DataConfig, NetworkConfig):
+    """Train a network: a teacher, a student alone, or a student from a teacher."""
 
     @property
     def views(self) -> int:
@@ -318,6 +342,18 @@ class TrainConfig(SamplingConfig, HeadConfig):
         check_fraction(self, "label_fraction", "without any label train with --unlabeled")
         if self.unlabeled and self.label_fraction < 1:
             raise UserError(f"--label-fraction {self.label_fraction}: --unlabeled reads no label; leave one out")
+
+
+# Of the help, in its order.
+SECTIONS = {
+    "networks": NetworkConfig,
+    "data": DataConfig,
+    "method": MethodConfig,
+    "head": HeadConfig,
+    "sampling": SamplingConfig,
+    "optimizer": OptimizerConfig,
+    "run": RunConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -415,7 +451,7 @@ def parse(
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            config = tyro.cli(config_class, prog=f"python -m {program}", args=arguments, default=default)
+            config = _parsed(config_class, f"python -m {program}", arguments, default)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -423,6 +459,35 @@ def parse(
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         raise UserError(" ".join(" ".join(lines or [title]).split())) from None
     return dataclasses.replace(config, **{name: _at_home(value) for name, value in vars(config).items()})
+
+
+def _parsed(
+    config_class: type[Config], program: str, arguments: Sequence[str] | None, default: Config | None
+) -> Config:
+    """By tyro, its help in the class's sections where it has any."""
+    sections = sections_of(config_class)
+    if not sections:
+        return tyro.cli(config_class, prog=program, args=arguments, default=default)
+    default = default or config_class()
+    fields = [
+        (name, tyro.conf.OmitArgPrefixes[kind], kind(**{field: getattr(default, field) for field in field_names(kind)}))
+        for name, kind in sections.items()
+    ]
+    whole = dataclasses.make_dataclass("Sections", fields, frozen=True)
+    parsed = tyro.cli(whole, prog=program, description=config_class.__doc__, args=arguments)
+    return config_class(**{name: value for section in vars(parsed).values() for name, value in vars(section).items()})
+
+
+def sections_of(config_class: type) -> dict[str, type]:
+    """The class that the fields of each section of a training configuration come from: a tree's own, or the common one.
+
+    Of other configurations there are no sections.
+    """
+    if not issubclass(config_class, TrainConfig):
+        return {}
+    # The whole configuration is of all sections, a part of it of one.
+    parts = [base for base in config_class.__mro__ if not issubclass(base, TrainConfig)]
+    return {name: next(part for part in parts if issubclass(part, kind)) for name, kind in SECTIONS.items()}
 
 
 def _at_home(value):

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from gendd.config import TrainConfig, check_fraction
+from gendd.config import DataConfig, TrainConfig, check_fraction
 from gendd.errors import UserError
 
 
 @dataclass(frozen=True)
-class CifarTrainConfig(TrainConfig):
-    """Train a network on small images: a teacher, a student alone, or a student from a teacher."""
+class SmallImages(DataConfig):
+    """The images and their labels."""
 
     dataset: str = "cifar100"
     """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/."""
@@ -22,6 +22,11 @@ class CifarTrainConfig(TrainConfig):
     """Black pixels around an image before a random crop of its size; 0 turns cropping off."""
     hflip: float = 0.5
     """Probability of a horizontal flip."""
+
+
+@dataclass(frozen=True)
+class CifarTrainConfig(SmallImages, TrainConfig):
+    """Train a network on small images: a teacher, a student alone, or a student from a teacher."""
 
     def check_training_images(self) -> None:
         super().check_training_images()

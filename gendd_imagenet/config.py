@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gendd.config import EvaluateConfig, TrainConfig, check_fraction
+from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig, check_fraction
 from gendd.errors import UserError
 from gendd_imagenet.shards import is_shards
 
 
 @dataclass(frozen=True)
-class ImageNetTrainConfig(TrainConfig):
-    """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
+class Photographs(DataConfig):
+    """The images and their labels."""
 
     dataset: str = "imagenet"
     """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, or shards: a folder of them,
@@ -47,6 +47,11 @@ class ImageNetTrainConfig(TrainConfig):
     workers: int = 8
     """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
 
+
+@dataclass(frozen=True)
+class LargeBatches(OptimizerConfig):
+    """How long and how fast."""
+
     epochs: int = 100
     """Passes over the training set."""
     batch_size: int = 512
@@ -61,8 +66,19 @@ class ImageNetTrainConfig(TrainConfig):
     """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
     sync_bn: bool = True
     """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
+
+
+@dataclass(frozen=True)
+class ManyImages(RunConfig):
+    """Where results go, what is measured, and on what it runs."""
+
     eval_images: int = 5000
     """Images of an intermediate evaluation; 0 takes all."""
+
+
+@dataclass(frozen=True)
+class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
+    """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
 
     def check(self) -> None:
         super().check()

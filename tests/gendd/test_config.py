@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from gendd.config import EvaluateConfig, SamplingConfig, parse
+from gendd.config import EvaluateConfig, SamplingConfig, parse, sections_of
 from gendd.errors import UserError
 from gendd.programs import equal_cost, sampling
 from gendd.reporting.report import ReportConfig
@@ -344,3 +344,21 @@ def test_the_objective_is_a_part_of_the_head():
     head = config.head()
     assert (head["prediction"], head["trunk_depth"], head["timesteps"]) == ("velocity", 0, "paired")
     assert parsed(*COMPLETE).prediction == "feature"
+
+
+@pytest.mark.parametrize("config_class", [CifarTrainConfig, ImageNetTrainConfig])
+def test_every_flag_of_training_stands_in_one_section_of_the_help(config_class):
+    sections = sections_of(config_class)
+    names = [field.name for kind in sections.values() for field in dataclasses.fields(kind)]
+    assert sorted(names) == sorted(field.name for field in dataclasses.fields(config_class))
+    assert list(sections)[:2] == ["networks", "data"]
+
+
+def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
+    with pytest.raises(SystemExit):
+        parse(ImageNetTrainConfig, "gendd_imagenet train", ["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "networks options" in printed and "an image's area that a random crop covers" in printed
+    assert "Passes over the training set. (default: 100)" in printed
+    config = parse(ImageNetTrainConfig, "gendd_imagenet train", ["--student", "resnet18", "--lr", "0.5"])
+    assert (config.epochs, config.eval_images, config.lr, config.sync_bn) == (100, 5000, 0.5, True)
