@@ -1,18 +1,13 @@
-"""The configuration of a training run and of an evaluation, and their command lines.
+"""The configuration of a training run and of an evaluation.
 
 One dataclass is the flags, the help, the saved file and the names in the scripts. Each tree subclasses it to add
 what only its data has and to set its own defaults.
 """
 
-import contextlib
 import dataclasses
-import io
 import math
-import os
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import tyro
 
@@ -21,7 +16,6 @@ from gendd.errors import UserError
 from gendd.head import check_sampling
 from gendd.objective import Objective
 
-Config = TypeVar("Config")
 CACHED_VIEWS = 10
 # How a head that predicts the noise is read in a few steps: those that start later tell no feature, guidance helps.
 NOISE_READ_OUT = {"steps": 2, "guidance": 2.0, "start": 800}
@@ -435,63 +429,3 @@ def check_fraction(config, name: str, remedy: str) -> None:
     value = getattr(config, name)
     if not 0 < value <= 1:
         raise UserError(f"{_flag(name)} {value}: must be above 0 and at most 1; {remedy}")
-
-
-def parse(
-    config_class: type[Config],
-    program: str,
-    arguments: Sequence[str] | None = None,
-    default: Config | None = None,
-) -> Config:
-    """Command line to configuration. A mistake in it is one line, like every other user error.
-
-    Args:
-        default: has the values of flags that are not given, in place of the class's own defaults.
-    """
-    messages = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(messages):
-            config = _parsed(config_class, f"python -m {program}", arguments, default)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        # tyro's box without its colors, frame and rules (dashes where the terminal is not UTF-8), and first line.
-        title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
-        raise UserError(" ".join(" ".join(lines or [title]).split())) from None
-    return dataclasses.replace(config, **{name: _at_home(value) for name, value in vars(config).items()})
-
-
-def _parsed(
-    config_class: type[Config], program: str, arguments: Sequence[str] | None, default: Config | None
-) -> Config:
-    """By tyro, its help in the class's sections where it has any."""
-    sections = sections_of(config_class)
-    if not sections:
-        return tyro.cli(config_class, prog=program, args=arguments, default=default)
-    default = default or config_class()
-    fields = [
-        (name, tyro.conf.OmitArgPrefixes[kind], kind(**{field: getattr(default, field) for field in field_names(kind)}))
-        for name, kind in sections.items()
-    ]
-    whole = dataclasses.make_dataclass("Sections", fields, frozen=True)
-    parsed = tyro.cli(whole, prog=program, description=config_class.__doc__, args=arguments)
-    return config_class(**{name: value for section in vars(parsed).values() for name, value in vars(section).items()})
-
-
-def sections_of(config_class: type) -> dict[str, type]:
-    """The class that the fields of each section of a training configuration come from: a tree's own, or the common one.
-
-    Of other configurations there are no sections.
-    """
-    if not issubclass(config_class, TrainConfig):
-        return {}
-    # The whole configuration is of all sections, a part of it of one.
-    parts = [base for base in config_class.__mro__ if not issubclass(base, TrainConfig)]
-    return {name: next(part for part in parts if issubclass(part, kind)) for name, kind in SECTIONS.items()}
-
-
-def _at_home(value):
-    """A path's ~ is the home folder, as in a shell, which leaves it alone in --flag=~/path."""
-    if isinstance(value, tuple):
-        return tuple(map(_at_home, value))
-    return os.path.expanduser(value) if isinstance(value, str) else value

@@ -10,7 +10,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from gendd.config import check_ranges, parse
+from gendd.command_line import parse
+from gendd.config import check_ranges
 from gendd.errors import UserError, run_program
 from gendd.listing import describe
 from gendd.randomness import generator

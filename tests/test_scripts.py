@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.programs.train import train
 from gendd.runs import earlier_run, run_path
 

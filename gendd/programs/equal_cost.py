@@ -12,7 +12,8 @@ import tyro
 from timm.utils import unwrap_model
 from torch import nn
 
-from gendd.config import TrainConfig, check_ranges, parse
+from gendd.command_line import parse
+from gendd.config import TrainConfig, check_ranges
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch

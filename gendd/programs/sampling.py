@@ -15,7 +15,8 @@ from timm.utils import unwrap_model
 from torch import Tensor
 
 from gendd.checkpoint import load_weights, read_weights
-from gendd.config import SamplingConfig, TrainConfig, check_ranges, parse
+from gendd.command_line import parse
+from gendd.config import SamplingConfig, TrainConfig, check_ranges
 from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate

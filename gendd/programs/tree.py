@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from gendd.config import Config, EvaluateConfig, SamplingConfig, TrainConfig, parse
+from gendd.command_line import Config, parse
+from gendd.config import EvaluateConfig, SamplingConfig, TrainConfig
 from gendd.data import Data, DataSummary
 from gendd.networks import Names
 

@@ -1,6 +1,6 @@
 """Compare finished runs: python -m gendd.reporting RUN [RUN ...] --output FOLDER."""
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.errors import run_program
 from gendd.reporting.report import ReportConfig, write_report
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.errors import UserError, run_program
 from gendd.reporting.ablation import SD, TOP1, Ablation
 from gendd.reporting.finished import FinishedRun, finished_runs

@@ -7,7 +7,8 @@ import typing
 
 import pytest
 
-from gendd.config import EvaluateConfig, SamplingConfig, parse, sections_of
+from gendd.command_line import parse, sections_of
+from gendd.config import EvaluateConfig, SamplingConfig
 from gendd.errors import UserError
 from gendd.programs import equal_cost, sampling
 from gendd.reporting.report import ReportConfig

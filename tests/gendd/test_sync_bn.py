@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.data import Batch
 from gendd.distributed import World
 from gendd.programs import build as programs

@@ -8,7 +8,7 @@ import synchronized
 import torch
 from programs import train_cifar as main
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.data import Batch
 from gendd.distributed import autocast, missing_for_compile
 from gendd.head import SplitTokenHead

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.errors import UserError
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.images import BrokenImage, EvalView, TrainView, seeded

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
 from gendd_cifar.config import CifarTrainConfig

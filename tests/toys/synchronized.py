@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gendd.config import parse
+from gendd.command_line import parse
 from gendd.programs.build import build
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE
