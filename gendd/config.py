@@ -162,7 +162,7 @@ class DataConfig:
     unlabeled: bool = False
     """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
     teacher_cache: str | None = None
-    """Folder of the teacher's features: computed once for `cached_views` views an image, then read in every epoch."""
+    """Folder of the teacher's features: computed once for `cached_views` views per image, then read in every epoch."""
     cached_views: int | None = None
     """Views per image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
 
@@ -274,7 +274,7 @@ class TrainConfig(RunConfig, OptimizerConfig, SamplingConfig, HeadConfig, Method
 
     @property
     def views(self) -> int:
-        """Views an image that are drawn once; 0: each time a new one."""
+        """Views per image that are drawn once; 0: each time a new one."""
         return min(self.cached_views or CACHED_VIEWS, self.epochs) if self.teacher_cache else 0
 
     @property
