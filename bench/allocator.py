@@ -68,7 +68,7 @@ def train(config: Config, start: list[str]) -> Cost:
     environment = {name: value for name, value in os.environ.items() if name not in KEPT_BLOCKS}
     with tempfile.TemporaryDirectory() as runs:
         flags = (
-            ["--dataset", "digits", "--method", "classification", "--student", config.student, "--runs", runs]
+            ["classification", "--dataset", "digits", "--student", config.student, "--runs", runs]
             + ["--batch-size", str(config.batch_size), "--epochs", str(config.epochs), "--eval-images", "100"]
         )  # fmt: skip
         process = subprocess.Popen(

@@ -47,7 +47,7 @@ class Config:
 def main(config: Config) -> None:
     run = TrainedRun(config.run, config.dataset, config.images, config.teacher_weights)
     signals = measure(run, config)
-    settings, density = run.settings, run.task.head.objective.timestep_density().view(TENTHS, -1).sum(-1)
+    settings, density = run.settings.method, run.task.head.objective.timestep_density().view(TENTHS, -1).sum(-1)
     print(
         f"{config.run.parts[-2]}: {settings.prediction} prediction, {settings.timestep_density} timesteps, "
         f"{settings.loss_weight} weight; {config.batches} batches of {config.images} images; {describe()}\n"

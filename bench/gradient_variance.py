@@ -64,11 +64,11 @@ class Moments:
 
 def main(config: Config) -> None:
     run = TrainedRun(config.run, config.dataset, config.images, config.teacher_weights)
-    variances, settings = measure(run, config), run.settings
+    variances, method = measure(run, config), run.settings.method
     print(
-        f"{config.run.parts[-2]}, trained with K {settings.repeats}, contraction {settings.contraction:g}, width "
-        f"{settings.width}, {settings.prediction} prediction, {settings.timestep_density} timesteps; {config.batches} "
-        f"batches of {config.images} images, {config.draws} gradients a setting; {describe()}\n"
+        f"{config.run.parts[-2]}, trained with K {method.repeats}, contraction {method.contraction:g}, width "
+        f"{method.width}, {method.prediction} prediction, {method.timestep_density} timesteps; {config.batches} "
+        f"batches of {config.images} images, {config.draws} gradients per setting; {describe()}\n"
     )
     print("| draws | K | variance, student | variance, head |\n|---|---|---|---|")
     for (scheme, repeats), values in variances.items():
@@ -89,7 +89,7 @@ def measure(run: TrainedRun, config: Config) -> dict[tuple[str, int], list[list[
     for step, (batch, target) in enumerate(run.batches(config.batches)):
         for scheme, repeats in SETTINGS:
             densities = (objective.timestep_density(), objective.proposal())
-            head.drawing = Drawing(scheme, repeats, *densities, run.settings.condition_dropout)
+            head.drawing = Drawing(scheme, repeats, *densities, run.settings.method.condition_dropout)
             moments = [Moments() for _ in parts]
             for number in range(config.draws):
                 draws = head.draw(config.images, generator(device, scheme, repeats, step, number))

@@ -20,8 +20,8 @@ from suite import FOLDER
 from torch import nn
 
 from gendd.checkpoint import rewrite
-from gendd.config import NOISE_READ_OUT, SamplingConfig
 from gendd.distributed import autocast, resolve_precision
+from gendd.methods.options import NOISE_READ_OUT, SamplingOptions
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
 from gendd.student import Student
 
@@ -89,7 +89,7 @@ def reading(
     steps: int = NOISE_READ_OUT["steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
 ) -> Callable[[], object]:
     device, student = _student(tokens, classes, width)
-    images, sampling = _images(IMAGES), SamplingConfig(**NOISE_READ_OUT | {"steps": steps})
+    images, sampling = _images(IMAGES), SamplingOptions(**NOISE_READ_OUT | {"steps": steps})
 
     @torch.no_grad()
     def work() -> None:

@@ -20,7 +20,7 @@ from timm.utils import unwrap_model
 from gendd.config import TrainConfig
 from gendd.data import Batch
 from gendd.distributed import autocast, resolve_precision
-from gendd.methods import TaskContext, get_method
+from gendd.methods.base import TaskContext
 from gendd.networks import create_network, flops
 from gendd.optim import create_optimizer
 from gendd.randomness import BatchPlan
@@ -41,18 +41,18 @@ METHODS = ("kd", "regression", "gendd")
 
 
 def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
-    """Some training steps of a method, by whether the teacher's features are cached, and the FLOPs an image of each of
+    """Some training steps of a method, by whether the teacher's features are cached, and the FLOPs per image of each of
     its read-outs."""
     torch.manual_seed(0)
     device = the_device()
-    config = TrainConfig(method=method, **RECIPE)
+    config = TrainConfig.of(method, **RECIPE)
     teacher, student = (
         create_network(flag, name, TREE.names, num_classes=100, image_size=32)
         for flag, name in (("--teacher", TEACHER), ("--student", STUDENT))
     )
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
-    task = get_method(method).build(TaskContext(config, student, frozen, {}, device))
+    task = config.method.build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
     optimizer = create_optimizer(task.get_trainable_module(), config, task.head)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
@@ -70,7 +70,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
             optimizer.zero_grad(set_to_none=True)
 
     model, noise = unwrap_model(task.get_eval_model()), torch.Generator(device)
-    read_outs = task.read_outs_apart(model, config.sampling())
+    read_outs = task.read_outs_apart(model)
     costs = [(each.names[0], flops(lambda each=each: each.logits(images[:1], noise))) for each, _ in read_outs]
     return steps, costs
 

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from gendd.head import Draws, SplitTokenHead
+from gendd.methods import GenDD
 from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
 from gendd_imagenet.tree import TREE
 
@@ -100,8 +101,8 @@ def train(model: nn.Module, images: int) -> Cost:
 def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost, int]:
     """Of the head's loss and gradients, the paper's and the default's, and the head's parameters."""
     costs = []
-    for repeats, plain in ((TREE.paper["repeats"], True), (TREE.train_config.repeats, False)):
-        settings = {"repeats": repeats} if plain else TREE.train_config().head()
+    for repeats, plain in ((TREE.paper["repeats"], True), (GenDD.repeats, False)):
+        settings = {"repeats": repeats} if plain else GenDD().head()
         head = SplitTokenHead(feature_dim, cond_dim, **settings).to("meta", torch.bfloat16)
         z, target = _of(images, cond_dim).requires_grad_(), _of(images, feature_dim)
         shape = (images, head.num_tokens, repeats)

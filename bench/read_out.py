@@ -16,9 +16,9 @@ from measure import record, take_turns
 from reference import read_out as reference_read_out
 from torch import nn
 
-from gendd.config import NOISE_READ_OUT, SamplingConfig
 from gendd.distributed import autocast, resolve_precision
 from gendd.head import SplitTokenHead
+from gendd.methods.options import NOISE_READ_OUT, SamplingOptions
 from gendd.networks import create_network, feature_width, flops
 from gendd.student import Student
 from gendd_cifar.data import EVAL_BATCH
@@ -37,7 +37,7 @@ def build_student(name: str, classifier: nn.Linear, **head) -> Student:
     return Student(network, built, classifier).eval().requires_grad_(False)
 
 
-def head_logits(student: Student, images: torch.Tensor, sampling: SamplingConfig) -> torch.Tensor:
+def head_logits(student: Student, images: torch.Tensor, sampling: SamplingOptions) -> torch.Tensor:
     """Logits of the head read-out alone, as the evaluate program times it."""
     return student.classifier(student.sample(images, **asdict(sampling)))
 
@@ -45,7 +45,7 @@ def head_logits(student: Student, images: torch.Tensor, sampling: SamplingConfig
 @torch.no_grad()
 def records() -> list[dict]:
     device = the_device()
-    precision, sampling = resolve_precision("auto", device), SamplingConfig(**NOISE_READ_OUT)
+    precision, sampling = resolve_precision("auto", device), SamplingOptions(**NOISE_READ_OUT)
     plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH).to(device)
     student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))

@@ -6,7 +6,6 @@ The published values stand here once, by the names of the flags. What a script s
 would start, by their own parser; which parameters decay, from the optimizer's groups of the network that is trained.
 """
 
-import dataclasses
 import importlib
 import os
 import re
@@ -21,12 +20,13 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from gendd.config import TrainConfig, field_names
-from gendd.methods import TaskContext, get_method
-from gendd.methods.base import Task
+from gendd.config import TrainConfig
+from gendd.methods.base import Task, TaskContext
 from gendd.networks import create_network, feature_width
 from gendd.optim import parameter_groups
+from gendd.programs.train import configuration
 from gendd.programs.tree import Tree
+from gendd.ranges import field_names
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "recipes.md"
@@ -279,8 +279,7 @@ class Training:
         return self.with_flags()
 
     def with_flags(self, *flags: str) -> TrainConfig:
-        tree = tree_of(self.module)
-        return tree.parse(tree.train_config, "train", [*self.arguments, *flags])
+        return configuration(tree_of(self.module), [*self.arguments, *flags])
 
     @cached_property
     def decays(self) -> dict[str, bool]:
@@ -301,18 +300,18 @@ class Training:
 
     def values(self, config: TrainConfig) -> dict[str, object]:
         """What the training consists of, in the page's order."""
-        fields, reads = field_names(type(config)), get_method(config.method).reads
+        fields, method, flat = field_names(type(config)), config.method, config.flat()
         names = ["teacher"] if config.teacher else []
         names += ["student", "method", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule"]
         names += ["momentum"] if config.optimizer == "sgd" else ["beta1", "beta2_start", "beta2_end"]
         names += ["milestones"] if config.schedule == "step" else ["min_lr"]
         names += ["warmup_epochs", *(name for name in fields if name in IMAGES), "precision"]
-        names += [name for name in fields if name in reads]
+        names += [name for name in field_names(type(method)) if name not in method.idle]
         names += ["after_best"] if config.after else []
-        names += ["sampler", "steps", "num_samples", "guidance"] if config.method == "gendd" else []
+        names += ["sampler", "steps", "num_samples", "guidance"] if method.name == "gendd" else []
         # What few have.
-        names += [name for name in RARE if getattr(config, name, None)]
-        return {**{name: getattr(config, name) for name in names}, "decayed": self.decayed}
+        names += [name for name in RARE if flat.get(name)]
+        return {**{name: flat[name] for name in names}, "decayed": self.decayed}
 
     def differing(self, *flags: str) -> dict[str, tuple]:
         """Fields, with our and the published value, in which the training with these flags differs."""
@@ -332,8 +331,8 @@ def untrained_task(tree: Tree, config: TrainConfig) -> Task:
     if config.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)
         frozen = SimpleNamespace(classifier=classifier, width=classifier.in_features)
-    context = TaskContext(dataclasses.replace(config, width=8), student, frozen, {}, torch.device("cpu"))
-    return get_method(config.method).build(context)
+    config = type(config).of(**config.flat() | {"width": 8})
+    return config.method.build(TaskContext(config, student, frozen, {}, torch.device("cpu")))
 
 
 @cache
@@ -358,7 +357,7 @@ def page() -> str:
     parts = [HEAD_OF_PAGE, *(f"- {names}: {reason}" for names, reason in WHY.items()), "", ELSEWHERE]
     for section, members in trainings().items():
         parts.append(f"## {section}\n")
-        first = [training for training in members if training.config.method == "pretrain"]
+        first = [training for training in members if training.config.method.name == "pretrain"]
         if section in (CIFAR, PHOTOGRAPHS):
             parts += ["### Stage 1\n", *table(first), "### Stage 2\n"]
             members = [training for training in members if training not in first]

@@ -72,7 +72,7 @@ def train(config: Config, processes: int, threads: int) -> list[dict]:
     """Records of a training's epochs."""
     with tempfile.TemporaryDirectory() as runs:
         flags = (
-            ["--dataset", "digits", "--method", "gendd", "--teacher", config.teacher, "--teacher-weights", "random"]
+            ["gendd", "--dataset", "digits", "--teacher", config.teacher, "--teacher-weights", "random"]
             + ["--student", config.student, "--batch-size", str(config.batch_size), "--epochs", str(config.epochs)]
             + ["--eval-images", "100", "--runs", runs, *HEAD]
         )

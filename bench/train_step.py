@@ -25,18 +25,21 @@ from measure import Cached, peak_memory, record, seconds, take_turns
 from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from gendd.config import HeadConfig, TrainConfig, field_names
+from gendd.config import TrainConfig
 from gendd.data import Batch
 from gendd.distributed import autocast, missing_for_compile, resolve_precision
-from gendd.methods import TaskContext, get_method
+from gendd.methods import GenDD
+from gendd.methods.base import TaskContext
+from gendd.methods.options import HeadOptions
 from gendd.networks import create_network
 from gendd.randomness import BatchPlan
+from gendd.ranges import field_names
 from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
 
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")
 BATCH, WIDTH, ROUNDS = 64, 1024, 3
-PUBLISHED = {name: value for name, value in TREE.paper.items() if name in field_names(HeadConfig)}
+PUBLISHED = {name: value for name, value in TREE.paper.items() if name in field_names(HeadOptions)}
 # The fewest draws whose gradient of the student varies no more than with the published ones (`gradient_variance.py`).
 EQUAL_VARIANCE = PUBLISHED | {"repeats": 8, "timesteps": "paired"}
 # The works of each pair, and what ours has there.
@@ -60,7 +63,7 @@ def build(
     """
     torch.manual_seed(0)
     device = the_device()
-    config = TrainConfig(batch_size=BATCH, width=WIDTH, **head)
+    config = TrainConfig(batch_size=BATCH, method=GenDD(width=WIDTH, **head))
     teacher, student = (
         create_network(flag, name, TREE.names, num_classes=100, image_size=32)
         for flag, name in zip(("--teacher", "--student"), pair, strict=True)
@@ -68,14 +71,14 @@ def build(
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
-    task = get_method("gendd").build(TaskContext(config, student, frozen, {}, device))
+    task = config.method.build(TaskContext(config, student, frozen, {}, device))
     random = next(BatchPlan(0, BATCH).micro_batches(0))
     trained = task.trainable_module.to(device).train()
     images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.randint(100, (BATCH,), device=device)
 
     def reference_loss() -> torch.Tensor:
         draws, share = task.draws(random, device), task.mixup_share(random, device)
-        return step_loss(trained, plain_teacher, images, labels, config.contraction, share, draws)
+        return step_loss(trained, plain_teacher, images, labels, config.method.contraction, share, draws)
 
     def our_loss() -> torch.Tensor:
         with autocast(precision, device):

@@ -10,8 +10,10 @@ from typing import TypeVar
 
 import tyro
 
-from gendd.config import SECTIONS, TrainConfig, field_names
+from gendd.config import SECTIONS, TrainConfig
 from gendd.errors import UserError
+from gendd.methods import Method
+from gendd.ranges import field_values
 
 Config = TypeVar("Config")
 
@@ -25,7 +27,8 @@ def parse(
     """Command line to configuration. A mistake in it is one line, like every other user error.
 
     Args:
-        default: has the values of flags that are not given, in place of the class's own defaults.
+        default: has the values of flags that are not given, in place of the class's own defaults, and of a training
+            configuration the method.
     """
     messages = io.StringIO()
     try:
@@ -44,28 +47,24 @@ def _parsed(
     config_class: type[Config], program: str, arguments: Sequence[str] | None, default: Config | None
 ) -> Config:
     """By tyro, its help in the class's sections where it has any."""
-    sections = sections_of(config_class)
-    if not sections:
+    if not isinstance(default, TrainConfig):
         return tyro.cli(config_class, prog=program, args=arguments, default=default)
-    default = default or config_class()
-    fields = [
-        (name, tyro.conf.OmitArgPrefixes[kind], kind(**{field: getattr(default, field) for field in field_names(kind)}))
-        for name, kind in sections.items()
-    ]
+    parts = {
+        name: default.method if kind is Method else kind(**field_values(default, kind))
+        for name, kind in sections_of(config_class).items()
+    }
+    fields = [(name, tyro.conf.OmitArgPrefixes[type(part)], part) for name, part in parts.items()]
     whole = dataclasses.make_dataclass("Sections", fields, frozen=True)
-    parsed = tyro.cli(whole, prog=program, description=config_class.__doc__, args=arguments)
-    return config_class(**{name: value for section in vars(parsed).values() for name, value in vars(section).items()})
+    parsed = vars(tyro.cli(whole, prog=program, description=type(default.method).__doc__, args=arguments))
+    method = parsed.pop("method")
+    values = {name: value for part in parsed.values() for name, value in vars(part).items()}
+    return config_class(**values, method=method)
 
 
 def sections_of(config_class: type) -> dict[str, type]:
-    """The class that the fields of each section of a training configuration come from: a tree's own, or the common one.
-
-    Of other configurations there are no sections.
-    """
-    if not issubclass(config_class, TrainConfig):
-        return {}
+    """The class that each section of a training configuration has its fields from: a tree's own, or the common one."""
     # The whole configuration is of all sections, a part of it of one.
-    parts = [base for base in config_class.__mro__ if not issubclass(base, TrainConfig)]
+    parts = [*(base for base in config_class.__mro__ if not issubclass(base, TrainConfig)), Method]
     return {name: next(part for part in parts if issubclass(part, kind)) for name, kind in SECTIONS.items()}
 
 

@@ -91,7 +91,7 @@ def evaluate_with_cost(
     seed: int = 0,
     groups: dict[str, Tensor] | None = None,
 ) -> dict:
-    """Accuracies of a read-out of one name, as `evaluate` has them, with its "parameters", "flops" an image, and
+    """Accuracies of a read-out of one name, as `evaluate` has them, with its "parameters", "flops" per image, and
     measured "images_per_second" (`Stopwatch.summary`)."""
     stopwatch = Stopwatch(read_out)
     (accuracy,) = evaluate(stopwatch, batches, world, seed, groups).values()

@@ -16,14 +16,14 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from gendd.checkpoint import metadata, write_whole
-from gendd.config import EARLIER, TrainConfig, field_names
+from gendd.config import TrainConfig
 from gendd.data import Data, class_difference, identity
 from gendd.distributed import World, hardware
 from gendd.errors import UserError
@@ -33,8 +33,6 @@ from gendd.retry import retried
 NOT_COMPARED = {
     *("resume", "dry_run", "check_data", "runs", "data_root", "workers", "eval_every", "eval_images"),
     *("teacher_chunk", "grad_checkpointing"),
-    # What it sets is compared.
-    "paper",
 }
 # Before the names of read-outs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
@@ -84,15 +82,17 @@ class RunFolder:
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
-    def check(self, config: TrainConfig, tree: str, ignored: Set[str] = frozenset()) -> None:
-        """Refuse a folder whose run has another configuration, but for `ignored` fields; the flags are named."""
+    def check(self, config: TrainConfig, tree: str) -> None:
+        """Refuse a folder whose run has another configuration, but for what changes nothing in what is trained; the
+        flags are named."""
         if not (self.path / "config.json").exists():
             return
         # A run knows nothing of flags that came after it: they have their defaults.
-        theirs, mine = _as_saved(type(config)(), tree) | EARLIER | self.read("config.json"), _as_saved(config, tree)
+        defaults = type(config)(method=type(config.method)())
+        theirs, mine = _as_saved(defaults, tree) | self.read("config.json"), _as_saved(config, tree)
         differing = [
             f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
-            for name in sorted(mine.keys() - NOT_COMPARED - ignored)
+            for name in sorted(mine.keys() - NOT_COMPARED - config.method.idle)
             if theirs.get(name) != mine.get(name)
         ]
         if differing:
@@ -172,8 +172,8 @@ def _learned_classes(checkpoint: Path) -> list[str | None]:
 def run_path(config: TrainConfig) -> Path:
     """runs/<data>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
     names = [_as_folder(name) for name in (config.teacher, config.student) if name]
-    data = data_label(dataclasses.asdict(config))
-    return Path(config.runs, data, "_".join(names), config.name or config.method, str(config.seed))
+    data = data_label(config.flat())
+    return Path(config.runs, data, "_".join(names), config.name or config.method.name, str(config.seed))
 
 
 def data_label(settings: Mapping[str, Any]) -> str:
@@ -224,16 +224,12 @@ def _as_folder(name: str) -> str:
 
 def _as_saved(config: TrainConfig, tree: str) -> dict:
     """The configuration as JSON gives it back."""
-    return json.loads(json.dumps({"tree": tree, **dataclasses.asdict(config)}))
+    return json.loads(json.dumps({"tree": tree, **config.flat()}))
 
 
 def saved_config(path: Path, config_class: type[TrainConfig]) -> TrainConfig:
     """The configuration that a run folder was made with."""
-    saved = RunFolder(path).read("config.json")
-    values = {name: saved[name] for name in field_names(config_class) if name in saved}
-    # JSON has no tuples.
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    return config_class(**EARLIER | values)
+    return config_class.of(**RunFolder(path).read("config.json"))
 
 
 def environment(world: World) -> dict:

@@ -1,4 +1,4 @@
-"""The teacher's features of a few views an image, computed once and then read in every epoch.
+"""The teacher's features of a few views per image, computed once and then read in every epoch.
 
 A cache is a folder. `cache.json` tells what it was made from; a file such as view-003-000012.fp16 holds the features
 (n, D_t), float16, of one shard of the images in one view, and after them the SHA-256 of these bytes. Files appear whole

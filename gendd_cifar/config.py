@@ -1,9 +1,11 @@
 """The flags of this tree, with its own defaults. The paper's CIFAR protocol stands in the scripts of sh/."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from gendd.config import DataConfig, TrainConfig, check_fraction
+from gendd.config import DataConfig, TrainConfig
 from gendd.errors import UserError
+from gendd.ranges import PixelCount, Range, Share
 
 
 @dataclass(frozen=True)
@@ -14,13 +16,13 @@ class SmallImages(DataConfig):
     """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/."""
     unlabeled_dir: str | None = None
     """Folder of any images, to train on without labels; `dataset` gives the classes and the test set alone."""
-    imbalance: float = 1.0
+    imbalance: Annotated[float, Range(0, 1, above=True, remedy="1 leaves the training set as it is")] = 1.0
     """Long-tailed training set: size of the last class over that of the first, exponential between; 1: as it is."""
-    image_size: int = 32
+    image_size: PixelCount = 32
     """Side of the images; others are resized once, when they are read."""
-    crop_padding: int = 4
+    crop_padding: Annotated[int, Range(0, 10_000)] = 4
     """Black pixels around an image before a random crop of its size; 0 turns cropping off."""
-    hflip: float = 0.5
+    hflip: Share = 0.5
     """Probability of a horizontal flip."""
 
 
@@ -30,7 +32,6 @@ class CifarTrainConfig(SmallImages, TrainConfig):
 
     def check_training_images(self) -> None:
         super().check_training_images()
-        check_fraction(self, "imbalance", "1 leaves the training set as it is")
         if self.unlabeled_dir is None:
             return
         flag = f"--unlabeled-dir {self.unlabeled_dir}"

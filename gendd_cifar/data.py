@@ -18,7 +18,7 @@ from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.sources import Source, read_source
 
-# Small enough for a core's caches: 500 took a sixth longer an image (resnet20, bf16, one thread).
+# Small enough for a core's caches: 500 took a sixth longer per image (resnet20, bf16, one thread).
 EVAL_BATCH = 250
 
 
@@ -43,7 +43,7 @@ class ImageData:
         plan: how the global batch is divided.
         mean, std: of the network that the images are for, in [0, 1] units.
         holdout: fraction of the training images set apart, the same for every seed; evaluation then uses them.
-        cached_views: views an image that the epochs show in turn; 0: each time a new one.
+        cached_views: views per image that the epochs show in turn; 0: each time a new one.
         imbalance: makes what is left a long-tailed training set (`gendd.split`), and what is evaluated not.
         label_fraction: share of the training images that keep their labels.
         labeled_only: train on these alone; else on all, the others with label -1.
@@ -115,7 +115,7 @@ class ImageData:
 
     def augmented(self, indices: Tensor, corner: Tensor, flipped: Tensor) -> Tensor:
         """Training images (B, 3, S, S) normalized, each with its crop (2, B) and flip (B,)."""
-        # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); the indices pick one crop an image.
+        # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); the indices pick one crop per image.
         windows = self.train_images.unfold(2, self.image_size, 1).unfold(3, self.image_size, 1)
         top, left = corner.to(self.device)
         images = windows[indices.to(self.device), :, top, left]

@@ -1,11 +1,14 @@
 """The flags of this tree, with its own defaults. The paper's ImageNet protocol stands in the scripts of sh/."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig, check_fraction
+from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig
 from gendd.errors import UserError
+from gendd.ranges import Amount, Count, CountOrNone, Decay, PixelCount, Positive, Range, Share
 from gendd_imagenet.shards import is_shards
+
+CroppedShare = Annotated[float, Range(0, 1, above=True, remedy="1 looks at the whole shorter side")]
 
 
 @dataclass(frozen=True)
@@ -21,30 +24,30 @@ class Photographs(DataConfig):
     """Folder with val/<class>/ to evaluate on, or imagenet; the data set itself if not given."""
     eval_list: str | None = None
     """File of "path label" lines, paths below the evaluated folder, in place of its val/ (ImageNet-LT)."""
-    steps_per_epoch: int = 0
+    steps_per_epoch: CountOrNone = 0
     """Steps of an epoch; 0: one pass over the images. Shards need it."""
 
-    image_size: int = 224
+    image_size: PixelCount = 224
     """Side of the images that the networks see."""
     crop_scale: tuple[float, float] = (0.6, 1.0)
     """Share of an image's area that a random crop covers, least and greatest."""
-    hflip: float = 0.5
+    hflip: Share = 0.5
     """Probability of a horizontal flip."""
-    color_jitter: float = 0.0
+    color_jitter: Amount = 0.0
     """Strength of color jitter (brightness, contrast, saturation); with --auto-augment too, it comes first."""
     auto_augment: str = ""
     """timm's name of an augmentation policy, such as rand-m7-n2-mstd0.5 (RandAugment)."""
-    mixup: float = 0.0
+    mixup: Amount = 0.0
     """alpha of mixup between images."""
-    cutmix: float = 0.0
+    cutmix: Amount = 0.0
     """alpha of cutmix; with --mixup too, each takes half of the batches."""
-    label_smoothing: float = 0.0
+    label_smoothing: Share = 0.0
     """Share of a label that is spread over all classes."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     """How images are resized."""
-    crop_pct: float = 0.875
+    crop_pct: CroppedShare = 0.875
     """Share of the image's shorter side that evaluation looks at, in its center."""
-    workers: int = 8
+    workers: CountOrNone = 8
     """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
 
 
@@ -52,15 +55,15 @@ class Photographs(DataConfig):
 class LargeBatches(OptimizerConfig):
     """How long and how fast."""
 
-    epochs: int = 100
+    epochs: Count = 100
     """Passes over the training set."""
-    batch_size: int = 512
+    batch_size: Count = 512
     """Images an optimizer step, over all processes."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Learning rate for `batch_size` images, whatever the number of processes."""
-    weight_decay: float = 2e-2
+    weight_decay: Amount = 2e-2
     """Weight decay of the parameters that `decay` chooses."""
-    beta2_start: float = 0.96
+    beta2_start: Decay = 0.96
     """Second beta of adamw at the first step."""
     schedule: Literal["cosine", "step"] = "cosine"
     """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
@@ -72,7 +75,7 @@ class LargeBatches(OptimizerConfig):
 class ManyImages(RunConfig):
     """Where results go, what is measured, and on what it runs."""
 
-    eval_images: int = 5000
+    eval_images: CountOrNone = 5000
     """Images of an intermediate evaluation; 0 takes all."""
 
 
@@ -112,7 +115,6 @@ class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
-        check_fraction(self, "crop_pct", "1 looks at the whole shorter side")
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,7 @@ class ImageNetEvaluateConfig(EvaluateConfig):
     """List of images to evaluate on; a run's own if not given."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized; a run's own if not given."""
-    crop_pct: float | None = None
+    crop_pct: CroppedShare | None = None
     """Share of the shorter side that is looked at; a run's own if not given."""
-    workers: int | None = None
+    workers: CountOrNone | None = None
     """Processes that decode images; a run's own if not given."""
-
-    def check(self) -> None:
-        super().check()
-        if self.crop_pct is not None:
-            check_fraction(self, "crop_pct", "1 looks at the whole shorter side")

@@ -11,10 +11,10 @@ import tyro
 from tqdm import tqdm
 
 from gendd.command_line import parse
-from gendd.config import check_ranges
 from gendd.errors import UserError, run_program
 from gendd.listing import describe
 from gendd.randomness import generator
+from gendd.ranges import Count, CountOrNone, check_ranges
 from gendd.retry import retried
 from gendd_imagenet.folders import Listing, list_unlabeled
 
@@ -30,9 +30,9 @@ class MakeShardsConfig:
     """Folder that is searched for images."""
     output: tyro.conf.Positional[str] = ""
     """Folder for the shards."""
-    images_per_shard: int = 5000
+    images_per_shard: Count = 5000
     """Images of a shard; the last one has what is left."""
-    seed: int = 0
+    seed: CountOrNone = 0
     """Seed of the order."""
 
 

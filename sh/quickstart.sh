@@ -24,7 +24,6 @@ data=(
   --eval-every 5
 )
 supervised=(
-  --method classification
   --optimizer sgd
   --lr 0.1
   --weight-decay 5e-4
@@ -36,13 +35,11 @@ teacher=(
   --teacher-weights "$teacher_run"
 )
 stage1=(
-  --method pretrain
   --epochs 5
   --lr 3e-3
   --schedule cosine
 )
 stage2=(
-  --method gendd
   --epochs 15
   --lr 3e-3
   --head-lr 3e-3
@@ -54,16 +51,16 @@ stage2=(
 train() {
   echo
   echo "== $1"
-  bash sh/launch.sh gendd_cifar train "${data[@]}" "${@:2}"
+  bash sh/launch.sh gendd_cifar train "$2" "${data[@]}" "${@:3}"
 }
-train "teacher: resnet20, 20 epochs" --student resnet20 "${supervised[@]}"
-train "student alone: resnet8, 20 epochs" --student resnet8 "${supervised[@]}"
-train "student with logit distillation: 20 epochs" --student resnet8 "${teacher[@]}" "${supervised[@]}" --method kd
-train "GenDD, stage 1 of 2: 5 epochs" --student resnet8 "${teacher[@]}" "${stage1[@]}"
-train "GenDD, stage 2: 15 epochs" --student resnet8 "${teacher[@]}" "${stage2[@]}" --after pretrain
-train "GenDD without any label, stage 1 of 2: 5 epochs" --student resnet8 "${teacher[@]}" "${stage1[@]}" \
+train "teacher: resnet20, 20 epochs" classification --student resnet20 "${supervised[@]}"
+train "student alone: resnet8, 20 epochs" classification --student resnet8 "${supervised[@]}"
+train "student with logit distillation: 20 epochs" kd --student resnet8 "${teacher[@]}" "${supervised[@]}"
+train "GenDD, stage 1 of 2: 5 epochs" pretrain --student resnet8 "${teacher[@]}" "${stage1[@]}"
+train "GenDD, stage 2: 15 epochs" gendd --student resnet8 "${teacher[@]}" "${stage2[@]}" --after pretrain
+train "GenDD without any label, stage 1 of 2: 5 epochs" pretrain --student resnet8 "${teacher[@]}" "${stage1[@]}" \
   --unlabeled --name pretrain-unlabeled
-train "GenDD without any label, stage 2: 15 epochs" --student resnet8 "${teacher[@]}" "${stage2[@]}" \
+train "GenDD without any label, stage 2: 15 epochs" gendd --student resnet8 "${teacher[@]}" "${stage2[@]}" \
   --contraction 0 --unlabeled --after pretrain-unlabeled --name gendd-unlabeled
 
 compared=("$student_run" "$distilled"/{kd,gendd,gendd-unlabeled}/0)

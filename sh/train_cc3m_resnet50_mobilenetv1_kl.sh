@@ -25,10 +25,9 @@ recipe=(
   --weight-decay 1e-4
   --decay head-exempt
   --schedule cosine
-  --method kl
   --temperature 1
   --warmup-epochs 10
   --crop-scale 0.6 1
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train kl "${recipe[@]}" "$@"

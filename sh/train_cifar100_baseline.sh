@@ -5,7 +5,7 @@
 # pair's own script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
 # --data-root DIR); paths in them count from the repository root. The same command again goes on.
 # Weights of the terms: DKD's are mdistiller's, IKL-KD's and DIST's are their papers'. Not stated, and our choice: those
-# of other pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8), of feature (beta 8), of SRD and VkD (beta 1).
+# of other pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8), of feature, SRD and VkD.
 # Logit standardization, whose paper takes temperature 2: add --logit-standardization --temperature 2 to kd or dkd.
 set -euo pipefail
 
@@ -40,15 +40,21 @@ case $method:$teacher:$student in
   ikl:resnet56:resnet20) weights=(--alpha 1 --beta 4) ;;
   ikl:resnet110:resnet32 | ikl:ResNet50:MobileNetV2) weights=(--alpha 1 --beta 12) ;;
   ikl:resnet32x4:ShuffleV2) weights=(--alpha 3 --beta 12) ;;
-  dist:*) weights=(--alpha 2 --beta 2) ;;
-  srd:* | vkd:*) weights=(--beta 1) ;;
-  *) weights=(--alpha 1 --beta 8) ;;
+  dkd:* | ikl:*) weights=(--alpha 1 --beta 8) ;;
+  dist:*) weights=(--beta 2 --gamma 2) ;;
+  feature:*) weights=(--feature-weight 8) ;;
+  srd:* | vkd:*) weights=(--feature-weight 1) ;;
+  kd:*) weights=(--label-share 0.1) ;;
+  *) weights=() ;;
+esac
+case $method in
+  dkd | ikl) weights+=(--temperature 4 --distill-warmup-epochs 20) ;;
+  kd | kl | dist) weights+=(--temperature 4) ;;
 esac
 
 recipe=(
   --dataset cifar100
   --student "$student"
-  --method "$method"
   --epochs 240
   --batch-size 64
   --optimizer sgd
@@ -58,9 +64,6 @@ recipe=(
   --decay head-exempt
   --schedule step
   --milestones 150 180 210
-  --temperature 4
-  --label-share 0.1
-  --distill-warmup-epochs 20
 )
 
-bash "$here/launch.sh" gendd_cifar train "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"
+bash "$here/launch.sh" gendd_cifar train "$method" "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

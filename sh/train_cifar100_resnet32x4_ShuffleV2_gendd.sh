@@ -23,7 +23,6 @@ pair=(
 )
 
 stage1=(
-  --method pretrain
   --epochs 50
   --lr 1e-2
   --schedule cosine
@@ -31,7 +30,6 @@ stage1=(
 )
 
 stage2=(
-  --method "${METHOD:-gendd}"
   --after pretrain
   --epochs 240
   --lr 1e-2
@@ -56,5 +54,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_cifar train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
+bash "$launch" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"

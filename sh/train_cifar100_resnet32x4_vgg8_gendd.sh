@@ -22,7 +22,6 @@ pair=(
 )
 
 stage1=(
-  --method pretrain
   --epochs 50
   --lr 3e-3
   --schedule cosine
@@ -30,7 +29,6 @@ stage1=(
 )
 
 stage2=(
-  --method "${METHOD:-gendd}"
   --after pretrain
   --epochs 240
   --lr 1e-3
@@ -55,5 +53,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_cifar train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
+bash "$launch" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"

@@ -3,16 +3,19 @@
 # short budget, without a stage 1. The README says what mattered.
 #   bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER); paths in them count from the
-# repository root. The same command again goes on. EPOCHS=60 in the environment makes it longer.
+# repository root. The same command again goes on. EPOCHS=60 in the environment makes it longer; METHOD=kd trains by
+# another method, with the same optimizer and budget.
 set -euo pipefail
 
-recipe=(
-  --dataset cifar100
+method=${METHOD:-gendd} epochs=${EPOCHS:-15}
+teacher=(
   --teacher resnet56
   --teacher-weights pretrained/resnet56_vanilla/ckpt_epoch_240.pth
+)
+recipe=(
+  --dataset cifar100
   --student resnet20
-  --method "${METHOD:-gendd}"
-  --epochs "${EPOCHS:-15}"
+  --epochs "$epochs"
   --batch-size 128
   --optimizer muon
   --momentum 0.95
@@ -21,11 +24,16 @@ recipe=(
   --weight-decay 5e-2
   --schedule cosine
   --warmup-epochs 1
-  --contraction 0.5
-  --feature-mixup 0
-  --width 448
   --eval-every 5
-  --name "${METHOD:-gendd}-short"
+  --name "$method-short"
 )
+options=()
+case $method in
+  gendd | regression) options=(--contraction 0.5 --feature-mixup 0 --width 448) ;;
+  dkd) options=(--alpha 1 --beta 2 --distill-warmup-epochs 1.25) ;;
+  ikl) options=(--alpha 1 --beta 4 --distill-warmup-epochs 1.25) ;;
+  kl) options=(--unlabeled) ;;
+  classification) teacher=() ;;
+esac
 
-bash "$(dirname "$0")/launch.sh" gendd_cifar train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_cifar train "$method" "${teacher[@]}" "${recipe[@]}" "${options[@]}" "$@"

@@ -21,7 +21,6 @@ pair=(
 )
 
 stage1=(
-  --method pretrain
   --epochs 50
   --lr 3e-3
   --schedule cosine
@@ -31,7 +30,6 @@ stage1=(
 )
 
 stage2=(
-  --method "${METHOD:-gendd}"
   --after pretrain
   --after-best
   --epochs 240
@@ -57,5 +55,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_cifar train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
+bash "$launch" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"

@@ -19,7 +19,6 @@ pair=(
 )
 
 stage1=(
-  --method pretrain
   --epochs 50
   --lr 3e-3
   --schedule cosine
@@ -27,7 +26,6 @@ stage1=(
 )
 
 stage2=(
-  --method "${METHOD:-gendd}"
   --after pretrain
   --epochs 240
   --lr 1e-3
@@ -52,5 +50,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_cifar train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
+bash "$launch" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"

@@ -20,12 +20,14 @@ fi
 method=$1 teacher=$2 student=$3
 here=$(dirname "$0")
 
-weights=(--temperature 1 --label-share 0.5 --distill-warmup-epochs 1 --alpha 1)
 case $method:$teacher in
-  dkd:resnet34) weights+=(--beta 0.5) ;;
-  dist:*) weights+=(--alpha 2 --beta 2) ;;
-  dkd:*) weights+=(--beta 2) ;;
-  *) weights+=(--beta 1) ;;
+  kd:*) weights=(--temperature 1 --label-share 0.5) ;;
+  dkd:resnet34) weights=(--temperature 1 --alpha 1 --beta 0.5 --distill-warmup-epochs 1) ;;
+  dkd:*) weights=(--temperature 1 --alpha 1 --beta 2 --distill-warmup-epochs 1) ;;
+  ikl:*) weights=(--temperature 1 --alpha 1 --beta 1 --distill-warmup-epochs 1) ;;
+  dist:*) weights=(--temperature 1 --beta 2 --gamma 2) ;;
+  feature:* | srd:* | vkd:*) weights=(--feature-weight 1) ;;
+  *) weights=() ;;
 esac
 
 sgd=(--optimizer sgd --momentum 0.9 --decay head-exempt --crop-scale 0.08 1)
@@ -47,8 +49,10 @@ case $teacher in
     )
     ;;
   beitv2_*)
-    script=imagenet_${teacher/beitv2_/beitv2}
-    script=${script/v2base/v2b} script=${script/v2large/v2l}
+    case $teacher in
+      beitv2_base) script=imagenet_beitv2b ;;
+      beitv2_large) script=imagenet_beitv2l ;;
+    esac
     teacher_flags=(--teacher-weights timm)
     recipe=(
       --batch-size 512
@@ -96,5 +100,5 @@ case $method in
   *) teacher_flags+=(--teacher "$teacher") ;;
 esac
 
-bash "$here/launch.sh" gendd_imagenet train --dataset imagenet --student "$student" --method "$method" \
+bash "$here/launch.sh" gendd_imagenet train "$method" --dataset imagenet --student "$student" \
   "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

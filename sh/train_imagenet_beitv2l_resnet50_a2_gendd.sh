@@ -32,14 +32,12 @@ pair=(
 )
 
 stage1=(
-  --method pretrain
   --epochs 20
   --beta2-start 0.999
   --crop-scale 0.08 1
 )
 
 stage2=(
-  --method "${METHOD:-gendd}"
   --after pretrain-a2
   --epochs 300
   --warmup-epochs 20
@@ -63,5 +61,5 @@ stage2=(
 )
 
 launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_imagenet train "${pair[@]}" "${stage1[@]}" "$@" --name pretrain-a2
-bash "$launch" gendd_imagenet train "${pair[@]}" "${stage2[@]}" "$@"
+bash "$launch" gendd_imagenet train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain-a2
+bash "$launch" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"

@@ -27,7 +27,6 @@ recipe=(
   --min-lr 1e-6
   --beta1 0.9
   --beta2-end 0.999
-  --method "${METHOD:-gendd}"
   --epochs 100
   --warmup-epochs 20
   --beta2-start 0.96
@@ -49,4 +48,4 @@ recipe=(
   --name "${METHOD:-gendd}-lt"
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${recipe[@]}" "$@"

@@ -14,7 +14,6 @@ recipe=(
   --train-list data/imagenet_lt/ImageNet_LT_train.txt
   --eval-list data/imagenet_lt/ImageNet_LT_test.txt
   --student resnext101_32x4d
-  --method classification
   --epochs 100
   --batch-size 256
   --optimizer sgd
@@ -28,4 +27,4 @@ recipe=(
   --name classification-lt
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${recipe[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train classification "${recipe[@]}" "$@"

@@ -214,7 +214,7 @@ def test_baseline_scripts(words, recorded, dry_run):
     (program,) = recorded(f"{baseline(words)} --seed 3")
     config = configuration(*program)
     method, teacher, student = words.split()[-3:]
-    assert (config.method, config.student, config.seed) == (method, student, 3)
+    assert (config.method.name, config.student, config.seed) == (method, student, 3)
     assert config.teacher == BASELINES[words].get("teacher", teacher)
     assert {name: getattr(config, name) for name in BASELINES[words]} == BASELINES[words]
     if teacher != "beitv2_large":

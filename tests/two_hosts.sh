@@ -19,7 +19,7 @@ folder=$(realpath "$1")
 source "$(dirname "$0")/../sh/environment.sh"
 export PYTHONPATH=$PWD/tests/toys OMP_NUM_THREADS=1
 flags=(
-  --dataset digits --student toy:network --method classification --epochs 3 --precision fp32 --hflip 0 --crop-padding 1
+  --dataset digits --student toy:network --epochs 3 --precision fp32 --hflip 0 --crop-padding 1
 )
 
 fail() {
@@ -65,7 +65,7 @@ ip netns pids beta | xargs kill -KILL
 wait $beta 2>/dev/null || true
 
 ip link set lo up
-CPU_PROCS=2 bash sh/launch.sh gendd_cifar train "${flags[@]}" --runs "$folder/whole" >"$folder/whole.log" 2>&1 ||
+CPU_PROCS=2 bash sh/launch.sh gendd_cifar train classification "${flags[@]}" --runs "$folder/whole" >"$folder/whole.log" 2>&1 ||
   fail "the undisturbed run"
 
 await "$folder/alpha.log" "starting again"

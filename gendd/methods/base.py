@@ -1,6 +1,11 @@
-"""What all tasks share: a trained module under DDP, a frozen teacher that is not, and ways to classify."""
+"""What all methods share: their options and needs; and what all their tasks do: a trained module under DDP, a frozen
+teacher that is not, and ways to classify."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +13,68 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gendd.config import TrainConfig
 from gendd.data import Batch
 from gendd.evaluation import ReadOut
 from gendd.networks import parameter_count
 from gendd.teacher import FrozenTeacher
+
+if TYPE_CHECKING:
+    from gendd.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train a network. Its fields are its options: their docstrings are the help, their types the ranges.
+
+    Attributes:
+        name: on the command line.
+        needs_teacher: whether it learns from one.
+        unlabeled: whether it can do without any label (--unlabeled); labeled: whether it ever reads one.
+        feature: when its training reads the teacher's pooled feature, which --teacher-cache holds; without labels:
+            where the teacher stands in for those that are not known.
+        idle: options that change nothing in what it trains.
+    """
+
+    name: ClassVar[str]
+    needs_teacher: ClassVar[bool] = True
+    unlabeled: ClassVar[bool] = False
+    labeled: ClassVar[bool] = True
+    feature: ClassVar[Literal["always", "without labels", "never"]] = "always"
+    idle: ClassVar[frozenset[str]] = frozenset()
+
+    def build(self, context: TaskContext) -> Task:
+        """The task of training `context.student`."""
+        raise NotImplementedError
+
+    def check(self, config: TrainConfig) -> None:
+        """Raises UserError for options, or a configuration of the run, that cannot work."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Method | None:
+        """The method, with its options, of a checkpoint with these tensors; None if another one trained it.
+
+        Raises:
+            UserError: it is this one, but the tensors do not tell its options.
+        """
+        return None
+
+    def describe(self) -> str:
+        """Its name and what it learns by, for the plan."""
+        own = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        told = [name if value is True else f"{name} {value:g}" for name, value in own.items() if value is not False]
+        return ", ".join([self.name, *told])
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether it needs an even number of images in a micro-batch."""
+        return False
+
+    def sampling(self) -> dict:
+        """How the trained head is sampled: keyword arguments of `SplitTokenHead.sample`; none without a head."""
+        return {}
+
+    def reads_feature(self, lacks_labels: bool) -> bool:
+        return self.feature == "always" or (lacks_labels and self.feature == "without labels")
 
 
 @dataclass(frozen=True)
@@ -42,19 +104,16 @@ class Task(TrainingTask):
         super().__init__(device=context.device, verbose=False)
         self.trainable_module, self.head = trainable, head
 
-    def read_out(self, model: nn.Module, sampling: dict) -> ReadOut:
-        """How a trained model of this task, or its average, classifies; of several ways the first is the one to report.
-
-        Args:
-            sampling: keyword arguments of `SplitTokenHead.sample`.
-        """
+    def read_out(self, model: nn.Module) -> ReadOut:
+        """How a trained model of this task, or its average, classifies; of several ways the first is the one to
+        report."""
         return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
 
-    def read_outs_apart(self, model: nn.Module, sampling: dict) -> list[tuple[ReadOut, int]]:
+    def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
         """The same read-outs, each by itself, computing nothing for the others, with the parameters that it needs."""
-        return [(self.read_out(model, sampling), parameter_count(model))]
+        return [(self.read_out(model), parameter_count(model))]
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> "Task":
+    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> Task:
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
@@ -88,7 +147,7 @@ class DistillationTask(Task):
         """`class_targets` of a batch. Where all labels are known, no teacher runs."""
         return self.class_targets(self.teacher.features(batch), batch.labels) if self.lacks_labels else batch.labels
 
-    def train(self, mode: bool = True) -> "DistillationTask":
+    def train(self, mode: bool = True) -> DistillationTask:
         super().train(mode)
         self.teacher.eval()
         return self

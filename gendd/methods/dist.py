@@ -1,13 +1,16 @@
-"""DIST (Huang et al., 2022): CE + alpha inter-class + beta intra-class loss, by Pearson's correlation.
+"""DIST (Huang et al., 2022): CE + beta inter-class + gamma intra-class loss, by Pearson's correlation.
 
 A correlation asks that the student rank classes (and images) as the teacher does, not that it repeat its values.
 """
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask
+from gendd.ranges import Amount, Positive
 
 
 def decorrelation(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -23,11 +26,22 @@ def relations(teacher_logits: Tensor, logits: Tensor, temperature: float) -> tup
     return temperature**2 * decorrelation(student, teacher), temperature**2 * decorrelation(student.T, teacher.T)
 
 
-def build(context: TaskContext) -> LogitTask:
-    config = context.config
+@dataclass(frozen=True)
+class DIST(Method):
+    """Correlation of the probabilities, between classes and between images."""
 
-    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        inter, intra = relations(teacher_logits, logits, config.temperature)
-        return F.cross_entropy(logits, labels), config.alpha * inter + config.beta * intra
+    temperature: Positive = 4.0
+    """Softmax temperature."""
+    beta: Amount = 2.0
+    """Weight of the inter-class loss."""
+    gamma: Amount = 2.0
+    """Weight of the intra-class loss."""
 
-    return LogitTask(context, losses)
+    name = "dist"
+
+    def build(self, context: TaskContext) -> LogitTask:
+        def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            inter, intra = relations(teacher_logits, logits, self.temperature)
+            return F.cross_entropy(logits, labels), self.beta * inter + self.gamma * intra
+
+        return LogitTask(context, losses)

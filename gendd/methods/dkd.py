@@ -1,11 +1,14 @@
 """Decoupled knowledge distillation (Zhao et al., 2022): CE + alpha TCKD + beta NCKD."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask, compared, divergence
+from gendd.ranges import Amount, Positive
 
 
 def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -28,13 +31,29 @@ def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperatur
     return temperature**2 * divergence(*binary, 1.0), divergence(*others, temperature)
 
 
-def build(context: TaskContext) -> LogitTask:
-    config = context.config
+@dataclass(frozen=True)
+class DKD(Method):
+    """Decoupled distillation: of the target class, and of the other classes."""
 
-    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        # Of mixed images, the class that has the most of them.
-        target = labels.argmax(-1) if labels.dim() == 2 else labels
-        tckd, nckd = decoupled(*compared(config, teacher_logits, logits), target, config.temperature)
-        return F.cross_entropy(logits, labels), (config.alpha * tckd + config.beta * nckd).mean()
+    temperature: Positive = 4.0
+    """Softmax temperature."""
+    alpha: Amount = 1.0
+    """Weight of the target class's loss."""
+    beta: Amount = 8.0
+    """Weight of the other classes' loss."""
+    distill_warmup_epochs: Amount = 20
+    """Epochs until both have their whole weights."""
+    logit_standardization: bool = False
+    """Standardize each image's logits, the teacher's and the student's, before the temperature (Sun et al., 2024)."""
 
-    return LogitTask(context, losses, config.distill_warmup_epochs)
+    name = "dkd"
+
+    def build(self, context: TaskContext) -> LogitTask:
+        def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            # Of mixed images, the class that has the most of them.
+            target = labels.argmax(-1) if labels.dim() == 2 else labels
+            pair = compared(self.logit_standardization, teacher_logits, logits)
+            tckd, nckd = decoupled(*pair, target, self.temperature)
+            return F.cross_entropy(logits, labels), (self.alpha * tckd + self.beta * nckd).mean()
+
+        return LogitTask(context, losses, self.distill_warmup_epochs)

@@ -1,13 +1,31 @@
-"""Feature distillation: CE + beta MSE of the student's feature, projected if the widths differ, and the teacher's."""
+"""Feature distillation: CE + w MSE of the student's feature, projected if the widths differ, and the teacher's."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from gendd.methods.base import TaskContext
-from gendd.methods.projected import ProjectedTask, widths
+from gendd.methods.projected import ProjectedMethod, ProjectedTask, widths
+from gendd.ranges import Amount
 
 
-def build(context: TaskContext) -> ProjectedTask:
-    width, teacher_width = widths(context)
-    projector = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width)
-    return ProjectedTask(projector, F.mse_loss, context)
+@dataclass(frozen=True)
+class Feature(ProjectedMethod):
+    """Squared error of the student's and the teacher's features."""
+
+    feature_weight: Amount = 8.0
+    """w, weight of the squared error."""
+
+    name = "feature"
+
+    def build(self, context: TaskContext) -> ProjectedTask:
+        width, teacher_width = widths(context)
+        projector = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width)
+        return ProjectedTask(projector, F.mse_loss, self.feature_weight, context)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Feature | None":
+        """Widths that agree leave a backbone alone, which is read out alike."""
+        return cls() if all(name.startswith("backbone.") for name in tensors) else None

@@ -1,5 +1,8 @@
 """Stage 3: all frozen but the classifier of the generated features, trained on what the head generates."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,8 +11,11 @@ from gendd.checkpoint import load_weights
 from gendd.data import Batch
 from gendd.errors import UserError
 from gendd.methods.base import TaskContext
-from gendd.methods.gendd import HeadTask, build_student
+from gendd.methods.gendd import GenDD, HeadTask, build_student
 from gendd.student import Student
+
+if TYPE_CHECKING:
+    from gendd.config import TrainConfig
 
 
 class FinetuneTask(HeadTask):
@@ -18,7 +24,6 @@ class FinetuneTask(HeadTask):
     def __init__(self, student: Student, context: TaskContext):
         super().__init__(student.classifier.requires_grad_(True), context, student.head)
         self.student = student
-        self.sampling = context.config.sampling()
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
         return self.student
@@ -37,16 +42,37 @@ class FinetuneTask(HeadTask):
         return {"loss": F.cross_entropy(logits.float(), targets), "output": logits}
 
 
-def build(context: TaskContext) -> FinetuneTask:
-    if not context.weights:
-        raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
-    if context.config.ema_decay:
-        raise UserError(
-            f"--ema-decay {context.config.ema_decay}: finetune trains one layer and keeps no average; set it to 0"
-        )
-    if context.config.optimizer == "muon":
-        raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
-    student = build_student(context)
-    load_weights(student, context.weights, "--student-weights", str(context.config.student_weights))
-    student.requires_grad_(False)
-    return FinetuneTask(student, context)
+class Finetune(GenDD):
+    """Stage 3 of gendd, whose options it takes: the classifier learns on features that the trained head generates."""
+
+    name, feature = "finetune", "without labels"
+    idle = frozenset({"paper", "contraction", "feature_mixup"})
+
+    def build(self, context: TaskContext) -> FinetuneTask:
+        if not context.weights:
+            raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
+        student = build_student(self, context)
+        load_weights(student, context.weights, "--student-weights", str(context.config.student_weights))
+        student.requires_grad_(False)
+        return FinetuneTask(student, context)
+
+    def check(self, config: "TrainConfig") -> None:
+        super().check(config)
+        if config.ema_decay:
+            raise UserError(
+                f"--ema-decay {config.ema_decay}: finetune trains one layer and keeps no average; set it to 0"
+            )
+        if config.optimizer == "muon":
+            raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
+
+    def check_contraction(self, config: "TrainConfig") -> None:
+        """It is not used."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> None:
+        """A checkpoint is the whole student: gendd's."""
+
+    def describe(self) -> str:
+        return self.name
+
+    needs_pairs = False

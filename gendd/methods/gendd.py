@@ -1,29 +1,50 @@
 """Generative Distribution Distillation (arXiv 2507.14503), with labels and without."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendd.data import Batch
+from gendd.errors import UserError
 from gendd.evaluation import ReadOut
-from gendd.head import Draws, SplitTokenHead
-from gendd.methods.base import DistillationTask, TaskContext
+from gendd.head import Draws, SplitTokenHead, settings_of
+from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.methods.options import NOISE_READ_OUT, HeadOptions, SamplingOptions
 from gendd.networks import feature_width, parameter_count
+from gendd.objective import Objective
 from gendd.randomness import StepRandom
+from gendd.ranges import Amount, Share, field_names
 from gendd.student import Student
 from gendd.targets import contract
+
+if TYPE_CHECKING:
+    from gendd.config import TrainConfig
 
 
 class HeadTask(DistillationTask):
     """A task whose model is a `Student`: it classifies by "head", the teacher's classifier on features that the head
-    generates, and by "probe", the backbone alone."""
+    generates, and by "probe", the backbone alone.
 
-    def read_out(self, model: Student, sampling: dict) -> ReadOut:
-        return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **sampling))
+    Args:
+        trainable: the student, or the part of it that is trained.
+    """
 
-    def read_outs_apart(self, model: Student, sampling: dict) -> list[tuple[ReadOut, int]]:
+    def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module):
+        super().__init__(trainable, context, head)
+        method = context.config.method
+        self.sampling, self.contraction = method.sampling(), method.contraction
+
+    def read_out(self, model: Student) -> ReadOut:
+        return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **self.sampling))
+
+    def read_outs_apart(self, model: Student) -> list[tuple[ReadOut, int]]:
         def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-            return {"head": model.classifier(model.sample(images, noise, **sampling))}
+            return {"head": model.classifier(model.sample(images, noise, **self.sampling))}
 
         def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
             return {"probe": model.backbone(images)}
@@ -32,17 +53,25 @@ class HeadTask(DistillationTask):
         alone = parameter_count(model.backbone)
         return [(ReadOut(("head",), head), without_probe), (ReadOut(("probe",), probe), alone)]
 
+    def target(self, feature: Tensor, labels: Tensor) -> Tensor:
+        """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
+        return contract(feature, self.teacher.classifier.weight, labels, self.contraction)
+
+    def feature_pairs(
+        self, model: Student, images: Tensor, labels: Tensor, noise: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Generated features, their targets and the teacher's, each (B, D_t), of evaluation images and labels (B,)."""
+        generated, feature = model.sample(images, noise, **self.sampling).float(), self.teacher.features_of(images)
+        target = feature if self.unlabeled else self.target(feature, labels)
+        return {"generated": generated, "target": target, "teacher": feature}
+
 
 class GenDDTask(HeadTask):
     """teacher(images) -> f -> contracted f' -> student's loss of generating f' from its own feature."""
 
     def __init__(self, student: Student, context: TaskContext):
         super().__init__(student, context, student.head)
-        self.contraction, self.feature_mixup = context.config.contraction, context.config.feature_mixup
-
-    def target(self, feature: Tensor, labels: Tensor) -> Tensor:
-        """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
-        return contract(feature, self.teacher.classifier.weight, labels, self.contraction)
+        self.feature_mixup = context.config.method.feature_mixup
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         feature, device = self.teacher.features(batch), batch.images.device
@@ -69,12 +98,68 @@ class GenDDTask(HeadTask):
         )
 
 
-def build_student(context: TaskContext) -> Student:
+def build_student(head_options: HeadOptions, context: TaskContext) -> Student:
     """The student with a fresh head for the teacher's features."""
     classifier = context.teacher.classifier
-    head = SplitTokenHead(classifier.in_features, feature_width(context.student), **context.config.head())
+    head = SplitTokenHead(classifier.in_features, feature_width(context.student), **head_options.head())
     return Student(context.student, head, classifier)
 
 
-def build(context: TaskContext) -> GenDDTask:
-    return GenDDTask(build_student(context), context)
+@dataclass(frozen=True)
+class TargetOptions:
+    """What the head learns to generate."""
+
+    contraction: Share = 0.9
+    """lambda, share of the class center in the target; 0 uses no label for it."""
+    feature_mixup: Amount = 1.0
+    """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
+    paper: bool = False
+    """The paper's protocol of draws and sampling, over all flags of them: independent timesteps, its K, its sampler."""
+
+
+@dataclass(frozen=True)
+class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
+    """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
+
+    name, unlabeled = "gendd", True
+    idle = frozenset({"paper", *field_names(SamplingOptions)})
+
+    def build(self, context: TaskContext) -> GenDDTask:
+        return GenDDTask(build_student(self, context), context)
+
+    def check(self, config: "TrainConfig") -> None:
+        self.check_sampling()
+        objective = Objective(self.prediction, self.timestep_density, self.loss_weight, self.noise_path)
+        objective.check_sampling(self.sampler, self.start)
+        if self.guidance != 1 and not self.condition_dropout:
+            raise UserError(
+                f"--guidance {self.guidance:g}: needs conditions dropped in training; set --condition-dropout 0.2, or "
+                "--guidance 1"
+            )
+        self.check_contraction(config)
+
+    def check_contraction(self, config: "TrainConfig") -> None:
+        if config.unlabeled and self.contraction > 0:
+            raise UserError(
+                f"--contraction {self.contraction}: pulls toward the label's class; with --unlabeled set it to 0"
+            )
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "GenDD | None":
+        if "head.net.input_proj.weight" not in tensors:
+            return None
+        width, token_dim = tensors["head.net.input_proj.weight"].shape
+        depth = sum(name.endswith(".in_ln.weight") for name in tensors)
+        # The last layer of each block of the condition's network.
+        trunk_depth = sum(bool(re.fullmatch(r"head\.net\.cond_embed\.\d+\.3\.weight", name)) for name in tensors)
+        settings = settings_of(tensors)
+        read_out = NOISE_READ_OUT if settings["prediction"] == "noise" else {}
+        return cls(token_dim=token_dim, width=width, depth=depth, trunk_depth=trunk_depth, **settings, **read_out)
+
+    def describe(self) -> str:
+        return f"{self.name}, contraction {self.contraction:g}, feature mixup {self.feature_mixup:g}"
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Feature mixup mixes neighbors."""
+        return self.feature_mixup > 0

@@ -1,10 +1,13 @@
 """Improved KL distillation, IKL-KD (Cui et al., 2024): CE + alpha SCE + beta wMSE."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask
+from gendd.ranges import Amount, Positive
 
 
 def weighted_pairwise_error(teacher_logits: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
@@ -17,13 +20,26 @@ def weighted_pairwise_error(teacher_logits: Tensor, logits: Tensor, weights: Ten
     return 0.5 * (weights * (apart - mean) ** 2).sum(-1)
 
 
-def build(context: TaskContext) -> LogitTask:
-    config = context.config
+@dataclass(frozen=True)
+class IKL(Method):
+    """Improved KL distillation: soft cross-entropy, and a weighted squared error of the logits' differences."""
 
-    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        teacher = (teacher_logits / config.temperature).softmax(-1)
-        soft_cross_entropy = F.cross_entropy(logits / config.temperature, teacher)
-        error = weighted_pairwise_error(teacher_logits, logits, teacher).mean()
-        return F.cross_entropy(logits, labels), config.alpha * soft_cross_entropy + config.beta * error
+    temperature: Positive = 4.0
+    """Softmax temperature."""
+    alpha: Amount = 1.0
+    """Weight of the soft cross-entropy."""
+    beta: Amount = 8.0
+    """Weight of the weighted squared error."""
+    distill_warmup_epochs: Amount = 20
+    """Epochs until both have their whole weights."""
 
-    return LogitTask(context, losses, config.distill_warmup_epochs)
+    name = "ikl"
+
+    def build(self, context: TaskContext) -> LogitTask:
+        def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            teacher = (teacher_logits / self.temperature).softmax(-1)
+            soft_cross_entropy = F.cross_entropy(logits / self.temperature, teacher)
+            error = weighted_pairwise_error(teacher_logits, logits, teacher).mean()
+            return F.cross_entropy(logits, labels), self.alpha * soft_cross_entropy + self.beta * error
+
+        return LogitTask(context, losses, self.distill_warmup_epochs)

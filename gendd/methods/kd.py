@@ -1,18 +1,32 @@
 """Logit distillation (Hinton et al., 2015): w CE + (1 - w) T^2 KL(teacher || student) at temperature T."""
 
+from dataclasses import dataclass
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask, compared, divergence
+from gendd.ranges import Positive, Share
 
 
-def build(context: TaskContext) -> LogitTask:
-    config = context.config
-    temperature, share = config.temperature, config.label_share
+@dataclass(frozen=True)
+class KD(Method):
+    """Logit distillation: cross-entropy, and the teacher's probabilities at a temperature."""
 
-    def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        apart = divergence(*compared(config, teacher_logits, logits), temperature).mean()
-        return share * F.cross_entropy(logits, labels), (1 - share) * apart
+    temperature: Positive = 4.0
+    """Softmax temperature."""
+    label_share: Share = 0.1
+    """Share of the cross-entropy with labels in the loss."""
+    logit_standardization: bool = False
+    """Standardize each image's logits, the teacher's and the student's, before the temperature (Sun et al., 2024)."""
 
-    return LogitTask(context, losses)
+    name = "kd"
+
+    def build(self, context: TaskContext) -> LogitTask:
+        def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            pair = compared(self.logit_standardization, teacher_logits, logits)
+            apart = divergence(*pair, self.temperature).mean()
+            return self.label_share * F.cross_entropy(logits, labels), (1 - self.label_share) * apart
+
+        return LogitTask(context, losses)

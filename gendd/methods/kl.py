@@ -1,15 +1,25 @@
 """The teacher's probabilities alone, without labels: T^2 KL(teacher || student) at temperature T."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask, divergence
+from gendd.ranges import Positive
 
 
-def build(context: TaskContext) -> LogitTask:
-    temperature = context.config.temperature
+@dataclass(frozen=True)
+class KL(Method):
+    """The teacher's probabilities alone; without labels."""
 
-    def losses(logits: Tensor, teacher_logits: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        return logits.new_zeros(()), divergence(teacher_logits, logits, temperature).mean()
+    temperature: Positive = 4.0
+    """Softmax temperature."""
 
-    return LogitTask(context, losses)
+    name, unlabeled, labeled = "kl", True, False
+
+    def build(self, context: TaskContext) -> LogitTask:
+        def losses(logits: Tensor, teacher_logits: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+            return logits.new_zeros(()), divergence(teacher_logits, logits, self.temperature).mean()
+
+        return LogitTask(context, losses)

@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.config import TrainConfig
 from gendd.data import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 
@@ -21,9 +20,9 @@ def standardized(logits: Tensor) -> Tensor:
     return (logits - mean) / (std + 1e-7)
 
 
-def compared(config: TrainConfig, *logits: Tensor) -> tuple[Tensor, ...]:
-    """Teacher's and student's logits as they are compared: standardized with --logit-standardization."""
-    return tuple(map(standardized, logits)) if config.logit_standardization else logits
+def compared(standardize: bool, *logits: Tensor) -> tuple[Tensor, ...]:
+    """Teacher's and student's logits as they are compared."""
+    return tuple(map(standardized, logits)) if standardize else logits
 
 
 class LogitTask(DistillationTask):

@@ -1,11 +1,19 @@
 """Stage 1: cross-entropy of the student's feature, projected, through the teacher's frozen classifier."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.data import Batch
 from gendd.methods.base import DistillationTask, TaskContext
+from gendd.methods.gendd import GenDD
 from gendd.networks import feature_width, pooled_feature
+from gendd.ranges import field_names
+
+if TYPE_CHECKING:
+    from gendd.config import TrainConfig
 
 
 class ProjectedStudent(nn.Module):
@@ -32,6 +40,24 @@ class PretrainTask(DistillationTask):
         return {"loss": F.cross_entropy(logits.float(), self.training_targets(batch)), "output": logits}
 
 
-def build(context: TaskContext) -> PretrainTask:
-    classifier = context.teacher.classifier
-    return PretrainTask(ProjectedStudent(context.student, classifier), context)
+class Pretrain(GenDD):
+    """Stage 1 of gendd, whose options it takes, so that both stages can have the same flags; it depends on none."""
+
+    name, feature = "pretrain", "without labels"
+    idle = frozenset(field_names(GenDD))
+
+    def build(self, context: TaskContext) -> PretrainTask:
+        return PretrainTask(ProjectedStudent(context.student, context.teacher.classifier), context)
+
+    def check(self, config: "TrainConfig") -> None:
+        """Its options do nothing."""
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Pretrain | None":
+        found = {name.partition(".")[0] for name in tensors}
+        return cls() if {"backbone", "classifier"} <= found and not found & {"projector", "head"} else None
+
+    def describe(self) -> str:
+        return self.name
+
+    needs_pairs = False

@@ -1,16 +1,24 @@
 """What the methods share whose student's feature, projected to the teacher's width, learns from the teacher's."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.data import Batch
-from gendd.methods.base import DistillationTask, TaskContext
+from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.networks import feature_width, pooled_feature
+from gendd.ranges import Amount
 
 # Projected features and the teacher's, (B, D_t) float32 -> the loss, a scalar.
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ProjectedMethod(Method):
+    feature_weight: Amount = 1.0
+    """w, weight of what is learned from the teacher's features."""
 
 
 class ProjectedStudent(nn.Module):
@@ -29,11 +37,11 @@ class ProjectedStudent(nn.Module):
 
 
 class ProjectedTask(DistillationTask):
-    """loss = CE + beta kd_loss."""
+    """loss = CE + w kd_loss."""
 
-    def __init__(self, projector: nn.Module, loss: FeatureLoss, context: TaskContext):
+    def __init__(self, projector: nn.Module, loss: FeatureLoss, weight: float, context: TaskContext):
         super().__init__(ProjectedStudent(context.student, projector), context)
-        self.loss, self.weight = loss, context.config.beta
+        self.loss, self.weight = loss, weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         target = self.teacher.features(batch)

@@ -1,16 +1,23 @@
 """The control of GenDD: the same student and targets, but the head predicts the feature, by squared error."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.denoiser import ResidualBlock
+from gendd.errors import UserError
 from gendd.head import SplitTokenHead
 from gendd.methods.base import TaskContext
-from gendd.methods.gendd import GenDDTask
+from gendd.methods.gendd import GenDD, GenDDTask
 from gendd.networks import feature_width, parameter_count
 from gendd.randomness import StepRandom
 from gendd.student import Student
+
+if TYPE_CHECKING:
+    from gendd.config import TrainConfig
 
 
 class RegressionHead(nn.Module):
@@ -45,10 +52,25 @@ class RegressionTask(GenDDTask):
         """Nothing is random."""
 
 
-def build(context: TaskContext) -> RegressionTask:
-    config, classifier = context.config, context.teacher.classifier
-    widths = (classifier.in_features, feature_width(context.student))
-    with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
-        size = parameter_count(SplitTokenHead(*widths, **config.head()))
-    head = RegressionHead(*widths, config.width, size)
-    return RegressionTask(Student(context.student, head, classifier), context)
+class Regression(GenDD):
+    """The control of gendd: its head predicts the feature by squared error. Of its options those of sizes count."""
+
+    name = "regression"
+    idle = GenDD.idle | {"timestep_density", "loss_weight", "repeats", "timesteps", "condition_dropout"}
+
+    def build(self, context: TaskContext) -> RegressionTask:
+        classifier = context.teacher.classifier
+        widths = (classifier.in_features, feature_width(context.student))
+        with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
+            size = parameter_count(SplitTokenHead(*widths, **self.head()))
+        head = RegressionHead(*widths, self.width, size)
+        return RegressionTask(Student(context.student, head, classifier), context)
+
+    def check(self, config: "TrainConfig") -> None:
+        self.check_contraction(config)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Regression | None":
+        if any(name.startswith("head.mlp.") for name in tensors):
+            raise UserError("checkpoint: a regression head does not tell its flags; name its run folder")
+        return None

@@ -1,12 +1,14 @@
 """SimKD (Chen et al., 2022): the student's projected feature learns to be the teacher's, whose classifier reads it."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.data import Batch
 from gendd.errors import UserError
-from gendd.methods.base import DistillationTask, TaskContext
+from gendd.methods.base import DistillationTask, Method, TaskContext
 
 
 class SimKDStudent(nn.Module):
@@ -48,13 +50,22 @@ class SimKDTask(DistillationTask):
         return self.trainable_module(batch.images, self.teacher.features(batch))
 
 
-def build(context: TaskContext) -> SimKDTask:
-    config, student = context.config, context.student
-    with torch.no_grad():
-        shape = student.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size)).shape
-    if len(shape) != 4 or getattr(student, "output_fmt", "NCHW") != "NCHW":
-        raise UserError(
-            f"--student {config.student}: --method simkd projects a feature map, and it has none; choose "
-            "a convolutional student or another method"
-        )
-    return SimKDTask(SimKDStudent(student, shape[1], context.teacher.classifier), context)
+class SimKD(Method):
+    """The student's feature map, projected, learns to be the teacher's feature, whose classifier reads it."""
+
+    name, unlabeled = "simkd", True
+
+    def build(self, context: TaskContext) -> SimKDTask:
+        config, student = context.config, context.student
+        with torch.no_grad():
+            shape = student.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size)).shape
+        if len(shape) != 4 or getattr(student, "output_fmt", "NCHW") != "NCHW":
+            raise UserError(
+                f"--student {config.student}: simkd projects a feature map, and it has none; choose a convolutional "
+                "student or another method"
+            )
+        return SimKDTask(SimKDStudent(student, shape[1], context.teacher.classifier), context)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "SimKD | None":
+        return cls() if "projector.0.weight" in tensors and "classifier.weight" in tensors else None

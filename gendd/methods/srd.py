@@ -1,13 +1,16 @@
-"""SRD (Miles and Mikolajczyk, 2024): CE + beta log sum_i |BN(P h)_i - BN(f)_i|^4 with a linear projector P.
+"""SRD (Miles and Mikolajczyk, 2024): CE + w log sum_i |BN(P h)_i - BN(f)_i|^4 with a linear projector P.
 
 The logarithm keeps the gradient from growing with the distance, the fourth power looks at what fits worst.
 """
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.methods.base import TaskContext
-from gendd.methods.projected import ProjectedTask, widths
+from gendd.methods.projected import ProjectedMethod, ProjectedTask, widths
 
 POWER = 4
 EPSILON = 1e-4
@@ -19,5 +22,16 @@ def log_sum(projected: Tensor, feature: Tensor) -> Tensor:
     return (ours - theirs).abs().pow(POWER).sum().log()
 
 
-def build(context: TaskContext) -> ProjectedTask:
-    return ProjectedTask(nn.Linear(*widths(context)), log_sum, context)
+@dataclass(frozen=True)
+class SRD(ProjectedMethod):
+    """Projected features, normalized over the batch, by the logarithm of summed fourth powers."""
+
+    name = "srd"
+
+    def build(self, context: TaskContext) -> ProjectedTask:
+        return ProjectedTask(nn.Linear(*widths(context)), log_sum, self.feature_weight, context)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "SRD | None":
+        """A backbone with a linear projector: also of `feature`, which is read out alike."""
+        return cls() if "projector.weight" in tensors else None

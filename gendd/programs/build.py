@@ -12,8 +12,7 @@ from gendd import checkpoint, hub, timm_sources
 from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
-from gendd.methods import TaskContext, get_method
-from gendd.methods.base import Task
+from gendd.methods.base import Task, TaskContext
 from gendd.networks import Names, as_flops, create_network, parameter_count, recompute_activations, trial
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
@@ -38,7 +37,7 @@ class BuiltNetwork:
     normalization: str = ""
 
     def describe(self) -> str:
-        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} an image"
+        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} per image"
         return f"{self.name}: {size}{self.normalization}"
 
 
@@ -152,7 +151,7 @@ def build(
         teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape, *normalization)
         frozen = FrozenTeacher(teacher.network, student.network, device, precision, config.teacher_chunk)
     context = TaskContext(config, student.network, frozen, trained or student.tensors, device)
-    task = get_method(config.method).build(context).to(device, memory_format=torch.channels_last)
+    task = config.method.build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):
         # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
         convert_sync_batchnorm(task.get_trainable_module())
@@ -174,7 +173,7 @@ def _recompute(config: TrainConfig, student: BuiltNetwork, task: Task) -> None:
         if task.head is not None and task.head.draws_features:
             task.head.set_grad_checkpointing(True)
         elif config.grad_checkpointing == "head":
-            raise UserError(f"{flag}: --method {config.method} has no head; choose student or none")
+            raise UserError(f"{flag}: {config.method.name} has no head; choose student or none")
 
 
 def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:

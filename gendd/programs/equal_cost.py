@@ -13,7 +13,7 @@ from timm.utils import unwrap_model
 from torch import nn
 
 from gendd.command_line import parse
-from gendd.config import TrainConfig, check_ranges
+from gendd.config import TrainConfig
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch
@@ -21,6 +21,7 @@ from gendd.methods.base import Task
 from gendd.networks import create_network, flops, parameter_count, trial
 from gendd.programs.build import build
 from gendd.programs.tree import Tree
+from gendd.ranges import Count, check_ranges
 from gendd.runs import saved_config
 
 NEAREST = 5
@@ -28,13 +29,13 @@ NEAREST = 5
 
 @dataclass(frozen=True)
 class EqualCostConfig:
-    """Networks whose FLOPs an image are nearest to those of a GenDD run's head read-out: students to set beside it."""
+    """Networks whose FLOPs per image are nearest to those of a GenDD run's head read-out: students to set beside it."""
 
     run: tyro.conf.Positional[str]
     """Run folder; its networks are timed with random weights."""
-    batch_size: int = 100
+    batch_size: Count = 100
     """Images that are read at once."""
-    rounds: int = 20
+    rounds: Count = 20
     """Batches that each network reads, in turns."""
 
 
@@ -72,7 +73,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
             parameters,
             Stopwatch(read_out),
         )
-        for read_out, parameters in task.read_outs_apart(student, settings.sampling())
+        for read_out, parameters in task.read_outs_apart(student)
     ]
     classes, cost = student.classifier.out_features, rows[0].flops
     for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
@@ -84,7 +85,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
             for row in rows:
                 row.stopwatch.logits(images, noise)
     print(f"{hardware(device)}, {precision}, {config.rounds} batches of {config.batch_size} images in turns\n")
-    print("| network | MFLOPs an image | times the head's | parameters, M | images/s: median (least-greatest) |")
+    print("| network | MFLOPs per image | times the head's | parameters, M | images/s: median (least-greatest) |")
     print("|---|---|---|---|---|")
     for row in rows:
         rate = row.stopwatch.summary()
@@ -100,7 +101,7 @@ def _task(tree: Tree, settings: TrainConfig, run: str, device: torch.device) -> 
         raise UserError("; ".join(summary.missing))
     task = build(tree, untrained, summary.num_classes, device, missing=[]).task.eval()
     if task.head is None:
-        raise UserError(f"run {run}: --method {settings.method} trains no head; name a run of gendd")
+        raise UserError(f"run {run}: {settings.method.name} trains no head; name a run of gendd")
     return task
 
 
@@ -110,7 +111,7 @@ def _alone(network: nn.Module, device: torch.device) -> ReadOut:
 
 
 def nearest(tree: Tree, names: Iterable[str], classes: int, image_size: int, cost: float) -> list[tuple[str, int, int]]:
-    """Names, FLOPs an image and parameters of networks, those whose FLOPs are nearest to `cost` first, in ratio."""
+    """Names, FLOPs per image and parameters of networks, those whose FLOPs are nearest to `cost` first, in ratio."""
     counted = []
     for name in names:
         # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 from pathlib import Path
 
 import torch
@@ -22,16 +21,18 @@ from gendd.checkpoint import (
     weights_in,
     write_whole,
 )
-from gendd.config import NOISE_READ_OUT, EvaluateConfig, SamplingConfig, TrainConfig, field_names
+from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import Data
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, evaluate_with_cost
-from gendd.head import settings_of
+from gendd.methods import METHODS, Method
+from gendd.methods.options import SamplingOptions
 from gendd.networks import parameter_count
 from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
+from gendd.ranges import field_names, flag
 from gendd.runs import RunFolder, check_classes, environment, saved_config
 
 RATES = ("median", "min", "max")
@@ -44,15 +45,15 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: whatever in the command, the data or the checkpoint cannot work.
     """
-    config = tree.parse(tree.evaluate_config, "evaluate", arguments)
+    config = tree.parse_evaluate(arguments)
     config.check()
     with join_world() as world:
         file, figures = _file(config), _figures(config)
         if figures and world.is_first:
             check_writable(figures, ELSEWHERE)
         settings, tensors = _read(tree, config, file)
-        sampling = SamplingConfig(**settings.sampling())
-        sampling.check()
+        if isinstance(settings.method, SamplingOptions):
+            settings.method.check_sampling()
         summary = tree.summarize(settings)
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
@@ -69,7 +70,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
             if built.task.head is not None and built.task.head.draws_features:
-                print(f"protocol    {tree.protocol(sampling)}", flush=True)
+                print(f"protocol    {tree.protocol(settings.method)}", flush=True)
         if config.dry_run:
             if not summary.missing:
                 with noting(missing):
@@ -121,48 +122,39 @@ def _read(tree: Tree, config: EvaluateConfig, file: Path) -> tuple[TrainConfig, 
 
 def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConfig:
     """The training configuration of what is evaluated: a run's own, or as its tensors tell."""
-    shared = set(field_names(tree.train_config)) & set(field_names(tree.evaluate_config))
-    given = {name: getattr(config, name) for name in shared if getattr(config, name) is not None}
     path = Path(config.checkpoint)
     if path.is_dir():
         settings = saved_config(path, tree.train_config)
     else:
         if not config.student:
             raise UserError("--student is missing: a checkpoint file does not tell its network; name it")
-        settings = tree.train_config(**_architecture(tensors))
-        if settings.method != "classification" and not config.teacher:
+        settings = tree.train_config(method=_method(tensors))
+        if settings.method.needs_teacher and not config.teacher:
             raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
     # The weights are the checkpoint's own; what the run once started from is not read again. A part of the teacher's
     # that the run allowed is allowed again; None says that this program cannot be asked for more.
     allowed = settings.allow_partial or None
-    return dataclasses.replace(settings, **given, student_weights=None, after=None, allow_partial=allowed)
+    own = {"student_weights": None, "after": None, "allow_partial": allowed}
+    return tree.train_config.of(**settings.flat() | _given(config, settings) | own)
 
 
-def _architecture(tensors: Tensors) -> dict:
-    """Method and head of a checkpoint, read off its tensors."""
-    parts = {".".join(name.split(".")[:2]) for name in tensors}
-    if "head.mlp" in parts:
-        raise UserError("checkpoint: a regression head does not tell its flags; name its run folder")
-    if "head.net" not in parts:
-        return {
-            "method": _projecting(parts) if any(part.startswith("backbone.") for part in parts) else "classification"
-        }
-    width, token_dim = tensors["head.net.input_proj.weight"].shape
-    depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-    # The last layer of each block of the condition's network.
-    trunk_depth = sum(bool(re.fullmatch(r"head\.net\.cond_embed\.\d+\.3\.weight", name)) for name in tensors)
-    head = {"token_dim": token_dim, "width": width, "depth": depth, "trunk_depth": trunk_depth, **settings_of(tensors)}
-    read_out = NOISE_READ_OUT if head["prediction"] == "noise" else {}
-    return {"method": "gendd", **head, **read_out}
+def _given(config: EvaluateConfig, settings: TrainConfig) -> dict:
+    """What the command gives in place of a run's own values."""
+    known = settings.flat()
+    given = {name: getattr(config, name) for name in field_names(type(config)) if getattr(config, name) is not None}
+    for name in field_names(SamplingOptions):
+        if name in given and name not in known:
+            told = "--paper" if config.paper else f"{flag(name)} {given[name]}"
+            raise UserError(f"{told}: {settings.method.name} trains no head to sample; leave it out")
+    return {name: value for name, value in given.items() if name in known}
 
 
-def _projecting(parts: set[str]) -> str:
-    """The method of a checkpoint that has a backbone and no head."""
-    if not any(part.startswith("projector.") for part in parts):
-        return "pretrain" if any(part.startswith("classifier.") for part in parts) else "feature"
-    if "projector.parametrizations" in parts:
-        return "vkd"
-    return "simkd" if any(part.startswith("classifier.") for part in parts) else "srd"
+def _method(tensors: Tensors) -> Method:
+    """The method of a checkpoint, and its options, read off its tensors."""
+    for kind in METHODS.values():
+        if method := kind.from_tensors(tensors):
+            return method
+    raise UserError("checkpoint: its tensors tell no method; name the run folder")
 
 
 def _build(
@@ -191,7 +183,7 @@ def _build(
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: World) -> list[tuple[ReadOut, int]]:
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
-    read_outs = built.task.read_outs_apart(model, settings.sampling())
+    read_outs = built.task.read_outs_apart(model)
     if built.teacher and world.all_true(torch.tensor(bool(built.teacher.tensors), device=world.device)):
         read_outs.insert(0, (teacher_read_out(built.task.teacher), parameter_count(built.teacher.network)))
     return read_outs
@@ -214,12 +206,13 @@ def _measure(
 
 
 def _print(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
-    sampling = ", ".join(f"{name} {value}" for name, value in settings.sampling().items())
-    print(f"sampling    {sampling}, seed {settings.seed}")
+    if sampling := settings.method.sampling():
+        told = ", ".join(f"{name} {value}" for name, value in sampling.items())
+        print(f"sampling    {told}, seed {settings.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
     groups = list(data.class_groups)
-    columns = ["read-out", "top-1 %", *(f"{name} %" for name in groups), "top-5 %", "parameters", "MFLOPs an image"]
-    columns.append("images/s a process: median (min-max)")
+    columns = ["read-out", "top-1 %", *(f"{name} %" for name in groups), "top-5 %", "parameters", "MFLOPs per image"]
+    columns.append("images/s per process: median (min-max)")
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         rate = row["images_per_second"]
@@ -240,7 +233,7 @@ def _write(file: Path, rows: list[dict], data, settings: TrainConfig, config: Ev
         "dataset": settings.dataset,
         "split": data.eval_split,
         "images": _images(data, config),
-        "sampling": settings.sampling(),
+        "sampling": settings.method.sampling(),
         "seed": settings.seed,
         "precision": resolve_precision(settings.precision, world.device),
         **environment(world),

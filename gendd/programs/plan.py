@@ -10,7 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gendd.config import TrainConfig
 from gendd.data import DataSummary
 from gendd.distributed import World
-from gendd.methods import get_method
 from gendd.networks import as_flops, flops, parameter_count
 from gendd.programs.build import Built, BuiltNetwork, synchronizes_norms
 from gendd.programs.tree import Tree
@@ -43,7 +42,7 @@ def plan_of(
     if head is not None:
         lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
         if head.draws_features:
-            lines["protocol"] = tree.protocol(config)
+            lines["protocol"] = tree.protocol(config.method)
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
         lines["batch norm"] = _batch_norm(config, world)
     factors = [
@@ -53,7 +52,7 @@ def plan_of(
     ]
     head_rate = f" (head {config.head_lr or config.lr:g})" if head is not None else ""
     lines |= {
-        "batch": f"{config.batch_size} images a step = {' x '.join(factors)}",
+        "batch": f"{config.batch_size} images per step = {' x '.join(factors)}",
         "optimizer": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g} of {DECAYED[config.decay]}",
         "schedule": f"{_schedule(config)}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
@@ -69,19 +68,14 @@ def _network(built: BuiltNetwork) -> str:
 
 
 def _method(config: TrainConfig) -> str:
-    words, reads = [config.method], get_method(config.method).reads
-    if "feature_mixup" in reads:
-        words.append(f"contraction {config.contraction:g}, feature mixup {config.feature_mixup:g}")
-    for name in ("temperature", "label_share", "logit_standardization", "alpha", "beta", "distill_warmup_epochs"):
-        if name in reads:
-            words.append(f"{name.replace('_', ' ')} {getattr(config, name):g}")
+    words = [config.method.describe()]
     if config.unlabeled:
         words.append("no label is read")
     if config.label_fraction < 1:
-        others = "the others without" if get_method(config.method).unlabeled else "the others left out"
+        others = "the others without" if config.method.unlabeled else "the others left out"
         words.append(f"{100 * config.label_fraction:g} % of the images with labels, {others}")
     if config.teacher_cache:
-        words.append(f"teacher's features of {_counted(config.views, 'view')} an image from {config.teacher_cache}")
+        words.append(f"teacher's features of {_counted(config.views, 'view')} per image from {config.teacher_cache}")
     return ", ".join(words)
 
 
@@ -104,25 +98,25 @@ def _batch_norm(config: TrainConfig, world: World) -> str:
 
 def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    cost = loss_flops(student, config.batch_size, device)
-    sampled = flops(lambda: head.sample(one, **config.sampling()))
-    words = [f"{parameter_count(head) / 1e6:.2f} M parameters"]
+    cost = f"{as_flops(loss_flops(student, config.batch_size, device))} per image"
+    words, options = [f"{parameter_count(head) / 1e6:.2f} M parameters"], config.method
     if head.draws_features:
-        samples = f"{_counted(config.steps, 'step')} x {_counted(config.num_samples, 'sample')}"
+        sampled = f"{as_flops(flops(lambda: head.sample(one, **options.sampling())))} per image"
+        samples = f"{_counted(options.steps, 'step')} x {_counted(options.num_samples, 'sample')}"
         words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}")
         words.append(
-            f"predicts the {config.prediction} on the {config.noise_path} path, {config.timestep_density} timesteps, "
-            f"{config.loss_weight} weight"
+            f"predicts the {options.prediction} on the {options.noise_path} path, {options.timestep_density} "
+            f"timesteps, {options.loss_weight} weight"
         )
-        words.append(f"loss over {config.repeats} {config.timesteps} draws a token, {as_flops(cost)} an image")
-        words.append(f"sampled {config.sampler}, {samples}, guidance {config.guidance:g}, {as_flops(sampled)} an image")
+        words.append(f"loss over {options.repeats} {options.timesteps} draws per token, {cost}")
+        words.append(f"sampled {options.sampler}, {samples}, guidance {options.guidance:g}, {sampled}")
     else:
-        words.append(f"squared error, {as_flops(cost)} an image")
+        words.append(f"squared error, {cost}")
     return "; ".join(words)
 
 
 def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:
-    """Floating-point operations an image of the head's loss, forward, of a whole batch: one image alone takes other
+    """Floating-point operations per image of the head's loss, forward, of a whole batch: one image alone takes other
     ways through the head than many do. They are counted, not carried out."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         z = torch.zeros(batch_size, student.norm.normalized_shape[0], device=device)

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from gendd.checkpoint import load_weights, read_weights
 from gendd.command_line import parse
-from gendd.config import SamplingConfig, TrainConfig, check_ranges
+from gendd.config import TrainConfig
 from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
+from gendd.methods.gendd import GenDD
+from gendd.methods.options import SamplingOptions
 from gendd.networks import flops, pooled_feature
 from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
+from gendd.ranges import CountOrNone, check_ranges
 from gendd.reporting.ablation import TOP1, Ablation, prepare
 from gendd.runs import check_classes, environment, saved_config
 from gendd.student import Student
@@ -32,7 +35,7 @@ GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
 STARTS, NOISE_STARTS, FEW_STEPS = (999, 900, 800), (950, 800, 600), (1, 2, 4, 8)
 MANY_STEPS, SAMPLES = (10, 30, 100), (1, 5)
 VALUES = {"guidance": "guidance", "sampling": "steps"}
-COST = "ms an image"
+COST = "ms per image"
 NOTE = """\
 Top-1 of the head's read-out, on the images that the row counts. Time and FLOPs (a multiply-add counts two) are of the
 whole read-out: backbone, sampling and classifier. Time is the sum of the median times of the backbone and of the rest,
@@ -51,13 +54,13 @@ class SamplingProgram:
     """Folder of the table, the CSV file and the picture; the run's own folder if not given."""
     data_root: str | None = None
     """Folder of data sets; the run's own if not given."""
-    images: int = 0
+    images: CountOrNone = 0
     """Measure on the first so many test images; 0 takes all."""
-    noisy_images: int = 1000
+    noisy_images: CountOrNone = 1000
     """The same for the samplers that start from noise, which take a hundred times as long."""
     precision: Literal["auto", "bf16", "fp32"] | None = None
     """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it; the run's own if not given."""
-    seed: int | None = None
+    seed: CountOrNone | None = None
     """Seed of the sampling noise; the run's own if not given."""
 
 
@@ -85,10 +88,10 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
         head = _Head(student, data.eval_batches(config.images), world, seed, image)
         rows = [
             {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
-            for sampling in grid(config.what, settings)
+            for sampling in grid(config.what, settings.method)
         ]
     found = environment(world)
-    labels = "no labels" if settings.unlabeled else f"contraction {settings.contraction:g}"
+    labels = "no labels" if settings.unlabeled else f"contraction {settings.method.contraction:g}"
     title = f"{config.what.capitalize()}: {settings.teacher} > {settings.student}, {labels}, seed {settings.seed}"
     note = f"{NOTE} {found['hardware']}, {precision}, PyTorch {found['versions']['torch']}."
     levels = {"linear probe": head.probe_top1}
@@ -96,27 +99,26 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
     ablation.write(folder, config.what)
 
 
-def grid(what: str, settings: TrainConfig) -> list[SamplingConfig]:
-    """The settings to measure a run with.
+def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
+    """The settings to measure a run of these options with.
 
     Raises:
         UserError: guidance, of a run without dropped conditions.
     """
-    read_out = settings.sampling()
     if what == "guidance":
-        if not settings.condition_dropout:
+        if not trained.condition_dropout:
             raise UserError("guidance: the run was trained with --condition-dropout 0, which guidance needs")
         return [
-            SamplingConfig(steps=steps, guidance=scale, start=read_out["start"])
+            SamplingOptions(steps=steps, guidance=scale, start=trained.start)
             for steps in GUIDED_STEPS
             for scale in GUIDANCES
         ]
-    guidance, starts = read_out["guidance"], NOISE_STARTS if settings.prediction == "noise" else STARTS
-    few = [SamplingConfig(steps=steps, guidance=guidance, start=start) for start in starts for steps in FEW_STEPS]
-    if settings.noise_path == "straight":
+    guidance, starts = trained.guidance, NOISE_STARTS if trained.prediction == "noise" else STARTS
+    few = [SamplingOptions(steps=steps, guidance=guidance, start=start) for start in starts for steps in FEW_STEPS]
+    if trained.noise_path == "straight":
         return few
     many = [(steps, samples) for samples in SAMPLES for steps in MANY_STEPS]
-    return [*few, *(SamplingConfig("ancestral", steps, samples, guidance) for steps, samples in many)]
+    return [*few, *(SamplingOptions("ancestral", steps, samples, guidance) for steps, samples in many)]
 
 
 def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
@@ -130,7 +132,7 @@ def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
                   missing=[], trained=tensors)  # fmt: skip
     student, head = unwrap_model(built.task.get_eval_model()), built.task.head
     if head is None or not head.draws_features:
-        raise UserError(f"run {run}: --method {settings.method} trains no generative head; name a run of gendd")
+        raise UserError(f"run {run}: {settings.method.name} trains no generative head; name a run of gendd")
     load_weights(student, tensors, "run", run)
     built.task.eval()
     data = tree.open_data(settings, BatchPlan(settings.seed, 1), world, built.student.network)
@@ -141,7 +143,7 @@ def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
 class _Head:
     """A student's head on the conditions of some images, computed once; `probe_top1` is of the same images."""
 
-    def __init__(self, student: Student, batches: Batches, world: World, seed: int, image: Tensor):
+    def __init__(self, student: Student, batches: Batches, world: World, seed: CountOrNone, image: Tensor):
         self.student, self.world, self.seed, self.image = student, world, seed, image
         self.conditions: list[tuple[int, Tensor, Tensor]] = []
         latest = None
@@ -161,9 +163,9 @@ class _Head:
         self.backbone = Stopwatch(ReadOut(("probe",), probe))
         self.probe_top1 = evaluate(self.backbone, noting(), world)["probe"]["top1"]
 
-    def measure(self, sampling: SamplingConfig, noisy_images: int) -> dict:
+    def measure(self, sampling: SamplingOptions, noisy_images: CountOrNone) -> dict:
         """A row of the table."""
-        sampling.check()
+        sampling.check_sampling()
         student, settings = self.student, sampling.sampling()
         deterministic = sampling.sampler == "deterministic"
 
@@ -185,7 +187,7 @@ class _Head:
             "least": least,
             "greatest": most,
             "batches": rest["batches"],
-            "MFLOPs an image": operations / 1e6,
+            "MFLOPs per image": operations / 1e6,
         }
 
 
@@ -194,7 +196,7 @@ def _first(batches: list[tuple[int, Tensor, Tensor]], images: int) -> list[tuple
     return batches[: max(1, images // len(batches[0][2]))]
 
 
-def curve_name(what: str, sampling: SamplingConfig) -> str:
+def curve_name(what: str, sampling: SamplingOptions) -> str:
     """What the settings on one curve share."""
     if what == "guidance":
         return f"steps {sampling.steps}"

@@ -1,15 +1,18 @@
 """The train program of both trees: build, print the plan, train, evaluate, keep the result."""
 
+import argparse
 import contextlib
 import dataclasses
 import json
+import os
+import sys
 from pathlib import Path
 
 import torch
 from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
-from gendd.config import TrainConfig, check_ranges
+from gendd.config import TrainConfig
 from gendd.distributed import (
     World,
     autocast,
@@ -30,9 +33,9 @@ from gendd.programs.build import build, list_missing, noting, teacher_read_out
 from gendd.programs.plan import loss_flops, plan_of
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
+from gendd.ranges import check_ranges
 from gendd.runs import AVERAGED, RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
 from gendd.student import Student
-from gendd.targets import contract
 from gendd.teacher_cache import open_cache
 from gendd.training import Training
 
@@ -42,14 +45,16 @@ COSTS = ("parameters", "flops", "images_per_second")
 
 
 def train(tree: Tree, arguments: list[str] | None = None) -> None:
-    """The train program of a tree.
+    """The train program of a tree: METHOD [flags], or --resume RUN.
 
     Raises:
         UserError: whatever in the command, the data or the weights cannot work.
     """
-    config = tree.parse(tree.train_config, "train", arguments)
-    if config.resume:
-        config = _resumed(tree, RunFolder(Path(config.resume)), arguments)
+    arguments = list(sys.argv[2:] if arguments is None else arguments)
+    if arguments[:1] in ([], ["-h"], ["--help"]):
+        print(_usage(tree))
+        return
+    config = configuration(tree, arguments)
     with join_world() as world:
         if not config.check_data:
             config.check()
@@ -60,14 +65,34 @@ def train(tree: Tree, arguments: list[str] | None = None) -> None:
             tree.check_data(config)
 
 
-def _resumed(tree: Tree, run: RunFolder, arguments: list[str] | None) -> TrainConfig:
+def _usage(tree: Tree) -> str:
+    methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
+    start = f"usage: python -m {tree.name} train"
+    return "\n".join([f"{start} METHOD [flags], or --resume RUN; METHOD --help tells its flags\n", *methods])
+
+
+def configuration(tree: Tree, arguments: list[str]) -> TrainConfig:
+    """The configuration of METHOD [flags], or of a run that --resume names."""
+    method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--resume", nargs="?")
+    if run := finder.parse_known_args(flags)[0].resume:
+        return _resumed(tree, RunFolder(Path(os.path.expanduser(run))), method, flags)
+    if not method:
+        raise UserError(f"METHOD is missing: name it first, python -m {tree.name} train METHOD; {', '.join(METHODS)}")
+    return tree.parse_train(flags, tree.train_config(method=get_method(method)()))
+
+
+def _resumed(tree: Tree, run: RunFolder, method: str, flags: list[str]) -> TrainConfig:
     """The configuration of a run, with what the flags beside --resume change of it.
 
     Raises:
         UserError: no such run, or a flag that would make it another one.
     """
     saved = saved_config(run.path, tree.train_config)
-    config = tree.parse(tree.train_config, "train", arguments, saved)
+    if method not in ("", saved.method.name):
+        raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave it out beside --resume")
+    config = tree.parse_train(flags, saved)
     run.check(config, tree.name)
     if config.runs != saved.runs and run_path(config).resolve() != run.path.resolve():
         raise UserError(f"--runs {config.runs}: --resume {run.path} does not lie there; leave one of them out")
@@ -83,7 +108,7 @@ class TrainProgram:
 
     def __init__(self, tree: Tree, config: TrainConfig, run: RunFolder, world: World):
         self.tree, self.run, self.world = tree, run, world
-        self.method = get_method(config.method)
+        self.method = config.method
         self.config = self._without_idle_cache(config)
         self.precision = resolve_precision(config.precision, world.device)
         self.plan = BatchPlan(config.seed, config.batch_size, world.rank, world.size, config.grad_accum_steps)
@@ -95,7 +120,7 @@ class TrainProgram:
         recipe are given the same flags."""
         if not config.teacher_cache or self.method.reads_feature(config.lacks_labels):
             return config
-        flag, name = f"--teacher-cache {config.teacher_cache}", f"--method {config.method}"
+        flag, name = f"--teacher-cache {config.teacher_cache}", self.method.name
         if self.method.feature == "never":
             able = ", ".join(name for name, known in METHODS.items() if known.feature != "never")
             raise UserError(f"{flag}: {name} learns from no feature that it could hold; leave it out ({able} do)")
@@ -103,24 +128,23 @@ class TrainProgram:
         return dataclasses.replace(config, teacher_cache=None, cached_views=None)
 
     def _check(self) -> None:
-        config, method = self.config, self.method
+        config, method, name = self.config, self.method, self.method.name
         if method.needs_teacher and not config.teacher:
-            raise UserError(f"--teacher is missing: --method {config.method} learns from one; name its network")
+            raise UserError(f"--teacher is missing: {name} learns from one; name its network")
         if config.teacher and not method.needs_teacher:
-            raise UserError(f"--teacher {config.teacher}: --method {config.method} has none; leave it out")
+            raise UserError(f"--teacher {config.teacher}: {name} has none; leave it out")
         if config.unlabeled and not method.unlabeled:
             able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
-            raise UserError(f"--unlabeled: --method {config.method} needs labels; without any learn {able}")
+            raise UserError(f"--unlabeled: {name} needs labels; without any learn {able}")
         if not config.unlabeled and not method.labeled:
-            raise UserError(f"--method {config.method}: reads no label; say so with --unlabeled")
+            raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
         if method.needs_teacher and not config.teacher_weights:
             self._refuse(
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"
             )
-        even = "feature_mixup" in method.reads and config.feature_mixup > 0
-        check_batch(config.batch_size, self.world.size, config.grad_accum_steps, even)
-        self.run.check(config, self.tree.name, method.ignores)
+        check_batch(config.batch_size, self.world.size, config.grad_accum_steps, method.needs_pairs)
+        self.run.check(config, self.tree.name)
 
     def _refuse(self, message: str) -> None:
         """Ends the program, but a dry run lists it with what else is missing."""
@@ -255,7 +279,7 @@ class TrainProgram:
             for weights in self._kinds_of_weights():
                 model = self._model(weights).eval()
                 self.world.broadcast_buffers(model)
-                read_out = self.task.read_out(model, self.config.sampling())
+                read_out = self.task.read_out(model)
                 batches, groups = self.data.eval_batches(limit), self.data.class_groups
                 measured = evaluate(read_out, batches, self.world, self.config.seed, groups)
                 prefix = AVERAGED if weights == "ema" else ""
@@ -284,14 +308,10 @@ class TrainProgram:
     def _features(self, student: Student, count: int) -> dict[str, torch.Tensor]:
         """Generated features, their targets and the teacher's, each (n, D_t), and the labels (n,), of the first
         evaluation batches with together at least `count` images."""
-        config, batches = self.config, []
+        batches = []
         for number, images, labels in self.data.eval_batches():
-            noise = generator(self.world.device, config.seed, "evaluation", number)
-            generated = student.sample(images, noise, **config.sampling()).float()
-            feature = self.task.teacher.features_of(images)
-            contraction = 0 if config.unlabeled else config.contraction
-            target = contract(feature, self.task.teacher.classifier.weight, labels, contraction)
-            batches.append({"generated": generated, "target": target, "teacher": feature, "labels": labels})
+            noise = generator(self.world.device, self.config.seed, "evaluation", number)
+            batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
             if sum(len(batch["labels"]) for batch in batches) >= count:
                 break
         return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
@@ -300,7 +320,7 @@ class TrainProgram:
         """Parameters, FLOPs and measured images/s of each read-out by itself."""
         model, costs = unwrap_model(self.task.get_eval_model()), {}
         with autocast(self.precision, self.world.device):
-            for read_out, parameters in self.task.read_outs_apart(model, self.config.sampling()):
+            for read_out, parameters in self.task.read_outs_apart(model):
                 batches = self.data.eval_batches(TIMED_IMAGES)
                 measured = evaluate_with_cost(read_out, parameters, batches, self.data.image_size, self.world)
                 costs[read_out.names[0]] = {name: measured[name] for name in COSTS}

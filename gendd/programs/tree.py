@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from gendd.command_line import Config, parse
-from gendd.config import EvaluateConfig, SamplingConfig, TrainConfig
+from gendd.command_line import parse
+from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import Data, DataSummary
+from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
+
+Options = TypeVar("Options")
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,23 @@ class Tree:
     open_data: Callable[..., Data]
     paper: dict[str, object]
 
-    def parse(
-        self, config_class: type[Config], program: str, arguments: list[str] | None, default: Config | None = None
-    ) -> Config:
-        """Command line to configuration; --paper has set its flags, unless it had in `default` already."""
-        config = parse(config_class, f"{self.name} {program}", arguments, default)
-        if not config.paper or (default and default.paper):
+    def parse_train(self, arguments: list[str], default: TrainConfig) -> TrainConfig:
+        """Command line to the configuration of a run; --paper has set its flags, unless it had in `default` already."""
+        config = parse(self.train_config, f"{self.name} train {default.method.name}", arguments, default)
+        if getattr(default.method, "paper", False):
             return config
-        return replace(config, **{name: self.paper[name] for name in self._known(config)})
+        return replace(config, method=self._in_protocol(config.method))
 
-    def protocol(self, config: SamplingConfig) -> str:
+    def parse_evaluate(self, arguments: list[str]) -> EvaluateConfig:
+        """Command line to the configuration of an evaluation; --paper has set its flags."""
+        return self._in_protocol(parse(self.evaluate_config, f"{self.name} evaluate", arguments))
+
+    def _in_protocol(self, options: Options) -> Options:
+        """Options with the paper's protocol, where they ask for it."""
+        asked = getattr(options, "paper", False)
+        return replace(options, **{name: self.paper[name] for name in self._known(options)}) if asked else options
+
+    def protocol(self, config: SamplingOptions) -> str:
         """Whether the paper's draws and sampling are in force, or what is in their place."""
         differing = [
             f"{name.replace('_', ' ')} {getattr(config, name)} (the paper: {self.paper[name]})"
@@ -49,12 +60,12 @@ class Tree:
         ]
         return f"not the paper's, which --paper sets: {', '.join(differing)}" if differing else "the paper's"
 
-    def _known(self, config: SamplingConfig | EvaluateConfig) -> list[str]:
+    def _known(self, config: object) -> list[str]:
         return [name for name in self.paper if hasattr(config, name)]
 
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
-    """`Tree.paper` (arXiv 2507.14503, its release): K draws a token in training, steps of its sampler."""
+    """`Tree.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
     network = {"depth": 3, "trunk_depth": 0, "prediction": "noise", "noise_path": "cosine"}
     loss = {"timestep_density": "uniform", "loss_weight": "own", "timesteps": "independent", "condition_dropout": 0.2}
     sampling = {"sampler": "ancestral", "steps": steps, "num_samples": 5, "guidance": 2.0}

@@ -19,7 +19,7 @@ from gendd.reporting.rows import Row, rows_of
 
 # What may differ beside the setting; curves of other timesteps are drawn apart.
 TOGETHER = {"repeats": ("timesteps",)}
-COST = "MFLOPs an image of the head's loss"
+COST = "MFLOPs per image of the head's loss"
 NOTE = """\
 Top-1 of the last epoch: mean over seeds, their standard deviation, their number. FLOPs (a multiply-add counts two) are
 counted, of the forward pass of the head's loss alone; its gradients take about twice as many again. Images/s and time

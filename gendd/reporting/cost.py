@@ -13,7 +13,7 @@ from gendd.runs import AVERAGED
 
 BEFORE, AFTER = (
     ("Method", "Student", "Read-out", "Labels used", "Epochs", "n (seeds)"),
-    ("Parameters, M", "MFLOPs an image", "Images/s", "Hardware, precision"),
+    ("Parameters, M", "MFLOPs per image", "Images/s", "Hardware, precision"),
 )
 RATIO = "FLOPs, times the head's"
 NOTE = """\
@@ -68,7 +68,7 @@ def cost_picture(panels: dict[str, list[Row]]) -> Figure:
 
 
 def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
-    set_up(axes, data, "MFLOPs an image, a multiply-add counts two")
+    set_up(axes, data, "MFLOPs per image, a multiply-add counts two")
     axes.set_ylabel("top-1 (%), last epoch", fontsize=NORMAL)
     colors = colors_of(row["name"] for row in rows)
     for row in rows:

@@ -1,6 +1,5 @@
 """Finished runs, as their folders tell them."""
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,10 @@ from pathlib import Path
 
 from gendd.config import TrainConfig
 from gendd.errors import UserError
-from gendd.methods import METHODS
+from gendd.methods import METHODS, get_method
 from gendd.reporting.metrics import read_metrics
 from gendd.runs import NOT_COMPARED, RunFolder, data_label
 
-# A run that is older than a flag has its default, as JSON gives it back.
-DEFAULTS = json.loads(json.dumps(dataclasses.asdict(TrainConfig())))
 # Not told by their flags: `FinishedRun.settings` says what stands for them.
 FILES = {"teacher_weights", "student_weights", "after", "teacher_cache"}
 DATA = {"dataset", "unlabeled_dir", "imbalance", "label_fraction"}
@@ -26,7 +23,10 @@ class FinishedRun:
 
     @cached_property
     def config(self) -> dict:
-        return DEFAULTS | self.folder.read("config.json")
+        """A run that is older than a flag has its default, as JSON gives it back."""
+        content = self.folder.read("config.json")
+        defaults = TrainConfig(method=get_method(content["method"])()).flat()
+        return json.loads(json.dumps(defaults)) | content
 
     @cached_property
     def environment(self) -> dict:

@@ -115,7 +115,7 @@ COSTS: dict[str, Callable[[Row], str]] = {
     QUOTED: _quoted,
     QUOTED_FROM: _quoted_from,
     "Parameters, M": _scaled("parameters", 2),
-    "MFLOPs an image": _scaled("flops", 1),
+    "MFLOPs per image": _scaled("flops", 1),
     "Images/s": _rate("images_per_second"),
     "Training images/s": _rate("train_images_per_second"),
     "Training time, s": lambda row: DASH if row["train_seconds"] is None else f"{row['train_seconds']:.0f}",

@@ -2,15 +2,21 @@
 
 import dataclasses
 import io
+import re
 import sys
 import typing
 
 import pytest
+from programs import cifar_config, imagenet_config
 
 from gendd.command_line import parse, sections_of
-from gendd.config import EvaluateConfig, SamplingConfig
+from gendd.config import EvaluateConfig, TrainConfig
 from gendd.errors import UserError
+from gendd.methods import METHODS, GenDD
+from gendd.methods.base import Method
+from gendd.methods.options import SamplingOptions
 from gendd.programs import equal_cost, sampling
+from gendd.programs.train import configuration
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE as CIFAR
@@ -22,7 +28,7 @@ COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
 
 def parsed(*arguments):
-    return parse(CifarTrainConfig, "gendd_cifar train", arguments)
+    return cifar_config(*arguments)
 
 
 def refusal(function, *arguments):
@@ -55,12 +61,12 @@ def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_objectiv
         "feature_mixup": 1.0,
         "token_dim": 64,
         "width": 1024,
-        "temperature": 4.0,
-        "label_share": 0.1,
         "holdout": 0.0,
     }
-    values = dataclasses.asdict(parsed())
+    values = parsed().flat()
     assert {name: values[name] for name in recipe} == recipe
+    kd = cifar_config("--method", "kd").method
+    assert (kd.temperature, kd.label_share) == (4, 0.1)
 
 
 # The paper's protocol of objective, draws and sampling (its section of experiments and its release), by tree.
@@ -83,19 +89,21 @@ EVERYWHERE = {
 @pytest.mark.parametrize(("tree", "paper"), PAPER)
 def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
     others = ["--steps", "3", "--sampler", "deterministic", "--guidance", "1"]
-    for config_class, draws in ((tree.train_config, ["--repeats", "7"]), (tree.evaluate_config, [])):
-        config = tree.parse(config_class, "program", [*others, *draws, "--paper"])
+    train = lambda *flags: configuration(tree, ["gendd", *flags]).method  # noqa: E731
+    evaluate = lambda *flags: tree.parse_evaluate(list(flags))  # noqa: E731
+    for options, draws in ((train, ["--repeats", "7"]), (evaluate, [])):
+        config = options(*others, *draws, "--paper")
         values, expected = dataclasses.asdict(config), {**EVERYWHERE, **paper}
         known = expected if draws else {"sampler", "steps", "num_samples", "guidance"}
         assert {name: values[name] for name in known} == {name: expected[name] for name in known}
         assert tree.protocol(config) == "the paper's"
-        config = tree.parse(config_class, "program", [*others, *draws])
+        config = options(*others, *draws)
         assert (config.steps, config.sampler) == (3, "deterministic")
         assert "steps 3 (the paper: " in tree.protocol(config)
 
 
 def test_the_default_protocol_says_that_it_is_not_the_papers():
-    text = CIFAR.protocol(parsed())
+    text = CIFAR.protocol(GenDD())
     for name in (
         "prediction",
         "depth",
@@ -137,9 +145,21 @@ def test_the_home_folder_is_found_in_every_path(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(
-    "config_class", [CifarTrainConfig, EvaluateConfig, ImageNetTrainConfig, ImageNetEvaluateConfig]
-)
+@pytest.mark.parametrize("config_class", [CifarTrainConfig, ImageNetTrainConfig])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_help_of_a_method_prints_its_options_and_the_common_ones(config_class, method, capsys):
+    with pytest.raises(SystemExit):
+        configuration(CIFAR if config_class is CifarTrainConfig else IMAGENET, [method, "--help"])
+    printed = set(re.findall(r"--([a-z0-9-]+)", capsys.readouterr().out))
+    for kind in METHODS.values():
+        for field in dataclasses.fields(kind):
+            known = any(field.name == own.name for own in dataclasses.fields(METHODS[method]))
+            assert (field.name.replace("_", "-") in printed) == known, field.name
+    for field in dataclasses.fields(config_class):
+        assert field.name == "method" or field.name.replace("_", "-") in printed
+
+
+@pytest.mark.parametrize("config_class", [EvaluateConfig, ImageNetEvaluateConfig])
 def test_help_prints_every_flag_and_ends_well(config_class, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(config_class, "gendd_cifar.program", ["--help"])
@@ -174,7 +194,9 @@ def test_a_mistyped_command_is_refused_in_a_line_that_names_it(arguments, named,
 def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     message = refusal(parsed, "--flowers", "3")
-    assert message == "Unrecognized options: --flowers, 3 For full helptext, run python -m gendd_cifar train --help"
+    assert (
+        message == "Unrecognized options: --flowers, 3 For full helptext, run python -m gendd_cifar train gendd --help"
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +205,6 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--contraction", "1.1"),
         ("--contraction", "-0.1"),
         ("--condition-dropout", "1.5"),
-        ("--label-share", "-1"),
         ("--holdout", "0.95"),
         ("--ema-decay", "1"),
         ("--momentum", "1"),
@@ -210,7 +231,6 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--lr", "0"),
         ("--lr", "nan"),
         ("--head-lr", "0"),
-        ("--temperature", "0"),
         ("--student", ""),
         ("--dataset", ""),
         ("--steps", "0"),
@@ -228,6 +248,8 @@ def test_a_value_out_of_range_is_refused_in_a_line_that_names_the_flag(flag, val
 def numbers(config_class):
     """Name, type and count of each field that takes numbers."""
     for name, hint in typing.get_type_hints(config_class).items():
+        if typing.get_origin(hint) is typing.ClassVar:
+            continue
         given = next((part for part in typing.get_args(hint) if typing.get_origin(part) is tuple), hint)
         inner = typing.get_args(given) or (given,)
         if inner[0] in (int, float):
@@ -242,11 +264,18 @@ def checked(config_class, program, arguments):
         equal_cost.equal_cost(CIFAR, ["runs/none", *arguments])
     elif config_class is make_shards.MakeShardsConfig:
         make_shards.main(["folder", "output", *arguments])
+    elif config_class is ImageNetTrainConfig:
+        imagenet_config(*arguments).check()
+    elif issubclass(config_class, Method):
+        cifar_config("--method", config_class.name, *COMPLETE, *arguments).check()
+    elif issubclass(config_class, TrainConfig):
+        cifar_config(*arguments).check()
     else:
         parse(config_class, program, arguments).check()
 
 
 PROGRAMS = {
+    **{method: [] for method in METHODS.values()},
     CifarTrainConfig: ["--student", "resnet8", "--dataset", "digits", "--teacher", "vgg8"],
     ImageNetTrainConfig: ["--student", "resnet18", "--teacher", "resnet34"],
     EvaluateConfig: [],
@@ -264,7 +293,7 @@ def test_the_numbers_of_all_programs_are_looked_at():
     found = {name for _, name, *_ in EVERY_NUMBER}
     assert {"image_size", "crop_padding", "hflip", "milestones", "crop_scale", "noisy_images", "rounds"} <= found
     assert {"images_per_shard", "teacher_std", "guidance", "workers"} <= found
-    assert {field.name for field in dataclasses.fields(SamplingConfig)} - {"sampler"} <= found
+    assert {field.name for field in dataclasses.fields(SamplingOptions)} - {"sampler"} <= found
 
 
 @pytest.mark.parametrize(
@@ -287,10 +316,12 @@ def test_a_teachers_normalization_needs_a_teacher():
         assert getattr(config, flag[2:].replace("-", "_")) == (0.5, 0.4, 0.3)
 
 
-@pytest.mark.parametrize("flag", ["--teacher-mean", "--teacher-std"])
-def test_a_teachers_normalization_in_units_of_255_is_refused(flag):
+@pytest.mark.parametrize(
+    ("flag", "limits"), [("--teacher-mean", "from 0 to 1"), ("--teacher-std", "above 0 and at most 1")]
+)
+def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
     message = refusal(parsed(*COMPLETE, "--teacher", "vgg8", flag, "123.7", "116.3", "103.5").check)
-    assert message == f"{flag} 123.7 116.3 103.5: must be from 0 to 1"
+    assert message == f"{flag} 123.7 116.3 103.5: must be {limits}"
 
 
 @pytest.mark.parametrize(
@@ -342,24 +373,24 @@ def test_values_at_the_edge_are_accepted(arguments):
 
 def test_the_objective_is_a_part_of_the_head():
     config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--timesteps", "paired")
-    head = config.head()
+    head = config.method.head()
     assert (head["prediction"], head["trunk_depth"], head["timesteps"]) == ("velocity", 0, "paired")
-    assert parsed(*COMPLETE).prediction == "feature"
+    assert parsed(*COMPLETE).method.prediction == "feature"
 
 
 @pytest.mark.parametrize("config_class", [CifarTrainConfig, ImageNetTrainConfig])
 def test_every_flag_of_training_stands_in_one_section_of_the_help(config_class):
     sections = sections_of(config_class)
     names = [field.name for kind in sections.values() for field in dataclasses.fields(kind)]
-    assert sorted(names) == sorted(field.name for field in dataclasses.fields(config_class))
+    assert sorted([*names, "method"]) == sorted(field.name for field in dataclasses.fields(config_class))
     assert list(sections)[:2] == ["networks", "data"]
 
 
 def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
     with pytest.raises(SystemExit):
-        parse(ImageNetTrainConfig, "gendd_imagenet train", ["--help"])
+        imagenet_config("--help")
     printed = " ".join(capsys.readouterr().out.split())
     assert "networks options" in printed and "an image's area that a random crop covers" in printed
     assert "Passes over the training set. (default: 100)" in printed
-    config = parse(ImageNetTrainConfig, "gendd_imagenet train", ["--student", "resnet18", "--lr", "0.5"])
+    config = imagenet_config("--student", "resnet18", "--lr", "0.5")
     assert (config.epochs, config.eval_images, config.lr, config.sync_bn) == (100, 5000, 0.5, True)

@@ -20,7 +20,7 @@ STEPS_PER_EPOCH = 7
 
 
 def config(**settings):
-    return TrainConfig(student="resnet8", dataset="digits", **settings)
+    return TrainConfig.of("gendd", student="resnet8", dataset="digits", **settings)
 
 
 def student():

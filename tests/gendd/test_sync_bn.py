@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from programs import cifar_config, imagenet_config
 from torch import nn
 
-from gendd.command_line import parse
 from gendd.data import Batch
 from gendd.distributed import World
 from gendd.programs import build as programs
@@ -13,7 +13,6 @@ from gendd.programs.plan import plan_of
 from gendd.randomness import BatchPlan
 from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE
-from gendd_imagenet.config import ImageNetTrainConfig
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8", "--width", "16",
@@ -21,7 +20,7 @@ FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher"
 
 
 def config(*flags: str) -> CifarTrainConfig:
-    return parse(CifarTrainConfig, "gendd_cifar train", [*FLAGS, *flags])
+    return cifar_config(*FLAGS, *flags)
 
 
 def norms(network: nn.Module) -> set[type]:
@@ -67,7 +66,7 @@ def test_only_several_processes_on_gpus_synchronize():
     assert not synchronizes_norms(config("--sync-bn"), GPU, 1)
     assert not synchronizes_norms(config("--sync-bn"), CPU, 2)
     assert not synchronizes_norms(config(), GPU, 2)
-    assert synchronizes_norms(parse(ImageNetTrainConfig, "gendd_imagenet train", ["--student", "resnet18"]), GPU, 2)
+    assert synchronizes_norms(imagenet_config("--student", "resnet18"), GPU, 2)
 
 
 def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):

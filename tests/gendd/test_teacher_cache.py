@@ -50,7 +50,9 @@ class Setting:
         self.data = ImageData(
             Source(train, train, (None,) * images), plan, CPU, MEAN, STD, cached_views=views, **options
         )
-        self.config = TrainConfig(teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed)
+        self.config = TrainConfig.of(
+            "kd", teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
+        )
         self.teacher, self.taken = teacher or teacher_of(), []
         self.compute, self.teacher.features_of = self.teacher.features_of, self.features_of
 

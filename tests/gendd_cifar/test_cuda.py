@@ -6,15 +6,14 @@ import json
 import pytest
 import synchronized
 import torch
+from programs import cifar_config
 from programs import train_cifar as main
 
-from gendd.command_line import parse
 from gendd.data import Batch
 from gendd.distributed import autocast, missing_for_compile
 from gendd.head import SplitTokenHead
 from gendd.programs.build import build
 from gendd.randomness import BatchPlan
-from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -40,7 +39,7 @@ def step(method: str, device: str, precision: str = "fp32", compiles: bool = Fal
     flags = ["--dataset", "digits", "--student", "resnet8", "--method", method, "--feature-mixup", "0", "--width", "64"]
     if method != "classification":
         flags += ["--teacher", "resnet8", "--teacher-weights", "random"]
-    config = parse(CifarTrainConfig, "gendd_cifar train", flags)
+    config = cifar_config(*flags)
     task = build(TREE, config, 10, torch.device(device), precision=precision).task.train()
     random = next(BatchPlan(0, 32).micro_batches(0))
     images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10

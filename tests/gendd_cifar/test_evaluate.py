@@ -17,9 +17,9 @@ from small_images import write_folder
 
 from gendd import checkpoint as files
 from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
-from gendd.config import SamplingConfig
 from gendd.errors import UserError
 from gendd.head import SplitTokenHead
+from gendd.methods.options import SamplingOptions
 from gendd.programs import evaluate as program
 from gendd.programs import sampling
 from gendd.reporting.metrics import read_metrics
@@ -208,7 +208,7 @@ def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_pa
     found = accuracies(evaluated(tmp_path, moved))
     assert found == {name: expected[name] for name in ("head", "probe")}
     assert f"; not evaluated, --teacher-weights {tmp_path / 'gone'}: no such file" in capsys.readouterr().out
-    monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingConfig()])
+    monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingOptions()])
     sample(["guidance", str(moved)])
     with pytest.raises(UserError, match="--teacher-weights nowhere: no such file"):
         main([str(moved), "--teacher-weights", "nowhere"])

@@ -15,12 +15,12 @@ from programs import evaluate_cifar as evaluate
 from programs import sampling_cifar as main
 from programs import train_cifar as train
 
-from gendd.config import SamplingConfig
 from gendd.errors import UserError
+from gendd.methods import GenDD
+from gendd.methods.options import SamplingOptions
 from gendd.objective import Objective
 from gendd.programs import sampling
 from gendd.programs.equal_cost import nearest
-from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE
 
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32", "--lr", "0.01"]
@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
-    grid = [SamplingConfig(guidance=3.0), SamplingConfig("ancestral", 5, 2), SamplingConfig(guidance=1.0)]
+    grid = [SamplingOptions(guidance=3.0), SamplingOptions("ancestral", 5, 2), SamplingOptions(guidance=1.0)]
     monkeypatch.setattr(sampling, "grid", lambda what, settings: grid)
     main(["guidance", str(run), "--precision", "fp32", "--output", str(tmp_path), "--noisy-images", "250"])
     with open(tmp_path / "guidance.csv", newline="") as file:
@@ -66,18 +66,18 @@ def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     ],
 )
 def test_every_setting_of_the_grids_can_be_sampled(prediction, path, samplers):
-    settings = CifarTrainConfig(prediction=prediction, noise_path=path, condition_dropout=0.2, start=800)
+    settings = GenDD(prediction=prediction, noise_path=path, condition_dropout=0.2, start=800)
     objective = Objective(prediction, path=path)
     for what in ("guidance", "sampling"):
         for setting in sampling.grid(what, settings):
-            setting.check()
+            setting.check_sampling()
             objective.check_sampling(setting.sampler, setting.start)
     assert {setting.sampler for setting in sampling.grid("sampling", settings)} == samplers
 
 
 def test_guidance_of_a_head_that_never_lacked_its_condition_is_refused():
     with pytest.raises(UserError, match="guidance: the run was trained with --condition-dropout 0"):
-        sampling.grid("guidance", CifarTrainConfig())
+        sampling.grid("guidance", GenDD())
 
 
 def test_nearest_networks_come_first():
@@ -103,7 +103,7 @@ def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
 
 
 def test_of_several_processes_the_first_measures_alone(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingConfig()])
+    monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingOptions()])
     for rank in ("1", "0"):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
             monkeypatch.setenv(name, value)

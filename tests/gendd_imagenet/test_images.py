@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from programs import imagenet_config
 
-from gendd.command_line import parse
 from gendd.errors import UserError
-from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.images import BrokenImage, EvalView, TrainView, seeded
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
@@ -27,7 +26,7 @@ PHOTOGRAPHS = [files("sklearn.datasets.images").joinpath(name).read_bytes() for 
 
 
 def config(*flags, size=224):
-    return parse(ImageNetTrainConfig, "p", ["--student", "resnet18", "--image-size", str(size), *flags])
+    return imagenet_config("--student", "resnet18", "--image-size", str(size), *flags)
 
 
 def opened(content):

@@ -79,11 +79,11 @@ RUNS: dict[str, tuple[str, dict]] = {
     "kd-few-labels": ("kd", {"label-fraction": 0.2}),
     "dkd": ("dkd", {"distill-warmup-epochs": 2}),
     "ikl": ("ikl", {"distill-warmup-epochs": 0}),
-    "dist": ("dist", {"temperature": 1, "beta": 1}),
+    "dist": ("dist", {"temperature": 1, "beta": 1, "gamma": 1}),
     "kl": ("kl", NO_LABELS),
     "feature": ("feature", {}),
-    "srd": ("srd", {"beta": 1}),
-    "vkd": ("vkd", {"beta": 1}),
+    "srd": ("srd", {}),
+    "vkd": ("vkd", {}),
     "simkd": ("simkd", {}),
     "pretrain": ("pretrain", {}),
     "pretrain-unlabeled": ("pretrain", NO_LABELS),
@@ -113,7 +113,7 @@ RUNS: dict[str, tuple[str, dict]] = {
 
 def command(method: str, options: Mapping[str, object]) -> list[str]:
     """The command line that trains by a method with these options."""
-    words = ["--method", method]
+    words = [method]
     for name, value in options.items():
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from programs import imagenet_config
 
-from gendd.command_line import parse
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
@@ -42,7 +42,7 @@ def config(dataset, **settings) -> ImageNetTrainConfig:
     arguments = []
     for name, value in settings.items():
         arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
-    return parse(ImageNetTrainConfig, "gendd_imagenet train", [word for word in arguments if word != "True"])
+    return imagenet_config(*(word for word in arguments if word != "True"))
 
 
 def open_photos(

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from programs import cifar_config
 
-from gendd.command_line import parse
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
-from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.data import ImageData
 from gendd_cifar.sources import Images, Source
 
@@ -37,7 +36,7 @@ def refusal(function, *arguments, **options):
 
 def config(**settings):
     arguments = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return parse(CifarTrainConfig, "gendd_cifar train", ["--student", "resnet8", *arguments])
+    return cifar_config("--student", "resnet8", *arguments)
 
 
 def numbered(count, side=6, classes=None):

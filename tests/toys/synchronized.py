@@ -4,11 +4,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from programs import cifar_config
 from torch import Tensor
 
-from gendd.command_line import parse
 from gendd.programs.build import build
-from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE
 
 BATCH = 16
@@ -20,7 +19,7 @@ def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
     # Rounded to 10 bits, sums would depend on how many images a process has.
     torch.backends.cudnn.allow_tf32 = False
     arguments = ["--dataset", "digits", "--student", "resnet8", "--method", "classification", *flags]
-    config = parse(CifarTrainConfig, "gendd_cifar train", arguments)
+    config = cifar_config(*arguments)
     built = build(TREE, config, 10, device, processes=processes)
     task, network = built.task, built.student.network
     if processes > 1:

@@ -1,0 +1,71 @@
+"""Options of the methods that train a generative head."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from gendd.diffusion import NUM_TIMESTEPS
+from gendd.head import check_sampling
+from gendd.ranges import Count, CountOrNone, Number, Range, Share, check_ranges, field_values
+
+# How a head that predicts the noise is read in a few steps: those that start later tell no feature, guidance helps.
+NOISE_READ_OUT = {"steps": 2, "guidance": 2.0, "start": 800}
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """The generative head and its loss."""
+
+    token_dim: Count = 64
+    """Width d of a token; must divide the teacher's feature width."""
+    width: Count = 1024
+    """Width of the denoiser."""
+    depth: Count = 1
+    """Residual blocks of the denoiser (the paper: 3)."""
+    trunk_depth: CountOrNone = 3
+    """Residual blocks of the condition's own network, which is computed once per image, and whose output is added to
+    the denoiser's input; 0: no such network, the condition enters through AdaLN (the paper's)."""
+    prediction: Literal["noise", "velocity", "feature"] = "feature"
+    """What the denoiser predicts: the noise, with its variance (the paper's), the velocity, or the clean feature."""
+    timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
+    """Density of the timesteps in training: uniform (the paper's), mostly high noise, or logit-normal."""
+    loss_weight: Literal["own", "clean", "min-snr"] = "own"
+    """Weight of the noise levels in the loss: that of the squared error of what is predicted (the paper's), of the
+    clean feature's error, or of that times the signal-to-noise ratio, up to 5 (min-SNR)."""
+    noise_path: Literal["cosine", "straight"] = "cosine"
+    """Way from feature to noise: the cosine schedule (the paper's), or a straight line (flow matching)."""
+    repeats: Count = 16
+    """K, draws of timestep and noise per token and step (the paper: 30 for CIFAR, 10 for ImageNet)."""
+    timesteps: Literal["independent", "shared", "paired"] = "shared"
+    """How the timesteps are drawn: independently (the paper's); K evenly spread ones, which all images of a batch
+    share; or in pairs of opposite noise (K even)."""
+    condition_dropout: Share = 0.0
+    """Probability of a zero condition, per image, token and draw (the paper: 0.2); guidance needs it."""
+
+    def head(self) -> dict:
+        """Keyword arguments of `SplitTokenHead`."""
+        return field_values(self, HeadOptions)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the head is sampled in evaluation."""
+
+    sampler: Literal["ancestral", "deterministic"] = "deterministic"
+    """ancestral (the paper's), or deterministic: the DDIM path from zero, of one or a few steps."""
+    steps: Count = 1
+    """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
+    num_samples: Count = 1
+    """Features drawn and averaged per image (the paper: 5). The deterministic sampler has one outcome."""
+    guidance: Number = 1.0
+    """Scale of classifier-free guidance (the paper: 2); 1 is none, takes half the time, and needs no dropped conditions
+    in training."""
+    start: Annotated[int, Range(2, NUM_TIMESTEPS - 1)] = 999
+    """Timestep at which the deterministic sampler starts; with noise prediction at most 990, such as 800."""
+
+    def sampling(self) -> dict:
+        """Keyword arguments of `SplitTokenHead.sample`."""
+        return field_values(self, SamplingOptions)
+
+    def check_sampling(self) -> None:
+        check_ranges(self)
+        check_sampling(self.sampler, self.steps, self.num_samples, self.start)
