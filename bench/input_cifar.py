@@ -12,8 +12,9 @@ import torch
 from machine import describe, memory_rate
 from measure import record, take_turns
 
+from gendd.data import Normalize
 from gendd.randomness import BatchPlan
-from gendd_cifar.data import ImageData
+from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD
 
@@ -39,16 +40,17 @@ def records() -> list[dict]:
             transforms.Normalize(CIFAR100_MEAN, CIFAR100_STD),
         ]
     )
-    source = Source(images, images.select(torch.arange(BATCH)), 100)
+    source = Source(images, (None,) * 100)
     plan = BatchPlan(seed=0, batch=BATCH)
-    data = ImageData(source, plan, torch.device("cpu"), CIFAR100_MEAN, CIFAR100_STD, PADDING)
+    device = torch.device("cpu")
+    data = TrainingImages(source, plan, Normalize(CIFAR100_MEAN, CIFAR100_STD, device), device, PADDING)
 
     def reference() -> None:
         for first in range(0, len(pictures), BATCH):
             torch.stack([transform(picture) for picture in pictures[first : first + BATCH]])
 
     def ours() -> None:
-        for _ in data.train_batches(range(BATCHES)):
+        for _ in data.batches(range(BATCHES)):
             pass
 
     plain, fast = take_turns((reference, ours), ROUNDS, time.process_time)
@@ -57,7 +59,7 @@ def records() -> list[dict]:
     ratios = [one / other for one, other in zip(rates[1], rates[0], strict=True)]
     # A byte a value is read, four are written; the copies between count as losses.
     achieved = sorted(rates[1])[ROUNDS // 2] * 5 * pixels[0].numel()
-    return [record("input/cifar", "images/s a core", *rates, ratios, achieved / memory_rate())]
+    return [record("input/cifar", "images/s per core", *rates, ratios, achieved / memory_rate())]
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ from importlib.metadata import version
 
 import torch
 
+from gendd.data import Normalize
 from gendd.distributed import World, autocast, hardware, resolve_precision
 from gendd.optim import create_optimizer
 from gendd.programs.build import build
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.teacher_cache import TeacherCache, open_cache
-from gendd_cifar.data import ImageData
+from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
 
 IMAGENET_IMAGES, CLASSES = 1_281_167, 100
@@ -82,19 +83,19 @@ def main() -> None:
         report_steps({name: path.seconds for name, path in paths.items()}, config.batch_size)
 
 
-def random_data(tree: Tree, config, count: int, device: torch.device) -> ImageData:
+def random_data(tree: Tree, config, count: int, device: torch.device) -> TrainingImages:
     noise = torch.Generator().manual_seed(0)
     shape = (count, 3, config.image_size, config.image_size)
     images = Images(torch.randint(256, shape, generator=noise, dtype=torch.uint8), torch.arange(count) % CLASSES)
     plan, names = BatchPlan(config.seed, config.batch_size), tree.names
-    few = images.select(torch.arange(2))
-    return ImageData(Source(images, few, CLASSES), plan, device, names.mean, names.std, cached_views=config.views)
+    normalize = Normalize(names.mean, names.std, device)
+    return TrainingImages(Source(images, (None,) * CLASSES), plan, normalize, device, cached_views=config.views)
 
 
 class Trained:
     """A task of its own, its optimizer, and the seconds its steps took."""
 
-    def __init__(self, tree: Tree, config, data: ImageData, device: torch.device, precision: str):
+    def __init__(self, tree: Tree, config, data: TrainingImages, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
         self.task = build(tree, config, CLASSES, device, precision=precision).task.train()
         self.optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
@@ -103,7 +104,7 @@ class Trained:
         number %= self.data.steps_per_epoch * self.data.cached_views
         self.synchronize()
         begin = time.perf_counter()
-        batch = next(self.data.train_batches(range(number, number + 1)))
+        batch = next(self.data.batches(range(number, number + 1)))
         with autocast(self.precision, self.device):
             loss = self.task(batch)["loss"]
         loss.backward()
@@ -115,7 +116,7 @@ class Trained:
 
     def apart(self) -> float:
         """How far the features that the task learns from lie from those that its teacher computes."""
-        teacher, batch = self.task.teacher, next(self.data.train_batches(range(1)))
+        teacher, batch = self.task.teacher, next(self.data.batches(range(1)))
         computed, stored = teacher.features_of(batch.images), teacher.features(batch)
         return ((stored - computed).norm() / computed.norm()).item()
 
@@ -126,17 +127,16 @@ class Trained:
 
 def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
     """What the cache takes: to fill, to check, to read a batch, and on the disk."""
-    features = cache.views * cache.data.train_size
+    features = cache.views * cache.data.size
     size = sum(path.stat().st_size for path in cache.folder.iterdir())
     checks, reads = [], []
     for _ in range(5):
         begin = time.perf_counter()
         cache.verify(world)
         checks.append(time.perf_counter() - begin)
-    for step in range(min(200, cache.data.steps_per_epoch)):
-        (random,) = cache.data.plan.micro_batches(step)
+    for batch in cache.data.batches(range(min(200, cache.data.steps_per_epoch))):
         begin = time.perf_counter()
-        cache(random)
+        cache.features(batch)
         reads.append(time.perf_counter() - begin)
     rates = [size / seconds / 1e9 for seconds in checks]
     print(

@@ -7,12 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gendd.checkpoint import load_weights, read_weights
-from gendd.config import TrainConfig
 from gendd.data import Batch
 from gendd.distributed import World, autocast, resolve_precision
-from gendd.methods.gendd import GenDDTask
-from gendd.programs.build import build
+from gendd.programs.open_run import open_run
 from gendd.randomness import BatchPlan
 from gendd.runs import saved_config
 from gendd_cifar.tree import TREE
@@ -34,24 +31,18 @@ class TrainedRun:
     teacher_weights: str = ""
 
     def __post_init__(self):
-        settings, device = saved_config(self.run, TREE.train_config), torch.device("cpu")
-        self.settings: TrainConfig = dataclasses.replace(
-            settings,
-            dataset=self.dataset,
-            teacher_weights=self.teacher_weights or settings.teacher_weights,
-            batch_size=self.images,
-            student_weights=None,
-            after=None,
-        )
+        device, settings = torch.device("cpu"), saved_config(self.run, TREE.train_config)
+        changed = {"dataset": self.dataset, "batch_size": self.images}
+        changed["teacher_weights"] = self.teacher_weights or settings.teacher_weights
+        run = open_run(TREE, str(self.run), device, **changed)
         self.precision = resolve_precision("auto", device)
-        classes = TREE.summarize(self.settings).num_classes
-        self.task: GenDDTask = build(TREE, self.settings, classes, device, precision=self.precision).task.train()
-        load_weights(self.task.get_eval_model(), read_weights(self.run, "RUN"), "RUN", str(self.run))
-        world = World(0, 1, 0, device)
-        self.data = TREE.open_data(self.settings, BatchPlan(0, self.images), world, self.task.trainable_module.backbone)
+        self.settings, self.task = run.settings, run.built.task.train()
+        world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.built.student.network
+        classes = self.task.teacher.classifier.out_features
+        self.data = TREE.open_training(run.settings, classes, plan, world, network)
 
     def batches(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
         """Some training batches and their targets f'."""
-        for batch in self.data.train_batches(range(count)):
+        for batch in self.data.batches(range(count)):
             with autocast(self.precision, batch.images.device):
                 yield batch, self.task.target(self.task.teacher.features(batch), batch.labels)

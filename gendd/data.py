@@ -5,8 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from gendd.errors import UserError
 from gendd.evaluation import Batches
 from gendd.randomness import StepRandom
 
@@ -49,29 +51,24 @@ class DataSummary:
     details: str = ""
 
 
-class Data(Protocol):
-    """Images in the student's normalization, (B, 3, H, W) float32, and labels, on the process's device.
+class TrainingData(Protocol):
+    """Images to train on, in the student's normalization, (B, 3, H, W) float32, on the process's device.
 
-    Labels are classes (B,), in training -1 where they are not known, or also probabilities (B, C).
+    Labels are classes (B,), -1 where they are not known, or also probabilities (B, C).
     """
 
-    num_classes: int
-    # Name of each class, None where it is not known.
+    # Name of each class, None where it is not known; none of images without labels.
     class_names: tuple[str | None, ...]
-    image_size: int
-    train_size: int
-    eval_size: int
-    # Such as "test", or "validation" for a part held out of the training set.
-    eval_split: str
-    # Groups of classes to be reported apart, each (C,) bool; none unless the training set is long-tailed.
-    class_groups: dict[str, Tensor]
-    # Training images that this process could not read, and passed over, so far.
+    # Images (C,) of each class, with all labels that there are; None without labels.
+    class_sizes: Tensor | None
+    size: int
+    steps_per_epoch: int
+    # Images that this process could not read, and passed over, so far.
     broken_images: int
     # How many files and folders of each kind beside the images were passed over, as `gendd.listing` counts them.
     passed_over: Counter[str]
-    steps_per_epoch: int
 
-    def train_batches(self, steps: range) -> Iterator[Batch]:
+    def batches(self, steps: range) -> Iterator[Batch]:
         """This process's augmented micro-batches of these steps, in order."""
 
     # For a teacher cache: each image then has a few views, drawn once, which the passes show in turn. A view of an
@@ -83,18 +80,75 @@ class Data(Protocol):
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         """For each number of a view and numbers of images: these images (B, 3, H, W) in that view."""
 
-    def eval_batches(self, limit: int = 0) -> Batches:
-        """This process's share of the evaluation images (the first `limit` of a fixed order; 0: all), each once."""
+
+class EvaluationData(Protocol):
+    """Images to evaluate on, in the student's normalization, (B, 3, H, W) float32, and their classes (B,)."""
+
+    class_names: tuple[str | None, ...]
+    image_size: int
+    size: int
+    # Such as "test", or "validation" for a part held out of the training set.
+    split: str
+    # Of images that are not of the training set's folders.
+    passed_over: Counter[str]
+
+    def batches(self, limit: int = 0) -> Batches:
+        """This process's share of the images (the first `limit` of a fixed order; 0: all), each once."""
 
 
-def identity(data: Data) -> dict:
-    """What tells a data set from others, as JSON gives it back."""
-    sizes = {"training images": data.train_size, "evaluation images": data.eval_size}
-    return {"classes": list(data.class_names), **sizes}
+class Normalize:
+    """uint8 images (B, 3, H, W) to float32 in a network's normalization, channels last.
+
+    Args:
+        mean, std: in [0, 1] units.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device):
+        center, spread = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (mean, std))
+        self.scale, self.shift = 1 / (255 * spread), -center / spread
+
+    @classmethod
+    def of(cls, network: nn.Module, device: torch.device) -> "Normalize":
+        """What a network states of its images."""
+        return cls(network.pretrained_cfg["mean"], network.pretrained_cfg["std"], device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)
+
+
+def identity(training: TrainingData, evaluation: EvaluationData) -> dict:
+    """What tells a run's data from others, and how long-tailed it is, as JSON gives it back."""
+    sizes = {"training images": training.size, "evaluation images": evaluation.size}
+    of_classes = None if training.class_sizes is None else training.class_sizes.tolist()
+    return {"classes": list(evaluation.class_names), **sizes, "training images of each class": of_classes}
+
+
+def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluation: Sequence[str | None]) -> None:
+    """Refuse training images of other classes than those to evaluate on, or of the same in another order.
+
+    Of classes that are not known by name, the evaluation must at least have as many: a network is built for those.
+    Images without labels have no classes.
+
+    Raises:
+        UserError: it names what differs.
+    """
+    unknown = len(training) <= len(evaluation) and all(name is None for name in evaluation[len(training) :])
+    difference = class_difference(training, evaluation[: len(training)] if unknown else evaluation)
+    if training and difference:
+        raise UserError(
+            f"--dataset {dataset}: {len(training)} classes to train on, {len(evaluation)} to evaluate on; "
+            f"{difference}; give both the same class folders"
+        )
 
 
 def class_difference(ours: Sequence[str | None], theirs: Sequence[str | None]) -> str:
-    """How class names differ, in words; none where they agree as far as they are known."""
+    """How class names differ, in words; none where they agree as far as they are known.
+
+    Folders called 0 to C - 1, as ImageNet-V2's are, fit any names.
+    """
+    numbers = [str(number) for number in range(len(ours))]
+    if len(ours) == len(theirs) and numbers in ([*ours], [*theirs]):
+        return ""
     if len(ours) == len(theirs) and all(None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)):
         return ""
     differing = sorted(({*ours} ^ {*theirs}) - {None})

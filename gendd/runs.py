@@ -1,7 +1,7 @@
 """Run folders: everything that resumes, evaluates, reports or exports a run lies in its folder.
 
 config.json         resolved configuration, and the tree it is for
-data.json           names of the classes, numbers of images
+data.json           names of the classes, numbers of images, of all and of each class
 environment.json    versions, git commit, hardware, processes, the teacher's checksum and measured accuracy
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same for TensorBoard
@@ -16,7 +16,7 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from gendd.checkpoint import metadata, write_whole
 from gendd.config import TrainConfig
-from gendd.data import Data, class_difference, identity
+from gendd.data import EvaluationData, TrainingData, class_difference, identity
 from gendd.distributed import World, hardware
 from gendd.errors import UserError
 from gendd.retry import retried
@@ -101,7 +101,7 @@ class RunFolder:
                 remedy = "leave them out beside --resume"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
-    def check_data(self, data: Data) -> str:
+    def check_data(self, training: TrainingData, evaluation: EvaluationData) -> str:
         """Refuse to go on with other classes, or another number of training images, than the run began with.
 
         Returns:
@@ -109,7 +109,7 @@ class RunFolder:
         """
         if not (self.last.exists() and (self.path / "data.json").exists()):
             return ""
-        theirs, mine = self.read("data.json"), identity(data)
+        theirs, mine = self.read("data.json"), identity(training, evaluation)
         changed = {
             name: f"{theirs[name]} {name} there, {mine[name]} here"
             for name in ("training images", "evaluation images")
@@ -125,11 +125,11 @@ class RunFolder:
             )
         return evaluated
 
-    def claim(self, config: TrainConfig, tree: str, data: Data) -> None:
+    def claim(self, config: TrainConfig, tree: str, training: TrainingData, evaluation: EvaluationData) -> None:
         """Make the folder this configuration's and this data's."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
         self.write("config.json", _as_saved(config, tree))
-        self.write("data.json", identity(data))
+        self.write("data.json", identity(training, evaluation))
 
     def headline(self) -> str:
         """The result in a line."""
@@ -143,16 +143,10 @@ class RunFolder:
         )
 
 
-def check_classes(checkpoint: Path, data: Data) -> None:
-    """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known.
-
-    Folders called 0 to C - 1 count as not known by name: they fit any.
-    """
+def check_classes(checkpoint: Path, class_names: Sequence[str | None]) -> None:
+    """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known."""
     learned = _learned_classes(checkpoint)
-    numbers = [str(number) for number in range(len(learned))]
-    if not learned or numbers in (learned, list(data.class_names)):
-        return
-    if difference := class_difference(learned, data.class_names):
+    if learned and (difference := class_difference(learned, class_names)):
         raise UserError(
             f"{checkpoint}: has learned other classes than the images to evaluate on are of; {difference}; name a data "
             "set with the same class folders"

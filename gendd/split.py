@@ -5,6 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from gendd.errors import UserError
 from gendd.randomness import generator
 
 AnySplit = TypeVar("AnySplit", bound="Split")
@@ -29,9 +30,15 @@ class Split:
         raise NotImplementedError
 
     def hold_out(self: AnySplit, share: float) -> tuple[AnySplit, AnySplit]:
-        """The rest, and a random share."""
+        """The rest, and a random share.
+
+        Raises:
+            UserError: the share is of no image.
+        """
         order = torch.randperm(len(self), generator=generator("cpu", "holdout"))
         held = round(share * len(self))
+        if not held:
+            raise UserError(f"--holdout {share}: leaves none of {len(self)} images to evaluate on; raise it")
         return self.select(order[held:]), self.select(order[:held])
 
     def long_tailed(self: AnySplit, imbalance: float) -> AnySplit:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from gendd.checkpoint import write_whole
 from gendd.config import TrainConfig
-from gendd.data import Batch, Data
+from gendd.data import Batch, TrainingData
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.retry import retried
@@ -36,7 +36,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 TRIED_IMAGES, MOST_APART = 32, 0.05
 
 
-def open_cache(config: TrainConfig, data: Data, teacher: FrozenTeacher, world: World) -> "TeacherCache":
+def open_cache(config: TrainConfig, data: TrainingData, teacher: FrozenTeacher, world: World) -> "TeacherCache":
     """The configuration's cache, checked, and filled where it is not yet.
 
     Raises:
@@ -90,14 +90,14 @@ class TeacherCache:
     `features` reads those of a batch.
     """
 
-    def __init__(self, folder: str, views: int, data: Data, width: int):
+    def __init__(self, folder: str, views: int, data: TrainingData, width: int):
         self.folder, self.views, self.data, self.width = Path(folder), views, data, width
         self.record = self.folder / "cache.json"
         self.shards = [shard for view in range(views) for shard in self.shards_of(view)]
         self.mapped_view, self.mapped = None, []
 
     def shards_of(self, view: int) -> list[Shard]:
-        images = range(self.data.train_size)
+        images = range(self.data.size)
         return [Shard(view, images[first : first + SHARD_IMAGES]) for first in images[::SHARD_IMAGES]]
 
     def path(self, shard: Shard) -> Path:
@@ -113,7 +113,7 @@ class TeacherCache:
     def describe(self) -> str:
         absent = sum(not self.path(shard).exists() for shard in self.shards)
         size = sum(map(self.feature_bytes, self.shards)) / 1e6
-        views = f"{self.views} view{'s' * (self.views > 1)} of {self.data.train_size} images"
+        views = f"{self.views} view{'s' * (self.views > 1)} of {self.data.size} images"
         return f"{self.folder}: {views}, {size:.1f} MB; {absent} of {len(self.shards)} shards to compute"
 
     def refusal(self, reason: str) -> UserError:

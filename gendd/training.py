@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gendd import checkpoint
 from gendd.config import TrainConfig
-from gendd.data import Data
+from gendd.data import TrainingData
 from gendd.distributed import World, autocast
 from gendd.errors import UserError
 from gendd.methods.base import Task
@@ -23,9 +23,21 @@ from gendd.randomness import generator
 from gendd.reporting.metrics import MetricsWriter
 from gendd.runs import RunFolder
 
-# Accuracies of an evaluation, {"head": {"top1": ..., "top5": ...}, ...} with the read-out to report first, and
-# whatever else was measured with them.
-Evaluate = Callable[[int], tuple[dict[str, dict], dict]]
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation: of which images, accuracies {"head": {"top1": ..., "top5": ...}, ...} with the read-out to report
+    first, and whatever else was measured with them."""
+
+    images: dict
+    accuracies: dict[str, dict]
+    others: dict
+
+    def record(self) -> dict:
+        return {**self.images, **self.accuracies, **self.others}
+
+
+Evaluate = Callable[[int], Measured]
 
 
 # Steps between looks at whether the losses are finite: each waits until the device has done all its work.
@@ -67,7 +79,7 @@ class Training:
 
     config: TrainConfig
     task: Task
-    data: Data
+    data: TrainingData
     optimizer: torch.optim.Optimizer
     run: RunFolder
     world: World
@@ -107,7 +119,7 @@ class Training:
         means = Means()
         begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
         steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
-        batches = self.data.train_batches(steps)
+        batches = self.data.batches(steps)
         title = f"epoch {self.epoch + 1}/{self.config.epochs}"
         for _ in tqdm(steps, title, disable=not self.interactive, leave=False, dynamic_ncols=True):
             waiting += self.train_step(batches, means)
@@ -164,13 +176,11 @@ class Training:
 
     def evaluate_epoch(self) -> None:
         """Accuracies on the evaluation's images; keeps the best epoch's weights."""
-        accuracies, features = self.evaluate(self.config.eval_images)
-        images = min(self.config.eval_images or self.data.eval_size, self.data.eval_size)
-        split = {"split": self.data.eval_split, "images": images}
-        self.report("eval", {**split, **accuracies, **features})
-        read_out, accuracy = next(iter(accuracies.items()))
+        measured = self.evaluate(self.config.eval_images)
+        self.report("eval", measured.record())
+        read_out, accuracy = next(iter(measured.accuracies.items()))
         if accuracy["top1"] > self.best.get("top1", -1.0):
-            self.best = {"epoch": self.epoch, "read_out": read_out, "top1": accuracy["top1"], **split}
+            self.best = {"epoch": self.epoch, "read_out": read_out, "top1": accuracy["top1"], **measured.images}
             if self.world.is_first:
                 checkpoint.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
 

@@ -4,7 +4,7 @@ Shapes: N images of a set, S pixels a side.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,11 +20,10 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
-from gendd.data import DataSummary, class_difference
+from gendd.data import DataSummary
 from gendd.errors import UserError, unknown_name
-from gendd.evaluation import class_groups
-from gendd.images import SHOWN, BrokenImage, as_rgb, opened
-from gendd.listing import ImageFiles, class_names, describe, list_class_folders, list_images
+from gendd.images import BrokenImage, as_rgb, opened
+from gendd.listing import ImageFiles, class_names, list_class_folders, list_images
 from gendd.retry import retried
 from gendd.split import Split
 from gendd_cifar.config import CifarTrainConfig
@@ -56,55 +55,46 @@ class Images(Split):
 class Source:
     """
     Args:
-        class_names: None where they are not known.
+        class_names: None where they are not known; none of images without labels.
     """
 
-    train: Images
-    test: Images
+    images: Images
     class_names: tuple[str | None, ...]
     passed_over: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
 
 class BrokenFiles(UserError):
     """Files that are no readable images, with a line for each."""
 
     def __init__(self, lines: Sequence[str]):
-        others = f", and {len(lines) - 1} others, which --check-data names" if len(lines) > 1 else ""
+        others = f", and {len(lines) - 1} more, which --check-data names" if len(lines) > 1 else ""
         super().__init__(f"{lines[0]}; remove or replace it{others}")
         self.lines = lines
 
 
-def read_source(dataset: str, data_root: str, image_size: int | None, unlabeled_dir: str | None = None) -> Source:
-    """Read a data set by name or folder.
+def read_source(dataset: str, data_root: str, split: str, image_size: int | None) -> Source:
+    """Read the "train" or "test" images of a data set, by its name or folder.
 
     Args:
         image_size: None reads labels alone: no image is downloaded or decoded.
-        unlabeled_dir: folder of the images to train on, in place of the data set's own, which are not looked at.
 
     Raises:
-        UserError: no such data set, files missing (with where to get them), a non-image, an empty split.
+        UserError: no such data set, files missing (with where to get them), a non-image.
     """
-    splits = SPLITS[1:] if unlabeled_dir else SPLITS
-    images: dict[str, Images] = {}
-    files: dict[str, ImageFiles] = {}
     if dataset == "digits":
-        images, classes = _digits(image_size), tuple("0123456789")
-    elif dataset in NAMES:
-        images, classes = _cifar(dataset, Path(data_root), image_size, splits)
-    elif Path(dataset).is_dir():
-        files = _folder(Path(dataset), splits)
-        classes = tuple(files["test"].classes)
-    else:
+        return Source(_digits(split, image_size), tuple("0123456789"))
+    if dataset in NAMES:
+        return _cifar(dataset, Path(data_root), split, image_size)
+    if not Path(dataset).is_dir():
         raise _no_data_set(dataset)
-    if unlabeled_dir:
-        files["train"] = list_images("--unlabeled-dir", Path(unlabeled_dir))
-    images |= _decode(files, image_size)
-    passed_over = sum((listed.passed_over for listed in files.values()), Counter())
-    return Source(images["train"], images["test"], classes, passed_over)
+    files = list_class_folders("--dataset", Path(dataset), split)
+    return Source(_decode("--dataset", files, image_size), tuple(files.classes), files.passed_over)
+
+
+def read_unlabeled(folder: str, image_size: int | None) -> Source:
+    """The images of --unlabeled-dir, as `read_source` reads them."""
+    files = list_images("--unlabeled-dir", Path(folder))
+    return Source(_decode("--unlabeled-dir", files, image_size), (), files.passed_over)
 
 
 def _no_data_set(name: str) -> UserError:
@@ -114,34 +104,25 @@ def _no_data_set(name: str) -> UserError:
     return unknown_name("--dataset", name, NAMES)
 
 
-def _digits(image_size: int | None) -> dict[str, Images]:
+def _digits(split: str, image_size: int | None) -> Images:
     """The 1,797 handwritten digits of scikit-learn (8x8), upscaled; a fixed third is the test set."""
     digits = load_digits()
     images = torch.from_numpy(digits.images / 16 * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
     images = torch.nn.functional.interpolate(images, size=image_size or 8, mode="bilinear", antialias=False)
     labels = torch.from_numpy(digits.target).long()
     train, test = train_test_split(np.arange(len(labels)), test_size=1 / 3, random_state=0, stratify=digits.target)
-    data = Images(images, labels)
-    return {"train": data.select(torch.from_numpy(train)), "test": data.select(torch.from_numpy(test))}
+    return Images(images, labels).select(torch.from_numpy(train if split == "train" else test))
 
 
-def _cifar(
-    name: str, root: Path, image_size: int | None, splits: Sequence[str]
-) -> tuple[dict[str, Images], tuple[str | None, ...]]:
+def _cifar(name: str, root: Path, split: str, image_size: int | None) -> Source:
     if image_size is None:
         classes = int(name.removeprefix("cifar"))
-        images = {split: _without_pixels(torch.arange(CIFAR_SIZES[split]) % classes) for split in splits}
-        return images, (None,) * classes
-
-    def read(split: str) -> tuple[Images, list[str]]:
+        return Source(_without_pixels(torch.arange(CIFAR_SIZES[split]) % classes), (None,) * classes)
+    try:
         download = partial(CIFAR[name], root, train=split == "train", download=True)
         dataset = retried(download, f"--dataset {name}")
         pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
-        return Images(_stack(pixels), torch.tensor(dataset.targets)), dataset.classes
-
-    try:
-        sets = {split: read(split) for split in splits}
-        return {split: images for split, (images, _) in sets.items()}, tuple(sets["test"][1])
+        return Source(Images(_stack(pixels), torch.tensor(dataset.targets)), tuple(dataset.classes))
     except (RuntimeError, OSError) as error:
         lacking = _lacking(CIFAR[name], root)
         if lacking:
@@ -168,34 +149,17 @@ def _how_to_get(dataset: type, root: Path) -> str:
     return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
 
 
-def _folder(root: Path, splits: Sequence[str]) -> dict[str, ImageFiles]:
-    files = {split: list_class_folders("--dataset", root, split) for split in splits}
-    train, test = files[splits[0]], files["test"]
-    if difference := class_difference(train.classes, test.classes):
-        raise UserError(
-            f"--dataset {root}: train/ has {len(train.classes)} classes, test/ {len(test.classes)}; {difference}"
-        )
-    return files
-
-
-def _decode(files: Mapping[str, ImageFiles], image_size: int | None) -> dict[str, Images]:
-    images, broken = {}, []
+def _decode(flag: str, files: ImageFiles, image_size: int | None) -> Images:
+    labels = torch.full((len(files.names),), -1) if files.labels is None else torch.tensor(files.labels)
+    if image_size is None:
+        return _without_pixels(labels)
+    paths = [files.root / name for name in files.names]
     with ThreadPoolExecutor() as pool:
-        for split, listed in files.items():
-            flag, labels = "--dataset", listed.labels
-            if labels is None:
-                flag, labels = "--unlabeled-dir", [-1] * len(listed.names)
-            if image_size is None:
-                images[split] = _without_pixels(torch.tensor(labels))
-                continue
-            paths = [listed.root / name for name in listed.names]
-            read = list(pool.map(_read, paths, repeat(image_size)))
-            broken += [f"{flag}: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
-            if not broken:
-                images[split] = Images(_stack(read), torch.tensor(labels))
+        read = list(pool.map(_read, paths, repeat(image_size)))
+    broken = [f"{flag}: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
     if broken:
         raise BrokenFiles(broken)
-    return images
+    return Images(_stack(read), labels)
 
 
 def _without_pixels(labels: Tensor) -> Images:
@@ -252,38 +216,9 @@ def _details(config: CifarTrainConfig) -> str:
     return ", ".join([*words, f"crops with padding {config.crop_padding}", f"flips {config.hflip:g}"])
 
 
-def check_data(config: CifarTrainConfig) -> None:
-    """Read all images and say what there is.
-
-    Raises:
-        UserError: something is missing or broken.
-    """
-    try:
-        source = read_source(config.dataset, config.data_root, config.image_size, config.unlabeled_dir)
-    except BrokenFiles as broken:
-        for line in broken.lines[:SHOWN]:
-            print(f"  {line}")
-        more = f" (the first {SHOWN} are listed)" if len(broken.lines) > SHOWN else ""
-        raise UserError(
-            f"--dataset {config.dataset}: {len(broken.lines)} images are broken{more}; remove or replace them"
-        ) from broken
-    print(f"{config.dataset}: {source.num_classes} classes, all images read")
-    if source.passed_over:
-        print(f"  passed over: {describe(source.passed_over)}")
-    if config.unlabeled_dir:
-        print(f"  train  {len(source.train)} images of {config.unlabeled_dir}, without labels")
-    else:
-        train = source.train.long_tailed(config.imbalance)
-        counts = train.class_counts(source.num_classes)
-        print(f"  train  {_counted(train, counts)}")
-        if groups := class_groups(counts):
-            sizes = (f"{members.sum()} of {name}" for name, members in groups.items())
-            print(f"         classes by their number of images: {', '.join(sizes)}")
-        if config.label_fraction < 1:
-            labeled = train.partly_labeled(config.label_fraction, labeled_only=True)
-            print(f"  labels {_counted(labeled, labeled.class_counts(source.num_classes))}")
-    print(f"  test   {_counted(source.test, source.test.class_counts(source.num_classes))}")
-
-
-def _counted(images: Images, class_sizes: Tensor) -> str:
-    return f"{len(images)} images, {class_sizes.min()} to {class_sizes.max()} a class"
+def class_sizes(config: CifarTrainConfig) -> Tensor | None:
+    """Number of training images (C,) of each class, if the training set is there."""
+    if config.dataset not in NAMES and not class_names(Path(config.dataset, "train")):
+        return None
+    source = read_source(config.dataset, config.data_root, "train", image_size=None)
+    return source.images.long_tailed(config.imbalance).class_counts(len(source.class_names))

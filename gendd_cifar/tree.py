@@ -3,10 +3,11 @@
 from gendd.config import EvaluateConfig
 from gendd.networks import Names
 from gendd.programs.tree import Tree, paper_protocol
+from gendd_cifar.check import check_data
 from gendd_cifar.config import CifarTrainConfig
-from gendd_cifar.data import open_data
+from gendd_cifar.data import open_evaluation, open_training
 from gendd_cifar.models import ZOO
-from gendd_cifar.sources import check_data, summarize
+from gendd_cifar.sources import class_sizes, summarize
 
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
@@ -24,6 +25,8 @@ TREE = Tree(
     evaluate_config=EvaluateConfig,
     summarize=summarize,
     check_data=check_data,
-    open_data=open_data,
+    open_training=open_training,
+    open_evaluation=open_evaluation,
+    class_sizes=class_sizes,
     paper=paper_protocol(repeats=30, steps=100),
 )

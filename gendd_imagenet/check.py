@@ -6,13 +6,14 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
+from gendd.data import refuse_other_classes
 from gendd.errors import UserError
 from gendd.images import SHOWN, BrokenImage
 from gendd.listing import describe
 from gendd.retry import retried
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
-from gendd_imagenet.folders import RELEASE, Listing, refuse_other_classes
+from gendd_imagenet.folders import RELEASE, Listing
 from gendd_imagenet.images import EvalView
 from gendd_imagenet.sources import eval_folder, list_evaluation, list_training, summarize
 
@@ -37,7 +38,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
         training = list_training(config)
         problems = list(_check_listing("to train on", training, view))
         if not config.unlabeled:
-            refuse_other_classes(evaluation.root, training, evaluation)
+            refuse_other_classes(config.dataset, training.classes or (), evaluation.classes)
     problems += _check_listing("to evaluate on", evaluation, view)
     for line in problems[:SHOWN]:
         print(f"  {line}")

@@ -1,6 +1,5 @@
 """Which image files a data set consists of, and their labels: class folders, list files, folders without labels."""
 
-import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -119,24 +118,10 @@ def _as_bytes(names: Sequence[str]) -> np.ndarray:
     return np.array([os.fsencode(name) for name in names])
 
 
-def refuse_other_classes(root: Path, train: Listing, evaluation: Listing) -> None:
-    """Refuse training and evaluation classes that are not the same, or not in the same order.
-
-    Of classes that are not known by name, the evaluation must at least have as many: a network is built for those.
-    Folders called 0 to C - 1, as ImageNet-V2's are, fit any names.
-    """
-    if train.classes is None:
-        return
-    ours, theirs = train.classes, evaluation.classes
-    if len(ours) == len(theirs) and tuple(str(number) for number in range(len(ours))) in (ours, theirs):
-        return
-    pairs = list(itertools.zip_longest(ours, theirs, fillvalue=""))
-    if len(ours) <= len(theirs) and all(None in pair or pair[0] == pair[1] for pair in pairs):
-        return
-    differing = sorted((set(ours) ^ set(theirs)) - {None})
-    where = f"only in one of them: {', '.join(differing[:5])}" if differing else "their order or number differs"
-    raise UserError(
-        f"--dataset {train.root}: {len(train.classes)} classes to train on, "
-        f"{len(evaluation.classes)} to evaluate on in {root}; {where}; "
-        "give both the same class folders"
-    )
+def refuse_absent(flag: str, file: str, listing: Listing) -> None:
+    """Refuse a list with entries that are not there."""
+    if absent := listing.missing():
+        raise UserError(
+            f"{flag} {file}: {len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
+            f"{absent[0]}; it is made for {RELEASE}"
+        )

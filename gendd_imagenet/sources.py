@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from gendd.data import DataSummary
 from gendd.errors import UserError
 from gendd.listing import class_names
@@ -77,6 +79,14 @@ def list_training(config: ImageNetTrainConfig) -> Listing:
     return list_unlabeled("--dataset", folder / "train" if (folder / "train").is_dir() else folder)
 
 
+def class_sizes(config: ImageNetTrainConfig) -> Tensor | None:
+    """Number of training images (C,) of each class, if they have labels."""
+    if not has_training_labels(config):
+        return None
+    listing = list_training(config)
+    return listing.class_counts(len(listing.classes))
+
+
 def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
     name = config.eval_dataset if flag == "--eval-dataset" else config.dataset
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
@@ -118,7 +128,7 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
 def _details(config: ImageNetTrainConfig, evaluated: Path) -> str:
     words = [f"list {config.train_list}"] if config.train_list else []
     if config.steps_per_epoch:
-        words.append(f"{config.steps_per_epoch} steps an epoch")
+        words.append(f"{config.steps_per_epoch} steps per epoch")
     words.append(f"crops of {config.crop_scale[0]:g}-{config.crop_scale[1]:g}, flips {config.hflip:g}")
     if config.color_jitter:
         words.append(f"color jitter {config.color_jitter:g}")

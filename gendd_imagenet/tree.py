@@ -6,9 +6,9 @@ from gendd.networks import Names
 from gendd.programs.tree import Tree, paper_protocol
 from gendd_imagenet.check import check_data
 from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
-from gendd_imagenet.data import open_data
+from gendd_imagenet.data import open_evaluation, open_training
 from gendd_imagenet.models import ZOO
-from gendd_imagenet.sources import summarize
+from gendd_imagenet.sources import class_sizes, summarize
 
 TREE = Tree(
     name="gendd_imagenet",
@@ -17,6 +17,8 @@ TREE = Tree(
     evaluate_config=ImageNetEvaluateConfig,
     summarize=summarize,
     check_data=check_data,
-    open_data=open_data,
+    open_training=open_training,
+    open_evaluation=open_evaluation,
+    class_sizes=class_sizes,
     paper=paper_protocol(repeats=10, steps=64),
 )

@@ -176,9 +176,8 @@ def test_images_arrive_in_parts_as_they_were(packed, tmp_path):
         gpu_parts.unpack(str(folder))
     (tmp_path / "on its way").rename(folder / "part-2")
     gpu_parts.unpack(str(folder))
-    before, after = read_source(str(images), "", 32), read_source(str(folder / "toys"), "", 32)
     for split in ("train", "test"):
-        one, other = getattr(before, split), getattr(after, split)
+        one, other = (read_source(str(place), "", split, 32).images for place in (images, folder / "toys"))
         assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
 
 

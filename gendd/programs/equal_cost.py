@@ -1,28 +1,22 @@
 """The equal-cost program of both trees: which of the tree's networks cost as much as a student with its head."""
 
 import contextlib
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import tyro
-from timm.utils import unwrap_model
 from torch import nn
 
 from gendd.command_line import parse
-from gendd.config import TrainConfig
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch
-from gendd.methods.base import Task
 from gendd.networks import create_network, flops, parameter_count, trial
-from gendd.programs.build import build
+from gendd.programs.open_run import open_run
 from gendd.programs.tree import Tree
 from gendd.ranges import Count, check_ranges
-from gendd.runs import saved_config
 
 NEAREST = 5
 
@@ -60,11 +54,12 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     world = first_alone()
     if not world:
         return
-    settings = saved_config(Path(config.run), tree.train_config)
     device = world.device
+    run = open_run(tree, config.run, device, trained=False)
+    settings, task, size = run.settings, run.built.task, run.settings.image_size
+    if task.head is None:
+        raise UserError(f"run {config.run}: {settings.method.name} trains no head; name a run of gendd")
     precision = resolve_precision(settings.precision, device)
-    task, size = _task(tree, settings, config.run, device), settings.image_size
-    student = unwrap_model(task.get_eval_model())
     image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
     rows = [
         Timed(
@@ -73,9 +68,9 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
             parameters,
             Stopwatch(read_out),
         )
-        for read_out, parameters in task.read_outs_apart(student)
+        for read_out, parameters in task.read_outs_apart(run.model)
     ]
-    classes, cost = student.classifier.out_features, rows[0].flops
+    classes, cost = run.model.classifier.out_features, rows[0].flops
     for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
         network = create_network("--student", name, tree.names, classes, size)
         rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
@@ -91,18 +86,6 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
         rate = row.stopwatch.summary()
         cells = [row.name, f"{row.flops / 1e6:.1f}", f"{row.flops / cost:.2f}", f"{row.parameters / 1e6:.2f}"]
         print(f"| {' | '.join(cells)} | {rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}) |")
-
-
-def _task(tree: Tree, settings: TrainConfig, run: str, device: torch.device) -> Task:
-    """A run's task with its head, not trained: speed and size are all that is asked of it."""
-    untrained = dataclasses.replace(settings, teacher_weights=None, student_weights=None, after=None)
-    summary = tree.summarize(settings)
-    if summary.num_classes is None:
-        raise UserError("; ".join(summary.missing))
-    task = build(tree, untrained, summary.num_classes, device, missing=[]).task.eval()
-    if task.head is None:
-        raise UserError(f"run {run}: {settings.method.name} trains no head; name a run of gendd")
-    return task
 
 
 def _alone(network: nn.Module, device: torch.device) -> ReadOut:

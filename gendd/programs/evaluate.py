@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from timm.utils import unwrap_model
-from torch import nn
+from torch import Tensor, nn
 
 from gendd.checkpoint import (
     Absent,
@@ -22,10 +22,10 @@ from gendd.checkpoint import (
     write_whole,
 )
 from gendd.config import EvaluateConfig, TrainConfig
-from gendd.data import Data
+from gendd.data import EvaluationData
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import UserError
-from gendd.evaluation import ReadOut, evaluate_with_cost
+from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
 from gendd.methods import METHODS, Method
 from gendd.methods.options import SamplingOptions
 from gendd.networks import parameter_count
@@ -78,23 +78,38 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             if world.is_first:
                 print(list_missing(missing))
             return
-        data = _open_data(tree, settings, config, built, world)
-        rows = _measure(built, model, data, settings, config, world)
+        data, groups = _open_data(tree, settings, config, built, world)
+        rows = _measure(built, model, data, groups, settings, config, world)
         if world.is_first:
-            _print(rows, data, settings, config, world)
+            _print(rows, list(groups), settings, world)
         if world.is_first and figures:
             _write(figures, rows, data, settings, config, world)
 
 
-def _open_data(tree: Tree, settings: TrainConfig, config: EvaluateConfig, built: Built, world: World) -> Data:
+def _open_data(
+    tree: Tree, settings: TrainConfig, config: EvaluateConfig, built: Built, world: World
+) -> tuple[EvaluationData, dict[str, Tensor]]:
+    """The images to evaluate on, and the groups of classes to be reported apart."""
     batches = BatchPlan(settings.seed, 1, world.rank, world.size)
-    data = tree.open_data(settings, batches, world, built.student.network)
-    check_classes(Path(config.checkpoint), data)
-    images = f"{_images(data, config)} of the {data.eval_split} split of {settings.dataset}"
-    groups = f", classes in groups: {', '.join(data.class_groups)}" if data.class_groups else ""
+    data = tree.open_evaluation(settings, batches, world, built.student.network)
+    check_classes(Path(config.checkpoint), data.class_names)
+    groups = _class_groups(tree, settings, config)
+    images = f"{_images(data, config)} of the {data.split} split of {settings.dataset}"
+    told = f", classes in groups: {', '.join(groups)}" if groups else ""
     if world.is_first:
-        print(f"images      {images}{groups}", flush=True)
-    return data
+        print(f"images      {images}{told}", flush=True)
+    return data, groups
+
+
+def _class_groups(tree: Tree, settings: TrainConfig, config: EvaluateConfig) -> dict[str, Tensor]:
+    """By the numbers of training images of each class that a run notes; of other checkpoints, and with a list of
+    training images, by those that are there."""
+    path, listed = Path(config.checkpoint), getattr(config, "train_list", None)
+    if listed or not (path / "data.json").exists():
+        sizes = tree.class_sizes(settings)
+    else:
+        sizes = RunFolder(path).read("data.json").get("training images of each class")
+    return {} if sizes is None else class_groups(torch.as_tensor(sizes))
 
 
 def _file(config: EvaluateConfig) -> Path:
@@ -190,27 +205,30 @@ def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: Wor
 
 
 def _measure(
-    built: Built, model: nn.Module, data, settings: TrainConfig, config: EvaluateConfig, world: World
+    built: Built,
+    model: nn.Module,
+    data: EvaluationData,
+    groups: dict[str, Tensor],
+    settings: TrainConfig,
+    config: EvaluateConfig,
+    world: World,
 ) -> list[dict]:
     built.task.eval()
     precision = resolve_precision(settings.precision, world.device)
     rows = []
     for read_out, parameters in _read_outs(built, model, settings, world):
-        (name,), batches = read_out.names, data.eval_batches(config.images)
+        (name,), batches = read_out.names, data.batches(config.images)
         with autocast(precision, world.device):
-            measured = evaluate_with_cost(
-                read_out, parameters, batches, data.image_size, world, settings.seed, data.class_groups
-            )
+            measured = evaluate_with_cost(read_out, parameters, batches, data.image_size, world, settings.seed, groups)
         rows.append({"read_out": name, **measured})
     return rows
 
 
-def _print(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
+def _print(rows: list[dict], groups: list[str], settings: TrainConfig, world: World) -> None:
     if sampling := settings.method.sampling():
         told = ", ".join(f"{name} {value}" for name, value in sampling.items())
         print(f"sampling    {told}, seed {settings.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
-    groups = list(data.class_groups)
     columns = ["read-out", "top-1 %", *(f"{name} %" for name in groups), "top-5 %", "parameters", "MFLOPs per image"]
     columns.append("images/s per process: median (min-max)")
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
@@ -223,15 +241,17 @@ def _print(rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
 
 
-def _images(data, config: EvaluateConfig) -> int:
-    return min(config.images or data.eval_size, data.eval_size)
+def _images(data: EvaluationData, config: EvaluateConfig) -> int:
+    return min(config.images or data.size, data.size)
 
 
-def _write(file: Path, rows: list[dict], data, settings: TrainConfig, config: EvaluateConfig, world: World) -> None:
+def _write(
+    file: Path, rows: list[dict], data: EvaluationData, settings: TrainConfig, config: EvaluateConfig, world: World
+) -> None:
     content = {
         "checkpoint": {"file": str(_file(config)), "sha256": checksum(_file(config)), "weights": settings.weights},
         "dataset": settings.dataset,
-        "split": data.eval_split,
+        "split": data.split,
         "images": _images(data, config),
         "sampling": settings.method.sampling(),
         "seed": settings.seed,

@@ -3,7 +3,6 @@
 Backbone and conditions are computed once; only the head is sampled again for every setting.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,24 +10,21 @@ from typing import Literal
 
 import torch
 import tyro
-from timm.utils import unwrap_model
 from torch import Tensor
 
-from gendd.checkpoint import load_weights, read_weights
 from gendd.command_line import parse
-from gendd.config import TrainConfig
 from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import SamplingOptions
 from gendd.networks import flops, pooled_feature
-from gendd.programs.build import build
+from gendd.programs.open_run import open_run
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import CountOrNone, check_ranges
 from gendd.reporting.ablation import TOP1, Ablation, prepare
-from gendd.runs import check_classes, environment, saved_config
+from gendd.runs import check_classes, environment
 from gendd.student import Student
 
 GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
@@ -75,17 +71,19 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
     world = first_alone()
     if not world:
         return
-    settings, folder = saved_config(Path(config.run), tree.train_config), Path(config.output or config.run)
+    folder = Path(config.output or config.run)
+    run = open_run(tree, config.run, world.device, **({"data_root": config.data_root} if config.data_root else {}))
+    settings, task = run.settings, run.built.task
+    if task.head is None or not task.head.draws_features:
+        raise UserError(f"run {config.run}: {settings.method.name} trains no generative head; name a run of gendd")
     prepare(folder)
-    settings = dataclasses.replace(
-        settings, student_weights=None, after=None, data_root=config.data_root or settings.data_root
-    )
-    student, data = _open(tree, settings, config.run, world)
+    data = tree.open_evaluation(settings, BatchPlan(settings.seed, 1), world, run.built.student.network)
+    check_classes(Path(config.run), data.class_names)
     precision = resolve_precision(config.precision or settings.precision, world.device)
     seed = settings.seed if config.seed is None else config.seed
     image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
     with autocast(precision, world.device):
-        head = _Head(student, data.eval_batches(config.images), world, seed, image)
+        head = _Head(run.model, data.batches(config.images), world, seed, image)
         rows = [
             {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
             for sampling in grid(config.what, settings.method)
@@ -119,25 +117,6 @@ def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
         return few
     many = [(steps, samples) for samples in SAMPLES for steps in MANY_STEPS]
     return [*few, *(SamplingOptions("ancestral", steps, samples, guidance) for steps, samples in many)]
-
-
-def _open(tree: Tree, settings: TrainConfig, run: str, world: World):
-    """The trained student of a run, and its data."""
-    summary = tree.summarize(settings)
-    if summary.num_classes is None:
-        raise UserError("; ".join(summary.missing))
-    tensors = read_weights(run, "run")
-    # The teacher is not run: its classifier, all that is needed, lies among the student's weights.
-    built = build(tree, dataclasses.replace(settings, teacher_weights=None), summary.num_classes, world.device,
-                  missing=[], trained=tensors)  # fmt: skip
-    student, head = unwrap_model(built.task.get_eval_model()), built.task.head
-    if head is None or not head.draws_features:
-        raise UserError(f"run {run}: {settings.method.name} trains no generative head; name a run of gendd")
-    load_weights(student, tensors, "run", run)
-    built.task.eval()
-    data = tree.open_data(settings, BatchPlan(settings.seed, 1), world, built.student.network)
-    check_classes(Path(run), data)
-    return student, data
 
 
 class _Head:

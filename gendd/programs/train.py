@@ -13,6 +13,7 @@ from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
 from gendd.config import TrainConfig
+from gendd.data import refuse_other_classes
 from gendd.distributed import (
     World,
     autocast,
@@ -23,7 +24,7 @@ from gendd.distributed import (
     resolve_precision,
 )
 from gendd.errors import UserError
-from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement
+from gendd.evaluation import class_groups, evaluate, evaluate_with_cost, feature_agreement
 from gendd.listing import describe
 from gendd.lock import sole_writer
 from gendd.methods import METHODS, get_method
@@ -37,7 +38,7 @@ from gendd.ranges import check_ranges
 from gendd.runs import AVERAGED, RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
 from gendd.student import Student
 from gendd.teacher_cache import open_cache
-from gendd.training import Training
+from gendd.training import Measured, Training
 
 PICTURED_FEATURES = 1000
 TIMED_IMAGES = 2000
@@ -189,20 +190,26 @@ class TrainProgram:
         if config.teacher_cache:
             self.task.teacher.cache = open_cache(config, self.data, self.task.teacher, world)
         if world.is_first:
-            self.run.claim(config, self.tree.name, self.data)
+            self.run.claim(config, self.tree.name, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
         world.barrier()
         training = self._train()
         self._finish(training)
 
     def _open_data(self) -> None:
+        config, network = self.config, self.student.network
         labeled_only = not self.method.unlabeled
-        self.data = self.tree.open_data(self.config, self.plan, self.world, self.student.network, labeled_only)
-        counts = f"{self.data.train_size} to train on, {self.data.eval_size} of {self.data.eval_split} to evaluate on"
-        self._say(f"  images     {counts}")
-        if self.data.passed_over:
-            self._say(f"  passed over beside them: {describe(self.data.passed_over)}")
-        if changed := self.run.check_data(self.data):
+        self.data = self.tree.open_training(config, self.num_classes, self.plan, self.world, network, labeled_only)
+        self.evaluation = self.tree.open_evaluation(config, self.plan, self.world, network)
+        if not config.unlabeled:
+            refuse_other_classes(config.dataset, self.data.class_names, self.evaluation.class_names)
+        sizes = self.data.class_sizes
+        self.groups = {} if sizes is None else class_groups(sizes)
+        held = f"{self.evaluation.size} of {self.evaluation.split} to evaluate on"
+        self._say(f"  images     {self.data.size} to train on, {held}")
+        if passed_over := self.data.passed_over + self.evaluation.passed_over:
+            self._say(f"  passed over beside them: {describe(passed_over)}")
+        if changed := self.run.check_data(self.data, self.evaluation):
             self._say(f"  evaluated on other images than so far: {changed}")
 
     def _build(self) -> None:
@@ -248,8 +255,8 @@ class TrainProgram:
         if not self.teacher:
             return {}
         with autocast(self.precision, self.world.device):
-            batches, groups = self.data.eval_batches(), self.data.class_groups
-            accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=groups)["teacher"]
+            batches = self.evaluation.batches()
+            accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=self.groups)["teacher"]
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
         file = self.teacher.file
         if file is None:
@@ -271,7 +278,7 @@ class TrainProgram:
         training.fit()
         return training
 
-    def measure(self, limit: int) -> tuple[dict, dict]:
+    def measure(self, limit: int) -> Measured:
         """Accuracies on the first `limit` evaluation images (0: all), and how well features are generated."""
         self.task.eval()
         accuracies, features = {}, {}
@@ -280,15 +287,17 @@ class TrainProgram:
                 model = self._model(weights).eval()
                 self.world.broadcast_buffers(model)
                 read_out = self.task.read_out(model)
-                batches, groups = self.data.eval_batches(limit), self.data.class_groups
-                measured = evaluate(read_out, batches, self.world, self.config.seed, groups)
+                batches = self.evaluation.batches(limit)
+                measured = evaluate(read_out, batches, self.world, self.config.seed, self.groups)
                 prefix = AVERAGED if weights == "ema" else ""
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
             model = self._model(self.config.weights)
             if self.task.head is not None and self.world.is_first:
                 pairs = self._features(model, count=1)
                 features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
-        return accuracies, features
+        size = self.evaluation.size
+        images = {"split": self.evaluation.split, "images": min(limit or size, size)}
+        return Measured(images, accuracies, features)
 
     def _kinds_of_weights(self) -> list[str]:
         """Those that are evaluated, the reported ones first."""
@@ -309,7 +318,7 @@ class TrainProgram:
         """Generated features, their targets and the teacher's, each (n, D_t), and the labels (n,), of the first
         evaluation batches with together at least `count` images."""
         batches = []
-        for number, images, labels in self.data.eval_batches():
+        for number, images, labels in self.evaluation.batches():
             noise = generator(self.world.device, self.config.seed, "evaluation", number)
             batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
             if sum(len(batch["labels"]) for batch in batches) >= count:
@@ -321,39 +330,36 @@ class TrainProgram:
         model, costs = unwrap_model(self.task.get_eval_model()), {}
         with autocast(self.precision, self.world.device):
             for read_out, parameters in self.task.read_outs_apart(model):
-                batches = self.data.eval_batches(TIMED_IMAGES)
-                measured = evaluate_with_cost(read_out, parameters, batches, self.data.image_size, self.world)
+                batches = self.evaluation.batches(TIMED_IMAGES)
+                measured = evaluate_with_cost(read_out, parameters, batches, self.evaluation.image_size, self.world)
                 costs[read_out.names[0]] = {name: measured[name] for name in COSTS}
         return costs
 
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result, the plain student and some features."""
-        accuracies, features = self.measure(0)
+        measured = self.measure(0)
         costs = self._costs()
         if not self.world.is_first:
             return
         reported = self._model(self.config.weights)
-        training.report(
-            "final", {"split": self.data.eval_split, "images": self.data.eval_size, **accuracies, **features}
-        )
+        training.report("final", measured.record())
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, self._features(reported, PICTURED_FEATURES))
         plain = {name: value.contiguous() for name, value in self._plain(reported).state_dict().items()}
         told = {"network": self.config.student, "num_classes": str(self.num_classes)}
-        save_tensors(self.run.student, plain, told | {"class_names": json.dumps(self.data.class_names)})
+        save_tensors(self.run.student, plain, told | {"class_names": json.dumps(self.evaluation.class_names)})
         images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
         self.run.write(
             "result.json",
             {
                 "epochs": self.config.epochs,
                 "earlier_epochs": earlier_epochs(self.config),
-                "split": self.data.eval_split,
-                "images": self.data.eval_size,
+                **measured.images,
                 **self._head_cost(reported),
-                "last": accuracies,
+                "last": measured.accuracies,
                 "best": training.best,
-                **features,
+                **measured.others,
                 "student": {"parameters": parameter_count(self.student.network), "flops": self.student.flops},
                 "read_outs": costs,
                 "seconds": round(training.seconds, 1),

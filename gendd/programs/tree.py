@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from torch import Tensor
+
 from gendd.command_line import parse
 from gendd.config import EvaluateConfig, TrainConfig
-from gendd.data import Data, DataSummary
+from gendd.data import DataSummary, EvaluationData, TrainingData
 from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
 
@@ -20,9 +22,12 @@ class Tree:
         name: of the package, such as "gendd_cifar".
         summarize: what is known of a configuration's data without reading it.
         check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
-        open_data: (config, plan, world, network, labeled_only) -> the data set, normalized for the network; of images
-            without labels, which come with label -1, or are left out (labeled_only). In a dry run it may hold no
-            images: its sizes are all that is asked for.
+        open_training: (config, number of classes, plan, world, network, labeled_only) -> the images to train on,
+            normalized for the network; those without labels come with label -1, or are left out (labeled_only).
+        open_evaluation: (config, plan, world, network) -> the images to evaluate on. In a dry run both may hold no
+            images: their sizes are all that is asked for.
+        class_sizes: number of training images (C,) of each class; None if the training set is not there or has no
+            labels.
         paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.
     """
 
@@ -32,7 +37,9 @@ class Tree:
     evaluate_config: type[EvaluateConfig]
     summarize: Callable[[TrainConfig], DataSummary]
     check_data: Callable[[TrainConfig], None]
-    open_data: Callable[..., Data]
+    open_training: Callable[..., TrainingData]
+    open_evaluation: Callable[..., EvaluationData]
+    class_sizes: Callable[[TrainConfig], Tensor | None]
     paper: dict[str, object]
 
     def parse_train(self, arguments: list[str], default: TrainConfig) -> TrainConfig:

@@ -11,12 +11,13 @@ from toy import ToyNetwork
 
 from gendd import retry, teacher_cache
 from gendd.config import TrainConfig
+from gendd.data import Normalize
 from gendd.distributed import World
 from gendd.errors import PassingFault, UserError
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_cache import open_cache
-from gendd_cifar.data import ImageData
+from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
 
 CPU = torch.device("cpu")
@@ -47,9 +48,8 @@ class Setting:
         pixels = torch.randint(256, (images, 3, 16, 16), generator=noise, dtype=torch.uint8)
         train = Images(pixels, torch.arange(images))
         plan = BatchPlan(seed, BATCH)
-        self.data = ImageData(
-            Source(train, train, (None,) * images), plan, CPU, MEAN, STD, cached_views=views, **options
-        )
+        source, normalize = Source(train, (None,) * images), Normalize(MEAN, STD, CPU)
+        self.data = TrainingImages(source, plan, normalize, CPU, cached_views=views, **options)
         self.config = TrainConfig.of(
             "kd", teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
         )
@@ -79,7 +79,7 @@ def refusal(setting: Setting) -> str:
 def test_it_holds_the_teachers_features_of_what_the_student_sees(tmp_path):
     setting = Setting(tmp_path)
     cache, steps = setting.open(), range(4 * setting.data.steps_per_epoch)
-    for batch in setting.data.train_batches(steps):
+    for batch in setting.data.batches(steps):
         feature_map = setting.teacher.model.forward_features(batch.images)
         expected = setting.teacher.model.forward_head(feature_map, pre_logits=True)
         torch.testing.assert_close(cache.features(batch).float(), expected, rtol=1e-3, atol=1e-4)
@@ -230,8 +230,8 @@ def test_features_beyond_float16_are_refused(tmp_path):
 def test_features_that_are_no_longer_the_teachers_are_refused(tmp_path, monkeypatch):
     """Such as those of another version of a library, which draws other crops."""
     Setting(tmp_path, hflip=1.0).open()
-    draw = ImageData.draw
-    monkeypatch.setattr(ImageData, "draw", lambda *arguments: (draw(*arguments)[0], ~draw(*arguments)[1]))
+    draw = TrainingImages.draw
+    monkeypatch.setattr(TrainingImages, "draw", lambda *arguments: (draw(*arguments)[0], ~draw(*arguments)[1]))
     assert "away from those in view-000-000000.fp16: images or libraries are not the same" in refusal(
         Setting(tmp_path, hflip=1.0)
     )

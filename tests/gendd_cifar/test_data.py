@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from small_images import MEAN, STD, config, data, numbered, refusal
+from small_images import CPU, MEAN, STD, config, evaluation, numbered, opened, refusal, training
 
 from gendd.distributed import World
 from gendd.randomness import BatchPlan, generator
-from gendd_cifar.data import EVAL_BATCH, open_data
-from gendd_cifar.sources import Images, Source
+from gendd_cifar.data import EVAL_BATCH, open_evaluation, open_training
+from gendd_cifar.sources import Images
 
 
 def epoch_labels(images, epoch):
     steps = images.steps_per_epoch
-    batches = images.train_batches(range(epoch * steps, (epoch + 1) * steps))
+    batches = images.batches(range(epoch * steps, (epoch + 1) * steps))
     return torch.cat([batch.labels for batch in batches]).tolist()
 
 
@@ -32,21 +32,21 @@ def augmented(image, top, left, flip, padding):
 
 @pytest.mark.parametrize(("crop_padding", "hflip"), [(4, 0.5), (2, 1.0), (1, 0.0), (0, 0.5)])
 def test_augmentation_equals_a_slow_one(crop_padding, hflip):
-    source = Source(numbered(20), numbered(3), (None,) * 20)
-    for batch in data(source=source, crop_padding=crop_padding, hflip=hflip).train_batches(range(7)):
+    given = numbered(20)
+    for batch in training(given, crop_padding=crop_padding, hflip=hflip).batches(range(7)):
         draws = batch.random.generator("augmentation", "cpu")
         tops, lefts = torch.randint(2 * crop_padding + 1, (2, 6), generator=draws)
         flips = torch.rand(6, generator=draws) < hflip
         assert batch.images.dtype == torch.float32
         for image, label, top, left, flip in zip(batch.images, batch.labels, tops, lefts, flips, strict=True):
-            expected = augmented(source.train.images[label].numpy(), int(top), int(left), bool(flip), crop_padding)
+            expected = augmented(given.images[label].numpy(), int(top), int(left), bool(flip), crop_padding)
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
 
 
 def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
-    source = Source(numbered(20), numbered(3), (None,) * 20)
-    images, seen = data(source=source, seed=5, cached_views=2), {}
-    for batch in images.train_batches(range(4 * images.steps_per_epoch)):
+    given = numbered(20)
+    images, seen = training(given, seed=5, cached_views=2), {}
+    for batch in images.batches(range(4 * images.steps_per_epoch)):
         view = batch.random.step // images.steps_per_epoch % 2
         assert batch.view == view and torch.equal(batch.indices, batch.labels)
         draws = generator("cpu", "cached view", view)
@@ -54,7 +54,7 @@ def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
         flips = torch.rand(20, generator=draws) < 0.5
         for image, label in zip(batch.images, batch.labels, strict=True):
             where = int(tops[label]), int(lefts[label]), bool(flips[label])
-            expected = augmented(source.train.images[label].numpy(), *where, 4)
+            expected = augmented(given.images[label].numpy(), *where, 4)
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
             seen.setdefault((view, int(label)), []).append(image)
     twice = [pair for pair in seen.values() if len(pair) == 2]
@@ -66,9 +66,9 @@ def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
 
 def test_crops_vary_over_their_whole_range():
     # A white image shows its crop as black rows and columns: none, or up to four at one side.
-    source = Source(Images(torch.full((6, 3, 6, 6), 255, dtype=torch.uint8), torch.arange(6)), numbered(2), (None,) * 6)
+    white_images = Images(torch.full((6, 3, 6, 6), 255, dtype=torch.uint8), torch.arange(6))
     seen = set()
-    for batch in data(source=source).train_batches(range(200)):
+    for batch in training(white_images).batches(range(200)):
         white = batch.images[:, 0] > 0
         seen |= set(zip(white.any(2).sum(1).tolist(), white.any(1).sum(1).tolist(), strict=True))
     assert seen == {(height, width) for height in range(2, 7) for width in range(2, 7)}
@@ -77,52 +77,50 @@ def test_crops_vary_over_their_whole_range():
 def test_half_of_the_images_are_flipped():
     half = torch.zeros(6, 3, 6, 6, dtype=torch.uint8)
     half[..., :3] = 255
-    half_white = data(source=Source(Images(half, torch.arange(6)), numbered(2), (None,) * 6), crop_padding=0)
-    flipped = torch.cat([batch.images[:, 0, 0, 0] < 0 for batch in half_white.train_batches(range(200))])
+    half_white = training(Images(half, torch.arange(6)), crop_padding=0)
+    flipped = torch.cat([batch.images[:, 0, 0, 0] < 0 for batch in half_white.batches(range(200))])
     assert len(flipped) == 1200 and 0.45 < flipped.float().mean() < 0.55
 
 
 def test_images_are_normalized_exactly_where_nothing_is_drawn():
-    source = Source(numbered(20), numbered(9), (None,) * 20)
-    images = data(source=source, crop_padding=0, hflip=0)
-    expected = (source.train.images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    for batch in images.train_batches(range(3)):
+    given = numbered(20)
+    images = training(given, crop_padding=0, hflip=0)
+    expected = (given.images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    for batch in images.batches(range(3)):
         torch.testing.assert_close(batch.images.double(), expected[batch.labels], atol=1e-5, rtol=0)
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_an_epoch_takes_each_image_at_most_once_and_all_but_the_rest_of_a_batch():
-    images = data(train=20, batch=6)
+    images = training(20, batch=6)
     assert images.steps_per_epoch == 3
     for epoch in range(4):
         assert len(set(epoch_labels(images, epoch))) == 18
-    whole = data(train=20, batch=5)
+    whole = training(20, batch=5)
     assert sorted(epoch_labels(whole, 1)) == list(range(20))
 
 
 def test_epochs_and_seeds_differ_and_the_same_seed_repeats():
-    images = data(seed=3)
+    images = training(seed=3)
     first, second = epoch_labels(images, 0), epoch_labels(images, 1)
     assert first != second
-    assert epoch_labels(images, 0) == first == epoch_labels(data(seed=3), 0)
-    assert epoch_labels(data(seed=4), 0) != first
+    assert epoch_labels(images, 0) == first == epoch_labels(training(seed=3), 0)
+    assert epoch_labels(training(seed=4), 0) != first
 
 
 def test_a_resumed_run_gets_the_batches_of_its_steps():
-    going, resumed = data(seed=1), data(seed=1)
-    expected = list(going.train_batches(range(9)))[5:]
-    for batch, again in zip(expected, resumed.train_batches(range(5, 9)), strict=True):
+    going, resumed = training(seed=1), training(seed=1)
+    expected = list(going.batches(range(9)))[5:]
+    for batch, again in zip(expected, resumed.batches(range(5, 9)), strict=True):
         assert torch.equal(batch.images, again.images) and torch.equal(batch.labels, again.labels)
         assert batch.epoch == again.epoch == batch.random.step // going.steps_per_epoch + 1
 
 
 @pytest.mark.parametrize(("world", "grad_accum_steps"), [(2, 1), (1, 2), (2, 2), (3, 2)])
 def test_the_micro_batches_of_all_processes_are_together_the_batch_of_one(world, grad_accum_steps):
-    whole = list(data(train=40, batch=12).train_batches(range(4)))
+    whole = list(training(40, batch=12).batches(range(4)))
     parts = [
-        list(
-            data(train=40, batch=12, rank=rank, world=world, grad_accum_steps=grad_accum_steps).train_batches(range(4))
-        )
+        list(training(40, batch=12, rank=rank, world=world, grad_accum_steps=grad_accum_steps).batches(range(4)))
         for rank in range(world)
     ]
     for step, batch in enumerate(whole):
@@ -137,23 +135,23 @@ def test_the_micro_batches_of_all_processes_are_together_the_batch_of_one(world,
 
 @pytest.mark.parametrize(("fraction", "held"), [(0.1, 2), (0.25, 5), (0.9, 18)])
 def test_a_holdout_is_split_off_the_training_images_alike_for_all_seeds(fraction, held):
-    splits = [data(train=20, batch=1, seed=seed, holdout=fraction) for seed in (0, 1)]
-    for images in splits:
-        validation = torch.cat([labels for _, _, labels in images.eval_batches()]).tolist()
-        assert images.eval_split == "validation" and images.eval_size == held == len(validation)
-        assert images.train_size == 20 - held
-        assert sorted(validation + images.train_labels.tolist()) == list(range(20))
+    splits = [opened(numbered(20), batch=1, seed=seed, holdout=fraction) for seed in (0, 1)]
+    for images, held_out in splits:
+        validation = torch.cat([labels for _, _, labels in held_out.batches()]).tolist()
+        assert held_out.split == "validation" and held_out.size == held == len(validation)
+        assert images.size == 20 - held
+        assert sorted(validation + images.labels.tolist()) == list(range(20))
         assert set(epoch_labels(images, 0)) == set(range(20)) - set(validation)
-    assert torch.equal(splits[0].eval_images, splits[1].eval_images)
+    assert torch.equal(splits[0][1].images, splits[1][1].images)
 
 
 def test_without_a_holdout_the_test_images_are_evaluated_as_they_are():
-    source = Source(numbered(20), numbered(9), (None,) * 20)
-    images = data(source=source)
-    assert images.eval_split == "test" and images.train_size == 20
-    ((_, batch, labels),) = images.eval_batches()
+    given = numbered(9)
+    images, tested = opened(numbered(20), given)
+    assert tested.split == "test" and images.size == 20
+    ((_, batch, labels),) = tested.batches()
     mean, std = torch.tensor(MEAN).view(3, 1, 1), torch.tensor(STD).view(3, 1, 1)
-    expected = (source.test.images[labels].double() / 255 - mean) / std
+    expected = (given.images[labels].double() / 255 - mean) / std
     torch.testing.assert_close(batch.double(), expected, atol=1e-5, rtol=0)
     assert sorted(labels.tolist()) == list(range(9))
 
@@ -162,10 +160,10 @@ def test_without_a_holdout_the_test_images_are_evaluated_as_they_are():
 @pytest.mark.parametrize("limit", [0, EVAL_BATCH + 7, 10**6])
 def test_an_evaluation_takes_each_image_once_over_all_processes(world, limit):
     size = 2 * EVAL_BATCH + 3
-    source = Source(numbered(6, side=2), numbered(size, side=2), (None,) * 6)
-    alone = list(data(source=source).eval_batches(limit))
+    given = numbered(size, side=2)
+    alone = list(evaluation(given).batches(limit))
     shared = sorted(
-        (batch for rank in range(world) for batch in data(source=source, rank=rank, world=world).eval_batches(limit)),
+        (batch for rank in range(world) for batch in evaluation(given, rank, world).batches(limit)),
         key=lambda batch: batch[0],
     )
     for (number, images, labels), (same_number, same_images, same_labels) in zip(alone, shared, strict=True):
@@ -175,18 +173,19 @@ def test_an_evaluation_takes_each_image_once_over_all_processes(world, limit):
 
 
 def test_a_part_of_a_class_sorted_set_holds_all_classes():
-    source = Source(numbered(6, side=2), numbered(1000, side=2, classes=10), (None,) * 10)
-    labels = torch.cat([labels for _, _, labels in data(source=source).eval_batches(100)])
+    given = numbered(1000, side=2, classes=10)
+    labels = torch.cat([labels for _, _, labels in evaluation(given).batches(100)])
     assert set(labels.tolist()) == set(range(10))
 
 
-def test_open_data_follows_configuration_and_network():
+def test_the_data_follow_configuration_and_network():
     network = torch.nn.Identity()
     network.pretrained_cfg = {"mean": MEAN, "std": STD}
     settings = config(dataset="digits", image_size=8, crop_padding=0, hflip=0, holdout=0.5)
-    images = open_data(settings, BatchPlan(0, 64), World(0, 1, 0, torch.device("cpu")), network)
-    assert (images.train_size, images.eval_size, images.eval_split) == (599, 599, "validation")
-    batch = next(iter(images.train_batches(range(1)))).images
+    plan, alone = BatchPlan(0, 64), World(0, 1, 0, CPU)
+    images, held = open_training(settings, 10, plan, alone, network), open_evaluation(settings, plan, alone, network)
+    assert (images.size, held.size, held.split) == (599, 599, "validation")
+    batch = next(iter(images.batches(range(1)))).images
     darkest = -torch.tensor(MEAN) / torch.tensor(STD)
     assert batch.shape == (64, 3, 8, 8)
     torch.testing.assert_close(batch.amin((0, 2, 3)), darkest)
@@ -196,54 +195,49 @@ def test_open_data_follows_configuration_and_network():
 
 
 def test_a_long_tail_is_cut_from_what_a_holdout_leaves_and_evaluation_stays_as_it_is():
-    source = Source(numbered(400, side=2, classes=4), numbered(40, side=2, classes=4), (None,) * 4)
-    images = data(source=source, imbalance=0.125)
-    assert torch.bincount(images.train_labels).tolist() == [100, 50, 25, 12]
-    assert torch.bincount(images.eval_labels).tolist() == [10] * 4
-    assert {name: members.nonzero()[:, 0].tolist() for name, members in images.class_groups.items()} == {
-        "medium": [0, 1, 2], "few": [3],
-    }  # fmt: skip
-    whole, cut = (data(source=source, holdout=0.2, imbalance=imbalance) for imbalance in (1, 0.125))
-    assert torch.equal(cut.eval_images, whole.eval_images)
-    left = torch.bincount(whole.train_labels)
+    given = numbered(400, side=2, classes=4), numbered(40, side=2, classes=4)
+    images, tested = opened(*given, imbalance=0.125)
+    assert torch.bincount(images.labels).tolist() == images.class_sizes.tolist() == [100, 50, 25, 12]
+    assert torch.bincount(tested.labels).tolist() == [10] * 4
+    (whole, of_whole), (cut, of_cut) = (opened(*given, holdout=0.2, imbalance=share) for share in (1, 0.125))
+    assert torch.equal(of_cut.images, of_whole.images)
+    left = torch.bincount(whole.labels)
     most = left.max().item() * torch.tensor([1, 0.5, 0.25, 0.125])
-    assert torch.bincount(cut.train_labels).tolist() == torch.minimum(left, most.long()).tolist()
+    assert torch.bincount(cut.labels).tolist() == torch.minimum(left, most.long()).tolist()
 
 
 @pytest.mark.parametrize("setting", [{"imbalance": 0.1}, {"label_fraction": 0.25}])
 @pytest.mark.parametrize("labeled_only", [False, True])
 def test_each_seed_has_the_same_images_and_labels(setting, labeled_only):
-    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), (None,) * 4)
-    one, other = (data(source=source, seed=seed, labeled_only=labeled_only, **setting) for seed in (0, 1))
-    assert torch.equal(one.train_images, other.train_images) and torch.equal(one.train_labels, other.train_labels)
+    given = numbered(80, side=2, classes=4)
+    (one, _), (other, _) = (opened(given, seed=seed, labeled_only=labeled_only, **setting) for seed in (0, 1))
+    assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
 
 
 def test_few_labels_hide_the_others_or_leave_their_images_out():
-    source = Source(numbered(80, side=2, classes=4), numbered(8, side=2, classes=4), (None,) * 4)
-    all_images, few = (data(source=source, label_fraction=0.25, labeled_only=only) for only in (False, True))
-    known = all_images.train_labels >= 0
-    assert all_images.train_size == 80 and torch.equal(all_images.train_images, data(source=source).train_images)
-    assert torch.equal(all_images.train_labels, source.train.labels.where(known, -1))
-    assert torch.bincount(few.train_labels).tolist() == [5] * 4
-    assert torch.equal(few.train_labels, all_images.train_labels[known])
-    assert torch.equal(few.train_images, all_images.train_images[known])
+    given = numbered(80, side=2, classes=4)
+    (all_images, _), (few, _) = (opened(given, label_fraction=0.25, labeled_only=only) for only in (False, True))
+    known = all_images.labels >= 0
+    assert all_images.size == 80 and torch.equal(all_images.images, training(given).images)
+    assert torch.equal(all_images.labels, given.labels.where(known, -1))
+    assert torch.bincount(few.labels).tolist() == [5] * 4
+    assert torch.equal(few.labels, all_images.labels[known])
+    assert torch.equal(few.images, all_images.images[known])
     assert few.steps_per_epoch == 20 // 6
 
 
-def test_groups_of_classes_are_those_of_all_training_images():
-    source = Source(numbered(400, side=2, classes=2), numbered(8, side=2, classes=2), (None,) * 2)
-    assert data(source=source, label_fraction=0.05).class_groups == {}
-    groups = data(source=source, imbalance=0.1, label_fraction=0.05, labeled_only=True).class_groups
-    assert {name: members.tolist() for name, members in groups.items()} == {
-        "many": [True, False], "medium": [False, True],
-    }  # fmt: skip
+def test_the_sizes_of_classes_are_those_of_all_training_images():
+    given = numbered(400, side=2, classes=2)
+    assert opened(given, label_fraction=0.05)[0].class_sizes.tolist() == [200, 200]
+    images, _ = opened(given, imbalance=0.1, label_fraction=0.05, labeled_only=True)
+    assert images.class_sizes.tolist() == [200, 20]
 
 
 @pytest.mark.parametrize(("batch", "holdout"), [(21, 0.0), (11, 0.5)])
 def test_a_batch_larger_than_the_training_set_is_refused_with_both_sizes(batch, holdout):
-    message = refusal(data, train=20, batch=batch, holdout=holdout)
+    message = refusal(opened, numbered(20), batch=batch, holdout=holdout)
     assert f"--batch-size {batch}" in message and str(20 - round(20 * holdout)) in message
 
 
 def test_a_holdout_that_leaves_an_empty_split_is_refused():
-    assert "--holdout 0.01" in refusal(data, train=20, holdout=0.01)
+    assert "--holdout 0.01" in refusal(opened, numbered(20), holdout=0.01)

@@ -8,6 +8,7 @@ import urllib.request
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,12 +17,25 @@ import torchvision
 from faults import STALE, failing
 from PIL import Image
 from sklearn.datasets import load_digits
-from small_images import config, data, refusal
+from small_images import config, refusal
 
 from gendd import retry
 from gendd.errors import PassingFault
 from gendd.images import SHOWN
-from gendd_cifar.sources import check_data, read_source, summarize
+from gendd_cifar import sources
+from gendd_cifar.check import check_data
+from gendd_cifar.sources import read_unlabeled, summarize
+
+
+def read_source(dataset, data_root, image_size, unlabeled_dir=None):
+    """Both splits."""
+    test = sources.read_source(dataset, data_root, "test", image_size)
+    if unlabeled_dir:
+        train = read_unlabeled(unlabeled_dir, image_size)
+    else:
+        train = sources.read_source(dataset, data_root, "train", image_size)
+    classes = {"num_classes": len(test.class_names), "train_classes": train.class_names}
+    return SimpleNamespace(train=train.images, test=test.images, passed_over=train.passed_over, **classes)
 
 
 def no_network(request, *arguments, **options):
@@ -296,7 +310,7 @@ def test_other_images_stand_in_for_cifars_and_the_digits_too(cifar100, strangers
     for dataset, classes, tested in (("cifar100", 100, 6), ("digits", 10, 599)):
         source = read_source(dataset, str(cifar100), 32, str(strangers))
         assert (len(source.train), len(source.test), source.num_classes) == (3, tested, classes)
-        assert data(source=source, batch=3).class_groups == {}
+        assert source.train_classes == ()
 
 
 def test_a_summary_tells_the_setting_and_what_is_missing_of_it(folder, strangers):
@@ -314,7 +328,7 @@ def test_checking_the_data_counts_what_is_trained_on(capsys, digits, strangers):
     kept = [min(size, int(max(sizes) * 0.1 ** (number / 9))) for number, size in enumerate(sizes)]
     known = [max(round(size / 10), 1) for size in kept]
     for name, counts in (("train ", kept), ("labels", known)):
-        assert f"{name} {sum(counts)} images, {min(counts)} to {max(counts)} a class\n" in output
+        assert f"{name} {sum(counts)} images, {min(counts)} to {max(counts)} per class\n" in output
     groups = sum(size > 100 for size in kept), sum(20 <= size <= 100 for size in kept), sum(size < 20 for size in kept)
     assert "by their number of images: {} of many, {} of medium, {} of few".format(*groups) in output
     check_data(config(dataset="digits", image_size=8, unlabeled_dir=strangers))
@@ -335,7 +349,7 @@ def test_checking_the_data_counts_what_is_trained_on(capsys, digits, strangers):
     ],
 )
 def test_settings_that_cannot_work_are_refused(flags, words):
-    message = refusal(config(**flags).check_training_images)
+    message = refusal(config(**flags).check)
     assert all(word in message for word in words)
 
 
@@ -411,8 +425,8 @@ def test_checking_the_data_names_all_broken_files_up_to_a_limit(folder, stranger
     assert "3 images are broken; remove or replace them" in refusal(check_data, settings)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all(any(str(path) in line for line in lines) for path in broken)
-    message = refusal(read_source, str(folder), "", 8, str(strangers))
-    assert str(broken[0]) in message and "2 others, which --check-data names" in message
+    message = refusal(read_source, str(folder), "", 8)
+    assert str(broken[0]) in message and "1 more, which --check-data names" in message
     for number in range(SHOWN):
         (folder / "test" / "dog" / f"{number}.png").write_bytes(b"no image")
     assert f"{SHOWN + 3} images are broken (the first {SHOWN} are listed)" in refusal(check_data, settings)
@@ -466,8 +480,8 @@ def test_an_image_of_absurd_size_is_named(folder):
 
 def test_classes_that_differ_between_training_and_test_are_named(folder):
     (folder / "test" / "dog").rename(folder / "test" / "wolf")
-    message = refusal(read_source, str(folder), "", 8)
+    message = refusal(check_data, config(dataset=folder, image_size=8))
     assert "dog" in message and "wolf" in message and "cat" not in message.partition("only in one of them")[2]
     write_image(folder / "train" / "wolf" / "a.png", picture(8, 8))
-    message = refusal(read_source, str(folder), "", 8)
-    assert "train/ has 3 classes, test/ 2" in message and "dog" in message
+    message = refusal(check_data, config(dataset=folder, image_size=8))
+    assert "3 classes to train on, 2 to evaluate on" in message and "dog" in message

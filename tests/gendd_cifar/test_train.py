@@ -25,7 +25,7 @@ from gendd.reporting.metrics import read_metrics
 from gendd.teacher import FrozenTeacher
 from gendd.training import Training
 from gendd_cifar import data
-from gendd_cifar.data import ImageData
+from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images
 
 TOY = "toy:network"
@@ -275,24 +275,25 @@ def test_other_seed_gives_other_weights(gendd):
 def test_without_labels_garbage_labels_change_nothing(gendd, monkeypatch):
     flags = ("--contraction", "0", "--unlabeled", "--name", "unlabeled")
     honest = gendd(*flags, runs="honest")
-    train_batch = ImageData.train_batch
+    train_batch = TrainingImages.batch
 
     def garbage(self, random):
         batch = train_batch(self, random)
         return dataclasses.replace(batch, labels=torch.full_like(batch.labels, 10**9))
 
-    monkeypatch.setattr(ImageData, "train_batch", garbage)
+    monkeypatch.setattr(TrainingImages, "batch", garbage)
     assert_same_weights(honest, gendd(*flags, runs="garbage"), rtol=0, atol=0)
 
 
 def lie(monkeypatch, about: str) -> None:
     """False labels for the training images that keep theirs, or for the others; which do is not changed by it."""
-    source = data.read_source("digits", "", 32)
-    known = split.labeled(source.train.labels, 0.1)
+    read = data.read_source
+    source = read("digits", "", "train", 32)
+    known = split.labeled(source.images.labels, 0.1)
     lied_about = known if about == "known" else ~known
-    labels = torch.where(lied_about, (source.train.labels + 1) % 10, source.train.labels)
-    lying = dataclasses.replace(source, train=Images(source.train.images, labels))
-    monkeypatch.setattr(data, "read_source", lambda *arguments: lying)
+    labels = torch.where(lied_about, (source.images.labels + 1) % 10, source.images.labels)
+    lying = dataclasses.replace(source, images=Images(source.images.images, labels))
+    monkeypatch.setattr(data, "read_source", lambda *given: lying if given[2] == "train" else read(*given))
     monkeypatch.setattr(split, "labeled", lambda labels, fraction: known)
 
 
@@ -318,7 +319,7 @@ def test_a_plan_tells_which_images_few_labels_leave(gendd, capsys):
     assert ", 10 % of the images with labels, the others without\n" in plan and "images     1198 to train on" in plan
     gendd(*few, "--method", "kd", "--name", "kd", data="digits-labels0.1")
     plan = capsys.readouterr().out
-    labels = split.labeled(data.read_source("digits", "", 8).train.labels, 0.1).sum()
+    labels = split.labeled(data.read_source("digits", "", "train", 8).images.labels, 0.1).sum()
     assert ", 10 % of the images with labels, the others left out\n" in plan
     assert f"images     {labels} to train on" in plan
 
@@ -363,13 +364,13 @@ def test_other_images_are_learned_from_without_labels(gendd, tmp_path, capsys):
 
 def test_with_labels_they_do_change_the_result(gendd, monkeypatch):
     honest = gendd(runs="honest")
-    train_batch = ImageData.train_batch
+    train_batch = TrainingImages.batch
 
     def wrong(self, random):
         batch = train_batch(self, random)
         return dataclasses.replace(batch, labels=(batch.labels + 1) % 10)
 
-    monkeypatch.setattr(ImageData, "train_batch", wrong)
+    monkeypatch.setattr(TrainingImages, "batch", wrong)
     wrong_run = gendd(runs="wrong")
     assert not torch.equal(
         weights(wrong_run)["backbone.convolution.weight"], weights(honest)["backbone.convolution.weight"]
@@ -474,13 +475,13 @@ def test_two_processes_fill_the_cache_of_one_and_train_from_it(gendd, teacher, t
 def test_a_cache_reads_no_label(gendd, tmp_path, monkeypatch):
     flags = ["--contraction", "0", "--unlabeled"]
     honest = gendd(*flags, "--teacher-cache", str(tmp_path / "honest"), runs="true")
-    init = ImageData.__init__
+    init = TrainingImages.__init__
 
     def garbage(self, source, *arguments):
         init(self, source, *arguments)
-        self.train_labels = torch.full_like(self.train_labels, 10**9)
+        self.labels = torch.full_like(self.labels, 10**9)
 
-    monkeypatch.setattr(ImageData, "__init__", garbage)
+    monkeypatch.setattr(TrainingImages, "__init__", garbage)
     lied_to = gendd(*flags, "--teacher-cache", str(tmp_path / "garbage"), runs="garbage")
     assert_same_weights(honest, lied_to, rtol=0, atol=0)
     for path in (tmp_path / "honest").iterdir():
@@ -491,11 +492,9 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
     cache = tmp_path / "cache"
     flags = ["--teacher-cache", str(cache), "--epochs", "1"]
     run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
-    assert "not used, --method pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
+    assert "not used, pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
-    with pytest.raises(
-        UserError, match="--method classification learns from no feature that it could hold; leave it out"
-    ):
+    with pytest.raises(UserError, match="classification learns from no feature that it could hold; leave it out"):
         gendd("--method", "classification", "--name", "alone", *flags)
     with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
         gendd(*flags, "--cached-views", "0")
@@ -537,12 +536,12 @@ def test_a_method_learns_and_its_run_is_evaluated(gendd, method, capsys):
 
 
 def test_simkd_refuses_a_student_without_a_feature_map(gendd):
-    with pytest.raises(UserError, match="--student timm/vit_tiny_patch16_224: --method simkd projects a feature map"):
+    with pytest.raises(UserError, match="--student timm/vit_tiny_patch16_224: simkd projects a feature map"):
         gendd("--method", "simkd", "--name", "simkd", "--student", "timm/vit_tiny_patch16_224", "--image-size", "16")
 
 
 def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
-    train_batch = ImageData.train_batch
+    train_batch = TrainingImages.batch
 
     def poisoned(self, random):
         batch = train_batch(self, random)
@@ -552,7 +551,7 @@ def test_loss_that_is_not_finite_stops_before_the_step(gendd, monkeypatch):
         monkeypatch.context() as patch,
         pytest.raises(UserError, match="not finite, at step 36 or up to 50 before; lower --lr"),
     ):
-        patch.setattr(ImageData, "train_batch", poisoned)
+        patch.setattr(TrainingImages, "batch", poisoned)
         gendd(runs="parts")
     assert_same_weights(gendd(runs="whole"), gendd(runs="parts"), rtol=0, atol=0)
 
@@ -580,9 +579,9 @@ def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
     [
         (["--method", "gendd"], "--teacher is missing"),
         (["--method", "gendd", "--teacher", TOY], "--teacher-weights is missing"),
-        (["--method", "classification", "--teacher", TOY], "--teacher toy:network: --method classification has none"),
-        (["--method", "classification", "--unlabeled"], "--unlabeled: --method classification needs labels"),
-        (["--method", "gend"], "--method gend: no such name; nearest: gendd"),
+        (["--method", "classification", "--teacher", TOY], "--teacher toy:network: classification has none"),
+        (["--method", "classification", "--unlabeled"], "--unlabeled: classification needs labels"),
+        (["--method", "gend"], "METHOD gend: no such name; nearest: gendd"),
         (
             ["--method", "classification", "--student", "resnet21"],
             "--student resnet21: no such name; nearest: resnet",

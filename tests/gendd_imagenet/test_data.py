@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from photos import MEAN, STD, assert_same, config, images_and_labels, open_photos, refusal
+from photos import MEAN, STD, assert_same, config, images_and_labels, open_evaluated, open_photos, refusal
 from PIL import Image
 
+from gendd.data import refuse_other_classes
+from gendd.evaluation import class_groups
 from gendd_imagenet.check import check_data
 from gendd_imagenet.folders import list_file
 from gendd_imagenet.sources import summarize
@@ -34,7 +36,7 @@ def test_cached_views_depend_on_view_and_image_alone_and_the_passes_show_them_in
     settings = {"teacher_cache": "cache", "cached_views": 2, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2"}
     cached = config(photos, **settings)
     whole, seen = open_photos(cached), {}
-    for batch in whole.train_batches(range(33)):
+    for batch in whole.batches(range(33)):
         assert batch.view == batch.random.step // 11 % 2
         for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
             seen.setdefault((batch.view, index), []).append(image)
@@ -42,7 +44,7 @@ def test_cached_views_depend_on_view_and_image_alone_and_the_passes_show_them_in
     assert len(twice) > 80 and all(torch.equal(*pair) for pair in twice), "first and third pass"
     assert not any(torch.equal(seen[0, i][0], seen[1, i][0]) for i in range(90) if {(0, i), (1, i)} <= set(seen))
     halves = open_photos(config(photos, **settings, workers=2), batch=4, rank=1, world=2)
-    for batch in halves.train_batches(range(5)):
+    for batch in halves.batches(range(5)):
         for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
             assert torch.equal(image, seen[0, index][0])
     batches = [(view, range(first, min(first + 40, 90))) for view in (1, 0) for first in (0, 40, 80)]
@@ -63,12 +65,12 @@ def test_a_pass_shows_each_image_once_under_its_label(photos):
 
 
 def test_evaluation_counts_each_image_once_over_three_processes(photos):
-    data = [open_photos(config(photos), batch=9, rank=rank, world=3) for rank in range(3)]
-    batches = sorted(((number, labels.tolist()) for part in data for number, _, labels in part.eval_batches()))
-    (whole,) = [labels.tolist() for _, _, labels in open_photos(config(photos)).eval_batches()]
+    data = [open_evaluated(config(photos), rank, world=3) for rank in range(3)]
+    batches = sorted(((number, labels.tolist()) for part in data for number, _, labels in part.batches()))
+    (whole,) = [labels.tolist() for _, _, labels in open_evaluated(config(photos)).batches()]
     assert [label for _, labels in batches for label in labels] == whole
     assert sorted(whole) == [0] * 7 + [1] * 7 + [2] * 7
-    assert data[0].eval_split == "val" and data[0].eval_size == 21
+    assert data[0].split == "val" and data[0].size == 21
 
 
 def test_soft_labels_are_the_shares_of_what_is_seen(photos):
@@ -96,14 +98,14 @@ def test_without_labels_none_is_handed_out(photos):
 def test_few_labels_hide_the_others_or_leave_their_images_out(photos):
     settings = config(photos, hflip=0, label_fraction=0.2)
     whole, few = open_photos(settings), open_photos(settings, labeled_only=True)
-    assert (whole.train_size, few.train_size) == (90, 18)
+    assert (whole.size, few.size) == (90, 18)
     for images, labels in images_and_labels(whole, range(5)) + images_and_labels(few, range(5)):
         pixels = images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
         known = labels >= 0
         assert torch.equal(pixels.mean((2, 3)).argmax(1)[known], labels[known])
-    known = whole.training.labels >= 0
-    assert whole.training.labels[known].tolist() == few.training.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
-    assert whole.training.names[known.numpy()].tolist() == few.training.names.tolist()
+    known = whole.listing.labels >= 0
+    assert whole.listing.labels[known].tolist() == few.listing.labels.tolist() == [0] * 6 + [1] * 6 + [2] * 6
+    assert whole.listing.names[known.numpy()].tolist() == few.listing.names.tolist()
     assert all((labels >= 0).all() for _, labels in images_and_labels(few, range(2)))
 
 
@@ -120,14 +122,15 @@ def test_folder_without_classes_is_unlabeled(photos, tmp_path):
     settings = config(tmp_path, eval_dataset=photos, unlabeled=True, contraction=0)
     assert not summarize(settings).labeled and summarize(settings).num_classes == 3
     data = open_photos(settings)
-    assert data.train_size == 30 and data.num_classes == 3 and data.class_groups == {}
+    assert data.size == 30 and data.class_names == () and data.class_sizes is None
     assert images_and_labels(data, range(1))[0][1].tolist() == [-1] * 8
 
 
 def test_holdout_shares_no_image_with_training(photos):
-    data = open_photos(config(photos, holdout=0.2))
-    assert data.eval_split == "validation" and (data.train_size, data.eval_size) == (72, 18)
-    assert not set(data.training.names.tolist()) & set(data.evaluation.names.tolist())
+    settings = config(photos, holdout=0.2)
+    data, held = open_photos(settings), open_evaluated(settings)
+    assert held.split == "validation" and (data.size, held.size) == (72, 18)
+    assert not set(data.listing.names.tolist()) & set(held.listing.names.tolist())
 
 
 # Lists
@@ -147,9 +150,10 @@ def lists(photos, tmp_path) -> dict[str, Path]:
 
 
 def test_lists_choose_images_and_tell_the_long_tail(photos, lists):
-    data = open_photos(config(photos, train_list=lists["train"], eval_list=lists["test"]))
-    assert (data.train_size, data.eval_size, data.eval_split) == (145, 6, "test")
-    assert {name: members.tolist() for name, members in data.class_groups.items()} == {
+    settings = config(photos, train_list=lists["train"], eval_list=lists["test"])
+    data, evaluated = open_photos(settings), open_evaluated(settings)
+    assert (data.size, evaluated.size, evaluated.split) == (145, 6, "test")
+    assert {name: members.tolist() for name, members in class_groups(data.class_sizes).items()} == {
         "many": [True, False, False],
         "medium": [False, True, False],
         "few": [False, False, True],
@@ -161,14 +165,14 @@ def test_lists_choose_images_and_tell_the_long_tail(photos, lists):
 def test_missing_list_entries_are_counted_and_one_is_named(photos, lists):
     lists["train"].write_text(lists["train"].read_text() + "train/n03/none.JPEG 2\n")
     settings = config(photos, train_list=lists["train"])
-    assert "--train-list" in (message := refusal(lambda: open_photos(settings).training))
+    assert "--train-list" in (message := refusal(open_photos, settings))
     assert "1 of 146 entries" in message and "train/n03/none.JPEG" in message and "ILSVRC2012" in message
 
 
 @pytest.mark.parametrize("line", ["train/n01/n01_1.JPEG", "train/n01/n01_1.JPEG one", "7"])
 def test_a_line_that_is_no_entry_is_named(photos, lists, line):
     lists["train"].write_text(f"train/n01/n01_0.JPEG 0\n{line}\n")
-    assert f'line 2 is "{line}"' in refusal(lambda: open_photos(config(photos, train_list=lists["train"])).training)
+    assert f'line 2 is "{line}"' in refusal(open_photos, config(photos, train_list=lists["train"]))
 
 
 def write_list(file: Path, entries: dict[str, int]) -> Path:
@@ -185,8 +189,8 @@ def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
     flat.mkdir()
     for labels in ({"n01": 1, "n02": 2, "n03": 3}, {"n01": 1, "n03": 3}):
         file = write_list(tmp_path / "list.txt", {FIRST[name]: label for name, label in labels.items()})
-        for flag in ("train_list", "eval_list"):
-            message = refusal(lambda flag=flag, file=file: open_photos(config(photos, **{flag: file})).training)
+        for flag, opening in (("train_list", open_photos), ("eval_list", open_evaluated)):
+            message = refusal(opening, config(photos, **{flag: file}))
             assert f"--{flag.replace('_', '-')} {file}: its labels begin at 1 and end at 3" in message
     write_list(file, {FIRST[name]: label for label, name in enumerate(FIRST, 1)})
     assert "its labels begin at 1 and end at 3" in refusal(list_file, "--eval-list", str(file), flat, 0)
@@ -194,8 +198,8 @@ def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
 
 def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
     file = write_list(tmp_path / "list.txt", {FIRST["n02"]: 1, FIRST["n03"]: 2})
-    data = open_photos(config(photos, eval_list=file))
-    assert sorted(data.evaluation.labels.tolist()) == [1, 2] and data.num_classes == 3
+    data = open_evaluated(config(photos, eval_list=file))
+    assert sorted(data.listing.labels.tolist()) == [1, 2] and len(data.class_names) == 3
 
 
 def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_path):
@@ -206,11 +210,16 @@ def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_pat
     train = write_list(tmp_path / "train.txt", entries)
     test = write_list(tmp_path / "test.txt", {name: label for name, label in entries.items() if label < 2})
     settings = config(tmp_path, train_list=train, eval_list=test)
-    message = refusal(lambda: open_photos(settings, batch=1).training)
+    message = refusal(compare_classes, settings, 1)
     assert "3 classes to train on, 2 to evaluate on" in message
 
 
 # What is refused, and what is passed over
+
+
+def compare_classes(settings, batch=8):
+    training, evaluated = open_photos(settings, batch), open_evaluated(settings)
+    refuse_other_classes(settings.dataset, training.class_names, evaluated.class_names)
 
 
 @pytest.fixture
@@ -221,7 +230,7 @@ def copy(photos, tmp_path) -> Path:
 
 def test_other_classes_in_train_and_val_are_named(copy):
     (copy / "val" / "n03").rename(copy / "val" / "n09")
-    message = refusal(lambda: images_and_labels(open_photos(config(copy)), range(1)))
+    message = refusal(compare_classes, config(copy))
     assert "3 classes to train on, 3 to evaluate on" in message and "n03, n09" in message
 
 
@@ -232,12 +241,13 @@ def test_folders_called_by_numbers_are_evaluated_in_the_order_of_numbers(photos,
         for split, folder in (("train", f"n{number:02d}"), ("val", name)):
             (tmp_path / split / folder).mkdir(parents=True)
             shutil.copy(photos / FIRST["n01"], tmp_path / split / folder)
-    data = open_photos(config(tmp_path), batch=2)
-    assert data.evaluation.classes == tuple(names) and data.train_size == 12
-    order = data.evaluation.labels.argsort().tolist()
-    assert [data.evaluation.path(index).parent.name for index in order] == names
+    compare_classes(config(tmp_path), 2)
+    data = open_evaluated(config(tmp_path))
+    assert data.class_names == tuple(names) and data.size == 12
+    order = data.listing.labels.argsort().tolist()
+    assert [data.listing.path(index).parent.name for index in order] == names
     (tmp_path / "train" / "n11").rename(tmp_path / "n11")
-    message = refusal(lambda: open_photos(config(tmp_path), batch=2).training)
+    message = refusal(compare_classes, config(tmp_path), 2)
     assert "11 classes to train on, 12 to evaluate on" in message
 
 
@@ -252,8 +262,8 @@ def test_what_is_no_image_is_passed_over_and_counted(copy, capsys):
     (n01 / "n01_1.JPEG").rename(n01 / "n01_1")
     data = open_photos(config(copy))
     unlabeled = open_photos(config(copy / "train", eval_dataset=copy, unlabeled=True, contraction=0))
-    assert data.num_classes == summarize(config(copy)).num_classes == 3
-    assert data.train_size == unlabeled.train_size == 93
+    assert len(data.class_names) == summarize(config(copy)).num_classes == 3
+    assert data.size == unlabeled.size == 93
     assert data.passed_over == unlabeled.passed_over == {"hidden": 3, ".txt": 1}
     check_data(config(copy))
     assert capsys.readouterr().out.count("passed over: 3 hidden, 1 .txt\n") == 1
@@ -284,7 +294,7 @@ def test_too_many_broken_images_end_the_run(copy):
 
 def test_a_broken_image_is_never_left_out_of_an_evaluation(copy):
     (copy / "val" / "n01" / "n01_1000.JPEG").write_text("no image")
-    message = refusal(lambda: list(open_photos(config(copy, workers=1)).eval_batches()))
+    message = refusal(lambda: list(open_evaluated(config(copy, workers=1)).batches()))
     assert "n01_1000.JPEG" in message and "every image counts" in message
 
 
@@ -304,7 +314,7 @@ def test_odd_parts_cannot_be_mixed(photos):
 
 
 def test_batch_larger_than_the_set_is_refused(photos):
-    assert "--batch-size 91: more than the 90" in refusal(lambda: open_photos(config(photos), batch=91).steps_per_epoch)
+    assert "--batch-size 91: more than the 90" in refusal(open_photos, config(photos), 91)
 
 
 @pytest.mark.parametrize(

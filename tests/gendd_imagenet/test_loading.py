@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults import STALE, failing
-from photos import assert_same, config, images_and_labels, open_photos, refusal, write_images
+from photos import assert_same, config, images_and_labels, open_evaluated, open_photos, refusal, write_images
 
 from gendd import retry
 from gendd.errors import PassingFault
@@ -46,7 +46,7 @@ def fault(batches) -> str:
 
 @pytest.mark.parametrize(("source", "by"), [("data", signal.SIGKILL), ("streamed", signal.SIGBUS)])
 def test_a_worker_that_is_killed_ends_the_training_where_it_waits_for_images(source, by, request, monkeypatch):
-    batches = request.getfixturevalue(source).train_batches(STEPS)
+    batches = request.getfixturevalue(source).batches(STEPS)
     next(batches)
     os.kill(active_children()[0].pid, by)
     # The training goes on until then: nothing is raised in the middle of what it does.
@@ -67,7 +67,7 @@ def test_an_exception_of_a_worker_arrives_even_if_it_cannot_be_sent(source, requ
 
     data = request.getfixturevalue(source)
     data.view = view
-    assert "a data worker failed (Unpicklable: nor another)" in fault(data.train_batches(STEPS))
+    assert "a data worker failed (Unpicklable: nor another)" in fault(data.batches(STEPS))
 
 
 def test_without_workers_an_exception_comes_as_it_is(photos):
@@ -77,7 +77,7 @@ def test_without_workers_an_exception_comes_as_it_is(photos):
     data = open_photos(config(photos))
     data.view = view
     with pytest.raises(Unpicklable):
-        next(data.train_batches(STEPS))
+        next(data.batches(STEPS))
 
 
 def test_images_that_find_no_room_in_shared_memory_end_the_training(data):
@@ -88,7 +88,7 @@ def test_images_that_find_no_room_in_shared_memory_end_the_training(data):
         return view(*arguments)
 
     data.view = without_room
-    message = fault(data.train_batches(STEPS))
+    message = fault(data.batches(STEPS))
     assert "a data worker failed (RuntimeError: " in message and "/dev/shm" in message
 
 
@@ -96,14 +96,14 @@ def test_workers_that_hang_are_given_up_before_the_other_processes_give_up_this_
     monkeypatch.setenv("PEER_TIMEOUT", "2")
     data.view = lambda *_: time.sleep(3600)
     begin = time.monotonic()
-    assert "a data worker sent nothing for 2 s, 90% of PEER_TIMEOUT" in fault(data.train_batches(STEPS))
+    assert "a data worker sent nothing for 2 s, 90% of PEER_TIMEOUT" in fault(data.batches(STEPS))
     assert time.monotonic() - begin < 10
 
 
 def test_patience_is_for_one_wait_and_not_for_an_epoch(data, monkeypatch):
     monkeypatch.setenv("PEER_TIMEOUT", "2")
     steps = []
-    for batch in data.train_batches(range(6)):
+    for batch in data.batches(range(6)):
         steps.append(batch.random.step)
         time.sleep(0.5)
     assert steps == list(range(6))
@@ -123,23 +123,23 @@ def fail_reading(monkeypatch, times: int) -> None:
 
 def test_images_that_cannot_be_read_for_a_while_are_waited_for(photos, monkeypatch, no_pauses):
     settings = config(photos)
-    undisturbed, evaluated = open_photos(settings), list(open_photos(settings).eval_batches())
+    undisturbed, evaluated = open_photos(settings), list(open_evaluated(settings).batches())
     whole = images_and_labels(undisturbed, range(3))
     fail_reading(monkeypatch, 3)
     disturbed = open_photos(settings)
     assert_same(images_and_labels(disturbed, range(3)), whole)
     assert disturbed.broken_images == 0
     fail_reading(monkeypatch, 3)
-    assert_same([batch[1:] for batch in disturbed.eval_batches()], [batch[1:] for batch in evaluated])
+    assert_same([batch[1:] for batch in open_evaluated(settings).batches()], [batch[1:] for batch in evaluated])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_that_cannot_be_read_for_long_are_neither_broken_nor_the_users_fault(
     workers, photos, monkeypatch, no_pauses
 ):
+    data, evaluated = (opening(config(photos, workers=workers)) for opening in (open_photos, open_evaluated))
     fail_reading(monkeypatch, 10**6)
-    data = open_photos(config(photos, workers=workers))
-    for batches in (data.train_batches(STEPS), data.eval_batches()):
+    for batches in (data.batches(STEPS), evaluated.batches()):
         with pytest.raises(PassingFault, match="Stale file handle.*tried 4 times"):
             next(batches)
     assert data.broken_images == 0
@@ -162,10 +162,10 @@ def test_a_list_is_read_in_spite_of_faults_that_pass(photos, tmp_path, monkeypat
     settings = config(photos, train_list=tmp_path / "list.txt")
     for name in ("read_text", "exists"):
         monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE] * 3))
-    assert open_photos(settings).train_size == 30
+    assert open_photos(settings).size == 30
     monkeypatch.setattr(Path, "read_text", failing(Path.read_text, [STALE] * 4))
     with pytest.raises(PassingFault, match="list.txt"):
-        open_photos(settings).training  # noqa: B018
+        open_photos(settings)
 
 
 def test_a_disk_that_fails_while_shards_are_written_is_not_the_outputs_fault(tmp_path, monkeypatch, no_pauses):

@@ -113,7 +113,7 @@ def test_shards_take_classes_from_the_evaluation_set(photos, pattern):
     summary = summarize(settings)
     assert (summary.num_classes, summary.labeled, summary.missing) == (3, False, ())
     data = open_photos(settings)
-    assert (data.num_classes, data.steps_per_epoch, data.eval_size, data.class_groups) == (3, 5, 21, {})
+    assert (data.steps_per_epoch, data.class_names, data.class_sizes) == (5, (), None)
 
 
 def test_shards_through_a_pipe(photos, folder):
@@ -344,9 +344,9 @@ def test_settings_that_shards_cannot_have(photos, pattern, settings, message):
 def test_missing_shards_and_too_few_are_refused(photos, folder, pattern):
     beyond = streamed(f"{folder}/{{00000..00010}}.tar", photos)
     assert "2 of its shards are not there" in summarize(beyond).missing[0]
-    assert "2 of 11 shards are not there" in refusal(lambda: open_photos(beyond).streamed)
+    assert "2 of 11 shards are not there" in refusal(open_photos, beyond)
     few = streamed(f"{folder}/{{00000..00002}}.tar", photos)
-    assert "3 shards feed a batch of 8 by 2 streams" in refusal(lambda: open_photos(few, world=4).streamed)
+    assert "3 shards feed a batch of 8 by 2 streams" in refusal(lambda: open_photos(few, world=4))
 
 
 def test_check_walks_through_shards(photos, pattern, tmp_path, content, capsys):

@@ -199,9 +199,9 @@ def test_a_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
 def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
     with pytest.raises(UserError, match="has no labels; train without them: --unlabeled"):
         run(*[flag for flag in unlabeled if flag != "--unlabeled"])
-    with pytest.raises(UserError, match="--method kl: reads no label; say so with --unlabeled"):
+    with pytest.raises(UserError, match="METHOD kl: reads no label; say so with --unlabeled"):
         run(method="kl")
-    with pytest.raises(UserError, match="--unlabeled: --method kd needs labels; without any learn kl, "):
+    with pytest.raises(UserError, match="--unlabeled: kd needs labels; without any learn kl, "):
         run("--unlabeled", method="kd")
 
 

@@ -8,14 +8,17 @@ import torch
 from PIL import Image
 from programs import imagenet_config
 
+from gendd.data import Normalize
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
 from gendd_imagenet.config import ImageNetTrainConfig
-from gendd_imagenet.data import PhotoData
+from gendd_imagenet.data import EvaluationPhotos, TrainingPhotos
 
 CLASSES = ("n01", "n02", "n03")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+NORMALIZE = Normalize(MEAN, STD, ALONE.device)
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:
@@ -52,13 +55,18 @@ def open_photos(
     world: int = 1,
     grad_accum_steps: int = 1,
     labeled_only: bool = False,
-) -> PhotoData:
-    alone = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
-    return PhotoData(config, BatchPlan(0, batch, rank, world, grad_accum_steps), alone, MEAN, STD, labeled_only)
+) -> TrainingPhotos:
+    """To train on."""
+    plan = BatchPlan(0, batch, rank, world, grad_accum_steps)
+    return TrainingPhotos(config, len(CLASSES), plan, ALONE, NORMALIZE, labeled_only)
 
 
-def images_and_labels(data: PhotoData, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(batch.images, batch.labels) for batch in data.train_batches(steps)]
+def open_evaluated(config: ImageNetTrainConfig, rank: int = 0, world: int = 1) -> EvaluationPhotos:
+    return EvaluationPhotos(config, BatchPlan(0, 1, rank, world), ALONE, NORMALIZE)
+
+
+def images_and_labels(data: TrainingPhotos, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [(batch.images, batch.labels) for batch in data.batches(steps)]
 
 
 def assert_same(ours, theirs) -> None:

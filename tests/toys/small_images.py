@@ -1,15 +1,20 @@
 """What tests of small images share: folders, configurations, data of numbered images, and refusals in one line."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 from PIL import Image
 from programs import cifar_config
 
+import gendd_cifar.data
+from gendd.data import Normalize
+from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
-from gendd_cifar.data import ImageData
+from gendd_cifar.data import EvaluationImages, TrainingImages
 from gendd_cifar.sources import Images, Source
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -47,8 +52,30 @@ def numbered(count, side=6, classes=None):
     return Images(images, labels if classes is None else labels * classes // count)
 
 
-def data(train=20, test=9, batch=6, seed=0, rank=0, world=1, grad_accum_steps=1, source=None, **options):
-    source = source or Source(numbered(train), numbered(test), (None,) * train)
-    return ImageData(
-        source, BatchPlan(seed, batch, rank, world, grad_accum_steps), torch.device("cpu"), MEAN, STD, **options
-    )
+CPU = torch.device("cpu")
+NORMALIZE = Normalize(MEAN, STD, CPU)
+
+
+def training(images=20, batch=6, seed=0, rank=0, world=1, grad_accum_steps=1, **options) -> TrainingImages:
+    """Of so many numbered images, or of those that are given."""
+    images = numbered(images) if isinstance(images, int) else images
+    plan = BatchPlan(seed, batch, rank, world, grad_accum_steps)
+    return TrainingImages(Source(images, (None,) * len(images)), plan, NORMALIZE, CPU, **options)
+
+
+def evaluation(images=9, rank=0, world=1) -> EvaluationImages:
+    images = numbered(images) if isinstance(images, int) else images
+    source = Source(images, (None,) * len(images))
+    return EvaluationImages(source, "test", BatchPlan(0, 1, rank, world), NORMALIZE, CPU)
+
+
+def opened(train, test=None, batch=6, seed=0, labeled_only=False, **flags) -> tuple[TrainingImages, EvaluationImages]:
+    """As a configuration with these flags has them, of a data set of these images."""
+    sources = {"train": train, "test": numbered(9) if test is None else test}
+    classes = int(train.labels.max()) + 1
+    settings, plan, world = config(**flags), BatchPlan(seed, batch), World(0, 1, 0, CPU)
+    network = SimpleNamespace(pretrained_cfg={"mean": MEAN, "std": STD})
+    read = lambda dataset, data_root, split, image_size: Source(sources[split], (None,) * classes)  # noqa: E731
+    with patch.object(gendd_cifar.data, "read_source", read):
+        images = gendd_cifar.data.open_training(settings, classes, plan, world, network, labeled_only)
+        return images, gendd_cifar.data.open_evaluation(settings, plan, world, network)
