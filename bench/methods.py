@@ -46,10 +46,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     torch.manual_seed(0)
     device = the_device()
     config = TrainConfig.of(method, **RECIPE)
-    teacher, student = (
-        create_network(flag, name, TREE.names, num_classes=100, image_size=32)
-        for flag, name in (("--teacher", TEACHER), ("--student", STUDENT))
-    )
+    teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in (TEACHER, STUDENT))
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))

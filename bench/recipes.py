@@ -324,9 +324,9 @@ def untrained_task(tree: Tree, config: TrainConfig) -> Task:
     classes = CLASSES.get(config.dataset, 1000)
     # Shapes are all that the networks are asked for.
     with torch.device("meta"):
-        student = create_network("--student", config.student, tree.names, classes, config.image_size)
+        student = create_network(config.student, tree.names, classes, config.image_size)
         if config.teacher:
-            teacher = create_network("--teacher", config.teacher, tree.names, classes, config.image_size)
+            teacher = create_network(config.teacher, tree.names, classes, config.image_size)
     frozen = None
     if config.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)

@@ -64,10 +64,7 @@ def build(
     torch.manual_seed(0)
     device = the_device()
     config = TrainConfig(batch_size=BATCH, method=GenDD(width=WIDTH, **head))
-    teacher, student = (
-        create_network(flag, name, TREE.names, num_classes=100, image_size=32)
-        for flag, name in zip(("--teacher", "--student"), pair, strict=True)
-    )
+    teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in pair)
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)

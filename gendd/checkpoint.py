@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import Absent, PassingFault, UserError
+from gendd.errors import Missing, PassingFault, Refusal, UserError
 from gendd.fitting import as_timm_reads, of_one_network
 from gendd.foreign import is_safetensors, is_torch, what_it_is
 from gendd.networks import classifier_name
@@ -114,41 +114,41 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def read(path: Path, flag: str) -> dict:
+def read(path: Path) -> dict:
     """Content of a checkpoint file: safetensors, or torch's format with tensors and plain values only.
 
     Raises:
-        Absent: no such file.
-        UserError: an archive, a truncated file, or one that only runs code would read.
+        Missing: no such file.
+        Refusal: an archive, a truncated file, or one that only runs code would read.
         PassingFault: the disk failed at each try.
     """
     if not path.is_file():
-        raise Absent(f"{flag} {path}: no such file; check the path")
+        raise Missing(f"{path}: no such file; check the path")
     try:
-        content = retried(lambda: _content(path, flag), path)
-    except (UserError, PassingFault):
+        content = retried(lambda: _content(path), path)
+    except (Refusal, PassingFault):
         raise
     except Exception as error:  # The readers raise almost anything at damaged files.
         unsafe = isinstance(error, pickle.UnpicklingError)
         if unsafe and is_torch(path):
-            raise UserError(
-                f"{flag} {path}: holds more than tensors and plain values{_objects(path)}, which is not loaded for "
+            raise Refusal(
+                f"{path}: holds more than tensors and plain values{_objects(path)}, which is not loaded for "
                 "safety; save its state_dict alone"
             ) from error
         # What torch says of an unsafe file is how to run it.
         reason = "" if unsafe else f" ({_reason(error)})"
-        raise UserError(f"{flag} {path}: truncated or no checkpoint{reason}; fetch or write it again") from error
+        raise Refusal(f"{path}: truncated or no checkpoint{reason}; fetch or write it again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{flag} {path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
+        raise Refusal(f"{path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
     return content
 
 
-def _content(path: Path, flag: str) -> object:
+def _content(path: Path) -> object:
     if is_safetensors(path):
         return safetensors.torch.load_file(path)
     foreign = what_it_is(path)
     if foreign:
-        raise UserError(f"{flag} {path}: no checkpoint but {foreign}")
+        raise Refusal(f"{path}: no checkpoint but {foreign}")
     # Published `_last.pth` files hold the argparse.Namespace of their command line.
     # Of a file, not a path: by the ending of that, torch would choose a reader of its own.
     with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
@@ -178,11 +178,11 @@ def weights_file(path: str | Path) -> Path:
     return path / "checkpoints" / "last.pt" if path.is_dir() else path
 
 
-def read_weights(path: str | Path, flag: str) -> Weights:
+def read_weights(path: str | Path) -> Weights:
     """Named tensors of a weight file or run folder, whatever wraps them, by this project's names; of a run's trained
     and averaged weights, those that it reports, of a file's of others the averaged ones, as timm does."""
-    content = read(weights_file(path), flag)
-    return weights_in(content, flag, path, reported_weights(content))
+    content = read(weights_file(path))
+    return weights_in(content, path, reported_weights(content))
 
 
 def reported_weights(content: dict) -> str:
@@ -191,7 +191,7 @@ def reported_weights(content: dict) -> str:
     return "ema" if averaged or content.get("reported") == "ema" else "trained"
 
 
-def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Weights:
+def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
     """The tensors of `read_weights` in the content of a file, the "trained" ones or their average, "ema"."""
     containers = ("ema", *AVERAGES) if weights == "ema" else CONTAINERS
     container = next((name for name in containers if isinstance(content.get(name), dict)), None)
@@ -202,8 +202,8 @@ def weights_in(content: dict, flag: str, path: str | Path, weights: str) -> Weig
     content = content[container] if container else content
     tensors = {_unwrapped(name): value for name, value in content.items() if _named(name, value)}
     if not tensors:
-        raise UserError(
-            f"{flag} {path}: holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
+        raise Refusal(
+            f"{path}: holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
         )
     found = Weights(_from_published(tensors))
     found.note = f", its averaged weights ({container})" if weights == "ema" else ""
@@ -243,7 +243,6 @@ def backbone_weights(tensors: Tensors) -> Tensors:
 def load_weights(
     module: nn.Module,
     tensors: Tensors,
-    flag: str,
     source: str,
     allow_partial: bool | None = None,
     needs_classifier: bool = False,
@@ -252,22 +251,22 @@ def load_weights(
 
     Args:
         allow_partial: whether some may be missing, left over or of another shape; None: no, and --allow-partial is no
-            flag of this program.
+            flag of the program.
         needs_classifier: whether the classifier must be among them, whatever is allowed.
 
     Returns:
         "n of m tensors loaded", for the plan, with what was done to them.
 
     Raises:
-        UserError: made for another class count, or tensors that do not fit and must.
+        Refusal: made for another class count, or tensors that do not fit and must.
     """
     expected = module.state_dict()
-    tensors, notes = of_one_network(expected, tensors, flag, source)
+    tensors, notes = of_one_network(expected, tensors, source)
     for path, network in module.named_modules():
         if hasattr(network, "get_classifier"):
             prefix = f"{path}." if path else ""
             tensors = _by_own_names(network, prefix, tensors)
-            _check_classes(network, prefix, tensors, flag, source)
+            _check_classes(network, prefix, tensors, source)
             tensors, resized = as_timm_reads(network, prefix, tensors)
             notes += resized
     fitting = {
@@ -295,8 +294,8 @@ def load_weights(
         problems.insert(0, f"no classifier ({', '.join(lost)}), without which a teacher teaches nothing")
     if not fitting or lost or (problems and not allow_partial):
         remedy = ", or --allow-partial" if fitting and not lost and allow_partial is not None else ""
-        raise UserError(
-            f"{flag} {source}: {summary}: {'; '.join(problems[:4])}; give the network and class count it was trained "
+        raise Refusal(
+            f"{source}: {summary}: {'; '.join(problems[:4])}; give the network and class count it was trained "
             f"with{remedy}"
         )
     module.load_state_dict(fitting, strict=False)
@@ -317,11 +316,11 @@ def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:
     return renamed
 
 
-def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, flag: str, source: str) -> None:
+def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, source: str) -> None:
     classes, weight = network.get_classifier().out_features, tensors.get(f"{prefix}{classifier_name(network)}.weight")
     if weight is not None and len(weight) != classes:
-        raise UserError(
-            f"{flag} {source}: made for {len(weight)} classes, the data set has {classes}; choose the --dataset "
+        raise Refusal(
+            f"{source}: made for {len(weight)} classes, the data set has {classes}; choose the --dataset "
             "it was trained on, or other weights"
         )
 

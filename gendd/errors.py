@@ -1,10 +1,11 @@
 """Errors told in one line, without a traceback: those a user can mend, exit code 2, and those that may pass, 1."""
 
+import contextlib
 import difflib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 MOST_SHOWN = 24
 
@@ -13,8 +14,17 @@ class UserError(Exception):
     """Something the user gave cannot work. The message is one line: the flag, its value, the remedy."""
 
 
+class Refusal(ValueError):
+    """Something given cannot work, as the library tells it: one line with the value and the remedy. The programs know
+    the flag that gave it (`naming`)."""
+
+
+class Missing(Refusal):
+    """A file that is not there."""
+
+
 class Absent(UserError):
-    """A file that is not there. A dry run lists it."""
+    """The same with its flag. A dry run lists it."""
 
 
 class PassingFault(Exception):
@@ -22,13 +32,27 @@ class PassingFault(Exception):
     what failed, the remedy. MAX_RESTARTS tries again."""
 
 
-def unknown_name(flag: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that does not exist, with the nearest ones that do."""
+@contextlib.contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """What the block refuses was given by this flag, or argument.
+
+    Raises:
+        UserError: in place of a Refusal. Absent: in place of a Missing.
+    """
+    try:
+        yield
+    except Refusal as refusal:
+        kind = Absent if isinstance(refusal, Missing) else UserError
+        raise kind(f"{flag} {refusal}") from refusal
+
+
+def unknown_name(name: str, known: Iterable[str]) -> Refusal:
+    """The refusal of a name that does not exist, with the nearest ones that do."""
     known = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in known}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=4, cutoff=0.4)]
     shown = near or (known if len(known) <= MOST_SHOWN else [*known[:MOST_SHOWN], "..."])
-    return UserError(f"{flag} {name}: no such name; {'nearest' if near else 'known'}: {', '.join(shown)}")
+    return Refusal(f"{name}: no such name; {'nearest' if near else 'known'}: {', '.join(shown)}")
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -43,7 +67,7 @@ def run_program(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has gone.
         os._exit(141)
-    except (UserError, PassingFault, OSError) as error:
+    except (UserError, Refusal, PassingFault, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise
         if int(os.environ.get("RANK", 0)):
@@ -53,4 +77,4 @@ def run_program(main: Callable[[], None]) -> None:
         told = f"{error.filename}: {error.strerror}; mend that, or name another place" if place else str(error)
         print(f"error: {' '.join(told.split())}", file=sys.stderr, flush=True)
         # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
-        os._exit(2 if isinstance(error, UserError) else 1)
+        os._exit(2 if isinstance(error, (UserError, Refusal)) else 1)

@@ -5,17 +5,17 @@ from collections import Counter
 
 from torch import Tensor, nn
 
-from gendd.errors import UserError
+from gendd.errors import Refusal
 
 Tensors = dict[str, Tensor]
 
 
-def of_one_network(expected: Tensors, tensors: Tensors, flag: str, source: str) -> tuple[Tensors, list[str]]:
+def of_one_network(expected: Tensors, tensors: Tensors, source: str) -> tuple[Tensors, list[str]]:
     """The tensors of a network without the prefix under which a larger module, such as Lightning's, holds it, and a
     word on it. What lies elsewhere, as the weights of its loss, is left out. No prefix: the tensors as they are.
 
     Raises:
-        UserError: several networks fit as well.
+        Refusal: several networks fit as well.
     """
     matches = _matches_by_prefix(expected, tensors)
     best = max(matches.values(), default=(0, 0))
@@ -23,8 +23,8 @@ def of_one_network(expected: Tensors, tensors: Tensors, flag: str, source: str) 
         return tensors, []
     prefix, *others = sorted(name for name, found in matches.items() if found == best)
     if others:
-        raise UserError(
-            f"{flag} {source}: holds {1 + len(others)} networks that fit, under {' and '.join([prefix, *others])}; "
+        raise Refusal(
+            f"{source}: holds {1 + len(others)} networks that fit, under {' and '.join([prefix, *others])}; "
             "save the state_dict of one alone"
         )
     inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from gendd.checkpoint import Tensors, Weights
-from gendd.errors import Absent, PassingFault, UserError
+from gendd.errors import Missing, PassingFault, Refusal
 from gendd.networks import create_timm
 from gendd.timm_sources import from_hub
 
@@ -49,11 +49,11 @@ class Published:
         cached = huggingface_hub.try_to_load_from_cache(self.repository, FILE)
         return Path(cached) if isinstance(cached, str) else None
 
-    def fetch(self, flag: str) -> Path:
+    def fetch(self) -> Path:
         """The file, from the hub into its cache.
 
         Raises:
-            Absent: the hub gives none.
+            Missing: the hub gives none.
             PassingFault: it is busy or out of order.
         """
         try:
@@ -61,14 +61,12 @@ class Published:
         except PassingFault:
             raise
         except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
-            raise self.absent(flag, f" and the hub does not give it ({shorten(str(error), 160)})") from error
+            raise self.absent(f" and the hub does not give it ({shorten(str(error), 160)})") from error
 
-    def absent(self, flag: str, reason: str = "") -> Absent:
-        return Absent(
-            f"{flag} {TIMM}: {self.network} is not at hand{reason}; fetch {self.url} and save it as {self.by_hand}"
-        )
+    def absent(self, reason: str = "") -> Missing:
+        return Missing(f"{TIMM}: {self.network} is not at hand{reason}; fetch {self.url} and save it as {self.by_hand}")
 
-    def read(self, tensors: Tensors, flag: str, image_size: int) -> Weights:
+    def read(self, tensors: Tensors, image_size: int) -> Weights:
         """The file's tensors as the network has them for images of this size: timm renames some, leaves out what is
         computed, and resizes tables of positions."""
         # What is drawn for the weights that are overwritten changes no later draw.
@@ -82,20 +80,20 @@ class Published:
                     pretrained_cfg_overlay={"state_dict": tensors},
                 )
             except Exception as error:  # At a file of another network, timm's readers raise almost anything.
-                raise UserError(
-                    f"{flag} {TIMM}: the file holds no weights of {self.network} ({shorten(str(error), 160)}); fetch "
+                raise Refusal(
+                    f"{TIMM}: the file holds no weights of {self.network} ({shorten(str(error), 160)}); fetch "
                     f"{self.url} again and save it as {self.by_hand}"
                 ) from error
         return Weights(filled.state_dict())
 
 
-def published(flag: str, name: str, timm_name: str | None) -> Published:
+def published(name: str, timm_name: str | None) -> Published:
     """What timm's hub holds for the network that the user calls `name` and timm `timm_name`.
 
     Raises:
-        UserError: it holds none.
+        Refusal: it holds none.
     """
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name else None
     if not cfg or not cfg.hf_hub_id:
-        raise UserError(f"{flag} {TIMM}: timm publishes no weights of {name}; name a file or run folder")
+        raise Refusal(f"{TIMM}: timm publishes no weights of {name}; name a file or run folder")
     return Published(f"{cfg.architecture}.{cfg.tag}", cfg.hf_hub_id, cfg.num_classes)

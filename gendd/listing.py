@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gendd.errors import UserError
+from gendd.errors import Refusal, UserError
 from gendd.images import ENDINGS, begins_as_image
 from gendd.retry import retried
 
@@ -36,30 +36,30 @@ class ImageFiles:
     passed_over: Counter[str]
 
 
-def list_images(flag: str, root: Path) -> ImageFiles:
+def list_images(root: Path) -> ImageFiles:
     """All images below a folder, whatever their folders are called, in order of their paths.
 
     Raises:
-        UserError: there are none.
+        Refusal: there are none.
     """
     if not root.is_dir():
-        raise UserError(f"{flag} {root}: no such folder; name a folder of images")
+        raise Refusal(f"{root}: no such folder; name a folder of images")
     names, passed_over = _walk(root)
     if not names:
-        raise UserError(f"{flag} {root}: holds no image{aside(passed_over)}; name a folder of images")
+        raise Refusal(f"{root}: holds no image{aside(passed_over)}; name a folder of images")
     return ImageFiles(root, names, None, None, passed_over)
 
 
-def list_class_folders(flag: str, root: Path, split: str) -> ImageFiles:
+def list_class_folders(root: Path, split: str) -> ImageFiles:
     """The images of root/split/<class>/, class by class; their names begin with the split.
 
     Raises:
-        UserError: no class folders, or one without images.
+        Refusal: no class folders, or one without images.
     """
     needs = f"it needs {split}/<class>/<image> files"
     classes = class_names(root / split)
     if not classes:
-        raise UserError(f"{flag} {root}: {split}/ is not there or holds no class folder; {needs}")
+        raise Refusal(f"{root}: {split}/ is not there or holds no class folder; {needs}")
     names, passed_over = _walk(root / split)
     number = {name: label for label, name in enumerate(classes)}
     inside = [name for name in names if "/" in name]
@@ -71,9 +71,8 @@ def list_class_folders(flag: str, root: Path, split: str) -> ImageFiles:
     empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
     if empty:
         more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
-        raise UserError(
-            f"{flag} {root}: no image in {split}/ for the classes {', '.join(empty[:5])}{more}"
-            f"{aside(passed_over)}; {needs}"
+        raise Refusal(
+            f"{root}: no image in {split}/ for the classes {', '.join(empty[:5])}{more}{aside(passed_over)}; {needs}"
         )
     return ImageFiles(root, [f"{split}/{name}" for name in inside], labels, classes, passed_over)
 

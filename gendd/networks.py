@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from gendd import timm_sources
-from gendd.errors import UserError, unknown_name
+from gendd.errors import Refusal, unknown_name
 
 SMALL_IMAGE = 64
 # Folder that the command was given in, where a script has left it (sh/environment.sh): users' modules lie there.
@@ -62,51 +62,48 @@ class Names:
         return name.removeprefix("timm/") if name.startswith("timm/") else self.short.get(name)
 
 
-def create_network(flag: str, name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
+def create_network(name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
     """Build a network with random weights.
 
     Args:
-        flag: the option that named it, for error messages.
         name: a short one, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", or
             "package.module:function"; the function takes num_classes and returns a module that speaks timm's interface.
 
     Raises:
-        UserError: no such name, or a network without the interface.
+        Refusal: no such name, or a network without the interface.
     """
     if ":" in name and not timm_sources.is_source(name):
-        network = _from_function(flag, name, num_classes)
+        network = _from_function(name, num_classes)
     else:
-        network = _from_timm(flag, name, names, num_classes, image_size)
+        network = _from_timm(name, names, num_classes, image_size)
     # What it states of its images; "assumed" tells that it states no normalization.
     cfg = dict(getattr(network, "pretrained_cfg", None) or {})
     if not (cfg.get("mean") and cfg.get("std")):
         network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "assumed": True}
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
-        raise UserError(f"{flag} {name}: the network lacks {', '.join(missing)} of timm's interface; add them")
+        raise Refusal(f"{name}: the network lacks {', '.join(missing)} of timm's interface; add them")
     if not isinstance(network.get_classifier(), nn.Linear):
-        raise UserError(
-            f"{flag} {name}: its classifier is no nn.Linear, which the method needs; choose another network"
-        )
+        raise Refusal(f"{name}: its classifier is no nn.Linear, which the method needs; choose another network")
     outputs = network.get_classifier().out_features
     if outputs != num_classes:
-        raise UserError(f"{flag} {name}: its classifier has {outputs} outputs, the data set {num_classes} classes")
+        raise Refusal(f"{name}: its classifier has {outputs} outputs, the data set {num_classes} classes")
     return network
 
 
-def _from_timm(flag: str, name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
+def _from_timm(name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
     if timm_sources.is_source(name):
-        timm_name = f"{timm_sources.LOCAL}{timm_sources.find(flag, name, timm_sources.CONFIG).parent}"
+        timm_name = f"{timm_sources.LOCAL}{timm_sources.find(name, timm_sources.CONFIG).parent}"
     else:
         timm_name = names.in_timm(name)
         if not timm_name or not timm.is_model(timm_name):
-            raise _unknown_network(flag, name, names)
-        _check_tag(flag, name, timm_name)
+            raise _unknown_network(name, names)
+        _check_tag(name, timm_name)
     try:
         network = create_timm(timm_name, num_classes, image_size)
     except Exception as error:  # timm's networks raise almost anything at sizes that they are not made for.
-        raise UserError(
-            f"{flag} {name}: timm cannot build it for images of {image_size} pixels ({_brief(error)}); choose another "
+        raise Refusal(
+            f"{name}: timm cannot build it for images of {image_size} pixels ({_brief(error)}); choose another "
             "network or --image-size"
         ) from error
     architecture = network.pretrained_cfg.get("architecture")
@@ -119,23 +116,23 @@ def _brief(error: Exception) -> str:
     return shorten(str(error) or type(error).__name__, 160)
 
 
-def _unknown_network(flag: str, name: str, names: Names) -> UserError:
+def _unknown_network(name: str, names: Names) -> Refusal:
     if timm.is_model(name):
-        return UserError(f"{flag} {name}: no short name here; timm's network of this name is timm/{name}")
+        return Refusal(f"{name}: no short name here; timm's network of this name is timm/{name}")
     in_timm = [f"timm/{model}" for model in timm.list_models()] if name.startswith("timm/") else []
-    return unknown_name(flag, name, in_timm or names.short)
+    return unknown_name(name, in_timm or names.short)
 
 
-def _check_tag(flag: str, name: str, timm_name: str) -> None:
+def _check_tag(name: str, timm_name: str) -> None:
     """`timm.is_model` looks at the part before the dot alone."""
     try:
         timm.models.get_pretrained_cfg(timm_name)
     except RuntimeError as error:
         tagged = timm.models.get_arch_pretrained_cfgs(timm_name)
-        raise unknown_name(flag, name, [f"timm/{known}" for known in tagged]) from error
+        raise unknown_name(name, [f"timm/{known}" for known in tagged]) from error
 
 
-def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
+def _from_function(name: str, num_classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     folder = os.environ.get(GIVEN_IN, os.getcwd())
     if folder not in sys.path:
@@ -143,29 +140,27 @@ def _from_function(flag: str, name: str, num_classes: int) -> nn.Module:
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UserError(f"{flag} {name}: {error}; give package.module:function, importable from {folder}") from error
+        raise Refusal(f"{name}: {error}; give package.module:function, importable from {folder}") from error
     except Exception as error:  # Whatever the user's code raises, here and below.
-        raise _raised(flag, name, "cannot be imported", error) from error
+        raise _raised(name, "cannot be imported", error) from error
     try:
         inspect.signature(function).bind(num_classes=num_classes)
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{flag} {name}: cannot be called with num_classes alone ({error}); give a function that can"
-        ) from error
+        raise Refusal(f"{name}: cannot be called with num_classes alone ({error}); give a function that can") from error
     try:
         network = function(num_classes=num_classes)
     except Exception as error:
-        raise _raised(flag, name, f"fails for num_classes={num_classes}", error) from error
+        raise _raised(name, f"fails for num_classes={num_classes}", error) from error
     if not isinstance(network, nn.Module):
-        raise UserError(f"{flag} {name}: returns a {type(network).__name__}; give a function that returns an nn.Module")
+        raise Refusal(f"{name}: returns a {type(network).__name__}; give a function that returns an nn.Module")
     return network
 
 
-def _raised(flag: str, name: str, what: str, error: Exception) -> UserError:
+def _raised(name: str, what: str, error: Exception) -> Refusal:
     """The error for a user's code that raises, with the place where it does."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return UserError(
-        f"{flag} {name}: {what} ({type(error).__name__}: {_brief(error)}, in {place.filename}, line {place.lineno}); "
+    return Refusal(
+        f"{name}: {what} ({type(error).__name__}: {_brief(error)}, in {place.filename}, line {place.lineno}); "
         "mend it there"
     )
 
@@ -195,11 +190,11 @@ def _fit_small_images(network: nn.Module) -> None:
         network.maxpool = nn.Identity()
 
 
-def trial(flag: str, name: str, network: nn.Module, image_size: int) -> int:
+def trial(name: str, network: nn.Module, image_size: int) -> int:
     """Have a network classify an image; its floating-point operations.
 
     Raises:
-        UserError: it cannot, or its pooled feature is not what it says.
+        Refusal: it cannot, or its pooled feature is not what it says.
     """
     image = torch.zeros(1, 3, image_size, image_size)
     try:
@@ -207,21 +202,21 @@ def trial(flag: str, name: str, network: nn.Module, image_size: int) -> int:
         with torch.no_grad():
             shape = tuple(pooled_feature(network, image).shape)
     except Exception as error:  # Networks raise almost anything at images that they are not made for.
-        raise UserError(
-            f"{flag} {name}: cannot classify an image of 3 x {image_size} x {image_size} ({_brief(error)}); choose "
+        raise Refusal(
+            f"{name}: cannot classify an image of 3 x {image_size} x {image_size} ({_brief(error)}); choose "
             "another network or --image-size"
         ) from error
     said, taken = feature_width(network), network.get_classifier().in_features
     if not shape == (1, said) == (1, taken):
-        raise UserError(
-            f"{flag} {name}: its pooled feature of one image has shape {shape}, its num_features is {said}, its "
+        raise Refusal(
+            f"{name}: its pooled feature of one image has shape {shape}, its num_features is {said}, its "
             f"classifier takes {taken}; make them agree"
         )
     return cost
 
 
 @torch.no_grad()
-def check_trains(flag: str, name: str, network: nn.Module, image_size: int, images: int) -> None:
+def check_trains(name: str, network: nn.Module, image_size: int, images: int) -> None:
     """Refuse a network that in training, where layers such as batch norm take statistics, cannot take so many images
     of its device at once. It stays as it is."""
     device = next(network.parameters()).device
@@ -229,8 +224,8 @@ def check_trains(flag: str, name: str, network: nn.Module, image_size: int, imag
     try:
         network.train()(torch.zeros(min(images, 2), 3, image_size, image_size, device=device))
     except Exception as error:
-        raise UserError(
-            f"{flag} {name}: cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
+        raise Refusal(
+            f"{name}: cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
             f"({_brief(error)}); give a greater --batch-size, a smaller --grad-accum-steps or another --image-size"
         ) from error
     finally:
@@ -239,16 +234,16 @@ def check_trains(flag: str, name: str, network: nn.Module, image_size: int, imag
             buffer.copy_(value)
 
 
-def recompute_activations(flag: str, name: str, network: nn.Module) -> None:
+def recompute_activations(name: str, network: nn.Module) -> None:
     """Have a network recompute its activations in the backward pass, by timm's `set_grad_checkpointing`.
 
     Raises:
-        UserError: the network cannot.
+        Refusal: the network cannot.
     """
     try:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise UserError(f"{flag}: {name} has no gradient checkpointing; leave its part out") from error
+        raise Refusal(f"{name} has no gradient checkpointing; leave its part out") from error
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             module.register_forward_pre_hook(partial(_count_once, module.momentum))

@@ -10,7 +10,7 @@ from textwrap import shorten
 
 import huggingface_hub
 
-from gendd.errors import Absent, PassingFault
+from gendd.errors import Missing, PassingFault
 from gendd.retry import retried
 
 LOCAL, HUB = "local-dir:", ("hf-hub:", "hf_hub:")
@@ -22,14 +22,14 @@ def is_source(name: str) -> bool:
     return name.startswith((LOCAL, *HUB))
 
 
-def find(flag: str, name: str, files: Sequence[str], fetch: bool = True) -> Path:
+def find(name: str, files: Sequence[str], fetch: bool = True) -> Path:
     """The first of some files that a source has.
 
     Args:
         fetch: whether the hub may be asked for what its cache lacks.
 
     Raises:
-        Absent: it has none of them, or the hub gives none.
+        Missing: it has none of them, or the hub gives none.
     """
     place = name.partition(":")[2]
     if name.startswith(LOCAL):
@@ -39,7 +39,7 @@ def find(flag: str, name: str, files: Sequence[str], fetch: bool = True) -> Path
     else:
         found, reason = _on_hub(place, files, fetch)
     if not found:
-        raise Absent(f"{flag} {name}: {reason}; put config.json and weights into a folder and name it {LOCAL}FOLDER")
+        raise Missing(f"{name}: {reason}; put config.json and weights into a folder and name it {LOCAL}FOLDER")
     return found[0]
 
 

@@ -212,7 +212,7 @@ class Training:
 
     def load(self) -> None:
         """Go on from the last checkpoint. All random numbers follow from the step, so nothing else is needed."""
-        content = checkpoint.read(self.run.last, "--resume")
+        content = checkpoint.read(self.run.last)
         lacking = [name for name in ("model", "optimizer", *PROGRESS) if name not in content]
         if lacking:
             raise UserError(

@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
 from gendd.data import DataSummary
-from gendd.errors import UserError, unknown_name
+from gendd.errors import UserError, naming, unknown_name
 from gendd.images import BrokenImage, as_rgb, opened
 from gendd.listing import ImageFiles, class_names, list_class_folders, list_images
 from gendd.retry import retried
@@ -87,13 +87,15 @@ def read_source(dataset: str, data_root: str, split: str, image_size: int | None
         return _cifar(dataset, Path(data_root), split, image_size)
     if not Path(dataset).is_dir():
         raise _no_data_set(dataset)
-    files = list_class_folders("--dataset", Path(dataset), split)
+    with naming("--dataset"):
+        files = list_class_folders(Path(dataset), split)
     return Source(_decode("--dataset", files, image_size), tuple(files.classes), files.passed_over)
 
 
 def read_unlabeled(folder: str, image_size: int | None) -> Source:
     """The images of --unlabeled-dir, as `read_source` reads them."""
-    files = list_images("--unlabeled-dir", Path(folder))
+    with naming("--unlabeled-dir"):
+        files = list_images(Path(folder))
     return Source(_decode("--unlabeled-dir", files, image_size), (), files.passed_over)
 
 
@@ -101,7 +103,7 @@ def _no_data_set(name: str) -> UserError:
     if "/" in name or Path(name).is_dir():
         what = "holds no class folders" if Path(name).is_dir() else "no such folder"
         return UserError(f"--dataset {name}: {what}; name one with train/<class>/ and test/<class>/")
-    return unknown_name("--dataset", name, NAMES)
+    return UserError(f"--dataset {unknown_name(name, NAMES)}")
 
 
 def _digits(split: str, image_size: int | None) -> Images:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gendd.data import Batch, Normalize
 from gendd.distributed import World, usable_cores
-from gendd.errors import UserError
+from gendd.errors import UserError, naming
 from gendd.evaluation import Batches
 from gendd.randomness import BatchPlan, Shuffled, StepRandom
 from gendd_imagenet import loading, shards
@@ -87,7 +87,8 @@ class TrainingPhotos:
             return
         listing = list_training(config)
         if config.train_list and world.is_first:
-            refuse_absent("--train-list", config.train_list, listing)
+            with naming("--train-list"):
+                refuse_absent(config.train_list, listing)
         self.passed_over = listing.passed_over
         if config.holdout:
             listing, _ = listing.hold_out(config.holdout)
@@ -219,7 +220,8 @@ class EvaluationPhotos:
             self.split = Path(config.eval_list).stem if config.eval_list else eval_split(eval_folder(config))
             self.passed_over = listing.passed_over
             if config.eval_list and world.is_first:
-                refuse_absent("--eval-list", config.eval_list, listing)
+                with naming("--eval-list"):
+                    refuse_absent(config.eval_list, listing)
         self.listing, self.size, self.class_names = listing.in_evaluation_order(), len(listing), listing.classes
 
     def batches(self, limit: int = 0) -> Batches:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gendd import listing
-from gendd.errors import UserError
+from gendd.errors import Refusal
 from gendd.retry import retried
 from gendd.split import Split
 
@@ -58,42 +58,42 @@ class Listing(Split):
         return [path for path in paths if not retried((self.root / path).exists, self.root / path)]
 
 
-def list_class_folders(flag: str, root: Path, split: str) -> Listing:
+def list_class_folders(root: Path, split: str) -> Listing:
     """The images of root/split/<class>/.
 
     Raises:
-        UserError: no class folders, or one without images.
+        Refusal: no class folders, or one without images.
     """
-    files = listing.list_class_folders(flag, root, split)
+    files = listing.list_class_folders(root, split)
     return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
 
 
-def list_file(flag: str, file: str, root: Path, num_classes: int) -> Listing:
+def list_file(file: str, root: Path, num_classes: int) -> Listing:
     """The images that the lines "path label" of a file name, paths below `root`; at least so many classes.
 
     Raises:
-        UserError: no such file, or a line that is none.
+        Refusal: no such file, or a line that is none.
     """
     try:
         lines = retried(Path(file).read_text, file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f'{flag} {file}: cannot be read ({error}); it needs lines "path label", as in ImageNet_LT_train.txt'
+        raise Refusal(
+            f'{file}: cannot be read ({error}); it needs lines "path label", as in ImageNet_LT_train.txt'
         ) from error
     names, labels = [], []
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal():
-            raise UserError(f'{flag} {file}: line {number} is "{line}", not "path label"; mend or remove it')
+            raise Refusal(f'{file}: line {number} is "{line}", not "path label"; mend or remove it')
         names.append(name)
         labels.append(int(label))
     if not names:
-        raise UserError(f"{flag} {file}: is empty; name a list of images")
+        raise Refusal(f"{file}: is empty; name a list of images")
     used = set(labels)
     # Labels from 1 on go one beyond the classes known; where none are known, they leave out class 0 alone.
     if min(used) == 1 and (max(used) == num_classes or max(used) == len(used) > num_classes):
-        raise UserError(
-            f"{flag} {file}: its labels begin at 1 and end at {max(used)}, where labels count from 0; take 1 off each"
+        raise Refusal(
+            f"{file}: its labels begin at 1 and end at {max(used)}, where labels count from 0; take 1 off each"
         )
     folders = {label: os.path.dirname(name) for name, label in zip(names, labels, strict=True)}
     # A folder for each class is named as the class.
@@ -104,13 +104,13 @@ def list_file(flag: str, file: str, root: Path, num_classes: int) -> Listing:
     return Listing(root, _as_bytes(names), torch.tensor(labels), classes)
 
 
-def list_unlabeled(flag: str, root: Path) -> Listing:
+def list_unlabeled(root: Path) -> Listing:
     """All images below a folder, whatever their folders are called.
 
     Raises:
-        UserError: there are none.
+        Refusal: there are none.
     """
-    files = listing.list_images(flag, root)
+    files = listing.list_images(root)
     return Listing(root, _as_bytes(files.names), None, None, files.passed_over)
 
 
@@ -118,10 +118,10 @@ def _as_bytes(names: Sequence[str]) -> np.ndarray:
     return np.array([os.fsencode(name) for name in names])
 
 
-def refuse_absent(flag: str, file: str, listing: Listing) -> None:
+def refuse_absent(file: str, listing: Listing) -> None:
     """Refuse a list with entries that are not there."""
     if absent := listing.missing():
-        raise UserError(
-            f"{flag} {file}: {len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
+        raise Refusal(
+            f"{file}: {len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
             f"{absent[0]}; it is made for {RELEASE}"
         )

@@ -11,7 +11,7 @@ import tyro
 from tqdm import tqdm
 
 from gendd.command_line import parse
-from gendd.errors import UserError, run_program
+from gendd.errors import UserError, naming, run_program
 from gendd.listing import describe
 from gendd.randomness import generator
 from gendd.ranges import Count, CountOrNone, check_ranges
@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not config.folder or not config.output:
         raise UserError("FOLDER and OUTPUT are missing: python -m gendd_imagenet.make_shards FOLDER OUTPUT")
     check_ranges(config)
-    listing, output = list_unlabeled("FOLDER", Path(config.folder)), Path(config.output)
+    with naming("FOLDER"):
+        listing, output = list_unlabeled(Path(config.folder)), Path(config.output)
     listing = listing.select(torch.randperm(len(listing), generator=generator("cpu", config.seed, "shards")))
     try:
         output.mkdir(parents=True, exist_ok=True)

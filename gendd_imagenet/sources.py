@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gendd.data import DataSummary
-from gendd.errors import UserError
+from gendd.errors import UserError, naming
 from gendd.listing import class_names
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
@@ -50,10 +50,12 @@ def list_evaluation(config: ImageNetTrainConfig) -> Listing:
     """
     folder = eval_folder(config)
     if config.eval_list:
-        return list_file("--eval-list", config.eval_list, folder, class_count(folder))
+        with naming("--eval-list"):
+            return list_file(config.eval_list, folder, class_count(folder))
     if not (folder / eval_split(folder)).is_dir():
         raise UserError(_absent(config, _eval_flag(config), folder))
-    return list_class_folders(_eval_flag(config), folder, eval_split(folder))
+    with naming(_eval_flag(config)):
+        return list_class_folders(folder, eval_split(folder))
 
 
 def has_training_labels(config: ImageNetTrainConfig) -> bool:
@@ -71,12 +73,14 @@ def list_training(config: ImageNetTrainConfig) -> Listing:
     """
     folder = folder_of(config.dataset, config)
     if config.train_list:
-        return list_file("--train-list", config.train_list, folder, class_count(folder))
+        with naming("--train-list"):
+            return list_file(config.train_list, folder, class_count(folder))
     if not folder.is_dir():
         raise UserError(_absent(config, "--dataset", folder))
-    if has_training_labels(config):
-        return list_class_folders("--dataset", folder, "train")
-    return list_unlabeled("--dataset", folder / "train" if (folder / "train").is_dir() else folder)
+    with naming("--dataset"):
+        if has_training_labels(config):
+            return list_class_folders(folder, "train")
+        return list_unlabeled(folder / "train" if (folder / "train").is_dir() else folder)
 
 
 def class_sizes(config: ImageNetTrainConfig) -> Tensor | None:

@@ -40,7 +40,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def get_method(name: str) -> type[Method]:
-    """Raises UserError with the nearest known names."""
+    """Raises Refusal with the nearest known names."""
     if name not in METHODS:
-        raise unknown_name("METHOD", name, METHODS)
+        raise unknown_name(name, METHODS)
     return METHODS[name]

@@ -54,7 +54,7 @@ class Method:
         """The method, with its options, of a checkpoint with these tensors; None if another one trained it.
 
         Raises:
-            UserError: it is this one, but the tensors do not tell its options.
+            Refusal: it is this one, but the tensors do not tell its options.
         """
         return None
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gendd.checkpoint import load_weights
 from gendd.data import Batch
-from gendd.errors import UserError
+from gendd.errors import UserError, naming
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, HeadTask, build_student
 from gendd.student import Student
@@ -52,7 +52,8 @@ class Finetune(GenDD):
         if not context.weights:
             raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
         student = build_student(self, context)
-        load_weights(student, context.weights, "--student-weights", str(context.config.student_weights))
+        with naming("--student-weights"):
+            load_weights(student, context.weights, str(context.config.student_weights))
         student.requires_grad_(False)
         return FinetuneTask(student, context)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.denoiser import ResidualBlock
-from gendd.errors import UserError
+from gendd.errors import Refusal
 from gendd.head import SplitTokenHead
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
@@ -72,5 +72,5 @@ class Regression(GenDD):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Regression | None":
         if any(name.startswith("head.mlp.") for name in tensors):
-            raise UserError("checkpoint: a regression head does not tell its flags; name its run folder")
+            raise Refusal("a regression head does not tell its options; name its run folder")
         return None

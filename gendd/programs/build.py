@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gendd import checkpoint, hub, timm_sources
 from gendd.config import TrainConfig
-from gendd.errors import UserError
+from gendd.errors import Absent, Missing, UserError, naming
 from gendd.evaluation import ReadOut
 from gendd.methods.base import Task, TaskContext
 from gendd.networks import Names, as_flops, create_network, parameter_count, recompute_activations, trial
@@ -64,20 +64,22 @@ def build_network(
     Raises:
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
-    network, flag = create_network(f"--{role}", name, names, num_classes, image_size), f"--{role}-weights"
-    built = BuiltNetwork(name, network, trial(f"--{role}", name, network, image_size))
+    with naming(f"--{role}"):
+        network = create_network(name, names, num_classes, image_size)
+        built = BuiltNetwork(name, network, trial(name, network, image_size))
     built.normalization = _normalize(network, mean, std)
     if weights in (None, RANDOM):
         return built
     try:
-        file, tensors = _find(flag, name, weights, names, image_size, fetch=missing is None)
-    except checkpoint.Absent as absent:
+        with naming(f"--{role}-weights"):
+            file, tensors = _find(name, weights, names, image_size, fetch=missing is None)
+            plain, teaches = checkpoint.backbone_weights(tensors), role == "teacher"
+            summary = checkpoint.load_weights(network, plain, weights, allow_partial, needs_classifier=teaches)
+    except Absent as absent:
         if missing is None:
             raise
         missing.append(str(absent))
         return built
-    plain, teaches = checkpoint.backbone_weights(tensors), role == "teacher"
-    summary = checkpoint.load_weights(network, plain, flag, weights, allow_partial, needs_classifier=teaches)
     built.file, built.tensors, built.loaded = file, tensors, f"{summary} from {file}{tensors.note}"
     return built
 
@@ -97,23 +99,21 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _find(
-    flag: str, name: str, weights: str, names: Names, image_size: int, fetch: bool
-) -> tuple[Path, checkpoint.Weights]:
+def _find(name: str, weights: str, names: Names, image_size: int, fetch: bool) -> tuple[Path, checkpoint.Weights]:
     """The file of a network's weights, and its tensors by the network's names."""
     if weights != hub.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
-            raise checkpoint.Absent(f"{flag} {weights}: no such file; {names.remedy.format(name=name)}")
-        return file, checkpoint.read_weights(weights, flag)
+            raise Missing(f"{weights}: no such file; {names.remedy.format(name=name)}")
+        return file, checkpoint.read_weights(weights)
     if timm_sources.is_source(name):
-        file = timm_sources.find(flag, name, timm_sources.WEIGHTS, fetch)
-        return file, checkpoint.read_weights(file, flag)
-    published = hub.published(flag, name, names.in_timm(name))
-    file = published.at_hand() or (published.fetch(flag) if fetch else None)
+        file = timm_sources.find(name, timm_sources.WEIGHTS, fetch)
+        return file, checkpoint.read_weights(file)
+    published = hub.published(name, names.in_timm(name))
+    file = published.at_hand() or (published.fetch() if fetch else None)
     if not file:
-        raise published.absent(flag)
-    return file, published.read(checkpoint.read_weights(file, flag), flag, image_size)
+        raise published.absent()
+    return file, published.read(checkpoint.read_weights(file), image_size)
 
 
 @dataclass
@@ -168,7 +168,8 @@ def _recompute(config: TrainConfig, student: BuiltNetwork, task: Task) -> None:
     """Gradient checkpointing of the parts that the configuration names."""
     flag = f"--grad-checkpointing {config.grad_checkpointing}"
     if config.grad_checkpointing in ("student", "both"):
-        recompute_activations(flag, student.name, student.network)
+        with naming(f"{flag}:"):
+            recompute_activations(student.name, student.network)
     if config.grad_checkpointing in ("head", "both"):
         if task.head is not None and task.head.draws_features:
             task.head.set_grad_checkpointing(True)

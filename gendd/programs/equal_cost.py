@@ -11,7 +11,7 @@ from torch import nn
 
 from gendd.command_line import parse
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
-from gendd.errors import UserError
+from gendd.errors import Refusal, UserError
 from gendd.evaluation import ReadOut, Stopwatch
 from gendd.networks import create_network, flops, parameter_count, trial
 from gendd.programs.open_run import open_run
@@ -72,7 +72,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     ]
     classes, cost = run.model.classifier.out_features, rows[0].flops
     for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
-        network = create_network("--student", name, tree.names, classes, size)
+        network = create_network(name, tree.names, classes, size)
         rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
     images = image.expand(config.batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), autocast(precision, device):
@@ -98,7 +98,7 @@ def nearest(tree: Tree, names: Iterable[str], classes: int, image_size: int, cos
     counted = []
     for name in names:
         # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.
-        with torch.device("meta"), contextlib.suppress(UserError):
-            network = create_network("--student", name, tree.names, classes, image_size)
-            counted.append((name, trial("--student", name, network, image_size), parameter_count(network)))
+        with torch.device("meta"), contextlib.suppress(Refusal):
+            network = create_network(name, tree.names, classes, image_size)
+            counted.append((name, trial(name, network, image_size), parameter_count(network)))
     return sorted(counted, key=lambda entry: max(entry[1], cost) / min(entry[1], cost))

@@ -10,7 +10,6 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.checkpoint import (
-    Absent,
     Tensors,
     check_writable,
     checksum,
@@ -24,7 +23,7 @@ from gendd.checkpoint import (
 from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import EvaluationData
 from gendd.distributed import World, autocast, join_world, resolve_precision
-from gendd.errors import UserError
+from gendd.errors import Absent, UserError, naming
 from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
 from gendd.methods import METHODS, Method
 from gendd.methods.options import SamplingOptions
@@ -61,7 +60,8 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         built, teacher = _build(tree, config, settings, summary.num_classes, world, missing, tensors)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
-            loaded = load_weights(model, tensors, "checkpoint", config.checkpoint)
+            with naming("checkpoint"):
+                loaded = load_weights(model, tensors, config.checkpoint)
         else:
             missing, loaded = [*missing, f"checkpoint {config.checkpoint}: no such file"], "nothing loaded"
         if world.is_first:
@@ -129,9 +129,10 @@ def _read(tree: Tree, config: EvaluateConfig, file: Path) -> tuple[TrainConfig, 
     """The training configuration of what is evaluated, and its tensors; none in a dry run without the file."""
     if config.dry_run and not file.exists():
         return _settings(tree, config, {}), {}
-    content = read(file, "checkpoint")
-    weights = config.weights or reported_weights(content)
-    tensors = weights_in(content, "checkpoint", config.checkpoint, weights)
+    with naming("checkpoint"):
+        content = read(file)
+        weights = config.weights or reported_weights(content)
+        tensors = weights_in(content, config.checkpoint, weights)
     return dataclasses.replace(_settings(tree, config, tensors), weights=weights), tensors
 
 
@@ -166,9 +167,10 @@ def _given(config: EvaluateConfig, settings: TrainConfig) -> dict:
 
 def _method(tensors: Tensors) -> Method:
     """The method of a checkpoint, and its options, read off its tensors."""
-    for kind in METHODS.values():
-        if method := kind.from_tensors(tensors):
-            return method
+    with naming("checkpoint:"):
+        for kind in METHODS.values():
+            if method := kind.from_tensors(tensors):
+                return method
     raise UserError("checkpoint: its tensors tell no method; name the run folder")
 
 

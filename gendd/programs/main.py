@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from gendd.errors import unknown_name
+from gendd.errors import naming, unknown_name
 from gendd.programs.tree import Tree
 
 # Where each program lies, and what it does. A program is imported when it is asked for: some draw pictures.
@@ -26,7 +26,8 @@ def main(tree: Tree, arguments: list[str] | None = None) -> None:
         print(f"usage: python -m {tree.name} PROGRAM [flags]; PROGRAM --help tells its flags\n")
         print("\n".join(f"  {program:<11} {help}" for program, (_, _, help) in PROGRAMS.items()))
         return
-    if name not in PROGRAMS:
-        raise unknown_name("program", name, PROGRAMS)
+    with naming("PROGRAM"):
+        if name not in PROGRAMS:
+            raise unknown_name(name, PROGRAMS)
     module, function, _ = PROGRAMS[name]
     getattr(importlib.import_module(module), function)(tree, flags)

@@ -9,6 +9,7 @@ from torch import nn
 
 from gendd.checkpoint import load_weights, read_weights
 from gendd.config import TrainConfig
+from gendd.errors import naming
 from gendd.programs.build import Built, build
 from gendd.programs.tree import Tree
 from gendd.runs import RunFolder, saved_config
@@ -35,10 +36,12 @@ def open_run(tree: Tree, path: str, device: torch.device, trained: bool = True, 
     """
     own = {"teacher_weights": None, "student_weights": None, "after": None}
     settings = tree.train_config.of(**saved_config(Path(path), tree.train_config).flat() | own | changed)
-    tensors = read_weights(path, "run") if trained else None
+    with naming("run"):
+        tensors = read_weights(path) if trained else None
     classes = len(RunFolder(Path(path)).read("data.json")["classes"])
     built = build(tree, settings, classes, device, missing=[], trained=tensors)
     model = unwrap_model(built.task.eval().get_eval_model())
     if tensors:
-        load_weights(model, tensors, "run", path)
+        with naming("run"):
+            load_weights(model, tensors, path)
     return OpenedRun(settings, built, model)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from gendd.errors import UserError, run_program, unknown_name
+from gendd.errors import UserError, naming, run_program, unknown_name
 from gendd.programs.jobs import Folders, Job, at_work, place_of, refuse_failures, train_all
 from gendd.reporting.ablate import AblateConfig, draw
 
@@ -28,8 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         UserError: a command that cannot work. PassingFault: some runs failed.
     """
     setting, script, *flags = [*(sys.argv[1:] if arguments is None else arguments), "", ""]
-    if setting not in VALUES:
-        raise unknown_name("SETTING", setting, (*VALUES, "guidance", "sampling"))
+    with naming("SETTING"):
+        if setting not in VALUES:
+            raise unknown_name(setting, (*VALUES, "guidance", "sampling"))
     if not Path(script).is_file():
         raise UserError(f"{setting}: which script trains the pair? {script or '(none given)'} is no file")
     place, flags = place_of([flag for flag in flags if flag])

@@ -23,7 +23,7 @@ from gendd.distributed import (
     missing_for_compile,
     resolve_precision,
 )
-from gendd.errors import UserError
+from gendd.errors import UserError, naming
 from gendd.evaluation import class_groups, evaluate, evaluate_with_cost, feature_agreement
 from gendd.listing import describe
 from gendd.lock import sole_writer
@@ -81,7 +81,9 @@ def configuration(tree: Tree, arguments: list[str]) -> TrainConfig:
         return _resumed(tree, RunFolder(Path(os.path.expanduser(run))), method, flags)
     if not method:
         raise UserError(f"METHOD is missing: name it first, python -m {tree.name} train METHOD; {', '.join(METHODS)}")
-    return tree.parse_train(flags, tree.train_config(method=get_method(method)()))
+    with naming("METHOD"):
+        kind = get_method(method)
+    return tree.parse_train(flags, tree.train_config(method=kind()))
 
 
 def _resumed(tree: Tree, run: RunFolder, method: str, flags: list[str]) -> TrainConfig:
@@ -225,14 +227,16 @@ class TrainProgram:
         if self.run.last.exists():
             # A run folder is enough to go on: what the student once started from is not needed again.
             config = dataclasses.replace(config, student_weights=None, after=None)
-            trained = read_weights(self.run.path, "--resume")
+            with naming("--resume"):
+                trained = read_weights(self.run.path)
         missing = self.missing if config.dry_run else None
         if config.after:
             config = self._look_at_earlier(config)
         world = (self.world.device, missing, trained, self.precision, self.world.size)
         built = build(self.tree, config, self.num_classes, *world)
         network = built.student.network
-        check_trains("--student", config.student, network, config.image_size, self.plan.micro_batch_size)
+        with naming("--student"):
+            check_trains(config.student, network, config.image_size, self.plan.micro_batch_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.ema_decay:
             self.task.setup_ema(config.ema_decay, use_warmup=True)

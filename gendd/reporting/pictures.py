@@ -187,7 +187,7 @@ def features(runs: list[FinishedRun]) -> Figure:
     heights = [2.9] * len(runs)
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     for part, run in zip(parts_of(figure, heights), runs, strict=True):
-        tensors = checkpoint.read(run.folder.features, "RUN")
+        tensors = checkpoint.read(run.folder.features)
         cosine = feature_agreement(tensors["generated"].float(), tensors["target"].float())["cosine"]
         images = f"first {len(tensors['labels'])} {run.result['split']} images"
         part.suptitle(

@@ -18,7 +18,7 @@ from torch import nn
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd import checkpoint, retry
 from gendd.checkpoint import backbone_weights, load_weights, read_weights
-from gendd.errors import PassingFault, UserError
+from gendd.errors import PassingFault, Refusal, UserError
 from gendd.head import SplitTokenHead
 from gendd.student import Student
 
@@ -42,10 +42,10 @@ def written(path, content):
 
 
 def refusal(function, *arguments, **options):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Refusal) as caught:
         function(*arguments, **options)
     message = str(caught.value)
-    assert message.startswith("--weights") and len(message.splitlines()) == 1
+    assert len(message.splitlines()) == 1
     return message
 
 
@@ -71,7 +71,7 @@ def test_a_save_replaces_the_file_and_leaves_nothing_else(save, tmp_path):
     path = written(tmp_path / "last.safetensors", b"old")
     path = path if save is checkpoint.save_tensors else path.rename(tmp_path / "last.pt")
     save(path, WEIGHTS)
-    assert_same(read_weights(path, "--weights"), WEIGHTS)
+    assert_same(read_weights(path), WEIGHTS)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -117,7 +117,7 @@ def test_a_disk_that_fails_for_a_while_is_written_to_again(module, name, fault, 
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     monkeypatch.setattr(module, name, failing(working, [fault(STALE) for _ in range(2)]))
     checkpoint.save(path, WEIGHTS)
-    assert_same(read_weights(path, "--weights"), WEIGHTS)
+    assert_same(read_weights(path), WEIGHTS)
 
 
 @pytest.mark.parametrize("save", SAVES)
@@ -127,10 +127,10 @@ def test_a_checkpoint_is_read_in_spite_of_faults_that_pass(save, tmp_path, monke
     save(tmp_path / "weights", WEIGHTS)
     working = getattr(module, name)
     monkeypatch.setattr(module, name, failing(working, [STALE] * 2))
-    assert_same(read_weights(tmp_path / "weights", "--weights"), WEIGHTS)
+    assert_same(read_weights(tmp_path / "weights"), WEIGHTS)
     monkeypatch.setattr(module, name, failing(working, [STALE] * 3))
     with pytest.raises(PassingFault, match="weights cannot be read"):
-        read_weights(tmp_path / "weights", "--weights")
+        read_weights(tmp_path / "weights")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
@@ -169,7 +169,7 @@ def prefixed(prefix, tensors=WEIGHTS):
 )
 @pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
 def test_weights_are_found_in_every_container(content, write, tmp_path):
-    assert_same(read_weights(written(tmp_path / "a.pth", write(content)), "--weights"), WEIGHTS)
+    assert_same(read_weights(written(tmp_path / "a.pth", write(content))), WEIGHTS)
 
 
 @pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
@@ -177,7 +177,7 @@ def test_averaged_weights_come_first_as_in_timm_and_are_named(average, tmp_path)
     raw = {name: value + 1 for name, value in WEIGHTS.items()}
     for content, note in (({"state_dict": raw, average: WEIGHTS}, f"averaged weights ({average})"),
                           ({"state_dict": WEIGHTS, average: None}, "")):  # fmt: skip
-        tensors = read_weights(written(tmp_path / "a.pth", torch_bytes(content)), "--weights")
+        tensors = read_weights(written(tmp_path / "a.pth", torch_bytes(content)))
         assert_same(tensors, WEIGHTS)
         assert note in tensors.note and bool(note) == bool(tensors.note)
 
@@ -185,14 +185,14 @@ def test_averaged_weights_come_first_as_in_timm_and_are_named(average, tmp_path)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_are_found_in_safetensors(prefix, tmp_path):
     safetensors.torch.save_file(prefixed(prefix), tmp_path / "a.safetensors")
-    assert_same(read_weights(tmp_path / "a.safetensors", "--weights"), WEIGHTS)
+    assert_same(read_weights(tmp_path / "a.safetensors"), WEIGHTS)
 
 
 def test_a_run_folder_stands_for_its_last_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     checkpoint.save(tmp_path / "checkpoints" / "best.pt", {"model": {"other": torch.ones(1)}})
     checkpoint.save(tmp_path / "checkpoints" / "last.pt", {"model": WEIGHTS, "epoch": 3})
-    assert_same(read_weights(str(tmp_path), "--weights"), WEIGHTS)
+    assert_same(read_weights(str(tmp_path)), WEIGHTS)
 
 
 def student():
@@ -219,12 +219,12 @@ def test_published_students_fill_ours(container, tmp_path):
     content = {"model": tensors} if container == "model" else {"state_dict": prefixed("module.", tensors)}
     path = written(tmp_path / "student_last.pth", torch_bytes({**content, "args": argparse.Namespace(K=30)}))
 
-    read = read_weights(path, "--weights")
+    read = read_weights(path)
     fresh = student()
     for parameter in fresh.parameters():
         nn.init.zeros_(parameter)
     size = len(module.state_dict())
-    assert load_weights(fresh, read, "--weights", "it") == f"{size} of {size} tensors loaded"
+    assert load_weights(fresh, read, "it") == f"{size} of {size} tensors loaded"
     assert_same(fresh.state_dict(), module.state_dict())
     assert_same(backbone_weights(read), module.backbone.state_dict())
 
@@ -245,7 +245,7 @@ class TouchesAFile:
 def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
     trace = tmp_path / "trace"
     path = written(tmp_path / "a.pth", write({"model": WEIGHTS, "extra": TouchesAFile(trace)}))
-    assert "not loaded for safety" in refusal(read_weights, path, "--weights")
+    assert "not loaded for safety" in refusal(read_weights, path)
     assert not trace.exists()
     torch.load(path, weights_only=False)
     assert trace.exists(), "this file would not have run anything"
@@ -253,7 +253,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
 
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
     trace = tmp_path / "trace"
-    refusal(read_weights, written(tmp_path / "a.pth", pickle.dumps(TouchesAFile(trace), protocol=2)), "--weights")
+    refusal(read_weights, written(tmp_path / "a.pth", pickle.dumps(TouchesAFile(trace), protocol=2)))
     assert not trace.exists()
 
 
@@ -263,7 +263,7 @@ def test_an_archive_is_told_from_a_checkpoint(mode, tmp_path):
     path = tmp_path / "cifar_teachers.tar"
     with tarfile.open(path, mode) as archive:
         archive.add(inner, "inner.pth")
-    assert f"unpack it first: tar xf {path}" in refusal(read_weights, path, "--weights")
+    assert f"unpack it first: tar xf {path}" in refusal(read_weights, path)
 
 
 @pytest.mark.parametrize("write", [torch_bytes, legacy_bytes, safetensors.torch.save])
@@ -272,15 +272,15 @@ def test_truncated_files_are_refused(write, share, tmp_path):
     content = write(WEIGHTS)
     name = "a.safetensors" if write is safetensors.torch.save else "a.pth"
     path = written(tmp_path / name, content[: int(share * len(content))])
-    message = refusal(read_weights, path, "--weights")
+    message = refusal(read_weights, path)
     assert "truncated or no checkpoint" in message and str(path) in message
-    assert_same(read_weights(written(path, content), "--weights"), WEIGHTS)
+    assert_same(read_weights(written(path, content)), WEIGHTS)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"hello world", bytes(range(256)) * 9])
 def test_files_that_are_something_else_are_refused(name, content, tmp_path):
-    assert "no checkpoint" in refusal(read_weights, written(tmp_path / name, content), "--weights")
+    assert "no checkpoint" in refusal(read_weights, written(tmp_path / name, content))
 
 
 @pytest.mark.parametrize(
@@ -291,13 +291,13 @@ def test_files_that_are_something_else_are_refused(name, content, tmp_path):
     + [({"a": torch.ones(2, device="meta")}, "no weights"), ({"a": torch.ones(2).to_sparse()}, "no weights")],
 )
 def test_files_without_named_tensors_are_refused(content, named, tmp_path):
-    assert named in refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)), "--weights")
+    assert named in refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)))
 
 
 def test_a_missing_file_is_named_with_its_remedy(tmp_path):
-    message = refusal(read_weights, tmp_path / "gone.pth", "--weights")
+    message = refusal(read_weights, tmp_path / "gone.pth")
     assert f"{tmp_path}/gone.pth: no such file; check the path" in message
-    assert "checkpoints/last.pt" in refusal(read_weights, tmp_path, "--weights")
+    assert "checkpoints/last.pt" in refusal(read_weights, tmp_path)
 
 
 def network():
@@ -315,7 +315,7 @@ def other_weights(**changes):
 def test_a_file_without_counters_of_batches_is_whole_as_for_torch():
     module, tensors = network(), other_weights(**{"1__num_batches_tracked": None})
     network().load_state_dict(tensors, strict=True)
-    summary = load_weights(module, tensors, "--weights", "a.pth", allow_partial=False)
+    summary = load_weights(module, tensors, "a.pth", allow_partial=False)
     assert summary == "8 of 9 tensors loaded (1 num_batches_tracked, which old files lack, left at 0)"
     counter = module.state_dict().pop("1.num_batches_tracked")
     assert counter == 0 and all((value == 7).all() for name, value in module.state_dict().items() if "num" not in name)
@@ -323,12 +323,12 @@ def test_a_file_without_counters_of_batches_is_whole_as_for_torch():
 
 def test_a_norm_that_is_missing_is_not_taken_for_its_counter_alone():
     tensors = {name: value for name, value in other_weights().items() if not name.startswith("1.")}
-    assert "5 missing (1.weight, 1.bias, 1.running_mean" in refusal(load_weights, network(), tensors, "--weights", "a")
+    assert "5 missing (1.weight, 1.bias, 1.running_mean" in refusal(load_weights, network(), tensors, "a")
 
 
 def test_all_tensors_are_loaded_and_counted():
     module = network()
-    assert load_weights(module, other_weights(), "--weights", "a.pth") == "9 of 9 tensors loaded"
+    assert load_weights(module, other_weights(), "a.pth") == "9 of 9 tensors loaded"
     assert all((value == 7).all() for value in module.state_dict().values())
 
 
@@ -342,17 +342,17 @@ UNFIT = {
 @pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
 def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(changes, named):
     module = network()
-    message = refusal(load_weights, module, other_weights(**changes), "--weights", "a.pth", allow_partial=False)
+    message = refusal(load_weights, module, other_weights(**changes), "a.pth", allow_partial=False)
     assert all(word in message for word in [*named, "a.pth", "--allow-partial"])
     # Where the program knows no such flag, none is recommended.
-    assert "--allow-partial" not in refusal(load_weights, module, other_weights(**changes), "--weights", "a.pth")
+    assert "--allow-partial" not in refusal(load_weights, module, other_weights(**changes), "a.pth")
     assert_same(module.state_dict(), network().state_dict())
 
 
 @pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
 def test_a_partial_load_is_allowed_when_asked_for(changes, named):
     module, untouched = network(), network().state_dict()
-    summary = load_weights(module, other_weights(**changes), "--weights", "a.pth", allow_partial=True)
+    summary = load_weights(module, other_weights(**changes), "a.pth", allow_partial=True)
     assert summary == f"{named[0]} tensors loaded"
     kept = {name.replace("__", ".") for name in changes} & set(untouched)
     for name, value in module.state_dict().items():
@@ -381,24 +381,24 @@ def test_a_network_takes_the_names_it_is_published_under(prefix, classifier):
     for name, value in original.state_dict().items():
         layer, _, tensor = name.partition(".")
         tensors[f"{prefix}{theirs[layer]}.{tensor}"] = value
-    assert load_weights(module, tensors, "--weights", "a.pth") == "4 of 4 tensors loaded"
+    assert load_weights(module, tensors, "a.pth") == "4 of 4 tensors loaded"
     assert_same(module.state_dict(), prefixed(prefix, original.state_dict()))
 
 
 def test_a_classifier_under_two_names_is_not_guessed():
     tensors = {**Renamed().state_dict(), "fc.weight": torch.ones(2, 4)}
-    assert "1 left over (fc.weight" in refusal(load_weights, Renamed(), tensors, "--weights", "a.pth")
+    assert "1 left over (fc.weight" in refusal(load_weights, Renamed(), tensors, "a.pth")
 
 
 def test_a_students_weights_for_another_class_count_are_refused_with_both():
     tensors = prefixed("backbone.", {**Renamed().state_dict(), "output.weight": torch.ones(3, 4)})
     module = nn.ModuleDict({"backbone": Renamed()})
-    message = refusal(load_weights, module, tensors, "--weights", "a.pth", allow_partial=True)
+    message = refusal(load_weights, module, tensors, "a.pth", allow_partial=True)
     assert "made for 3 classes, the data set has 2" in message
 
 
 def test_weights_of_another_network_are_refused_even_as_a_part():
-    message = refusal(load_weights, network(), WEIGHTS, "--weights", "a.pth", allow_partial=True)
+    message = refusal(load_weights, network(), WEIGHTS, "a.pth", allow_partial=True)
     assert "0 of 9" in message and "--allow-partial" not in message
 
 
@@ -411,7 +411,7 @@ def test_real_teacher_is_read(shared):
     path = shared / "pretrained" / "resnet56_cifar100.pth"
     if not path.exists():
         pytest.skip(f"needs the optional teacher {path.name}")
-    tensors = read_weights(path, "--weights")
+    tensors = read_weights(path)
     model = timm.create_model("cifar_resnet56", num_classes=100)
     size = len(model.state_dict())
-    assert load_weights(model, tensors, "--weights", str(path)) == f"{size} of {size} tensors loaded"
+    assert load_weights(model, tensors, str(path)) == f"{size} of {size} tensors loaded"

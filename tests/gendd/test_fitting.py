@@ -7,7 +7,7 @@ from toy import ToyNetwork
 
 from gendd import checkpoint
 from gendd.checkpoint import load_weights
-from gendd.errors import UserError
+from gendd.errors import Refusal, UserError
 from gendd.programs.build import build_network
 from gendd_cifar.tree import TREE
 
@@ -23,7 +23,7 @@ def prefixed(prefix, network):
 
 def loaded(tensors, **options):
     network = toy(1)
-    return network, load_weights(network, tensors, "--weights", "a.ckpt", **options)
+    return network, load_weights(network, tensors, "a.ckpt", **options)
 
 
 def assert_same(network, other):
@@ -47,21 +47,21 @@ def test_of_two_networks_the_one_that_fits_is_taken():
 
 def test_two_networks_that_fit_are_not_guessed_between():
     tensors = {**prefixed("teacher.", toy(2)), **prefixed("student.", toy())}
-    with pytest.raises(UserError, match=r"^--weights a.ckpt: holds 2 networks that fit, under student. and teacher.;"):
+    with pytest.raises(Refusal, match=r"^a.ckpt: holds 2 networks that fit, under student. and teacher.;"):
         loaded(tensors)
 
 
 def test_a_few_names_that_agree_by_chance_are_no_network():
     """Of a network with four tensors, one has a name of the toy's behind a prefix."""
     other = {"block.classifier.weight": torch.ones(5, 64), "block.classifier.scale": torch.ones(5)}
-    with pytest.raises(UserError, match="0 of 4 tensors loaded"):
+    with pytest.raises(Refusal, match="0 of 4 tensors loaded"):
         loaded(other, allow_partial=True)
 
 
 def test_what_lies_under_the_prefix_must_be_whole():
     tensors = prefixed("model.", toy())
     del tensors["model.convolution.bias"]
-    with pytest.raises(UserError, match=r"3 of 4 .*1 missing \(convolution.bias"):
+    with pytest.raises(Refusal, match=r"3 of 4 .*1 missing \(convolution.bias"):
         loaded(tensors)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from gendd.checkpoint import read_weights
-from gendd.errors import UserError
+from gendd.errors import Refusal
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
 
@@ -59,32 +59,32 @@ FILES = {
 @pytest.mark.parametrize(("content", "named"), FILES.values(), ids=FILES)
 def test_a_file_is_refused_by_what_it_is(content, named, name, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"^--weights {tmp_path / name}: no checkpoint but ") as caught:
-        read_weights(tmp_path / name, "--weights")
+    with pytest.raises(Refusal, match=f"^{tmp_path / name}: no checkpoint but ") as caught:
+        read_weights(tmp_path / name)
     message = str(caught.value)
     assert named in message and "weights_only" not in message and len(message.splitlines()) == 1
 
 
 def test_a_file_that_nothing_is_known_of_brings_no_advice_to_run_it(tmp_path):
     (tmp_path / "a.pth").write_bytes(bytes(range(256)) * 9)
-    with pytest.raises(UserError, match="truncated or no checkpoint") as caught:
-        read_weights(tmp_path / "a.pth", "--weights")
+    with pytest.raises(Refusal, match="truncated or no checkpoint") as caught:
+        read_weights(tmp_path / "a.pth")
     assert "weights_only" not in str(caught.value) and "arbitrary code" not in str(caught.value)
 
 
 def test_a_saved_module_is_refused_with_its_class(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(UserError, match=r"\(torch.nn.modules.linear.Linear\).*save its state_dict alone"):
-        read_weights(tmp_path / "a.pth", "--weights")
+    with pytest.raises(Refusal, match=r"\(torch.nn.modules.linear.Linear\).*save its state_dict alone"):
+        read_weights(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("name", ["a.bin", "a.pth", "a"])
 def test_safetensors_are_read_whatever_their_ending(name, tmp_path):
     (tmp_path / name).write_bytes(safetensors.torch.save(WEIGHTS))
-    tensors = read_weights(tmp_path / name, "--weights")
+    tensors = read_weights(tmp_path / name)
     assert all(torch.equal(tensors[key], value) for key, value in WEIGHTS.items())
 
 
 def test_torchs_files_are_read_whatever_their_ending(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(filled(lambda buffer: torch.save(WEIGHTS, buffer)))
-    assert read_weights(tmp_path / "a.safetensors", "--weights").keys() == WEIGHTS.keys()
+    assert read_weights(tmp_path / "a.safetensors").keys() == WEIGHTS.keys()

@@ -9,7 +9,7 @@ import torchvision
 from PIL import Image
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-from gendd.errors import UserError
+from gendd.errors import Refusal, UserError
 from gendd.listing import class_names, describe, list_class_folders, list_images
 
 PIXELS = io.BytesIO()
@@ -41,7 +41,7 @@ NOT_IMAGES = Counter({"hidden": 7, ".txt": 2, "without an ending": 2, ".mpg": 2}
 
 
 def refusal(function, *arguments):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises((Refusal, UserError)) as caught:
         function(*arguments)
     assert len(str(caught.value).splitlines()) == 1
     return str(caught.value)
@@ -49,9 +49,9 @@ def refusal(function, *arguments):
 
 def test_class_folders_and_folders_without_classes_hold_the_same_images(root):
     expected = sorted(f"{name}/{image}" for name in ("cat", "dog") for image in IMAGES)
-    unlabeled = list_images("--flag", root / "train")
+    unlabeled = list_images(root / "train")
     assert unlabeled.names == expected and unlabeled.labels is None
-    labeled = list_class_folders("--flag", root, "train")
+    labeled = list_class_folders(root, "train")
     assert labeled.names == [f"train/{name}" for name in expected]
     assert labeled.classes == ["cat", "dog"] and labeled.labels == [0] * len(IMAGES) + [1] * len(IMAGES)
     assert labeled.passed_over == unlabeled.passed_over == NOT_IMAGES
@@ -63,7 +63,7 @@ def test_ordinary_class_folders_are_listed_as_torchvision_lists_them(tmp_path):
         for number in range(12):
             write(tmp_path / "train" / name / f"{number}.png")
     theirs = torchvision.datasets.ImageFolder(tmp_path / "train")
-    ours = list_class_folders("--flag", tmp_path, "train")
+    ours = list_class_folders(tmp_path, "train")
     paths = [str(tmp_path / name) for name in ours.names]
     assert list(zip(paths, ours.labels, strict=True)) == theirs.samples
     assert ours.classes == theirs.classes
@@ -71,7 +71,7 @@ def test_ordinary_class_folders_are_listed_as_torchvision_lists_them(tmp_path):
 
 def test_images_beside_the_class_folders_are_of_no_class_and_counted(root):
     write(root / "train" / "loose.png")
-    listed = list_class_folders("--flag", root, "train")
+    listed = list_class_folders(root, "train")
     assert "train/loose.png" not in listed.names
     assert listed.passed_over - NOT_IMAGES == {"beside the class folders": 1}
 
@@ -88,8 +88,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (cat / "itself").symlink_to(cat / "itself")
     (tmp_path / "train" / "wolf").symlink_to(tmp_path / "elsewhere")
     expected = ["cat/a.png", "cat/file.png", "cat/folder/x.png", "cat/gone.png", "dog/a.png", "wolf/x.png"]
-    assert list_images("--flag", tmp_path / "train").names == expected
-    labeled = list_class_folders("--flag", tmp_path, "train")
+    assert list_images(tmp_path / "train").names == expected
+    labeled = list_class_folders(tmp_path, "train")
     assert [name.removeprefix("train/") for name in labeled.names] == expected
     assert labeled.passed_over == {"links to a folder around them": 1, "without an ending": 1}
 
@@ -98,7 +98,7 @@ def test_names_that_no_encoding_has_are_listed(tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(name, "wb") as file:
         file.write(PNG)
-    assert [os.fsencode(name) for name in list_images("--flag", tmp_path).names] == [b"caf\xe9.png"]
+    assert [os.fsencode(name) for name in list_images(tmp_path).names] == [b"caf\xe9.png"]
 
 
 def test_classes_called_by_numbers_come_in_the_order_of_numbers_as_in_timm(tmp_path):
@@ -107,7 +107,7 @@ def test_classes_called_by_numbers_come_in_the_order_of_numbers_as_in_timm(tmp_p
         write(tmp_path / "train" / name / "a.png")
     assert class_names(tmp_path / "train") == names
     theirs = ReaderImageFolder(str(tmp_path / "train")).class_to_idx
-    assert list_class_folders("--flag", tmp_path, "train").labels == [theirs[name] for name in names]
+    assert list_class_folders(tmp_path, "train").labels == [theirs[name] for name in names]
 
 
 def test_other_classes_come_in_the_order_of_text_as_in_torchvision(tmp_path):
@@ -125,15 +125,15 @@ def test_other_classes_come_in_the_order_of_text_as_in_torchvision(tmp_path):
 
 def test_a_class_without_images_is_refused_with_what_lies_there(root):
     write(root / "train" / "wolf" / "a.heic")
-    message = refusal(list_class_folders, "--flag", root, "train")
-    assert f"--flag {root}: no image in train/ for the classes wolf" in message and "1 .heic" in message
+    message = refusal(list_class_folders, root, "train")
+    assert f"{root}: no image in train/ for the classes wolf" in message and "1 .heic" in message
 
 
 def test_a_folder_without_images_is_refused_with_what_lies_there(tmp_path):
     write(tmp_path / "a.heic")
-    assert "holds no image (passed over: 1 .heic)" in refusal(list_images, "--flag", tmp_path)
-    assert "no such folder" in refusal(list_images, "--flag", tmp_path / "none")
-    assert "holds no class folder" in refusal(list_class_folders, "--flag", tmp_path, "train")
+    assert "holds no image (passed over: 1 .heic)" in refusal(list_images, tmp_path)
+    assert "no such folder" in refusal(list_images, tmp_path / "none")
+    assert "holds no class folder" in refusal(list_class_folders, tmp_path, "train")
 
 
 def test_a_folder_that_may_not_be_looked_into_is_named(root, monkeypatch):
@@ -145,5 +145,5 @@ def test_a_folder_that_may_not_be_looked_into_is_named(root, monkeypatch):
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", forbidden)
-    for message in (refusal(list_images, "--flag", root), refusal(list_class_folders, "--flag", root, "train")):
+    for message in (refusal(list_images, root), refusal(list_class_folders, root, "train")):
         assert f"{root}/train/dog" in message and "Permission denied" in message

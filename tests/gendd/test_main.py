@@ -28,7 +28,7 @@ def test_each_program_tells_its_flags(tree, program):
 
 
 def test_a_program_of_no_such_name_is_refused():
-    with pytest.raises(UserError, match="program trian: no such name; nearest: train"):
+    with pytest.raises(UserError, match="PROGRAM trian: no such name; nearest: train"):
         main(TREE, ["trian", "--student", "resnet8"])
 
 

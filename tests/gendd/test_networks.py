@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gendd import checkpoint, retry, timm_sources
-from gendd.errors import PassingFault, UserError
+from gendd.errors import PassingFault, Refusal, UserError
 from gendd.networks import (
     Names,
     check_trains,
@@ -130,14 +130,14 @@ def users_module(tmp_path, monkeypatch):
 
 def create(name, num_classes=7, image_size=32):
     torch.manual_seed(0)
-    return create_network("--student", name, TREE.names, num_classes, image_size).eval()
+    return create_network(name, TREE.names, num_classes, image_size).eval()
 
 
 def refusal(name):
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(Refusal) as caught:
         create(name)
     message = str(caught.value)
-    assert message.startswith(f"--student {name}: ") and len(message.splitlines()) == 1
+    assert message.startswith(f"{name}: ") and len(message.splitlines()) == 1
     return message
 
 
@@ -262,17 +262,13 @@ def test_a_network_whose_widths_disagree_is_refused(users_module):
 @pytest.mark.parametrize("name", ["timm/inception_v3", "timm/vit_tiny_patch16_224"])
 def test_an_image_too_small_for_a_network_is_refused(name):
     size = 32 if "inception" in name else 8
-    with pytest.raises(
-        UserError, match=rf"^--teacher {name}: .*image.*{size}.*another network or --image-size"
-    ) as caught:
+    with pytest.raises(UserError, match=rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
         build_network("teacher", name, None, TREE.names, 7, size)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_trial_counts_operations():
-    assert trial("--student", "resnet8", create("resnet8"), 32) == flops(
-        lambda: create("resnet8")(torch.zeros(1, 3, 32, 32))
-    )
+    assert trial("resnet8", create("resnet8"), 32) == flops(lambda: create("resnet8")(torch.zeros(1, 3, 32, 32)))
 
 
 def test_a_last_map_of_one_value_cannot_be_trained_alone():
@@ -280,11 +276,9 @@ def test_a_last_map_of_one_value_cannot_be_trained_alone():
     network.features = nn.BatchNorm1d(7)
     network.register_forward_hook(lambda module, _, logits: module.features(logits))
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(
-        UserError, match="^--student vgg8: cannot be trained on 1 image of 32 pixels at once .*--batch-size"
-    ):
-        check_trains("--student", "vgg8", network, 32, images=1)
-    check_trains("--student", "vgg8", network, 32, images=2)
+    with pytest.raises(Refusal, match="^vgg8: cannot be trained on 1 image of 32 pixels at once .*--batch-size"):
+        check_trains("vgg8", network, 32, images=1)
+    check_trains("vgg8", network, 32, images=2)
     assert not network.training
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
@@ -337,7 +331,7 @@ def built(weights, num_classes, missing=None):
 def test_a_network_is_filled_from_its_weights(tmp_path):
     weights = save_weights(tmp_path / "a.pt", 7)
     network = built(weights, 7)
-    expected = checkpoint.read_weights(weights, "-")
+    expected = checkpoint.read_weights(weights)
     assert all(torch.equal(value, expected[name]) for name, value in network.network.state_dict().items())
     assert network.loaded == f"{len(expected)} of {len(expected)} tensors loaded from {weights}"
 
@@ -624,7 +618,7 @@ def recomputing(name, **options):
     torch.manual_seed(0)
     networks = [timm.create_model(name, num_classes=5, **options).train()]
     networks.append(copy.deepcopy(networks[0]))
-    recompute_activations("--grad-checkpointing student", name, networks[1])
+    recompute_activations(name, networks[1])
     return networks
 
 
@@ -694,8 +688,8 @@ def test_recomputed_activations_change_no_result_behind_distributed_data_paralle
 def test_a_network_that_cannot_recompute_is_refused(name):
     with torch.device("meta"):
         network = create(name, image_size=224)
-    with pytest.raises(UserError, match=f"^--grad-checkpointing student: {name} has no gradient checkpointing"):
-        recompute_activations("--grad-checkpointing student", name, network)
+    with pytest.raises(Refusal, match=f"^{name} has no gradient checkpointing"):
+        recompute_activations(name, network)
 
 
 def test_flops_count_two_for_a_multiply_add():

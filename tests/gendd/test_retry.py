@@ -63,10 +63,10 @@ def test_a_fault_that_stays_is_no_reason_to_wait(fault, pauses):
 def test_a_folder_is_listed_in_spite_of_faults_that_pass(tmp_path, monkeypatch, pauses):
     (tmp_path / "a.jpg").touch()
     monkeypatch.setattr(os, "scandir", failing(os.scandir, [STALE, STALE]))
-    assert list_images("--dataset", tmp_path).names == ["a.jpg"] and len(pauses) == 2
+    assert list_images(tmp_path).names == ["a.jpg"] and len(pauses) == 2
     monkeypatch.setattr(os, "scandir", failing(os.scandir, [STALE] * 9))
     with pytest.raises(PassingFault):
-        list_images("--dataset", tmp_path)
+        list_images(tmp_path)
     monkeypatch.setattr(os, "scandir", failing(os.scandir, [PermissionError(errno.EACCES, "denied")]))
     with pytest.raises(UserError, match="cannot be listed"):
-        list_images("--dataset", tmp_path)
+        list_images(tmp_path)

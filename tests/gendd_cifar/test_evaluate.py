@@ -154,10 +154,10 @@ def test_a_run_reports_its_averaged_weights_everywhere(averaged):
         assert all(torch.equal(value, unlike[name][key]) for key, value in last[name].items())
     for folder, name in ((run, "ema"), (other, "model")):
         plain = backbone_weights(last[name])
-        student = read_weights(folder / "student.safetensors", "file")
+        student = read_weights(folder / "student.safetensors")
         assert student.keys() == plain.keys() and all(torch.equal(value, plain[key]) for key, value in student.items())
-        assert all(torch.equal(value, last[name][key]) for key, value in read_weights(folder, "run").items())
-    generated = [read(folder / "features.safetensors", "file")["generated"] for folder in (run, other)]
+        assert all(torch.equal(value, last[name][key]) for key, value in read_weights(folder).items())
+    generated = [read(folder / "features.safetensors")["generated"] for folder in (run, other)]
     assert not torch.equal(*generated)
     assert result_of(run)["features"] != result_of(other)["features"]
 
@@ -294,7 +294,7 @@ def test_a_checkpoint_tells_what_its_head_predicts(runs, tmp_path, flags):
     ours = accuracies(evaluated(tmp_path, file, *NETWORKS, *read_out, "--guidance", "1"))
     assert ours == {name: expected[name] for name in ("head", "probe")}
 
-    tensors = read_weights(file, "checkpoint")
+    tensors = read_weights(file)
     other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, trunk_depth=3, prediction="feature")
     with pytest.raises(UserError, match="missing .predicts_feature_cosine") as error:
         load_weights(other, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
@@ -355,7 +355,7 @@ def test_a_given_normalization_is_kept_in_the_run_and_replaced_by_the_programs_o
 
 def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
     """Neither for what is evaluated nor for its teacher, when their files lack something."""
-    tensors = {name: read_weights(runs[name], "-") for name in ("teacher", "gendd")}
+    tensors = {name: read_weights(runs[name]) for name in ("teacher", "gendd")}
     del tensors["teacher"]["bn1.weight"], tensors["gendd"]["norm.weight"]
     for name, content in tensors.items():
         torch.save(dict(content), tmp_path / f"{name}.pt")
@@ -369,7 +369,7 @@ def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
 
 
 def test_averaged_weights_of_a_file_of_others_are_read_unless_the_trained_are_asked_for(runs, tmp_path, capsys):
-    tensors = dict(read_weights(runs["teacher"], "-"))
+    tensors = dict(read_weights(runs["teacher"]))
     torch.save({"state_dict": {name: 0 * value for name, value in tensors.items()}, "state_dict_ema": tensors},
                tmp_path / "last.pth.tar")  # fmt: skip
     flags = ("--student", "resnet8", "--dataset", "digits", "--precision", "fp32")

@@ -27,7 +27,7 @@ SIZES = {  # million parameters with 1000 classes, feature width
 
 def create(name, num_classes=1000, image_size=64):
     torch.manual_seed(0)
-    return create_network("--student", name, TREE.names, num_classes, image_size)
+    return create_network(name, TREE.names, num_classes, image_size)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -142,9 +142,9 @@ def test_a_published_student_reads_out_the_same(name, tmp_path):
 
     fresh = SplitTokenHead(16, width, token_dim=8, width=12, depth=1)
     student = Student(create(name, num_classes=5, image_size=224), fresh, nn.Linear(16, 5)).eval()
-    read = read_weights(in_container(tmp_path / "student.pth", tensors), "checkpoint")
+    read = read_weights(in_container(tmp_path / "student.pth", tensors))
     size = len(student.state_dict())
-    assert load_weights(student, read, "checkpoint", "it") == f"{size} of {size} tensors loaded"
+    assert load_weights(student, read, "it") == f"{size} of {size} tensors loaded"
 
     feature = theirs.feature(IMAGES)
     generated = head.sample(norm(feature), start=800).mean(1)
@@ -152,5 +152,5 @@ def test_a_published_student_reads_out_the_same(name, tmp_path):
     torch.testing.assert_close(student.read_out(IMAGES, start=800), expected, rtol=1e-3, atol=1e-3)
 
     plain = create(name, num_classes=5, image_size=224)
-    load_weights(plain, backbone_weights(read), "--student-weights", "it")
+    load_weights(plain, backbone_weights(read), "it")
     torch.testing.assert_close(plain.state_dict(), student.backbone.state_dict(), rtol=0, atol=0)
