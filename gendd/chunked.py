@@ -1,7 +1,17 @@
 """A loss summed slice by slice: the memory of one slice of the draws, the gradient of all."""
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+
+def sum_of_slices(losses: Callable[..., Tensor], slices: Sequence, network: nn.Module, *embedded: Tensor) -> Tensor:
+    """Sum of `losses(slice, *embedded)`, which uses the network, over slices."""
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return SumOfSlices.apply(losses, slices, tuple(network.parameters()), *embedded, *network.parameters())
+    return sum(losses(one, *embedded) for one in slices)
 
 
 class SumOfSlices(torch.autograd.Function):

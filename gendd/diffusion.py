@@ -11,7 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from gendd.errors import UserError
+
 NUM_TIMESTEPS = 1000
+SAMPLERS = ("ancestral", "deterministic")
 
 # The x_0 and the noise that the network sees in x at the schedule's index-th timestep, and its variance coefficient in
 # [-1, 1], each shaped like x.
@@ -162,3 +165,22 @@ def sample_deterministic(schedule: NoiseSchedule, predict: Predict, x: Tensor) -
         if index == 0:
             return x_start
         x = schedule.signal_scale[index - 1] * x_start + schedule.noise_scale[index - 1] * eps
+
+
+def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
+    """Raises UserError for settings that a sampler cannot have."""
+    if sampler not in SAMPLERS:
+        raise UserError(f"--sampler {sampler}: choose one of {', '.join(SAMPLERS)}")
+    if not 2 <= start < NUM_TIMESTEPS:
+        raise UserError(f"--start {start}: choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
+    least = 1 if sampler == "deterministic" else 2
+    most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
+    if not least <= steps <= most:
+        raise UserError(f"--steps {steps}: the {sampler} sampler takes {least} to {most}")
+    if num_samples < 1:
+        raise UserError(f"--num-samples {num_samples}: must be at least 1")
+    if sampler == "deterministic" and num_samples != 1:
+        raise UserError(
+            f"--num-samples {num_samples}: the deterministic sampler has one outcome; set it to 1, or choose "
+            "--sampler ancestral"
+        )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd import diffusion
-from gendd.chunked import SumOfSlices
+from gendd.chunked import sum_of_slices
 from gendd.denoiser import Denoiser
 from gendd.diffusion import NUM_TIMESTEPS, NoiseSchedule
 from gendd.draws import Drawing, Draws
@@ -19,7 +19,6 @@ from gendd.errors import UserError
 from gendd.objective import Objective
 
 PREDICTS = "predicts_"
-SAMPLERS = ("ancestral", "deterministic")
 # Tokens x draws that go through the denoiser at once in training: enough to fill a CPU or an accelerator, no more
 # memory.
 ROWS_AT_ONCE, ACCELERATED_ROWS_AT_ONCE = 2048, 65536
@@ -111,14 +110,8 @@ class SplitTokenHead(nn.Module):
             terms = self._terms(output, x_start, draws.noise, draws.t)
             return torch.stack([term.sum() if draws.weight is None else (draws.weight * term).sum() for term in terms])
 
-        embedded = (condition, position, *table)
         at_once = ROWS_AT_ONCE if z.device.type == "cpu" else ACCELERATED_ROWS_AT_ONCE
-        slices = draws.slices(at_once)
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            terms = SumOfSlices.apply(losses, slices, tuple(net.parameters()), *embedded, *net.parameters())
-        else:
-            terms = sum(losses(one, *embedded) for one in slices)
-        terms = terms / count
+        terms = sum_of_slices(losses, draws.slices(at_once), net, condition, position, *table) / count
         named = dict(zip(("mse", "vb"), terms.detach(), strict=False))
         return {"loss": terms.sum(), **named}
 
@@ -154,7 +147,7 @@ class SplitTokenHead(nn.Module):
         Raises:
             UserError: a sampler of no such name, or settings it cannot have.
         """
-        check_sampling(sampler, steps, num_samples, start)
+        diffusion.check_sampling(sampler, steps, num_samples, start)
         self.objective.check_sampling(sampler, start)
         deterministic = sampler == "deterministic"
         timesteps = diffusion.zero_path_timesteps(start, steps) if deterministic else diffusion.spaced_timesteps(steps)
@@ -205,22 +198,4 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
         raise UserError(
             f"--token-dim {token_dim} does not divide the teacher's feature width {feature_dim}; "
             f"nearest that do: {below} and {above}"
-        )
-
-
-def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
-    if sampler not in SAMPLERS:
-        raise UserError(f"--sampler {sampler}: choose one of {', '.join(SAMPLERS)}")
-    if not 2 <= start < NUM_TIMESTEPS:
-        raise UserError(f"--start {start}: choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
-    least = 1 if sampler == "deterministic" else 2
-    most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
-    if not least <= steps <= most:
-        raise UserError(f"--steps {steps}: the {sampler} sampler takes {least} to {most}")
-    if num_samples < 1:
-        raise UserError(f"--num-samples {num_samples}: must be at least 1")
-    if sampler == "deterministic" and num_samples != 1:
-        raise UserError(
-            f"--num-samples {num_samples}: the deterministic sampler has one outcome; set it to 1, or choose "
-            "--sampler ancestral"
         )

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from gendd.diffusion import NUM_TIMESTEPS
-from gendd.head import check_sampling
+from gendd.diffusion import NUM_TIMESTEPS, check_sampling
 from gendd.ranges import Count, CountOrNone, Number, Range, Share, check_ranges, field_values
 
 # How a head that predicts the noise is read in a few steps: those that start later tell no feature, guidance helps.

@@ -262,7 +262,9 @@ def test_a_network_whose_widths_disagree_is_refused(users_module):
 @pytest.mark.parametrize("name", ["timm/inception_v3", "timm/vit_tiny_patch16_224"])
 def test_an_image_too_small_for_a_network_is_refused(name):
     size = 32 if "inception" in name else 8
-    with pytest.raises(UserError, match=rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
+    with pytest.raises(
+        UserError, match=rf"^--teacher {name}: .*image.*{size}.*another network or --image-size"
+    ) as caught:
         build_network("teacher", name, None, TREE.names, 7, size)
     assert len(str(caught.value).splitlines()) == 1
 
