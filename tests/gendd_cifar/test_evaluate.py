@@ -17,7 +17,7 @@ from small_images import write_folder
 
 from gendd import checkpoint as files
 from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
-from gendd.errors import UserError
+from gendd.errors import Refusal, UserError
 from gendd.head import SplitTokenHead
 from gendd.methods.options import SamplingOptions
 from gendd.programs import evaluate as program
@@ -296,7 +296,7 @@ def test_a_checkpoint_tells_what_its_head_predicts(runs, tmp_path, flags):
 
     tensors = read_weights(file)
     other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, trunk_depth=3, prediction="feature")
-    with pytest.raises(UserError, match="missing .predicts_feature_cosine") as error:
+    with pytest.raises(Refusal, match="missing .predicts_feature_cosine") as error:
         load_weights(other, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
                      "--student-weights", "run")  # fmt: skip
     assert len(str(error.value).splitlines()) == 1
