@@ -298,7 +298,7 @@ def test_a_checkpoint_tells_what_its_head_predicts(runs, tmp_path, flags):
     other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, trunk_depth=3, prediction="feature")
     with pytest.raises(Refusal, match="missing .predicts_feature_cosine") as error:
         load_weights(other, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
-                     "--student-weights", "run")  # fmt: skip
+                     "run")  # fmt: skip
     assert len(str(error.value).splitlines()) == 1
 
 
