@@ -155,6 +155,12 @@ def _content(path: Path) -> object:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Of a safetensors file."""
+    with safetensors.safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
 def metadata(path: Path) -> dict[str, str]:
     """What a safetensors file says of itself beside its tensors; of another file, nothing."""
     if not path.is_file() or not is_safetensors(path):
@@ -317,12 +323,23 @@ def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:
 
 
 def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, source: str) -> None:
+    if not isinstance(network.get_classifier(), nn.Linear):
+        return
     classes, weight = network.get_classifier().out_features, tensors.get(f"{prefix}{classifier_name(network)}.weight")
     if weight is not None and len(weight) != classes:
         raise Refusal(
             f"{source}: made for {len(weight)} classes, the data set has {classes}; choose the --dataset "
             "it was trained on, or other weights"
         )
+
+
+def classifier_rows(network: nn.Module, tensors: Tensors) -> int | None:
+    """For how many classes the tensors of a network are; None if they hold no classifier."""
+    if not isinstance(network.get_classifier(), nn.Linear):
+        return None
+    tensors, _ = of_one_network(network.state_dict(), tensors, "weights")
+    weight = _by_own_names(network, "", tensors).get(f"{classifier_name(network)}.weight")
+    return None if weight is None else len(weight)
 
 
 def _lost_classifier(network: nn.Module, fitting: Iterable[str]) -> list[str]:

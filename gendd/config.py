@@ -28,6 +28,7 @@ from gendd.ranges import (
     field_names,
     flag,
 )
+from gendd.teacher_features import Kind
 
 CACHED_VIEWS = 10
 
@@ -46,9 +47,17 @@ class NetworkConfig:
     after_best: bool = False
     """Start from that run's best epoch; otherwise from its last."""
     teacher: str | None = None
-    """Teacher network, named like the student."""
+    """Teacher network, named like the student, or hub:<owner>/<repository>:<entry>, transformers:<id>, or
+    open_clip:<model>/<tag>, which bring their weights."""
     teacher_weights: str | None = None
     """File or run folder of the teacher's weights; timm: those that timm publishes; random: none, for a trial."""
+    teacher_image_size: PixelCount | None = None
+    """Side of the images that the teacher sees; that of the student's if not given."""
+    teacher_feature: Kind = "auto"
+    """Which feature of the teacher is learned: pooled as its own classifier sees it, the class token, the mean of the
+    patches, or the projection that CLIP ends with; auto: the projection of CLIP's towers, pooled of others."""
+    teacher_classifier: bool = True
+    """Use the teacher's classifier, where it is of the data's classes."""
     teacher_mean: tuple[Share, Share, Share] | None = None
     """Mean of the teacher's images, red, green, blue in [0, 1] units; what the network states if not given."""
     teacher_std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
@@ -183,6 +192,10 @@ class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
     def lacks_labels(self) -> bool:
         """Whether training images may come without a label."""
         return self.unlabeled or self.label_fraction < 1
+
+    def resolved(self) -> Self:
+        """With the values that follow from others: a tree's flags that stand for several."""
+        return self
 
     def check(self) -> None:
         """Refuse combinations that cannot work, before anything is loaded."""

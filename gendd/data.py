@@ -89,6 +89,7 @@ class EvaluationData(Protocol):
     size: int
     # Such as "test", or "validation" for a part held out of the training set.
     split: str
+    normalize: "Normalize"
     # Of images that are not of the training set's folders.
     passed_over: Counter[str]
 

@@ -73,6 +73,19 @@ class World:
             dist.all_reduce(counts)
         return counts
 
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows (n, ...) of all processes, those of the first process first."""
+        if self.size == 1:
+            return rows
+        counts = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=self.device))
+        most = max(int(count) for count in counts)
+        padded = rows.new_zeros(most, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
+
     def describe(self) -> str:
         processes = f"{self.size} process{'es' if self.size > 1 else ''}"
         return f"{processes} on {hardware(self.device)}"

@@ -15,14 +15,20 @@ from gendd.randomness import generator
 
 # (number of the batch, images, labels): the batches are the same however many processes share them.
 Batches = Iterable[tuple[int, Tensor, Tensor]]
+# Of an image that are compared, and of how many images at most.
+NEIGHBORS, SCORED = 10, 10_000
+# Of confidences, by which calibration is judged.
+BINS = 15
 
 
 @dataclass(frozen=True)
 class ReadOut:
-    """Named ways to classify images: `logits(images, generator)` gives (B, C) for each of `names`."""
+    """Named ways to read a network out: `outputs(images, generator)` gives for each of `names` logits (B, C), or,
+    beside a `target` that gives the teacher's features (B, D_t) of images, features to compare with them."""
 
     names: tuple[str, ...]
-    logits: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
+    outputs: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
+    target: Callable[[Tensor], Tensor] | None = None
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
@@ -59,27 +65,107 @@ class GroupCounter:
         return results
 
 
+class CalibrationCounter:
+    """Expected calibration error in percent (Guo et al., 2017), counted over all processes: by bins of equal width of
+    the confidence, the mean gap between it and the accuracy, weighted by the images in the bin."""
+
+    def __init__(self, device: torch.device):
+        # Of each bin, the sum of hits less confidences; and of all, the number of images.
+        self.gaps = torch.zeros(BINS + 1, dtype=torch.float64, device=device)
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        confidence, predicted = logits.double().softmax(-1).max(-1)
+        place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+        self.gaps.scatter_add_(0, place, (predicted == labels).double() - confidence)
+        self.gaps[-1] += len(labels)
+
+    def compute(self, world: World) -> float:
+        *gaps, images = world.all_reduce(self.gaps).tolist()
+        return round(100 * sum(map(abs, gaps)) / max(images, 1), 4)
+
+
 @torch.no_grad()
 def evaluate(
-    read_out: ReadOut, batches: Batches, world: World, seed: int = 0, groups: dict[str, Tensor] | None = None
+    read_out: ReadOut,
+    batches: Batches,
+    world: World,
+    seed: int = 0,
+    groups: dict[str, Tensor] | None = None,
+    calibrated: bool = False,
 ) -> dict[str, dict]:
-    """Top-1 and top-5 (percent) of each read-out, and top-1 of each group of classes.
+    """Top-1 and top-5 (percent) of each read-out, and top-1 of each group of classes; of features `feature_scores`.
+    Calibrated: the expected calibration error, "ece", too.
 
     Sampling noise depends on the seed and the batch's number, not on the process.
     """
+    if read_out.target:
+        return _evaluate_features(read_out, batches, world, seed)
     evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
     counters = {name: GroupCounter(groups or {}, world.device) for name in read_out.names}
+    gaps = {name: CalibrationCounter(world.device) for name in read_out.names if calibrated}
     for number, images, labels in batches:
-        outputs = read_out.logits(images, generator(world.device, seed, "evaluation", number))
+        outputs = read_out.outputs(images, generator(world.device, seed, "evaluation", number))
         for name, evaluator in evaluators.items():
             evaluator.update(outputs[name], labels)
             counters[name].update(outputs[name], labels)
+            if calibrated:
+                gaps[name].update(outputs[name], labels)
     results = {}
     for name, evaluator in evaluators.items():
         summary = evaluator.compute(distributed=world.size > 1)
         results[name] = {metric: round(summary[metric], 4) for metric in ("top1", "top5")}
         results[name] |= counters[name].compute(world)
+        if calibrated:
+            results[name]["ece"] = gaps[name].compute(world)
     return results
+
+
+def _evaluate_features(read_out: ReadOut, batches: Batches, world: World, seed: int) -> dict[str, dict]:
+    """`feature_scores` of each read-out; those of the first `SCORED` images' neighbors."""
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*read_out.names, "")}
+    for number, images, _ in batches:
+        noise = generator(world.device, seed, "evaluation", number)
+        outputs = read_out.outputs(images, noise) | {"": read_out.target(images)}
+        for name, part in parts.items():
+            part.append(outputs[name].float())
+    # Of few images a process may have none; the others know the width.
+    width = next((part[0].shape[1] for part in parts.values() if part), 0)
+    width = int(world.gather(torch.tensor([width], device=world.device)).max())
+    empty = torch.zeros(0, width, device=world.device)
+    features = {name: world.gather(torch.cat([empty, *part])) for name, part in parts.items()}
+    target = features.pop("")
+    return {name: feature_scores(values, target) for name, values in features.items()}
+
+
+def feature_scores(features: Tensor, target: Tensor) -> dict[str, float]:
+    """How well features (N, D_t) agree with the teacher's, each in percent.
+
+    Returns:
+        "cosine", mean over images; "r2", the share of the teacher's variance, of all dimensions together, that they
+        explain; "neighbors", how many of an image's `NEIGHBORS` nearest others by the teacher's features, by cosine,
+        are among its nearest by these.
+    """
+    cosine = torch.nn.functional.cosine_similarity(features, target).mean()
+    variance = (target - target.mean(0)).square().sum()
+    r2 = 1 - (features - target).square().sum() / variance.clamp(min=torch.finfo(variance.dtype).tiny)
+    count = min(NEIGHBORS, len(target) - 1)
+    scores = {"cosine": cosine, "r2": r2}
+    if count > 0:
+        ours, theirs = (nearest(values[:SCORED], count) for values in (features, target))
+        scores["neighbors"] = (ours[:, :, None] == theirs[:, None, :]).any(1).float().mean()
+    return {name: round(100 * value.item(), 4) for name, value in scores.items()}
+
+
+def nearest(features: Tensor, count: int) -> Tensor:
+    """Numbers (N, count) of each row's nearest others (N, D) by cosine."""
+    unit = torch.nn.functional.normalize(features, dim=-1)
+    rows = []
+    for first in range(0, len(unit), 1024):
+        alike = unit[first : first + 1024] @ unit.T
+        own = torch.arange(len(alike), device=unit.device)
+        alike[own, first + own] = -torch.inf
+        rows.append(alike.topk(count, dim=-1).indices)
+    return torch.cat(rows)
 
 
 def evaluate_with_cost(
@@ -90,13 +176,14 @@ def evaluate_with_cost(
     world: World,
     seed: int = 0,
     groups: dict[str, Tensor] | None = None,
+    calibrated: bool = False,
 ) -> dict:
     """Accuracies of a read-out of one name, as `evaluate` has them, with its "parameters", "flops" per image, and
     measured "images_per_second" (`Stopwatch.summary`)."""
     stopwatch = Stopwatch(read_out)
-    (accuracy,) = evaluate(stopwatch, batches, world, seed, groups).values()
+    (accuracy,) = evaluate(stopwatch, batches, world, seed, groups, calibrated).values()
     image = torch.zeros(1, 3, image_size, image_size, device=world.device)
-    cost = flops(partial(read_out.logits, image, torch.Generator(world.device)))
+    cost = flops(partial(read_out.outputs, image, torch.Generator(world.device)))
     return {**accuracy, "parameters": parameters, "flops": cost, "images_per_second": stopwatch.summary()}
 
 
@@ -114,16 +201,16 @@ class Stopwatch:
     """A read-out that notes its rate, images/s, on every batch, after a warm-up call."""
 
     def __init__(self, read_out: ReadOut):
-        self.names, self._logits = read_out.names, read_out.logits
+        self.names, self.target, self._outputs = read_out.names, read_out.target, read_out.outputs
         self.rates: list[float] = []
         self._warm = False
 
-    def logits(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+    def outputs(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
         if not self._warm:
-            self._logits(images[:8], noise.clone_state())
+            self._outputs(images[:8], noise.clone_state())
             self._warm = True
         begin = self._now(images.device)
-        result = self._logits(images, noise)
+        result = self._outputs(images, noise)
         self.rates.append(len(images) / (self._now(images.device) - begin))
         return result
 

@@ -19,6 +19,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from gendd import timm_sources
 from gendd.errors import Refusal, unknown_name
+from gendd.foundation import create_foundation, is_foundation
 
 SMALL_IMAGE = 64
 # Folder that the command was given in, where a script has left it (sh/environment.sh): users' modules lie there.
@@ -34,6 +35,29 @@ def pooled_feature(network: nn.Module, images: Tensor) -> Tensor:
 def feature_width(network: nn.Module) -> int:
     """Width D of `pooled_feature`."""
     return getattr(network, "head_hidden_size", None) or network.num_features
+
+
+def frozen_copy(classifier: nn.Linear) -> nn.Linear:
+    """A classifier with the same weights, which training leaves as they are."""
+    copy = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
+    copy.load_state_dict(classifier.state_dict())
+    return copy.requires_grad_(False)
+
+
+def has_classifier(network: nn.Module) -> bool:
+    classifier = network.get_classifier()
+    return isinstance(classifier, nn.Linear) and classifier.out_features > 0
+
+
+def take_classifier(name: str, network: nn.Module) -> None:
+    """Take a network's classifier away.
+
+    Raises:
+        Refusal: it cannot be.
+    """
+    if not hasattr(network, "reset_classifier"):
+        raise Refusal(f"{name}: lacks reset_classifier of timm's interface, and there are no classes to learn; add it")
+    network.reset_classifier(0)
 
 
 def classifier_name(network: nn.Module) -> str:
@@ -62,17 +86,24 @@ class Names:
         return name.removeprefix("timm/") if name.startswith("timm/") else self.short.get(name)
 
 
-def create_network(name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
+def create_network(
+    name: str, names: Names, num_classes: int, image_size: int, needs_classifier: bool = True
+) -> nn.Module:
     """Build a network with random weights.
 
     Args:
         name: a short one, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", or
             "package.module:function"; the function takes num_classes and returns a module that speaks timm's interface.
 
+        num_classes: 0 for a network without a classifier.
+        needs_classifier: whether it must have one for so many classes.
+
     Raises:
         Refusal: no such name, or a network without the interface.
     """
-    if ":" in name and not timm_sources.is_source(name):
+    if is_foundation(name):
+        network = create_foundation(name)
+    elif ":" in name and not timm_sources.is_source(name):
         network = _from_function(name, num_classes)
     else:
         network = _from_timm(name, names, num_classes, image_size)
@@ -83,6 +114,8 @@ def create_network(name: str, names: Names, num_classes: int, image_size: int) -
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
         raise Refusal(f"{name}: the network lacks {', '.join(missing)} of timm's interface; add them")
+    if not num_classes or not needs_classifier:
+        return network
     if not isinstance(network.get_classifier(), nn.Linear):
         raise Refusal(f"{name}: its classifier is no nn.Linear, which the method needs; choose another network")
     outputs = network.get_classifier().out_features
@@ -191,10 +224,10 @@ def _fit_small_images(network: nn.Module) -> None:
 
 
 def trial(name: str, network: nn.Module, image_size: int) -> int:
-    """Have a network classify an image; its floating-point operations.
+    """Have a network look at an image; its floating-point operations.
 
     Raises:
-        Refusal: it cannot, or its pooled feature is not what it says.
+        Refusal: it cannot, or its pooled feature is not what it says, or its classifier takes.
     """
     image = torch.zeros(1, 3, image_size, image_size)
     try:
@@ -206,7 +239,8 @@ def trial(name: str, network: nn.Module, image_size: int) -> int:
             f"{name}: cannot classify an image of 3 x {image_size} x {image_size} ({_brief(error)}); choose "
             "another network or --image-size"
         ) from error
-    said, taken = feature_width(network), network.get_classifier().in_features
+    said, classifier = feature_width(network), network.get_classifier()
+    taken = classifier.in_features if isinstance(classifier, nn.Linear) else said
     if not shape == (1, said) == (1, taken):
         raise Refusal(
             f"{name}: its pooled feature of one image has shape {shape}, its num_features is {said}, its "

@@ -54,7 +54,8 @@ def _hidden_weights(module: nn.Module) -> set[int]:
     classifier's. What a method trains around the backbone (projections, heads) is not among them."""
     backbones = [part for part in module.modules() if hasattr(part, "get_classifier")]
     layers = [layer for part in backbones for layer in part.modules() if isinstance(layer, (nn.Linear, _ConvNd))]
-    return {id(layer.weight) for layer in layers} - {id(part.get_classifier().weight) for part in backbones}
+    classifiers = {id(p) for part in backbones for p in part.get_classifier().parameters()}
+    return {id(layer.weight) for layer in layers} - classifiers
 
 
 class Schedule:

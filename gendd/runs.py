@@ -16,7 +16,7 @@ import dataclasses
 import json
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +36,8 @@ NOT_COMPARED = {
 }
 # Before the names of read-outs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
+# What a run is judged by: its classes, or, without any, its features.
+SCORES = {"top1": "top-1", "cosine": "cosine (%)"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
@@ -82,9 +84,8 @@ class RunFolder:
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
-    def check(self, config: TrainConfig, tree: str) -> None:
-        """Refuse a folder whose run has another configuration, but for what changes nothing in what is trained; the
-        flags are named."""
+    def check(self, config: TrainConfig, tree: str, ignored: Set[str] = frozenset()) -> None:
+        """Refuse a folder whose run has another configuration, but for `ignored` fields; the flags are named."""
         if not (self.path / "config.json").exists():
             return
         # A run knows nothing of flags that came after it: they have their defaults.
@@ -92,7 +93,7 @@ class RunFolder:
         theirs, mine = _as_saved(defaults, tree) | self.read("config.json"), _as_saved(config, tree)
         differing = [
             f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
-            for name in sorted(mine.keys() - NOT_COMPARED - config.method.idle)
+            for name in sorted(mine.keys() - NOT_COMPARED - ignored)
             if theirs.get(name) != mine.get(name)
         ]
         if differing:
@@ -134,18 +135,19 @@ class RunFolder:
     def headline(self) -> str:
         """The result in a line."""
         result = self.read("result.json")
-        accuracies = ", ".join(f"{name} {accuracy['top1']:.2f}" for name, accuracy in result["last"].items())
+        score = next(name for name in SCORES if name in result["best"])
+        scores = ", ".join(f"{name} {scored[score]:.2f}" for name, scored in result["last"].items())
         best = result["best"]
         return (
-            f"top-1 after {result['epochs']} epochs on {result['images']} {result['split']} images: {accuracies} "
-            f"(best {best['read_out']} {best['top1']:.2f} after epoch {best['epoch']}, chosen on {best['images']} "
+            f"{SCORES[score]} after {result['epochs']} epochs on {result['images']} {result['split']} images: {scores} "
+            f"(best {best['read_out']} {best[score]:.2f} after epoch {best['epoch']}, chosen on {best['images']} "
             f"{best['split']} images)"
         )
 
 
 def check_classes(checkpoint: Path, class_names: Sequence[str | None]) -> None:
     """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known."""
-    learned = _learned_classes(checkpoint)
+    learned = learned_classes(checkpoint)
     if learned and (difference := class_difference(learned, class_names)):
         raise UserError(
             f"{checkpoint}: has learned other classes than the images to evaluate on are of; {difference}; name a data "
@@ -153,7 +155,15 @@ def check_classes(checkpoint: Path, class_names: Sequence[str | None]) -> None:
         )
 
 
-def _learned_classes(checkpoint: Path) -> list[str | None]:
+def class_subset(checkpoint: Path, class_names: Sequence[str | None]) -> list[int] | None:
+    """Numbers of a run's classes that images of only some of them are of, such as ImageNet-A's 200; None of all."""
+    number = {name: place for place, name in enumerate(learned_classes(checkpoint))}
+    some = len(class_names) < len(number) and None not in number and set(class_names) <= set(number)
+    return [number[name] for name in class_names] if some and class_names else None
+
+
+def learned_classes(checkpoint: Path) -> list[str | None]:
+    """Of a run, or of a run's plain student; none where they are not known."""
     if (checkpoint / "data.json").exists():
         return RunFolder(checkpoint).read("data.json")["classes"]
     try:

@@ -1,7 +1,7 @@
-"""What the head learns to generate: distribution contraction and feature mixup."""
+"""What the head learns to generate: distribution contraction, feature mixup, and the scale of the features."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, contraction: float) -> Tensor:
@@ -41,3 +41,25 @@ def swap_neighbors(batch: int) -> Tensor:
     mixture does not depend on how many processes share the batch.
     """
     return (torch.arange(batch) ^ 1).clamp(max=batch - 1)
+
+
+class FeatureScale(nn.Module):
+    """Mean and standard deviation of each dimension of a teacher's features (B, D_t), in whose units the head generates
+    them: teachers differ by orders of magnitude in both."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def measure(self, features: Tensor) -> None:
+        """Take the units from some features (N, D_t); dimensions that do not vary keep theirs."""
+        std, mean = torch.std_mean(features.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.std.copy_(std.where(std > 1e-6 * std.max().clamp(min=1e-30), 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.std
+
+    def inverse(self, features: Tensor) -> Tensor:
+        return features * self.std + self.mean

@@ -1,14 +1,18 @@
-"""The frozen teacher of every method: it hides whether its features are computed or read from a cache."""
+"""The frozen teacher of every method: it hides whether its features are computed or read from a cache, at which size
+and in which normalization it sees the images."""
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
 from gendd.data import Batch
 from gendd.distributed import autocast
 from gendd.networks import feature_width
+from gendd.teacher_features import Kind, take, width_of
 
 # Layers whose weights autocast casts at each call. Subclasses may compute with their weights before that.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
@@ -30,6 +34,9 @@ class FrozenTeacher(DistillationTeacher):
         student: its normalization is the one that images come in.
         precision: "bf16" or "fp32", whatever the caller's.
         chunk: images that the network takes at once; 0 for as many as come.
+        kind: of feature (`gendd.teacher_features`).
+        image_size: side of the images that the network sees; None: that in which they come.
+        has_classifier: whether its last layer classifies the data.
 
     Attributes:
         cache: what `features` reads, in place of running the network.
@@ -38,7 +45,15 @@ class FrozenTeacher(DistillationTeacher):
     cache: Features | None = None
 
     def __init__(
-        self, network: nn.Module, student: nn.Module, device: torch.device, precision: str = "fp32", chunk: int = 0
+        self,
+        network: nn.Module,
+        student: nn.Module,
+        device: torch.device,
+        precision: str = "fp32",
+        chunk: int = 0,
+        kind: Kind = "pooled",
+        image_size: int | None = None,
+        has_classifier: bool = True,
     ):
         if precision == "bf16":
             for module in network.modules():
@@ -46,7 +61,8 @@ class FrozenTeacher(DistillationTeacher):
                     module.to(torch.bfloat16)
         network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         super().__init__(network, device=device)
-        self.precision, self.chunk = precision, chunk
+        self.precision, self.chunk, self.kind, self.image_size = precision, chunk, kind, image_size
+        self.has_classifier = has_classifier
         for name in ("mean", "std"):
             values = torch.tensor(student.pretrained_cfg[name], device=device).view(1, -1, 1, 1)
             self.register_buffer(f"student_{name}", values, persistent=False)
@@ -55,30 +71,37 @@ class FrozenTeacher(DistillationTeacher):
         )
 
     def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
-        """Logits (B, C), or pooled features (B, D_t), of images in the teacher's normalization."""
+        """Logits (B, C), or features (B, D_t), of images in the teacher's normalization."""
         forward = super().forward
         with autocast(self.precision, input.device):
             parts = [forward(images, return_features) for images in input.split(self.chunk or len(input))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    @property
-    def classifier(self) -> nn.Linear:
-        return self.model.get_classifier()
+    def _forward_features(self, input: Tensor) -> Tensor:
+        """timm's, of the kind that is chosen."""
+        return take(self.model, input, self.kind)
 
     @property
+    def classifier(self) -> nn.Linear | None:
+        """Of the data's classes, if it has one."""
+        return self.model.get_classifier() if self.has_classifier else None
+
+    @cached_property
     def width(self) -> int:
-        """D_t, of its pooled feature."""
-        return feature_width(self.model)
+        """D_t."""
+        if self.kind == "pooled":
+            return feature_width(self.model)
+        return width_of(self.model, self.kind, self.image_size or self.model.pretrained_cfg["input_size"][-1])
 
     def features(self, batch: Batch) -> Tensor:
-        """The pooled features (B, D_t), float32, of a batch of training images."""
+        """The features (B, D_t), float32, of a batch of training images."""
         if self.cache is None:
             return self.features_of(batch.images)
         return self.cache.features(batch).to(batch.images.device).float()
 
     @torch.no_grad()
     def features_of(self, images: Tensor) -> Tensor:
-        """The pooled features (B, D_t), float32, of images in the student's normalization."""
+        """The features (B, D_t), float32, of images in the student's normalization."""
         return self(self._normalized(images), return_features=True).float()
 
     @torch.no_grad()
@@ -87,7 +110,12 @@ class FrozenTeacher(DistillationTeacher):
         return self(self._normalized(images))
 
     def _normalized(self, images: Tensor) -> Tensor:
-        return self.normalize_input(images, self.student_mean, self.student_std)
+        """As the network wants them, of its own size."""
+        images = self.normalize_input(images, self.student_mean, self.student_std)
+        if self.image_size in (None, images.shape[-1]):
+            return images
+        size = (self.image_size, self.image_size)
+        return F.interpolate(images, size, mode="bicubic", antialias=self.image_size < images.shape[-1])
 
     def normalize_input(self, input: Tensor, student_mean: Tensor, student_std: Tensor) -> Tensor:
         """timm's, but for its comparison of the values at each call, which would wait for a GPU."""

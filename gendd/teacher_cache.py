@@ -46,6 +46,10 @@ def open_cache(config: TrainConfig, data: TrainingData, teacher: FrozenTeacher, 
     if world.is_first:
         normalization = {name: getattr(config, name) for name in ("teacher_mean", "teacher_std")}
         given = {name: values for name, values in normalization.items() if values}
+        if teacher.kind != "pooled":
+            given["teacher_feature"] = teacher.kind
+        if teacher.image_size not in (None, config.image_size):
+            given["teacher_image_size"] = teacher.image_size
         cache.claim({"teacher": config.teacher, **given, **_teacher_settings(teacher)})
         print(f"  cache      {cache.describe()}", flush=True)
     world.barrier()

@@ -1,6 +1,7 @@
 """The training loop. It knows tasks (batch -> losses), never methods."""
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from gendd.runs import RunFolder
 @dataclass(frozen=True)
 class Measured:
     """An evaluation: of which images, accuracies {"head": {"top1": ..., "top5": ...}, ...} with the read-out to report
-    first, and whatever else was measured with them."""
+    first (without classes, scores of features, {"head": {"cosine": ...}, ...}), and what else was measured."""
 
     images: dict
     accuracies: dict[str, dict]
@@ -179,8 +180,10 @@ class Training:
         measured = self.evaluate(self.config.eval_images)
         self.report("eval", measured.record())
         read_out, accuracy = next(iter(measured.accuracies.items()))
-        if accuracy["top1"] > self.best.get("top1", -1.0):
-            self.best = {"epoch": self.epoch, "read_out": read_out, "top1": accuracy["top1"], **measured.images}
+        # The first score of the first read-out: "top1", or "cosine" without classes.
+        name, score = next(iter(accuracy.items()))
+        if score > self.best.get(name, -math.inf):
+            self.best = {"epoch": self.epoch, "read_out": read_out, name: score, **measured.images}
             if self.world.is_first:
                 checkpoint.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
 

@@ -50,9 +50,20 @@ def open_training(
     return TrainingImages(source, plan, normalize, world.device, config.crop_padding, config.hflip, config.views, sizes)
 
 
-def open_evaluation(config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module) -> "EvaluationImages":
-    """Read the images to evaluate on onto the device, normalized as the network wants them."""
+def open_evaluation(
+    config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
+) -> "EvaluationImages":
+    """Read the images to evaluate on onto the device, normalized as the network wants them.
+
+    Args:
+        of_training: those to train on in their place, as they are.
+    """
     normalize = Normalize.of(network, world.device)
+    if of_training:
+        source = replace(_read(config, "train", world), passed_over=Counter())
+        if config.holdout:
+            source = replace(source, images=source.images.hold_out(config.holdout)[0])
+        return EvaluationImages(source, "train", plan, normalize, world.device)
     if not config.holdout:
         return EvaluationImages(_read(config, "test", world), "test", plan, normalize, world.device)
     source = _read(config, "train", world)

@@ -201,7 +201,8 @@ def summarize(config: CifarTrainConfig) -> DataSummary:
         if lacking := _lacking(CIFAR[name], Path(config.data_root)):
             missing.append(f"--dataset {name}: {lacking}")
     else:
-        num_classes = len(class_names(Path(name, "test" if config.unlabeled_dir else "train")))
+        # An evaluation needs no images to train on.
+        num_classes = max(len(class_names(Path(name, split))) for split in SPLITS)
         if not num_classes:
             missing.append(str(_no_data_set(name)))
     if config.unlabeled_dir and not Path(config.unlabeled_dir).is_dir():

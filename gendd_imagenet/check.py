@@ -31,7 +31,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
     if summary.missing:
         raise UserError("; ".join(summary.missing))
     view = EvalView(config.image_size, config.crop_pct, config.interpolation)
-    evaluation = list_evaluation(config)
+    evaluation = None if config.image_folder and not config.eval_dataset else list_evaluation(config)
     if shards.is_shards(config.dataset):
         problems = list(_check_shards(config.dataset, view))
     else:
@@ -39,7 +39,8 @@ def check_data(config: ImageNetTrainConfig) -> None:
         problems = list(_check_listing("to train on", training, view))
         if not config.unlabeled:
             refuse_other_classes(config.dataset, training.classes or (), evaluation.classes)
-    problems += _check_listing("to evaluate on", evaluation, view)
+    if evaluation:
+        problems += _check_listing("to evaluate on", evaluation, view)
     for line in problems[:SHOWN]:
         print(f"  {line}")
     if "imagenet" in (config.dataset, config.eval_dataset):

@@ -1,7 +1,9 @@
 """The flags of this tree, with its own defaults. The paper's ImageNet protocol stands in the scripts of sh/."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
+
+import tyro
 
 from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig
 from gendd.errors import UserError
@@ -18,6 +20,10 @@ class Photographs(DataConfig):
     dataset: str = "imagenet"
     """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, or shards: a folder of them,
     a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http."""
+    image_folder: Annotated[str | None, tyro.conf.arg(name="images")] = None
+    """Folder of any images, or shards, in place of a data set: they are learned from without a label, a class or an
+    evaluation set. A share is held out (`holdout`; 2 %, 10 to 1,000 images, if not given), on which the features are
+    compared with the teacher's."""
     train_list: str | None = None
     """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
     eval_dataset: str | None = None
@@ -83,11 +89,22 @@ class ManyImages(RunConfig):
 class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
     """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
 
+    def resolved(self) -> "ImageNetTrainConfig":
+        if not self.image_folder:
+            return self
+        if self.dataset not in (ImageNetTrainConfig.dataset, self.image_folder):
+            raise UserError(
+                f"--dataset {self.dataset}: --images {self.image_folder} stands in its place; leave one out"
+            )
+        method = self.method.without_labels()
+        return replace(self, dataset=self.image_folder, unlabeled=True, teacher_classifier=False, method=method)
+
     def check(self) -> None:
         super().check()
         if is_shards(self.dataset):
             if not self.eval_dataset:
-                raise UserError("--eval-dataset is missing: shards have no classes; name a folder with val/<class>/")
+                wanted = "any other images" if self.image_folder else "a folder with val/<class>/"
+                raise UserError(f"--eval-dataset is missing: shards have no classes and no part apart; name {wanted}")
             if not self.steps_per_epoch:
                 raise UserError(
                     "--steps-per-epoch is missing: nobody counted the images of the shards; give a number, such as "

@@ -7,6 +7,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,16 @@ from gendd.evaluation import Batches
 from gendd.randomness import BatchPlan, Shuffled, StepRandom
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import ImageNetTrainConfig
-from gendd_imagenet.folders import refuse_absent
+from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.images import EvalView, TrainView
-from gendd_imagenet.sources import eval_folder, eval_split, has_training_labels, list_evaluation, list_training
+from gendd_imagenet.sources import (
+    eval_folder,
+    eval_split,
+    has_training_labels,
+    held_share,
+    list_evaluation,
+    list_training,
+)
 
 # Training goes on without broken images up to this share of those read, or this number if it is more.
 BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
@@ -46,10 +54,26 @@ def open_training(
 
 
 def open_evaluation(
-    config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module
+    config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
 ) -> "EvaluationPhotos":
-    """The images to evaluate on, normalized as the network wants them."""
-    return EvaluationPhotos(config, plan, world, Normalize.of(network, world.device))
+    """The images to evaluate on, normalized as the network wants them.
+
+    Args:
+        of_training: those to train on in their place, as they are.
+    """
+    normalize = Normalize.of(network, world.device)
+    held = config.holdout or (config.image_folder and not config.eval_dataset)
+    if of_training or held:
+        listing, split = list_training(config), "train" if of_training else "validation"
+        if held:
+            listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
+        # What was passed over is told of the training images.
+        return EvaluationPhotos(config, replace(listing, passed_over=Counter()), split, plan, world, normalize)
+    listing = list_evaluation(config)
+    if config.eval_list and world.is_first:
+        with naming("--eval-list"):
+            refuse_absent(config.eval_list, listing)
+    return EvaluationPhotos(config, listing, _name_of_evaluation(config), plan, world, normalize)
 
 
 class TrainingPhotos:
@@ -90,8 +114,8 @@ class TrainingPhotos:
             with naming("--train-list"):
                 refuse_absent(config.train_list, listing)
         self.passed_over = listing.passed_over
-        if config.holdout:
-            listing, _ = listing.hold_out(config.holdout)
+        if share := held_share(config, len(listing)):
+            listing, _ = listing.hold_out(share)
         if has_training_labels(config):
             self.class_names, self.class_sizes = listing.classes, listing.class_counts(len(listing.classes))
         if config.label_fraction < 1:
@@ -203,26 +227,32 @@ class TrainingPhotos:
             yield self.normalize(images)
 
 
+def _name_of_evaluation(config: ImageNetTrainConfig) -> str:
+    if config.image_folder:
+        return Path(config.eval_dataset).name
+    return Path(config.eval_list).stem if config.eval_list else eval_split(eval_folder(config))
+
+
 class EvaluationPhotos:
     """Images for the evaluation (`gendd.data.EvaluationData`)."""
 
-    def __init__(self, config: ImageNetTrainConfig, plan: BatchPlan, world: World, normalize: Normalize):
-        self.plan, self.normalize, self.device = plan, normalize, world.device
+    def __init__(
+        self,
+        config: ImageNetTrainConfig,
+        listing: Listing,
+        split: str,
+        plan: BatchPlan,
+        world: World,
+        normalize: Normalize,
+    ):
+        self.plan, self.normalize, self.device, self.split = plan, normalize, world.device, split
         self.image_size, self.workers = config.image_size, min(config.workers, usable_cores())
         self.view = EvalView(config.image_size, config.crop_pct, config.interpolation)
-        if config.holdout:
-            listing, self.split = list_training(config), "validation"
-            # What was passed over is told of the training images.
-            self.passed_over: Counter[str] = Counter()
-            _, listing = listing.hold_out(config.holdout)
-        else:
-            listing = list_evaluation(config)
-            self.split = Path(config.eval_list).stem if config.eval_list else eval_split(eval_folder(config))
-            self.passed_over = listing.passed_over
-            if config.eval_list and world.is_first:
-                with naming("--eval-list"):
-                    refuse_absent(config.eval_list, listing)
-        self.listing, self.size, self.class_names = listing.in_evaluation_order(), len(listing), listing.classes
+        self.passed_over = listing.passed_over
+        if listing.labels is None:
+            listing = listing.with_labels(torch.full((len(listing),), -1))
+        self.listing, self.size = listing.in_evaluation_order(), len(listing)
+        self.class_names = listing.classes or ()
 
     def batches(self, limit: int = 0) -> Batches:
         size = min(limit or self.size, self.size)

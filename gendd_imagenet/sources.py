@@ -18,6 +18,9 @@ from gendd_imagenet.folders import (
     list_unlabeled,
 )
 
+# What is held out of --images: a share, and least and most images.
+HELD_SHARE, LEAST_HELD, MOST_HELD = 0.02, 10, 1000
+
 
 def folder_of(name: str, config: ImageNetTrainConfig) -> Path:
     """Folder of a data set."""
@@ -42,13 +45,23 @@ def eval_split(folder: Path) -> str:
     return next((split for split in EVAL_SPLITS if (folder / split).is_dir()), EVAL_SPLITS[0])
 
 
+def held_share(config: ImageNetTrainConfig, images: int) -> float:
+    """Share of so many training images that is held out to evaluate on; 0 where others are."""
+    if config.holdout or not config.image_folder or config.eval_dataset:
+        return config.holdout
+    return min(max(HELD_SHARE * images, LEAST_HELD), MOST_HELD, images) / images
+
+
 def list_evaluation(config: ImageNetTrainConfig) -> Listing:
-    """The images to evaluate on, all of them.
+    """The images to evaluate on, all of them, those of --images without classes.
 
     Raises:
         UserError: they are not there.
     """
     folder = eval_folder(config)
+    if config.image_folder:
+        with naming("--eval-dataset"):
+            return list_unlabeled(folder)
     if config.eval_list:
         with naming("--eval-list"):
             return list_file(config.eval_list, folder, class_count(folder))
@@ -60,7 +73,7 @@ def list_evaluation(config: ImageNetTrainConfig) -> Listing:
 
 def has_training_labels(config: ImageNetTrainConfig) -> bool:
     """Whether the training images are labeled, by a list or by class folders."""
-    if shards.is_shards(config.dataset):
+    if config.image_folder or shards.is_shards(config.dataset):
         return False
     return bool(config.train_list or class_names(folder_of(config.dataset, config) / "train"))
 
@@ -72,6 +85,9 @@ def list_training(config: ImageNetTrainConfig) -> Listing:
         UserError: they are not there.
     """
     folder = folder_of(config.dataset, config)
+    if config.image_folder:
+        with naming("--images"):
+            return list_unlabeled(folder)
     if config.train_list:
         with naming("--train-list"):
             return list_file(config.train_list, folder, class_count(folder))
@@ -102,10 +118,11 @@ def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
 
 def summarize(config: ImageNetTrainConfig) -> DataSummary:
     """Number of classes, and what is missing, without walking through the images."""
+    if config.image_folder:
+        return _summarize_images(config)
     missing = []
     if shards.is_shards(config.dataset):
-        absent = shards.absent_shards(shards.expand(config.dataset))
-        if absent:
+        if absent := _absent_shards(config.dataset):
             missing.append(
                 f"--dataset {config.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
             )
@@ -126,10 +143,29 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
         count = len(list_evaluation(config).classes)
     elif not count and "imagenet" in (config.dataset, config.eval_dataset):
         count = 1000
-    return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled, _details(config, folder))
+    details = _details(config, config.eval_list or folder / eval_split(folder))
+    return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled, details)
 
 
-def _details(config: ImageNetTrainConfig, evaluated: Path) -> str:
+def _summarize_images(config: ImageNetTrainConfig) -> DataSummary:
+    missing = []
+    if shards.is_shards(config.image_folder):
+        missing += [
+            f"--images {config.image_folder}: {name} is not there" for name in _absent_shards(config.image_folder)[:1]
+        ]
+    elif not Path(config.image_folder).is_dir():
+        missing.append(f"--images {config.image_folder}: no such folder; name a folder of images")
+    if config.eval_dataset and not Path(config.eval_dataset).is_dir():
+        missing.append(f"--eval-dataset {config.eval_dataset}: no such folder; name a folder of images")
+    evaluated = config.eval_dataset or "a part held out"
+    return DataSummary(0, tuple(missing), labeled=False, details=_details(config, evaluated))
+
+
+def _absent_shards(dataset: str) -> list[str]:
+    return shards.absent_shards(shards.expand(dataset))
+
+
+def _details(config: ImageNetTrainConfig, evaluated: Path | str) -> str:
     words = [f"list {config.train_list}"] if config.train_list else []
     if config.steps_per_epoch:
         words.append(f"{config.steps_per_epoch} steps per epoch")
@@ -141,7 +177,7 @@ def _details(config: ImageNetTrainConfig, evaluated: Path) -> str:
     for name in ("mixup", "cutmix", "label_smoothing"):
         if value := getattr(config, name):
             words.append(f"{name.replace('_', ' ')} {value:g}")
-    return f"{', '.join(words)}; evaluated on {config.eval_list or evaluated / eval_split(evaluated)}"
+    return f"{', '.join(words)}; evaluated on {evaluated}"
 
 
 def _list_source(file: str) -> str:

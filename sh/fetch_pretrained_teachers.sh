@@ -43,7 +43,7 @@ is_checkpoint() { # FILE
 import sys
 from pathlib import Path
 from gendd.checkpoint import read
-read(Path(sys.argv[1]), "file")' "$1" 2>/dev/null
+read(Path(sys.argv[1]))' "$1" 2>/dev/null
 }
 
 is_noted() { # FILE NOTE: whether it has the SHA-256 of the note, which is written if there is none yet

@@ -58,6 +58,14 @@ class Method:
         """
         return None
 
+    def needs_classifier(self, config: TrainConfig) -> bool:
+        """Whether the teacher must classify the data."""
+        return self.needs_teacher
+
+    def without_labels(self) -> Method:
+        """The method with options for images that have none."""
+        return self
+
     def describe(self) -> str:
         """Its name and what it learns by, for the plan."""
         own = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
@@ -103,6 +111,8 @@ class Task(TrainingTask):
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(device=context.device, verbose=False)
         self.trainable_module, self.head = trainable, head
+        # Whether `measure_features` is to be called.
+        self.measures_features = False
 
     def read_out(self, model: nn.Module) -> ReadOut:
         """How a trained model of this task, or its average, classifies; of several ways the first is the one to
@@ -112,6 +122,9 @@ class Task(TrainingTask):
     def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
         """The same read-outs, each by itself, computing nothing for the others, with the parameters that it needs."""
         return [(self.read_out(model), parameter_count(model))]
+
+    def measure_features(self, features: Tensor) -> None:
+        """Look at some of the teacher's features (N, D_t) before training begins."""
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> Task:
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)

@@ -76,4 +76,7 @@ class Finetune(GenDD):
     def describe(self) -> str:
         return self.name
 
+    def needs_classifier(self, config: "TrainConfig") -> bool:
+        return True
+
     needs_pairs = False

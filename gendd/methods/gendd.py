@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from gendd.evaluation import ReadOut
 from gendd.head import Draws, SplitTokenHead, settings_of
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import NOISE_READ_OUT, HeadOptions, SamplingOptions
-from gendd.networks import feature_width, parameter_count
+from gendd.networks import feature_width, parameter_count, pooled_feature
 from gendd.objective import Objective
 from gendd.randomness import StepRandom
 from gendd.ranges import Amount, Share, field_names
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 
 class HeadTask(DistillationTask):
-    """A task whose model is a `Student`: it classifies by "head", the teacher's classifier on features that the head
-    generates, and by "probe", the backbone alone.
+    """A task whose model is a `Student`, which is read out as `Student.read_out` says.
 
     Args:
         trainable: the student, or the part of it that is trained.
@@ -40,22 +39,42 @@ class HeadTask(DistillationTask):
         self.sampling, self.contraction = method.sampling(), method.contraction
 
     def read_out(self, model: Student) -> ReadOut:
-        return ReadOut(("head", "probe"), lambda images, noise: model.read_out(images, noise, **self.sampling))
+        outputs = lambda images, noise: model.read_out(images, noise, **self.sampling)  # noqa: E731
+        if model.linear:
+            return ReadOut(("head", "linear"), outputs, self.teacher.features_of)
+        return ReadOut(("head", "probe") if model.classifier else ("probe",), outputs)
 
     def read_outs_apart(self, model: Student) -> list[tuple[ReadOut, int]]:
         def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-            return {"head": model.classifier(model.sample(images, noise, **self.sampling))}
+            generated = model.sample(images, noise, **self.sampling)
+            return {"head": model.classifier(generated) if model.classifier else generated}
 
         def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
             return {"probe": model.backbone(images)}
 
-        without_probe = parameter_count(model) - parameter_count(model.backbone.get_classifier())
+        def linear(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
+            return {"linear": model.mapped(pooled_feature(model.backbone, images))}
+
         alone = parameter_count(model.backbone)
-        return [(ReadOut(("head",), head), without_probe), (ReadOut(("probe",), probe), alone)]
+        if model.linear:
+            size, target = parameter_count(model.linear), self.teacher.features_of
+            with_head = ReadOut(("head",), head, target), parameter_count(model) - size
+            return [with_head, (ReadOut(("linear",), linear, target), alone + size)]
+        read_outs = [(ReadOut(("probe",), probe), alone)]
+        if model.classifier:
+            without_probe = parameter_count(model) - parameter_count(model.backbone.get_classifier())
+            read_outs.insert(0, (ReadOut(("head",), head), without_probe))
+        return read_outs
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
         """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
-        return contract(feature, self.teacher.classifier.weight, labels, self.contraction)
+        centers = self.teacher.classifier.weight if self.contraction else None
+        return contract(feature, centers, labels, self.contraction)
+
+    def measure_features(self, features: Tensor) -> None:
+        """Take the units in which the head generates features from some of the teacher's (N, D_t)."""
+        for ema in (False, True) if self.has_ema() else (False,):
+            self.get_eval_model(ema=ema).scale.measure(features)
 
     def feature_pairs(
         self, model: Student, images: Tensor, labels: Tensor, noise: torch.Generator
@@ -71,11 +90,12 @@ class GenDDTask(HeadTask):
 
     def __init__(self, student: Student, context: TaskContext):
         super().__init__(student, context, student.head)
-        self.feature_mixup = context.config.method.feature_mixup
+        self.feature_mixup, self.probed = context.config.method.feature_mixup, student.linear is None
+        self.measures_features = student.scale is not None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         feature, device = self.teacher.features(batch), batch.images.device
-        labels = self.class_targets(feature, batch.labels)
+        labels = self.class_targets(feature, batch.labels) if self.probed else batch.labels
         return self.trainable_module(
             batch.images,
             self.target(feature, labels),
@@ -100,9 +120,9 @@ class GenDDTask(HeadTask):
 
 def build_student(head_options: HeadOptions, context: TaskContext) -> Student:
     """The student with a fresh head for the teacher's features."""
-    classifier = context.teacher.classifier
-    head = SplitTokenHead(classifier.in_features, feature_width(context.student), **head_options.head())
-    return Student(context.student, head, classifier)
+    teacher = context.teacher
+    head = SplitTokenHead(teacher.width, feature_width(context.student), **head_options.fitting(teacher.width))
+    return Student(context.student, head, teacher.classifier, head_options.standardizes(teacher.classifier))
 
 
 @dataclass(frozen=True)
@@ -138,6 +158,13 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
             )
         self.check_contraction(config)
 
+    def needs_classifier(self, config: "TrainConfig") -> bool:
+        """For the class centers, or where labels are lacking that the probe learns from."""
+        return self.contraction > 0 or config.label_fraction < 1
+
+    def without_labels(self) -> "GenDD":
+        return replace(self, contraction=0.0)
+
     def check_contraction(self, config: "TrainConfig") -> None:
         if config.unlabeled and self.contraction > 0:
             raise UserError(
@@ -152,7 +179,7 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
         depth = sum(name.endswith(".in_ln.weight") for name in tensors)
         # The last layer of each block of the condition's network.
         trunk_depth = sum(bool(re.fullmatch(r"head\.net\.cond_embed\.\d+\.3\.weight", name)) for name in tensors)
-        settings = settings_of(tensors)
+        settings = settings_of(tensors) | {"feature_space": "standardized" if "scale.mean" in tensors else "raw"}
         read_out = NOISE_READ_OUT if settings["prediction"] == "noise" else {}
         return cls(token_dim=token_dim, width=width, depth=depth, trunk_depth=trunk_depth, **settings, **read_out)
 

@@ -15,7 +15,7 @@ class HeadOptions:
     """The generative head and its loss."""
 
     token_dim: Count = 64
-    """Width d of a token; must divide the teacher's feature width."""
+    """Width d of a token, or the nearest that divides the teacher's feature width."""
     width: Count = 1024
     """Width of the denoiser."""
     depth: Count = 1
@@ -40,9 +40,25 @@ class HeadOptions:
     condition_dropout: Share = 0.0
     """Probability of a zero condition, per image, token and draw (the paper: 0.2); guidance needs it."""
 
+    feature_space: Literal["auto", "raw", "standardized"] = "auto"
+    """Units of the features that the head generates: the teacher's own (the paper's), or standardized, by mean and
+    standard deviation of each dimension; auto: raw where the teacher classifies, standardized otherwise."""
+
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
-        return field_values(self, HeadOptions)
+        values = field_values(self, HeadOptions)
+        del values["feature_space"]
+        return values
+
+    def fitting(self, feature_width: int) -> dict:
+        """The same with the token width nearest to `token_dim` that divides a feature's, in ratio."""
+        divisors = (n for n in range(1, feature_width + 1) if feature_width % n == 0)
+        near = min(divisors, key=lambda n: (max(n, self.token_dim) / min(n, self.token_dim), n))
+        return self.head() | {"token_dim": near}
+
+    def standardizes(self, classifier: object | None) -> bool:
+        """Whether features of a teacher with this classifier, or none, are standardized."""
+        return self.feature_space == "standardized" or (self.feature_space == "auto" and classifier is None)
 
 
 @dataclass(frozen=True)

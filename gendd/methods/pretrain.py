@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gendd.data import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 from gendd.methods.gendd import GenDD
-from gendd.networks import feature_width, pooled_feature
+from gendd.networks import feature_width, frozen_copy, pooled_feature
 from gendd.ranges import field_names
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ class ProjectedStudent(nn.Module):
         self.backbone = backbone
         width, teacher_width = feature_width(backbone), classifier.in_features
         self.projection = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width)
-        self.classifier = nn.Linear(teacher_width, classifier.out_features, bias=classifier.bias is not None)
-        self.classifier.load_state_dict(classifier.state_dict())
-        self.classifier.requires_grad_(False)
+        self.classifier = frozen_copy(classifier)
         # Not trained in this stage: the linear probe of the next one.
         backbone.get_classifier().requires_grad_(False)
 
@@ -59,5 +57,8 @@ class Pretrain(GenDD):
 
     def describe(self) -> str:
         return self.name
+
+    def needs_classifier(self, config: "TrainConfig") -> bool:
+        return True
 
     needs_pairs = False

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.networks import feature_width, pooled_feature
 from gendd.ranges import Amount
 
+if TYPE_CHECKING:
+    from gendd.config import TrainConfig
+
 # Projected features and the teacher's, (B, D_t) float32 -> the loss, a scalar.
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -19,6 +23,9 @@ FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 class ProjectedMethod(Method):
     feature_weight: Amount = 1.0
     """w, weight of what is learned from the teacher's features."""
+
+    def needs_classifier(self, config: "TrainConfig") -> bool:
+        return False
 
 
 class ProjectedStudent(nn.Module):

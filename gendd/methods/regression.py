@@ -59,12 +59,13 @@ class Regression(GenDD):
     idle = GenDD.idle | {"timestep_density", "loss_weight", "repeats", "timesteps", "condition_dropout"}
 
     def build(self, context: TaskContext) -> RegressionTask:
-        classifier = context.teacher.classifier
-        widths = (classifier.in_features, feature_width(context.student))
+        teacher = context.teacher
+        widths = (teacher.width, feature_width(context.student))
         with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
-            size = parameter_count(SplitTokenHead(*widths, **self.head()))
+            size = parameter_count(SplitTokenHead(*widths, **self.fitting(teacher.width)))
         head = RegressionHead(*widths, self.width, size)
-        return RegressionTask(Student(context.student, head, classifier), context)
+        student = Student(context.student, head, teacher.classifier, self.standardizes(teacher.classifier))
+        return RegressionTask(student, context)
 
     def check(self, config: "TrainConfig") -> None:
         self.check_contraction(config)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gendd.data import Batch
 from gendd.errors import UserError
 from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.networks import frozen_copy
 
 
 class SimKDStudent(nn.Module):
@@ -33,9 +34,7 @@ class SimKDStudent(nn.Module):
             *(nn.Conv2d(middle, middle, 3, padding=1, bias=False), nn.BatchNorm2d(middle), nn.ReLU()),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(middle, teacher_width)),
         )
-        self.classifier = nn.Linear(teacher_width, classifier.out_features, bias=classifier.bias is not None)
-        self.classifier.load_state_dict(classifier.state_dict())
-        self.classifier.requires_grad_(False)
+        self.classifier = frozen_copy(classifier)
         backbone.get_classifier().requires_grad_(False)
 
     def forward(self, images: Tensor, target: Tensor | None = None) -> Tensor | dict[str, Tensor]:

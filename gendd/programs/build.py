@@ -4,6 +4,7 @@ import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
@@ -12,12 +13,23 @@ from gendd import checkpoint, hub, timm_sources
 from gendd.config import TrainConfig
 from gendd.errors import Absent, Missing, UserError, naming
 from gendd.evaluation import ReadOut
+from gendd.foundation import is_foundation
 from gendd.methods.base import Task, TaskContext
-from gendd.networks import Names, as_flops, create_network, parameter_count, recompute_activations, trial
+from gendd.networks import (
+    Names,
+    as_flops,
+    create_network,
+    has_classifier,
+    parameter_count,
+    recompute_activations,
+    take_classifier,
+    trial,
+)
 from gendd.programs.tree import Tree
 from gendd.randomness import generator
 from gendd.runs import student_weights
 from gendd.teacher import FrozenTeacher
+from gendd.teacher_features import Kind, usual, width_of
 
 # In place of a file's path, on the command line: a trial of a recipe needs no trained teacher.
 RANDOM = "random"
@@ -41,8 +53,16 @@ class BuiltNetwork:
         return f"{self.name}: {size}{self.normalization}"
 
 
-def build_network(
-    role: str,
+@dataclass
+class Found:
+    """A network's weights: the tensors of a file, and, if timm publishes it, as what."""
+
+    tensors: checkpoint.Weights
+    file: Path
+    published: hub.Published | None = None
+
+
+def build_student(
     name: str,
     weights: str | None,
     names: Names,
@@ -50,38 +70,135 @@ def build_network(
     image_size: int,
     allow_partial: bool | None = False,
     missing: list[str] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
 ) -> BuiltNetwork:
-    """Create the network of a role, "teacher" or "student", and fill it.
+    """Create the student and fill it.
 
     Args:
         weights: a file, a run folder, "timm": those that timm publishes, or "random", as None: for trials.
         allow_partial: as `checkpoint.load_weights` has it.
-        mean, std: of its images, in [0, 1] units, in place of those that the network states.
         missing: collects what is absent instead of refusing it, and without a look at the hub (dry runs).
 
     Raises:
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
-    with naming(f"--{role}"):
+    with naming("--student"):
         network = create_network(name, names, num_classes, image_size)
         built = BuiltNetwork(name, network, trial(name, network, image_size))
-    built.normalization = _normalize(network, mean, std)
+    built.normalization = _normalize(network, None, None)
+    found = find_weights("--student-weights", name, weights, names, missing)
+    if found:
+        _fill(built, found, "--student-weights", weights, image_size, allow_partial)
+    return built
+
+
+def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: list[str] | None = None) -> "Teacher":
+    """The teacher's network, filled, and whether it classifies the data.
+
+    It does not if it has no classifier, one for another number of classes, or is not to (--no-teacher-classifier).
+
+    Raises:
+        UserError: as `build_student`; or the method learns from a classifier that is not there.
+    """
+    name, weights = config.teacher, config.teacher_weights
+    image_size = config.teacher_image_size or config.image_size
+    found = find_weights("--teacher-weights", name, weights, names, missing)
+    with naming("--teacher"):
+        own = _own_classes(found, name, names, num_classes, image_size)
+        classifies = config.teacher_classifier and own == num_classes > 0
+        if not classifies and config.method.needs_classifier(config):
+            _refuse_classless(config, own, num_classes, found)
+        network = create_network(name, names, own, image_size, needs_classifier=classifies)
+        if is_foundation(name) and not config.teacher_image_size:
+            image_size = network.pretrained_cfg["input_size"][-1]
+        built = BuiltNetwork(name, network, trial(name, network, image_size))
+        kind = usual(network) if config.teacher_feature == "auto" else config.teacher_feature
+        width = width_of(network, kind, image_size)
+    built.normalization = _normalize(network, config.teacher_mean, config.teacher_std)
+    if found:
+        needed = config.method.needs_classifier(config)
+        _fill(built, found, "--teacher-weights", weights, image_size, config.allow_partial, needed)
+    if not classifies:
+        built.normalization += f"; learned by its {kind} feature of {width} numbers, it classifies nothing here"
+    if image_size != config.image_size:
+        built.normalization += f"; sees images of {image_size} pixels"
+    return Teacher(built, kind, image_size, classifies)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    built: BuiltNetwork
+    kind: Kind
+    image_size: int
+    classifies: bool
+
+
+# What learns from a teacher that classifies nothing.
+FEATURES_ALONE = "its feature alone is learned by gendd and regression with --contraction 0, by feature, srd and vkd"
+
+
+def _refuse_classless(config: TrainConfig, own: int, num_classes: int, found: Found | None) -> None:
+    """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
+    name = config.method.name
+    if not config.teacher_classifier:
+        raise UserError(f"--no-teacher-classifier: {name} learns from it; leave it out; {FEATURES_ALONE}")
+    if own and found:
+        raise UserError(
+            f"--teacher-weights {config.teacher_weights}: made for {own} classes, the data set has {num_classes}; "
+            f"choose the --dataset it was trained on, or other weights; {FEATURES_ALONE}"
+        )
+    raise UserError(f"--teacher {config.teacher}: has no classifier, from which {name} learns; {FEATURES_ALONE}")
+
+
+def _own_classes(found: Found | None, name: str, names: Names, num_classes: int, image_size: int) -> int:
+    """Of how many classes a teacher's last layer is: of what its weights were trained for. 0: it has none."""
+    if is_foundation(name):
+        return 0
+    if found and found.published:
+        return found.published.num_classes
+    timm_name = names.in_timm(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
+    stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
+    if not found:
+        # A trial: as many as the data has, of a network that comes with a classifier.
+        return num_classes if stated else 0
+    with torch.random.fork_rng(devices=[]):
+        network = create_network(name, names, num_classes or 1, image_size, needs_classifier=False)
+    rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found.tensors))
+    return (num_classes if stated else 0) if rows is None else rows
+
+
+def find_weights(flag: str, name: str, weights: str | None, names: Names, missing: list[str] | None) -> Found | None:
+    """A network's weights; None if there are to be none, or, in a dry run, are none."""
     if weights in (None, RANDOM):
-        return built
+        return None
+    if is_foundation(name):
+        raise UserError(f"{flag} {weights}: {name} brings its own; leave it out")
     try:
-        with naming(f"--{role}-weights"):
-            file, tensors = _find(name, weights, names, image_size, fetch=missing is None)
-            plain, teaches = checkpoint.backbone_weights(tensors), role == "teacher"
-            summary = checkpoint.load_weights(network, plain, weights, allow_partial, needs_classifier=teaches)
+        with naming(flag):
+            return _find(name, weights, names, fetch=missing is None)
     except Absent as absent:
         if missing is None:
             raise
         missing.append(str(absent))
-        return built
-    built.file, built.tensors, built.loaded = file, tensors, f"{summary} from {file}{tensors.note}"
-    return built
+        return None
+
+
+def _fill(
+    built: BuiltNetwork,
+    found: Found,
+    flag: str,
+    weights: str,
+    image_size: int,
+    allow_partial: bool | None,
+    needs_classifier: bool = False,
+) -> None:
+    with naming(flag):
+        tensors = found.tensors
+        if found.published:
+            tensors = found.published.read(tensors, image_size)
+        plain = checkpoint.backbone_weights(tensors)
+        summary = checkpoint.load_weights(built.network, plain, weights, allow_partial, needs_classifier)
+    built.file, built.tensors, built.loaded = found.file, tensors, f"{summary} from {found.file}{found.tensors.note}"
 
 
 def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
@@ -99,21 +216,20 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _find(name: str, weights: str, names: Names, image_size: int, fetch: bool) -> tuple[Path, checkpoint.Weights]:
-    """The file of a network's weights, and its tensors by the network's names."""
+def _find(name: str, weights: str, names: Names, fetch: bool) -> Found:
     if weights != hub.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
             raise Missing(f"{weights}: no such file; {names.remedy.format(name=name)}")
-        return file, checkpoint.read_weights(weights)
+        return Found(checkpoint.read_weights(weights), file)
     if timm_sources.is_source(name):
         file = timm_sources.find(name, timm_sources.WEIGHTS, fetch)
-        return file, checkpoint.read_weights(file)
+        return Found(checkpoint.read_weights(file), file)
     published = hub.published(name, names.in_timm(name))
     file = published.at_hand() or (published.fetch() if fetch else None)
     if not file:
         raise published.absent()
-    return file, published.read(checkpoint.read_weights(file), image_size)
+    return Found(checkpoint.read_weights(file), file, published)
 
 
 @dataclass
@@ -143,13 +259,27 @@ def build(
         processes: that train together.
     """
     torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
-    shape = (tree.names, num_classes, config.image_size, config.allow_partial, missing)
-    student = build_network("student", config.student, student_weights(config), *shape)
+    # Without labels, it is the teacher's classes that a student's classifier learns.
+    classes = num_classes if not config.unlabeled or config.teacher_classifier else 0
+    given = (student_weights(config), tree.names)
+    student = build_student(config.student, *given, classes, config.image_size, config.allow_partial, missing)
     teacher = frozen = None
     if config.teacher:
-        normalization = (config.teacher_mean, config.teacher_std)
-        teacher = build_network("teacher", config.teacher, config.teacher_weights, *shape, *normalization)
-        frozen = FrozenTeacher(teacher.network, student.network, device, precision, config.teacher_chunk)
+        taught = build_teacher(config, tree.names, num_classes, missing)
+        teacher = taught.built
+        if config.unlabeled and not taught.classifies and has_classifier(student.network):
+            with naming("--student"):
+                take_classifier(config.student, student.network)
+        frozen = FrozenTeacher(
+            teacher.network,
+            student.network,
+            device,
+            precision,
+            config.teacher_chunk,
+            taught.kind,
+            taught.image_size,
+            taught.classifies,
+        )
     context = TaskContext(config, student.network, frozen, trained or student.tensors, device)
     task = config.method.build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):

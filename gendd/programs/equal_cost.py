@@ -64,13 +64,14 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     rows = [
         Timed(
             f"{settings.student}, {read_out.names[0]}",
-            flops(partial(read_out.logits, image, noise)),
+            flops(partial(read_out.outputs, image, noise)),
             parameters,
             Stopwatch(read_out),
         )
         for read_out, parameters in task.read_outs_apart(run.model)
     ]
-    classes, cost = run.model.classifier.out_features, rows[0].flops
+    classifier, cost = run.model.classifier, rows[0].flops
+    classes = classifier.out_features if classifier else 0
     for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
         network = create_network(name, tree.names, classes, size)
         rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
@@ -78,7 +79,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     with torch.no_grad(), autocast(precision, device):
         for _ in range(config.rounds):
             for row in rows:
-                row.stopwatch.logits(images, noise)
+                row.stopwatch.outputs(images, noise)
     print(f"{hardware(device)}, {precision}, {config.rounds} batches of {config.batch_size} images in turns\n")
     print("| network | MFLOPs per image | times the head's | parameters, M | images/s: median (least-greatest) |")
     print("|---|---|---|---|---|")

@@ -32,9 +32,18 @@ from gendd.programs.build import Built, build, list_missing, noting, teacher_rea
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import field_names, flag
-from gendd.runs import RunFolder, check_classes, environment, saved_config
+from gendd.runs import (
+    SCORES,
+    RunFolder,
+    check_classes,
+    class_subset,
+    environment,
+    learned_classes,
+    saved_config,
+)
 
 RATES = ("median", "min", "max")
+TITLES = {"top1": "top-1", "top5": "top-5", "ece": "ECE", "r2": "R2"}
 ELSEWHERE = "name another place for the figures: --json FILE"
 
 
@@ -57,7 +66,9 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
         missing = list(summary.missing)
-        built, teacher = _build(tree, config, settings, summary.num_classes, world, missing, tensors)
+        # Images may be of some of the classes alone.
+        classes = max(summary.num_classes, len(learned_classes(Path(config.checkpoint))))
+        built, teacher = _build(tree, config, settings, classes, world, missing, tensors)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
             with naming("checkpoint"):
@@ -92,10 +103,13 @@ def _open_data(
     """The images to evaluate on, and the groups of classes to be reported apart."""
     batches = BatchPlan(settings.seed, 1, world.rank, world.size)
     data = tree.open_evaluation(settings, batches, world, built.student.network)
-    check_classes(Path(config.checkpoint), data.class_names)
-    groups = _class_groups(tree, settings, config)
+    subset = class_subset(Path(config.checkpoint), data.class_names)
+    if subset is None:
+        check_classes(Path(config.checkpoint), data.class_names)
+    groups = _class_groups(tree, settings, config) if subset is None else {}
     images = f"{_images(data, config)} of the {data.split} split of {settings.dataset}"
     told = f", classes in groups: {', '.join(groups)}" if groups else ""
+    told += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
     if world.is_first:
         print(f"images      {images}{told}", flush=True)
     return data, groups
@@ -190,7 +204,7 @@ def _build(
     try:
         built = build(tree, settings, *shape, precision)
     except Absent as absent:
-        if config.teacher_weights:
+        if config.teacher_weights or not settings.teacher_classifier:
             raise
         built = build(tree, dataclasses.replace(settings, teacher_weights=None), *shape, precision)
         return built, f"not evaluated, {absent}"
@@ -201,9 +215,18 @@ def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: Wor
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
     read_outs = built.task.read_outs_apart(model)
-    if built.teacher and world.all_true(torch.tensor(bool(built.teacher.tensors), device=world.device)):
+    loaded = bool(built.teacher and built.teacher.tensors)
+    if world.all_true(torch.tensor(loaded, device=world.device)) and built.task.teacher.classifier:
         read_outs.insert(0, (teacher_read_out(built.task.teacher), parameter_count(built.teacher.network)))
     return read_outs
+
+
+def _among(read_out: ReadOut, classes: list[int]) -> ReadOut:
+    """The read-out, choosing among some of the classes alone."""
+    outputs = lambda images, noise: {  # noqa: E731
+        name: logits[:, classes] for name, logits in read_out.outputs(images, noise).items()
+    }
+    return dataclasses.replace(read_out, outputs=outputs)
 
 
 def _measure(
@@ -218,10 +241,15 @@ def _measure(
     built.task.eval()
     precision = resolve_precision(settings.precision, world.device)
     rows = []
+    subset = class_subset(Path(config.checkpoint), data.class_names)
     for read_out, parameters in _read_outs(built, model, settings, world):
+        if subset:
+            read_out = _among(read_out, subset)
         (name,), batches = read_out.names, data.batches(config.images)
         with autocast(precision, world.device):
-            measured = evaluate_with_cost(read_out, parameters, batches, data.image_size, world, settings.seed, groups)
+            measured = evaluate_with_cost(
+                read_out, parameters, batches, data.image_size, world, settings.seed, groups, calibrated=True
+            )
         rows.append({"read_out": name, **measured})
     return rows
 
@@ -231,14 +259,15 @@ def _print(rows: list[dict], groups: list[str], settings: TrainConfig, world: Wo
         told = ", ".join(f"{name} {value}" for name, value in sampling.items())
         print(f"sampling    {told}, seed {settings.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
-    columns = ["read-out", "top-1 %", *(f"{name} %" for name in groups), "top-5 %", "parameters", "MFLOPs per image"]
+    names = [name for name in (*SCORES, *groups, "top5", "ece", "r2", "neighbors") if any(name in row for row in rows)]
+    columns = ["read-out", *(f"{TITLES.get(name, name)} %" for name in names), "parameters", "MFLOPs per image"]
     columns.append("images/s per process: median (min-max)")
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         rate = row["images_per_second"]
         median, least, most = (f"{rate[name]:.3g}" if rate[name] < 100 else f"{rate[name]:.0f}" for name in RATES)
         speed = f"{median} ({least}-{most}, {rate['batches']} batches)"
-        accuracies = [f"{row[name]:.2f}" if name in row else "none seen" for name in ("top1", *groups, "top5")]
+        accuracies = [f"{row[name]:.2f}" if name in row else "none seen" for name in names]
         size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
 

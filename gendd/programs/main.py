@@ -11,6 +11,9 @@ PROGRAMS = {
     "train": ("gendd.programs.train", "train", "train a teacher, a student alone, or a student from a teacher"),
     "evaluate": ("gendd.programs.evaluate", "evaluate_checkpoint", "measure a run or a checkpoint"),
     "sampling": ("gendd.programs.sampling", "ablate_sampling", "what guidance or sampler make of a trained head"),
+    "knn": ("gendd.programs.judge", "knn", "judge a student's features by their nearest neighbors"),
+    "probe": ("gendd.programs.judge", "probe", "judge them by a linear classifier, fitted afterwards"),
+    "zero-shot": ("gendd.programs.judge", "zero_shot", "judge them by a vector for each class"),
     "equal-cost": ("gendd.programs.equal_cost", "equal_cost", "networks that cost as much as a student with its head"),
 }
 

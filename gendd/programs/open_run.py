@@ -24,22 +24,24 @@ class OpenedRun:
     model: nn.Module
 
 
-def open_run(tree: Tree, path: str, device: torch.device, trained: bool = True, **changed: object) -> OpenedRun:
-    """Of the teacher no weights are read: what a student needs of it lies among the student's own.
-
+def open_run(
+    tree: Tree, path: str, device: torch.device, trained: bool = True, taught: bool = False, **changed
+) -> OpenedRun:
+    """
     Args:
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
+        taught: load the teacher's weights too; what a student needs of it lies among the student's own.
         changed: values of the configuration in place of the run's own.
 
     Raises:
         UserError: no run folder, or a damaged one.
     """
-    own = {"teacher_weights": None, "student_weights": None, "after": None}
+    own = {"student_weights": None, "after": None} | ({} if taught else {"teacher_weights": None})
     settings = tree.train_config.of(**saved_config(Path(path), tree.train_config).flat() | own | changed)
     with naming("run"):
         tensors = read_weights(path) if trained else None
     classes = len(RunFolder(Path(path)).read("data.json")["classes"])
-    built = build(tree, settings, classes, device, missing=[], trained=tensors)
+    built = build(tree, settings, classes, device, missing=None if taught else [], trained=tensors)
     model = unwrap_model(built.task.eval().get_eval_model())
     if tensors:
         with naming("run"):

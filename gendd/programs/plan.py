@@ -33,7 +33,7 @@ def plan_of(
     head = built.task.head
     size = f"{config.image_size}x{config.image_size}"
     lines = {
-        "data": f"{config.dataset}, {summary.num_classes} classes, {size} pixels; {summary.details}",
+        "data": f"{config.dataset}, {summary.num_classes or 'no'} classes, {size} pixels; {summary.details}",
         "student": _network(built.student),
     }
     if built.teacher:
@@ -103,7 +103,9 @@ def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
     if head.draws_features:
         sampled = f"{as_flops(flops(lambda: head.sample(one, **options.sampling())))} per image"
         samples = f"{_counted(options.steps, 'step')} x {_counted(options.num_samples, 'sample')}"
-        words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}")
+        unfit = options.token_dim != head.token_dim
+        told = f" ({options.token_dim} does not divide {head.feature_dim})" if unfit else ""
+        words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}{told}")
         words.append(
             f"predicts the {options.prediction} on the {options.noise_path} path, {options.timestep_density} "
             f"timesteps, {options.loss_weight} weight"

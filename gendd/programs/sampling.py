@@ -76,6 +76,8 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
     settings, task = run.settings, run.built.task
     if task.head is None or not task.head.draws_features:
         raise UserError(f"run {config.run}: {settings.method.name} trains no generative head; name a run of gendd")
+    if run.model.classifier is None:
+        raise UserError(f"run {config.run}: its teacher classifies nothing, so that its head has no top-1")
     prepare(folder)
     data = tree.open_evaluation(settings, BatchPlan(settings.seed, 1), world, run.built.student.network)
     check_classes(Path(config.run), data.class_names)

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -25,6 +24,7 @@ from gendd.distributed import (
 )
 from gendd.errors import UserError, naming
 from gendd.evaluation import class_groups, evaluate, evaluate_with_cost, feature_agreement
+from gendd.foundation import is_foundation
 from gendd.listing import describe
 from gendd.lock import sole_writer
 from gendd.methods import METHODS, get_method
@@ -41,17 +41,18 @@ from gendd.teacher_cache import open_cache
 from gendd.training import Measured, Training
 
 PICTURED_FEATURES = 1000
+# Images whose features tell the units of them all.
+MEASURED_FEATURES = 4096
 TIMED_IMAGES = 2000
 COSTS = ("parameters", "flops", "images_per_second")
 
 
-def train(tree: Tree, arguments: list[str] | None = None) -> None:
+def train(tree: Tree, arguments: list[str]) -> None:
     """The train program of a tree: METHOD [flags], or --resume RUN.
 
     Raises:
         UserError: whatever in the command, the data or the weights cannot work.
     """
-    arguments = list(sys.argv[2:] if arguments is None else arguments)
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(_usage(tree))
         return
@@ -141,13 +142,13 @@ class TrainProgram:
             raise UserError(f"--unlabeled: {name} needs labels; without any learn {able}")
         if not config.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
-        if method.needs_teacher and not config.teacher_weights:
+        if method.needs_teacher and not config.teacher_weights and not is_foundation(config.teacher):
             self._refuse(
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"
             )
         check_batch(config.batch_size, self.world.size, config.grad_accum_steps, method.needs_pairs)
-        self.run.check(config, self.tree.name)
+        self.run.check(config, self.tree.name, method.idle)
 
     def _refuse(self, message: str) -> None:
         """Ends the program, but a dry run lists it with what else is missing."""
@@ -195,8 +196,24 @@ class TrainProgram:
             self.run.claim(config, self.tree.name, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
         world.barrier()
+        if not self.run.last.exists():
+            self._measure_features()
         training = self._train()
         self._finish(training)
+
+    @torch.no_grad()
+    def _measure_features(self) -> None:
+        """Show the task some of the teacher's features, of the first training images, before it learns from them."""
+        if not self.task.measures_features:
+            return
+        features, steps = [], max(1, MEASURED_FEATURES // self.config.batch_size)
+        with autocast(self.precision, self.world.device):
+            for batch in self.data.batches(range(min(steps, self.data.steps_per_epoch))):
+                features.append(self.task.teacher.features(batch))
+        features = self.world.gather(torch.cat(features))
+        if not features.isfinite().all():
+            raise UserError(f"--teacher {self.config.teacher}: its features are not finite; choose other weights")
+        self.task.measure_features(features)
 
     def _open_data(self) -> None:
         config, network = self.config, self.student.network
@@ -255,17 +272,20 @@ class TrainProgram:
         return config
 
     def _teacher_record(self) -> dict:
-        """The teacher's file, its checksum, and its accuracy on the evaluation images, measured."""
+        """The teacher's file, its checksum, and, if it classifies, its accuracy on the evaluation images, measured."""
         if not self.teacher:
             return {}
+        file = self.teacher.file
+        record = {"weights": str(file or self.teacher.loaded), "sha256": checksum(file) if file else None}
+        frozen = self.task.teacher
+        record |= {"feature": frozen.kind, "width": frozen.width, "image_size": frozen.image_size}
+        if not frozen.classifier:
+            return {"teacher": record}
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
             accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=self.groups)["teacher"]
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
-        file = self.teacher.file
-        if file is None:
-            return {"teacher": {"weights": self.teacher.loaded, "sha256": None, **accuracy}}
-        return {"teacher": {"weights": str(file), "sha256": checksum(file), **accuracy}}
+        return {"teacher": {**record, **accuracy}}
 
     def _train(self) -> Training:
         config, world = self.config, self.world
@@ -296,7 +316,7 @@ class TrainProgram:
                 prefix = AVERAGED if weights == "ema" else ""
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
             model = self._model(self.config.weights)
-            if self.task.head is not None and self.world.is_first:
+            if self.task.head is not None and not read_out.target and self.world.is_first:
                 pairs = self._features(model, count=1)
                 features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
         size = self.evaluation.size
@@ -325,9 +345,18 @@ class TrainProgram:
         for number, images, labels in self.evaluation.batches():
             noise = generator(self.world.device, self.config.seed, "evaluation", number)
             batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
+            if not self.evaluation.class_names:
+                batches[-1]["thumbnails"] = self._thumbnails(images)
             if sum(len(batch["labels"]) for batch in batches) >= count:
                 break
         return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
+
+    def _thumbnails(self, images: torch.Tensor) -> torch.Tensor:
+        """Small copies (n, 3, 48, 48) uint8 of evaluation images, for the report's picture of neighbors."""
+        normalize = self.evaluation.normalize
+        pixels = (images - normalize.shift) / normalize.scale
+        small = torch.nn.functional.interpolate(pixels, (48, 48), mode="bilinear", antialias=True)
+        return small.round().clamp(0, 255).to(torch.uint8).contiguous()
 
     def _costs(self) -> dict[str, dict]:
         """Parameters, FLOPs and measured images/s of each read-out by itself."""

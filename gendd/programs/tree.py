@@ -24,8 +24,8 @@ class Tree:
         check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
         open_training: (config, number of classes, plan, world, network, labeled_only) -> the images to train on,
             normalized for the network; those without labels come with label -1, or are left out (labeled_only).
-        open_evaluation: (config, plan, world, network) -> the images to evaluate on. In a dry run both may hold no
-            images: their sizes are all that is asked for.
+        open_evaluation: (config, plan, world, network, of_training) -> the images to evaluate on, or those to train on
+            as they are (of_training). In a dry run both may hold no images: their sizes are all that is asked for.
         class_sizes: number of training images (C,) of each class; None if the training set is not there or has no
             labels.
         paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.
@@ -45,9 +45,9 @@ class Tree:
     def parse_train(self, arguments: list[str], default: TrainConfig) -> TrainConfig:
         """Command line to the configuration of a run; --paper has set its flags, unless it had in `default` already."""
         config = parse(self.train_config, f"{self.name} train {default.method.name}", arguments, default)
-        if getattr(default.method, "paper", False):
-            return config
-        return replace(config, method=self._in_protocol(config.method))
+        if not getattr(default.method, "paper", False):
+            config = replace(config, method=self._in_protocol(config.method))
+        return config.resolved()
 
     def parse_evaluate(self, arguments: list[str]) -> EvaluateConfig:
         """Command line to the configuration of an evaluation; --paper has set its flags."""

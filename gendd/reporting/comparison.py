@@ -6,7 +6,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gendd.reporting.groups import Group
-from gendd.reporting.pictures import DPI, LARGE, SMALL, TEACHER, WIDTH, by_networks, colors_of, parts_of, set_up
+from gendd.reporting.pictures import (
+    DPI,
+    LARGE,
+    SMALL,
+    TEACHER,
+    TITLE_WIDTH,
+    WIDTH,
+    by_networks,
+    colors_of,
+    parts_of,
+    set_up,
+)
 from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 
@@ -23,7 +34,7 @@ def comparison(groups: list[Group]) -> Figure:
     heights = [1.1 + 0.3 * len(rows) for _, rows in panels]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     for part, (title, rows) in zip(parts_of(figure, heights), panels, strict=True):
-        part.suptitle(title, fontsize=LARGE, fontweight="bold")
+        part.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=LARGE, fontweight="bold")
         _panel(part.subplots(), rows, colors)
     return figure
 
@@ -36,7 +47,7 @@ def _panel(axes: Axes, rows: list[Row], colors: dict[str, str]) -> None:
         text = f"{mean_text(row, 'top1')}, n = {row['n']}"
         axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=color, va="center")
     lines = {
-        f"teacher {row['teacher_top1']:.2f}": (row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher"]
+        f"teacher {row['teacher_top1']:.2f}": (row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher_top1"]
     }
     for row in rows:
         if not row["teacher"]:

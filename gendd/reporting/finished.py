@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from gendd import checkpoint
 from gendd.config import TrainConfig
 from gendd.errors import UserError
 from gendd.methods import METHODS, get_method
 from gendd.reporting.metrics import read_metrics
-from gendd.runs import NOT_COMPARED, RunFolder, data_label
+from gendd.runs import NOT_COMPARED, SCORES, RunFolder, data_label
 
 # Not told by their flags: `FinishedRun.settings` says what stands for them.
 FILES = {"teacher_weights", "student_weights", "after", "teacher_cache"}
@@ -103,6 +104,21 @@ class FinishedRun:
     @property
     def teacher(self) -> str | None:
         return self.config["teacher"]
+
+    @property
+    def teacher_top1(self) -> float | None:
+        """Of a teacher that classifies."""
+        return self.environment.get("teacher", {}).get("top1")
+
+    @property
+    def score(self) -> str:
+        """What it is judged by: "top1", or, without classes, "cosine"."""
+        return next(name for name in SCORES if name in self.result["best"])
+
+    @property
+    def shows_images(self) -> bool:
+        """Whether small copies of its evaluation images lie beside their features."""
+        return self.folder.features.exists() and "thumbnails" in checkpoint.tensor_names(self.folder.features)
 
     @property
     def networks(self) -> str:

@@ -1,6 +1,7 @@
 """Pictures of finished runs. Drawn without pyplot: no display, no global state."""
 
 import itertools
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -11,9 +12,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFor
 from torch import Tensor
 
 from gendd import checkpoint
-from gendd.evaluation import feature_agreement
+from gendd.evaluation import feature_agreement, nearest
 from gendd.methods import METHODS
 from gendd.reporting.finished import FinishedRun
+from gendd.runs import SCORES
 
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
@@ -29,6 +31,10 @@ COLOURS = (
 STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
+# Characters of a title's line.
+TITLE_WIDTH = 90
+# Of the picture of neighbors.
+QUERIES, SHOWN_NEIGHBORS = 6, 5
 PICTURED_CLASSES = 10
 # An axis of values that span more than this factor is logarithmic.
 WIDE = 8
@@ -46,7 +52,7 @@ def curves(runs: list[FinishedRun]) -> Figure:
     ends: list[tuple[Axes, list[End]]] = []
     parts = parts_of(figure, [sum(pair) for pair in heights])
     for part, pair, (title, members) in zip(parts, heights, rows, strict=True):
-        part.suptitle(title, fontsize=LARGE, fontweight="bold")
+        part.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=LARGE, fontweight="bold")
         above, below = parts_of(part, pair)
         ends.append(_accuracies(above.subplots(), members, colors))
         _losses(below, members, colors)
@@ -115,22 +121,23 @@ def _loss_names(records: list[dict]) -> list[str]:
 
 
 def _accuracies(axes: Axes, runs: list[FinishedRun], colors: dict[str, str]) -> tuple[Axes, list[End]]:
-    """Top-1 of every read-out: lines while training, dots at the end on all images."""
+    """Top-1 (or cosine) of every read-out: lines while training, dots at the end on all images."""
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
     title = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
     set_up(axes, title, "epoch, those of earlier stages counted")
-    axes.set_ylabel("top-1 (%)", fontsize=NORMAL)
+    score = runs[0].score
+    axes.set_ylabel("top-1 (%)" if score == "top1" else SCORES[score], fontsize=NORMAL)
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
         for number, read_out in enumerate(run.result["last"]):
             style = {"color": colors[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
             records = run.records("eval")
-            axes.plot(_epochs(run, records), [record[read_out]["top1"] for record in records], **style)
-            top1 = run.result["last"][read_out]["top1"]
-            axes.plot(run.result["earlier_epochs"] + run.result["epochs"], top1, "o", ms=4.5, color=colors[run.name])
-            ends[run.name, read_out] = top1, f"{run.name}, {read_out.replace('_', ' ')}", colors[run.name]
-    teachers = {run.environment["teacher"]["top1"] for run in runs if run.teacher}
+            axes.plot(_epochs(run, records), [record[read_out][score] for record in records], **style)
+            last = run.result["last"][read_out][score]
+            axes.plot(run.result["earlier_epochs"] + run.result["epochs"], last, "o", ms=4.5, color=colors[run.name])
+            ends[run.name, read_out] = last, f"{run.name}, {read_out.replace('_', ' ')}", colors[run.name]
+    teachers = {run.teacher_top1 for run in runs} - {None}
     for top1 in teachers:
         axes.axhline(top1, color=TEACHER, lw=1, ls=":")
     return axes, [*ends.values(), *((top1, "teacher", TEACHER) for top1 in teachers)]
@@ -219,6 +226,8 @@ def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
         x_limits, y_limits = torch.stack([middle - half, middle + half], 1).tolist()
         axes.set(xlim=x_limits, ylim=y_limits, aspect="equal")
     panels[0].set_ylabel(f"component 2 ({shares[1]:.0%})", fontsize=NORMAL)
+    if not classes.tolist() or classes[0] < 0:
+        return
     panels[-1].legend(
         title="class", fontsize=SMALL, title_fontsize=SMALL, markerscale=2, frameon=False, handletextpad=0.1,
         loc="center left", bbox_to_anchor=(1, 0.5),
@@ -235,3 +244,24 @@ def principal_plane(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     directions = directions[:2].T
     signs = directions.gather(0, directions.abs().argmax(0, keepdim=True)).sign()
     return mean, directions * signs, scales[:2].square() / scales.square().sum()
+
+
+def neighbors(run: FinishedRun) -> Figure:
+    """Some evaluation images, a row each, with the nearest others by the teacher's features and by the student's."""
+    tensors = checkpoint.read(run.folder.features)
+    images = tensors["thumbnails"].permute(0, 2, 3, 1).numpy()
+    sides = {name: nearest(tensors[key][: len(images)].float(), SHOWN_NEIGHBORS)
+             for name, key in (("teacher", "teacher"), ("student", "generated"))}  # fmt: skip
+    figure = Figure(figsize=(WIDTH, 0.95 * min(QUERIES, len(images)) + 0.5), dpi=DPI, layout="constrained")
+    columns = 1 + len(sides) * SHOWN_NEIGHBORS
+    grid = figure.subplots(min(QUERIES, len(images)), columns, squeeze=False)
+    titles = ["image", *(f"by the {name}" if not place else "" for name in sides for place in range(SHOWN_NEIGHBORS))]
+    for query, row in enumerate(grid):
+        chosen = [query, *(index for found in sides.values() for index in found[query].tolist())]
+        for axes, index, title in zip(row, chosen, titles, strict=True):
+            axes.imshow(images[index])
+            axes.set_axis_off()
+            if query == 0:
+                axes.set_title(title, fontsize=SMALL, loc="left")
+    figure.suptitle(f"{run.name}: nearest evaluation images ({run.data})", fontsize=LARGE)
+    return figure

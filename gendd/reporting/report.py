@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
 from gendd.errors import UserError
@@ -14,7 +15,7 @@ from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import priced, write_costs
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped
-from gendd.reporting.pictures import curves, features
+from gendd.reporting.pictures import curves, features, neighbors
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import markdown, write_csv
@@ -57,6 +58,26 @@ with the same axes in its panels. Colored by class (at most ten are shown). "Out
 the panel."""
 
 
+FEATURE_CURVES = """\
+![Training losses and agreement of features by epoch](feature_curves.png)
+
+Runs without classes: above, by epoch, the mean cosine of the student's features with the teacher's on the evaluation
+images, *head* the generated ones, *linear* a linear map's of the plain backbone. In the tables, *R2* is the share of
+the teacher's variance that they explain, *neighbors* how many of an image's ten nearest others they agree on."""
+
+NEIGHBORS = """\
+![Nearest images by teacher and student](neighbors.png)
+
+Evaluation images, each with the nearest others by the cosine of the teacher's features and of the student's."""
+
+EXPLAINED = {
+    "curves.png": ("Curves", CURVES),
+    "feature_curves.png": ("Curves without classes", FEATURE_CURVES),
+    "neighbors.png": ("Neighbors", NEIGHBORS),
+    "features.png": ("Features", FEATURES),
+}
+
+
 @dataclass(frozen=True)
 class ReportConfig:
     """Compare finished runs: a table of means over seeds, pictures of them, curves and, of GenDD runs, features."""
@@ -77,36 +98,47 @@ def write_report(config: ReportConfig) -> None:
     if incomplete:
         print(f"not complete, left out: {', '.join(incomplete)}")
     groups, output = grouped(runs), Path(config.output)
-    costs = {data: rows for data, members in _by_data(groups).items() if (rows := priced(rows_of(members)))}
+    classified = [group for group in groups if group.first.score == "top1"]
+    alone = [run for run in runs if run.score != "top1"]
+    costs = {data: rows for data, members in _by_data(classified).items() if (rows := priced(rows_of(members)))}
     # Features of the first seed stand for the others.
     generative = [group.first for group in groups if group.first.folder.features.exists()]
+    seen = next((run for run in alone if run.shows_images), None)
+    pictures = {
+        "comparison.png": lambda: comparison(classified) if classified else None,
+        "curves.png": lambda: curves([run for run in runs if run not in alone]) if classified else None,
+        "feature_curves.png": lambda: curves(alone) if alone else None,
+        "neighbors.png": lambda: neighbors(seen) if seen else None,
+        "features.png": lambda: features(generative) if generative else None,
+    }
     try:
         output.mkdir(parents=True, exist_ok=True)
-        rewrite(output / "comparison.png", comparison(groups).savefig)
+        drawn = [name for name, draw in pictures.items() if _drawn(output / name, draw())]
         if costs:
             write_costs(output, costs)
-        rewrite(output / "curves.png", curves(runs).savefig)
-        if generative:
-            rewrite(output / "features.png", features(generative).savefig)
         write_csv(output / "results.csv", rows_of(groups))
-        rewrite_text(output / "report.md", _text(groups, bool(costs), bool(generative)))
+        rewrite_text(output / "report.md", _text(groups, bool(costs), drawn))
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
     print(f"runs compared: {len(runs)}; see {output / 'report.md'}")
 
 
-def _text(groups: list[Group], with_costs: bool, with_features: bool) -> str:
+def _drawn(path: Path, figure: Figure | None) -> bool:
+    if figure:
+        rewrite(path, figure.savefig)
+    return figure is not None
+
+
+def _text(groups: list[Group], with_costs: bool, pictures: list[str]) -> str:
     sections = ["# Results", HOW_TO_READ]
     for data, members in _by_data(groups).items():
         runs = [run for group in members for run in group.runs]
         sections += [f"## {data}", _circumstances(runs), markdown(rows_of(members), accuracy_names(members))]
         sections += _quotations(runs)
-    sections += ["## Comparison", COMPARISON]
-    if with_costs:
-        sections += ["## Cost", COST]
-    sections += ["## Curves", CURVES]
-    if with_features:
-        sections += ["## Features", FEATURES]
+    sections += ["## Comparison", COMPARISON] if "comparison.png" in pictures else []
+    sections += ["## Cost", COST] if with_costs else []
+    for picture, (heading, text) in EXPLAINED.items():
+        sections += [f"## {heading}", text] if picture in pictures else []
     runs = [run for group in groups for run in group.runs]
     sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(runs)}\n```"]
     return "\n\n".join(sections) + "\n"
@@ -143,7 +175,7 @@ def _circumstances(runs: list[FinishedRun]) -> str:
     torch_versions = listed(run.environment["versions"]["torch"] for run in runs)
     commits = listed(_short(run.environment["git_commit"]) for run in runs)
     return (
-        f"All top-1 and top-5, the teachers' too, are on {runs[0].evaluated_on}. Seeds: {seeds}. "
+        f"All scores, the teachers' too, are on {runs[0].evaluated_on}. Seeds: {seeds}. "
         f"PyTorch {torch_versions}; code at commit {commits}."
     )
 

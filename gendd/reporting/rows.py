@@ -39,9 +39,7 @@ def _row(group: Group, read_out: str) -> Row:
         "name": run.name,
         "differing_settings": group.differing,
         "teacher": run.teacher,
-        "teacher_top1": statistics.mean(member.environment["teacher"]["top1"] for member in runs)
-        if run.teacher
-        else None,
+        "teacher_top1": _teacher_top1(runs),
         "student": run.student,
         "read_out": read_out,
         "reported": "yes" if read_out.startswith(AVERAGED) == (run.config["weights"] == "ema") else "no",
@@ -68,6 +66,12 @@ def _row(group: Group, read_out: str) -> Row:
     }
 
 
+def _teacher_top1(runs: Iterable[FinishedRun]) -> float | None:
+    """Of a teacher that classifies."""
+    measured = [run.teacher_top1 for run in runs]
+    return None if None in measured else statistics.mean(measured)
+
+
 def _mean(name: str, values: list[float | None]) -> Row:
     """Mean and sample standard deviation (n - 1) over seeds; one value has none, and a missing one leaves no mean."""
     if None in values:
@@ -78,8 +82,8 @@ def _mean(name: str, values: list[float | None]) -> Row:
 def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
     """Best epochs, where all were chosen by this read-out and on the same images."""
     best = [run.result["best"] for run in runs]
-    chosen = _same((one["read_out"], one["images"], one["split"]) for one in best)
-    if not chosen or chosen[0] != read_out:
+    chosen = _same((one["read_out"], one["images"], one["split"], "top1" in one) for one in best)
+    if not chosen or chosen[0] != read_out or not chosen[3]:
         return dict.fromkeys(("best_top1", "best_top1_sd", "best_epochs", "best_images", "best_split"))
     return {
         **_mean("best_top1", [one["top1"] for one in best]),

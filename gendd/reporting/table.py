@@ -41,7 +41,7 @@ def write_csv(path: Path, rows: list[Row]) -> None:
 
 
 def title(accuracy: str) -> str:
-    return {"top1": "Top-1", "top5": "Top-5"}.get(accuracy, accuracy.capitalize())
+    return {"top1": "Top-1", "top5": "Top-5", "r2": "R2"}.get(accuracy, accuracy.capitalize())
 
 
 def mean_text(row: Row, name: str) -> str:
@@ -53,7 +53,9 @@ def mean_text(row: Row, name: str) -> str:
 
 
 def _teacher(row: Row) -> str:
-    return f"{row['teacher']} ({row['teacher_top1']:.2f})" if row["teacher"] else "none"
+    if not row["teacher"]:
+        return "none"
+    return f"{row['teacher']} ({row['teacher_top1']:.2f})" if row["teacher_top1"] else row["teacher"]
 
 
 def epochs_text(row: Row) -> str:

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Distills a small network from a large one on a folder of images, without a label, a class or an evaluation set.
+#   bash sh/distill_folder.sh FOLDER [flags]
+# FOLDER holds images in any structure. Flags override the values below: another teacher (--teacher timm/..., hub:...,
+# transformers:..., open_clip:...), another student, --epochs, --dry-run. The same command again goes on.
+# A share of the images, 2 % unless --holdout says otherwise, is held out: on it the features of the student are compared
+# with the teacher's (cosine, explained variance, agreement of nearest neighbors). The student is left as plain timm
+# weights in the run's folder, student.safetensors. With few images, --teacher-cache FOLDER saves the teacher's time.
+set -euo pipefail
+
+folder=${1:-}
+if [[ -z $folder || $folder == -* ]]; then
+  echo "error: which folder? bash sh/distill_folder.sh FOLDER [flags]" >&2
+  exit 2
+fi
+
+recipe=(
+  --images "$folder"
+  --teacher timm/vit_small_patch14_dinov2.lvd142m
+  --teacher-weights timm
+  --student timm/mobilenetv4_conv_small
+  --image-size 224
+  --epochs 100
+  --batch-size 256
+  --optimizer adamw
+  --lr 2e-3
+  --weight-decay 2e-2
+  --schedule cosine
+  --warmup-epochs 5
+  --crop-scale 0.2 1
+  --feature-mixup 0
+  --token-dim 64
+  --width 1024
+  --repeats 16
+  --eval-every 5
+)
+
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train gendd "${recipe[@]}" "${@:2}"
