@@ -108,7 +108,7 @@ def read(folder: Path | None, count: int) -> list[bytes]:
 def views(photographs: list[bytes]) -> Iterator[tuple[str, Callable, Callable]]:
     """Each recipe's view as timm's transforms make it of a decoded photograph, and as the input path makes it."""
     for name, flags in RECIPES.items():
-        config = ImageNetTrainConfig(image_size=SIZE, interpolation="bicubic", **flags)
+        config = ImageNetTrainConfig.of("classification", image_size=SIZE, interpolation="bicubic", **flags)
         ours = TrainView(config)
         timms = transforms_imagenet_train(
             SIZE,
@@ -140,7 +140,9 @@ def stages(photographs: list[bytes]) -> Iterator[list[Way]]:
             lambda i: resize(pil_to_tensor(squares[i]), [SIZE, SIZE], CUBIC),
         ),
     ]
-    randaugment = TrainView(ImageNetTrainConfig(image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)).augment
+    randaugment = TrainView(
+        ImageNetTrainConfig.of("classification", image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)
+    ).augment
     pixels = [pil_to_tensor(square.resize((SIZE, SIZE))) for square in squares]
 
     def augment(i: int) -> torch.Tensor:

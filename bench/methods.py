@@ -68,7 +68,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
 
     model, noise = unwrap_model(task.get_eval_model()), torch.Generator(device)
     read_outs = task.read_outs_apart(model)
-    costs = [(each.names[0], flops(lambda each=each: each.logits(images[:1], noise))) for each, _ in read_outs]
+    costs = [(each.names[0], flops(lambda each=each: each.outputs(images[:1], noise))) for each, _ in read_outs]
     return steps, costs
 
 

@@ -34,7 +34,7 @@ class TrainedRun:
         device, settings = torch.device("cpu"), saved_config(self.run, TREE.train_config)
         changed = {"dataset": self.dataset, "batch_size": self.images}
         changed["teacher_weights"] = self.teacher_weights or settings.teacher_weights
-        run = open_run(TREE, str(self.run), device, **changed)
+        run = open_run(TREE, str(self.run), device, taught=True, **changed)
         self.precision = resolve_precision("auto", device)
         self.settings, self.task = run.settings, run.built.task.train()
         world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.built.student.network
