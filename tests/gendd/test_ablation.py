@@ -37,7 +37,7 @@ def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
     assert [float(row["top-1 %"]) for row in found] == [40, 45, 61.5, 50.5]
     assert [row["sd"] for row in found[:2]] == ["", ""]
     assert float(found[2]["sd"]) == pytest.approx(statistics.stdev([60, 63]))
-    assert {row["MFLOPs an image of the head's loss"] for row in found} == {"3.0"}
+    assert {row["MFLOPs per image of the head's loss"] for row in found} == {"3.0"}
     before = [path.stat().st_ino for path in sorted((tmp_path / "out").iterdir())]
     ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
     after = [path.stat().st_ino for path in sorted((tmp_path / "out").iterdir())]
@@ -59,7 +59,7 @@ def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path
     assert [(row["read-out"], row["repeats"]) for row in heads] == [
         ("head, independent", "4"), ("head, shared", "4"), ("head, independent", "30"), ("head, shared", "30"),
     ]  # fmt: skip
-    assert {row["MFLOPs an image of the head's loss"] for row in heads} == {""}
+    assert {row["MFLOPs per image of the head's loss"] for row in heads} == {""}
 
 
 def test_a_folder_that_cannot_be_written_leaves_the_table_on_the_screen(tmp_path, capsys):

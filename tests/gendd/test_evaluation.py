@@ -43,7 +43,7 @@ def test_stopwatch_counts_batches_and_returns_the_same():
     watch = Stopwatch(ReadOut(("classifier",), lambda images, noise: {"classifier": images * 2}))
     for _ in range(3):
         images = torch.ones(4, 2)
-        torch.testing.assert_close(watch.logits(images, torch.Generator())["classifier"], images * 2)
+        torch.testing.assert_close(watch.outputs(images, torch.Generator())["classifier"], images * 2)
     summary = watch.summary()
     assert summary["batches"] == 3 and 0 < summary["min"] <= summary["median"] <= summary["max"]
 

@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
+from programs import build_network
 from toy import ToyNetwork
 
 from gendd import checkpoint
 from gendd.checkpoint import load_weights
 from gendd.errors import Refusal, UserError
-from gendd.programs.build import build_network
 from gendd_cifar.tree import TREE
 
 

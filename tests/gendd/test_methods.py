@@ -155,7 +155,7 @@ def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
     torch.manual_seed(0)
     student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
     teacher.width = teacher_width
-    task = METHODS["vkd"]().build(TaskContext(None, student, teacher, {}, torch.device("cpu")))
+    task = METHODS["vkd"]().build(TaskContext(TrainConfig.of("vkd"), student, teacher, {}, torch.device("cpu")))
     projector = task.trainable_module.projector
     before, optimizer = projector.weight.detach().clone(), torch.optim.SGD(projector.parameters(), 1)
     for _ in range(3):

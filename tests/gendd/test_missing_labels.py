@@ -1,7 +1,5 @@
 """Where labels are missing the teacher stands in, in every method that can do without."""
 
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,8 +16,9 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 
 
 def task_of(method="gendd", **changes):
-    config = TREE.train_config(method=method, student="resnet8", teacher="resnet8x4", width=16, depth=1, repeats=4)
-    task = build(TREE, dataclasses.replace(config, **changes), CLASSES, torch.device("cpu")).task.train()
+    settings = {"student": "resnet8", "teacher": "resnet8x4", "width": 16, "depth": 1, "repeats": 4, **changes}
+    config = TREE.train_config.of(method, **settings)
+    task = build(TREE, config, CLASSES, torch.device("cpu")).task.train()
     return task
 
 

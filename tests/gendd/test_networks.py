@@ -14,6 +14,7 @@ import timm
 import torch
 import torch.distributed as dist
 from faults import failing
+from programs import build_network
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +31,6 @@ from gendd.networks import (
     recompute_activations,
     trial,
 )
-from gendd.programs.build import build_network
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD, TREE
 
 USERS_MODULE = """

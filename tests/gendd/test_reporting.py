@@ -59,7 +59,7 @@ def test_the_table_holds_the_files_figures(tmp_path):
         "Top-5, %": "92.50",
         "Best top-1, %": "72.24 (epoch 2, on 100 test images)",
         "Parameters, M": "9.87",
-        "MFLOPs an image": "65.4",
+        "MFLOPs per image": "65.4",
         "Images/s": "4000 (3000-5000)",
         "Training images/s": "321",
         "Training time, s": "79",
@@ -69,7 +69,7 @@ def test_the_table_holds_the_files_figures(tmp_path):
     assert rows[0]["Labels used"] == "yes"
     assert rows[0]["Epochs"] == "3"
     assert rows[2]["Best top-1, %"] == "–"
-    assert (rows[2]["Parameters, M"], rows[2]["MFLOPs an image"]) == ("1.23", "45.6")
+    assert (rows[2]["Parameters, M"], rows[2]["MFLOPs per image"]) == ("1.23", "45.6")
 
 
 def seeds_of(tmp_path: Path, top1s: list[float], **config) -> list[Path]:
@@ -157,7 +157,7 @@ def test_an_older_run_has_the_defaults_of_later_flags_and_dashes_for_later_figur
     (second / "result.json").write_text(json.dumps(result))
     ((row,),) = tables(report(tmp_path / "out", first, second))
     assert row["n (seeds)"] == "2 (0, 1)"
-    assert [row[name] for name in ("Parameters, M", "MFLOPs an image", "Images/s")] == ["–"] * 3
+    assert [row[name] for name in ("Parameters, M", "MFLOPs per image", "Images/s")] == ["–"] * 3
 
 
 def test_speeds_of_different_hardware_are_not_mixed(tmp_path):

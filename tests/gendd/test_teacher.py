@@ -1,7 +1,6 @@
 """The frozen teacher: autocast's arithmetic from weights stored in bf16, chunks, normalization, and the tasks on it."""
 
 import copy
-import dataclasses
 
 import pytest
 import timm
@@ -119,10 +118,8 @@ def test_images_are_renormalized_as_timm_does_without_comparing_at_each_call(mea
 
 def task_of(method, precision="fp32", **changes):
     """A method's task on small networks, built as the programs build it."""
-    config = TREE.train_config(
-        method=method, student="resnet8", teacher="resnet8x4", width=16, depth=2, repeats=4, batch_size=4
-    )
-    config = dataclasses.replace(config, **changes)
+    settings = {"student": "resnet8", "teacher": "resnet8x4", "width": 16, "depth": 2, "repeats": 4, "batch_size": 4}
+    config = TREE.train_config.of(**{"method": method, **settings, **changes})
     return build(TREE, config, 7, CPU, precision=precision).task.train()
 
 
@@ -166,7 +163,7 @@ def test_the_teacher_is_evaluated_in_its_own_precision_and_in_chunks():
     taken = []
     task.teacher.model.conv1.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
     batch = torch.randn(4, 3, 32, 32)
-    logits = teacher_read_out(task.teacher).logits(batch, torch.Generator())["teacher"]
+    logits = teacher_read_out(task.teacher).outputs(batch, torch.Generator())["teacher"]
     assert taken == [2, 2]
     assert torch.equal(logits, task.teacher(batch))
 

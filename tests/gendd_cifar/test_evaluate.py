@@ -412,7 +412,12 @@ def test_names_of_classes_in_files_of_others_that_are_none_are_not_compared(lear
 
 def test_dry_run_finds_what_the_evaluation_would_refuse_of_its_data(runs, tmp_path, capsys):
     write_folder(tmp_path, classes=tuple("abcdefghij"), train=0)
+    shutil.rmtree(tmp_path / "train")
     arguments = [str(runs["gendd"]), "--dataset", str(tmp_path)]
+    main(arguments)
+    assert "images      20 of the test split" in capsys.readouterr().out, "it needs no images to train on"
+    for image in (tmp_path / "test" / "c").iterdir():
+        image.unlink()
     with pytest.raises(UserError) as refused:
         main(arguments)
     main([*arguments, "--dry-run"])

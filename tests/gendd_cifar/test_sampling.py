@@ -50,9 +50,9 @@ def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
         head = next(row for row in content["read_outs"] if row["read_out"] == "head")
         assert int(row["images"]) == content["images"]
         assert float(row["top-1 %"]) == pytest.approx(head["top1"], abs=0.5)
-        assert 0 < float(row["least"]) <= float(row["ms an image"]) <= float(row["greatest"])
-    unguided, guided = float(found[2]["MFLOPs an image"]), float(found[0]["MFLOPs an image"])
-    assert unguided < guided < float(found[1]["MFLOPs an image"])
+        assert 0 < float(row["least"]) <= float(row["ms per image"]) <= float(row["greatest"])
+    unguided, guided = float(found[2]["MFLOPs per image"]), float(found[0]["MFLOPs per image"])
+    assert unguided < guided < float(found[1]["MFLOPs per image"])
     assert (tmp_path / "guidance.png").read_bytes().startswith(b"\x89PNG")
     assert "Linear probe: " in (tmp_path / "guidance.md").read_text()
 
@@ -141,7 +141,7 @@ def test_noise_follows_the_seed_of_the_run(run, tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(sampling, "_open", lambda *arguments: pytest.fail("opened"))
+    monkeypatch.setattr(sampling, "_Head", lambda *arguments: pytest.fail("measured"))
     with pytest.raises(UserError, match="--output .*: cannot be written .*; choose another folder"):
         main(["guidance", str(run), "--output", str(tmp_path / "file" / "out")])
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
+from programs import words_of
 from small_images import write_folder
 
 from gendd import lock, split
@@ -422,6 +423,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
     flags += ["--unlabeled"] if method in ("pretrain", "kl", "finetune") else []
     flags += ["--student-weights", str(gendd("--epochs", "1", "--name", "start"))] if method == "finetune" else []
     flags += ["--optimizer", "sgd", "--lr", "1e-2", "--temperature", "1", "--beta", "1"]
+    flags += ["--gamma", "1", "--feature-weight", "1"]
     beside = gendd(*flags, runs="beside")
     train_epoch, features_of = Training.train_epoch, FrozenTeacher.features_of
     training = []
@@ -722,7 +724,7 @@ def test_data_may_change_until_something_is_trained(on_a_folder, monkeypatch):
     "flags, message",
     [
         (["--batch-size", "512"], "--batch-size 512: more than the 16 training images"),
-        (["--holdout", "0.01"], "--holdout 0.01 leaves nothing there"),
+        (["--holdout", "0.01"], "--holdout 0.01: leaves none of 16 images"),
         (["--imbalance", "0.01"], "--batch-size 16: more than the 9 training images"),
         (["--label-fraction", "0.5"], "--batch-size 16: more than the 8 training images"),
         (["--dataset", "uneven"], "only in one of them: c"),
@@ -757,7 +759,8 @@ def test_a_dry_run_decodes_no_image(tmp_path, capsys):
 def run_in_two_processes(*flags: str, program: str = "gendd_cifar train", **variables: str) -> str:
     """Errors and warnings that it prints."""
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS, **variables}
-    command = [sys.executable, "-m", "gendd.launch", *program.split(), *flags]
+    words = words_of(flags) if program.endswith(" train") else flags
+    command = [sys.executable, "-m", "gendd.launch", *program.split(), *words]
     return subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120).stderr
 
 

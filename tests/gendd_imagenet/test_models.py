@@ -4,12 +4,12 @@ import pytest
 import timm
 import torch
 import torchvision
+from programs import build_network
 from torch import nn
 
 from gendd.checkpoint import backbone_weights, load_weights, read_weights, save
 from gendd.head import SplitTokenHead
 from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
-from gendd.programs.build import build_network
 from gendd.student import Student
 from gendd_imagenet.models import ZOO
 from gendd_imagenet.tree import TREE

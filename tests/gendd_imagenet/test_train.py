@@ -12,6 +12,7 @@ import torch
 from photos import write_images
 from PIL import Image
 from programs import train_imagenet as main
+from programs import words_of
 
 from gendd.errors import UserError
 from gendd.reporting.metrics import read_metrics
@@ -209,7 +210,7 @@ def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
     "flags, message",
     [
         (["--batch-size", "512"], "--batch-size 512: more than the 90 training images"),
-        (["--holdout", "0.001"], "--holdout 0.001: leaves no image to evaluate on"),
+        (["--holdout", "0.001"], "--holdout 0.001: leaves none of 90 images to evaluate on"),
         (["--label-fraction", "0.1", "--method", "dkd"], "more than the 9 training images"),
         (["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "leaves micro-batches of 5 images"),
         (["--grad-accum-steps", "8", "SHARDS"], "cannot share; write more, smaller shards"),
@@ -247,6 +248,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_alone(run, photos, tmp_path, 
         run(dataset=str(copy))
     (folder,) = (file.parent for file in (tmp_path / "runs").glob("**/data.json"))
     told = {"classes": ["n01", "n02", "n03"], "training images": 90, "evaluation images": 21}
+    told["training images of each class"] = [30, 30, 30]
     assert json.loads((folder / "data.json").read_text()) == told
     write_images(copy / "train" / "n01", 12, first=500)
     with pytest.raises(UserError, match="90 training images there, 102 here"):
@@ -288,7 +290,8 @@ def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teache
     flags = [*COMMON, *HEAD, *unlabeled, "--method", "gendd", "--teacher", TOY, "--teacher-weights", str(teacher)]
     toys = str(Path(__file__).parents[1] / "toys")
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet", "train", *flags, "--runs", str(tmp_path / "two")]
+    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet", "train", *words_of(flags)]
+    launch += ["--runs", str(tmp_path / "two")]
     subprocess.run(launch, check=True, env=environment, capture_output=True, timeout=120)
     together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
     ours, theirs = (read_metrics(folder) for folder in (alone, together))

@@ -1,6 +1,7 @@
 """Small folders of JPEGs in place of photographs, and what tests do with them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
 from gendd_imagenet.config import ImageNetTrainConfig
-from gendd_imagenet.data import EvaluationPhotos, TrainingPhotos
+from gendd_imagenet.data import EvaluationPhotos, TrainingPhotos, open_evaluation
 
 CLASSES = ("n01", "n02", "n03")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -62,7 +63,8 @@ def open_photos(
 
 
 def open_evaluated(config: ImageNetTrainConfig, rank: int = 0, world: int = 1) -> EvaluationPhotos:
-    return EvaluationPhotos(config, BatchPlan(0, 1, rank, world), ALONE, NORMALIZE)
+    network = SimpleNamespace(pretrained_cfg={"mean": MEAN, "std": STD})
+    return open_evaluation(config, BatchPlan(0, 1, rank, world), ALONE, network)
 
 
 def images_and_labels(data: TrainingPhotos, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:

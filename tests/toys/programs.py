@@ -1,13 +1,15 @@
 """The programs of both trees, as functions of their flags.
 
 Tests compose flags, of which a later one holds, and the method is one of them: --method NAME, which the train program
-takes as its first word. Options of gendd's that another method does not have are then left out.
+takes as its first word; gendd, if none is named. Options that it does not have are then left out.
 """
 
 import dataclasses
+import sys
 from functools import partial
 
-from gendd.methods import METHODS, GenDD
+from gendd.methods import METHODS
+from gendd.programs.build import build_student, build_teacher
 from gendd.programs.equal_cost import equal_cost
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.sampling import ablate_sampling
@@ -25,9 +27,11 @@ def words_of(flags: list[str]) -> list[str]:
     while "--method" in flags:
         at = flags.index("--method")
         methods, flags = [flags[at + 1]], flags[:at] + flags[at + 2 :]
+    if not methods and flags and flags[0].startswith("-") and not {"--resume", "--help"} & {*flags}:
+        methods = ["gendd"]
     if methods and methods[0] in METHODS:
-        own = {field.name for field in dataclasses.fields(METHODS[methods[0]])}
-        for name in {field.name for field in dataclasses.fields(GenDD)} - own - {"paper"}:
+        options = {kind: {field.name for field in dataclasses.fields(kind)} for kind in METHODS.values()}
+        for name in set().union(*options.values()) - options[METHODS[methods[0]]] - {"paper"}:
             while (option := flag(name)) in flags:
                 at = flags.index(option)
                 flags = flags[:at] + flags[at + 2 :]
@@ -43,8 +47,17 @@ def imagenet_config(*flags: str) -> ImageNetTrainConfig:
     return configuration(IMAGENET, words_of(["--method", "gendd", *flags]))
 
 
-def train_cifar(flags: list[str]) -> None:
-    train(CIFAR, words_of(flags))
+def build_network(role, name, weights, names, num_classes, image_size, allow_partial=False, missing=None, **given):
+    """The network of a role, as a run's configuration names it."""
+    if role == "student":
+        return build_student(name, weights, names, num_classes, image_size, allow_partial, missing)
+    settings = {"teacher": name, "teacher_weights": weights, "image_size": image_size, "allow_partial": allow_partial}
+    settings |= {f"teacher_{word}": value for word, value in given.items()}
+    return build_teacher(CifarTrainConfig.of("kd", **settings), names, num_classes, missing).built
+
+
+def train_cifar(flags: list[str] | None = None) -> None:
+    train(CIFAR, words_of(sys.argv[1:] if flags is None else flags))
 
 
 def train_imagenet(flags: list[str]) -> None:

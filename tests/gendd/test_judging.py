@@ -1,0 +1,100 @@
+"""Judging features: against scikit-learn, and worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from gendd.distributed import World
+from gendd.errors import Refusal
+from gendd.evaluation import CalibrationCounter, feature_scores
+from gendd.judging import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_logits, zero_shot_logits
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Features, pixels with noise, and classes, of images to train and to test on."""
+    data = load_digits()
+    noise = torch.randn(1797, 64, generator=torch.Generator().manual_seed(0))
+    features = torch.from_numpy(data.data).float() + 3 * noise
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(1))
+    labels = torch.from_numpy(data.target)[order]
+    return features[order][:1200], labels[:1200], features[order][1200:], labels[1200:]
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (1, 0.07), (7, 1.0)])
+def test_knn_is_scikit_learns_to_the_last_image(digits, k, temperature):
+    train, labels, test, _ = digits
+    theirs = KNeighborsClassifier(k, weights=lambda apart: np.exp((1 - apart) / temperature), metric="cosine")
+    theirs.fit(train.double().numpy(), labels.numpy())
+    ours = knn_logits(train.double(), labels, test.double(), 10, k, temperature)
+    assert (ours.argmax(-1).numpy() == theirs.predict(test.double().numpy())).all()
+    shares = ours / ours.sum(-1, keepdim=True)
+    np.testing.assert_allclose(shares.numpy(), theirs.predict_proba(test.double().numpy()), atol=1e-8)
+
+
+def test_more_neighbors_than_images_are_refused(digits):
+    with pytest.raises(Refusal, match="^1201: more than the 1200 training images"):
+        knn_logits(*digits[:3], 10, k=1201)
+
+
+def test_the_probe_is_scikit_learns_regression_of_the_same_penalty(digits):
+    train, labels, test, known = digits
+    probe, penalty = fit_by_lbfgs(train, labels, 10)
+    standardized = LinearProbe(train, 10)
+    inputs = [((part - standardized.mean) / standardized.std).double().numpy() for part in (train, test)]
+    theirs = LogisticRegression(C=1 / (2 * penalty * len(train)), max_iter=2000, tol=1e-8)
+    theirs.fit(inputs[0], labels.numpy())
+    agreement = (probe(test).argmax(-1).numpy() == theirs.predict(inputs[1])).mean()
+    assert agreement > 0.99 and (probe(test).argmax(-1) == known).float().mean() > 0.9
+    np.testing.assert_allclose(probe(test).softmax(-1).numpy(), theirs.predict_proba(inputs[1]), atol=0.02)
+
+
+def test_the_probe_by_sgd_learns_from_classes_and_probabilities(digits):
+    train, labels, test, known = digits
+    for targets in (labels, torch.nn.functional.one_hot(labels, 10).float()):
+        probe = fit_by_sgd(train, targets, 10)
+        assert (probe(test).argmax(-1) == known).float().mean() > 0.8
+
+
+def test_zero_shot_in_plain_numbers():
+    features, vectors = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 10.0]])
+    assert zero_shot_logits(features, vectors, torch.tensor([0.5, -1.0])).tolist() == [[3.5, 39.0]]
+    torch.testing.assert_close(zero_shot_logits(features, vectors, cosine=True), torch.tensor([[0.6, 0.8]]))
+    with pytest.raises(Refusal, match=r"holds vectors of shape \(2, 3\), the features have 2 numbers"):
+        zero_shot_logits(features, torch.zeros(2, 3))
+
+
+def test_calibration_in_plain_numbers():
+    """Confidences 0.9, 0.9 and 0.6; hits, a miss, a hit: gaps |1 - 1.8| and |1 - 0.6| over three images."""
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
+    counter = CalibrationCounter(ALONE.device)
+    for part, label in zip(probabilities.log(), (0, 1, 1), strict=True):
+        counter.update(part[None], torch.tensor([label]))
+    assert counter.compute(ALONE) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-3)
+
+
+def test_feature_scores_in_plain_numbers():
+    target = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
+    same = feature_scores(target * 2, target)
+    assert same["cosine"] == 100 and same["neighbors"] == 100
+    # Variance about the mean (0.25, 0.5) is 2.75 + 1 = 3.75; the error is that of the features doubled, 5.
+    assert same["r2"] == pytest.approx(100 * (1 - 5 / 3.75), abs=1e-3)
+    assert feature_scores(target, target)["r2"] == 100
+    assert feature_scores(-target, target)["cosine"] == -100
+    mean = target.mean(0).expand(4, 2)
+    assert feature_scores(mean, target)["r2"] == pytest.approx(0, abs=1e-4)
+
+
+def test_neighbors_that_agree_by_half():
+    """Twenty images on a circle: of ten neighbors, those of a mirrored half differ."""
+    angles = torch.arange(20) * math.tau / 20
+    circle = torch.stack([angles.cos(), angles.sin()], -1)
+    shuffled = circle[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    assert 30 < feature_scores(shuffled, circle)["neighbors"] < 75, "ten of nineteen by chance"

@@ -1,0 +1,186 @@
+"""A teacher that classifies nothing: what is learned from its features, without labels and with."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from programs import evaluate_cifar, train_cifar
+
+from gendd.checkpoint import read_weights
+from gendd.errors import UserError
+from gendd.programs.judge import knn, probe, zero_shot
+from gendd.reporting.metrics import read_metrics
+from gendd.targets import FeatureScale
+from gendd_cifar.tree import TREE
+
+COMMON = ["--dataset", "digits", "--student", "resnet8", "--batch-size", "128", "--hflip", "0", "--precision", "fp32"]
+COMMON += ["--crop-padding", "1", "--schedule", "cosine"]
+HEAD = ["--width", "32", "--depth", "1", "--trunk-depth", "1", "--repeats", "4", "--contraction", "0"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    root = tmp_path_factory.mktemp("teacher")
+    train_cifar([*COMMON, "--method", "classification", "--epochs", "8", "--lr", "1e-2", "--runs", str(root)])
+    return root / "digits" / "resnet8" / "classification" / "0"
+
+
+@pytest.fixture(scope="module")
+def train(teacher, tmp_path_factory):
+    """Function: flags -> folder of a run from the teacher without its classifier."""
+
+    def run(*flags: str, runs: str = "runs", method: str = "gendd"):
+        root = tmp_path_factory.getbasetemp() / runs
+        words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "4", "--lr"]
+        words += ["1e-2", "--method", method, "--no-teacher-classifier", "--runs", str(root), *flags]
+        train_cifar(words)
+        return root / "digits" / "resnet8_resnet8" / method / "0"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def unlabeled(train):
+    return train("--unlabeled", runs="unlabeled")
+
+
+@pytest.mark.parametrize("method", ["gendd", "regression"])
+def test_without_labels_features_are_learned_and_judged_by_the_teachers(train, method):
+    run = train("--unlabeled", "--eval-every", "1", runs=f"alone-{method}", method=method)
+    epochs = [record for record in read_metrics(run) if record["kind"] == "eval"]
+    assert set(epochs[-1]["head"]) == set(epochs[-1]["linear"]) == {"cosine", "r2", "neighbors"}
+    assert epochs[-1]["head"]["r2"] > max(20, epochs[0]["head"]["r2"])
+    result = json.loads((run / "result.json").read_text())
+    assert result["best"]["read_out"] == "head" and result["best"]["cosine"] >= result["last"]["head"]["cosine"] - 1e-6
+    assert set(result["read_outs"]) == {"head", "linear"}
+    plain = safetensors.torch.load_file(run / "student.safetensors")
+    assert not any(name.startswith("fc.") for name in plain), "it has no classifier"
+
+
+def test_the_units_of_the_features_are_those_of_the_training_images(unlabeled):
+    """Of standardized features mean and deviation lie in the checkpoint, and are undone after sampling."""
+    tensors = read_weights(unlabeled)
+    features = safetensors.torch.load_file(unlabeled / "features.safetensors")
+    teacher = features["teacher"]
+    assert (tensors["scale.mean"] - teacher.mean(0)).norm() < 0.2 * teacher.mean(0).norm()
+    assert 0.5 < (tensors["scale.std"].mean() / teacher.std(0).mean()) < 2
+    assert 0.5 < features["generated"].norm(dim=-1).mean() / teacher.norm(dim=-1).mean() < 1.5
+
+
+@pytest.mark.parametrize("factor", [0.02, 20.0])
+def test_the_scale_of_a_teachers_features_changes_nothing(factor):
+    features = torch.randn(500, 6) * torch.tensor([1, 2, 3, 4, 5, 0]) + 3
+    one, other = FeatureScale(6), FeatureScale(6)
+    one.measure(features)
+    other.measure(features * factor)
+    torch.testing.assert_close(one(features), other(features * factor), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(other.inverse(other(features * factor)), features * factor)
+    assert one.std[5] == 1, "what does not vary keeps its unit"
+
+
+def test_no_label_is_read(train, unlabeled, monkeypatch):
+    from gendd_cifar.data import TrainingImages
+
+    batch = TrainingImages.batch
+    garbage = lambda self, random: _with_labels(batch(self, random), 10**9)  # noqa: E731
+    monkeypatch.setattr(TrainingImages, "batch", garbage)
+    lied_to = train("--unlabeled", runs="lied")
+    ours, theirs = read_weights(unlabeled), read_weights(lied_to)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def _with_labels(batch, value):
+    import dataclasses
+
+    return dataclasses.replace(batch, labels=torch.full_like(batch.labels, value))
+
+
+def test_a_resumed_run_is_the_uninterrupted_one(train, unlabeled, monkeypatch):
+    from gendd.training import Training
+
+    evaluate_epoch = Training.evaluate_epoch
+
+    def stop(self):
+        if self.epoch == 3:
+            raise KeyboardInterrupt
+        evaluate_epoch(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "evaluate_epoch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train("--unlabeled", "--eval-every", "1", runs="broken")
+    resumed = train("--unlabeled", "--eval-every", "1", runs="broken")
+    ours, theirs = read_weights(unlabeled), read_weights(resumed)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_with_labels_the_probe_learns_and_the_head_generates(train):
+    run = train(runs="labeled")
+    last = json.loads((run / "result.json").read_text())["last"]
+    assert set(last) == {"probe"} and last["probe"]["top1"] > 30, "a tenth is chance"
+
+
+def test_it_is_evaluated_as_it_was_in_training(unlabeled, capsys):
+    evaluate_cifar([str(unlabeled)])
+    rows = json.loads((unlabeled / "evaluation.json").read_text())["read_outs"]
+    last = json.loads((unlabeled / "result.json").read_text())["last"]
+    for row in rows:
+        assert {name: row[name] for name in ("cosine", "r2", "neighbors")} == last[row["read_out"]]
+    assert "| read-out | cosine % | R2 % | neighbors % |" in capsys.readouterr().out
+
+
+def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):
+    knn(TREE, [str(unlabeled)])
+    probe(TREE, [str(unlabeled)])
+    found = {name: json.loads((unlabeled / f"{name}.json").read_text()) for name in ("knn", "probe")}
+    assert found["knn"]["images"] == found["probe"]["images"] == 599
+    assert found["knn"]["training images"] == 1198 and found["knn"]["top1"] > 40 and found["probe"]["top1"] > 60
+    assert "ECE" in capsys.readouterr().out
+
+
+def test_zero_shot_by_the_classifiers_rows_is_the_head_to_the_last_image(teacher, tmp_path):
+    words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "2", "--lr", "1e-2"]
+    train_cifar([*words, "--runs", str(tmp_path)])
+    run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
+    tensors = {name.removeprefix("fc."): value for name, value in read_weights(teacher).items() if "fc." in name}
+    safetensors.torch.save_file(tensors, tmp_path / "rows.safetensors")
+    zero_shot(TREE, [str(run), "--class-vectors", str(tmp_path / "rows.safetensors"), "--likeness", "dot"])
+    found = json.loads((run / "zero-shot.json").read_text())
+    head = json.loads((run / "result.json").read_text())["last"]["head"]
+    assert (found["top1"], found["top5"]) == (head["top1"], head["top5"])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.zeros((10, 7), np.float32), r"holds vectors of shape \(10, 7\), the features have 64 numbers"),
+        (np.zeros((9, 64), np.float32), "9 vectors, the data set has 10 classes"),
+        (np.array([{"a": 1}], dtype=object), "allow_pickle"),
+    ],
+)
+def test_class_vectors_that_do_not_fit_are_refused(unlabeled, tmp_path, vectors, message):
+    np.save(tmp_path / "vectors.npy", vectors, allow_pickle=True)
+    with pytest.raises(UserError, match=message) as caught:
+        zero_shot(TREE, [str(unlabeled), "--class-vectors", str(tmp_path / "vectors.npy")])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "flags", "message"),
+    [
+        ("kd", [], "--no-teacher-classifier: kd learns from it; .* gendd and regression with --contraction 0"),
+        ("gendd", ["--contraction", "0.5"], "--no-teacher-classifier: gendd learns from it"),
+        ("gendd", ["--label-fraction", "0.5"], "--no-teacher-classifier: gendd learns from it"),
+        ("pretrain", ["--unlabeled"], "--no-teacher-classifier: pretrain learns from it"),
+    ],
+)
+def test_what_learns_from_a_classifier_says_so_and_names_what_does_not(train, method, flags, message):
+    with pytest.raises(UserError, match=message):
+        train(*flags, runs="refused", method=method)
+
+
+def test_a_token_width_that_does_not_divide_is_the_nearest_that_does(train, capsys):
+    train("--unlabeled", "--token-dim", "48", "--epochs", "1", runs="tokens")
+    assert "1 token of width 64 (48 does not divide 64)" in capsys.readouterr().out

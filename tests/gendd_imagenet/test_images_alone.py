@@ -1,0 +1,125 @@
+"""A folder of images, without classes, labels or an evaluation set, and evaluation on some of the classes."""
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+from photos import CLASSES, images_and_labels, open_evaluated, open_photos
+from programs import evaluate_imagenet, imagenet_config, train_imagenet
+
+from gendd.errors import UserError
+from gendd.reporting.report import ReportConfig, write_report
+from gendd_imagenet.sources import held_share, summarize
+
+COMMON = ["--student", "toy:network", "--teacher", "resnet18", "--teacher-weights", "random", "--image-size", "32"]
+COMMON += ["--batch-size", "20", "--workers", "0", "--warmup-epochs", "0", "--epochs", "2", "--lr", "5e-3", "--width"]
+COMMON += ["16", "--depth", "1", "--trunk-depth", "1", "--repeats", "4", "--feature-mixup", "0", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def flat(photos, tmp_path_factory):
+    """90 images in folders of odd names."""
+    root = tmp_path_factory.mktemp("flat") / "my images"
+    for number, image in enumerate(sorted((photos / "train").rglob("*.JPEG"))):
+        (root / f"{number % 4}" / "deep").mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, root / f"{number % 4}" / "deep")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(flat, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(runs)])
+    return runs / "my images" / "resnet18_toy.network" / "gendd" / "0"
+
+
+def config(flat, *flags):
+    return imagenet_config(*COMMON, "--images", str(flat), *flags)
+
+
+def test_images_stand_for_the_flags_that_follow_from_them(flat):
+    settings = config(flat)
+    settings.check()
+    assert (settings.dataset, settings.unlabeled, settings.teacher_classifier) == (str(flat), True, False)
+    assert settings.method.contraction == 0
+    summary = summarize(settings)
+    assert (summary.num_classes, summary.labeled, summary.missing) == (0, False, ())
+
+
+@pytest.mark.parametrize(("images", "held"), [(90, 10), (500, 10), (5000, 100), (10**6, 1000), (4, 4)])
+def test_two_percent_are_held_out_within_limits(flat, images, held):
+    assert round(held_share(config(flat), images) * images) == held
+    assert held_share(config(flat, "--holdout", "0.3"), images) == 0.3
+
+
+def test_what_is_held_out_is_not_trained_on(flat):
+    settings = config(flat)
+    training, held = open_photos(settings), open_evaluated(settings)
+    assert (training.size, held.size, held.split, held.class_names) == (80, 10, "validation", ())
+    assert not set(training.listing.names.tolist()) & set(held.listing.names.tolist())
+    assert all((labels == -1).all() for _, labels in images_and_labels(training, range(2)))
+
+
+def test_a_run_of_it_is_evaluated_reported_and_leaves_a_plain_network(run, tmp_path, capsys):
+    last = json.loads((run / "result.json").read_text())["last"]
+    assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2", "neighbors"}
+    evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
+    rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
+    assert rows["head"]["cosine"] == last["head"]["cosine"]
+    tensors = safetensors.torch.load_file(run / "features.safetensors")
+    assert tensors["thumbnails"].shape == (10, 3, 48, 48) and tensors["thumbnails"].dtype == torch.uint8
+    write_report(ReportConfig((str(run),), str(tmp_path / "report")))
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Cosine, %" in text and "neighbors.png" in text and "comparison.png" not in text
+    assert (tmp_path / "report" / "neighbors.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report" / "feature_curves.png").exists()
+
+
+def test_other_images_may_be_held_beside(flat, photos, tmp_path):
+    words = ["--method", "gendd", *COMMON, "--images", str(flat), "--eval-dataset", str(photos / "val")]
+    train_imagenet([*words, "--runs", str(tmp_path)])
+    result = json.loads(next(tmp_path.rglob("result.json")).read_text())
+    assert (result["split"], result["images"]) == ("val", 21)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--images", "nowhere"], "--images nowhere: no such folder"),
+        (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
+        (["--batch-size", "81"], "--batch-size 81: more than the 80 training images"),
+        (["--method", "kd"], "--unlabeled: kd needs labels; without any learn kl"),
+        (["--method", "kl"], "--no-teacher-classifier: kl learns from it"),
+        (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards have no classes"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
+    with pytest.raises(UserError, match=message) as caught:
+        train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), *flags])
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    words = ["--method", "gendd", *COMMON, "--images", str(tmp_path / "empty"), "--runs", str(tmp_path / "runs")]
+    with pytest.raises(UserError, match=f"--images {tmp_path}/empty: holds no image; name a folder of images"):
+        train_imagenet(words)
+
+
+def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, capsys):
+    """As on ImageNet-A: it chooses among these alone."""
+    words = ["--method", "classification", "--dataset", str(photos), "--student", "toy:network", "--image-size", "32"]
+    words += ["--batch-size", "20", "--workers", "0", "--warmup-epochs", "0", "--epochs", "1", "--precision", "fp32"]
+    train_imagenet([*words, "--runs", str(tmp_path / "runs")])
+    run = tmp_path / "runs" / photos.name / "toy.network" / "classification" / "0"
+    for name in CLASSES[1:]:
+        shutil.copytree(photos / "val" / name, tmp_path / "some" / "val" / name)
+    evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
+    assert "of 2 of the classes, among which it chooses" in capsys.readouterr().out
+    (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]
+    assert row["top5"] == 100 and 0 <= row["top1"] <= 100
+    (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
+    with pytest.raises(UserError, match="only in one of them: .*n99"):
+        evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
