@@ -48,8 +48,8 @@ def open_cache(config: TrainConfig, data: TrainingData, teacher: FrozenTeacher, 
         given = {name: values for name, values in normalization.items() if values}
         if teacher.kind != "pooled":
             given["teacher_feature"] = teacher.kind
-        if teacher.image_size not in (None, config.image_size):
-            given["teacher_image_size"] = teacher.image_size
+        if config.teacher_image_size:
+            given["teacher_image_size"] = config.teacher_image_size
         cache.claim({"teacher": config.teacher, **given, **_teacher_settings(teacher)})
         print(f"  cache      {cache.describe()}", flush=True)
     world.barrier()
