@@ -1,5 +1,6 @@
 """A teacher that classifies nothing: what is learned from its features, without labels and with."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,8 @@ from gendd.errors import UserError
 from gendd.programs.judge import knn, probe, zero_shot
 from gendd.reporting.metrics import read_metrics
 from gendd.targets import FeatureScale
+from gendd.training import Training
+from gendd_cifar.data import TrainingImages
 from gendd_cifar.tree import TREE
 
 COMMON = ["--dataset", "digits", "--student", "resnet8", "--batch-size", "128", "--hflip", "0", "--precision", "fp32"]
@@ -81,8 +84,6 @@ def test_the_scale_of_a_teachers_features_changes_nothing(factor):
 
 
 def test_no_label_is_read(train, unlabeled, monkeypatch):
-    from gendd_cifar.data import TrainingImages
-
     batch = TrainingImages.batch
     garbage = lambda self, random: _with_labels(batch(self, random), 10**9)  # noqa: E731
     monkeypatch.setattr(TrainingImages, "batch", garbage)
@@ -92,14 +93,10 @@ def test_no_label_is_read(train, unlabeled, monkeypatch):
 
 
 def _with_labels(batch, value):
-    import dataclasses
-
     return dataclasses.replace(batch, labels=torch.full_like(batch.labels, value))
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(train, unlabeled, monkeypatch):
-    from gendd.training import Training
-
     evaluate_epoch = Training.evaluate_epoch
 
     def stop(self):
@@ -184,3 +181,11 @@ def test_what_learns_from_a_classifier_says_so_and_names_what_does_not(train, me
 def test_a_token_width_that_does_not_divide_is_the_nearest_that_does(train, capsys):
     train("--unlabeled", "--token-dim", "48", "--epochs", "1", runs="tokens")
     assert "1 token of width 64 (48 does not divide 64)" in capsys.readouterr().out
+
+
+def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
+    tensors = dict(read_weights(teacher))
+    tensors["conv1.weight"] = torch.full_like(tensors["conv1.weight"], torch.nan)
+    safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(UserError, match="--teacher resnet8: its features are not finite; choose other weights"):
+        train("--unlabeled", "--teacher-weights", str(tmp_path / "broken.safetensors"), runs="broken-teacher")
