@@ -184,8 +184,8 @@ def test_a_token_width_that_does_not_divide_is_the_nearest_that_does(train, caps
 
 
 def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
-    tensors = dict(read_weights(teacher))
-    tensors["conv1.weight"] = torch.full_like(tensors["conv1.weight"], torch.nan)
+    tensors = {name: value.contiguous() for name, value in read_weights(teacher).items()}
+    tensors["conv1.weight"] = torch.full(tensors["conv1.weight"].shape, torch.nan)
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match="--teacher resnet8: its features are not finite; choose other weights"):
         train("--unlabeled", "--teacher-weights", str(tmp_path / "broken.safetensors"), runs="broken-teacher")
