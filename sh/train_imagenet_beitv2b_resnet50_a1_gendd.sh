@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Distills resnet50 from BEiTv2-B on ImageNet with GenDD and the augmentation of "A1", as the paper does: stage 1, then
-# stage 2. Published: 82.31 % top-1 by the head, 82.15 by the linear probe (a later release of the paper's).
+# stage 2. Published: 82.31 % top-1 by the head, 82.15 by a probe fitted afterwards (a later release of the paper's).
 #   bash sh/train_imagenet_beitv2b_resnet50_a1_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Distills resnet18 from resnet34 on ImageNet with GenDD, as the paper does: stage 1, then stage 2.
-# Published: 72.38 % top-1 by the head, 72.40 by the linear probe (KD 71.24, IKL-KD 71.91, the teacher 73.31).
+# Published: 72.38 % top-1 by the head, 72.40 by a probe fitted afterwards (KD 71.24, IKL-KD 71.91, the teacher 73.31).
 #   bash sh/train_imagenet_resnet34_resnet18_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.

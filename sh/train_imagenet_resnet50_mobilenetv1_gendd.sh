@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Distills MobileNetV1 from resnet50 on ImageNet with GenDD, as the paper does: stage 1, then stage 2.
-# Published: 73.78 % top-1 by the head, 73.76 by the linear probe (KD 71.44, IKL-KD 73.19, the teacher 76.16).
+# Published: 73.78 % top-1 by the head, 73.76 by a probe fitted afterwards (KD 71.44, IKL-KD 73.19, the teacher 76.16).
 #   bash sh/train_imagenet_resnet50_mobilenetv1_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
 # paths in them count from the repository root. --name renames stage 2 only. The same command again goes on.
