@@ -1,7 +1,6 @@
 """The frozen teacher of every method: it hides whether its features are computed or read from a cache, at which size
 and in which normalization it sees the images."""
 
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from gendd.data import Batch
 from gendd.distributed import autocast
 from gendd.networks import feature_width
-from gendd.teacher_features import Kind, take, width_of
+from gendd.teacher_features import Kind, take
 
 # Layers whose weights autocast casts at each call. Subclasses may compute with their weights before that.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
@@ -35,10 +34,12 @@ class FrozenTeacher(DistillationTeacher):
         precision: "bf16" or "fp32", whatever the caller's.
         chunk: images that the network takes at once; 0 for as many as come.
         kind: of feature (`gendd.teacher_features`).
+        width: D_t, of features that are not pooled.
         image_size: side of the images that the network sees; None: that in which they come.
         has_classifier: whether its last layer classifies the data.
 
     Attributes:
+        width: D_t.
         cache: what `features` reads, in place of running the network.
     """
 
@@ -52,6 +53,7 @@ class FrozenTeacher(DistillationTeacher):
         precision: str = "fp32",
         chunk: int = 0,
         kind: Kind = "pooled",
+        width: int | None = None,
         image_size: int | None = None,
         has_classifier: bool = True,
     ):
@@ -62,7 +64,7 @@ class FrozenTeacher(DistillationTeacher):
         network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         super().__init__(network, device=device)
         self.precision, self.chunk, self.kind, self.image_size = precision, chunk, kind, image_size
-        self.has_classifier = has_classifier
+        self.has_classifier, self.width = has_classifier, width or feature_width(network)
         for name in ("mean", "std"):
             values = torch.tensor(student.pretrained_cfg[name], device=device).view(1, -1, 1, 1)
             self.register_buffer(f"student_{name}", values, persistent=False)
@@ -85,13 +87,6 @@ class FrozenTeacher(DistillationTeacher):
     def classifier(self) -> nn.Linear | None:
         """Of the data's classes, if it has one."""
         return self.model.get_classifier() if self.has_classifier else None
-
-    @cached_property
-    def width(self) -> int:
-        """D_t."""
-        if self.kind == "pooled":
-            return feature_width(self.model)
-        return width_of(self.model, self.kind, self.image_size or self.model.pretrained_cfg["input_size"][-1])
 
     def features(self, batch: Batch) -> Tensor:
         """The features (B, D_t), float32, of a batch of training images."""

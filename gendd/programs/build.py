@@ -104,7 +104,8 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
     found = find_weights("--teacher-weights", name, weights, names, missing)
     with naming("--teacher"):
         own = _own_classes(found, name, names, num_classes, image_size)
-        classifies = config.teacher_classifier and own == num_classes > 0
+        # What its classifier reads is the pooled feature.
+        classifies = config.teacher_classifier and own == num_classes > 0 and config.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
         network = create_network(name, names, own, image_size, needs_classifier=classifies)
@@ -112,6 +113,7 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
             image_size = network.pretrained_cfg["input_size"][-1]
         built = BuiltNetwork(name, network, trial(name, network, image_size))
         kind = usual(network) if config.teacher_feature == "auto" else config.teacher_feature
+    with naming("--teacher-feature"):
         width = width_of(network, kind, image_size)
     built.normalization = _normalize(network, config.teacher_mean, config.teacher_std)
     if found:
@@ -121,17 +123,20 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
         built.normalization += f"; learned by its {kind} feature of {width} numbers, it classifies nothing here"
     if image_size != config.image_size:
         built.normalization += f"; sees images of {image_size} pixels"
-    return Teacher(built, kind, image_size, classifies)
+    return Teacher(built, kind, width, image_size, classifies)
 
 
 @dataclass(frozen=True)
 class Teacher:
     built: BuiltNetwork
     kind: Kind
+    width: int
     image_size: int
     classifies: bool
 
 
+# Features that the teacher's classifier reads.
+READABLE = ("auto", "pooled")
 # What learns from a teacher that classifies nothing.
 FEATURES_ALONE = "its feature alone is learned by gendd and regression with --contraction 0, by feature, srd and vkd"
 
@@ -139,6 +144,11 @@ FEATURES_ALONE = "its feature alone is learned by gendd and regression with --co
 def _refuse_classless(config: TrainConfig, own: int, num_classes: int, found: Found | None) -> None:
     """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
     name = config.method.name
+    if config.teacher_feature not in READABLE:
+        raise UserError(
+            f"--teacher-feature {config.teacher_feature}: is not what the teacher's classifier reads, from which {name} "
+            f"learns; {FEATURES_ALONE}"
+        )
     if not config.teacher_classifier:
         raise UserError(f"--no-teacher-classifier: {name} learns from it; leave it out; {FEATURES_ALONE}")
     if own and found:
@@ -277,6 +287,7 @@ def build(
             precision,
             config.teacher_chunk,
             taught.kind,
+            taught.width,
             taught.image_size,
             taught.classifies,
         )

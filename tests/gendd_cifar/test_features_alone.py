@@ -189,3 +189,21 @@ def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors")
     with pytest.raises(UserError, match="--teacher resnet8: its features are not finite; choose other weights"):
         train("--unlabeled", "--teacher-weights", str(tmp_path / "broken.safetensors"), runs="broken-teacher")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("kind", "width"), [("class-token", 192), ("patch-mean", 192), ("projection", 10)])
+def test_another_feature_of_the_teacher_is_learned_at_its_own_size(tmp_path, kind, width, precision):
+    flags = ["--teacher", "timm/vit_tiny_patch16_224", "--teacher-weights", "random", "--teacher-image-size", "64"]
+    flags += ["--teacher-feature", kind, "--epochs", "1", "--eval-images", "100", "--runs", str(tmp_path)]
+    train_cifar([*COMMON, *HEAD, *flags, "--method", "gendd", "--precision", precision, "--batch-size", "512"])
+    run = tmp_path / "digits" / "vit_tiny_patch16_224_resnet8" / "gendd" / "0"
+    record = json.loads((run / "environment.json").read_text())["teacher"]
+    assert (record["feature"], record["width"], record["image_size"]) == (kind, width, 64)
+
+
+def test_a_feature_that_the_teacher_lacks_is_refused(train):
+    with pytest.raises(UserError, match="--teacher-feature class-token: the network has no class token"):
+        train("--unlabeled", "--teacher-feature", "class-token", runs="refused")
+    with pytest.raises(UserError, match="--teacher-feature patch-mean: is not what the teacher's classifier reads"):
+        train("--teacher-feature", "patch-mean", runs="refused", method="kd")
