@@ -146,8 +146,8 @@ def _refuse_classless(config: TrainConfig, own: int, num_classes: int, found: Fo
     name = config.method.name
     if config.teacher_feature not in READABLE:
         raise UserError(
-            f"--teacher-feature {config.teacher_feature}: is not what the teacher's classifier reads, from which {name} "
-            f"learns; {FEATURES_ALONE}"
+            f"--teacher-feature {config.teacher_feature}: is not what the teacher's classifier reads, from which "
+            f"{name} learns; {FEATURES_ALONE}"
         )
     if not config.teacher_classifier:
         raise UserError(f"--no-teacher-classifier: {name} learns from it; leave it out; {FEATURES_ALONE}")
