@@ -184,7 +184,8 @@ def _features(
 def _sgd_targets(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, labels: Tensor, classes: int) -> Tensor:
     """Labels (N,), or, with a teacher that classifies, half label and half its probability (N, C)."""
     teacher = getattr(run.built.task, "teacher", None)
-    if not teacher or not teacher.classifier or not run.settings.teacher_weights:
+    if config.dataset or not teacher or not teacher.classifier:
+        # Of other data it knows no classes.
         return labels
     opened = open_run(tree, config.run, world.device, taught=True)
     data = tree.open_evaluation(run.settings, BatchPlan(0, 1), world, run.built.student.network, of_training=True)

@@ -27,7 +27,8 @@ class OpenedRun:
 def open_run(
     tree: Tree, path: str, device: torch.device, trained: bool = True, taught: bool = False, **changed
 ) -> OpenedRun:
-    """
+    """A finished run, from its folder.
+
     Args:
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
         taught: load the teacher's weights too; what a student needs of it lies among the student's own.

@@ -11,6 +11,7 @@ from programs import evaluate_cifar, train_cifar
 
 from gendd.checkpoint import read_weights
 from gendd.errors import UserError
+from gendd.programs import judge
 from gendd.programs.judge import knn, probe, zero_shot
 from gendd.reporting.metrics import read_metrics
 from gendd.targets import FeatureScale
@@ -207,3 +208,15 @@ def test_a_feature_that_the_teacher_lacks_is_refused(train):
         train("--unlabeled", "--teacher-feature", "class-token", runs="refused")
     with pytest.raises(UserError, match="--teacher-feature patch-mean: is not what the teacher's classifier reads"):
         train("--teacher-feature", "patch-mean", runs="refused", method="kd")
+
+
+def test_the_probe_by_sgd_learns_half_from_a_teacher_that_classifies(teacher, tmp_path, monkeypatch):
+    words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "1", "--lr", "1e-2"]
+    train_cifar([*words, "--runs", str(tmp_path)])
+    run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
+    given, fit = [], judge.fit_by_sgd
+    monkeypatch.setattr(judge, "fit_by_sgd", lambda *arguments: given.append(arguments[1]) or fit(*arguments))
+    probe(TREE, [str(run), "--protocol", "sgd"])
+    (targets,) = given
+    assert targets.shape == (1198, 10) and (targets.sum(-1) - 1).abs().max() < 1e-4
+    assert (targets.max(-1).values >= 0.5).all() and targets.max(-1).values.min() < 0.999
