@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -187,13 +188,15 @@ def test_parts_hold_no_more_than_they_may():
 
 
 def test_gpu_machines_wheels_are_those_that_it_lacks(tmp_path):
+    """Or that it has in another version."""
     names = {line.split("==")[0] for line in gpu_wheels.needed(["torch"])}
     assert {"tyro", "typeguard", "timm", "pytest"} <= names and not names & {"torch", "sympy", "gendd"}
     wheels = tmp_path / "part-1" / "wheels"
     wheels.mkdir(parents=True)
-    for name in ("timm-9-py3-none-any.whl", "no_such_package-1-py3-none-any.whl"):
+    brought = [f"timm-{version('timm')}-py3-none-any.whl", "no_such_package-1-py3-none-any.whl", "tqdm-0-none-any.whl"]
+    for name in brought:
         (wheels / name).touch()
-    assert gpu_wheels.lacking(tmp_path) == [str(wheels / "no_such_package-1-py3-none-any.whl")]
+    assert gpu_wheels.lacking(tmp_path) == [str(wheels / name) for name in sorted(brought[1:])]
 
 
 def test_collected_are_results_and_the_checkpoints_that_go_on(tmp_path, monkeypatch, capsys):

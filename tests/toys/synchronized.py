@@ -7,7 +7,9 @@ import torch.distributed as dist
 from programs import cifar_config
 from torch import Tensor
 
+from gendd.data import Batch
 from gendd.programs.build import build
+from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE
 
 BATCH = 16
@@ -27,7 +29,9 @@ def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
     noise = torch.Generator().manual_seed(1)
     images, labels = torch.randn(BATCH, 3, 32, 32, generator=noise), torch.arange(BATCH) % 10
     task.train()
-    task(images[rank::processes].to(device), labels[rank::processes].to(device))["loss"].backward()
+    random = next(BatchPlan(0, BATCH, rank, processes).micro_batches(0))
+    batch = Batch(images[rank::processes].to(device), labels[rank::processes].to(device), random)
+    task(batch)["loss"].backward()
     gradients = {name: parameter.grad.cpu() for name, parameter in network.named_parameters()}
     return gradients | {name: buffer.cpu() for name, buffer in network.named_buffers()}
 
