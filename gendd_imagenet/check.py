@@ -10,7 +10,6 @@ from gendd.data import refuse_other_classes
 from gendd.errors import UserError
 from gendd.images import SHOWN, BrokenImage
 from gendd.listing import describe
-from gendd.retry import retried
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import RELEASE, Listing
@@ -66,16 +65,15 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
     absent = listing.missing()
     yield from (f"{listing.root / name}: missing" for name in absent)
     for index in tqdm(sample.tolist(), f"images {role}", disable=None, leave=False):
-        path = listing.path(index)
         try:
-            reason = _broken(view, retried(path.read_bytes, path))
+            reason = _broken(view, listing.content(index))
         except FileNotFoundError:
             # It is among the absent ones.
             continue
         except OSError as error:
             reason = error.strerror
         if reason:
-            yield f"{path}: {reason}"
+            yield f"{listing.name(index)}: {reason}"
 
 
 def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:

@@ -18,16 +18,16 @@ class Photographs(DataConfig):
     """The images and their labels."""
 
     dataset: str = "imagenet"
-    """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, or shards: a folder of them,
-    a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http."""
+    """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, shards: a folder of them,
+    a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http; or hfds/OWNER/NAME."""
     image_folder: Annotated[str | None, tyro.conf.arg(name="images")] = None
-    """Folder of any images, or shards, in place of a data set: they are learned from without a label, a class or an
-    evaluation set. A share is held out (`holdout`; 2 %, 10 to 1,000 images, if not given), on which the features are
-    compared with the teacher's."""
+    """Folder of any images, shards, or hfds/OWNER/NAME, in place of a data set: they are learned from without a label,
+    a class or an evaluation set. A share is held out (`holdout`; 2 %, 10 to 1,000 images, if not given), on which the
+    features are compared with the teacher's."""
     train_list: str | None = None
     """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
     eval_dataset: str | None = None
-    """Folder with val/<class>/ to evaluate on, or imagenet; the data set itself if not given."""
+    """Folder with val/<class>/ to evaluate on, imagenet, or hfds/OWNER/NAME; the data set itself if not given."""
     eval_list: str | None = None
     """File of "path label" lines, paths below the evaluated folder, in place of its val/ (ImageNet-LT)."""
     steps_per_epoch: CountOrNone = 0

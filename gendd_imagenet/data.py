@@ -23,6 +23,7 @@ from gendd.randomness import BatchPlan, Shuffled, StepRandom
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import Listing, refuse_absent
+from gendd_imagenet.hub_images import HubListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.sources import (
     eval_folder,
@@ -73,7 +74,8 @@ def open_evaluation(
     if config.eval_list and world.is_first:
         with naming("--eval-list"):
             refuse_absent(config.eval_list, listing)
-    return EvaluationPhotos(config, listing, _name_of_evaluation(config), plan, world, normalize)
+    split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
+    return EvaluationPhotos(config, listing, split, plan, world, normalize)
 
 
 class TrainingPhotos:
@@ -239,7 +241,7 @@ class EvaluationPhotos:
     def __init__(
         self,
         config: ImageNetTrainConfig,
-        listing: Listing,
+        listing: Listing | HubListing,
         split: str,
         plan: BatchPlan,
         world: World,

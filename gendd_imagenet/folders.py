@@ -45,6 +45,17 @@ class Listing(Split):
     def path(self, index: int) -> Path:
         return self.root / os.fsdecode(self.names[index])
 
+    def name(self, index: int) -> str:
+        return str(self.path(index))
+
+    def content(self, index: int) -> bytes:
+        """
+        Raises:
+            OSError: the file cannot be read.
+        """
+        path = self.path(index)
+        return retried(path.read_bytes, path)
+
     def select(self, indices: Tensor) -> "Listing":
         labels = None if self.labels is None else self.labels[indices]
         return replace(self, names=self.names[indices.numpy()], labels=labels)

@@ -15,7 +15,6 @@ from gendd.distributed import peer_timeout
 from gendd.errors import PassingFault, UserError
 from gendd.images import BrokenImage
 from gendd.randomness import BatchPlan, Shuffled
-from gendd.retry import retried
 from gendd_imagenet.folders import Listing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
@@ -106,15 +105,16 @@ class ListedImages(Dataset):
         for index, key in zip(request.indices, request.keys, strict=True):
             for other in range(index, index + MOST_TRIES):
                 other %= len(self.listing)
-                path = self.listing.path(other)
                 try:
-                    images.append(self.view(retried(path.read_bytes, path), *key))
+                    images.append(self.view(self.listing.content(other), *key))
                     labels.append(int(self.listing.labels[other]) if self.labeled else -1)
                     break
                 except (BrokenImage, OSError) as error:
-                    broken.append(f"{path}: {error}")
+                    broken.append(f"{self.listing.name(other)}: {error}")
             else:
-                raise UserError(f"{path}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
+                raise UserError(
+                    f"{self.listing.name(other)}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})"
+                )
         return Chunk(stacked(images), torch.tensor(labels), tuple(broken))
 
 
@@ -130,12 +130,12 @@ class ListedForEvaluation(Dataset):
     def chunk(self, rows: slice) -> Chunk:
         images = []
         for index in range(rows.start, rows.stop):
-            path = self.listing.path(index)
             try:
-                images.append(self.view(retried(path.read_bytes, path)))
+                images.append(self.view(self.listing.content(index)))
             except (BrokenImage, OSError) as error:
                 raise UserError(
-                    f"{path}: {error}; every image counts in an evaluation: replace it, or take it off"
+                    f"{self.listing.name(index)}: {error}; every image counts in an evaluation: replace it, or take it "
+                    "off"
                 ) from error
         return Chunk(stacked(images), self.listing.labels[rows])
 

@@ -15,7 +15,6 @@ from gendd.errors import UserError, naming, run_program
 from gendd.listing import describe
 from gendd.randomness import generator
 from gendd.ranges import Count, CountOrNone, check_ranges
-from gendd.retry import retried
 from gendd_imagenet.folders import Listing, list_unlabeled
 
 
@@ -69,7 +68,7 @@ def _write_shard(path: Path, listing: Listing, rows: range) -> None:
     with tarfile.open(temporary, "w") as shard:
         for row in rows:
             image = listing.path(row)
-            _add(shard, f"{row:09d}{image.suffix.lower()}", retried(image.read_bytes, image))
+            _add(shard, f"{row:09d}{image.suffix.lower()}", listing.content(row))
             _add(shard, f"{row:09d}.txt", os.fsencode(image.parent.name))
     os.replace(temporary, path)
 

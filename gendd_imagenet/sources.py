@@ -1,5 +1,6 @@
 """What a configuration's data set consists of: which folder, list or shards, and what of it is there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch import Tensor
 from gendd.data import DataSummary
 from gendd.errors import UserError, naming
 from gendd.listing import class_names
-from gendd_imagenet import shards
+from gendd_imagenet import hub_images, shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import (
     EVAL_SPLITS,
@@ -17,6 +18,7 @@ from gendd_imagenet.folders import (
     list_file,
     list_unlabeled,
 )
+from gendd_imagenet.hub_images import HubListing, is_hub, list_hub
 
 # What is held out of --images: a share, and least and most images.
 HELD_SHARE, LEAST_HELD, MOST_HELD = 0.02, 10, 1000
@@ -52,12 +54,15 @@ def held_share(config: ImageNetTrainConfig, images: int) -> float:
     return min(max(HELD_SHARE * images, LEAST_HELD), MOST_HELD, images) / images
 
 
-def list_evaluation(config: ImageNetTrainConfig) -> Listing:
+def list_evaluation(config: ImageNetTrainConfig) -> Listing | HubListing:
     """The images to evaluate on, all of them, those of --images without classes.
 
     Raises:
         UserError: they are not there.
     """
+    if is_hub(name := config.eval_dataset or config.dataset):
+        with naming(_eval_flag(config)):
+            return _hub(name, hub_images.EVALUATION, labeled=not config.image_folder)
     folder = eval_folder(config)
     if config.image_folder:
         with naming("--eval-dataset"):
@@ -75,15 +80,20 @@ def has_training_labels(config: ImageNetTrainConfig) -> bool:
     """Whether the training images are labeled, by a list or by class folders."""
     if config.image_folder or shards.is_shards(config.dataset):
         return False
+    if is_hub(config.dataset):
+        return list_training(config).labels is not None
     return bool(config.train_list or class_names(folder_of(config.dataset, config) / "train"))
 
 
-def list_training(config: ImageNetTrainConfig) -> Listing:
+def list_training(config: ImageNetTrainConfig) -> Listing | HubListing:
     """The images to train on: of a list, of class folders, or all below the folder where there are none.
 
     Raises:
         UserError: they are not there.
     """
+    if is_hub(config.dataset):
+        with naming("--images" if config.image_folder else "--dataset"):
+            return _hub(config.dataset, hub_images.TRAIN, labeled=not config.image_folder)
     folder = folder_of(config.dataset, config)
     if config.image_folder:
         with naming("--images"):
@@ -97,6 +107,11 @@ def list_training(config: ImageNetTrainConfig) -> Listing:
         if has_training_labels(config):
             return list_class_folders(folder, "train")
         return list_unlabeled(folder / "train" if (folder / "train").is_dir() else folder)
+
+
+def _hub(name: str, splits: tuple[str, ...], labeled: bool) -> HubListing:
+    listing = list_hub(name, splits)
+    return listing if labeled else replace(listing, labels=None, classes=None)
 
 
 def class_sizes(config: ImageNetTrainConfig) -> Tensor | None:
@@ -121,7 +136,9 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
     if config.image_folder:
         return _summarize_images(config)
     missing = []
-    if shards.is_shards(config.dataset):
+    if is_hub(config.dataset):
+        labeled = has_training_labels(config)
+    elif shards.is_shards(config.dataset):
         if absent := _absent_shards(config.dataset):
             missing.append(
                 f"--dataset {config.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
@@ -135,6 +152,9 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
     for flag, file in (("--train-list", config.train_list), ("--eval-list", config.eval_list)):
         if file and not Path(file).is_file():
             missing.append(f"{flag} {file}: no such file; {_list_source(file)}")
+    if is_hub(config.eval_dataset or config.dataset):
+        listing = list_evaluation(config)
+        return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, _details(config, listing.root))
     folder = eval_folder(config)
     if not (folder.is_dir() if config.eval_list else class_names(folder / eval_split(folder))):
         missing.append(_absent(config, _eval_flag(config), folder))
@@ -153,9 +173,11 @@ def _summarize_images(config: ImageNetTrainConfig) -> DataSummary:
         missing += [
             f"--images {config.image_folder}: {name} is not there" for name in _absent_shards(config.image_folder)[:1]
         ]
+    elif is_hub(config.image_folder):
+        list_training(config)
     elif not Path(config.image_folder).is_dir():
         missing.append(f"--images {config.image_folder}: no such folder; name a folder of images")
-    if config.eval_dataset and not Path(config.eval_dataset).is_dir():
+    if config.eval_dataset and not is_hub(config.eval_dataset) and not Path(config.eval_dataset).is_dir():
         missing.append(f"--eval-dataset {config.eval_dataset}: no such folder; name a folder of images")
     evaluated = config.eval_dataset or "a part held out"
     return DataSummary(0, tuple(missing), labeled=False, details=_details(config, evaluated))
