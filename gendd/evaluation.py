@@ -13,7 +13,7 @@ from gendd.distributed import World
 from gendd.networks import flops
 from gendd.randomness import generator
 
-# (number of the batch, images, labels): the batches are the same however many processes share them.
+# (number of the batch, images, their labels, one or several each): the same however many processes share them.
 Batches = Iterable[tuple[int, Tensor, Tensor]]
 # Of an image that are compared, and of how many images at most.
 NEIGHBORS, SCORED = 10, 10_000
@@ -106,10 +106,11 @@ def evaluate(
     for number, images, labels in batches:
         outputs = read_out.outputs(images, generator(world.device, seed, "evaluation", number))
         for name, evaluator in evaluators.items():
-            evaluator.update(outputs[name], labels)
-            counters[name].update(outputs[name], labels)
+            seen = outputs[name], one_label(outputs[name], labels)
+            evaluator.update(*seen)
+            counters[name].update(*seen)
             if calibrated:
-                gaps[name].update(outputs[name], labels)
+                gaps[name].update(*seen)
     results = {}
     for name, evaluator in evaluators.items():
         summary = evaluator.compute(distributed=world.size > 1)
@@ -118,6 +119,15 @@ def evaluate(
         if calibrated:
             results[name]["ece"] = gaps[name].compute(world)
     return results
+
+
+def one_label(logits: Tensor, labels: Tensor) -> Tensor:
+    """Labels (B,) as they are; of several an image (B, M), -1 where there are fewer, that of the greatest logit: an
+    image is recognized where any of its labels is (ReaL; Beyer et al., 2020)."""
+    if labels.dim() == 1:
+        return labels
+    scores = logits.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, -torch.inf)
+    return labels.gather(1, scores.argmax(1, keepdim=True))[:, 0]
 
 
 def _evaluate_features(read_out: ReadOut, batches: Batches, world: World, seed: int) -> dict[str, dict]:

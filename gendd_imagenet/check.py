@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from gendd.data import refuse_other_classes
 from gendd.errors import UserError
-from gendd.images import SHOWN, BrokenImage
+from gendd.images import SHOWN, BrokenImage, opened
 from gendd.listing import describe
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
@@ -62,11 +62,12 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
     print(f"{listing.root}: {len(listing)} images {role}, {sizes}; {len(sample)} of them decoded")
     if listing.passed_over:
         print(f"  passed over: {describe(listing.passed_over)}")
-    absent = listing.missing()
+    absent, small = listing.missing(), 0
     yield from (f"{listing.root / name}: missing" for name in absent)
     for index in tqdm(sample.tolist(), f"images {role}", disable=None, leave=False):
         try:
-            reason = _broken(view, listing.content(index))
+            content = listing.content(index)
+            reason = _broken(view, content)
         except FileNotFoundError:
             # It is among the absent ones.
             continue
@@ -74,6 +75,11 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
             reason = error.strerror
         if reason:
             yield f"{listing.name(index)}: {reason}"
+            continue
+        with opened(content) as image:
+            small += min(image.size) < view.image_size
+    if small:
+        print(f"  {small} of these {len(sample)} are smaller than --image-size {view.image_size}, and will be enlarged")
 
 
 def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:

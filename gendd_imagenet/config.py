@@ -29,7 +29,8 @@ class Photographs(DataConfig):
     eval_dataset: str | None = None
     """Folder with val/<class>/ to evaluate on, imagenet, or hfds/OWNER/NAME; the data set itself if not given."""
     eval_list: str | None = None
-    """File of "path label" lines, paths below the evaluated folder, in place of its val/ (ImageNet-LT)."""
+    """File of "path label" lines, paths below the evaluated folder, in place of its val/ (ImageNet-LT); or ReaL's
+    real.json, several labels an image of its val/."""
     steps_per_epoch: CountOrNone = 0
     """Steps of an epoch; 0: one pass over the images. Shards need it."""
 
@@ -143,7 +144,7 @@ class ImageNetEvaluateConfig(EvaluateConfig):
     eval_dataset: str | None = None
     """Folder to evaluate on; a run's own if not given."""
     eval_list: str | None = None
-    """List of images to evaluate on; a run's own if not given."""
+    """List of images to evaluate on, or ReaL's real.json; a run's own if not given."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized; a run's own if not given."""
     crop_pct: CroppedShare | None = None

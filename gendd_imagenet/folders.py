@@ -1,6 +1,8 @@
 """Which image files a data set consists of, and their labels: class folders, list files, folders without labels."""
 
+import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +30,7 @@ class Listing(Split):
 
     Args:
         names: (N,) paths below `root`, as bytes: a million Python strings would be copied by every worker.
-        labels: (N,) int64, -1 where one is not known; or None where none is.
+        labels: (N,) int64, -1 where one is not known; (N, M) where an image may have several; or None where none is.
         classes: name of each class, None where it is not known; or None.
         passed_over: how many files and folders of each kind were.
     """
@@ -113,6 +115,30 @@ def list_file(file: str, root: Path, num_classes: int) -> Listing:
         named = {}
     classes = tuple(named.get(label) for label in range(max(num_classes, max(labels) + 1)))
     return Listing(root, _as_bytes(names), torch.tensor(labels), classes)
+
+
+def list_reassessed(file: str, root: Path, split: str) -> Listing:
+    """The images of root/split/<class>/ with the labels that a JSON file of ReaL's form gives them: for each of
+    ImageNet's validation images, in order of its number, a list of classes. Images without any are left out.
+
+    Raises:
+        Refusal: no such file, or not one of this form and of these images.
+    """
+    form = f"it needs a list of classes for each image of {split}/, such as ILSVRC2012_val_00000001.JPEG, by its number"
+    try:
+        reassessed = json.loads(retried(Path(file).read_text, file))
+        found = [torch.tensor([int(label) for label in labels], dtype=torch.int64) for labels in reassessed]
+    except (OSError, ValueError, TypeError) as error:
+        raise Refusal(f"{file}: cannot be read ({error}); {form}") from error
+    listing = list_class_folders(root, split)
+    numbers = [re.search(rb"_(\d+)\.[^./]*$", name) for name in listing.names.tolist()]
+    rows = [int(number[1]) - 1 if number else -1 for number in numbers]
+    if not all(0 <= row < len(found) for row in rows):
+        raise Refusal(f"{file}: has {len(found)} entries, none for some of the {len(rows)} images of {root}; {form}")
+    labels = torch.nn.utils.rnn.pad_sequence([found[row] for row in rows], batch_first=True, padding_value=-1)
+    if labels.numel() and labels.max() >= len(listing.classes):
+        raise Refusal(f"{file}: has a class {labels.max()} of {len(listing.classes)}, which count from 0; {form}")
+    return listing.with_labels(labels).select((labels >= 0).any(1))
 
 
 def list_unlabeled(root: Path) -> Listing:

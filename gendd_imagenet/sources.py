@@ -16,6 +16,7 @@ from gendd_imagenet.folders import (
     Listing,
     list_class_folders,
     list_file,
+    list_reassessed,
     list_unlabeled,
 )
 from gendd_imagenet.hub_images import HubListing, is_hub, list_hub
@@ -69,6 +70,8 @@ def list_evaluation(config: ImageNetTrainConfig) -> Listing | HubListing:
             return list_unlabeled(folder)
     if config.eval_list:
         with naming("--eval-list"):
+            if config.eval_list.endswith(".json"):
+                return list_reassessed(config.eval_list, folder, eval_split(folder))
             return list_file(config.eval_list, folder, class_count(folder))
     if not (folder / eval_split(folder)).is_dir():
         raise UserError(_absent(config, _eval_flag(config), folder))

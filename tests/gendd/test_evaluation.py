@@ -24,6 +24,15 @@ def test_top1_and_top5_are_counted_over_batches_that_do_not_divide():
     assert [result["top1"], result["top5"]] == pytest.approx(expected, abs=1e-3)
 
 
+def test_an_image_of_several_labels_is_recognized_by_any_of_them():
+    logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [0.0, 1, 2, 3, 4, 5], [5.0, 4, 3, 2, 1, 0]])
+    # The first is right by its second label; of the second, class 2 is fourth; of the third, none is among five.
+    labels = torch.tensor([[4, 0], [0, 2], [5, -1]])
+    read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
+    result = evaluate(read_out, batches_of(logits, labels, 2), ALONE)["classifier"]
+    assert (result["top1"], result["top5"]) == pytest.approx((100 / 3, 200 / 3), abs=1e-3)
+
+
 def test_sampling_noise_follows_from_seed_and_batch_number():
     def noisy(images, generator):
         seen.append(torch.randn(3, generator=generator))

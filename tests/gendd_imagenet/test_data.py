@@ -1,5 +1,7 @@
 """Folders and lists: the same batches for any number of processes and workers, and data that is refused."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
@@ -204,6 +206,30 @@ def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
     assert sorted(data.listing.labels.tolist()) == [1, 2] and len(data.class_names) == 3
 
 
+def reassessed(folder, entries: dict[int, list[int]], count: int = 1007):
+    """A file as ReaL's: a list of classes for each number, from 1 on; here of the images of class n02, 1000 to 1006."""
+    (folder / "real.json").write_text(json.dumps([entries.get(number, []) for number in range(1, count + 1)]))
+    return folder / "real.json"
+
+
+def test_labels_of_real_stand_for_those_of_the_folders(photos, tmp_path):
+    """Images without any are left out; the same number is that of an image of each class here."""
+    data = open_evaluated(config(photos, eval_list=reassessed(tmp_path, {1000: [2, 0], 1003: [1]})))
+    names = [data.listing.name(row).rpartition("_")[2] for row in range(data.size)]
+    found = [labels.tolist() for _, _, batch in data.batches() for labels in batch]
+    assert data.size == 6 and data.split == "real" and len(data.class_names) == 3
+    assert sorted(zip(names, found, strict=True)) == 3 * [("1000.JPEG", [2, 0])] + 3 * [("1003.JPEG", [1, -1])]
+
+
+def test_a_file_that_is_not_of_reals_form_is_refused(photos, tmp_path):
+    few, unknown = reassessed(tmp_path, {1000: [0]}, count=1003), "--eval-list .*has 1003 entries, none for some of"
+    assert re.search(unknown, refusal(open_evaluated, config(photos, eval_list=few)))
+    file = reassessed(tmp_path, {1000: [3]})
+    assert "has a class 3 of 3, which count from 0" in refusal(open_evaluated, config(photos, eval_list=file))
+    file.write_text('{"a": 1}')
+    assert "real.json: cannot be read" in refusal(open_evaluated, config(photos, eval_list=file))
+
+
 def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_path):
     """Without class folders, only the lists tell the number of classes."""
     for path in FIRST.values():
@@ -335,10 +361,13 @@ def test_settings_that_cannot_work_are_refused(photos, settings, message):
 
 
 def test_check_counts_and_finds_nothing_wrong(photos, lists, capsys):
-    check_data(config(photos, train_list=lists["train"], eval_list=lists["test"]))
+    check_data(config(photos, train_list=lists["train"], eval_list=lists["test"], image_size=60))
     output = capsys.readouterr().out
     assert "145 images to train on, 3 classes of 5 to 110" in output
     assert "6 images to evaluate on" in output and "nothing is missing or broken" in output
+    sides = [min(Image.open(photos / line.split()[0]).size) for line in Path(lists["test"]).read_text().splitlines()]
+    small = sum(side < 60 for side in sides)
+    assert small and f"{small} of these 6 are smaller than --image-size 60" in output
 
 
 def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
