@@ -10,11 +10,10 @@ import safetensors.torch
 import torch
 import tyro
 from torch import Tensor
-from tqdm import tqdm
 
 from gendd.checkpoint import is_safetensors, write_whole
 from gendd.command_line import parse
-from gendd.distributed import World, autocast, first_alone, resolve_precision
+from gendd.distributed import World, first_alone
 from gendd.errors import Refusal, UserError, naming
 from gendd.evaluation import CalibrationCounter
 from gendd.judging import (
@@ -26,10 +25,10 @@ from gendd.judging import (
     knn_logits,
     zero_shot_logits,
 )
-from gendd.networks import pooled_feature
+from gendd.programs.judged_features import Judged, judged_features
 from gendd.programs.open_run import OpenedRun, open_run
 from gendd.programs.tree import Tree
-from gendd.randomness import BatchPlan, generator
+from gendd.randomness import BatchPlan
 from gendd.ranges import Count, Positive, check_ranges
 from gendd.runs import environment
 
@@ -86,12 +85,12 @@ def knn(tree: Tree, arguments: list[str]) -> None:
     config = parse(KnnConfig, f"{tree.name} knn", arguments)
 
     def judge(run: OpenedRun, world: World) -> dict[str, object]:
-        train, labels, _ = _features(tree, run, config, world, of_training=True)
-        test, known, classes = _features(tree, run, config, world)
+        train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
         with naming("--k"):
-            logits = knn_logits(train, labels, test, classes, config.k, config.temperature)
-        settings = {"k": config.k, "temperature": config.temperature, "training images": len(train)}
-        return {**settings, **_scores(logits, known)}
+            known = train.features, train.labels
+            logits = knn_logits(*known, test.features, len(test.class_names), config.k, config.temperature)
+        settings = {"k": config.k, "temperature": config.temperature, "training images": len(train.labels)}
+        return {**settings, **_scores(logits, test.labels)}
 
     _run(tree, config, "knn", judge)
 
@@ -101,15 +100,16 @@ def probe(tree: Tree, arguments: list[str]) -> None:
     config = parse(ProbeConfig, f"{tree.name} probe", arguments)
 
     def judge(run: OpenedRun, world: World) -> dict[str, object]:
-        train, labels, _ = _features(tree, run, config, world, of_training=True)
-        test, known, classes = _features(tree, run, config, world)
-        found = {"protocol": config.protocol, "training images": len(train)}
+        train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
+        classes = len(test.class_names)
+        found = {"protocol": config.protocol, "training images": len(train.labels)}
         with torch.enable_grad():
             if config.protocol == "lbfgs":
-                fitted, found["penalty"] = fit_by_lbfgs(train, labels, classes)
+                fitted, found["penalty"] = fit_by_lbfgs(train.features, train.labels, classes)
             else:
-                fitted = fit_by_sgd(train, _sgd_targets(tree, run, config, world, labels, classes), classes)
-        return {**found, **_scores(fitted(test), known)}
+                targets = _sgd_targets(tree, run, config, world, train.labels, classes)
+                fitted = fit_by_sgd(train.features, targets, classes)
+        return {**found, **_scores(fitted(test.features), test.labels)}
 
     _run(tree, config, "probe", judge)
 
@@ -122,14 +122,15 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
 
     def judge(run: OpenedRun, world: World) -> dict[str, object]:
         vectors, bias = _class_vectors(config.class_vectors, world)
-        test, known, classes = _features(tree, run, config, world)
-        if len(vectors) != classes:
+        test = _features(tree, run, config, world)
+        if len(vectors) != len(test.class_names):
             raise UserError(
-                f"--class-vectors {config.class_vectors}: {len(vectors)} vectors, the data set has {classes} classes"
+                f"--class-vectors {config.class_vectors}: {len(vectors)} vectors, the data set has "
+                f"{len(test.class_names)} classes"
             )
         with naming(f"--class-vectors {config.class_vectors}:"):
-            logits = zero_shot_logits(test, vectors, bias, config.likeness == "cosine")
-        return {"class vectors": config.class_vectors, "likeness": config.likeness, **_scores(logits, known)}
+            logits = zero_shot_logits(test.features, vectors, bias, config.likeness == "cosine")
+        return {"class vectors": config.class_vectors, "likeness": config.likeness, **_scores(logits, test.labels)}
 
     _run(tree, config, "zero-shot", judge)
 
@@ -158,27 +159,8 @@ def _run(tree: Tree, config: JudgeConfig, program: str, judge) -> None:
     print(f"figures in {file}")
 
 
-def _features(
-    tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, of_training: bool = False
-) -> tuple[Tensor, Tensor, int]:
-    """Features (N, D) of the images to test on, or to train on, their classes (N,), and the number of classes."""
-    settings, model = run.settings, run.model
-    data = tree.open_evaluation(settings, BatchPlan(settings.seed, 1), world, run.built.student.network, of_training)
-    if not data.class_names:
-        raise UserError(f"--dataset {settings.dataset}: has no labels; name a labeled data set to judge on")
-    network, sampling, precision = run.built.student.network, settings.method.sampling(), settings.precision
-    parts, labels = [], []
-    title = "training images" if of_training else "test images"
-    for number, images, known in tqdm(data.batches(), title, disable=None, leave=False):
-        with autocast(resolve_precision(precision, world.device), world.device):
-            if config.features == "generated":
-                noise = generator(world.device, settings.seed, "evaluation", number)
-                feature = model.sample(images, noise, **sampling)
-            else:
-                feature = pooled_feature(network, images)
-        parts.append(feature.float())
-        labels.append(known)
-    return torch.cat(parts), torch.cat(labels), len(data.class_names)
+def _features(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
+    return judged_features(tree, config.run, run, config.features, world, of_training)
 
 
 def _sgd_targets(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, labels: Tensor, classes: int) -> Tensor:

@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 from programs import evaluate_cifar, train_cifar
 
-from gendd.checkpoint import read_weights
+from gendd.checkpoint import metadata, read_weights
 from gendd.errors import UserError
-from gendd.programs import judge
+from gendd.programs import judge, judged_features
 from gendd.programs.judge import knn, probe, zero_shot
 from gendd.reporting.metrics import read_metrics
 from gendd.targets import FeatureScale
@@ -136,6 +136,34 @@ def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):
     assert found["knn"]["images"] == found["probe"]["images"] == 599
     assert found["knn"]["training images"] == 1198 and found["knn"]["top1"] > 40 and found["probe"]["top1"] > 60
     assert "ECE" in capsys.readouterr().out
+
+
+def test_judged_features_are_computed_once_and_anew_where_images_or_weights_have_changed(train, monkeypatch):
+    run, computed, kept = train("--unlabeled", "--epochs", "1", runs="judged"), [], judged_features.pooled_feature
+    count = lambda *arguments: computed.append(len(arguments[1])) or kept(*arguments)  # noqa: E731
+    monkeypatch.setattr(judged_features, "pooled_feature", count)
+
+    def judged() -> int:
+        """Images whose features were computed."""
+        computed.clear()
+        knn(TREE, [str(run)])
+        return sum(computed)
+
+    assert judged() == 1198 + 599
+    first = json.loads((run / "knn.json").read_text())
+    (file,) = (run / "features").glob("*-test-backbone.safetensors")
+    assert judged() == 250 + 250, "the first batch of each, which tells whether the images are still the same"
+    assert json.loads((run / "knn.json").read_text()) == first
+    stored = safetensors.torch.load_file(file)
+    shifted = {"features": stored["features"].roll(1, 0), "labels": stored["labels"]}
+    safetensors.torch.save_file(shifted, file, metadata(file))
+    assert judged() == 250 + 599, "of other images"
+    file.write_bytes(b"damaged")
+    assert judged() == 250 + 599
+    checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
+    checkpoint["epoch"] += 1
+    torch.save(checkpoint, run / "checkpoints" / "last.pt")
+    assert judged() == 1198 + 599, "of other weights"
 
 
 def test_zero_shot_by_the_classifiers_rows_is_the_head_to_the_last_image(teacher, tmp_path):
