@@ -227,6 +227,7 @@ def test_collected_are_results_and_the_checkpoints_that_go_on(tmp_path, monkeypa
 def test_gpu_script_trains_and_goes_on_where_its_folder_was_lost(packed):
     _, folder = packed
     command = ["bash", "bench/gpu.sh", "run", folder, "--batch-size", "4", "--eval-every", "1"]
+    command += ["--warmup-epochs", "0"]
     settings = {"STEPS": "train", "METHODS": "classification", "EPOCHS": "1", "VENV": sys.prefix}
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **settings}
 

@@ -1,5 +1,6 @@
 """One command line a tree, with its programs."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from gendd.__main__ import tree_of
 from gendd.errors import UserError
 from gendd.programs.main import PROGRAMS, main
 from gendd_cifar.tree import TREE
+from gendd_imagenet.tree import TREE as PHOTOGRAPHS
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -19,12 +21,18 @@ def test_without_a_program_it_tells_them_all(arguments, capsys):
     assert printed.startswith("usage: python -m gendd_cifar PROGRAM") and all(name in printed for name in PROGRAMS)
 
 
-@pytest.mark.parametrize("tree", ["gendd_cifar", "gendd_imagenet"])
+@pytest.mark.parametrize("tree", [TREE, PHOTOGRAPHS], ids=lambda tree: tree.name)
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_program_tells_its_flags(tree, program):
-    command = [sys.executable, "-m", tree, program, "--help"]
+def test_each_program_tells_its_flags(tree, program, capsys):
+    with contextlib.suppress(SystemExit):
+        main(tree, [program, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m {tree.name} {program} ")
+
+
+def test_a_tree_is_a_module_that_starts_its_programs():
+    command = [sys.executable, "-m", "gendd_imagenet", "evaluate", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.startswith(f"usage: python -m {tree} {program} ")
+    assert printed.startswith("usage: python -m gendd_imagenet evaluate ")
 
 
 def test_a_program_of_no_such_name_is_refused():
