@@ -29,9 +29,10 @@ fi
 # The folder counts as well: an editable install points to it.
 state=$(echo "$PWD" | cat - piplist.txt pyproject.toml | cksum)
 if [ "$(cat .venv/installed 2>/dev/null)" != "$state" ]; then
-  echo "installing piplist.txt and the project into .venv (once; some minutes)"
-  install=("$venv_python" -m pip --disable-pip-version-check -qq install)
-  "${install[@]}" -r piplist.txt
-  "${install[@]}" --no-deps --no-build-isolation -e .
+  echo "installing piplist.txt and the project into .venv (once; 1 to 5 minutes, most of them PyTorch)"
+  install=("$venv_python" -m pip --disable-pip-version-check install)
+  # What pip is at, a line each.
+  "${install[@]}" -r piplist.txt | sed -u -n 's/^\(Collecting\|Downloading\|Installing\) \([^ ]*\).*/  \1 \2/p'
+  "${install[@]}" -qq --no-deps --no-build-isolation -e .
   echo "$state" >.venv/installed
 fi

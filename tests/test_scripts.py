@@ -1,4 +1,4 @@
-"""Every shell script and every command of the README does what it says, as far as that shows without training."""
+"""Every shell script and every command of README and docs does what it says, as far as that shows without training."""
 
 import importlib
 import importlib.util
@@ -327,14 +327,16 @@ def test_ablation_starts_its_programs(recorded, tmp_path):
     ]
 
 
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def documented_commands() -> list[str]:
+    """Of the README and of all pages, each once."""
+    pages = "".join(page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", pages, re.MULTILINE | re.DOTALL)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")))
 
 
-@pytest.mark.parametrize("command", readme_commands())
-def test_readme_command(command, recorded, dry_run):
+@pytest.mark.parametrize("command", documented_commands())
+def test_documented_command(command, recorded, dry_run):
     """Its files exist and programs take its flags. Training is dry-run, unless path/to/ or my_ is the user's own."""
     for path in re.findall(r"\b(?:sh|bench)/[\w/]+\.\w+", command):
         assert (ROOT / path).is_file(), path
@@ -346,13 +348,6 @@ def test_readme_command(command, recorded, dry_run):
             configuration(module, arguments)
         if module.endswith(" train") and "--check-data" not in arguments and not re.search(r"path/to/|\bmy_", command):
             assert "plan" in dry_run(module, arguments)
-
-
-def test_the_readmes_report_is_linked_where_it_is_made():
-    text = (ROOT / "README.md").read_text()
-    sections = {part.splitlines()[0].lower(): part for part in text.split("\n## ")[1:]}
-    for anchor in re.findall(r"\[report\]\(#(.*?)\)", text):
-        assert "gendd.reporting" in sections[anchor]
 
 
 @pytest.fixture

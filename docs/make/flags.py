@@ -1,0 +1,155 @@
+"""Every flag of every program, from the dataclasses that the command lines are made of: docs/flags.md.
+
+python docs/make/flags.py
+"""
+
+import ast
+import dataclasses
+import inspect
+import json
+import textwrap
+import typing
+from pathlib import Path
+
+from gendd.command_line import sections_of
+from gendd.methods import METHODS, Method
+from gendd.programs.equal_cost import EqualCostConfig
+from gendd.programs.judge import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
+from gendd.programs.sampling import SamplingProgram
+from gendd.programs.tree import Tree
+from gendd.ranges import flag
+from gendd.reporting.report import ReportConfig
+from gendd_cifar.tree import TREE as CIFAR
+from gendd_imagenet.tree import TREE as IMAGENET
+
+PAGE = Path(__file__).parents[1] / "flags.md"
+HEAD = """# Every flag
+
+Made by `python docs/make/flags.py` from the dataclasses that the command lines are made of; `PROGRAM --help` tells the
+same. Flags with a yes and a no are `--sync-bn` and `--no-sync-bn`. Scripts of `sh/` take all flags of the program that
+they start.
+"""
+TITLES = {
+    "networks": "Networks",
+    "data": "Images",
+    "optimizer": "Length and optimizer",
+    "run": "The run",
+}
+
+
+def documented(kind: type) -> dict[str, str]:
+    """What the docstring below each of a dataclass's own fields says."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
+    found = {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[field.target.id] = " ".join(str(text.value.value).split())
+    return found
+
+
+def texts_of(kind: type) -> dict[str, str]:
+    """Of all fields, those of parents too."""
+    return {name: text for base in reversed(kind.__mro__) if base is not object for name, text in texts_in(base)}
+
+
+def texts_in(base: type) -> list[tuple[str, str]]:
+    return list(documented(base).items()) if dataclasses.is_dataclass(base) else []
+
+
+def named(name: str, hint: object) -> str:
+    """The flag, its own name where it has one, or an argument's."""
+    for extra in getattr(hint, "__metadata__", ()):
+        if getattr(extra, "name", None):
+            return f"--{extra.name}"
+        if "Positional" in repr(extra):
+            return name.upper()
+    return flag(name)
+
+
+def told(value: object) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, (tuple, list)):
+        return " ".join(map(told, value))
+    return f"`{json.dumps(value) if isinstance(value, bool) else value}`".replace('"', "")
+
+
+def choices(hint: object) -> str:
+    """What a flag takes, where it is one of a few words."""
+    while typing.get_origin(hint) is typing.Annotated:
+        hint = typing.get_args(hint)[0]
+    if typing.get_origin(hint) is typing.Literal:
+        return "; ".join(f"`{word}`" for word in typing.get_args(hint))
+    for part in typing.get_args(hint):
+        if found := choices(part):
+            return found
+    return ""
+
+
+def table(kind: type, names: list[str], defaults: object = None) -> str:
+    hints, texts = typing.get_type_hints(kind, include_extras=True), texts_of(kind)
+    lines = ["| flag | default | |", "|---|---|---|"]
+    for field in dataclasses.fields(kind):
+        if field.name not in names:
+            continue
+        default = getattr(defaults, field.name) if defaults else field.default
+        default = "" if default is dataclasses.MISSING else told(default)
+        text = texts.get(field.name, "").replace("|", "\\|").replace("<", "&lt;")
+        words = f" ({words})" if (words := choices(hints[field.name])) else ""
+        lines.append(f"| `{named(field.name, hints[field.name])}` | {default} | {text}{words} |")
+    return "\n".join(lines)
+
+
+def fields_of(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def train_flags(tree: Tree) -> str:
+    parts = [f"## {tree.name} train\n"]
+    for name, kind in sections_of(tree.train_config).items():
+        if kind is not Method:
+            parts.append(f"### {TITLES[name]}: {tree.name}\n\n{table(kind, fields_of(kind))}\n")
+    return "\n".join(parts)
+
+
+def method_flags() -> str:
+    """A table for each class of options, with the methods that have them."""
+    owners: dict[type, list[str]] = {}
+    for name, kind in METHODS.items():
+        for base in kind.__mro__:
+            if dataclasses.is_dataclass(base) and documented(base):
+                owners.setdefault(base, []).append(name)
+    parts = [
+        "## Methods\n",
+        "`train METHOD` takes these beside the flags above; its `--help` tells defaults of its own.\n",
+    ]
+    for kind, methods in sorted(owners.items(), key=lambda item: (-len(item[1]), item[1])):
+        title = kind.__doc__.splitlines()[0].rstrip(".")
+        parts.append(f"### {title}: {', '.join(methods)}\n\n{table(kind, list(documented(kind)))}\n")
+    return "\n".join(parts)
+
+
+def program_flags() -> str:
+    parts = []
+    for name, kind in {
+        "evaluate, gendd_cifar": CIFAR.evaluate_config,
+        "evaluate, gendd_imagenet": IMAGENET.evaluate_config,
+        "knn, probe, zero-shot": JudgeConfig,
+        "knn": KnnConfig,
+        "probe": ProbeConfig,
+        "zero-shot": ZeroShotConfig,
+        "sampling": SamplingProgram,
+        "equal-cost": EqualCostConfig,
+        "report": ReportConfig,
+    }.items():
+        own = kind is not JudgeConfig and issubclass(kind, JudgeConfig)
+        parts.append(f"## {name}\n\n{table(kind, list(documented(kind)) if own else fields_of(kind))}\n")
+    return "\n".join(parts)
+
+
+def page() -> str:
+    return "\n".join([HEAD, train_flags(CIFAR), train_flags(IMAGENET), method_flags(), program_flags()])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,93 @@
+"""README and pages: made pages are of today's code, links lead somewhere, all scripts of the release have ours."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "make"))
+import errors  # noqa: E402
+import flags  # noqa: E402
+import method_figure  # noqa: E402
+
+# The scripts of the published release, July 2025.
+RELEASE = (
+    "fetch_pretrained_teachers",
+    "evaluate",
+    "train_res110_res32_gendd",
+    "train_res32x4_res8x4_gendd",
+    "train_res56_res20_gendd",
+    "train_vgg13res20_gendd",
+    "train_vgg13vgg8_gendd",
+    "train_wrn402_res8x4_gendd",
+    "train_wrn402_wrn162_gendd",
+    "train_wrn402_wrn401_gendd",
+    "cc3m_eval_res34res18_unsupervised_gendd",
+    "cc3m_train_res34res18_unsupervised_gendd",
+    "cc3m_train_res50mv_unsupervised_gendd",
+    "cc3m_train_res50mv_unsupervised_kd",
+    "imagenet_eval_res34res18_gendd",
+    "imagenet_eval_res50mv_gendd",
+    "imagenet_train_beitlr50_gendd_A1",
+    "imagenet_train_beitlr50_gendd_A2",
+    "imagenet_train_beitr50_gendd_A2",
+    "imagenet_train_res34res18_gendd",
+    "imagenet_train_res50mv_gendd",
+    "imagenetlt_eval_resnext101_res50_gendd",
+    "imagenetlt_train_resnext101_res50_gendd",
+    "imagenetlt_train_resnext101_sgd",
+    "train_resnext101_res18_gendd",
+)
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+def test_the_readme_is_one_that_is_read(readme):
+    assert len(readme.splitlines()) <= 150
+
+
+def test_every_script_of_the_published_release_has_ours(readme):
+    section = readme.partition("## From the published release")[2].partition("\n## ")[0]
+    rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
+    names = {name for theirs, _ in rows for name in re.findall(r"`(\S+?)`", theirs)}
+    patterns = [re.escape(name.removesuffix(".sh")).replace(r"\*", ".*") for name in names]
+    assert [script for script in RELEASE if not any(re.fullmatch(pattern, script) for pattern in patterns)] == []
+    for _, ours in rows:
+        files = re.findall(r"sh/\w+\.sh", ours)
+        assert files and all((ROOT / file).is_file() for file in files)
+
+
+@pytest.mark.parametrize("maker", [flags, errors], ids=lambda maker: maker.__name__)
+def test_a_made_page_is_of_todays_code(maker):
+    assert maker.PAGE.read_text() == maker.page(), f"make it anew: python docs/make/{maker.__name__}.py"
+
+
+def test_the_lists_hold_known_entries():
+    for known in ("| `--contraction` |", "| `--images` |", "| `--class-vectors` |", "(`adamw`; `sgd`; `muon`)"):
+        assert known in flags.page()
+    assert "`--teacher is missing: <name> learns from one; name its network`" in errors.page()
+
+
+def test_the_drawing_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(method_figure, "FILE", tmp_path / "method.svg")
+    method_figure.main()
+    assert "<svg" in (tmp_path / "method.svg").read_text()[:600]
+
+
+def test_every_local_link_of_the_readme_leads_somewhere(readme):
+    links = re.findall(r"\]\((?!http)([^)#]+)", readme)
+    assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    assert (tmp_path / "site" / "method" / "index.html").exists()
