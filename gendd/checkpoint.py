@@ -9,7 +9,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -216,7 +216,7 @@ def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
     return found
 
 
-def _named(name: object, value: object) -> bool:
+def _named(name: object, value: Any) -> bool:
     """Whether an entry of a file is a tensor that can fill one of a network: not one of an optimizer, whose names are
     numbers, nor a sparse one, nor a shape alone, on the meta device."""
     tensor = isinstance(name, str) and isinstance(value, Tensor)

@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import tyro
 
@@ -40,7 +40,7 @@ def parse(
         # tyro's box without its colors, frame and rules (dashes where the terminal is not UTF-8), and first line.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         raise UserError(" ".join(" ".join(lines or [title]).split())) from None
-    return dataclasses.replace(config, **{name: _at_home(value) for name, value in vars(config).items()})
+    return dataclasses.replace(cast(Any, config), **{name: _at_home(value) for name, value in vars(config).items()})
 
 
 def _parsed(
@@ -53,12 +53,12 @@ def _parsed(
         name: default.method if kind is Method else kind(**field_values(default, kind))
         for name, kind in sections_of(config_class).items()
     }
-    fields = [(name, tyro.conf.OmitArgPrefixes[type(part)], part) for name, part in parts.items()]
+    fields = [(name, tyro.conf.OmitArgPrefixes[type(part)], part) for name, part in parts.items()]  # type: ignore[misc]
     whole = dataclasses.make_dataclass("Sections", fields, frozen=True)
-    parsed = vars(tyro.cli(whole, prog=program, description=type(default.method).__doc__, args=arguments))
+    parsed = dict(vars(tyro.cli(whole, prog=program, description=type(default.method).__doc__, args=arguments)))
     method = parsed.pop("method")
     values = {name: value for part in parsed.values() for name, value in vars(part).items()}
-    return config_class(**values, method=method)
+    return cast(Any, config_class)(**values, method=method)
 
 
 def sections_of(config_class: type) -> dict[str, type]:

@@ -5,6 +5,7 @@ Shapes: B images, M tokens of width d, K draws per token.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ class Draws:
         """Slices along the third dimension, of at most so many noises in all where that can be."""
         size = max(1, rows // self.noise[:, :, 0, ..., 0].numel())
         count = self.noise.shape[2]
-        return [self._each(lambda values, k=k: values[:, :, k : k + size]) for k in range(0, count, size)]
+        parts = [(slice(None), slice(None), slice(first, first + size)) for first in range(0, count, size)]
+        return [self._each(itemgetter(part)) for part in parts]
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Draws":
         dropped, weight = (values if values is None else change(values) for values in (self.dropped, self.weight))

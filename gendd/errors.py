@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import os
 import sys
 import time
@@ -59,7 +60,8 @@ def run_program(main: Callable[[], None]) -> None:
     """Run a program's main; a UserError ends it with its line and exit code 2, a PassingFault with its and 1, Ctrl-C
     quietly. A file or folder that cannot be reached, or has gone, is a line and 1 too."""
     # Names of files need not be text.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:
@@ -73,8 +75,9 @@ def run_program(main: Callable[[], None]) -> None:
         if int(os.environ.get("RANK", 0)):
             # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.
             time.sleep(5)
-        place = isinstance(error, OSError)
-        told = f"{error.filename}: {error.strerror}; mend that, or name another place" if place else str(error)
+        told = str(error)
+        if isinstance(error, OSError):
+            told = f"{error.filename}: {error.strerror}; mend that, or name another place"
         print(f"error: {' '.join(told.split())}", file=sys.stderr, flush=True)
         # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
         os._exit(2 if isinstance(error, (UserError, Refusal)) else 1)

@@ -33,7 +33,8 @@ def of_one_network(expected: Tensors, tensors: Tensors, source: str) -> tuple[Te
 
 def _matches_by_prefix(expected: Tensors, tensors: Tensors) -> dict[str, tuple[int, int]]:
     """How many tensors have, behind a prefix, a name of the network's, and how many of them its shape too."""
-    named, fitting = Counter(), Counter()
+    named: Counter[str] = Counter()
+    fitting: Counter[str] = Counter()
     for name, value in tensors.items():
         parts = name.split(".")
         for i in range(len(parts)):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +111,7 @@ def _transformers(name: str, rest: str) -> Foundation:
     return Foundation(network, lambda images: vision(images).last_hidden_state, size, mean, std, prefix)
 
 
-def _tensor(output: object) -> Tensor:
+def _tensor(output: Any) -> Tensor:
     """A feature, which newer versions wrap."""
     return output if isinstance(output, Tensor) else output.pooler_output
 

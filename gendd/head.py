@@ -5,6 +5,7 @@ D_s student feature width.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -183,7 +184,7 @@ class SplitTokenHead(nn.Module):
         return output, -torch.ones_like(output)
 
 
-def settings_of(tensors: Iterable[str]) -> dict[str, str]:
+def settings_of(tensors: Iterable[str]) -> dict[str, Any]:
     """--prediction and --noise-path of the head that tensors of these names are of."""
     marks = (name.partition(f"head.{PREDICTS}")[2] for name in tensors)
     prediction, _, path = next((mark for mark in marks if mark), "noise_cosine").partition("_")

@@ -107,9 +107,10 @@ def aside(passed_over: Counter[str]) -> str:
 
 def _walk(root: Path) -> tuple[list[str], Counter[str]]:
     """Paths of all images below a folder, in order, and how many of each kind of other entries there are."""
-    names, passed_over = [], Counter()
+    names: list[str] = []
+    passed_over: Counter[str] = Counter()
     # Folders below the root, each with those around it.
-    pending = [("", frozenset())]
+    pending: list[tuple[str, frozenset]] = [("", frozenset())]
     while pending:
         below, around = pending.pop()
         here = os.stat(root / below)

@@ -62,7 +62,8 @@ class Shuffled:
     """
 
     def __init__(self, size: int):
-        self.size, self.number, self.order = size, -1, None
+        self.size, self.number = size, -1
+        self.order: Tensor | None = None
 
     def locate(self, random: StepRandom) -> tuple[int, Tensor]:
         """Number of the pass that a micro-batch lies in, and its images' numbers (B,)."""

@@ -25,7 +25,7 @@ class Range:
             return "positive" if math.isinf(self.high) else f"above {self.low} and at most {self.high}"
         if math.isfinite(self.high):
             return f"from {self.low} to {self.high}"
-        return {1: "at least 1", 0: "0 or more"}.get(self.low, "a number")
+        return {1.0: "at least 1", 0.0: "0 or more"}.get(self.low, "a number")
 
 
 Share = Annotated[float, Range(0, 1)]

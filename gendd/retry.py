@@ -66,3 +66,4 @@ def retried(call: Callable[[], Result], name: str | Path, done: str = "read") ->
                 ) from error
             print(f"{name} cannot be {done} ({error}); trying again in {pause} s", file=sys.stderr, flush=True)
             time.sleep(pause)
+    raise AssertionError("the last try returns or raises")

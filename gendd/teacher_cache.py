@@ -12,7 +12,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -98,7 +100,8 @@ class TeacherCache:
         self.folder, self.views, self.data, self.width = Path(folder), views, data, width
         self.record = self.folder / "cache.json"
         self.shards = [shard for view in range(views) for shard in self.shards_of(view)]
-        self.mapped_view, self.mapped = None, []
+        self.mapped_view: int | None = None
+        self.mapped: list[np.ndarray] = []
 
     def shards_of(self, view: int) -> list[Shard]:
         images = range(self.data.size)
@@ -192,8 +195,7 @@ class TeacherCache:
             features = torch.cat([feature(next(images)).half().cpu() for _ in shard.batches()])
             if not features.isfinite().all():
                 raise self.refusal("a feature of the teacher does not fit into float16; train without a cache")
-            content = features.numpy().tobytes()
-            write_whole(path, lambda file, content=content: file.write(content + _digest(content)), _own_ending())
+            write_whole(path, partial(_write_sealed, features.numpy().tobytes()), _own_ending())
 
     def map(self, shard: Shard) -> np.ndarray:
         """Features (n, D_t) of a shard, read from the disk as they are asked for."""
@@ -207,6 +209,10 @@ class TeacherCache:
             self.mapped_view, self.mapped = batch.view, [self.map(shard) for shard in self.shards_of(batch.view)]
         rows = (divmod(image, SHARD_IMAGES) for image in batch.indices.tolist())
         return torch.from_numpy(np.stack([self.mapped[shard][row] for shard, row in rows]))
+
+
+def _write_sealed(content: bytes, file: BinaryIO) -> None:
+    file.write(content + _digest(content))
 
 
 def _digest(content: bytes) -> bytes:

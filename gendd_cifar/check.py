@@ -17,7 +17,8 @@ def check_data(config: CifarTrainConfig) -> None:
     Raises:
         UserError: something is missing or broken.
     """
-    sources, broken = {}, []
+    sources = {}
+    broken: list[str] = []
     for split in SPLITS:
         try:
             if split == "train" and config.unlabeled_dir:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -135,7 +136,7 @@ def _cifar(name: str, root: Path, split: str, image_size: int | None) -> Source:
         ) from error
 
 
-def _lacking(dataset: type, root: Path) -> str | None:
+def _lacking(dataset: Any, root: Path) -> str | None:
     """What is damaged or not there, with the remedy; nothing if the set, unpacked or as its archive, is whole."""
     unpacked, archive = root / dataset.base_folder, (root / dataset.filename, dataset.tgz_md5)
     listed = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
@@ -147,7 +148,7 @@ def _lacking(dataset: type, root: Path) -> str | None:
     return f"{damaged[0]} is damaged: delete it, {remedy}" if damaged else f"not there; {remedy}"
 
 
-def _how_to_get(dataset: type, root: Path) -> str:
+def _how_to_get(dataset: Any, root: Path) -> str:
     return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
 
 
@@ -161,7 +162,7 @@ def _decode(flag: str, files: ImageFiles, image_size: int | None) -> Images:
     broken = [f"{flag}: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
     if broken:
         raise BrokenFiles(broken)
-    return Images(_stack(read), labels)
+    return Images(_stack([image for image in read if not isinstance(image, str)]), labels)
 
 
 def _without_pixels(labels: Tensor) -> Images:

@@ -12,7 +12,8 @@ from gendd.images import SHOWN, BrokenImage, opened
 from gendd.listing import describe
 from gendd_imagenet import shards
 from gendd_imagenet.config import ImageNetTrainConfig
-from gendd_imagenet.folders import RELEASE, Listing
+from gendd_imagenet.folders import RELEASE
+from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView
 from gendd_imagenet.sources import eval_folder, list_evaluation, list_training, summarize
 
@@ -53,7 +54,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
     print("nothing is missing or broken")
 
 
-def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]:
+def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[str]:
     sizes = "without labels"
     if listing.labels is not None:
         counts = listing.class_counts(len(listing.classes))
@@ -83,7 +84,8 @@ def _check_listing(role: str, listing: Listing, view: EvalView) -> Iterator[str]
 
 
 def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:
-    names, total, passed_over = shards.expand(dataset), 0, Counter()
+    names, total = shards.expand(dataset), 0
+    passed_over: Counter[str] = Counter()
     for shard in tqdm(names, "shards", disable=None, leave=False):
         try:
             for number, (name, content) in enumerate(shards.images_of(shard, passed_over)):

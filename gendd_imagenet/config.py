@@ -8,6 +8,7 @@ import tyro
 from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig
 from gendd.errors import UserError
 from gendd.ranges import Amount, Count, CountOrNone, Decay, PixelCount, Positive, Range, Share
+from gendd_imagenet.hub_images import is_hub
 from gendd_imagenet.shards import is_shards
 
 CroppedShare = Annotated[float, Range(0, 1, above=True, remedy="1 looks at the whole shorter side")]
@@ -102,6 +103,11 @@ class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
 
     def check(self) -> None:
         super().check()
+        for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
+            if getattr(self, name) and is_hub(dataset):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {getattr(self, name)}: {dataset} has no files to list; leave it out"
+                )
         if is_shards(self.dataset):
             if not self.eval_dataset:
                 wanted = "any other images" if self.image_folder else "a folder with val/<class>/"

@@ -23,7 +23,7 @@ from gendd.randomness import BatchPlan, Shuffled, StepRandom
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import Listing, refuse_absent
-from gendd_imagenet.hub_images import HubListing
+from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.sources import (
     eval_folder,
@@ -71,7 +71,7 @@ def open_evaluation(
         # What was passed over is told of the training images.
         return EvaluationPhotos(config, replace(listing, passed_over=Counter()), split, plan, world, normalize)
     listing = list_evaluation(config)
-    if config.eval_list and world.is_first:
+    if config.eval_list and world.is_first and isinstance(listing, Listing):
         with naming("--eval-list"):
             refuse_absent(config.eval_list, listing)
     split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
@@ -106,13 +106,15 @@ class TrainingPhotos:
                 f"--batch-size {plan.batch}: leaves micro-batches of {plan.micro_batch_size} images; mixup, cutmix and "
                 "label smoothing take pairs: give one that leaves an even number"
             )
-        self.streamed, self.class_sizes, self.class_names = self._shards(), None, ()
+        self.streamed = self._shards()
+        self.class_sizes: Tensor | None = None
+        self.class_names: tuple[str | None, ...] = ()
         self.passed_over: Counter[str] = Counter()
         if self.streamed:
             self.size, self.steps_per_epoch = config.steps_per_epoch * plan.batch, config.steps_per_epoch
             return
         listing = list_training(config)
-        if config.train_list and world.is_first:
+        if config.train_list and world.is_first and isinstance(listing, Listing):
             with naming("--train-list"):
                 refuse_absent(config.train_list, listing)
         self.passed_over = listing.passed_over
@@ -241,7 +243,7 @@ class EvaluationPhotos:
     def __init__(
         self,
         config: ImageNetTrainConfig,
-        listing: Listing | HubListing,
+        listing: AnyListing,
         split: str,
         plan: BatchPlan,
         world: World,

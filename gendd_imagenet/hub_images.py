@@ -15,15 +15,16 @@ from torch import Tensor
 
 from gendd.errors import Refusal
 from gendd.split import Split
+from gendd_imagenet.folders import Listing
 
 PREFIX = "hfds/"
 TRAIN, EVALUATION = ("train",), ("validation", "val", "test")
 IMAGE, LABEL = "image", "label"
 
 
-def is_hub(name: str | None) -> bool:
+def is_hub(name: str) -> bool:
     """Whether a data set's name means one of the Hugging Face hub, or of its formats."""
-    return bool(name) and name.startswith(PREFIX)
+    return name.startswith(PREFIX)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ class HubListing(Split):
 
     def missing(self) -> list[str]:
         return []
+
+
+AnyListing = Listing | HubListing
 
 
 @cache

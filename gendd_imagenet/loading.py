@@ -15,7 +15,7 @@ from gendd.distributed import peer_timeout
 from gendd.errors import PassingFault, UserError
 from gendd.images import BrokenImage
 from gendd.randomness import BatchPlan, Shuffled
-from gendd_imagenet.folders import Listing
+from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
 
@@ -94,7 +94,7 @@ class Request:
 class ListedImages(Dataset):
     """Answers a request with a chunk of augmented images."""
 
-    def __init__(self, listing: Listing, view: TrainView, labeled: bool):
+    def __init__(self, listing: AnyListing, view: TrainView, labeled: bool):
         self.listing, self.view, self.labeled = listing, view, labeled
 
     def __getitem__(self, request: Request) -> Chunk:
@@ -121,7 +121,7 @@ class ListedImages(Dataset):
 class ListedForEvaluation(Dataset):
     """Answers a slice of a listing with a chunk of images as evaluation sees them."""
 
-    def __init__(self, listing: Listing, view: EvalView):
+    def __init__(self, listing: AnyListing, view: EvalView):
         self.listing, self.view = listing, view
 
     def __getitem__(self, rows: slice) -> Chunk:
@@ -159,7 +159,8 @@ class StreamedImages(IterableDataset):
 
     def chunk(self, images: Iterator[tuple[str, bytes]], step: int, stream: int) -> Chunk:
         rows = self.plan.batch // self.count
-        views, broken = [], []
+        views: list[Tensor] = []
+        broken: list[str] = []
         while len(views) < rows:
             try:
                 name, content = next(images)
@@ -175,7 +176,7 @@ class StreamedImages(IterableDataset):
 
 
 def listed_chunks(
-    listing: Listing, view: TrainView, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
+    listing: AnyListing, view: TrainView, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
 ) -> Iterator[Chunk]:
     """A chunk for each request."""
     return _chunks(ListedImages(listing, view, labeled), workers, pin, sampler=requests)
@@ -221,7 +222,7 @@ def streamed_chunks(
 
 
 def evaluation_chunks(
-    listing: Listing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool
+    listing: AnyListing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool
 ) -> Iterator[Chunk]:
     """A chunk for each slice of the listing."""
     return _chunks(ListedForEvaluation(listing, view), workers, pin, sampler=slices)

@@ -4,6 +4,7 @@ import http.client
 import io
 import urllib.error
 import urllib.request
+from typing import Any
 
 import webdataset
 from webdataset.gopen import Pipe
@@ -24,7 +25,7 @@ class ShardStream(io.RawIOBase):
         super().__init__()
         self.shard, self.source, self.position = shard, None, 0
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         """The next bytes, fewer only at the end.
 
         Raises:
@@ -38,7 +39,7 @@ class ShardStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         content = self.read(len(buffer))
         buffer[: len(content)] = content
         return len(content)

@@ -14,9 +14,9 @@ import random
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 import webdataset
@@ -34,7 +34,7 @@ SHUFFLED = 100
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # By how compressed files begin. tarfile's own readers stop after the first of the parts that parallel compressors and
 # cat make, and check no sums.
-UNPACKERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+UNPACKERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class UnreadableShard(Exception):
@@ -45,10 +45,10 @@ class _Member(tarfile.TarInfo):
     """A file of an archive that has to end with its end mark: tarfile takes any header it cannot read for the end."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
         try:
             return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"cut short or damaged: {error}") from error
@@ -133,7 +133,7 @@ def _unpacked(stream: io.RawIOBase) -> BinaryIO:
 def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tuple[str, bytes]]:
     for member in archive:
         # tarfile would keep them all.
-        archive.members = []
+        archive.members = []  # type: ignore[attr-defined]
         if member.isdir():
             continue
         kind = _kind(member)

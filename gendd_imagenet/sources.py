@@ -13,13 +13,12 @@ from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import (
     EVAL_SPLITS,
     RELEASE,
-    Listing,
     list_class_folders,
     list_file,
     list_reassessed,
     list_unlabeled,
 )
-from gendd_imagenet.hub_images import HubListing, is_hub, list_hub
+from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub, list_hub
 
 # What is held out of --images: a share, and least and most images.
 HELD_SHARE, LEAST_HELD, MOST_HELD = 0.02, 10, 1000
@@ -55,7 +54,7 @@ def held_share(config: ImageNetTrainConfig, images: int) -> float:
     return min(max(HELD_SHARE * images, LEAST_HELD), MOST_HELD, images) / images
 
 
-def list_evaluation(config: ImageNetTrainConfig) -> Listing | HubListing:
+def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
     """The images to evaluate on, all of them, those of --images without classes.
 
     Raises:
@@ -88,7 +87,7 @@ def has_training_labels(config: ImageNetTrainConfig) -> bool:
     return bool(config.train_list or class_names(folder_of(config.dataset, config) / "train"))
 
 
-def list_training(config: ImageNetTrainConfig) -> Listing | HubListing:
+def list_training(config: ImageNetTrainConfig) -> AnyListing:
     """The images to train on: of a list, of class folders, or all below the folder where there are none.
 
     Raises:

@@ -21,14 +21,14 @@ def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperatur
     """
     count = logits.shape[-1]
     is_target = F.one_hot(labels, count).bool()
-    others = [values[~is_target].view(-1, count - 1) for values in (teacher_logits, logits)]
+    their_others, our_others = (values[~is_target].view(-1, count - 1) for values in (teacher_logits, logits))
 
     def target_or_not(values: Tensor, other: Tensor) -> Tensor:
         """Logits (B, 2) at temperature 1, whose softmax is the probabilities of both at temperature T."""
         return torch.stack([values[is_target] / temperature, (other / temperature).logsumexp(-1)], -1)
 
-    binary = [target_or_not(*pair) for pair in zip((teacher_logits, logits), others, strict=True)]
-    return temperature**2 * divergence(*binary, 1.0), divergence(*others, temperature)
+    binary = divergence(target_or_not(teacher_logits, their_others), target_or_not(logits, our_others), 1.0)
+    return temperature**2 * binary, divergence(their_others, our_others, temperature)
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class DKD(Method):
         def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
             # Of mixed images, the class that has the most of them.
             target = labels.argmax(-1) if labels.dim() == 2 else labels
-            pair = compared(self.logit_standardization, teacher_logits, logits)
-            tckd, nckd = decoupled(*pair, target, self.temperature)
+            theirs, ours = compared(self.logit_standardization, teacher_logits, logits)
+            tckd, nckd = decoupled(theirs, ours, target, self.temperature)
             return F.cross_entropy(logits, labels), (self.alpha * tckd + self.beta * nckd).mean()
 
         return LogitTask(context, losses, self.distill_warmup_epochs)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -180,7 +180,7 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
         # The last layer of each block of the condition's network.
         trunk_depth = sum(bool(re.fullmatch(r"head\.net\.cond_embed\.\d+\.3\.weight", name)) for name in tensors)
         settings = settings_of(tensors) | {"feature_space": "standardized" if "scale.mean" in tensors else "raw"}
-        read_out = NOISE_READ_OUT if settings["prediction"] == "noise" else {}
+        read_out: dict[str, Any] = NOISE_READ_OUT if settings["prediction"] == "noise" else {}
         return cls(token_dim=token_dim, width=width, depth=depth, trunk_depth=trunk_depth, **settings, **read_out)
 
     def describe(self) -> str:

@@ -25,8 +25,8 @@ class KD(Method):
 
     def build(self, context: TaskContext) -> LogitTask:
         def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            pair = compared(self.logit_standardization, teacher_logits, logits)
-            apart = divergence(*pair, self.temperature).mean()
+            theirs, ours = compared(self.logit_standardization, teacher_logits, logits)
+            apart = divergence(theirs, ours, self.temperature).mean()
             return self.label_share * F.cross_entropy(logits, labels), (1 - self.label_share) * apart
 
         return LogitTask(context, losses)

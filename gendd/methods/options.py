@@ -1,13 +1,13 @@
 """Options of the methods that train a generative head."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from gendd.diffusion import NUM_TIMESTEPS, check_sampling
 from gendd.ranges import Count, CountOrNone, Number, Range, Share, check_ranges, field_values
 
 # How a head that predicts the noise is read in a few steps: those that start later tell no feature, guidance helps.
-NOISE_READ_OUT = {"steps": 2, "guidance": 2.0, "start": 800}
+NOISE_READ_OUT: dict[str, Any] = {"steps": 2, "guidance": 2.0, "start": 800}
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def probe(tree: Tree, arguments: list[str]) -> None:
     def judge(run: OpenedRun, world: World) -> dict[str, object]:
         train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
         classes = len(test.class_names)
-        found = {"protocol": config.protocol, "training images": len(train.labels)}
+        found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
         with torch.enable_grad():
             if config.protocol == "lbfgs":
                 fitted, found["penalty"] = fit_by_lbfgs(train.features, train.labels, classes)

@@ -6,7 +6,7 @@ Backbone and conditions are computed once; only the head is sampled again for ev
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import tyro
@@ -72,7 +72,8 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
     if not world:
         return
     folder = Path(config.output or config.run)
-    run = open_run(tree, config.run, world.device, **({"data_root": config.data_root} if config.data_root else {}))
+    changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
+    run = open_run(tree, config.run, world.device, **changed)
     settings, task = run.settings, run.built.task
     if task.head is None or not task.head.draws_features:
         raise UserError(f"run {config.run}: {settings.method.name} trains no generative head; name a run of gendd")
@@ -88,7 +89,7 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
         head = _Head(run.model, data.batches(config.images), world, seed, image)
         rows = [
             {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
-            for sampling in grid(config.what, settings.method)
+            for sampling in grid(config.what, cast(GenDD, settings.method))
         ]
     found = environment(world)
     labels = "no labels" if settings.unlabeled else f"contraction {settings.method.contraction:g}"

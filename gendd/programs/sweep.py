@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from gendd.errors import UserError, naming, run_program, unknown_name
 from gendd.programs.jobs import Folders, Job, at_work, place_of, refuse_failures, train_all
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             wider = wider_tokens(int(values[-1]), feature_width(folders))
             folders |= train_all(list(jobs_of(setting, wider, script, flags, seeds, output)), output, place, lock)
     if runs := tuple(filter(None, folders.values())):
-        draw(AblateConfig(setting, runs, str(output)))
+        draw(AblateConfig(cast(Any, setting), runs, str(output)))
     refuse_failures(folders)
 
 

@@ -305,7 +305,8 @@ class TrainProgram:
     def measure(self, limit: int) -> Measured:
         """Accuracies on the first `limit` evaluation images (0: all), and how well features are generated."""
         self.task.eval()
-        accuracies, features = {}, {}
+        accuracies: dict[str, dict] = {}
+        features: dict[str, dict] = {}
         with autocast(self.precision, self.world.device):
             for weights in self._kinds_of_weights():
                 model = self._model(weights).eval()

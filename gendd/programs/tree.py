@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import Tensor
 
 from gendd.command_line import parse
 from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import DataSummary, EvaluationData, TrainingData
-from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
 
 Options = TypeVar("Options")
@@ -35,11 +34,11 @@ class Tree:
     names: Names
     train_config: type[TrainConfig]
     evaluate_config: type[EvaluateConfig]
-    summarize: Callable[[TrainConfig], DataSummary]
-    check_data: Callable[[TrainConfig], None]
+    summarize: Callable[..., DataSummary]
+    check_data: Callable[..., None]
     open_training: Callable[..., TrainingData]
     open_evaluation: Callable[..., EvaluationData]
-    class_sizes: Callable[[TrainConfig], Tensor | None]
+    class_sizes: Callable[..., Tensor | None]
     paper: dict[str, object]
 
     def parse_train(self, arguments: list[str], default: TrainConfig) -> TrainConfig:
@@ -56,9 +55,10 @@ class Tree:
     def _in_protocol(self, options: Options) -> Options:
         """Options with the paper's protocol, where they ask for it."""
         asked = getattr(options, "paper", False)
-        return replace(options, **{name: self.paper[name] for name in self._known(options)}) if asked else options
+        values = {name: self.paper[name] for name in self._known(options)}
+        return replace(cast(Any, options), **values) if asked else options
 
-    def protocol(self, config: SamplingOptions) -> str:
+    def protocol(self, config: object) -> str:
         """Whether the paper's draws and sampling are in force, or what is in their place."""
         differing = [
             f"{name.replace('_', ' ')} {getattr(config, name)} (the paper: {self.paper[name]})"

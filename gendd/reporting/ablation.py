@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -106,7 +107,7 @@ class Ablation:
 
     def _label_ends(self, axes: Axes, rows: list[dict], color: str) -> None:
         """The values of the first and the last dot, beside them."""
-        style = {"textcoords": "offset points", "fontsize": SMALL, "color": color}
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "color": color}
         for row in rows[:1]:
             axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (-4, 3), ha="right", **style)
         for row in rows[1:][-1:]:

@@ -87,7 +87,8 @@ def _panel(axes: Axes, data: str, rows: list[Row]) -> None:
 
 def _name_dots(axes: Axes, rows: list[Row]) -> None:
     """Words beside the dots; those of about the same cost, whose words would overlap, share a column."""
-    colors, columns = colors_of(row["name"] for row in rows), []
+    colors = colors_of(row["name"] for row in rows)
+    columns: list[list] = []
     reach = (rows[-1]["flops"] - rows[0]["flops"]) / 4
     for row in rows:
         if not columns or row["flops"] > columns[-1][0]["flops"] + reach:

@@ -3,6 +3,7 @@
 import itertools
 import textwrap
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
@@ -131,7 +132,7 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colors: dict[str, str]) -> 
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
         for number, read_out in enumerate(run.result["last"]):
-            style = {"color": colors[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
+            style: dict[str, Any] = {"color": colors[run.name], "ls": STROKES[number % len(STROKES)], "lw": 1.4}
             records = run.records("eval")
             axes.plot(_epochs(run, records), [record[read_out][score] for record in records], **style)
             last = run.result["last"][read_out][score]
@@ -170,7 +171,7 @@ def label_apart(axes: Axes, ends: list[End], x: float | None = None) -> None:
     The figure has been drawn once, so that the axes have their size.
     """
     ends, place = sorted(ends), axes.transAxes if x is None else axes.get_xaxis_transform()
-    style = {"xycoords": place, "textcoords": "offset points", "fontsize": SMALL, "va": "center"}
+    style: dict[str, Any] = {"xycoords": place, "textcoords": "offset points", "fontsize": SMALL, "va": "center"}
     heights = [axes.transLimits.transform(axes.transScale.transform((1, height)))[1] for height, *_ in ends]
     height_in_points = axes.get_window_extent().height / DPI * 72
     for height, (_, text, color) in zip(spread(heights, 1.15 * SMALL / height_in_points), ends, strict=True):
@@ -222,7 +223,8 @@ def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
         set_up(axes, title, f"component 1 ({shares[0]:.0%} of variance)")
         for number, label in enumerate(classes.tolist()):
             chosen = points[tensors["labels"][pictured] == label]
-            axes.scatter(*chosen.T.numpy(), s=7, lw=0, alpha=0.8, color=f"C{number}", label=str(label))
+            across, up = chosen.T.numpy()
+            axes.scatter(across, up, s=7, lw=0, alpha=0.8, color=f"C{number}", label=str(label))
         x_limits, y_limits = torch.stack([middle - half, middle + half], 1).tolist()
         axes.set(xlim=x_limits, ylim=y_limits, aspect="equal")
     panels[0].set_ylabel(f"component 2 ({shares[1]:.0%})", fontsize=NORMAL)

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
+from typing import Any
 
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import Group
@@ -9,7 +10,7 @@ from gendd.reporting.published import quoted_of
 from gendd.runs import AVERAGED
 
 # A value is None where the runs do not have it, or not the same one.
-Row = dict[str, str | int | float | None]
+Row = dict[str, Any]
 
 
 def rows_of(groups: Iterable[Group]) -> list[Row]:

@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from gendd.checkpoint import rewrite_text
@@ -13,9 +14,9 @@ DASH = "–"
 
 def markdown(rows: list[Row], accuracies: list[str]) -> str:
     """A line a row; `accuracies` names those of which it shows mean and standard deviation."""
-    columns = {
+    columns: dict[str, Callable[[Row], str]] = {
         **RUNS,
-        **{f"{title(name)}, %": lambda row, name=name: mean_text(row, name) for name in accuracies},
+        **{f"{title(name)}, %": partial(mean_text, name=name) for name in accuracies},
         **COSTS,
     }
     for name, value in {DIFFERING: "differing_settings", QUOTED: "quoted_top1", QUOTED_FROM: "quoted_top1"}.items():

@@ -1,6 +1,7 @@
 """The networks of the CIFAR zoo in one table, and their registration with timm as `cifar_<name>`."""
 
 from collections.abc import Callable
+from typing import Any
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
@@ -14,7 +15,7 @@ from .vgg import VGG
 from .wrn import WideResNet
 
 X4 = (32, 64, 128, 256)
-NETWORKS = {
+NETWORKS: dict[str, tuple[type[CifarNet], dict[str, Any]]] = {
     "resnet8": (ResNet, {"depth": 8}),
     "resnet14": (ResNet, {"depth": 14}),
     "resnet20": (ResNet, {"depth": 20}),

@@ -65,6 +65,12 @@ def test_it_distills_without_labels(hub, tmp_path):
     assert result["split"] == "validation" and result["images"] == 10 and "cosine" in result["last"]["head"]
 
 
+@pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
+def test_lists_are_of_files(hub, flag):
+    with pytest.raises(UserError, match=f"{flag} list.txt: hfds/.* has no files to list; leave it out"):
+        imagenet_config("--method", "classification", *COMMON, "--dataset", hub, flag, "list.txt").check()
+
+
 def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     absent = imagenet_config("--method", "classification", *COMMON, "--dataset", f"hfds/{tmp_path}/none")
