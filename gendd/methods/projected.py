@@ -21,6 +21,8 @@ FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ProjectedMethod(Method):
+    """How much the teacher's features weigh."""
+
     feature_weight: Amount = 1.0
     """w, weight of what is learned from the teacher's features."""
 
