@@ -65,6 +65,10 @@ class RunFolder:
     def student(self) -> Path:
         return self.path / "student.safetensors"
 
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
     def read(self, name: str) -> dict:
         """Content of one of the folder's JSON files.
 

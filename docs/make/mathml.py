@@ -1,4 +1,4 @@
-"""Formulas between dollar signs as MathML, which browsers draw by themselves: the site needs no script from elsewhere."""
+"""Formulas between dollar signs as MathML, which browsers draw by themselves: no script from elsewhere is needed."""
 
 import html
 import re

@@ -7,16 +7,17 @@ from matplotlib.figure import Figure
 
 from gendd.reporting.groups import Group
 from gendd.reporting.pictures import (
+    APART,
     DPI,
     LARGE,
     SMALL,
     TEACHER,
-    TITLE_WIDTH,
     WIDTH,
     by_networks,
     colors_of,
     parts_of,
     set_up,
+    wrapped,
 )
 from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
@@ -25,7 +26,7 @@ LABEL_WIDTH = 44  # characters
 
 
 def comparison(groups: list[Group]) -> Figure:
-    """A line a row of the table; a panel a data set and pair of networks."""
+    """A line a row of the table; a panel a data set, pair of networks, optimizer and use of labels."""
     panels = [
         (title, [row for group in groups if group.first in runs for row in rows_of([group])])
         for title, runs in by_networks([group.first for group in groups])
@@ -33,9 +34,17 @@ def comparison(groups: list[Group]) -> Figure:
     colors = colors_of(group.first.name for group in groups)
     heights = [1.1 + 0.3 * len(rows) for _, rows in panels]
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
+    drawn: dict[str, list[Axes]] = {}
     for part, (title, rows) in zip(parts_of(figure, heights), panels, strict=True):
-        part.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=LARGE, fontweight="bold")
-        _panel(part.subplots(), rows, colors)
+        part.suptitle(wrapped(title), fontsize=LARGE, fontweight="bold")
+        axes = part.subplots()
+        _panel(axes, rows, colors)
+        drawn.setdefault(title.partition(APART)[0], []).append(axes)
+    for alike in drawn.values():
+        # Of the same networks, so that panels can be compared.
+        low, high = zip(*(axes.get_xlim() for axes in alike), strict=True)
+        for axes in alike:
+            axes.set_xlim(min(low), max(high))
     return figure
 
 

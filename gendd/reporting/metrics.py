@@ -6,6 +6,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from gendd.checkpoint import write_whole
+from gendd.runs import RunFolder
 
 
 class MetricsWriter:
@@ -21,7 +22,7 @@ class MetricsWriter:
         kept = [record for record in read_metrics(folder) if record["step"] <= step and record["kind"] != "final"]
         content = "".join(json.dumps(record) + "\n" for record in kept).encode()
         write_whole(self.path, lambda file: file.write(content))
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+        self.board = SummaryWriter(RunFolder(folder).tensorboard, purge_step=step + 1)
 
     def write(self, kind: str, epoch: int, step: int, values: dict) -> None:
         """Add a record {"kind", "epoch", "step", **values}; numbers in it, nested too, become TensorBoard scalars."""

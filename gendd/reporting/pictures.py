@@ -34,6 +34,8 @@ GRID, TEACHER = "#DDDDDD", "#888888"
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
 # Characters of a title's line.
 TITLE_WIDTH = 90
+# Between a panel's networks and what else its runs share.
+APART = "\n"
 # Of the picture of neighbors.
 QUERIES, SHOWN_NEIGHBORS = 6, 5
 PICTURED_CLASSES = 10
@@ -53,7 +55,7 @@ def curves(runs: list[FinishedRun]) -> Figure:
     ends: list[tuple[Axes, list[End]]] = []
     parts = parts_of(figure, [sum(pair) for pair in heights])
     for part, pair, (title, members) in zip(parts, heights, rows, strict=True):
-        part.suptitle(textwrap.fill(title, TITLE_WIDTH), fontsize=LARGE, fontweight="bold")
+        part.suptitle(wrapped(title), fontsize=LARGE, fontweight="bold")
         above, below = parts_of(part, pair)
         ends.append(_accuracies(above.subplots(), members, colors))
         _losses(below, members, colors)
@@ -69,7 +71,8 @@ def colors_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
-    """Runs to be seen together, with a title. One without a teacher stands beside all that train the same student."""
+    """Runs to be seen together, with a title: of the same images and networks, optimizer and use of labels. One without
+    a teacher stands beside all that train the same student."""
     distilled = {(run.comparable, run.student) for run in runs if run.teacher}
     keys = dict.fromkeys(
         (run.comparable, run.student, run.teacher)
@@ -81,8 +84,22 @@ def by_networks(runs: list[FinishedRun]) -> list[tuple[str, list[FinishedRun]]]:
         members = [
             run for run in runs if (run.comparable, run.student) == (data, student) and run.teacher in (teacher, None)
         ]
-        rows.append((f"{members[-1].networks}: {data}", members))
+        title, parts = f"{members[-1].networks}: {data}", _by_circumstances(members)
+        rows += [(f"{title}{APART}{told}" if len(parts) > 1 else title, part) for told, part in parts.items()]
     return rows
+
+
+def _by_circumstances(runs: list[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """Runs of each optimizer, with labels and without: what differs in these answers another question."""
+    parts: dict[str, list[FinishedRun]] = {}
+    for run in sorted(runs, key=lambda run: run.config["unlabeled"]):
+        labels = "without labels" if run.config["unlabeled"] else "with labels"
+        parts.setdefault(f"{run.config['optimizer']}, {labels}", []).append(run)
+    return parts
+
+
+def wrapped(title: str) -> str:
+    return "\n".join(textwrap.fill(line, TITLE_WIDTH) for line in title.splitlines())
 
 
 def parts_of(figure: Figure | SubFigure, heights: Sequence[float]) -> Iterable[SubFigure]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
 from gendd.errors import UserError
+from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import priced, write_costs
 from gendd.reporting.finished import FinishedRun, finished_runs
@@ -83,7 +84,7 @@ class ReportConfig:
     """Compare finished runs: a table of means over seeds, pictures of them, curves and, of GenDD runs, features."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Run folders."""
+    """Run folders, or archives (.tar.xz, .tar.gz, .tar) of some."""
     output: str = "report"
     """Folder that report.md, its pictures and results.csv are written to."""
 
@@ -94,10 +95,15 @@ def write_report(config: ReportConfig) -> None:
     Raises:
         UserError: a path is no run folder, no run is complete, or the output cannot be written.
     """
-    runs, incomplete = finished_runs(config.runs)
-    if incomplete:
-        print(f"not complete, left out: {', '.join(incomplete)}")
-    groups, output = grouped(runs), Path(config.output)
+    with unpacked(config.runs) as folders:
+        runs, incomplete = finished_runs(folders)
+        if incomplete:
+            print(f"not complete, left out: {', '.join(incomplete)}")
+        _write(runs, Path(config.output))
+
+
+def _write(runs: list[FinishedRun], output: Path) -> None:
+    groups = grouped(runs)
     classified = [group for group in groups if group.first.score == "top1"]
     alone = [run for run in runs if run.score != "top1"]
     costs = {data: rows for data, members in _by_data(classified).items() if (rows := priced(rows_of(members)))}
@@ -139,8 +145,9 @@ def _text(groups: list[Group], with_costs: bool, pictures: list[str]) -> str:
     sections += ["## Cost", COST] if with_costs else []
     for picture, (heading, text) in EXPLAINED.items():
         sections += [f"## {heading}", text] if picture in pictures else []
-    runs = [run for group in groups for run in group.runs]
-    sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(runs)}\n```"]
+    watched = [run for group in groups for run in group.runs if run.folder.tensorboard.exists()]
+    if watched:
+        sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(watched)}\n```"]
     return "\n\n".join(sections) + "\n"
 
 
