@@ -63,7 +63,7 @@ compared=("$student_run" "$distilled"/{kd,gendd,gendd-unlabeled}/0)
 step "evaluating GenDD's student: by its head, and by its linear probe, which needs no head"
 bash sh/evaluate.sh "$distilled/gendd/0"
 step "a report on all of them"
-"$python" -m gendd.reporting "$teacher_run" "${compared[@]}" --output "$runs/report"
+"$python" -m gendd report "$teacher_run" "${compared[@]}" --output "$runs/report"
 cat <<END
 
 Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. Look at

@@ -14,6 +14,7 @@ PROGRAMS = {
     "knn": ("gendd.programs.judge", "knn", "judge a student's features by their nearest neighbors"),
     "probe": ("gendd.programs.judge", "probe", "judge them by a linear classifier, fitted afterwards"),
     "zero-shot": ("gendd.programs.judge", "zero_shot", "judge them by a vector for each class"),
+    "report": ("gendd.reporting.report", "report", "compare finished runs: tables and pictures"),
     "equal-cost": ("gendd.programs.equal_cost", "equal_cost", "networks that cost as much as a student with its head"),
 }
 

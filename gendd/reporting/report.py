@@ -5,11 +5,13 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
+from gendd.command_line import parse
 from gendd.errors import UserError
 from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
@@ -20,6 +22,9 @@ from gendd.reporting.pictures import curves, features, neighbors
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import markdown, write_csv
+
+if TYPE_CHECKING:
+    from gendd.programs.tree import Tree
 
 HOW_TO_READ = """\
 A row is one read-out of all runs that differ by nothing but their seed: *head* samples features and classifies them
@@ -87,6 +92,11 @@ class ReportConfig:
     """Run folders, or archives (.tar.xz, .tar.gz, .tar) of some."""
     output: str = "report"
     """Folder that report.md, its pictures and results.csv are written to."""
+
+
+def report(tree: "Tree", arguments: list[str]) -> None:
+    """The report program, the same of both trees. Raises UserError: as `write_report`."""
+    write_report(parse(ReportConfig, f"{tree.name} report", arguments))
 
 
 def write_report(config: ReportConfig) -> None:

@@ -2,16 +2,20 @@
 
 import csv
 import statistics
+from functools import partial
 from pathlib import Path
 
 import pytest
 from run_folders import tables, write_run
 
 from gendd.errors import UserError
-from gendd.reporting.__main__ import main
 from gendd.reporting.ablate import main as ablate
+from gendd.reporting.report import report
+from gendd_cifar.tree import TREE
 
 COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
+
+main = partial(report, TREE)
 
 
 def gendd_run(folder: Path, head: float, probe: float, result: dict | None = None, **config) -> str:

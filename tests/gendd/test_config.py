@@ -140,7 +140,7 @@ def test_the_home_folder_is_found_in_every_path(monkeypatch):
     config = parsed("--runs=~/x", "--student", "a:b", "--after", "x~y", "--milestones", "3")
     assert (config.runs, config.student, config.after, config.milestones) == ("/home/me/x", "a:b", "x~y", (3,))
     assert parse(EvaluateConfig, "gendd_cifar evaluate", ["~/run"]).checkpoint == "/home/me/run"
-    assert parse(ReportConfig, "gendd.reporting", ["~/a", "b", "--output=~"]) == ReportConfig(
+    assert parse(ReportConfig, "gendd report", ["~/a", "b", "--output=~"]) == ReportConfig(
         ("/home/me/a", "b"), "/home/me"
     )
 

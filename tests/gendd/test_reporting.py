@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import os
+import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,13 +14,16 @@ from matplotlib.axes import Axes
 from run_folders import tables, write_features, write_run
 
 from gendd.errors import UserError
-from gendd.reporting.__main__ import main
 from gendd.reporting.comparison import comparison
 from gendd.reporting.finished import finished_runs
 from gendd.reporting.groups import grouped
 from gendd.reporting.metrics import MetricsWriter, read_metrics
 from gendd.reporting.pictures import curves, principal_plane, spread
 from gendd.reporting.published import PUBLISHED
+from gendd.reporting.report import report as program
+from gendd_cifar.tree import TREE
+
+main = partial(program, TREE)
 
 
 def report(output: Path, *runs: Path) -> str:
@@ -244,6 +249,8 @@ def test_a_table_for_each_data_set(tmp_path):
         write_run(tmp_path / "a", "kd", {"classifier": (1.0, 5.0)}),
         write_run(tmp_path / "b", "kd", {"classifier": (2.0, 6.0)}, dataset="/somewhere/flowers"),
     ]
+    for run in runs:
+        (run / "tensorboard").mkdir()
     text = report(tmp_path / "out", *runs)
     assert [[row["Top-1, %"] for row in rows] for rows in tables(text)] == [["1.00"], ["2.00"]]
     assert "## digits, 32x32 pixels, 500 test images" in text
@@ -383,3 +390,47 @@ def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
     resumed.write("final", 3, 30, {"loss": 0.25})
     MetricsWriter(tmp_path, 30)
     assert [record["kind"] for record in read_metrics(tmp_path)] == ["train"] * 3
+
+
+def test_an_archive_of_runs_gives_the_report_of_its_folders(tmp_path, monkeypatch):
+    runs = [
+        write_run(tmp_path / "runs" / str(seed), "kd", {"classifier": (60.0 + seed, 90.0)}, seed=seed)
+        for seed in (0, 1)
+    ]
+    write_run(tmp_path / "runs" / "2", "kd", {"classifier": (50.0, 80.0)}, complete=False, seed=2)
+    with tarfile.open(tmp_path / "runs.tar.xz", "w:xz") as archive:
+        archive.add(tmp_path / "runs", "runs")
+    assert report(tmp_path / "packed", tmp_path / "runs.tar.xz") == report(tmp_path / "plain", *runs)
+    assert csv_rows(tmp_path / "packed") == csv_rows(tmp_path / "plain")
+
+
+def test_archives_that_hold_no_runs_are_refused(tmp_path):
+    (tmp_path / "damaged.tar.xz").write_bytes(b"no archive")
+    with tarfile.open(tmp_path / "empty.tar", "w") as archive:
+        archive.add(__file__, "file.py")
+    with tarfile.open(tmp_path / "outside.tar", "w") as archive:
+        archive.add(__file__, "../file.py")
+    for name, reason in (
+        ("damaged.tar.xz", "cannot be read"),
+        ("empty.tar", "no complete run"),
+        ("outside.tar", "cannot"),
+    ):
+        with pytest.raises(UserError, match=f"^RUN .*{name}: .*{reason}"):
+            report(tmp_path / "out", tmp_path / name)
+    assert not (tmp_path.parent / "file.py").exists()
+
+
+def test_runs_of_other_optimizers_and_without_labels_have_panels_of_their_own_on_one_scale(tmp_path):
+    settings = [{"optimizer": "sgd"}, {"optimizer": "muon"}, {"optimizer": "muon", "unlabeled": True}]
+    runs = [
+        write_run(
+            tmp_path / str(number), "kd", {"classifier": (50.0 + 10 * number, 90.0)}, name=f"kd-{number}", **values
+        )
+        for number, values in enumerate(settings)
+    ]
+    figure = comparison(grouped(finished_runs(list(map(str, runs)))[0]))
+    titles = [part.get_suptitle().splitlines()[-1] for part in figure.subfigs]
+    assert titles == ["sgd, with labels", "muon, with labels", "muon, without labels"]
+    assert len({part.axes[0].get_xlim() for part in figure.subfigs}) == 1
+    same = comparison(grouped(finished_runs([str(runs[0])])[0]))
+    assert "labels" not in same.subfigs[0].get_suptitle()
