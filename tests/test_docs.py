@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from gendd.programs.main import PROGRAMS
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "make"))
 import errors  # noqa: E402
@@ -91,3 +93,13 @@ def test_the_site_builds_without_a_warning(tmp_path):
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stdout + built.stderr
     assert (tmp_path / "site" / "method" / "index.html").exists()
+
+
+def test_every_program_that_a_page_names_is_there():
+    pages = [ROOT / "README.md", *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "errors.md")]
+    named = {
+        program
+        for page in pages
+        for program in re.findall(r"python -m gendd(?:_\w+)? ([a-z][a-z-]+)", page.read_text())
+    }
+    assert {"train", "knn", "report"} <= named and named <= set(PROGRAMS)
