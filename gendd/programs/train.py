@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 import torch
-from timm.utils import unwrap_model
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
 from gendd.config import TrainConfig
@@ -23,7 +22,7 @@ from gendd.distributed import (
     resolve_precision,
 )
 from gendd.errors import UserError, naming
-from gendd.evaluation import class_groups, evaluate, evaluate_with_cost, feature_agreement
+from gendd.evaluation import class_groups, evaluate
 from gendd.foundation import is_foundation
 from gendd.listing import describe
 from gendd.lock import sole_writer
@@ -31,20 +30,18 @@ from gendd.methods import METHODS, get_method
 from gendd.networks import check_trains, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, noting, teacher_read_out
-from gendd.programs.plan import loss_flops, plan_of
+from gendd.programs.measurement import Measurement
+from gendd.programs.plan import plan_of
 from gendd.programs.tree import Tree
-from gendd.randomness import BatchPlan, generator
+from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges
-from gendd.runs import AVERAGED, RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
-from gendd.student import Student
+from gendd.runs import RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
 from gendd.teacher_cache import open_cache
-from gendd.training import Measured, Training
+from gendd.training import Training
 
 PICTURED_FEATURES = 1000
 # Images whose features tell the units of them all.
 MEASURED_FEATURES = 4096
-TIMED_IMAGES = 2000
-COSTS = ("parameters", "flops", "images_per_second")
 
 
 def train(tree: Tree, arguments: list[str]) -> None:
@@ -189,6 +186,8 @@ class TrainProgram:
             self._say(list_missing(self.missing))
             return
         self._open_data()
+        circumstances = (config, self.task, self.student.network, self.evaluation, self.groups)
+        self.measurement = Measurement(*circumstances, world, self.precision)
         surroundings = {**environment(world), **self._teacher_record()}
         if config.teacher_cache:
             self.task.teacher.cache = open_cache(config, self.data, self.task.teacher, world)
@@ -298,89 +297,22 @@ class TrainProgram:
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
-        training = Training(config, self.task, self.data, optimizer, self.run, world, self.precision, self.measure)
+        training = Training(config, self.task, self.data, optimizer, self.run, world, self.precision, self.measurement)
         training.fit()
         return training
 
-    def measure(self, limit: int) -> Measured:
-        """Accuracies on the first `limit` evaluation images (0: all), and how well features are generated."""
-        self.task.eval()
-        accuracies: dict[str, dict] = {}
-        features: dict[str, dict] = {}
-        with autocast(self.precision, self.world.device):
-            for weights in self._kinds_of_weights():
-                model = self._model(weights).eval()
-                self.world.broadcast_buffers(model)
-                read_out = self.task.read_out(model)
-                batches = self.evaluation.batches(limit)
-                measured = evaluate(read_out, batches, self.world, self.config.seed, self.groups)
-                prefix = AVERAGED if weights == "ema" else ""
-                accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
-            model = self._model(self.config.weights)
-            if self.task.head is not None and not read_out.target and self.world.is_first:
-                pairs = self._features(model, count=1)
-                features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
-        size = self.evaluation.size
-        images = {"split": self.evaluation.split, "images": min(limit or size, size)}
-        return Measured(images, accuracies, features)
-
-    def _kinds_of_weights(self) -> list[str]:
-        """Those that are evaluated, the reported ones first."""
-        kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
-        return sorted(kinds, key=lambda weights: weights != self.config.weights)
-
-    def _model(self, weights: str) -> torch.nn.Module:
-        """What is trained, with its "trained" weights or with their average, "ema"."""
-        return unwrap_model(self.task.get_eval_model(ema=weights == "ema"))
-
-    def _plain(self, model: torch.nn.Module) -> torch.nn.Module:
-        """The bare student in a model of `_model`."""
-        modules = self._model("trained").named_modules()
-        return model.get_submodule(next(name for name, module in modules if module is self.student.network))
-
-    @torch.no_grad()
-    def _features(self, student: Student, count: int) -> dict[str, torch.Tensor]:
-        """Generated features, their targets and the teacher's, each (n, D_t), and the labels (n,), of the first
-        evaluation batches with together at least `count` images."""
-        batches = []
-        for number, images, labels in self.evaluation.batches():
-            noise = generator(self.world.device, self.config.seed, "evaluation", number)
-            batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
-            if not self.evaluation.class_names:
-                batches[-1]["thumbnails"] = self._thumbnails(images)
-            if sum(len(batch["labels"]) for batch in batches) >= count:
-                break
-        return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
-
-    def _thumbnails(self, images: torch.Tensor) -> torch.Tensor:
-        """Small copies (n, 3, 48, 48) uint8 of evaluation images, for the report's picture of neighbors."""
-        normalize = self.evaluation.normalize
-        pixels = (images - normalize.shift) / normalize.scale
-        small = torch.nn.functional.interpolate(pixels, (48, 48), mode="bilinear", antialias=True)
-        return small.round().clamp(0, 255).to(torch.uint8).contiguous()
-
-    def _costs(self) -> dict[str, dict]:
-        """Parameters, FLOPs and measured images/s of each read-out by itself."""
-        model, costs = unwrap_model(self.task.get_eval_model()), {}
-        with autocast(self.precision, self.world.device):
-            for read_out, parameters in self.task.read_outs_apart(model):
-                batches = self.evaluation.batches(TIMED_IMAGES)
-                measured = evaluate_with_cost(read_out, parameters, batches, self.evaluation.image_size, self.world)
-                costs[read_out.names[0]] = {name: measured[name] for name in COSTS}
-        return costs
-
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result, the plain student and some features."""
-        measured = self.measure(0)
-        costs = self._costs()
+        measurement = self.measurement
+        measured, costs = measurement(0), measurement.costs()
         if not self.world.is_first:
             return
-        reported = self._model(self.config.weights)
+        reported = measurement.model(self.config.weights)
         training.report("final", measured.record())
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):
-                save_tensors(self.run.features, self._features(reported, PICTURED_FEATURES))
-        plain = {name: value.contiguous() for name, value in self._plain(reported).state_dict().items()}
+                save_tensors(self.run.features, measurement.features(reported, PICTURED_FEATURES))
+        plain = {name: value.contiguous() for name, value in measurement.plain(reported).state_dict().items()}
         told = {"network": self.config.student, "num_classes": str(self.num_classes)}
         save_tensors(self.run.student, plain, told | {"class_names": json.dumps(self.evaluation.class_names)})
         images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
@@ -390,7 +322,7 @@ class TrainProgram:
                 "epochs": self.config.epochs,
                 "earlier_epochs": earlier_epochs(self.config),
                 **measured.images,
-                **self._head_cost(reported),
+                **measurement.head_cost(reported),
                 "last": measured.accuracies,
                 "best": training.best,
                 **measured.others,
@@ -404,14 +336,6 @@ class TrainProgram:
             },
         )
         self._say_result()
-
-    def _head_cost(self, student: torch.nn.Module) -> dict:
-        """Sizes of a student's head, and the FLOPs of its loss, forward, per image; empty without a head."""
-        if self.task.head is None:
-            return {}
-        operations = loss_flops(student, self.config.batch_size, self.world.device)
-        size = {"feature_dim": student.head.feature_dim, "parameters": parameter_count(student.head)}
-        return {"head": {**size, "loss_flops": operations}}
 
     def _say_result(self) -> None:
         # sh/compare.sh looks for the last line.

@@ -1,0 +1,116 @@
+"""What is measured of a training: accuracies while it goes on, and at its end features and costs too."""
+
+from dataclasses import dataclass
+
+import torch
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from gendd.config import TrainConfig
+from gendd.data import EvaluationData
+from gendd.distributed import World, autocast
+from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement
+from gendd.methods.base import Task
+from gendd.networks import parameter_count
+from gendd.programs.plan import loss_flops
+from gendd.randomness import generator
+from gendd.runs import AVERAGED
+from gendd.student import Student
+from gendd.training import Measured
+
+TIMED_IMAGES = 2000
+COSTS = ("parameters", "flops", "images_per_second")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A call measures what a training stands at.
+
+    Args:
+        network: the bare student.
+        groups: of classes, whose accuracies are told apart (`class_groups`).
+        precision: "bf16" or "fp32".
+    """
+
+    config: TrainConfig
+    task: Task
+    network: nn.Module
+    evaluation: EvaluationData
+    groups: dict[str, Tensor]
+    world: World
+    precision: str
+
+    def __call__(self, limit: int) -> Measured:
+        """Accuracies on the first `limit` evaluation images (0: all), and how well features are generated."""
+        self.task.eval()
+        accuracies: dict[str, dict] = {}
+        features: dict[str, dict] = {}
+        with autocast(self.precision, self.world.device):
+            for weights in self._kinds_of_weights():
+                model = self.model(weights).eval()
+                self.world.broadcast_buffers(model)
+                read_out = self.task.read_out(model)
+                batches = self.evaluation.batches(limit)
+                measured = evaluate(read_out, batches, self.world, self.config.seed, self.groups)
+                prefix = AVERAGED if weights == "ema" else ""
+                accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
+            model = self.model(self.config.weights)
+            if self.task.head is not None and not read_out.target and self.world.is_first:
+                pairs = self.features(model, count=1)
+                features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
+        size = self.evaluation.size
+        images = {"split": self.evaluation.split, "images": min(limit or size, size)}
+        return Measured(images, accuracies, features)
+
+    def _kinds_of_weights(self) -> list[str]:
+        """Those that are evaluated, the reported ones first."""
+        kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
+        return sorted(kinds, key=lambda weights: weights != self.config.weights)
+
+    def model(self, weights: str) -> nn.Module:
+        """What is trained, with its "trained" weights or with their average, "ema"."""
+        return unwrap_model(self.task.get_eval_model(ema=weights == "ema"))
+
+    def plain(self, model: nn.Module) -> nn.Module:
+        """The bare student in a model of `model`."""
+        modules = self.model("trained").named_modules()
+        return model.get_submodule(next(name for name, module in modules if module is self.network))
+
+    @torch.no_grad()
+    def features(self, student: Student, count: int) -> dict[str, Tensor]:
+        """Generated features, their targets and the teacher's, each (n, D_t), and the labels (n,), of the first
+        evaluation batches with together at least `count` images."""
+        batches = []
+        for number, images, labels in self.evaluation.batches():
+            noise = generator(self.world.device, self.config.seed, "evaluation", number)
+            batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
+            if not self.evaluation.class_names:
+                batches[-1]["thumbnails"] = self._thumbnails(images)
+            if sum(len(batch["labels"]) for batch in batches) >= count:
+                break
+        return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
+
+    def _thumbnails(self, images: Tensor) -> Tensor:
+        """Small copies (n, 3, 48, 48) uint8 of evaluation images, for the report's picture of neighbors."""
+        normalize = self.evaluation.normalize
+        pixels = (images - normalize.shift) / normalize.scale
+        small = torch.nn.functional.interpolate(pixels, (48, 48), mode="bilinear", antialias=True)
+        return small.round().clamp(0, 255).to(torch.uint8).contiguous()
+
+    def costs(self) -> dict[str, dict]:
+        """Parameters, FLOPs and measured images/s of each read-out by itself."""
+        model, costs = unwrap_model(self.task.get_eval_model()), {}
+        with autocast(self.precision, self.world.device):
+            for read_out, parameters in self.task.read_outs_apart(model):
+                batches = self.evaluation.batches(TIMED_IMAGES)
+                measured = evaluate_with_cost(read_out, parameters, batches, self.evaluation.image_size, self.world)
+                costs[read_out.names[0]] = {name: measured[name] for name in COSTS}
+        return costs
+
+    def head_cost(self, student: nn.Module) -> dict:
+        """Sizes of a student's head, and the FLOPs of its loss, forward, per image; empty without a head."""
+        if self.task.head is None:
+            return {}
+        operations = loss_flops(student, self.config.batch_size, self.world.device)
+        size = {"feature_dim": student.head.feature_dim, "parameters": parameter_count(student.head)}
+        return {"head": {**size, "loss_flops": operations}}
