@@ -118,13 +118,15 @@ def test_distillation_scripts(pair, recorded, dry_run):
 
 @pytest.mark.parametrize("script", recipes.LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
-    """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher."""
+    """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher, whose longer recipe
+    has the networks of the shorter one."""
     *first, last = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*last)
     data = DATA[script.split("_")[0]]
     assert {name: getattr(config, name) for name in data} == data
     assert config.seed == 3
-    for stage in [last] if config.teacher == "beitv2_large" else [*first, last]:
+    large = config.teacher == "beitv2_large"
+    for stage in [] if large and config.epochs > 300 else [last] if large else [*first, last]:
         plan = dry_run(*stage)
         assert "plan" in plan and f"{tmp_path}/imagenet is no folder" in plan
     if config.dataset == "imagenet" and not config.train_list:
