@@ -118,8 +118,10 @@ def test_distillation_scripts(pair, recorded, dry_run):
 
 @pytest.mark.parametrize("script", recipes.LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
-    """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher, whose longer recipe
-    has the networks of the shorter one."""
+    """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher.
+
+    Its longer recipe has the networks of the shorter one, and no plan here.
+    """
     *first, last = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*last)
     data = DATA[script.split("_")[0]]
