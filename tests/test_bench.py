@@ -1,28 +1,17 @@
-"""The reference path of the benchmark computes what the fast path computes; what travels to a GPU arrives whole."""
+"""The reference path of the benchmark computes what the fast path computes."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
-import tarfile
-from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from gendd import head as head_module
-from gendd.errors import UserError
 from gendd.head import SplitTokenHead
-from gendd_cifar.sources import read_source
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import allocator  # noqa: E402
-import gpu_parts  # noqa: E402
-import gpu_wheels  # noqa: E402
 import input_imagenet  # noqa: E402
 import methods  # noqa: E402
 import on_paper  # noqa: E402
@@ -149,97 +138,3 @@ def test_operations_on_paper_are_those_of_the_definition():
     assert plain.flops == pytest.approx(2 * rows * (3 * layers + 2 * token * width), rel=0.02)
     assert ours.flops < plain.flops / 2 and ours.bytes < plain.bytes
     assert parameters > 15 * width**2
-
-
-@pytest.fixture
-def packed(tmp_path):
-    """A folder of images, and the same packed in two parts with a teacher's file."""
-    images, noise = tmp_path / "toys", np.random.default_rng(0)
-    for split, count in (("train", 4), ("test", 2)):
-        for name in ("a", "b"):
-            (images / split / name).mkdir(parents=True)
-            for number in range(count):
-                picture = Image.fromarray(noise.integers(256, size=(32, 32, 3), dtype=np.uint8))
-                picture.save(images / split / name / f"{number}.png")
-    folder = tmp_path / "gpu"
-    (folder / "packing").mkdir(parents=True)
-    (tmp_path / "teacher").write_bytes(bytes(995_000))
-    gpu_parts.pack(str(folder), str(images), str(tmp_path / "teacher"), "1")
-    return images, folder
-
-
-def test_images_arrive_in_parts_as_they_were(packed, tmp_path):
-    images, folder = packed
-    assert sorted(path.name for path in folder.iterdir()) == ["part-1", "part-2"]
-    assert (folder / "part-1" / "teacher.pth").stat().st_size == 995_000
-    (folder / "part-2").rename(tmp_path / "on its way")
-    with pytest.raises(UserError, match="not here yet"):
-        gpu_parts.unpack(str(folder))
-    (tmp_path / "on its way").rename(folder / "part-2")
-    gpu_parts.unpack(str(folder))
-    for split in ("train", "test"):
-        one, other = (read_source(str(place), "", split, 32).images for place in (images, folder / "toys"))
-        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
-
-
-def test_parts_hold_no_more_than_they_may():
-    sizes = {"images/b": 3, "images/a": 4, "wheels/w": 2, "teacher.pth": 2}
-    assert gpu_parts.split(sizes, 5) == [["teacher.pth", "wheels/w"], ["images/a"], ["images/b"]]
-
-
-def test_gpu_machines_wheels_are_those_that_it_lacks(tmp_path):
-    """Or that it has in another version."""
-    names = {line.split("==")[0] for line in gpu_wheels.needed(["torch"])}
-    assert {"tyro", "typeguard", "timm", "pytest"} <= names and not names & {"torch", "sympy", "gendd"}
-    wheels = tmp_path / "part-1" / "wheels"
-    wheels.mkdir(parents=True)
-    brought = [f"timm-{version('timm')}-py3-none-any.whl", "no_such_package-1-py3-none-any.whl", "tqdm-0-none-any.whl"]
-    for name in brought:
-        (wheels / name).touch()
-    assert gpu_wheels.lacking(tmp_path) == [str(wheels / name) for name in sorted(brought[1:])]
-
-
-def test_collected_are_results_and_the_checkpoints_that_go_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(gpu_parts, "PIECE", 300_000)
-    runs = tmp_path / "runs"
-    for method, complete in (("classification", False), ("gendd", False), ("kd", True), ("pretrain", True)):
-        run = runs / method / "0"
-        (run / "checkpoints").mkdir(parents=True)
-        (run / "checkpoints" / "last.pt").write_bytes(bytes(400_000))
-        (run / "config.json").write_text(json.dumps({"method": method}))
-        if complete:
-            (run / "result.json").write_text("{}")
-    (tmp_path / "runs.tar.7").touch()
-    gpu_parts.collect(str(runs), str(tmp_path), "gendd kd classification", "1")
-    pieces = sorted(tmp_path.glob("runs.tar.*"))
-    assert [piece.suffix for piece in pieces] == [".0", ".1", ".2"]
-    assert all(piece.stat().st_size <= 300_000 for piece in pieces)
-    (tmp_path / "whole.tar").write_bytes(b"".join(piece.read_bytes() for piece in pieces))
-    with tarfile.open(tmp_path / "whole.tar") as archive:
-        names = archive.getnames()
-    assert [name for name in names if name.endswith(".pt")] == [
-        f"runs/{method}/0/checkpoints/last.pt" for method in ("pretrain", "gendd")
-    ]
-    assert "runs/kd/0/result.json" in names and "runs/classification/0/config.json" in names
-    assert "classification/0: no room" in capsys.readouterr().out
-
-
-def test_gpu_script_trains_and_goes_on_where_its_folder_was_lost(packed):
-    _, folder = packed
-    command = ["bash", "bench/gpu.sh", "run", folder, "--batch-size", "4", "--eval-every", "1"]
-    command += ["--warmup-epochs", "0"]
-    settings = {"STEPS": "train", "METHODS": "classification", "EPOCHS": "1", "VENV": sys.prefix}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **settings}
-
-    def log() -> str:
-        subprocess.run(command, cwd=Path(__file__).parents[1], env=environment, check=True)
-        return (folder / "runs" / "logs" / "classification-0.txt").read_text()
-
-    assert "epoch   1/1  final" in log()
-    run = folder / "runs" / "toys" / "resnet20" / "classification" / "0"
-    config = json.loads((run / "config.json").read_text())
-    assert (config["optimizer"], config["schedule"], config["decay"]) == ("muon", "cosine", "matrices")
-    shutil.rmtree(folder / "runs")
-    again = log()
-    assert "is complete" in again and "final" not in again
-    assert (run / "student.safetensors").exists() and not (run / "checkpoints").exists()
