@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,8 @@ class EvaluationData(Protocol):
     # Such as "test", or "validation" for a part held out of the training set.
     split: str
     normalize: "Normalize"
+    # How an image file is brought to `image_size`, in timm's words: interpolation, crop_pct, crop_mode.
+    geometry: dict[str, Any]
     # Of images that are not of the training set's folders.
     passed_over: Counter[str]
 

@@ -124,6 +124,11 @@ def create_network(
     return network
 
 
+def timm_can_build(name: str, network: nn.Module) -> bool:
+    """Whether timm alone builds this network again: it is not a user's function's, and has timm's own stem."""
+    return (":" not in name or timm_sources.is_source(name)) and not getattr(network, "has_small_stem", False)
+
+
 def _from_timm(name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
     if timm_sources.is_source(name):
         timm_name = f"{timm_sources.LOCAL}{timm_sources.find(name, timm_sources.CONFIG).parent}"
@@ -213,6 +218,7 @@ def _fit_small_images(network: nn.Module) -> None:
     if isinstance(first, str):
         convolution = network.get_submodule(first)
         if isinstance(convolution, nn.Conv2d) and convolution.stride == (2, 2):
+            network.has_small_stem = True
             network.set_submodule(
                 first,
                 nn.Conv2d(
@@ -220,6 +226,7 @@ def _fit_small_images(network: nn.Module) -> None:
                 ),
             )
     if isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
+        network.has_small_stem = True
         network.maxpool = nn.Identity()
 
 

@@ -8,7 +8,9 @@ tensorboard/        the same for TensorBoard
 checkpoints/        last.pt and best.pt: the trained weights, their average if there is one, and which the run reports
 result.json         final accuracies, cost of each read-out; exists once the run is complete
 features.safetensors  some generated features beside their targets (GenDD runs)
-student.safetensors the plain student with the reported weights, its linear probe as classifier
+student/            the plain student of the last checkpoint with the reported weights, its linear probe as classifier:
+                    model.safetensors and config.json, as timm's local-dir: has them
+student.safetensors link to student/model.safetensors
 writer.lock         who writes here; exists while the run is at work (gendd/lock.py)
 """
 
@@ -63,6 +65,10 @@ class RunFolder:
 
     @property
     def student(self) -> Path:
+        return self.path / "student"
+
+    @property
+    def student_file(self) -> Path:
         return self.path / "student.safetensors"
 
     @property
@@ -170,9 +176,12 @@ def learned_classes(checkpoint: Path) -> list[str | None]:
     """Of a run, or of a run's plain student; none where they are not known."""
     if (checkpoint / "data.json").exists():
         return RunFolder(checkpoint).read("data.json")["classes"]
+    known = metadata(checkpoint)
     try:
-        names = json.loads(metadata(checkpoint).get("class_names", "[]"))
-    except ValueError:  # A file of others.
+        config = json.loads(known.get("config", "{}"))
+        # Students of older runs have their names alone.
+        names = config.get("label_names") if config else json.loads(known.get("class_names", "[]"))
+    except (ValueError, AttributeError):  # A file of others.
         return []
     return names if isinstance(names, list) and all(name is None or isinstance(name, str) for name in names) else []
 

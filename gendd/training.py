@@ -75,6 +75,7 @@ class Training:
     Args:
         task: on its device, wrapped for all processes.
         evaluate: measures on the first so many evaluation images (0: all).
+        keep: writes what others use of the network, as it is after this epoch.
         precision: "bf16" or "fp32".
     """
 
@@ -86,6 +87,7 @@ class Training:
     world: World
     precision: str
     evaluate: Evaluate
+    keep: Callable[[int], None]
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
@@ -206,6 +208,8 @@ class Training:
         return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
 
     def save(self) -> None:
+        """Write the checkpoint; before it what is kept for others, so that no checkpoint is without."""
+        self.keep(self.epoch)
         content = {
             **self.weights(),
             "optimizer": self.optimizer.state_dict(),

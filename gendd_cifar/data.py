@@ -22,6 +22,8 @@ from gendd_cifar.sources import Source, read_source, read_unlabeled
 
 # Small enough for a core's caches: 500 took a sixth longer per image (resnet20, bf16, one thread).
 EVAL_BATCH = 250
+# How `gendd_cifar.sources` brings a file to the size of the images: its whole center square.
+WHOLE_SQUARE = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 
 
 def open_training(
@@ -179,6 +181,7 @@ class EvaluationImages:
     def __init__(self, source: Source, split: str, plan: BatchPlan, normalize: Normalize, device: torch.device):
         self.plan, self.normalize, self.split = plan, normalize, split
         self.class_names, self.passed_over = source.class_names, source.passed_over
+        self.geometry = WHOLE_SQUARE
         images = source.images.in_evaluation_order()
         self.size, self.image_size = len(images), images.images.shape[-1]
         self.images, self.labels = images.images.to(device), images.labels.to(device)

@@ -252,6 +252,11 @@ class EvaluationPhotos:
         self.plan, self.normalize, self.device, self.split = plan, normalize, world.device, split
         self.image_size, self.workers = config.image_size, min(config.workers, usable_cores())
         self.view = EvalView(config.image_size, config.crop_pct, config.interpolation)
+        self.geometry = {
+            "interpolation": config.interpolation,
+            "crop_pct": config.crop_pct,
+            "crop_mode": "center",
+        }
         self.passed_over = listing.passed_over
         if listing.labels is None:
             listing = listing.with_labels(torch.full((len(listing),), -1))

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import dataclasses
-import json
 import os
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, noting, teacher_read_out
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of
+from gendd.programs.student_folder import StudentFolder
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges
@@ -197,7 +197,7 @@ class TrainProgram:
         world.barrier()
         if not self.run.last.exists():
             self._measure_features()
-        training = self._train()
+        training = self._train(StudentFolder(self.run, self.measurement, surroundings.get("teacher", {})))
         self._finish(training)
 
     @torch.no_grad()
@@ -286,7 +286,7 @@ class TrainProgram:
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
         return {"teacher": {**record, **accuracy}}
 
-    def _train(self) -> Training:
+    def _train(self, student: StudentFolder) -> Training:
         config, world = self.config, self.world
         if config.compile:
             missing = missing_for_compile(world.device)
@@ -297,12 +297,13 @@ class TrainProgram:
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
-        training = Training(config, self.task, self.data, optimizer, self.run, world, self.precision, self.measurement)
+        parts = (config, self.task, self.data, optimizer, self.run, world, self.precision)
+        training = Training(*parts, self.measurement, student.write)
         training.fit()
         return training
 
     def _finish(self, training: Training) -> None:
-        """Evaluate the last epoch on all images; write the result, the plain student and some features."""
+        """Evaluate the last epoch on all images; write the result and some features."""
         measurement = self.measurement
         measured, costs = measurement(0), measurement.costs()
         if not self.world.is_first:
@@ -312,9 +313,6 @@ class TrainProgram:
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, measurement.features(reported, PICTURED_FEATURES))
-        plain = {name: value.contiguous() for name, value in measurement.plain(reported).state_dict().items()}
-        told = {"network": self.config.student, "num_classes": str(self.num_classes)}
-        save_tensors(self.run.student, plain, told | {"class_names": json.dumps(self.evaluation.class_names)})
         images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
         self.run.write(
             "result.json",

@@ -717,7 +717,7 @@ def test_data_may_change_until_something_is_trained(on_a_folder, monkeypatch):
     main(command)
     assert json.loads((run / "data.json").read_text())["classes"] == ["a", "b", "c"]
     with safetensors.safe_open(run / "student.safetensors", "pt") as student:
-        assert json.loads(student.metadata()["class_names"]) == ["a", "b", "c"]
+        assert json.loads(student.metadata()["config"])["label_names"] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(
