@@ -92,6 +92,8 @@ class Training:
     step: int = 0
     seconds: float = 0.0
     best: dict = field(default_factory=dict)
+    # The last epoch whose evaluation is recorded.
+    evaluated: int = 0
 
     def __post_init__(self):
         self.schedule = Schedule(self.optimizer, self.config, self.data.steps_per_epoch)
@@ -104,16 +106,23 @@ class Training:
         if not self.world.agrees(self.step):
             raise UserError(f"--runs {self.config.runs}: not the same folder on all machines; name one that all see")
         if self.world.is_first:
-            self.metrics = MetricsWriter(self.run.path, self.step)
+            self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
+        self.evaluate_if_due()
         while self.epoch < self.config.epochs:
             record = self.train_epoch()
             self.epoch += 1
             self.report("train", record)
-            if self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs:
-                self.evaluate_epoch()
-            if self.world.is_first:
-                self.save()
-            self.world.barrier()
+            # Before the evaluation: if that fails, the epoch is not trained again.
+            self.save()
+            self.evaluate_if_due()
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate the epoch if it is one to evaluate and its evaluation is not recorded yet."""
+        chosen = self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs
+        if chosen and self.evaluated < self.epoch:
+            self.evaluate_epoch()
+            self.evaluated = self.epoch
+            self.save()
 
     def train_epoch(self) -> dict[str, float]:
         """One pass; means of the losses, images/s and the share of time spent waiting for data."""
@@ -208,14 +217,17 @@ class Training:
         return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
 
     def save(self) -> None:
-        """Write the checkpoint; before it what is kept for others, so that no checkpoint is without."""
-        self.keep(self.epoch)
-        content = {
-            **self.weights(),
-            "optimizer": self.optimizer.state_dict(),
-            **{name: getattr(self, name) for name in PROGRESS},
-        }
-        checkpoint.save(self.run.last, content)
+        """Write the last checkpoint; before it what is kept for others, so that no checkpoint is without."""
+        if self.world.is_first:
+            self.keep(self.epoch)
+            content = {
+                **self.weights(),
+                "optimizer": self.optimizer.state_dict(),
+                **{name: getattr(self, name) for name in PROGRESS},
+                "evaluated": self.evaluated,
+            }
+            checkpoint.save(self.run.last, content)
+        self.world.barrier()
 
     def load(self) -> None:
         """Go on from the last checkpoint. All random numbers follow from the step, so nothing else is needed."""
@@ -232,6 +244,8 @@ class Training:
         self.optimizer.load_state_dict(content["optimizer"])
         for name in PROGRESS:
             setattr(self, name, content[name])
+        # Older checkpoints were written after the evaluation.
+        self.evaluated = content.get("evaluated", self.epoch)
         if self.world.is_first:
             print(f"going on after epoch {self.epoch} of {self.config.epochs} ({self.run.last})", flush=True)
 

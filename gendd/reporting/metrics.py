@@ -1,6 +1,7 @@
 """Metrics of a run, to a JSON-lines file and to TensorBoard."""
 
 import json
+import math
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -14,12 +15,16 @@ class MetricsWriter:
 
     Args:
         folder: the run folder.
-        step: where the run goes on; records beyond it, and of the end, are dropped: that work is done again.
+        step: where the run resumes. Records beyond it, and of the end, are dropped: that work is done again.
+        evaluated: the last epoch that is evaluated. Evaluations beyond it are dropped too.
     """
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, evaluated: float = math.inf):
         self.path = folder / "metrics.jsonl"
-        kept = [record for record in read_metrics(folder) if record["step"] <= step and record["kind"] != "final"]
+        # Epochs whose record of this kind is kept.
+        last = {"train": math.inf, "eval": evaluated, "final": -1}
+        records = read_metrics(folder)
+        kept = [record for record in records if record["step"] <= step and record["epoch"] <= last[record["kind"]]]
         content = "".join(json.dumps(record) + "\n" for record in kept).encode()
         write_whole(self.path, lambda file: file.write(content))
         self.board = SummaryWriter(RunFolder(folder).tensorboard, purge_step=step + 1)

@@ -131,6 +131,39 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, 
     assert timeless_metrics(parts) == timeless_metrics(whole)
 
 
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("measured", [False, True])
+def test_failed_evaluation_costs_no_training(gendd, monkeypatch, epoch, measured):
+    """It fails before it measures, or before it is saved; the epoch is not trained again, its result is recorded."""
+    evaluate_epoch, train_epoch, trained = Training.evaluate_epoch, Training.train_epoch, []
+
+    def fails(self):
+        if measured:
+            evaluate_epoch(self)
+        if self.epoch == epoch:
+            raise KeyboardInterrupt
+        if not measured:
+            evaluate_epoch(self)
+
+    def counted(self):
+        trained.append(self.epoch)
+        return train_epoch(self)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Training, "evaluate_epoch", fails)
+        gendd(runs="parts")
+    monkeypatch.setattr(Training, "train_epoch", counted)
+    parts = gendd(runs="parts")
+    assert trained == [*range(epoch, 3)]
+    whole = gendd(runs="whole")
+    assert_same_weights(whole, parts, rtol=0, atol=0)
+    assert timeless_metrics(parts) == timeless_metrics(whole)
+    assert (
+        json.loads((parts / "result.json").read_text())["best"]
+        == json.loads((whole / "result.json").read_text())["best"]
+    )
+
+
 def test_resume_flag_needs_only_the_folder(gendd, monkeypatch, capsys):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Training, "evaluate_epoch", interrupt_after(Training.evaluate_epoch, epoch=2))
