@@ -9,9 +9,10 @@ RUN apt-get update \
   && apt-get install --yes --no-install-recommends gcc libc6-dev curl git \
   && rm -rf /var/lib/apt/lists/*
 WORKDIR /gendd
-COPY piplist.txt ./
+COPY requirements.lock piplist.txt ./
 # The wheels of torch bring CUDA's libraries.
-RUN pip install --no-cache-dir -r piplist.txt
+RUN pip install --no-cache-dir --no-deps --require-hashes -r requirements.lock \
+  && pip install --no-cache-dir -r piplist.txt
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation -e . \
   && useradd --create-home --uid 1000 gendd \

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 import gendd  # noqa: F401  (makes torchvision importable)
 

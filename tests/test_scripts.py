@@ -368,7 +368,7 @@ def test_compare_starts_its_program_from_any_folder(recorded):
 
 
 @pytest.mark.parametrize(
-    ("fails", "remedy"), [("version_info", "name a Python 3.10 or newer"), ("ensurepip", "python3-venv")]
+    ("fails", "remedy"), [("version_info", "name a Python 3.11 or newer"), ("ensurepip", "python3-venv")]
 )
 def test_setup_names_what_it_lacks(project, fails, remedy):
     python = project / "python"
@@ -376,6 +376,19 @@ def test_setup_names_what_it_lacks(project, fails, remedy):
     python.chmod(0o755)
     assert remedy in refusal(bash("sh/setup.sh", cwd=project, VENV="", PYTHON=python))
     assert not (project / ".venv").exists()
+
+
+def test_setup_ends_with_what_to_do_next(project):
+    python = project / "python"
+    python.write_text('#!/usr/bin/env bash\n[[ "$*" != "-m venv .venv" ]] || install -D "$0" .venv/bin/python\n')
+    python.chmod(0o755)
+    for file in ("requirements.lock", "piplist.txt", "pyproject.toml"):
+        shutil.copy(ROOT / file, project)
+    done = bash("sh/setup.sh", cwd=project, VENV="", PYTHON=python)
+    assert done.returncode == 0, done.stderr
+    assert "bash sh/quickstart.sh" in done.stdout and "source .venv/bin/activate" in done.stdout.splitlines()[-1]
+    again = bash("sh/setup.sh", cwd=project, VENV="", PYTHON=python)
+    assert (again.returncode, again.stdout) == (0, "")
 
 
 class Sources:

@@ -36,7 +36,7 @@ def weights(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory) -> Path:
     if not PHOTOGRAPHS.exists():
-        pytest.skip("the photographs are not here")
+        pytest.skip("needs the optional photographs of shared/ beside the project")
     folder = tmp_path_factory.mktemp("photographs")
     with tarfile.open(PHOTOGRAPHS) as archive:
         for member in archive.getmembers()[:60]:

@@ -1,0 +1,31 @@
+"""A skipped test fails in .ci/run: what is not installed must not hide what is not tested."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOYS = Path(__file__).with_name("toys")
+MODULE = "import pytest\npytest.importorskip('no_such_package', reason='no_such_package is not installed')\n"
+TEST = "import pytest\n\ndef test_it():\n    pytest.skip('{}')\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "strict", "status"),
+    [
+        (TEST.format("g++ is not installed"), "1", 1),
+        (TEST.format("g++ is not installed"), "", 0),
+        (TEST.format("needs a CUDA GPU"), "1", 0),
+        (MODULE, "1", 2),
+    ],
+)
+def test_skip_fails_where_it_is_forbidden(content, strict, status, tmp_path):
+    (tmp_path / "test_skipping.py").write_text(content + "\n\ndef test_other():\n    pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-q", "-rs", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(TOYS), "FAIL_SKIPPED": strict, "PYTEST_ADDOPTS": ""}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == status, result.stdout
+    assert "is not installed" in result.stdout or "needs a CUDA GPU" in result.stdout
