@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from gendd.stopping import Terminated, end_by_sigterm
+
 MOST_SHOWN = 24
 
 
@@ -64,6 +66,8 @@ def run_program(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
+    except Terminated:
+        end_by_sigterm()
     except KeyboardInterrupt:
         os._exit(130)
     except BrokenPipeError:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ import torch
 import torch.distributed as dist
 from timm.utils import unwrap_model
 from torch import Tensor
-from tqdm import tqdm
 
 from gendd import checkpoint
 from gendd.config import TrainConfig
@@ -20,6 +18,7 @@ from gendd.distributed import World, autocast
 from gendd.errors import UserError
 from gendd.methods.base import Task
 from gendd.optim import Schedule
+from gendd.progress import Progress, say
 from gendd.randomness import generator
 from gendd.reporting.metrics import MetricsWriter
 from gendd.runs import RunFolder
@@ -60,6 +59,10 @@ class Means:
             if value.dim() == 0:
                 self.sums[name] = self.sums.get(name, 0) + value.detach().double()
 
+    def own_loss(self) -> float:
+        """Mean loss of this process so far."""
+        return self.sums["loss"].item() / self.count
+
     def read(self, world: World) -> dict[str, float]:
         """Means over all calls and processes."""
         sums = torch.stack(list(self.sums.values()))
@@ -94,10 +97,11 @@ class Training:
     best: dict = field(default_factory=dict)
     # The last epoch whose evaluation is recorded.
     evaluated: int = 0
+    # The epoch that the last checkpoint is of; 0 without one.
+    saved: int = 0
 
     def __post_init__(self):
         self.schedule = Schedule(self.optimizer, self.config, self.data.steps_per_epoch)
-        self.interactive = sys.stderr.isatty() and self.world.is_first
 
     def fit(self) -> None:
         """Train the epochs that are left."""
@@ -108,13 +112,19 @@ class Training:
         if self.world.is_first:
             self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
         self.evaluate_if_due()
-        while self.epoch < self.config.epochs:
-            record = self.train_epoch()
-            self.epoch += 1
-            self.report("train", record)
-            # Before the evaluation: if that fails, the epoch is not trained again.
-            self.save()
-            self.evaluate_if_due()
+        steps = self.config.epochs * self.data.steps_per_epoch
+        shown = (self.config.epochs, steps, self.step, self.config.batch_size, self.world.is_first)
+        with Progress(*shown) as self.progress:
+            while self.epoch < self.config.epochs:
+                record = self.train_epoch()
+                self.epoch += 1
+                self.report("train", record)
+                if self.world.is_first:
+                    # Before the checkpoint, so that none is without it.
+                    self.keep(self.epoch)
+                # Before the evaluation: if that fails, the epoch is not trained again.
+                self.save()
+                self.evaluate_if_due()
 
     def evaluate_if_due(self) -> None:
         """Evaluate the epoch if it is one to evaluate and its evaluation is not recorded yet."""
@@ -132,10 +142,11 @@ class Training:
         begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
         steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
         batches = self.data.batches(steps)
-        title = f"epoch {self.epoch + 1}/{self.config.epochs}"
-        for _ in tqdm(steps, title, disable=not self.interactive, leave=False, dynamic_ncols=True):
+        self.progress.begin_epoch(self.epoch + 1)
+        for _ in steps:
             waiting += self.train_step(batches, means)
             self.step += 1
+            self.progress.advance(self.step, means.own_loss)
             if self.step % CHECK_EVERY == 0 or self.step == steps.stop:
                 self.check_losses()
         seconds = time.perf_counter() - begin
@@ -203,7 +214,13 @@ class Training:
         if not self.world.is_first:
             return
         self.metrics.write(kind, self.epoch, self.step, values)
-        print(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}", flush=True)
+        say(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}")
+
+    def where_stopped(self) -> str:
+        """What the user may do after a stop."""
+        if not self.saved:
+            return f"stopped in epoch 1 of {self.config.epochs}, before its checkpoint; the same command begins again"
+        return f"stopped after epoch {self.saved} of {self.config.epochs}; the same command resumes ({self.run.last})"
 
     def weights(self) -> dict:
         """What a checkpoint holds of the network: trained weights, their average if there is one, and which of them
@@ -217,9 +234,7 @@ class Training:
         return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
 
     def save(self) -> None:
-        """Write the last checkpoint; before it what is kept for others, so that no checkpoint is without."""
         if self.world.is_first:
-            self.keep(self.epoch)
             content = {
                 **self.weights(),
                 "optimizer": self.optimizer.state_dict(),
@@ -227,6 +242,7 @@ class Training:
                 "evaluated": self.evaluated,
             }
             checkpoint.save(self.run.last, content)
+            self.saved = self.epoch
         self.world.barrier()
 
     def load(self) -> None:
@@ -246,6 +262,7 @@ class Training:
             setattr(self, name, content[name])
         # Older checkpoints were written after the evaluation.
         self.evaluated = content.get("evaluated", self.epoch)
+        self.saved = self.epoch
         if self.world.is_first:
             print(f"going on after epoch {self.epoch} of {self.config.epochs} ({self.run.last})", flush=True)
 

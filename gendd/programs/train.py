@@ -36,6 +36,7 @@ from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges
 from gendd.runs import RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
+from gendd.stopping import saying_where
 from gendd.teacher_cache import open_cache
 from gendd.training import Training
 
@@ -197,8 +198,10 @@ class TrainProgram:
         world.barrier()
         if not self.run.last.exists():
             self._measure_features()
-        training = self._train(StudentFolder(self.run, self.measurement, surroundings.get("teacher", {})))
-        self._finish(training)
+        training = self._training(StudentFolder(self.run, self.measurement, surroundings.get("teacher", {})))
+        with saying_where(training.where_stopped) if world.is_first else contextlib.nullcontext():
+            training.fit()
+            self._finish(training)
 
     @torch.no_grad()
     def _measure_features(self) -> None:
@@ -286,7 +289,7 @@ class TrainProgram:
         self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
         return {"teacher": {**record, **accuracy}}
 
-    def _train(self, student: StudentFolder) -> Training:
+    def _training(self, student: StudentFolder) -> Training:
         config, world = self.config, self.world
         if config.compile:
             missing = missing_for_compile(world.device)
@@ -298,9 +301,7 @@ class TrainProgram:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
         parts = (config, self.task, self.data, optimizer, self.run, world, self.precision)
-        training = Training(*parts, self.measurement, student.write)
-        training.fit()
-        return training
+        return Training(*parts, self.measurement, student.write)
 
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result and some features."""

@@ -1,0 +1,65 @@
+"""How far a run is while it trains: a bar in a terminal, a line per minute in a file, both with the run's time left."""
+
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Self
+
+from tqdm import tqdm
+
+SECONDS_PER_LINE = 60
+
+
+class Progress:
+    """
+    Args:
+        epochs, steps: of the whole run.
+        done: steps before this start.
+        images: per step.
+        shown: whether this process shows anything.
+    """
+
+    def __init__(self, epochs: int, steps: int, done: int, images: int, shown: bool):
+        self.epochs, self.steps, self.done, self.images = epochs, steps, done, images
+        self.writes_lines = shown and not sys.stdout.isatty()
+        # Without smoothing the time left includes evaluations.
+        self.bar = tqdm(
+            total=steps,
+            initial=done,
+            disable=not (shown and sys.stderr.isatty()),
+            leave=False,
+            dynamic_ncols=True,
+            smoothing=0,
+            unit="step",
+        )
+
+    def __enter__(self) -> Self:
+        self.begin = time.monotonic()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.bar.close()
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.title = f"epoch {epoch:>3}/{self.epochs}"
+        self.bar.set_description(self.title)
+        self.written, self.written_at = time.monotonic(), (epoch - 1) * self.steps // self.epochs
+
+    def advance(self, step: int, loss: Callable[[], float]) -> None:
+        """Show that this many steps are done; the loss is read only for a line."""
+        self.bar.update()
+        now = time.monotonic()
+        if not self.writes_lines or now - self.written < SECONDS_PER_LINE:
+            return
+        rate = (step - self.written_at) * self.images / (now - self.written)
+        left = timedelta(seconds=round((now - self.begin) / (step - self.done) * (self.steps - step)))
+        position = f"step {step:>{len(str(self.steps))}}/{self.steps}"
+        say(f"{self.title}  {position}  loss {loss():.4g}  {rate:.0f} images/s  {left} left")
+        self.written, self.written_at = now, step
+
+
+def say(text: str) -> None:
+    """Print a line, above the bar if there is one."""
+    with tqdm.external_write_mode(sys.stdout):
+        print(text, flush=True)
