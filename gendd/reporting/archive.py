@@ -3,39 +3,70 @@
 tar --create --xz --file runs.tar.xz $(find runs -name "*.json*")
 """
 
+import lzma
+import stat
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from gendd.errors import UserError
 
-ENDINGS = (".tar.xz", ".tar.gz", ".tgz", ".tar")
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+# Of damaged files; RuntimeError and NotImplementedError: a zip with a password, or packed in a rare way.
+FAULTS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 @contextmanager
 def unpacked(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Run folders as they are, and of each archive all complete ones in it, for as long as the block lasts.
+    """Give run folders as they are, and of each archive all complete ones in it, for as long as the block lasts.
 
     Raises:
-        UserError: an archive that cannot be read, or that holds no complete run.
+        UserError: an archive is damaged, or holds no complete run.
     """
     with TemporaryDirectory() as place:
         folders: list[str] = []
         for number, path in enumerate(paths):
-            folders += _of_archive(path, Path(place, str(number))) if path.endswith(ENDINGS) else [path]
+            archive = Path(path).is_file() or path.endswith(ENDINGS)
+            folders += _runs_of(path, Path(place, str(number))) if archive else [path]
         yield tuple(folders)
 
 
-def _of_archive(path: str, place: Path) -> list[str]:
+def _runs_of(path: str, place: Path) -> list[str]:
     try:
-        with tarfile.open(path) as archive:
-            # No file outside the place, no link, no device.
-            archive.extractall(place, filter="data")
-    except (OSError, tarfile.TarError, EOFError) as error:
-        raise UserError(f"RUN {path}: cannot be read ({error}); name an archive of run folders") from error
+        if zipfile.is_zipfile(path) or path.endswith(".zip"):
+            _unpack_zip(path, place)
+        else:
+            _unpack_tar(path, place)
+    except FAULTS as error:
+        raise UserError(
+            f"RUN {path}: cannot be read, or is damaged ({error}); make the archive again, or name run folders "
+            f"(archives: {', '.join(ENDINGS)})"
+        ) from error
     folders = sorted(str(result.parent) for result in place.rglob("result.json"))
     if not folders:
         raise UserError(f"RUN {path}: holds no complete run; name an archive of run folders")
     return folders
+
+
+def _unpack_tar(path: str, place: Path) -> None:
+    with tarfile.open(path) as archive:
+        # No file outside the place, no link to there, no device.
+        archive.extractall(place, filter="data")
+        # tarfile takes a cut file, or a damaged header, for the end. A whole archive ends with zeros.
+        end = archive.offset
+        archive.fileobj.seek(end)  # type: ignore[union-attr]
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
+            raise tarfile.ReadError(f"no file and no end at byte {end}")
+
+
+def _unpack_zip(path: str, place: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            name, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
+            if name.is_absolute() or ".." in name.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise zipfile.BadZipFile(f"{name} leads outside, or is no plain file")
+        archive.extractall(place)
