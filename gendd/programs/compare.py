@@ -1,15 +1,17 @@
-"""The compare program: trains methods with seeds by the scripts of sh/, several at a time, then reports them all."""
+"""The compare program: trains methods with seeds, several at a time, then reports them all."""
 
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gendd.errors import UserError, run_program
-from gendd.programs.jobs import Job, at_work, place_of, refuse_failures, train_all
+from gendd.errors import UserError, naming, run_program
+from gendd.methods import get_method
+from gendd.programs.jobs import Job, all_runs, at_work, place_of, refuse_failures, train_all
+from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
 from gendd.reporting.report import ReportConfig, write_report
 
-USAGE = 'bash sh/compare.sh DATA TEACHER STUDENT "METHODS" "SEEDS" [flags]'
+USAGE = 'bash sh/compare.sh DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
 # Their scripts begin with a stage 1 that they share: with one seed they take turns.
 TWO_STAGES = ("gendd", "regression")
 
@@ -20,31 +22,44 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         UserError: a command that cannot work. PassingFault: some runs failed.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if len(arguments) < 5:
+    words, plain = split_at_dashes(sys.argv[1:] if arguments is None else arguments)
+    if len(words) < 5 if plain is None else len(words) != 2:
         raise UserError(f"what is compared? {USAGE}")
-    data, teacher, student, methods, seeds, *flags = arguments
-    place, flags = place_of(flags)
-    output = Path(os.environ.get("OUTPUT") or f"runs/comparisons/{data}_{teacher}_{student}")
+    pair, (methods, seeds, *flags) = (words[:3], words[3:]) if plain is None else ([], words)
+    place, flags = place_of(flags if plain is None else plain)
+    commands = _scripts(methods.split(), pair, flags) if pair else _plain(methods.split(), flags)
+    name = "_".join(pair) or data_of(flags)
+    output = Path(os.environ.get("OUTPUT") or f"runs/comparisons/{name}")
     jobs = [
         Job(
             f"{method}, seed {seed}",
-            (*command_of(method, data, teacher, student), *flags, "--seed", seed),
-            output / f"{method}-{seed}.log",
-            seed if method.startswith(TWO_STAGES) else None,
+            (*command, "--seed", seed),
+            output / f"{method.replace(':', '.')}-{seed}.log",
+            seed if pair and method.startswith(TWO_STAGES) else None,
         )
         for seed in seeds.split()
-        for method in methods.split()
+        for method, command in commands.items()
     ]
     with at_work(output) as lock:
         folders = train_all(jobs, output, place, lock)
-    if runs := tuple(filter(None, folders.values())):
+        runs = all_runs(output / "runs.txt", folders)
+    if runs:
         write_report(ReportConfig(runs, str(output)))
     refuse_failures(folders)
 
 
+def _scripts(methods: Sequence[str], pair: Sequence[str], flags: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    return {method: (*command_of(method, *pair), *flags) for method in methods}
+
+
+def _plain(methods: Sequence[str], flags: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    with naming("METHODS"):
+        kinds = {method: get_method(method) for method in methods}
+    return {method: plain_command(method, flags_of(kind, kinds.values(), flags)) for method, kind in kinds.items()}
+
+
 def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str, ...]:
-    """How a method is trained: by the pair's own script, else by the data's baseline script.
+    """Return how a method is trained: by the pair's own script, else by the data's baseline script.
 
     Raises:
         UserError: there is neither.
@@ -54,7 +69,9 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
         return "bash", own
     if Path(baseline).is_file():
         return "bash", baseline, method, teacher, student
-    raise UserError(f"METHODS {method}: neither {own} nor {baseline} is there; see ls sh/")
+    raise UserError(
+        f"METHODS {method}: neither {own} nor {baseline} is there; see ls sh/, or give flags instead of names: {USAGE}"
+    )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import queue
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import torch
 
+from gendd.checkpoint import rewrite_text
 from gendd.distributed import usable_cores, whole_number
 from gendd.errors import PassingFault, UserError
+from gendd.runs import RunFolder
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,20 @@ def train_all(jobs: Sequence[Job], output: Path, place: str | None, lock: int) -
     return {job: folders[job] for job in jobs}
 
 
+def all_runs(listed: Path, folders: Folders) -> tuple[str, ...]:
+    """Return the run folders of this command, then those of earlier commands that are still there.
+
+    Args:
+        listed: file of a line per run folder, which this function keeps.
+    """
+    earlier = listed.read_text().splitlines() if listed.exists() else []
+    mine = [folder for folder in folders.values() if folder]
+    theirs = [folder for folder in earlier if folder not in mine and RunFolder(Path(folder)).result.exists()]
+    runs = (*mine, *theirs)
+    rewrite_text(listed, "".join(f"{folder}\n" for folder in runs))
+    return runs
+
+
 def refuse_failures(folders: Folders) -> None:
     """
     Raises:
@@ -144,7 +161,15 @@ def train_here(jobs: Sequence[Job], lock: int) -> Folders:
 
 def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders:
     """Folder of each run; each group is a job of Slurm's with a GPU (sbatch reads SBATCH_PARTITION, SBATCH_ACCOUNT and
-    such from the environment), and this program waits for all."""
+    such from the environment), and this program waits for all.
+
+    Raises:
+        UserError: submitit or Slurm is not there, or Slurm does not take the jobs.
+    """
+    if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UserError(
+            "--on slurm: sbatch or srun is not found; give the command on a machine of Slurm, or leave it out"
+        )
     try:
         import submitit
     except ImportError:
@@ -153,7 +178,10 @@ def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders
     hours = whole_number(os.environ, "HOURS", 72)
     executor.update_parameters(timeout_min=60 * hours, gpus_per_node=1 if cluster == "slurm" else 0, name="gendd")
     groups = in_turns(jobs)
-    submitted = [executor.submit(train_group, group) for group in groups]
+    try:
+        submitted = [executor.submit(train_group, group) for group in groups]
+    except submitit.core.utils.FailedJobError as error:
+        raise UserError(f"--on {cluster}: {error}; say in SBATCH_PARTITION and the like what it asks for") from None
     folders: Folders = {}
     for group, work in zip(groups, submitted, strict=True):
         try:

@@ -1,4 +1,4 @@
-"""The sweep program: trains a pair by its script once for every value of a setting, then draws what it does."""
+"""The sweep program: trains a pair once for every value of a setting, then draws what the setting does."""
 
 import json
 import os
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from gendd.errors import UserError, naming, run_program, unknown_name
-from gendd.programs.jobs import Folders, Job, at_work, place_of, refuse_failures, train_all
+from gendd.programs.jobs import Folders, Job, all_runs, at_work, place_of, refuse_failures, train_all
+from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
 from gendd.reporting.ablate import AblateConfig, draw
 
 # Each setting of the training, and its values; those of token-dim go on to the teacher's whole feature.
@@ -28,38 +29,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         UserError: a command that cannot work. PassingFault: some runs failed.
     """
-    setting, script, *flags = [*(sys.argv[1:] if arguments is None else arguments), "", ""]
+    words, plain = split_at_dashes(sys.argv[1:] if arguments is None else arguments)
+    setting, script, *flags = [*words, "", ""]
     with naming("SETTING"):
         if setting not in VALUES:
             raise unknown_name(setting, (*VALUES, "guidance", "sampling"))
-    if not Path(script).is_file():
-        raise UserError(f"{setting}: which script trains the pair? {script or '(none given)'} is no file")
-    place, flags = place_of([flag for flag in flags if flag])
-    output = Path(os.environ.get("OUTPUT") or f"runs/ablations/{Path(script).stem}")
+    if plain is None and not Path(script).is_file():
+        raise UserError(
+            f"{setting}: which script trains the pair? {script or '(none given)'} is no file; name one, or give flags: "
+            f"bash sh/ablate.sh {setting} -- --dataset FOLDER ..."
+        )
+    place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)
+    command = ("bash", script, *flags) if plain is None else plain_command(os.environ.get("METHOD") or "gendd", flags)
+    name = Path(script).stem if plain is None else data_of(flags)
+    output = Path(os.environ.get("OUTPUT") or f"runs/ablations/{name}")
     given, seeds = os.environ.get("VALUES"), (os.environ.get("SEEDS") or "0").split()
     values = given.split() if given else VALUES[setting]
     with at_work(output) as lock:
-        folders = train_all(list(jobs_of(setting, values, script, flags, seeds, output)), output, place, lock)
+        folders = train_all(list(jobs_of(setting, values, command, seeds, output)), output, place, lock)
         if setting == "token-dim" and not given:
             wider = wider_tokens(int(values[-1]), feature_width(folders))
-            folders |= train_all(list(jobs_of(setting, wider, script, flags, seeds, output)), output, place, lock)
-    if runs := tuple(filter(None, folders.values())):
+            folders |= train_all(list(jobs_of(setting, wider, command, seeds, output)), output, place, lock)
+        runs = all_runs(output / f"{setting}.txt", folders)
+    if runs:
         draw(AblateConfig(cast(Any, setting), runs, str(output)))
     refuse_failures(folders)
 
 
 def jobs_of(
-    setting: str, values: Sequence[str], script: str, flags: Sequence[str], seeds: Sequence[str], output: Path
+    setting: str, values: Sequence[str], command: Sequence[str], seeds: Sequence[str], output: Path
 ) -> Iterator[Job]:
-    # Scripts of two stages train the first, which the values share, once a seed.
-    has_stage1 = "--after" in Path(script).read_text()
+    # Scripts of two stages train the first, which the values share, once per seed.
+    has_stage1 = "--after" in Path(command[1]).read_text()
     for seed in seeds:
         for value in values:
             for variant, others in VARIANTS.get(setting, {"": ()}).items():
                 name = f"gendd-{setting}-{value}{variant}"
-                command = ("bash", script, *flags, "--seed", seed, f"--{setting}", value, *others, "--name", name)
+                whole = (*command, "--seed", seed, f"--{setting}", value, *others, "--name", name)
                 log = output / f"{name}-{seed}.log"
-                yield Job(f"{name}, seed {seed}", command, log, stage1=seed if has_stage1 else None)
+                yield Job(f"{name}, seed {seed}", whole, log, stage1=seed if has_stage1 else None)
 
 
 def feature_width(folders: Folders) -> int:

@@ -30,6 +30,11 @@ mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1
 echo "results in runs/pretrain/0"
 echo "results in runs/gendd/${*: -1}"
 """
+LAUNCH = """
+echo "$*" >>calls
+mkdir -p "runs/$3/${*: -1}" && touch "runs/$3/${*: -1}/result.json"
+echo "results in runs/$3/${*: -1}"
+"""
 PAIR = ("toys", "large", "small")
 
 
@@ -40,11 +45,12 @@ class Comparison:
         self.project, self.output, self.reports = project, project / "runs" / "comparisons" / "toys_large_small", []
         (project / "sh").mkdir()
         (project / "sh" / "train_toys_baseline.sh").write_text(BASELINE)
+        (project / "sh" / "launch.sh").write_text(LAUNCH)
         for name in ("gendd", "gendd_short"):
             (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(GENDD)
         monkeypatch.chdir(project)
         monkeypatch.setattr(compare, "write_report", self.reports.append)
-        for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT"):
+        for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "TREE"):
             monkeypatch.delenv(name, raising=False)
 
     def run(self, methods: str, seeds: str, *flags: str) -> None:
@@ -160,3 +166,62 @@ def test_a_cluster_trains_the_same(comparison):
         comparison.run("gendd gendd_short kd broken", "0", "--on", "local", "--epochs", "2")
     assert sorted(call.split()[0] for call in comparison.calls()) == ["broken", "gendd", "gendd", "kd"]
     assert comparison.reports.pop().runs == ("runs/gendd/0", "runs/gendd/0", "runs/kd/0")
+
+
+def test_one_more_seed_reports_earlier_runs_too(comparison):
+    """Those whose folders are still there."""
+    plain = ("--", "--dataset", "digits")
+    compare.main(["kd dkd", "0 1", *plain])
+    compare.main(["kd", "2", *plain])
+    assert sorted(comparison.reports.pop().runs) == [
+        "runs/dkd/0", "runs/dkd/1", "runs/kd/0", "runs/kd/1", "runs/kd/2",
+    ]  # fmt: skip
+    (comparison.project / "runs" / "dkd" / "1" / "result.json").unlink()
+    compare.main(["kd", "2", *plain])
+    assert len(comparison.reports.pop().runs) == 4
+
+
+def test_plain_flags_need_no_script(comparison, monkeypatch):
+    """Each method takes the options that it has, and a teacher if it learns from one."""
+    flags = ["--dataset", "my/photos", "--teacher", "big", "--temperature", "2", "--no-logit-standardization"]
+    compare.main(["classification kd gendd", "3", "--", *flags, "--width", "64", "--lr", "1"])
+    assert comparison.calls() == [
+        "gendd_imagenet train classification --dataset my/photos --lr 1 --seed 3",
+        f"gendd_imagenet train kd {' '.join(flags)} --lr 1 --seed 3",
+        "gendd_imagenet train gendd --dataset my/photos --teacher big --width 64 --lr 1 --seed 3",
+    ]
+    assert comparison.reports.pop().output == "runs/comparisons/photos"
+    compare.main(["kd", "3", "--", "--dataset=digits"])
+    assert comparison.calls() == ["gendd_cifar train kd --dataset=digits --seed 3"]
+    monkeypatch.setenv("TREE", "gendd_cifar")
+    compare.main(["kd", "3", "--", "--dataset", "my/photos"])
+    assert comparison.calls() == ["gendd_cifar train kd --dataset my/photos --seed 3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["kd", "0", "--", "--student", "small"], "--dataset is missing"),
+        (["kdd", "0", "--", "--dataset", "digits"], "METHODS kdd: no such name"),
+        (["kd", "--", "--dataset", "digits"], "what is compared"),
+    ],
+)
+def test_plain_flags_that_cannot_work_are_refused(comparison, arguments, reason):
+    with pytest.raises(UserError, match=reason):
+        compare.main(arguments)
+
+
+def test_without_slurm_its_flag_is_refused(comparison, monkeypatch):
+    monkeypatch.setenv("PATH", str(comparison.project))
+    with pytest.raises(UserError, match="^--on slurm: sbatch or srun is not found"):
+        comparison.run("kd", "0", "--on", "slurm")
+
+
+def test_what_slurm_refuses_is_one_line(comparison, monkeypatch):
+    pytest.importorskip("submitit", reason="submitit, an extra, is not installed")
+    for name in ("srun", "sbatch"):
+        (comparison.project / name).write_text("#!/bin/sh\necho 'invalid account' >&2\nexit 1\n")
+        (comparison.project / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{comparison.project}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match="^--on slurm: .*invalid account"):
+        comparison.run("kd", "0", "--on", "slurm")

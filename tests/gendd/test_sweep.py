@@ -22,7 +22,7 @@ def swept(tmp_path, monkeypatch):
     """Function: (setting, flags) -> the calls of the script, and what is drawn of which runs."""
     (tmp_path / "pair.sh").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
-    for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS"):
+    for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS", "METHOD", "TREE"):
         monkeypatch.delenv(name, raising=False)
     drawn = []
     monkeypatch.setattr(sweep, "draw", lambda config: drawn.append((config.setting, config.runs, config.output)))
@@ -83,10 +83,10 @@ def test_a_dry_run_draws_nothing(swept):
 
 
 def test_runs_of_one_stage_1_take_turns(swept, tmp_path):
-    jobs = list(sweep.jobs_of("contraction", ("0", "1"), "pair.sh", (), ("0", "1"), tmp_path))
+    jobs = list(sweep.jobs_of("contraction", ("0", "1"), ("bash", "pair.sh"), ("0", "1"), tmp_path))
     assert {job.stage1 for job in jobs} == {None}
     (tmp_path / "pair.sh").write_text("gendd_cifar train --after pretrain")
-    jobs = list(sweep.jobs_of("contraction", ("0", "1"), "pair.sh", (), ("0", "1"), tmp_path))
+    jobs = list(sweep.jobs_of("contraction", ("0", "1"), ("bash", "pair.sh"), ("0", "1"), tmp_path))
     assert [job.stage1 for job in jobs] == ["0", "0", "1", "1"]
 
 
@@ -102,3 +102,29 @@ def test_what_cannot_work_is_refused(swept):
 def test_a_runs_result_tells_the_features_width(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"head": {"feature_dim": 256}}))
     assert sweep.feature_width({None: str(tmp_path)}) == 256 and sweep.feature_width({None: ""}) == 0
+
+
+def test_one_more_seed_draws_earlier_runs_too(swept, monkeypatch):
+    swept("feature-mixup")
+    monkeypatch.setenv("SEEDS", "1")
+    _, [_, (_, runs, _)] = swept("feature-mixup", "--lr", "1")
+    # The script names one folder for all seeds.
+    assert runs == ("runs/gendd-feature-mixup-0", "runs/gendd-feature-mixup-1")
+    monkeypatch.setenv("VALUES", "0.5")
+    assert len(swept("feature-mixup")[1][-1][1]) == 3
+    assert len(swept("contraction")[1][-1][1]) == 1
+
+
+def test_plain_flags_need_no_script(swept, tmp_path, monkeypatch):
+    (tmp_path / "sh").mkdir()
+    (tmp_path / "sh" / "launch.sh").write_text(SCRIPT)
+    sweep.main(["feature-mixup", "--", "--dataset", "digits", "--lr", "1"])
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"gendd_cifar train gendd --dataset digits --lr 1 --seed 0 --feature-mixup {value} "
+        f"--name gendd-feature-mixup-{value}"
+        for value in (0, 1)
+    ]
+    assert swept.drawn[0][2] == "runs/ablations/digits"
+    monkeypatch.setenv("METHOD", "regression")
+    sweep.main(["feature-mixup", "--", "--dataset", "digits"])
+    assert "gendd_cifar train regression" in (tmp_path / "calls").read_text()

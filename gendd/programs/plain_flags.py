@@ -1,0 +1,69 @@
+"""Trainings by flags alone, those after "--", where no script of sh/ has the recipe."""
+
+import importlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+
+from gendd.errors import UserError
+from gendd.methods import Method
+from gendd.runs import data_name
+
+SMALL_IMAGES, PHOTOGRAPHS = "gendd_cifar", "gendd_imagenet"
+# How flags begin that need a teacher.
+OF_TEACHERS = ("teacher", "cached_views")
+
+
+def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Return the words before "--" and the flags after it, or None for these if there is no "--"."""
+    words = list(arguments)
+    if "--" not in words:
+        return words, None
+    at = words.index("--")
+    return words[:at], words[at + 1 :]
+
+
+def plain_command(method: str, flags: Sequence[str]) -> tuple[str, ...]:
+    """Return the command that trains a method on the data that the flags name."""
+    return "bash", "sh/launch.sh", _program(flags), "train", method, *flags
+
+
+def data_of(flags: Sequence[str]) -> str:
+    """Return the name of the data set.
+
+    Raises:
+        UserError: the flags do not name it.
+    """
+    return data_name(_dataset(flags))
+
+
+def flags_of(method: type[Method], compared: Iterable[type[Method]], flags: Sequence[str]) -> list[str]:
+    """Return the flags without the options that only other methods have, and without a teacher where none is needed."""
+    foreign = {name for other in compared for name in _options(other)} - _options(method)
+    kept, keep = [], True
+    for word in flags:
+        if word.startswith("--"):
+            name = word[2:].partition("=")[0].replace("-", "_").removeprefix("no_")
+            keep = name not in foreign and (method.needs_teacher or not name.startswith(OF_TEACHERS))
+        if keep:
+            kept.append(word)
+    return kept
+
+
+def _options(method: type[Method]) -> set[str]:
+    return {field.name for field in fields(method)}
+
+
+def _dataset(flags: Sequence[str]) -> str:
+    pairs = zip(flags, [*flags[1:], ""], strict=True)
+    found = [value for flag, value in pairs if flag in ("--dataset", "--images")]
+    found += [flag.partition("=")[2] for flag in flags if flag.startswith(("--dataset=", "--images="))]
+    if not found:
+        raise UserError("--dataset is missing: name the data after --, such as -- --dataset FOLDER --student resnet20")
+    return found[-1]
+
+
+def _program(flags: Sequence[str]) -> str:
+    """Return the environment's TREE, or else the tree whose images these are: photographs, unless a name is known."""
+    small = _dataset(flags) in importlib.import_module(f"{SMALL_IMAGES}.sources").NAMES
+    return os.environ.get("TREE") or (SMALL_IMAGES if small else PHOTOGRAPHS)
