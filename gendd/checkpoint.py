@@ -24,9 +24,9 @@ from gendd.retry import retried
 Tensors = dict[str, Tensor]
 GO_ON = "make room there, then give the same command again: it goes on from the last good checkpoint"
 WRAPPERS = ("module.", "_orig_mod.")
-# Where files keep their tensors, the first that is there; and where timm's trainer and others keep their average.
-CONTAINERS = ("model", "state_dict", "model_state_dict")
-AVERAGES = ("state_dict_ema", "model_ema")
+# Where files keep their tensors, and their average; the first that is there counts.
+CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "params")
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "params_ema")
 # Batch norm's counter of batches. Files from before PyTorch 0.4.1 have none, and torch takes them as whole.
 COUNTER = "num_batches_tracked"
 # Names in published GenDD checkpoints and ours.
@@ -205,15 +205,38 @@ def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
         raise UserError(
             f"--weights ema: {path} holds no averaged weights; train with --ema-decay, or leave --weights out"
         )
-    content = content[container] if container else content
-    tensors = {_unwrapped(name): value for name, value in content.items() if _named(name, value)}
+    tensors = _named_tensors(content[container] if container else content)
     if not tensors:
+        container = _only_container(content, path)
+        tensors = _named_tensors(content[container])
+    found = Weights(_from_published(tensors))
+    if weights == "ema":
+        found.note = f", its averaged weights ({container})"
+    elif container and container not in CONTAINERS:
+        found.note = f", its weights under {container}"
+    return found
+
+
+def _named_tensors(entries: dict) -> Tensors:
+    return {_unwrapped(name): value for name, value in entries.items() if _named(name, value)}
+
+
+def _only_container(content: dict, path: str | Path) -> str:
+    """The one entry of a file that holds named tensors.
+
+    Raises:
+        Refusal: no entry does, or several do.
+    """
+    holders = [name for name, entry in content.items() if isinstance(entry, dict) and _named_tensors(entry)]
+    if not holders:
         raise Refusal(
             f"{path}: holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
         )
-    found = Weights(_from_published(tensors))
-    found.note = f", its averaged weights ({container})" if weights == "ema" else ""
-    return found
+    if len(holders) > 1:
+        raise Refusal(
+            f"{path}: holds named tensors under {', '.join(map(str, holders))}; save the state_dict of one alone"
+        )
+    return holders[0]
 
 
 def _named(name: object, value: Any) -> bool:
@@ -298,6 +321,7 @@ def load_weights(
     ]
     if lost:
         problems.insert(0, f"no classifier ({', '.join(lost)}), without which a teacher teaches nothing")
+    check_finite(fitting, source)
     if not fitting or lost or (problems and not allow_partial):
         remedy = ", or --allow-partial" if fitting and not lost and allow_partial is not None else ""
         raise Refusal(
@@ -346,6 +370,28 @@ def _lost_classifier(network: nn.Module, fitting: Iterable[str]) -> list[str]:
     """The classifier's tensors that are not among those that fit."""
     names = (f"{classifier_name(network)}.{name}" for name in network.get_classifier().state_dict())
     return [name for name in names if name not in fitting]
+
+
+def check_finite(tensors: Tensors, source: str) -> None:
+    """Refuse the tensors of a network that computes nothing but NaN.
+
+    Raises:
+        Refusal: a value is not finite.
+    """
+    floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
+    broken = [name for name, value in floats.items() if not value.float().isfinite().all()]
+    if broken:
+        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+        raise Refusal(f"{source}: {broken[0]}{more} holds values that are not finite; give other weights")
+
+
+def checksum_of(tensors: Tensors) -> str:
+    """SHA-256 of tensors: of their names in alphabetical order, each with its shape, type and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def checksum(path: Path) -> str:
