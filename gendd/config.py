@@ -12,6 +12,7 @@ import tyro
 
 from gendd.diffusion import NUM_TIMESTEPS
 from gendd.errors import UserError
+from gendd.hub import TIMM
 from gendd.methods import Method, get_method
 from gendd.ranges import (
     Amount,
@@ -29,6 +30,7 @@ from gendd.ranges import (
     flag,
 )
 from gendd.teacher_features import Kind
+from gendd.timm_sources import has_weights
 
 CACHED_VIEWS = 10
 
@@ -50,7 +52,8 @@ class NetworkConfig:
     """Teacher network, named like the student, or hub:<owner>/<repository>:<entry>, transformers:<id>, or
     open_clip:<model>/<tag>, which bring their weights."""
     teacher_weights: str | None = None
-    """File or run folder of the teacher's weights; timm: those that timm publishes; random: none, for a trial."""
+    """File or run folder of the teacher's weights; timm: those that timm publishes, the default of its names (timm/,
+    hf-hub:, local-dir:); random: none, for a trial."""
     teacher_image_size: PixelCount | None = None
     """Side of the images that the teacher sees; that of the student's if not given."""
     teacher_feature: Kind = "auto"
@@ -194,7 +197,9 @@ class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
         return self.unlabeled or self.label_fraction < 1
 
     def resolved(self) -> Self:
-        """With the values that follow from others: a tree's flags that stand for several."""
+        """With the values that follow from others."""
+        if self.teacher and has_weights(self.teacher) and not self.teacher_weights:
+            return dataclasses.replace(self, teacher_weights=TIMM)
         return self
 
     def check(self) -> None:

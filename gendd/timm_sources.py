@@ -22,6 +22,11 @@ def is_source(name: str) -> bool:
     return name.startswith((LOCAL, *HUB))
 
 
+def has_weights(name: str) -> bool:
+    """Whether a network is named by timm, which publishes weights under the same name."""
+    return name.startswith("timm/") or is_source(name)
+
+
 def find(name: str, files: Sequence[str], fetch: bool = True) -> Path:
     """The first of some files that a source has.
 

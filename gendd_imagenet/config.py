@@ -92,14 +92,15 @@ class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
     """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
 
     def resolved(self) -> "ImageNetTrainConfig":
+        config = super().resolved()
         if not self.image_folder:
-            return self
+            return config
         if self.dataset not in (ImageNetTrainConfig.dataset, self.image_folder):
             raise UserError(
                 f"--dataset {self.dataset}: --images {self.image_folder} stands in its place; leave one out"
             )
         method = self.method.without_labels()
-        return replace(self, dataset=self.image_folder, unlabeled=True, teacher_classifier=False, method=method)
+        return replace(config, dataset=self.image_folder, unlabeled=True, teacher_classifier=False, method=method)
 
     def check(self) -> None:
         super().check()

@@ -17,7 +17,6 @@ fi
 recipe=(
   --images "$folder"
   --teacher timm/vit_small_patch14_dinov2.lvd142m
-  --teacher-weights timm
   --student timm/mobilenetv4_conv_small
   --image-size 224
   --epochs 100
