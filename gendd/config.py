@@ -187,6 +187,13 @@ class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
         return {**values, **dataclasses.asdict(self.method), "method": self.method.name}
 
     @property
+    def teacher_flag(self) -> str:
+        """The flag that names the teacher's weights, with its value."""
+        if self.teacher_weights in (None, TIMM):
+            return f"--teacher {self.teacher}"
+        return f"--teacher-weights {self.teacher_weights}"
+
+    @property
     def views(self) -> int:
         """Views per image that are drawn once; 0: each time a new one."""
         return min(self.cached_views or CACHED_VIEWS, self.epochs) if self.teacher_cache else 0

@@ -86,10 +86,15 @@ class Names:
         return name.removeprefix("timm/") if name.startswith("timm/") else self.short.get(name)
 
 
+def is_foreign(name: str) -> bool:
+    """Whether another library or a user's function creates the network, with weights that it chooses."""
+    return ":" in name and not timm_sources.is_source(name)
+
+
 def create_network(
     name: str, names: Names, num_classes: int, image_size: int, needs_classifier: bool = True
 ) -> nn.Module:
-    """Build a network with random weights.
+    """Build a network, with random weights unless another library or a user's function gives them.
 
     Args:
         name: a short one, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", or
@@ -102,8 +107,11 @@ def create_network(
         Refusal: no such name, or a network without the interface.
     """
     if is_foundation(name):
-        network = create_foundation(name)
-    elif ":" in name and not timm_sources.is_source(name):
+        # Libraries draw what their files lack, such as a pooler. Drawn alike, the network is one for all seeds.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = create_foundation(name)
+    elif is_foreign(name):
         network = _from_function(name, num_classes)
     else:
         network = _from_timm(name, names, num_classes, image_size)

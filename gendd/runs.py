@@ -2,7 +2,7 @@
 
 config.json         resolved configuration, and the tree it is for
 data.json           names of the classes, numbers of images, of all and of each class
-environment.json    versions, git commit, hardware, processes, the teacher's checksum and measured accuracy
+environment.json    versions, git commit, hardware, processes, the teacher's checksums and measured accuracy
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same for TensorBoard
 checkpoints/        last.pt and best.pt: the trained weights, their average if there is one, and which the run reports
@@ -136,6 +136,23 @@ class RunFolder:
             )
         return evaluated
 
+    def check_teacher(self, mine: Mapping[str, Any]) -> None:
+        """Refuse to resume with other weights of the teacher than the run began with.
+
+        Args:
+            mine: the teacher's record, as environment.json keeps it. Older runs hold no checksum of the tensors.
+        """
+        if not (self.last.exists() and (self.path / "environment.json").exists()):
+            return
+        theirs = self.read("environment.json").get("teacher", {})
+        name = next((name for name in ("tensors_sha256", "sha256") if theirs.get(name)), None)
+        if name and theirs[name] != mine[name]:
+            raise UserError(
+                f"{self.path} holds a run of another teacher: {theirs['weights']} had sha256 {theirs[name][:12]}, "
+                f"{mine['weights']} has {str(mine[name])[:12]}; give it the teacher it began with, choose another "
+                "--name or --seed, or delete the folder"
+            )
+
     def claim(self, config: TrainConfig, tree: str, training: TrainingData, evaluation: EvaluationData) -> None:
         """Make the folder this configuration's and this data's."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
@@ -155,13 +172,17 @@ class RunFolder:
         )
 
 
-def check_classes(checkpoint: Path, class_names: Sequence[str | None]) -> None:
-    """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known."""
+def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: str | None = None) -> None:
+    """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known.
+
+    Args:
+        given: the flag and value that named the checkpoint; None for a program's argument.
+    """
     learned = learned_classes(checkpoint)
     if learned and (difference := class_difference(learned, class_names)):
         raise UserError(
-            f"{checkpoint}: has learned other classes than the images to evaluate on are of; {difference}; name a data "
-            "set with the same class folders"
+            f"{given or checkpoint}: has learned other classes than the images to evaluate on are of; {difference}; "
+            "name a data set with the same class folders"
         )
 
 
@@ -173,9 +194,10 @@ def class_subset(checkpoint: Path, class_names: Sequence[str | None]) -> list[in
 
 
 def learned_classes(checkpoint: Path) -> list[str | None]:
-    """Of a run, or of a run's plain student; none where they are not known."""
-    if (checkpoint / "data.json").exists():
-        return RunFolder(checkpoint).read("data.json")["classes"]
+    """Of a run, its checkpoint files or its plain student; none where they are not known."""
+    run = RunFolder(checkpoint if checkpoint.is_dir() else checkpoint.parent.parent)
+    if checkpoint in (run.path, run.last, run.best) and (run.path / "data.json").exists():
+        return run.read("data.json")["classes"]
     known = metadata(checkpoint)
     try:
         config = json.loads(known.get("config", "{}"))

@@ -20,6 +20,7 @@ from gendd.networks import (
     as_flops,
     create_network,
     has_classifier,
+    is_foreign,
     parameter_count,
     recompute_activations,
     take_classifier,
@@ -38,7 +39,11 @@ RANDOM = "random"
 @dataclass
 class BuiltNetwork:
     """A network, the tensors it was filled from (a distilled student's file holds more than the network), their
-    file, and a word on them and on the normalization of its images, if it is not its own, for the plan."""
+    file, and a word on them and on the normalization of its images, if it is not its own, for the plan.
+
+    Attributes:
+        checksum: of all of the network's own tensors, where a record needs it.
+    """
 
     name: str
     network: nn.Module
@@ -47,10 +52,14 @@ class BuiltNetwork:
     file: Path | None = None
     loaded: str = "random weights"
     normalization: str = ""
+    checksum: str | None = None
 
     def describe(self) -> str:
         size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} per image"
         return f"{self.name}: {size}{self.normalization}"
+
+    def describe_weights(self) -> str:
+        return self.loaded + (f", sha256 {self.checksum[:12]}" if self.checksum else "")
 
 
 @dataclass
@@ -88,6 +97,8 @@ def build_student(
     found = find_weights("--student-weights", name, weights, names, missing)
     if found:
         _fill(built, found, "--student-weights", weights, image_size, allow_partial)
+    else:
+        _accept_as_created(built, "--student", weights)
     return built
 
 
@@ -119,6 +130,9 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
     if found:
         needed = config.method.needs_classifier(config)
         _fill(built, found, "--teacher-weights", weights, image_size, config.allow_partial, needed)
+    else:
+        _accept_as_created(built, "--teacher", weights)
+    built.checksum = checkpoint.checksum_of(network.state_dict())
     if not classifies:
         built.normalization += f"; learned by its {kind} feature of {width} numbers, it classifies nothing here"
     if image_size != config.image_size:
@@ -209,6 +223,16 @@ def _fill(
         plain = checkpoint.backbone_weights(tensors)
         summary = checkpoint.load_weights(built.network, plain, weights, allow_partial, needs_classifier)
     built.file, built.tensors, built.loaded = found.file, tensors, f"{summary} from {found.file}{found.tensors.note}"
+
+
+def _accept_as_created(built: BuiltNetwork, flag: str, weights: str | None) -> None:
+    """Say what a network holds that no file filled; refuse values that are not finite."""
+    with naming(flag):
+        checkpoint.check_finite(built.network.state_dict(), built.name)
+    if weights not in (None, RANDOM):
+        built.loaded = "its weights are missing"
+    elif is_foreign(built.name):
+        built.loaded = f"the weights of {built.name}"
 
 
 def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:

@@ -106,6 +106,8 @@ def _open_data(
     subset = class_subset(Path(config.checkpoint), data.class_names)
     if subset is None:
         check_classes(Path(config.checkpoint), data.class_names)
+        if config.teacher_weights and built.teacher.file and built.task.teacher.classifier:
+            check_classes(built.teacher.file, data.class_names, settings.teacher_flag)
     groups = _class_groups(tree, settings, config) if subset is None else {}
     images = f"{_images(data, config)} of the {data.split} split of {settings.dataset}"
     told = f", classes in groups: {', '.join(groups)}" if groups else ""
@@ -208,7 +210,7 @@ def _build(
             raise
         built = build(tree, dataclasses.replace(settings, teacher_weights=None), *shape, precision)
         return built, f"not evaluated, {absent}"
-    return built, built.teacher.loaded if built.teacher else ""
+    return built, built.teacher.describe_weights() if built.teacher else ""
 
 
 def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: World) -> list[tuple[ReadOut, int]]:

@@ -64,7 +64,7 @@ def plan_of(
 
 
 def _network(built: BuiltNetwork) -> str:
-    return f"{built.describe()}; {built.loaded}"
+    return f"{built.describe()}; {built.describe_weights()}"
 
 
 def _method(config: TrainConfig) -> str:

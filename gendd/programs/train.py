@@ -35,7 +35,7 @@ from gendd.programs.student_folder import StudentFolder
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges
-from gendd.runs import RunFolder, earlier_epochs, earlier_run, environment, run_path, saved_config
+from gendd.runs import RunFolder, check_classes, earlier_epochs, earlier_run, environment, run_path, saved_config
 from gendd.stopping import saying_where
 from gendd.teacher_cache import open_cache
 from gendd.training import Training
@@ -230,6 +230,7 @@ class TrainProgram:
         self._say(f"  images     {self.data.size} to train on, {held}")
         if passed_over := self.data.passed_over + self.evaluation.passed_over:
             self._say(f"  passed over beside them: {describe(passed_over)}")
+        self._check_teacher()
         if changed := self.run.check_data(self.data, self.evaluation):
             self._say(f"  evaluated on other images than so far: {changed}")
 
@@ -273,12 +274,25 @@ class TrainProgram:
             )
         return config
 
+    def _check_teacher(self) -> None:
+        """Refuse a teacher of other classes than the data's, or another one than the run began with."""
+        if not self.teacher:
+            return
+        if self.task.teacher.classifier and self.teacher.file:
+            check_classes(self.teacher.file, self.evaluation.class_names, self.config.teacher_flag)
+        self.run.check_teacher(self._weights_record())
+
+    def _weights_record(self) -> dict:
+        """The teacher's file and its checksum, if it is from one, and the checksum of the tensors."""
+        file, loaded = self.teacher.file, self.teacher.loaded
+        sums = {"sha256": checksum(file) if file else None, "tensors_sha256": self.teacher.checksum}
+        return {"weights": str(file or loaded), **sums}
+
     def _teacher_record(self) -> dict:
-        """The teacher's file, its checksum, and, if it classifies, its accuracy on the evaluation images, measured."""
+        """The teacher's weights, and, if it classifies, its accuracy on the evaluation images, measured."""
         if not self.teacher:
             return {}
-        file = self.teacher.file
-        record = {"weights": str(file or self.teacher.loaded), "sha256": checksum(file) if file else None}
+        record = self._weights_record()
         frozen = self.task.teacher
         record |= {"feature": frozen.kind, "width": frozen.width, "image_size": frozen.image_size}
         if not frozen.classifier:

@@ -54,14 +54,16 @@ class FinishedRun:
     def settings(self) -> dict:
         """All that the results follow from but for the seed: only where these agree may runs share a mean.
 
-        A teacher is told by its weights' checksum, the run that the student goes on from by its own settings.
+        A teacher is told by the checksum of its file or, without one, of its tensors; the run that the student goes on
+        from by its own settings.
         """
         told_otherwise = {*NOT_COMPARED, *FILES, *DATA, "seed"}
         settings = {name: value for name, value in self.config.items() if name not in told_otherwise}
         settings["data"] = data_label(self.config)
         settings |= {name: self.result[name] for name in ("precision", "processes", "split", "images")}
         settings |= {"name": self.name, "earlier_epochs": self.result["earlier_epochs"]}
-        settings["teacher_sha256"] = self.environment.get("teacher", {}).get("sha256")
+        teacher = self.environment.get("teacher", {})
+        settings["teacher_sha256"] = teacher.get("sha256") or teacher.get("tensors_sha256")
         settings["teacher_cache"] = bool(self.config["teacher_cache"])
         if self.earlier:
             return settings | {f"earlier {name}": value for name, value in self.earlier.settings.items()}
