@@ -106,8 +106,9 @@ def _open_data(
     subset = class_subset(Path(config.checkpoint), data.class_names)
     if subset is None:
         check_classes(Path(config.checkpoint), data.class_names)
-        if config.teacher_weights and built.teacher.file and built.task.teacher.classifier:
-            check_classes(built.teacher.file, data.class_names, settings.teacher_flag)
+        taught = built.teacher if config.teacher_weights else None
+        if taught and taught.file and built.task.teacher.classifier:
+            check_classes(taught.file, data.class_names, settings.teacher_flag)
     groups = _class_groups(tree, settings, config) if subset is None else {}
     images = f"{_images(data, config)} of the {data.split} split of {settings.dataset}"
     told = f", classes in groups: {', '.join(groups)}" if groups else ""

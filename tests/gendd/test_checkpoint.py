@@ -3,6 +3,7 @@
 import argparse
 import errno
 import io
+import math
 import os
 import pickle
 import tarfile
@@ -17,7 +18,7 @@ from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd import checkpoint, retry
-from gendd.checkpoint import backbone_weights, load_weights, read_weights
+from gendd.checkpoint import backbone_weights, checksum_of, load_weights, read_weights
 from gendd.errors import PassingFault, Refusal, UserError
 from gendd.head import SplitTokenHead
 from gendd.student import Student
@@ -164,15 +165,24 @@ def prefixed(prefix, tensors=WEIGHTS):
         prefixed("_orig_mod.module."),
         {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1, milestones=[150, 180], data="x")},
         {"model_state_dict": WEIGHTS, "epoch": 3},
+        {"net": prefixed("module."), "acc": 71.9, "scaler": {"scale": 2.0}},
+        {"my_student": WEIGHTS, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}},
     ],
-    ids=["plain", "model", "state_dict", "compiled", "wrapped", "wrapped twice", "namespace", "model_state_dict"],
+    ids=["plain", "model", "state_dict", "compiled", "wrapped", "wrapped twice", "namespace", "model_state_dict"]
+    + ["net", "only one"],
 )
 @pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
 def test_weights_are_found_in_every_container(content, write, tmp_path):
     assert_same(read_weights(written(tmp_path / "a.pth", write(content))), WEIGHTS)
 
 
-@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema"])
+def test_weights_under_two_unknown_keys_are_refused(tmp_path):
+    content = {"encoder": WEIGHTS, "momentum_encoder": WEIGHTS, "epoch": 3}
+    told = refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)))
+    assert "named tensors under encoder, momentum_encoder; save the state_dict of one alone" in told
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema", "ema_state_dict", "params_ema"])
 def test_averaged_weights_come_first_as_in_timm_and_are_named(average, tmp_path):
     raw = {name: value + 1 for name, value in WEIGHTS.items()}
     for content, note in (({"state_dict": raw, average: WEIGHTS}, f"averaged weights ({average})"),
@@ -400,6 +410,28 @@ def test_a_students_weights_for_another_class_count_are_refused_with_both():
 def test_weights_of_another_network_are_refused_even_as_a_part():
     message = refusal(load_weights, network(), WEIGHTS, "a.pth", allow_partial=True)
     assert "0 of 9" in message and "--allow-partial" not in message
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    weights = other_weights()
+    name = next(iter(weights))
+    weights[name] = torch.full_like(weights[name], value)
+    assert f"a.pth: {name} holds values that are not finite" in refusal(load_weights, network(), weights, "a.pth")
+
+
+def test_checksum_of_tensors_follows_from_all_but_their_order():
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
+    same = checksum_of(weights)
+    assert checksum_of(dict(reversed(weights.items()))) == same
+    for changes in (
+        {"b": torch.tensor(4)},
+        {"b": torch.tensor(3, dtype=torch.int32)},
+        {"a": torch.arange(6.0).view(3, 2)},
+        {"a": weights["a"].half()},
+        {"d": torch.tensor(3)},
+    ):
+        assert checksum_of(weights | changes) != same
 
 
 def test_checksum_is_sha256(tmp_path):

@@ -142,6 +142,18 @@ def test_another_teacher_shares_no_mean_but_the_same_from_elsewhere_does(tmp_pat
     assert [row["Settings that differ"] for row in rows] == ["teacher sha256 ab12", "teacher sha256 cd34"]
 
 
+@pytest.mark.parametrize(
+    ("sums", "rows"), [([None, None], 1), (["aa", "aa"], 1), (["aa", "bb"], 2)], ids=["old", "same", "other"]
+)
+def test_teachers_without_a_file_are_told_by_their_tensors(tmp_path, sums, rows):
+    runs = seeds_of(tmp_path, [50.0, 60.0])
+    for run, tensors in zip(runs, sums, strict=True):
+        environment = json.loads((run / "environment.json").read_text())
+        environment["teacher"] |= {"sha256": None} | ({"tensors_sha256": tensors} if tensors else {})
+        (run / "environment.json").write_text(json.dumps(environment))
+    assert len(grouped(finished_runs([str(run) for run in runs])[0])) == rows
+
+
 def test_another_stage_1_shares_no_mean(tmp_path):
     """Though its name and its epochs are the same."""
     runs = []

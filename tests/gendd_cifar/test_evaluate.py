@@ -402,6 +402,19 @@ def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
             main(command)
 
 
+@pytest.mark.parametrize("file", ["", "checkpoints/last.pt", "checkpoints/best.pt", "student.safetensors"])
+def test_a_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
+    weights = str(learned / file)
+    flags = ["--method", "kd", "--teacher", "toy:network", "--teacher-weights", weights, "--student", "toy:network"]
+    flags += [*COMMON, "--batch-size", "8", "--distill-warmup-epochs", "0", "--runs", str(tmp_path), "--dry-run"]
+    for name, classes in {"same": "abc", "renamed": "acd"}.items():
+        train([*flags, "--dataset", str(write_folder(tmp_path / name, classes))])
+        refusal = f"--teacher-weights {weights}: has learned other classes than the images to evaluate on are of; only"
+        assert (refusal in capsys.readouterr().out) == (name == "renamed")
+    with pytest.raises(UserError, match="only in one of them: b, d; name a data set with the same class folders"):
+        train([*flags[:-1], "--dataset", str(tmp_path / "renamed")])
+
+
 @pytest.mark.parametrize("names", ["[1, 2, 3]", "[[], {}, 1]", '{"a": 1}', "a"])
 def test_names_of_classes_in_files_of_others_that_are_none_are_not_compared(learned, tmp_path, names):
     tensors = safetensors.torch.load_file(learned / "student.safetensors")

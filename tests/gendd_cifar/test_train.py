@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+import toy
 from PIL import Image
 from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
@@ -217,6 +218,47 @@ def test_flags_beside_resume_that_would_make_it_another_run_are_refused(interrup
     message = str(refused.value)
     assert all(name in message for name in named) and "leave" in message and len(message.splitlines()) == 1
     assert contents(interrupted) == before
+
+
+def test_resume_refuses_changed_teacher(gendd, teacher, tmp_path, monkeypatch):
+    """Whatever holds it; a file that is written anew with the same tensors is the same teacher."""
+    file = tmp_path / "teacher.pth"
+    given = {
+        "file": ["--teacher-weights", str(file)],
+        "function": ["--teacher", "toy:own", "--teacher-weights", "random"],
+    }
+    content = torch.load(teacher / "checkpoints" / "last.pt", weights_only=True)
+    monkeypatch.setattr(toy, "bias", 0.0)
+    for kind, flags in given.items():
+        torch.save(content, file)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Training, "train_epoch", interrupt_after(Training.train_epoch, epoch=1))
+            gendd(*flags, "--name", kind)
+        record = next((tmp_path / "runs").rglob(f"{kind}/0/environment.json"))
+        assert len(json.loads(record.read_text())["teacher"]["tensors_sha256"]) == 64
+        changed = content["model"] | {"classifier.bias": content["model"]["classifier.bias"] + 1}
+        torch.save({"model": changed}, file)
+        monkeypatch.setattr(toy, "bias", 1.0)
+        with pytest.raises(UserError, match="holds a run of another teacher: .* had sha256 .*; give it the teacher"):
+            gendd(*flags, "--name", kind)
+        torch.save({"model": content["model"]}, file)
+        monkeypatch.setattr(toy, "bias", 0.0)
+        gendd(*flags, "--name", kind)
+        assert (record.parent / "result.json").exists()
+
+
+def test_resume_of_an_older_run_compares_what_it_noted(interrupted, gendd):
+    """Runs from before checksums of tensors noted that of the file, or none."""
+    environment = json.loads((interrupted / "environment.json").read_text())
+    del environment["teacher"]["tensors_sha256"]
+    known = environment["teacher"]["sha256"]
+    for noted in ("0" * 64, None):
+        environment["teacher"]["sha256"] = noted
+        (interrupted / "environment.json").write_text(json.dumps(environment))
+        if noted:
+            with pytest.raises(UserError, match=f"had sha256 {noted[:12]}, .* has {known[:12]}; give it"):
+                gendd(runs="parts")
+    assert (gendd(runs="parts") / "result.json").exists()
 
 
 def test_a_run_of_the_paper_is_not_resumed_as_another(gendd, monkeypatch):
