@@ -20,7 +20,4 @@
 #   GPUS, JOBS        so many runs at a time, as for sh/compare.sh, whose --on slurm goes here too
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-case ${1:-} in
-  guidance | sampling) exec "$python" -m gendd sampling "$1" "${2:-}" ${OUTPUT:+--output "$OUTPUT"} "${@:3}" ;;
-  *) exec "$python" -m gendd.programs.sweep "$@" ;;
-esac
+exec "$python" -m gendd ablate "$@"

@@ -20,4 +20,4 @@
 # sbatch reads SBATCH_PARTITION and the like); --on local tries that on this machine.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-exec "$python" -m gendd.programs.compare "$@"
+exec "$python" -m gendd compare "$@"

@@ -9,4 +9,5 @@
 # Paths count from the repository root.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
+export TREE=${TREE:-gendd_cifar}
 exec bash sh/launch.sh gendd evaluate "$@"

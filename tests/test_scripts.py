@@ -324,10 +324,10 @@ def test_evaluate_asks_the_run_for_its_tree(tmp_path, recorded):
 
 def test_ablation_starts_its_programs(recorded, tmp_path):
     assert recorded(f"bash sh/ablate.sh guidance {tmp_path} --images 9", OUTPUT="out") == [
-        ("gendd sampling", ["guidance", str(tmp_path), "--output", "out", "--images", "9"])
+        ("gendd ablate", ["guidance", str(tmp_path), "--images", "9"])
     ]
     assert recorded("bash sh/ablate.sh contraction sh/pair.sh --lr 1") == [
-        ("gendd.programs.sweep", ["contraction", "sh/pair.sh", "--lr", "1"])
+        ("gendd ablate", ["contraction", "sh/pair.sh", "--lr", "1"])
     ]
 
 
@@ -363,7 +363,7 @@ def project(tmp_path) -> Path:
 
 def test_compare_starts_its_program_from_any_folder(recorded):
     assert recorded('bash sh/compare.sh toys large small "kd dkd" 0 --epochs 2') == [
-        ("gendd.programs.compare", ["toys", "large", "small", "kd dkd", "0", "--epochs", "2"])
+        ("gendd compare", ["toys", "large", "small", "kd dkd", "0", "--epochs", "2"])
     ]
 
 

@@ -1,30 +1,38 @@
 """The compare program: trains methods with seeds, several at a time, then reports them all."""
 
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gendd.errors import UserError, naming, run_program
+from gendd.errors import UserError, naming
 from gendd.methods import get_method
 from gendd.programs.jobs import Job, all_runs, at_work, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
+from gendd.programs.tree import Tree
 from gendd.reporting.report import ReportConfig, write_report
 
-USAGE = 'bash sh/compare.sh DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
+USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
 # Their scripts begin with a stage 1 that they share: with one seed they take turns.
 TWO_STAGES = ("gendd", "regression")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def compare(tree: Tree, arguments: list[str]) -> None:
+    """The compare program, the same of both trees. Raises UserError, PassingFault: as `main`."""
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: python -m {tree.module} compare {USAGE}; sh/compare.sh explains them")
+        return
+    main(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Train, and report; what is done is not trained again, and a run that fails does not stop the others.
 
     Raises:
         UserError: a command that cannot work. PassingFault: some runs failed.
     """
-    words, plain = split_at_dashes(sys.argv[1:] if arguments is None else arguments)
+    words, plain = split_at_dashes(arguments)
     if len(words) < 5 if plain is None else len(words) != 2:
-        raise UserError(f"what is compared? {USAGE}")
+        raise UserError(f"what is compared? give {USAGE}")
     pair, (methods, seeds, *flags) = (words[:3], words[3:]) if plain is None else ([], words)
     place, flags = place_of(flags if plain is None else plain)
     commands = _scripts(methods.split(), pair, flags) if pair else _plain(methods.split(), flags)
@@ -72,7 +80,3 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
     raise UserError(
         f"METHODS {method}: neither {own} nor {baseline} is there; see ls sh/, or give flags instead of names: {USAGE}"
     )
-
-
-if __name__ == "__main__":
-    run_program(main)

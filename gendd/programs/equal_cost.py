@@ -49,7 +49,7 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: no run folder, a run without a head, or nothing to time.
     """
-    config = parse(EqualCostConfig, f"{tree.name} equal-cost", arguments)
+    config = parse(EqualCostConfig, f"{tree.module} equal-cost", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:

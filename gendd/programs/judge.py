@@ -82,7 +82,7 @@ class ZeroShotConfig(JudgeConfig):
 
 def knn(tree: Tree, arguments: list[str]) -> None:
     """The knn program of a tree. Raises UserError: no run, no labels, or too few images."""
-    config = parse(KnnConfig, f"{tree.name} knn", arguments)
+    config = parse(KnnConfig, f"{tree.module} knn", arguments)
 
     def judge(run: OpenedRun, world: World) -> dict[str, object]:
         train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
@@ -97,7 +97,7 @@ def knn(tree: Tree, arguments: list[str]) -> None:
 
 def probe(tree: Tree, arguments: list[str]) -> None:
     """The probe program of a tree. Raises UserError: no run, or no labels."""
-    config = parse(ProbeConfig, f"{tree.name} probe", arguments)
+    config = parse(ProbeConfig, f"{tree.module} probe", arguments)
 
     def judge(run: OpenedRun, world: World) -> dict[str, object]:
         train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
@@ -116,7 +116,7 @@ def probe(tree: Tree, arguments: list[str]) -> None:
 
 def zero_shot(tree: Tree, arguments: list[str]) -> None:
     """The zero-shot program of a tree. Raises UserError: no run, no labels, or vectors that do not fit."""
-    config = parse(ZeroShotConfig, f"{tree.name} zero-shot", arguments)
+    config = parse(ZeroShotConfig, f"{tree.module} zero-shot", arguments)
     if not config.class_vectors:
         raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy or safetensors)")
 

@@ -2,20 +2,42 @@
 
 import importlib
 import sys
+from typing import NamedTuple
 
 from gendd.errors import naming, unknown_name
 from gendd.programs.tree import Tree
 
-# Where each program lies, and what it does. A program is imported when it is asked for: some draw pictures.
+
+class Program(NamedTuple):
+    """Where a program is, and what it does. It is imported when it is asked for: some draw pictures.
+
+    Args:
+        own_flags: whether its flags differ between the trees.
+    """
+
+    module: str
+    function: str
+    help: str
+    own_flags: bool = False
+
+
 PROGRAMS = {
-    "train": ("gendd.programs.train", "train", "train a teacher, a student alone, or a student from a teacher"),
-    "evaluate": ("gendd.programs.evaluate", "evaluate_checkpoint", "measure a run or a checkpoint"),
-    "sampling": ("gendd.programs.sampling", "ablate_sampling", "what guidance or sampler make of a trained head"),
-    "knn": ("gendd.programs.judge", "knn", "judge a student's features by their nearest neighbors"),
-    "probe": ("gendd.programs.judge", "probe", "judge them by a linear classifier, fitted afterwards"),
-    "zero-shot": ("gendd.programs.judge", "zero_shot", "judge them by a vector for each class"),
-    "report": ("gendd.reporting.report", "report", "compare finished runs: tables and pictures"),
-    "equal-cost": ("gendd.programs.equal_cost", "equal_cost", "networks that cost as much as a student with its head"),
+    "train": Program(
+        "gendd.programs.train", "train", "train a teacher, a student alone, or a student from a teacher", own_flags=True
+    ),
+    "evaluate": Program(
+        "gendd.programs.evaluate", "evaluate_checkpoint", "measure a run or a checkpoint", own_flags=True
+    ),
+    "sampling": Program("gendd.programs.sampling", "ablate_sampling", "what guidance and sampler do to a trained head"),
+    "knn": Program("gendd.programs.judge", "knn", "judge a student's features by their nearest neighbors"),
+    "probe": Program("gendd.programs.judge", "probe", "judge them by a linear classifier, fitted afterwards"),
+    "zero-shot": Program("gendd.programs.judge", "zero_shot", "judge them by a vector for each class"),
+    "report": Program("gendd.reporting.report", "report", "compare finished runs: tables and pictures"),
+    "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, and report on all"),
+    "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then draw"),
+    "equal-cost": Program(
+        "gendd.programs.equal_cost", "equal_cost", "networks that cost as much as a student with its head"
+    ),
 }
 
 
@@ -27,11 +49,11 @@ def main(tree: Tree, arguments: list[str] | None = None) -> None:
     """
     name, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: python -m {tree.name} PROGRAM [flags]; PROGRAM --help tells its flags\n")
-        print("\n".join(f"  {program:<11} {help}" for program, (_, _, help) in PROGRAMS.items()))
+        print(f"usage: python -m {tree.module} PROGRAM [flags]; PROGRAM --help lists its flags\n")
+        print("\n".join(f"  {name:<11} {program.help}" for name, program in PROGRAMS.items()))
         return
     with naming("PROGRAM"):
         if name not in PROGRAMS:
             raise unknown_name(name, PROGRAMS)
-    module, function, _ = PROGRAMS[name]
-    getattr(importlib.import_module(module), function)(tree, flags)
+    program = PROGRAMS[name]
+    getattr(importlib.import_module(program.module), program.function)(tree, flags)

@@ -66,7 +66,7 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: no run folder, a run without a generative head, or data that is missing.
     """
-    config = parse(SamplingProgram, f"{tree.name} sampling", arguments)
+    config = parse(SamplingProgram, f"{tree.module} sampling", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:

@@ -2,14 +2,16 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gendd.errors import UserError, naming, run_program, unknown_name
+from gendd.errors import UserError, naming, unknown_name
 from gendd.programs.jobs import Folders, Job, all_runs, at_work, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
+from gendd.programs.sampling import VALUES as SAMPLED
+from gendd.programs.sampling import ablate_sampling
+from gendd.programs.tree import Tree
 from gendd.reporting.ablate import AblateConfig, draw
 
 # Each setting of the training, and its values; those of token-dim go on to the teacher's whole feature.
@@ -23,17 +25,33 @@ VALUES = {
 VARIANTS = {"repeats": {f"-{scheme}": ("--timesteps", scheme) for scheme in ("independent", "shared", "paired")}}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def ablate(tree: Tree, arguments: list[str]) -> None:
+    """The ablate program: a setting of the training by a script, or one of the sampling by a run.
+
+    Raises:
+        UserError, PassingFault: as `main` and `ablate_sampling`.
+    """
+    settings = "|".join((*VALUES, *SAMPLED))
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(f"usage: python -m {tree.module} ablate {settings} SCRIPT_OR_RUN [flags]; sh/ablate.sh explains them")
+    elif arguments and arguments[0] in SAMPLED:
+        output = os.environ.get("OUTPUT")
+        ablate_sampling(tree, [*arguments, *(("--output", output) if output else ())])
+    else:
+        main(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
     """Train, and draw; what is done is not trained again, and a run that fails does not stop the others.
 
     Raises:
         UserError: a command that cannot work. PassingFault: some runs failed.
     """
-    words, plain = split_at_dashes(sys.argv[1:] if arguments is None else arguments)
+    words, plain = split_at_dashes(arguments)
     setting, script, *flags = [*words, "", ""]
     with naming("SETTING"):
         if setting not in VALUES:
-            raise unknown_name(setting, (*VALUES, "guidance", "sampling"))
+            raise unknown_name(setting, (*VALUES, *SAMPLED))
     if plain is None and not Path(script).is_file():
         raise UserError(
             f"{setting}: which script trains the pair? {script or '(none given)'} is no file; name one, or give flags: "
@@ -80,7 +98,3 @@ def wider_tokens(narrowest: int, width: int) -> list[str]:
     """Token widths above the narrowest: its doubles that divide the feature's width, and the whole feature."""
     doubles = [narrowest << i for i in range(1, width.bit_length()) if narrowest << i < width]
     return [str(dim) for dim in doubles if width % dim == 0] + ([str(width)] if width > narrowest else [])
-
-
-if __name__ == "__main__":
-    run_program(main)

@@ -67,7 +67,7 @@ def train(tree: Tree, arguments: list[str]) -> None:
 
 def _usage(tree: Tree) -> str:
     methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
-    start = f"usage: python -m {tree.name} train"
+    start = f"usage: python -m {tree.module} train"
     return "\n".join([f"{start} METHOD [flags], or --resume RUN; METHOD --help tells its flags\n", *methods])
 
 
@@ -79,7 +79,7 @@ def configuration(tree: Tree, arguments: list[str]) -> TrainConfig:
     if run := finder.parse_known_args(flags)[0].resume:
         return _resumed(tree, RunFolder(Path(os.path.expanduser(run))), method, flags)
     if not method:
-        raise UserError(f"METHOD is missing: name it first, python -m {tree.name} train METHOD; {', '.join(METHODS)}")
+        raise UserError(f"METHOD is missing: name it first, python -m {tree.module} train METHOD; {', '.join(METHODS)}")
     with naming("METHOD"):
         kind = get_method(method)
     return tree.parse_train(flags, tree.train_config(method=kind()))

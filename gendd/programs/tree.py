@@ -28,6 +28,7 @@ class Tree:
         class_sizes: number of training images (C,) of each class; None if the training set is not there or has no
             labels.
         paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.
+        typed: module that the user named after python -m; the tree's own if empty.
     """
 
     name: str
@@ -40,17 +41,23 @@ class Tree:
     open_evaluation: Callable[..., EvaluationData]
     class_sizes: Callable[..., Tensor | None]
     paper: dict[str, object]
+    typed: str = ""
+
+    @property
+    def module(self) -> str:
+        """For usage lines and remedies."""
+        return self.typed or self.name
 
     def parse_train(self, arguments: list[str], default: TrainConfig) -> TrainConfig:
         """Command line to the configuration of a run; --paper has set its flags, unless it had in `default` already."""
-        config = parse(self.train_config, f"{self.name} train {default.method.name}", arguments, default)
+        config = parse(self.train_config, f"{self.module} train {default.method.name}", arguments, default)
         if not getattr(default.method, "paper", False):
             config = replace(config, method=self._in_protocol(config.method))
         return config.resolved()
 
     def parse_evaluate(self, arguments: list[str]) -> EvaluateConfig:
         """Command line to the configuration of an evaluation; --paper has set its flags."""
-        return self._in_protocol(parse(self.evaluate_config, f"{self.name} evaluate", arguments))
+        return self._in_protocol(parse(self.evaluate_config, f"{self.module} evaluate", arguments))
 
     def _in_protocol(self, options: Options) -> Options:
         """Options with the paper's protocol, where they ask for it."""

@@ -96,7 +96,7 @@ class ReportConfig:
 
 def report(tree: "Tree", arguments: list[str]) -> None:
     """The report program, the same of both trees. Raises UserError: as `write_report`."""
-    write_report(parse(ReportConfig, f"{tree.name} report", arguments))
+    write_report(parse(ReportConfig, f"{tree.module} report", arguments))
 
 
 def write_report(config: ReportConfig) -> None:

@@ -113,7 +113,7 @@ def test_one_stage_1_is_trained_at_a_time(comparison, monkeypatch):
 
 
 def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
-    command = [sys.executable, "-m", "gendd.programs.compare", *PAIR, "slow", "0"]
+    command = [sys.executable, "-m", "gendd", "compare", *PAIR, "slow", "0"]
     environment = {**os.environ, "CPU_PROCS": "1", "PYTHONPATH": str(Path(compare.__file__).parents[2])}
     with subprocess.Popen(command, cwd=comparison.project, env=environment) as process:
         for _ in range(1200):

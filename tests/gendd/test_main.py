@@ -47,9 +47,31 @@ def test_a_run_folder_knows_its_tree(tree, tmp_path, monkeypatch):
     assert tree_of(["sampling", "guidance", str(tmp_path), "--images", "9"]).name == tree
 
 
-def test_the_environment_names_the_tree_of_what_is_no_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+def test_a_program_with_flags_of_its_tree_asks_for_it(program, monkeypatch):
     monkeypatch.delenv("TREE", raising=False)
-    assert tree_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_cifar"
+    with pytest.raises(UserError) as refused:
+        tree_of([program, "kd", "--images", "some.pth"])
+    commands = f"python -m gendd_cifar {program} ... (small images) or python -m gendd_imagenet {program} ..."
+    assert f"PROGRAM {program}: no run folder" in str(refused.value) and commands in str(refused.value)
+
+
+@pytest.mark.parametrize("flags", [["--resume", "RUN"], ["--resume=RUN"]])
+def test_a_run_names_its_tree_in_any_flag(flags, tmp_path, monkeypatch):
+    monkeypatch.delenv("TREE", raising=False)
+    (tmp_path / "config.json").write_text('{"tree": "gendd_imagenet"}')
+    assert tree_of(["train", *(flag.replace("RUN", str(tmp_path)) for flag in flags)]).name == "gendd_imagenet"
+
+
+@pytest.mark.parametrize("program", [name for name, program in PROGRAMS.items() if not program.own_flags])
+def test_usage_names_the_module_that_was_typed(program, monkeypatch, capsys):
+    monkeypatch.delenv("TREE", raising=False)
+    with contextlib.suppress(SystemExit):
+        main(tree_of([program, "--help"]), [program, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m gendd {program} ")
+
+
+def test_the_environment_names_the_tree_of_what_is_no_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TREE", "gendd_imagenet")
     assert tree_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_imagenet"
     monkeypatch.setenv("TREE", "imagenet")
