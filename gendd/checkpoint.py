@@ -115,7 +115,19 @@ def _reason(error: BaseException) -> str:
 
 
 def read(path: Path) -> dict:
-    """Content of a checkpoint file: safetensors, or torch's format with tensors and plain values only.
+    """Return the content of a checkpoint file, as `read_any` does.
+
+    Raises:
+        Refusal: it holds something else than named values, too.
+    """
+    content = read_any(path)
+    if not isinstance(content, dict):
+        raise Refusal(f"{path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
+    return content
+
+
+def read_any(path: Path) -> object:
+    """Return the content of a file: safetensors, or torch's format with tensors and plain values only.
 
     Raises:
         Missing: no such file.
@@ -125,7 +137,7 @@ def read(path: Path) -> dict:
     if not path.is_file():
         raise Missing(f"{path}: no such file; check the path")
     try:
-        content = retried(lambda: _content(path), path)
+        return retried(lambda: _content(path), path)
     except (Refusal, PassingFault):
         raise
     except Exception as error:  # The readers raise almost anything at damaged files.
@@ -138,9 +150,6 @@ def read(path: Path) -> dict:
         # What torch says of an unsafe file is how to run it.
         reason = "" if unsafe else f" ({_reason(error)})"
         raise Refusal(f"{path}: truncated or no checkpoint{reason}; fetch or write it again") from error
-    if not isinstance(content, dict):
-        raise Refusal(f"{path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
-    return content
 
 
 def _content(path: Path) -> object:
@@ -287,7 +296,7 @@ def load_weights(
         "n of m tensors loaded", for the plan, with what was done to them.
 
     Raises:
-        Refusal: made for another class count, or tensors that do not fit and must.
+        Refusal: made for another class count, tensors that do not fit and must, or values that are not finite.
     """
     expected = module.state_dict()
     tensors, notes = of_one_network(expected, tensors, source)
@@ -328,8 +337,17 @@ def load_weights(
             f"{source}: {summary}: {'; '.join(problems[:4])}; give the network and class count it was trained "
             f"with{remedy}"
         )
+    if broken := [name for name, value in fitting.items() if not _is_finite(value)]:
+        raise Refusal(
+            f"{source}: {len(broken)} tensors hold values that are not finite, such as {broken[0]}; choose others"
+        )
     module.load_state_dict(fitting, strict=False)
     return summary
+
+
+def _is_finite(value: Tensor) -> bool:
+    # isfinite does not know the 8-bit formats.
+    return not value.is_floating_point() or value.itemsize == 1 or bool(value.isfinite().all())
 
 
 def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:

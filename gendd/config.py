@@ -6,7 +6,7 @@ what only its data has and to set its own defaults.
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
@@ -91,6 +91,9 @@ class DataConfig:
     """Folder of the teacher's features: computed once for `cached_views` views per image, then read in every epoch."""
     cached_views: int | None = None
     """Views per image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
+
+    # Fields that choose images of a data set, or put others in their place.
+    choices: ClassVar[tuple[str, ...]] = ("holdout",)
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,11 @@ class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
         """What `of` makes the configuration of again."""
         values = {name: getattr(self, name) for name in field_names(type(self))}
         return {**values, **dataclasses.asdict(self.method), "method": self.method.name}
+
+    def judged_on(self, dataset: str) -> Self:
+        """Return the configuration with another data set: all its training images, and its own test images."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self) if field.name in self.choices}
+        return self.of(**self.flat() | defaults | {"dataset": dataset})
 
     @property
     def teacher_flag(self) -> str:

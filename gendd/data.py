@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -84,9 +85,12 @@ class TrainingData(Protocol):
 class EvaluationData(Protocol):
     """Images to evaluate on, in the student's normalization, (B, 3, H, W) float32, and their classes (B,)."""
 
+    # None of images without labels.
     class_names: tuple[str | None, ...]
     image_size: int
     size: int
+    # The data set, as it is named on the command line.
+    dataset: str
     # Such as "test", or "validation" for a part held out of the training set.
     split: str
     normalize: "Normalize"
@@ -117,6 +121,11 @@ class Normalize:
 
     def __call__(self, images: Tensor) -> Tensor:
         return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)
+
+
+def described(data: EvaluationData) -> str:
+    """Return which images these are, such as "the test split of digits"."""
+    return data.dataset if Path(data.dataset).name == data.split else f"the {data.split} split of {data.dataset}"
 
 
 def identity(training: TrainingData, evaluation: EvaluationData) -> dict:

@@ -12,11 +12,10 @@ from torch import Tensor
 from gendd.distributed import World
 from gendd.networks import flops
 from gendd.randomness import generator
+from gendd.scores import MOST_CHANCE, NEIGHBORS, SCORED, neighbors_by_chance
 
 # (number of the batch, images, their labels, one or several each): the same however many processes share them.
 Batches = Iterable[tuple[int, Tensor, Tensor]]
-# Of an image that are compared, and of how many images at most.
-NEIGHBORS, SCORED = 10, 10_000
 # Of confidences, by which calibration is judged.
 BINS = 15
 
@@ -73,8 +72,8 @@ class CalibrationCounter:
         # Of each bin, the sum of hits less confidences; and of all, the number of images.
         self.gaps = torch.zeros(BINS + 1, dtype=torch.float64, device=device)
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
-        confidence, predicted = logits.double().softmax(-1).max(-1)
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        confidence, predicted = probabilities.double().max(-1)
         place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
         self.gaps.scatter_add_(0, place, (predicted == labels).double() - confidence)
         self.gaps[-1] += len(labels)
@@ -110,7 +109,7 @@ def evaluate(
             evaluator.update(*seen)
             counters[name].update(*seen)
             if calibrated:
-                gaps[name].update(*seen)
+                gaps[name].update(seen[0].double().softmax(-1), seen[1])
     results = {}
     for name, evaluator in evaluators.items():
         summary = evaluator.compute(distributed=world.size > 1)
@@ -153,15 +152,14 @@ def feature_scores(features: Tensor, target: Tensor) -> dict[str, float]:
     Returns:
         "cosine", mean over images; "r2", the share of the teacher's variance, of all dimensions together, that they
         explain; "neighbors", how many of an image's `NEIGHBORS` nearest others by the teacher's features, by cosine,
-        are among its nearest by these.
+        are among its nearest by these. It is left out where chance alone gives more than `MOST_CHANCE`.
     """
     cosine = torch.nn.functional.cosine_similarity(features, target).mean()
     variance = (target - target.mean(0)).square().sum()
     r2 = 1 - (features - target).square().sum() / variance.clamp(min=torch.finfo(variance.dtype).tiny)
-    count = min(NEIGHBORS, len(target) - 1)
     scores = {"cosine": cosine, "r2": r2}
-    if count > 0:
-        ours, theirs = (nearest(values[:SCORED], count) for values in (features, target))
+    if neighbors_by_chance(len(target)) <= MOST_CHANCE:
+        ours, theirs = (nearest(values[:SCORED], NEIGHBORS) for values in (features, target))
         scores["neighbors"] = (ours[:, :, None] == theirs[:, None, :]).any(1).float().mean()
     return {name: round(100 * value.item(), 4) for name, value in scores.items()}
 

@@ -21,10 +21,12 @@ VALIDATION = 0.1
 SGD_RATE, SGD_EPOCHS, SGD_BATCH, TEACHER_SHARE = 30.0, 100, 1024, 0.5
 
 
-def knn_logits(
+def knn_shares(
     train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBORS, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """Votes (M, C) of the k nearest training images by cosine s, each counting exp(s / temperature).
+    """Return each class's share (M, C) of the votes of the k nearest training images.
+
+    A vote of cosine s counts exp(s / temperature). The shares of an image sum to one.
 
     Args:
         train: (N, D) features; labels: (N,) classes; test: (M, D).
@@ -39,7 +41,8 @@ def knn_logits(
     for part in test.split(1024):
         alike, nearest = (part @ train.T).topk(k, dim=-1)
         weights = ((alike - alike[:, :1]) / temperature).exp()
-        votes.append(weights.new_zeros(len(part), num_classes).scatter_add_(1, labels[nearest], weights))
+        shares = weights / weights.sum(-1, keepdim=True)
+        votes.append(shares.new_zeros(len(part), num_classes).scatter_add_(1, labels[nearest], shares))
     return torch.cat(votes)
 
 
@@ -114,10 +117,14 @@ def zero_shot_logits(features: Tensor, vectors: Tensor, bias: Tensor | None = No
     """Likeness (M, C) of features (M, D) to a vector of each class (C, D): cosine, or dot product and bias.
 
     Raises:
-        Refusal: vectors of another width.
+        Refusal: vectors of another width, biases of another number, or values that are not finite.
     """
     if vectors.dim() != 2 or vectors.shape[1] != features.shape[1]:
         raise Refusal(f"holds vectors of shape {tuple(vectors.shape)}, the features have {features.shape[1]} numbers")
+    if bias is not None and bias.shape != vectors.shape[:1]:
+        raise Refusal(f"holds biases of shape {tuple(bias.shape)} for {len(vectors)} vectors; give one for each")
+    if not all(values.isfinite().all() for values in (vectors, bias) if values is not None):
+        raise Refusal("holds values that are not finite; write it again without NaN and infinity")
     if cosine:
         return F.normalize(features, dim=-1) @ F.normalize(vectors, dim=-1).T
     return F.linear(features, vectors, bias)

@@ -39,7 +39,7 @@ NOT_COMPARED = {
 # Before the names of read-outs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
 # What a run is judged by: its classes, or, without any, its features.
-SCORES = {"top1": "top-1", "cosine": "cosine (%)"}
+SCORES = {"top1": "top-1", "cosine": "cosine"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
@@ -163,13 +163,22 @@ class RunFolder:
         """The result in a line."""
         result = self.read("result.json")
         score = next(name for name in SCORES if name in result["best"])
-        scores = ", ".join(f"{name} {scored[score]:.2f}" for name, scored in result["last"].items())
+        scores = ", ".join(f"{name} {scored[score]:.2f} %" for name, scored in result["last"].items())
         best = result["best"]
         return (
             f"{SCORES[score]} after {result['epochs']} epochs on {result['images']} {result['split']} images: {scores} "
-            f"(best {best['read_out']} {best[score]:.2f} after epoch {best['epoch']}, chosen on {best['images']} "
+            f"(best {best['read_out']} {best[score]:.2f} % after epoch {best['epoch']}, chosen on {best['images']} "
             f"{best['split']} images)"
         )
+
+
+def progress(path: Path, epoch: int | None) -> str:
+    """Return after which epoch a run's checkpoint was saved, and that the run is unfinished; nothing of other files."""
+    run = RunFolder(path)
+    if epoch is None or not (path / "config.json").exists():
+        return ""
+    unfinished = "" if run.result.exists() else ": the run is unfinished"
+    return f", after epoch {epoch} of {run.read('config.json')['epochs']}{unfinished}"
 
 
 def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: str | None = None) -> None:

@@ -29,6 +29,13 @@ class Split:
     def __len__(self) -> int:
         raise NotImplementedError
 
+    @property
+    def known(self) -> Tensor:
+        """Which images (N,) bool have a label."""
+        if self.labels is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self.labels >= 0 if self.labels.dim() == 1 else (self.labels >= 0).any(1)
+
     def hold_out(self: AnySplit, share: float) -> tuple[AnySplit, AnySplit]:
         """The rest, and a random share.
 

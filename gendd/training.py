@@ -22,6 +22,7 @@ from gendd.progress import Progress, say
 from gendd.randomness import generator
 from gendd.reporting.metrics import MetricsWriter
 from gendd.runs import RunFolder
+from gendd.scores import in_percent, score_title
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,8 @@ def _as_line(values: dict) -> str:
     words = []
     for name, value in values.items():
         if isinstance(value, dict):
-            words.append(f"{name} " + " ".join(f"{key} {_rounded(number)}" for key, number in value.items()))
+            shown = (_shown(name, key, number, values.get("images", 0)) for key, number in value.items())
+            words.append(f"{name} {', '.join(shown)}")
         elif name == "waiting_for_data":
             words.append(f"waiting for data {value:.0%}")
         elif name == "images_per_second":
@@ -295,6 +297,11 @@ def _as_line(values: dict) -> str:
         else:
             words.append(f"{name} {_rounded(value)}")
     return "  ".join(words)
+
+
+def _shown(group: str, name: str, value, images: int) -> str:
+    percent = in_percent(group, name, value)
+    return f"{name} {_rounded(value)}" if percent is None else f"{score_title(name, images)} {percent:.2f} %"
 
 
 def _rounded(value) -> str:

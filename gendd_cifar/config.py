@@ -25,6 +25,8 @@ class SmallImages(DataConfig):
     hflip: Share = 0.5
     """Probability of a horizontal flip."""
 
+    choices = (*DataConfig.choices, "unlabeled_dir", "imbalance")
+
 
 @dataclass(frozen=True)
 class CifarTrainConfig(SmallImages, TrainConfig):

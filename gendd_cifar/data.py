@@ -65,14 +65,16 @@ def open_evaluation(
         source = replace(_read(config, "train", world), passed_over=Counter())
         if config.holdout:
             source = replace(source, images=source.images.hold_out(config.holdout)[0])
-        return EvaluationImages(source, "train", plan, normalize, world.device)
+        dataset = config.unlabeled_dir or config.dataset
+        return EvaluationImages(source, dataset, "train", plan, normalize, world.device)
     if not config.holdout:
-        return EvaluationImages(_read(config, "test", world), "test", plan, normalize, world.device)
+        source = _read(config, "test", world)
+        return EvaluationImages(source, config.dataset, "test", plan, normalize, world.device)
     source = _read(config, "train", world)
     _, held = source.images.hold_out(config.holdout)
     # What was passed over is told of the training images.
     source = replace(source, images=held, passed_over=Counter())
-    return EvaluationImages(source, "validation", plan, normalize, world.device)
+    return EvaluationImages(source, config.dataset, "validation", plan, normalize, world.device)
 
 
 def _read(config: CifarTrainConfig, split: str, world: World) -> Source:
@@ -178,8 +180,10 @@ class TrainingImages:
 class EvaluationImages:
     """A source as the evaluation wants it (`gendd.data.EvaluationData`)."""
 
-    def __init__(self, source: Source, split: str, plan: BatchPlan, normalize: Normalize, device: torch.device):
-        self.plan, self.normalize, self.split = plan, normalize, split
+    def __init__(
+        self, source: Source, dataset: str, split: str, plan: BatchPlan, normalize: Normalize, device: torch.device
+    ):
+        self.plan, self.normalize, self.dataset, self.split = plan, normalize, dataset, split
         self.class_names, self.passed_over = source.class_names, source.passed_over
         self.geometry = WHOLE_SQUARE
         images = source.images.in_evaluation_order()

@@ -15,7 +15,14 @@ from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.folders import RELEASE
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView
-from gendd_imagenet.sources import eval_folder, list_evaluation, list_training, summarize
+from gendd_imagenet.sources import (
+    eval_flag,
+    eval_folder,
+    list_evaluation,
+    list_training,
+    refuse_unlabeled,
+    summarize,
+)
 
 # Images that are decoded of each listing, evenly spread, and of each shard, its first ones.
 DECODED, DECODED_OF_SHARD = 1000, 10
@@ -32,6 +39,8 @@ def check_data(config: ImageNetTrainConfig) -> None:
         raise UserError("; ".join(summary.missing))
     view = EvalView(config.image_size, config.crop_pct, config.interpolation)
     evaluation = None if config.image_folder and not config.eval_dataset else list_evaluation(config)
+    if evaluation and not config.image_folder:
+        refuse_unlabeled(evaluation, eval_flag(config), config.eval_dataset or config.dataset)
     if shards.is_shards(config.dataset):
         problems = list(_check_shards(config.dataset, view))
     else:
@@ -56,9 +65,11 @@ def check_data(config: ImageNetTrainConfig) -> None:
 
 def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[str]:
     sizes = "without labels"
-    if listing.labels is not None:
+    known = int(listing.known.sum())
+    if known:
         counts = listing.class_counts(len(listing.classes))
         sizes = f"{len(counts)} classes of {counts.min()} to {counts.max()}"
+        sizes += f", {len(listing) - known} without a label" if known < len(listing) else ""
     sample = torch.linspace(0, len(listing) - 1, min(DECODED, len(listing))).long()
     print(f"{listing.root}: {len(listing)} images {role}, {sizes}; {len(sample)} of them decoded")
     if listing.passed_over:

@@ -7,6 +7,7 @@ import tyro
 
 from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig
 from gendd.errors import UserError
+from gendd.methods.base import FEATURES_ALONE
 from gendd.ranges import Amount, Count, CountOrNone, Decay, PixelCount, Positive, Range, Share
 from gendd_imagenet.hub_images import is_hub
 from gendd_imagenet.shards import is_shards
@@ -23,8 +24,8 @@ class Photographs(DataConfig):
     a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http; or hfds/OWNER/NAME."""
     image_folder: Annotated[str | None, tyro.conf.arg(name="images")] = None
     """Folder of any images, shards, or hfds/OWNER/NAME, in place of a data set: they are learned from without a label,
-    a class or an evaluation set. A share is held out (`holdout`; 2 %, 10 to 1,000 images, if not given), on which the
-    features are compared with the teacher's."""
+    a class or an evaluation set. A share is held out (`holdout`; if not given 2 %, but at least 50 images or a tenth,
+    and at most 1,000), on which the features are compared with the teacher's."""
     train_list: str | None = None
     """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
     eval_dataset: str | None = None
@@ -57,6 +58,8 @@ class Photographs(DataConfig):
     """Share of the image's shorter side that evaluation looks at, in its center."""
     workers: CountOrNone = 8
     """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
+
+    choices = (*DataConfig.choices, "image_folder", "train_list", "eval_dataset", "eval_list")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,12 @@ class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
 
     def check(self) -> None:
         super().check()
+        method = self.method
+        if self.image_folder and method.needs_teacher and method.unlabeled and method.needs_classifier(self):
+            raise UserError(
+                f"--images {self.image_folder}: has no classes for a teacher's classifier, from which {method.name} "
+                f"learns; {FEATURES_ALONE}"
+            )
         for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
             if getattr(self, name) and is_hub(dataset):
                 raise UserError(

@@ -26,16 +26,19 @@ from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.sources import (
+    eval_flag,
     eval_folder,
     eval_split,
     has_training_labels,
     held_share,
     list_evaluation,
     list_training,
+    refuse_unlabeled,
 )
 
 # Training goes on without broken images up to this share of those read, or this number if it is more.
 BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
+WITHOUT_LABEL = "without a label"
 
 
 def open_training(
@@ -65,17 +68,30 @@ def open_evaluation(
     normalize = Normalize.of(network, world.device)
     held = config.holdout or (config.image_folder and not config.eval_dataset)
     if of_training or held:
-        listing, split = list_training(config), "train" if of_training else "validation"
+        flag, dataset, split = "--dataset", config.dataset, "train" if of_training else "validation"
+        listing = list_training(config)
         if held:
             listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
         # What was passed over is told of the training images.
-        return EvaluationPhotos(config, replace(listing, passed_over=Counter()), split, plan, world, normalize)
-    listing = list_evaluation(config)
-    if config.eval_list and world.is_first and isinstance(listing, Listing):
-        with naming("--eval-list"):
-            refuse_absent(config.eval_list, listing)
-    split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
-    return EvaluationPhotos(config, listing, split, plan, world, normalize)
+        listing = replace(listing, passed_over=Counter())
+    else:
+        flag, dataset, listing = eval_flag(config), config.eval_dataset or config.dataset, list_evaluation(config)
+        if config.eval_list and world.is_first and isinstance(listing, Listing):
+            with naming("--eval-list"):
+                refuse_absent(config.eval_list, listing)
+        split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
+    if not (of_training or config.image_folder):
+        refuse_unlabeled(listing, flag, dataset)
+    if listing.known.any():
+        listing = _with_label(listing)
+    return EvaluationPhotos(config, listing, dataset, split, plan, world, normalize)
+
+
+def _with_label(listing: AnyListing) -> AnyListing:
+    """Return the images that have a label; the others count as passed over."""
+    known = listing.known
+    lacking = Counter({WITHOUT_LABEL: int((~known).sum())})
+    return replace(listing.select(known), passed_over=listing.passed_over + lacking)
 
 
 class TrainingPhotos:
@@ -244,12 +260,14 @@ class EvaluationPhotos:
         self,
         config: ImageNetTrainConfig,
         listing: AnyListing,
+        dataset: str,
         split: str,
         plan: BatchPlan,
         world: World,
         normalize: Normalize,
     ):
-        self.plan, self.normalize, self.device, self.split = plan, normalize, world.device, split
+        self.plan, self.normalize, self.device = plan, normalize, world.device
+        self.dataset, self.split = dataset, split
         self.image_size, self.workers = config.image_size, min(config.workers, usable_cores())
         self.view = EvalView(config.image_size, config.crop_pct, config.interpolation)
         self.geometry = {
@@ -258,10 +276,10 @@ class EvaluationPhotos:
             "crop_mode": "center",
         }
         self.passed_over = listing.passed_over
+        self.class_names = (listing.classes or ()) if listing.known.any() else ()
         if listing.labels is None:
             listing = listing.with_labels(torch.full((len(listing),), -1))
         self.listing, self.size = listing.in_evaluation_order(), len(listing)
-        self.class_names = listing.classes or ()
 
     def batches(self, limit: int = 0) -> Batches:
         size = min(limit or self.size, self.size)

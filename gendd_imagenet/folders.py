@@ -127,18 +127,27 @@ def list_reassessed(file: str, root: Path, split: str) -> Listing:
     form = f"it needs a list of classes for each image of {split}/, such as ILSVRC2012_val_00000001.JPEG, by its number"
     try:
         reassessed = json.loads(retried(Path(file).read_text, file))
-        found = [torch.tensor([int(label) for label in labels], dtype=torch.int64) for labels in reassessed]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise Refusal(f"{file}: cannot be read ({error}); {form}") from error
+    if not (isinstance(reassessed, list) and all(map(_are_classes, reassessed))):
+        raise Refusal(f"{file}: holds something else than lists of classes from 0 on; {form}")
+    found = [torch.tensor(labels, dtype=torch.int64) for labels in reassessed]
     listing = list_class_folders(root, split)
     numbers = [re.search(rb"_(\d+)\.[^./]*$", name) for name in listing.names.tolist()]
     rows = [int(number[1]) - 1 if number else -1 for number in numbers]
     if not all(0 <= row < len(found) for row in rows):
         raise Refusal(f"{file}: has {len(found)} entries, none for some of the {len(rows)} images of {root}; {form}")
+    if len(set(rows)) < len(rows):
+        number, images = Counter(rows).most_common(1)[0]
+        raise Refusal(f"{file}: {images} images of {root} have the number {number + 1}; {form}")
     labels = torch.nn.utils.rnn.pad_sequence([found[row] for row in rows], batch_first=True, padding_value=-1)
     if labels.numel() and labels.max() >= len(listing.classes):
         raise Refusal(f"{file}: has a class {labels.max()} of {len(listing.classes)}, which count from 0; {form}")
     return listing.with_labels(labels).select((labels >= 0).any(1))
+
+
+def _are_classes(labels: object) -> bool:
+    return isinstance(labels, list) and all(type(label) is int and label >= 0 for label in labels)
 
 
 def list_unlabeled(root: Path) -> Listing:

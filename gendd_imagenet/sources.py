@@ -20,8 +20,8 @@ from gendd_imagenet.folders import (
 )
 from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub, list_hub
 
-# What is held out of --images: a share, and least and most images.
-HELD_SHARE, LEAST_HELD, MOST_HELD = 0.02, 10, 1000
+# What is held out of --images: a share of them, and least and most images. The least are a tenth at most.
+HELD_SHARE, LEAST_HELD, MOST_HELD, LARGEST_SHARE = 0.02, 50, 1000, 0.1
 
 
 def folder_of(name: str, config: ImageNetTrainConfig) -> Path:
@@ -39,7 +39,8 @@ def class_count(folder: Path) -> int:
     return max(len(class_names(folder / split)) for split in ("train", *EVAL_SPLITS))
 
 
-def _eval_flag(config: ImageNetTrainConfig) -> str:
+def eval_flag(config: ImageNetTrainConfig) -> str:
+    """The flag that names the evaluation images."""
     return "--eval-dataset" if config.eval_dataset else "--dataset"
 
 
@@ -51,7 +52,8 @@ def held_share(config: ImageNetTrainConfig, images: int) -> float:
     """Share of so many training images that is held out to evaluate on; 0 where others are."""
     if config.holdout or not config.image_folder or config.eval_dataset:
         return config.holdout
-    return min(max(HELD_SHARE * images, LEAST_HELD), MOST_HELD, images) / images
+    least = min(LEAST_HELD, max(LARGEST_SHARE * images, 1))
+    return min(max(HELD_SHARE * images, least), MOST_HELD) / images
 
 
 def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
@@ -61,7 +63,7 @@ def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
         UserError: they are not there.
     """
     if is_hub(name := config.eval_dataset or config.dataset):
-        with naming(_eval_flag(config)):
+        with naming(eval_flag(config)):
             return _hub(name, hub_images.EVALUATION, labeled=not config.image_folder)
     folder = eval_folder(config)
     if config.image_folder:
@@ -73,9 +75,19 @@ def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
                 return list_reassessed(config.eval_list, folder, eval_split(folder))
             return list_file(config.eval_list, folder, class_count(folder))
     if not (folder / eval_split(folder)).is_dir():
-        raise UserError(_absent(config, _eval_flag(config), folder))
-    with naming(_eval_flag(config)):
+        raise UserError(_absent(config, eval_flag(config), folder))
+    with naming(eval_flag(config)):
         return list_class_folders(folder, eval_split(folder))
+
+
+def refuse_unlabeled(evaluation: AnyListing, flag: str, dataset: str) -> None:
+    """Refuse images to evaluate on of which none has a label.
+
+    Raises:
+        UserError: it names the data set, by the flag that gave it.
+    """
+    if not evaluation.known.any():
+        raise UserError(f"{flag} {dataset}: no image to evaluate on has a label; name images with labels")
 
 
 def has_training_labels(config: ImageNetTrainConfig) -> bool:
@@ -83,7 +95,7 @@ def has_training_labels(config: ImageNetTrainConfig) -> bool:
     if config.image_folder or shards.is_shards(config.dataset):
         return False
     if is_hub(config.dataset):
-        return list_training(config).labels is not None
+        return bool(list_training(config).known.any())
     return bool(config.train_list or class_names(folder_of(config.dataset, config) / "train"))
 
 
@@ -159,7 +171,7 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
         return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, _details(config, listing.root))
     folder = eval_folder(config)
     if not (folder.is_dir() if config.eval_list else class_names(folder / eval_split(folder))):
-        missing.append(_absent(config, _eval_flag(config), folder))
+        missing.append(_absent(config, eval_flag(config), folder))
     count = class_count(folder)
     if config.eval_list and Path(config.eval_list).is_file():
         count = len(list_evaluation(config).classes)

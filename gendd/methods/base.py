@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from gendd.config import TrainConfig
 
 
+# What learns from a teacher that classifies nothing.
+FEATURES_ALONE = "its feature alone is learned by gendd and regression with --contraction 0, by feature, srd and vkd"
+
+
 @dataclass(frozen=True)
 class Method:
     """A way to train a network. Its fields are its options: their docstrings are the help, their types the ranges.

@@ -14,7 +14,7 @@ from gendd.config import TrainConfig
 from gendd.errors import Absent, Missing, UserError, naming
 from gendd.evaluation import ReadOut
 from gendd.foundation import is_foundation
-from gendd.methods.base import Task, TaskContext
+from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
 from gendd.networks import (
     Names,
     as_flops,
@@ -151,8 +151,6 @@ class Teacher:
 
 # Features that the teacher's classifier reads.
 READABLE = ("auto", "pooled")
-# What learns from a teacher that classifies nothing.
-FEATURES_ALONE = "its feature alone is learned by gendd and regression with --contraction 0, by feature, srd and vkd"
 
 
 def _refuse_classless(config: TrainConfig, own: int, num_classes: int, found: Found | None) -> None:

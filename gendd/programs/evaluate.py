@@ -1,8 +1,6 @@
 """The evaluate program of both trees: accuracy, size and measured speed of the teacher and of every read-out."""
 
 import dataclasses
-import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,17 +9,15 @@ from torch import Tensor, nn
 
 from gendd.checkpoint import (
     Tensors,
-    check_writable,
     checksum,
     load_weights,
     read,
     reported_weights,
     weights_file,
     weights_in,
-    write_whole,
 )
 from gendd.config import EvaluateConfig, TrainConfig
-from gendd.data import EvaluationData
+from gendd.data import EvaluationData, described
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import Absent, UserError, naming
 from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
@@ -29,6 +25,7 @@ from gendd.methods import METHODS, Method
 from gendd.methods.options import SamplingOptions
 from gendd.networks import parameter_count
 from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
+from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import field_names, flag
@@ -39,12 +36,12 @@ from gendd.runs import (
     class_subset,
     environment,
     learned_classes,
+    progress,
     saved_config,
 )
+from gendd.scores import PERCENT, score_title
 
 RATES = ("median", "min", "max")
-TITLES = {"top1": "top-1", "top5": "top-5", "ece": "ECE", "r2": "R2"}
-ELSEWHERE = "name another place for the figures: --json FILE"
 
 
 def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
@@ -56,10 +53,10 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
     config = tree.parse_evaluate(arguments)
     config.check()
     with join_world() as world:
-        file, figures = _file(config), _figures(config)
-        if figures and world.is_first:
-            check_writable(figures, ELSEWHERE)
-        settings, tensors = _read(tree, config, file)
+        file = _file(config)
+        if world.is_first:
+            _figures(config)
+        settings, tensors, epoch = _read(tree, config, file)
         if isinstance(settings.method, SamplingOptions):
             settings.method.check_sampling()
         summary = tree.summarize(settings)
@@ -76,12 +73,14 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
         else:
             missing, loaded = [*missing, f"checkpoint {config.checkpoint}: no such file"], "nothing loaded"
         if world.is_first:
-            print(f"checkpoint  {config.checkpoint}: {loaded}, {settings.weights} weights")
+            reached = progress(Path(config.checkpoint), epoch)
+            print(f"checkpoint  {config.checkpoint}: {loaded}, {settings.weights} weights{reached}")
             print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
             if built.task.head is not None and built.task.head.draws_features:
-                print(f"protocol    {tree.protocol(settings.method)}", flush=True)
+                of_run = Path(config.checkpoint).is_dir()
+                print(f"protocol    {tree.protocol(settings.method, of_run)}", flush=True)
         if config.dry_run:
             if not summary.missing:
                 with noting(missing):
@@ -90,11 +89,13 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
                 print(list_missing(missing))
             return
         data, groups = _open_data(tree, settings, config, built, world)
+        figures = _figures(config, *_other_data(tree, config, settings, data)) if world.is_first else None
         rows = _measure(built, model, data, groups, settings, config, world)
         if world.is_first:
-            _print(rows, list(groups), settings, world)
-        if world.is_first and figures:
-            _write(figures, rows, data, settings, config, world)
+            _print(rows, list(groups), _images(data, config), settings, world)
+        if figures:
+            print()
+            write_figures(figures, _content(rows, data, settings, config, epoch, world))
 
 
 def _open_data(
@@ -110,7 +111,7 @@ def _open_data(
         if taught and taught.file and built.task.teacher.classifier:
             check_classes(taught.file, data.class_names, settings.teacher_flag)
     groups = _class_groups(tree, settings, config) if subset is None else {}
-    images = f"{_images(data, config)} of the {data.split} split of {settings.dataset}"
+    images = f"{_images(data, config)} of {described(data)}"
     told = f", classes in groups: {', '.join(groups)}" if groups else ""
     told += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
     if world.is_first:
@@ -136,21 +137,28 @@ def _file(config: EvaluateConfig) -> Path:
     return RunFolder(path).best if config.best and path.is_dir() else weights_file(path)
 
 
-def _figures(config: EvaluateConfig) -> Path | None:
-    """The file for the figures; of a checkpoint file there is none unless it is given."""
+def _figures(config: EvaluateConfig, *differing: str) -> Path | None:
+    """Return the file for the figures; of a checkpoint file there is none unless it is given."""
     path = Path(config.checkpoint)
-    return Path(config.json) if config.json else path / "evaluation.json" if path.is_dir() else None
+    return figures_file(config.json, path, "evaluation", *differing) if config.json or path.is_dir() else None
 
 
-def _read(tree: Tree, config: EvaluateConfig, file: Path) -> tuple[TrainConfig, Tensors]:
-    """The training configuration of what is evaluated, and its tensors; none in a dry run without the file."""
+def _other_data(tree: Tree, config: EvaluateConfig, settings: TrainConfig, data: EvaluationData) -> list[str]:
+    path = Path(config.checkpoint)
+    return (
+        other_data(saved_config(path, tree.train_config), settings, data.dataset, data.split) if path.is_dir() else []
+    )
+
+
+def _read(tree: Tree, config: EvaluateConfig, file: Path) -> tuple[TrainConfig, Tensors, int | None]:
+    """The training configuration of what is evaluated, its tensors and epoch; none in a dry run without the file."""
     if config.dry_run and not file.exists():
-        return _settings(tree, config, {}), {}
+        return _settings(tree, config, {}), {}, None
     with naming("checkpoint"):
         content = read(file)
         weights = config.weights or reported_weights(content)
         tensors = weights_in(content, config.checkpoint, weights)
-    return dataclasses.replace(_settings(tree, config, tensors), weights=weights), tensors
+    return dataclasses.replace(_settings(tree, config, tensors), weights=weights), tensors, content.get("epoch")
 
 
 def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConfig:
@@ -168,7 +176,10 @@ def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConf
     # that the run allowed is allowed again; None says that this program cannot be asked for more.
     allowed = settings.allow_partial or None
     own = {"student_weights": None, "after": None, "allow_partial": allowed}
-    return tree.train_config.of(**settings.flat() | _given(config, settings) | own)
+    given = _given(config, settings)
+    if config.dataset and learned_classes(path):
+        settings = settings.judged_on(config.dataset)
+    return tree.train_config.of(**settings.flat() | given | own)
 
 
 def _given(config: EvaluateConfig, settings: TrainConfig) -> dict:
@@ -257,13 +268,14 @@ def _measure(
     return rows
 
 
-def _print(rows: list[dict], groups: list[str], settings: TrainConfig, world: World) -> None:
+def _print(rows: list[dict], groups: list[str], images: int, settings: TrainConfig, world: World) -> None:
     if sampling := settings.method.sampling():
         told = ", ".join(f"{name} {value}" for name, value in sampling.items())
         print(f"sampling    {told}, seed {settings.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
-    names = [name for name in (*SCORES, *groups, "top5", "ece", "r2", "neighbors") if any(name in row for row in rows)]
-    columns = ["read-out", *(f"{TITLES.get(name, name)} %" for name in names), "parameters", "MFLOPs per image"]
+    ordered = (*SCORES, *groups, *PERCENT)
+    names = [name for name in dict.fromkeys(ordered) if any(name in row for row in rows)]
+    columns = ["read-out", *(f"{score_title(name, images)} %" for name in names), "parameters", "MFLOPs per image"]
     columns.append("images/s per process: median (min-max)")
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
@@ -279,12 +291,22 @@ def _images(data: EvaluationData, config: EvaluateConfig) -> int:
     return min(config.images or data.size, data.size)
 
 
-def _write(
-    file: Path, rows: list[dict], data: EvaluationData, settings: TrainConfig, config: EvaluateConfig, world: World
-) -> None:
-    content = {
-        "checkpoint": {"file": str(_file(config)), "sha256": checksum(_file(config)), "weights": settings.weights},
-        "dataset": settings.dataset,
+def _content(
+    rows: list[dict],
+    data: EvaluationData,
+    settings: TrainConfig,
+    config: EvaluateConfig,
+    epoch: int | None,
+    world: World,
+) -> dict:
+    return {
+        "checkpoint": {
+            "file": str(_file(config)),
+            "sha256": checksum(_file(config)),
+            "weights": settings.weights,
+            "epoch": epoch,
+        },
+        "dataset": data.dataset,
         "split": data.split,
         "images": _images(data, config),
         "sampling": settings.method.sampling(),
@@ -293,10 +315,3 @@ def _write(
         **environment(world),
         "read_outs": rows,
     }
-    write_whole(
-        file,
-        lambda stream: stream.write((json.dumps(content, indent=2) + "\n").encode()),
-        ending=f".{os.getpid()}.tmp",
-        remedy=f"the table above holds the figures; {ELSEWHERE}",
-    )
-    print(f"\nfigures in {file}")

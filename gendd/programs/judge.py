@@ -1,36 +1,38 @@
 """The programs that judge a trained student by its features, whatever it was trained for: knn, probe, zero-shot."""
 
-import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import safetensors.torch
 import torch
 import tyro
 from torch import Tensor
 
-from gendd.checkpoint import is_safetensors, write_whole
+from gendd.checkpoint import read_any
 from gendd.command_line import parse
+from gendd.data import refuse_other_classes
 from gendd.distributed import World, first_alone
 from gendd.errors import Refusal, UserError, naming
-from gendd.evaluation import CalibrationCounter
+from gendd.evaluation import CalibrationCounter, one_label
 from gendd.judging import (
     NEIGHBORS,
     TEACHER_SHARE,
     TEMPERATURE,
     fit_by_lbfgs,
     fit_by_sgd,
-    knn_logits,
+    knn_shares,
     zero_shot_logits,
 )
+from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.judged_features import Judged, judged_features
 from gendd.programs.open_run import OpenedRun, open_run
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import Count, Positive, check_ranges
-from gendd.runs import environment
+from gendd.runs import environment, progress, saved_config
+from gendd.scores import PERCENT
 
 Which = Literal["backbone", "generated"]
 
@@ -46,7 +48,8 @@ class JudgeConfig:
     features: Which = "backbone"
     """Which features are judged: the plain student's, or those that its head generates."""
     json: str | None = None
-    """File for the figures; <program>.json in the run folder if not given."""
+    """File for the figures; <program>.json in the run folder if not given, with the data set's and the features' name
+    where they are not the usual ones."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +78,55 @@ class ZeroShotConfig(JudgeConfig):
     features: Which = "generated"
     """Which features are judged: those that the head generates, or the plain student's."""
     class_vectors: str | None = None
-    """File of a matrix, a row for each class in order: .npy, or safetensors with "weight" (and "bias")."""
+    """File of a matrix, a row for each class in order: .npy, a tensor in .pt, or "weight" (and "bias") in .pt or
+    safetensors."""
     likeness: Literal["cosine", "dot"] = "cosine"
     """What a class is chosen by: cosine, or dot product (and bias, as a linear classifier)."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a program found.
+
+    Args:
+        settings: that the figures depend on.
+        test: N images.
+        scores: (N, C), the higher the likelier the class.
+        probabilities: (N, C), or None where the scores state none.
+    """
+
+    settings: Mapping[str, object]
+    test: Judged
+    scores: Tensor
+    probabilities: Tensor | None
+
+    def figures(self) -> dict[str, float]:
+        """Return top-1, top-5 and, of probabilities, the expected calibration error, in percent."""
+        labels, device = one_label(self.scores, self.test.labels), self.scores.device
+        hits = self.scores.topk(min(5, self.scores.shape[1]), dim=-1).indices == labels[:, None]
+        if self.probabilities is not None:
+            # Among classes without a single vote, the order is arbitrary.
+            hits &= self.probabilities.gather(1, labels[:, None]) > 0
+        top1, top5 = (100 * values.double().mean().item() for values in (hits[:, 0], hits.any(-1)))
+        found = {"images": len(labels), "top1": round(top1, 4), "top5": round(top5, 4)}
+        if self.probabilities is None:
+            return found
+        counter = CalibrationCounter(device)
+        counter.update(self.probabilities, labels)
+        return {**found, "ece": counter.compute(World(0, 1, 0, device))}
 
 
 def knn(tree: Tree, arguments: list[str]) -> None:
     """The knn program of a tree. Raises UserError: no run, no labels, or too few images."""
     config = parse(KnnConfig, f"{tree.module} knn", arguments)
 
-    def judge(run: OpenedRun, world: World) -> dict[str, object]:
-        train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
+    def judge(run: OpenedRun, world: World) -> Judgement:
+        train, test = _train_and_test(tree, run, config, world)
         with naming("--k"):
             known = train.features, train.labels
-            logits = knn_logits(*known, test.features, len(test.class_names), config.k, config.temperature)
+            shares = knn_shares(*known, test.features, len(test.class_names), config.k, config.temperature)
         settings = {"k": config.k, "temperature": config.temperature, "training images": len(train.labels)}
-        return {**settings, **_scores(logits, test.labels)}
+        return Judgement(settings, test, shares, shares)
 
     _run(tree, config, "knn", judge)
 
@@ -99,8 +135,8 @@ def probe(tree: Tree, arguments: list[str]) -> None:
     """The probe program of a tree. Raises UserError: no run, or no labels."""
     config = parse(ProbeConfig, f"{tree.module} probe", arguments)
 
-    def judge(run: OpenedRun, world: World) -> dict[str, object]:
-        train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
+    def judge(run: OpenedRun, world: World) -> Judgement:
+        train, test = _train_and_test(tree, run, config, world)
         classes = len(test.class_names)
         found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
         with torch.enable_grad():
@@ -109,7 +145,8 @@ def probe(tree: Tree, arguments: list[str]) -> None:
             else:
                 targets = _sgd_targets(tree, run, config, world, train.labels, classes)
                 fitted = fit_by_sgd(train.features, targets, classes)
-        return {**found, **_scores(fitted(test.features), test.labels)}
+        logits = fitted(test.features)
+        return Judgement(found, test, logits, logits.double().softmax(-1))
 
     _run(tree, config, "probe", judge)
 
@@ -118,9 +155,9 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
     """The zero-shot program of a tree. Raises UserError: no run, no labels, or vectors that do not fit."""
     config = parse(ZeroShotConfig, f"{tree.module} zero-shot", arguments)
     if not config.class_vectors:
-        raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy or safetensors)")
+        raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy, .pt, safetensors)")
 
-    def judge(run: OpenedRun, world: World) -> dict[str, object]:
+    def judge(run: OpenedRun, world: World) -> Judgement:
         vectors, bias = _class_vectors(config.class_vectors, world)
         test = _features(tree, run, config, world)
         if len(vectors) != len(test.class_names):
@@ -130,33 +167,52 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
             )
         with naming(f"--class-vectors {config.class_vectors}:"):
             logits = zero_shot_logits(test.features, vectors, bias, config.likeness == "cosine")
-        return {"class vectors": config.class_vectors, "likeness": config.likeness, **_scores(logits, test.labels)}
+        # A cosine states no probability.
+        probabilities = logits.double().softmax(-1) if config.likeness == "dot" else None
+        settings = {"class vectors": config.class_vectors, "likeness": config.likeness}
+        return Judgement(settings, test, logits, probabilities)
 
     _run(tree, config, "zero-shot", judge)
 
 
-def _run(tree: Tree, config: JudgeConfig, program: str, judge) -> None:
+def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[OpenedRun, World], Judgement]) -> None:
     """Open the run, judge it, print and write what was found."""
     check_ranges(config)
     world = first_alone()
     if not world:
         return
-    changed = {name: getattr(config, name) for name in ("dataset", "data_root") if getattr(config, name)}
-    if config.dataset:
-        changed["image_folder"] = None
-    run = open_run(tree, config.run, world.device, **changed)
+    run_folder = Path(config.run)
+    own = saved_config(run_folder, tree.train_config)
+    figures_file(config.json, run_folder, program)
+    changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
+    run = open_run(tree, config.run, world.device, judged_on=config.dataset, **changed)
     if config.features == "generated" and run.built.task.head is None:
         raise UserError(f"--features generated: {run.settings.method.name} trains no head; judge the backbone")
+    print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
     with torch.no_grad():
-        found = judge(run, world)
-    content = {"run": config.run, "dataset": run.settings.dataset, "features": config.features, **found}
-    told = ", ".join(f"{name} {value}" for name, value in content.items() if name not in ("run", "top1", "top5", "ece"))
-    print(f"{program}: {told}")
-    print(f"top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, ECE {found['ece']:.2f} %")
-    file = Path(config.json or Path(config.run, f"{program}.json"))
-    text = json.dumps(content | environment(world), indent=2) + "\n"
-    write_whole(file, lambda stream: stream.write(text.encode()))
-    print(f"figures in {file}")
+        judgement = judge(run, world)
+    test, figures = judgement.test, judgement.figures()
+    content: dict[str, object] = {
+        "run": config.run,
+        "dataset": test.dataset,
+        "split": test.split,
+        "features": config.features,
+    }
+    content |= {**judgement.settings, **figures}
+    words = ", ".join(f"{name} {value}" for name, value in content.items() if name not in ("run", *PERCENT))
+    print(f"{program}: {words}")
+    print(", ".join(f"{PERCENT[name]} {figures[name]:.2f} %" for name in PERCENT if name in figures))
+    differing = other_data(own, run.settings, test.dataset, test.split)
+    if config.features != type(config).features:
+        differing.append(config.features)
+    file = figures_file(config.json, run_folder, program, *differing)
+    write_figures(file, content | {"epoch": run.epoch} | environment(world))
+
+
+def _train_and_test(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
+    train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
+    refuse_other_classes(train.dataset, train.class_names, test.class_names)
+    return train, test
 
 
 def _features(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
@@ -178,25 +234,17 @@ def _sgd_targets(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, 
 
 def _class_vectors(file: str, world: World) -> tuple[Tensor, Tensor | None]:
     path = Path(file)
+    with naming("--class-vectors"):
+        content = _matrix(path) if path.suffix == ".npy" else read_any(path)
+        tensors = content if isinstance(content, dict) else {"weight": content}
+        vectors, bias = tensors.get("weight"), tensors.get("bias")
+        if not isinstance(vectors, Tensor) or not (bias is None or isinstance(bias, Tensor)):
+            raise Refusal(f'{file}: holds no class vectors; give a matrix (C, D), or tensors "weight" and "bias"')
+    return vectors.float().to(world.device), None if bias is None else bias.float().to(world.device)
+
+
+def _matrix(path: Path) -> Tensor:
     try:
-        if not path.is_file():
-            raise Refusal("no such file; check the path")
-        if is_safetensors(path):
-            tensors = safetensors.torch.load_file(path)
-        else:
-            tensors = {"weight": torch.from_numpy(np.load(path, allow_pickle=False))}
-        vectors, bias = tensors["weight"].float(), tensors.get("bias")
-    except (Refusal, ValueError, KeyError, OSError, EOFError) as error:
-        raise UserError(
-            f'--class-vectors {file}: {error}; it takes .npy, or safetensors with "weight" (C, D)'
-        ) from error
-    return vectors.to(world.device), None if bias is None else bias.float().to(world.device)
-
-
-def _scores(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    counter = CalibrationCounter(logits.device)
-    counter.update(logits, labels)
-    ranked = logits.topk(min(5, logits.shape[1]), dim=-1).indices == labels[:, None]
-    top1, top5 = (100 * hits.double().mean().item() for hits in (ranked[:, 0], ranked.any(-1)))
-    ece = counter.compute(World(0, 1, 0, logits.device))
-    return {"images": len(labels), "top1": round(top1, 4), "top5": round(top5, 4), "ece": ece}
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise Refusal(f"{path}: cannot be read ({error}); save a matrix (C, D) of numbers by numpy.save") from error

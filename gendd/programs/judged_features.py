@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gendd.checkpoint import checksum, metadata, rewrite, weights_file
-from gendd.data import EvaluationData
+from gendd.data import EvaluationData, described
 from gendd.distributed import World, autocast, resolve_precision
 from gendd.errors import UserError
 from gendd.networks import pooled_feature
@@ -29,11 +29,17 @@ MOST_APART = 0.01
 
 @dataclass(frozen=True)
 class Judged:
-    """Features (N, D) of N images, their labels (N,) and the names of the C classes."""
+    """Features (N, D) of N images, their labels (N,), or several of each (N, M), and the names of the C classes.
+
+    Args:
+        dataset, split: that the images are of.
+    """
 
     features: Tensor
     labels: Tensor
     class_names: tuple[str | None, ...]
+    dataset: str
+    split: str
 
 
 def judged_features(
@@ -46,30 +52,33 @@ def judged_features(
         kind: "backbone", those of the plain student, or "generated", those of its head.
 
     Raises:
-        UserError: the images have no labels.
+        UserError: the images have no labels, or their features are not finite.
     """
     settings = run.settings
     data = tree.open_evaluation(settings, BatchPlan(settings.seed, 1), world, run.built.student.network, of_training)
     if not data.class_names:
-        raise UserError(f"--dataset {settings.dataset}: has no labels; name a labeled data set to judge on")
+        raise UserError(f"run {path}: {described(data)} has no labels; name a labeled data set: --dataset")
     batches, title = _batches(run, data, kind, world), "training images" if of_training else "test images"
     first = next(batches)
     made_from = {
         "weights": checksum(weights_file(path)),
-        "dataset": str(Path(settings.dataset).resolve()),
+        "dataset": str(Path(data.dataset).resolve()),
+        "split": data.split,
         "images": data.size,
         "precision": resolve_precision(settings.precision, world.device),
         "sampling": {**settings.method.sampling(), "seed": settings.seed} if kind == "generated" else {},
     }
     known = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    file = Path(path, "features", f"{data_name(settings.dataset)}-{data.split}-{kind}.safetensors")
+    file = Path(path, "features", f"{data_name(data.dataset)}-{data.split}-{kind}.safetensors")
     found = _stored(file, known, first, world)
     if not found:
         parts = tqdm(itertools.chain([first], batches), title, disable=None, leave=False)
         features, labels = map(torch.cat, zip(*parts, strict=True))
+        if not features.isfinite().all():
+            raise UserError(f"run {path}: its features of {described(data)} are not finite; judge another run")
         found = {"features": features, "labels": labels}
         _store(file, {name: values.cpu() for name, values in found.items()}, known)
-    return Judged(found["features"], found["labels"], data.class_names)
+    return Judged(found["features"], found["labels"], data.class_names, data.dataset, data.split)
 
 
 def _batches(run: OpenedRun, data: EvaluationData, kind: str, world: World):

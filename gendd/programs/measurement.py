@@ -15,6 +15,7 @@ from gendd.networks import parameter_count
 from gendd.programs.plan import loss_flops
 from gendd.randomness import generator
 from gendd.runs import AVERAGED
+from gendd.scores import AGREEMENT
 from gendd.student import Student
 from gendd.training import Measured
 
@@ -57,7 +58,7 @@ class Measurement:
             model = self.model(self.config.weights)
             if self.task.head is not None and not read_out.target and self.world.is_first:
                 pairs = self.features(model, count=1)
-                features = {"features": feature_agreement(pairs["generated"], pairs["target"])}
+                features = {AGREEMENT: feature_agreement(pairs["generated"], pairs["target"])}
         size = self.evaluation.size
         images = {"split": self.evaluation.split, "images": min(limit or size, size)}
         return Measured(images, accuracies, features)
@@ -82,6 +83,8 @@ class Measurement:
         evaluation batches with together at least `count` images."""
         batches = []
         for number, images, labels in self.evaluation.batches():
+            # Of several labels of an image, the first stands for it.
+            labels = labels if labels.dim() == 1 else labels[:, 0]
             noise = generator(self.world.device, self.config.seed, "evaluation", number)
             batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
             if not self.evaluation.class_names:

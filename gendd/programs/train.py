@@ -300,7 +300,7 @@ class TrainProgram:
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
             accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=self.groups)["teacher"]
-        self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f}, top-5 {accuracy['top5']:.2f}")
+        self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f} %, top-5 {accuracy['top5']:.2f} %")
         return {"teacher": {**record, **accuracy}}
 
     def _training(self, student: StudentFolder) -> Training:

@@ -9,9 +9,14 @@ from torch import Tensor
 from gendd.command_line import parse
 from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import DataSummary, EvaluationData, TrainingData
+from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
+from gendd.ranges import field_names
 
 Options = TypeVar("Options")
+AS_PAPER = "as the paper's"
+# What the tensors of a checkpoint file say of its head.
+NETWORK = ("depth", "trunk_depth", "prediction", "noise_path")
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,32 @@ class Tree:
         values = {name: self.paper[name] for name in self._known(options)}
         return replace(cast(Any, options), **values) if asked else options
 
-    def protocol(self, config: object) -> str:
-        """Whether the paper's draws and sampling are in force, or what is in their place."""
+    def protocol(self, options: object, of_run: bool = True) -> str:
+        """Return in what network, training and sampling differ from the paper's.
+
+        Args:
+            of_run: whether the options of training are known; a checkpoint file does not hold them.
+        """
+        known, sampling = self._known(options), field_names(SamplingOptions)
+        parts = {
+            "network": [name for name in known if name in NETWORK],
+            "training": [name for name in known if name not in (*NETWORK, *sampling)],
+            "sampling": [name for name in known if name in sampling],
+        }
+        words = {part: self._differing(options, names) for part, names in parts.items()}
+        if not of_run:
+            words["training"] = "not known of a checkpoint file"
+        if set(words.values()) == {AS_PAPER}:
+            return "the paper's"
+        return "; ".join(f"{part} {text}" for part, text in words.items())
+
+    def _differing(self, options: object, names: list[str]) -> str:
         differing = [
-            f"{name.replace('_', ' ')} {getattr(config, name)} (the paper: {self.paper[name]})"
-            for name in self._known(config)
-            if getattr(config, name) != self.paper[name]
+            f"{name.replace('_', ' ')} {getattr(options, name)} (the paper: {self.paper[name]})"
+            for name in names
+            if getattr(options, name) != self.paper[name]
         ]
-        return f"not the paper's, which --paper sets: {', '.join(differing)}" if differing else "the paper's"
+        return f"with {', '.join(differing)}" if differing else AS_PAPER
 
     def _known(self, config: object) -> list[str]:
         return [name for name in self.paper if hasattr(config, name)]

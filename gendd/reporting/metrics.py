@@ -8,6 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gendd.checkpoint import write_whole
 from gendd.runs import RunFolder
+from gendd.scores import PERCENT, in_percent
 
 
 class MetricsWriter:
@@ -33,7 +34,7 @@ class MetricsWriter:
         """Add a record {"kind", "epoch", "step", **values}; numbers in it, nested too, become TensorBoard scalars."""
         with open(self.path, "a") as file:
             file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
-        for name, value in _scalars(kind, values):
+        for name, value in _scalars((kind,), values):
             self.board.add_scalar(name, value, step)
         self.board.flush()
 
@@ -50,9 +51,11 @@ def read_metrics(folder: Path) -> list[dict]:
     return records
 
 
-def _scalars(prefix: str, values: dict):
+def _scalars(above: tuple[str, ...], values: dict):
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _scalars(f"{prefix}/{name}", value)
+            yield from _scalars((*above, name), value)
         elif isinstance(value, int | float):
-            yield f"{prefix}/{name}", value
+            percent = in_percent(above[-1], name, value)
+            title = name if percent is None else f"{PERCENT[name]} (%)"
+            yield "/".join((*above, title)), value if percent is None else percent

@@ -145,7 +145,7 @@ def _accuracies(axes: Axes, runs: list[FinishedRun], colors: dict[str, str]) -> 
     title = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
     set_up(axes, title, "epoch, those of earlier stages counted")
     score = runs[0].score
-    axes.set_ylabel("top-1 (%)" if score == "top1" else SCORES[score], fontsize=NORMAL)
+    axes.set_ylabel(f"{SCORES[score]} (%)", fontsize=NORMAL)
     ends: dict[tuple[str, str], End] = {}
     for run in runs:
         for number, read_out in enumerate(run.result["last"]):

@@ -102,6 +102,13 @@ def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
         assert "steps 3 (the paper: " in tree.protocol(config)
 
 
+def test_the_protocol_of_a_file_says_nothing_of_its_training():
+    published = GenDD(depth=3, trunk_depth=0, prediction="noise")
+    text = CIFAR.protocol(published, of_run=False)
+    assert text.startswith("network as the paper's; training not known of a checkpoint file; sampling with sampler ")
+    assert "repeats" not in text and "training with" in CIFAR.protocol(published)
+
+
 def test_the_default_protocol_says_that_it_is_not_the_papers():
     text = CIFAR.protocol(GenDD())
     for name in (

@@ -12,7 +12,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from gendd.distributed import World
 from gendd.errors import Refusal
 from gendd.evaluation import CalibrationCounter, feature_scores
-from gendd.judging import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_logits, zero_shot_logits
+from gendd.judging import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_shares, zero_shot_logits
+from gendd.programs.judge import Judgement
+from gendd.programs.judged_features import Judged
+from gendd.scores import neighbors_by_chance, score_title
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -33,15 +36,14 @@ def test_knn_is_scikit_learns_to_the_last_image(digits, k, temperature):
     train, labels, test, _ = digits
     theirs = KNeighborsClassifier(k, weights=lambda apart: np.exp((1 - apart) / temperature), metric="cosine")
     theirs.fit(train.double().numpy(), labels.numpy())
-    ours = knn_logits(train.double(), labels, test.double(), 10, k, temperature)
+    ours = knn_shares(train.double(), labels, test.double(), 10, k, temperature)
     assert (ours.argmax(-1).numpy() == theirs.predict(test.double().numpy())).all()
-    shares = ours / ours.sum(-1, keepdim=True)
-    np.testing.assert_allclose(shares.numpy(), theirs.predict_proba(test.double().numpy()), atol=1e-8)
+    np.testing.assert_allclose(ours.numpy(), theirs.predict_proba(test.double().numpy()), atol=1e-8)
 
 
 def test_more_neighbors_than_images_are_refused(digits):
     with pytest.raises(Refusal, match="^1201: more than the 1200 training images"):
-        knn_logits(*digits[:3], 10, k=1201)
+        knn_shares(*digits[:3], 10, k=1201)
 
 
 def test_the_probe_is_scikit_learns_regression_of_the_same_penalty(digits):
@@ -75,7 +77,7 @@ def test_calibration_in_plain_numbers():
     """Confidences 0.9, 0.9 and 0.6; hits, a miss, a hit: gaps |1 - 1.8| and |1 - 0.6| over three images."""
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
     counter = CalibrationCounter(ALONE.device)
-    for part, label in zip(probabilities.log(), (0, 1, 1), strict=True):
+    for part, label in zip(probabilities, (0, 1, 1), strict=True):
         counter.update(part[None], torch.tensor([label]))
     assert counter.compute(ALONE) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-3)
 
@@ -83,7 +85,7 @@ def test_calibration_in_plain_numbers():
 def test_feature_scores_in_plain_numbers():
     target = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
     same = feature_scores(target * 2, target)
-    assert same["cosine"] == 100 and same["neighbors"] == 100
+    assert same["cosine"] == 100
     # Variance about the mean (0.25, 0.5) is 2.75 + 1 = 3.75; the error is that of the features doubled, 5.
     assert same["r2"] == pytest.approx(100 * (1 - 5 / 3.75), abs=1e-3)
     assert feature_scores(target, target)["r2"] == 100
@@ -93,8 +95,46 @@ def test_feature_scores_in_plain_numbers():
 
 
 def test_neighbors_that_agree_by_half():
-    """Twenty images on a circle: of ten neighbors, those of a mirrored half differ."""
-    angles = torch.arange(20) * math.tau / 20
+    """Forty images on a circle, in another order."""
+    angles = torch.arange(40) * math.tau / 40
     circle = torch.stack([angles.cos(), angles.sin()], -1)
     shuffled = circle[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
-    assert 30 < feature_scores(shuffled, circle)["neighbors"] < 75, "ten of nineteen by chance"
+    assert 10 < feature_scores(shuffled, circle)["neighbors"] < 45, "ten of thirty-nine by chance"
+
+
+@pytest.mark.parametrize(("images", "expected"), [(10, None), (20, None), (21, 50), (51, 20), (20_000, 0.10001)])
+def test_neighbors_are_scored_where_chance_leaves_room(images, expected):
+    features = torch.randn(min(images, 60), 4)
+    if images <= 60:
+        assert ("neighbors" in feature_scores(features, features)) == (expected is not None)
+    if expected:
+        assert neighbors_by_chance(images) == pytest.approx(expected, rel=1e-4)
+        assert score_title("neighbors", images) == f"neighbors (chance {expected:.1f})"
+
+
+@pytest.mark.parametrize("broken", ["vectors", "bias"])
+def test_class_vectors_that_are_not_finite_are_refused(broken):
+    values = {"vectors": torch.ones(3, 2), "bias": torch.zeros(3)}
+    values[broken][1] = torch.nan
+    with pytest.raises(Refusal, match="holds values that are not finite"):
+        zero_shot_logits(torch.ones(1, 2), values["vectors"], values["bias"])
+
+
+def test_biases_of_another_number_are_refused():
+    with pytest.raises(Refusal, match="holds biases of shape .2,. for 3 vectors"):
+        zero_shot_logits(torch.ones(1, 2), torch.ones(3, 2), torch.zeros(2))
+
+
+def test_images_of_several_labels_are_right_by_any_of_them():
+    test = Judged(torch.zeros(3, 1), torch.tensor([[2, 1], [0, -1], [1, -1]]), ("a", "b", "c"), "set", "val")
+    scores = torch.eye(3)[[1, 2, 1]].double()
+    assert Judgement({}, test, scores, scores).figures() == {
+        "images": 3, "top1": pytest.approx(66.6667), "top5": pytest.approx(66.6667), "ece": pytest.approx(33.3333)
+    }  # fmt: skip
+
+
+def test_classes_without_a_vote_are_not_among_the_first_five():
+    test = Judged(torch.zeros(1, 1), torch.tensor([0]), ("a", "b"), "set", "val")
+    shares = torch.tensor([[0.0, 1.0]])
+    assert Judgement({}, test, shares, shares).figures()["top5"] == 0
+    assert Judgement({}, test, shares, None).figures() == {"images": 1, "top1": 0, "top5": 100}

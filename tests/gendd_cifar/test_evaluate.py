@@ -21,7 +21,7 @@ from gendd.errors import Refusal, UserError
 from gendd.head import SplitTokenHead
 from gendd.methods.options import SamplingOptions
 from gendd.programs import evaluate as program
-from gendd.programs import sampling
+from gendd.programs import figures, sampling
 from gendd.reporting.metrics import read_metrics
 from gendd.runs import RunFolder
 
@@ -256,8 +256,8 @@ def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
 
 
 def test_the_table_is_printed_though_the_figures_cannot_be_written(runs, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(program, "check_writable", lambda *arguments: None)
-    with pytest.raises(UserError, match="cannot write .*; the table above holds the figures"):
+    monkeypatch.setattr(figures, "check_writable", lambda *arguments: None)
+    with pytest.raises(UserError, match="cannot write .*; the figures are printed above"):
         main([str(runs["gendd"]), "--images", "20", "--json", str(tmp_path / "nope" / "x.json")])
     assert "| head |" in capsys.readouterr().out
 

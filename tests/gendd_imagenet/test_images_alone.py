@@ -48,7 +48,7 @@ def test_images_stand_for_the_flags_that_follow_from_them(flat):
     assert (summary.num_classes, summary.labeled, summary.missing) == (0, False, ())
 
 
-@pytest.mark.parametrize(("images", "held"), [(90, 10), (500, 10), (5000, 100), (10**6, 1000), (4, 4)])
+@pytest.mark.parametrize(("images", "held"), [(90, 9), (400, 40), (500, 50), (5000, 100), (10**6, 1000), (5, 1)])
 def test_two_percent_are_held_out_within_limits(flat, images, held):
     assert round(held_share(config(flat), images) * images) == held
     assert held_share(config(flat, "--holdout", "0.3"), images) == 0.3
@@ -57,19 +57,19 @@ def test_two_percent_are_held_out_within_limits(flat, images, held):
 def test_what_is_held_out_is_not_trained_on(flat):
     settings = config(flat)
     training, held = open_photos(settings), open_evaluated(settings)
-    assert (training.size, held.size, held.split, held.class_names) == (80, 10, "validation", ())
+    assert (training.size, held.size, held.split, held.class_names) == (81, 9, "validation", ())
     assert not set(training.listing.names.tolist()) & set(held.listing.names.tolist())
     assert all((labels == -1).all() for _, labels in images_and_labels(training, range(2)))
 
 
 def test_a_run_of_it_is_evaluated_reported_and_leaves_a_plain_network(run, tmp_path, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
-    assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2", "neighbors"}
+    assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, "nine images have no ten neighbors"
     evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
     rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
     assert rows["head"]["cosine"] == last["head"]["cosine"]
     tensors = safetensors.torch.load_file(run / "features.safetensors")
-    assert tensors["thumbnails"].shape == (10, 3, 48, 48) and tensors["thumbnails"].dtype == torch.uint8
+    assert tensors["thumbnails"].shape == (9, 3, 48, 48) and tensors["thumbnails"].dtype == torch.uint8
     write_report(ReportConfig((str(run),), str(tmp_path / "report")))
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Cosine, %" in text and "neighbors.png" in text and "comparison.png" not in text
@@ -77,11 +77,14 @@ def test_a_run_of_it_is_evaluated_reported_and_leaves_a_plain_network(run, tmp_p
     assert (tmp_path / "report" / "feature_curves.png").exists()
 
 
-def test_other_images_may_be_held_beside(flat, photos, tmp_path):
+def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
     words = ["--method", "gendd", *COMMON, "--images", str(flat), "--eval-dataset", str(photos / "val")]
     train_imagenet([*words, "--runs", str(tmp_path)])
     result = json.loads(next(tmp_path.rglob("result.json")).read_text())
     assert (result["split"], result["images"]) == ("val", 21)
+    evaluate_imagenet([str(next(tmp_path.rglob("result.json")).parent)])
+    out = capsys.readouterr().out
+    assert f"images      21 of {photos / 'val'}\n" in out and "neighbors (chance 50.0) %" in out
 
 
 @pytest.mark.parametrize(
@@ -89,9 +92,9 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path):
     [
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
-        (["--batch-size", "81"], "--batch-size 81: more than the 80 training images"),
+        (["--batch-size", "82"], "--batch-size 82: more than the 81 training images"),
         (["--method", "kd"], "--unlabeled: kd needs labels; without any learn kl"),
-        (["--method", "kl"], "--no-teacher-classifier: kl learns from it"),
+        (["--method", "kl"], "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature"),
         (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards have no classes"),
     ],
 )
@@ -118,7 +121,7 @@ def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, c
         shutil.copytree(photos / "val" / name, tmp_path / "some" / "val" / name)
     evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
     assert "of 2 of the classes, among which it chooses" in capsys.readouterr().out
-    (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]
+    (row,) = json.loads((run / "evaluation-some-val.json").read_text())["read_outs"]
     assert row["top5"] == 100 and 0 <= row["top1"] <= 100
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
     with pytest.raises(UserError, match="only in one of them: .*n99"):

@@ -1,0 +1,36 @@
+"""The JSON file of a program's figures."""
+
+import json
+import os
+from pathlib import Path
+
+from gendd.checkpoint import check_writable, write_whole
+from gendd.config import TrainConfig
+from gendd.runs import data_name
+
+ELSEWHERE = "name another place for the figures: --json FILE"
+
+
+def figures_file(given: str | None, run: Path, program: str, *differing: str) -> Path:
+    """Return the file that is given, or one in the run folder, whose name says what differs from the usual figures.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    file = Path(given or run / f"{'-'.join([program, *differing])}.json")
+    check_writable(file, ELSEWHERE)
+    return file
+
+
+def other_data(own: TrainConfig, used: TrainConfig, dataset: str, split: str) -> list[str]:
+    """Return the names of a data set and its split, if they are other images than the run's own."""
+    same = all(getattr(own, name) == getattr(used, name) for name in ("dataset", *own.choices))
+    return [] if same else [data_name(dataset), split]
+
+
+def write_figures(file: Path, content: dict) -> None:
+    """Write the figures and print where they are."""
+    text = json.dumps(content, indent=2) + "\n"
+    remedy = f"the figures are printed above; {ELSEWHERE}"
+    write_whole(file, lambda stream: stream.write(text.encode()), f".{os.getpid()}.tmp", remedy)
+    print(f"figures in {file}")

@@ -1,0 +1,37 @@
+"""How scores are named and shown: in percent, wherever people read them."""
+
+# Of what is evaluated; all are recorded in percent. The last ones are top-1 of groups of classes.
+PERCENT = {
+    "top1": "top-1",
+    "cosine": "cosine",
+    "top5": "top-5",
+    "ece": "ECE",
+    "r2": "R2",
+    "neighbors": "neighbors",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+}
+# Of an image that are compared, and of how many images at most.
+NEIGHBORS, SCORED = 10, 10_000
+# The score of neighbors means nothing where chance gives more percent than this.
+MOST_CHANCE = 50.0
+# Of generated features and their targets; their cosine is recorded as a share of one.
+AGREEMENT = "features"
+
+
+def in_percent(group: str, name: str, value: float) -> float | None:
+    """Return a recorded score of a group, such as a read-out, in percent; None of what is no score."""
+    if group == AGREEMENT:
+        return 100 * value if name == "cosine" else None
+    return value if name in PERCENT else None
+
+
+def neighbors_by_chance(images: int) -> float:
+    """Return the percent of nearest others that two unrelated orders of so many images share."""
+    return 100 * NEIGHBORS / max(min(images, SCORED) - 1, 1)
+
+
+def score_title(name: str, images: int) -> str:
+    """Return a score's name for people; that of neighbors says what chance gives for so many images."""
+    return PERCENT.get(name, name) + (f" (chance {neighbors_by_chance(images):.1f})" if name == "neighbors" else "")
