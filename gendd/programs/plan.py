@@ -12,7 +12,7 @@ from gendd.data import DataSummary
 from gendd.distributed import World
 from gendd.networks import as_flops, flops, parameter_count
 from gendd.programs.build import Built, BuiltNetwork, synchronizes_norms
-from gendd.programs.tree import Tree
+from gendd.programs.tree import PAPERS, Tree
 from gendd.randomness import BatchPlan
 from gendd.student import Student
 
@@ -42,7 +42,8 @@ def plan_of(
     if head is not None:
         lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
         if head.draws_features:
-            lines["protocol"] = tree.protocol(config.method)
+            protocol = tree.protocol(config.method)
+            lines["protocol"] = protocol if protocol == PAPERS else f"{protocol}; --paper sets the paper's"
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
         lines["batch norm"] = _batch_norm(config, world)
     factors = [

@@ -14,7 +14,7 @@ from gendd.networks import Names
 from gendd.ranges import field_names
 
 Options = TypeVar("Options")
-AS_PAPER = "as the paper's"
+PAPERS, AS_PAPER = "the paper's", "as the paper's"
 # What the tensors of a checkpoint file say of its head.
 NETWORK = ("depth", "trunk_depth", "prediction", "noise_path")
 
@@ -86,7 +86,7 @@ class Tree:
         if not of_run:
             words["training"] = "not known of a checkpoint file"
         if set(words.values()) == {AS_PAPER}:
-            return "the paper's"
+            return PAPERS
         return "; ".join(f"{part} {text}" for part, text in words.items())
 
     def _differing(self, options: object, names: list[str]) -> str:

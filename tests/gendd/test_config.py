@@ -123,7 +123,7 @@ def test_the_default_protocol_says_that_it_is_not_the_papers():
         "guidance",
     ):
         assert f"{name} " in text
-    assert "noise path" not in text and "--paper" in text
+    assert "noise path" not in text
 
 
 def test_flags_set_what_they_name():

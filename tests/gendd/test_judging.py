@@ -98,7 +98,7 @@ def test_neighbors_that_agree_by_half():
     """Forty images on a circle, in another order."""
     angles = torch.arange(40) * math.tau / 40
     circle = torch.stack([angles.cos(), angles.sin()], -1)
-    shuffled = circle[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
+    shuffled = circle[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
     assert 10 < feature_scores(shuffled, circle)["neighbors"] < 45, "ten of thirty-nine by chance"
 
 

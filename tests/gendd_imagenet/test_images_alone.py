@@ -64,7 +64,9 @@ def test_what_is_held_out_is_not_trained_on(flat):
 
 def test_a_run_of_it_is_evaluated_reported_and_leaves_a_plain_network(run, tmp_path, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
-    assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, "nine images have no ten neighbors"
+    assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, (
+        "nine images have no ten neighbors"
+    )
     evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
     rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
     assert rows["head"]["cosine"] == last["head"]["cosine"]
@@ -94,7 +96,10 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
         (["--batch-size", "82"], "--batch-size 82: more than the 81 training images"),
         (["--method", "kd"], "--unlabeled: kd needs labels; without any learn kl"),
-        (["--method", "kl"], "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature"),
+        (
+            ["--method", "kl"],
+            "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature",
+        ),
         (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards have no classes"),
     ],
 )
