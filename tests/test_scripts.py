@@ -1,7 +1,5 @@
 """Every shell script and every command of README and docs does what it says, as far as that shows without training."""
 
-import importlib
-import importlib.util
 import os
 import re
 import shutil
@@ -12,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import toy
+from small_images import write_folder
 
 from gendd.command_line import parse
+from gendd.errors import UserError
+from gendd.programs.main import main as run_program
 from gendd.programs.train import configuration as train_configuration
 from gendd.programs.train import train
 from gendd.runs import earlier_run, run_path
@@ -331,27 +333,131 @@ def test_ablation_starts_its_programs(recorded, tmp_path):
     ]
 
 
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Documented commands that are not tried here, and why.
+UNTRIED = {
+    r"source |tensorboard ": "another project's program",
+    r"sbatch ": "needs Slurm",
+    r".*( train|--help)$": "prints a help",
+    r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a form: the user puts a name in",
+    r"bash sh/(setup|quickstart|test|bench)\.sh$": "has no dry run: it installs, trains or measures",
+    r"bash sh/fetch_pretrained_teachers\.sh$": "downloads; tests below publish files for it",
+    r"bash sh/compare\.sh": "starts trainings; test_compare.py reads its flags",
+    r"(\w+=\S+ |\w+=\".*?\" )*bash sh/ablate\.sh": "starts trainings; test_sweep.py reads its flags",
+    r"python -m gendd report docs/": "draws pictures; test_reporting.py draws them",
+    r"python -m gendd_imagenet\.make_shards": "writes shards; test_shards.py writes some",
+}
+
+
 def documented_commands() -> list[str]:
-    """Of the README and of all pages, each once."""
-    pages = "".join(page.read_text() for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))))
-    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", pages, re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip() and not line.startswith("#")))
+    """Of the README and of all pages, in blocks, in sentences and in tables, each once."""
+    found = []
+    for page in map(Path.read_text, PAGES):
+        blocks = re.findall(r"^ *```bash\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
+        lines = [line for line in "".join(blocks).replace("\\\n", " ").splitlines() if not line.startswith("#")]
+        inline = re.findall(r"`((?:\w+=\S+ )*(?:bash sh/|python -m gendd)[^`]*)`", page)
+        found += [" ".join(line.split()) for line in lines + inline if line.strip()]
+        if lines:
+            found += [f"{lines[0].strip()} {flags}" for flags in rows_of_flags(page)]
+    return list(dict.fromkeys(found))
+
+
+def rows_of_flags(page: str) -> list[str]:
+    """The flags of each row of a table whose first column is headed by a flag; they go with the page's first command.
+
+    Weights go with it where their cell begins with the flag that gives them.
+    """
+    rows = []
+    for flag, body in re.findall(r"^\| `(--[\w-]+)` \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE):
+        for row in body.splitlines():
+            first, *others = (cell.strip() for cell in row.strip("|").split("|"))
+            more = [cell.split("`")[1] for cell in others if cell.startswith("`--")]
+            rows.append(" ".join([flag, first.split("`")[1], *more]))
+    return rows
+
+
+@pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Function: a documented command -> the same with this machine's files in place of what a user names or fetches."""
+    images, hub = tmp_path / "images", tmp_path / "hub"
+    write_folder(images, "ab")
+    hub.mkdir()
+    (hub / "hubconf.py").write_text("import torch\ndef tiny(): return torch.nn.Conv2d(3, 5, 8, 8)\n")
+    torch.save(toy.network(0).state_dict(), tmp_path / "toy.pth")
+
+    def transformers() -> str:
+        library = pytest.importorskip("transformers", reason="transformers is not installed")
+        shape = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 56}
+        library.Dinov2Model(library.Dinov2Config(**shape)).save_pretrained(tmp_path / "dino")
+        return f"transformers:{tmp_path / 'dino'}"
+
+    def open_clip() -> str:
+        library = pytest.importorskip("open_clip", reason="open_clip is not installed")
+        vision = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
+        text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+        config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+        monkeypatch.setitem(library.factory._MODEL_CONFIGS, "toy", config)
+        torch.save(library.create_model("toy").state_dict(), tmp_path / "clip.pt")
+        return f"open_clip:toy/{tmp_path / 'clip.pt'}"
+
+    known = {
+        "path/to/images": lambda: str(images),
+        "hub:facebookresearch/dinov2:dinov2_vits14": lambda: f"hub:{hub}:tiny",
+        "transformers:facebook/dinov2-small": transformers,
+        "open_clip:ViT-B-32/openai": open_clip,
+        "package.module:function": lambda: "toy:network",
+        "--teacher-weights FILE": lambda: f"--teacher-weights {tmp_path / 'toy.pth'}",
+    }
+
+    def replaced(command: str) -> str:
+        for name, stand_in in known.items():
+            if name in command:
+                command = command.replace(name, stand_in())
+        return command
+
+    return replaced
 
 
 @pytest.mark.parametrize("command", documented_commands())
-def test_documented_command(command, recorded, dry_run):
-    """Its files exist and programs take its flags. Training is dry-run, unless path/to/ or my_ is the user's own."""
+def test_documented_command(command, recorded, dry_run, stand_ins):
+    """Its files exist and programs take its flags: a training is dry-run, others refuse but the run that is missing."""
     for path in re.findall(r"\b(?:sh|bench)/[\w/]+\.\w+", command):
         assert (ROOT / path).is_file(), path
-    if not re.match(r"(\w+=\S* )*(bash sh/(train_|evaluate|launch)|python -m gendd)", command):
+    if any(re.match(pattern, command.replace("--teacher-weights FILE", "")) for pattern in UNTRIED):
         return
-    for module, arguments in recorded(command):
-        assert importlib.util.find_spec(module.split()[0])
-        if module.endswith((" train", " evaluate")):
+    programs = recorded(stand_ins(command))
+    assert programs
+    for module, arguments in programs:
+        if module.endswith(" train") and "--check-data" in arguments:
             configuration(module, arguments)
-        if module.endswith(" train") and "--check-data" not in arguments and not re.search(r"path/to/|\bmy_", command):
-            assert "plan" in dry_run(module, arguments)
+        elif module.endswith(" train"):
+            plan = dry_run(module, arguments)
+            assert "plan" in plan
+            if " --teacher " in command and "is not at hand" not in plan:
+                assert (
+                    re.search("  teacher .*, sha256 ", plan) and "random weights" not in plan.partition("teacher ")[2]
+                )
+        else:
+            with pytest.raises(UserError, match=r"runs/|path/to/|text\.npy"):
+                run_program(recipes.tree_of(module), [module.split()[1], *arguments])
+
+
+@pytest.mark.parametrize("pattern", UNTRIED)
+def test_each_reason_not_to_try_is_of_a_documented_command(pattern):
+    assert any(re.match(pattern, command) for command in documented_commands())
+
+
+def test_tables_name_scripts_that_are_there():
+    names = []
+    for page in map(Path.read_text, PAGES):
+        pattern = r"^\|[^|`]*`(sh/train_\w*)` \+ \w+ \+ `(\w*\.sh)` \|.*\n\|[-|]+\n((?:\|.*\n)+)"
+        for begin, end, body in re.findall(pattern, page, re.MULTILINE):
+            cells = [row.split("|")[1] for row in body.splitlines()]
+            for cell in cells:
+                words = re.findall(r"`(\w+(?:\.sh)?)`", cell)
+                ending = next((word for word in words if word.endswith(".sh")), end)
+                names += [begin + word + ending for word in words if not word.endswith(".sh")]
+    assert len(names) > 20 and [name for name in names if not (ROOT / name).is_file()] == []
 
 
 @pytest.fixture
