@@ -19,9 +19,9 @@ from machine import describe
 from torch import Tensor
 from trained import TrainedRun
 
-from gendd.diffusion import NUM_TIMESTEPS
+from gendd.diffusion.draws import Draws
+from gendd.diffusion.schedule import NUM_TIMESTEPS
 from gendd.distributed import autocast
-from gendd.draws import Draws
 from gendd.networks import pooled_feature
 from gendd.randomness import generator
 

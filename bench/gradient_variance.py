@@ -18,8 +18,8 @@ import tyro
 from machine import describe
 from trained import TrainedRun
 
+from gendd.diffusion.draws import Drawing
 from gendd.distributed import autocast
-from gendd.draws import Drawing
 from gendd.randomness import generator
 
 PUBLISHED = ("independent", 30)

@@ -20,6 +20,7 @@ from suite import FOLDER
 from torch import nn
 
 from gendd.checkpoint import rewrite
+from gendd.diffusion.head import PAPER
 from gendd.distributed import autocast, resolve_precision
 from gendd.methods.options import NOISE_READ_OUT, SamplingOptions
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
@@ -101,7 +102,7 @@ def reading(
 
 def _student(tokens: int, classes: int, width: int, **head) -> tuple[torch.device, Student]:
     device = the_device()
-    student = build_student(STUDENT, nn.Linear(64 * tokens, classes), width=width, **head)
+    student = build_student(STUDENT, nn.Linear(64 * tokens, classes), width=width, **PAPER | head)
     return device, student.to(device, memory_format=torch.channels_last)
 
 

@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from gendd.head import Draws, SplitTokenHead
+from gendd.diffusion.draws import Draws
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import GenDD
 from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
 from gendd_imagenet.tree import TREE
@@ -102,12 +103,12 @@ def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost
     """Of the head's loss and gradients, the paper's and the default's, and the head's parameters."""
     costs = []
     for repeats, plain in ((TREE.paper["repeats"], True), (GenDD.repeats, False)):
-        settings = {"repeats": repeats} if plain else GenDD().head()
+        settings = {**PAPER, "repeats": repeats} if plain else GenDD().head()
         head = SplitTokenHead(feature_dim, cond_dim, **settings).to("meta", torch.bfloat16)
         z, target = _of(images, cond_dim).requires_grad_(), _of(images, feature_dim)
-        shape = (images, head.num_tokens, repeats)
-        t = torch.zeros(shape if plain else (1, 1, repeats), dtype=torch.int64, device="meta")
-        draws = Draws(t, _of(*shape, head.token_dim), t.bool() if plain else None)
+        shape = (images, head.num_tokens, repeats, 1)
+        t = torch.zeros(shape if plain else (1, 1, repeats, 1), dtype=torch.int64, device="meta")
+        draws = Draws(_of(*shape, head.token_dim), t, _of(1, 1, 1, 1), t.bool() if plain else None)
 
         def loss(head=head, z=z, target=target, draws=draws, plain=plain) -> None:
             # Autocast, which the head's own gradients turn off, does not know the meta device: leave them to autograd.

@@ -16,8 +16,8 @@ from measure import record, take_turns
 from reference import read_out as reference_read_out
 from torch import nn
 
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distributed import autocast, resolve_precision
-from gendd.head import SplitTokenHead
 from gendd.methods.options import NOISE_READ_OUT, SamplingOptions
 from gendd.networks import create_network, feature_width, flops
 from gendd.student import Student
@@ -46,7 +46,7 @@ def head_logits(student: Student, images: torch.Tensor, sampling: SamplingOption
 def records() -> list[dict]:
     device = the_device()
     precision, sampling = resolve_precision("auto", device), SamplingOptions(**NOISE_READ_OUT)
-    plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH).to(device)
+    plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH, **PAPER).to(device)
     student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))
     images = images.to(memory_format=torch.channels_last)

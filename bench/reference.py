@@ -1,7 +1,7 @@
 """The plain path that speed is compared with: fp32, default memory layout, everything recomputed for each repeat.
 
-It computes the same loss as `gendd.head` from the same draws, written for reading, not for speed: every repeat of
-every token embeds its condition and its timestep anew, and every block activates its conditioning anew.
+It computes the same loss as `gendd.diffusion.head` from the same draws, written for reading, not for speed: every
+repeat of every token embeds its condition and its timestep anew, and every block activates its conditioning anew.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.diffusion import NoiseSchedule, sample_ancestral, spaced_timesteps
-from gendd.head import Draws, SplitTokenHead
+from gendd.diffusion.draws import Draws
+from gendd.diffusion.head import SplitTokenHead
+from gendd.diffusion.samplers import sample_ancestral, spaced_timesteps
+from gendd.diffusion.schedule import NoiseSchedule
 from gendd.networks import pooled_feature
 from gendd.student import Student
 from gendd.targets import contract, feature_mixup, swap_neighbors
@@ -32,14 +34,18 @@ def denoise(head: SplitTokenHead, x: Tensor, t: Tensor, z: Tensor, token: Tensor
 
 def head_loss(head: SplitTokenHead, z: Tensor, target: Tensor, draws: Draws) -> Tensor:
     """The head's loss with the batch repeated K times before anything is computed."""
-    images, tokens, repeats = draws.t.shape
-    t, noise = draws.t.flatten(), draws.noise.flatten(0, 2)
-    x_start = target.unflatten(-1, (tokens, -1))[:, :, None].expand_as(draws.noise).flatten(0, 2)
-    condition = z[:, None, None].expand(-1, tokens, repeats, -1).flatten(0, 2)
-    condition = torch.where(draws.dropped.flatten()[:, None], torch.zeros_like(condition), condition)
-    token = torch.arange(tokens)[None, :, None].expand_as(draws.t).flatten()
-    output = denoise(head, head.schedule.add_noise(x_start, noise, t), t, condition, token)
-    mse, vb = head.schedule.loss_terms(output, x_start, noise, t)
+    tokens, shape = head.num_tokens, draws.noise.shape[:-1]
+    t, dropped, noise = (
+        draws.t.expand(shape).flatten(),
+        draws.dropped.expand(shape).flatten(),
+        draws.noise.flatten(0, 3),
+    )
+    x_start = target.unflatten(-1, (tokens, 1, 1, -1)).expand_as(draws.noise).flatten(0, 3)
+    condition = z[:, None, None, None].expand(*shape, -1).flatten(0, 3)
+    condition = torch.where(dropped[:, None], torch.zeros_like(condition), condition)
+    token = torch.arange(tokens)[:, None, None].expand(shape).flatten()
+    output = denoise(head, head.objective.schedule.add_noise(x_start, noise, t), t, condition, token)
+    mse, vb = head.objective.schedule.loss_terms(output, x_start, noise, t)
     return (mse + vb).mean()
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 
-from gendd.diffusion import NUM_TIMESTEPS
+from gendd.diffusion.schedule import NUM_TIMESTEPS
 from gendd.errors import UserError
 from gendd.hub import TIMM
 from gendd.methods import Method, get_method

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.draws import Draws
+from gendd.diffusion.draws import Draws
 from gendd.networks import feature_width, frozen_copy, has_classifier, pooled_feature
 from gendd.targets import FeatureScale, feature_mixup, swap_neighbors
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gendd import head as head_module
-from gendd.head import SplitTokenHead
+from gendd.diffusion import head as head_module
+from gendd.diffusion.head import PAPER, SplitTokenHead
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import allocator  # noqa: E402
@@ -29,7 +29,7 @@ def test_reference_and_fast_path_agree_in_loss_and_gradients(monkeypatch, rows):
     """On more draws than there are timesteps, in parts and in one."""
     monkeypatch.setattr(head_module, "ROWS_AT_ONCE", rows)
     torch.manual_seed(0)
-    head = SplitTokenHead(48, 12, token_dim=16, width=32, repeats=60)
+    head = SplitTokenHead(48, 12, token_dim=16, width=32, **PAPER, repeats=60)
     for parameter in head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     z, target = torch.randn(6, 12, requires_grad=True), torch.randn(6, 48)
@@ -43,7 +43,7 @@ def test_reference_and_fast_path_agree_in_loss_and_gradients(monkeypatch, rows):
 
 def test_reference_and_fast_path_read_the_same_logits():
     torch.manual_seed(0)
-    student = build_student("resnet8", torch.nn.Linear(48, 5), token_dim=16, width=32)
+    student = build_student("resnet8", torch.nn.Linear(48, 5), token_dim=16, width=32, **PAPER)
     for parameter in student.head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     images, shape = torch.randn(3, 3, 32, 32), (3, 2, 3, 16)

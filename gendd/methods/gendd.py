@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gendd.data import Batch
+from gendd.diffusion.draws import Draws
+from gendd.diffusion.head import SplitTokenHead, settings_of
+from gendd.diffusion.objective import Objective
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
-from gendd.head import Draws, SplitTokenHead, settings_of
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import NOISE_READ_OUT, HeadOptions, SamplingOptions
 from gendd.networks import feature_width, parameter_count, pooled_feature
-from gendd.objective import Objective
 from gendd.randomness import StepRandom
 from gendd.ranges import Amount, Share, field_names
 from gendd.student import Student
@@ -106,7 +107,7 @@ class GenDDTask(HeadTask):
 
     def draws(self, random: StepRandom, device: torch.device) -> Draws | None:
         """The head's random numbers for a micro-batch."""
-        return self.head.draw(random.batch, random.generator("diffusion", device)).rows(random.rows)
+        return self.head.draw(random.batch, random.generator("diffusion", device)).images(random.rows)
 
     def mixup_share(self, random: StepRandom, device: torch.device) -> Tensor | None:
         """Feature mixup's share m ~ Beta(beta, beta), one per global batch; None without mixup."""

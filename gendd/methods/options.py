@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from gendd.diffusion import NUM_TIMESTEPS, check_sampling
+from gendd.diffusion.samplers import check_sampling
+from gendd.diffusion.schedule import NUM_TIMESTEPS
 from gendd.ranges import Count, CountOrNone, Number, Range, Share, check_ranges, field_values
 
 # How a head that predicts the noise is read in a few steps: those that start later tell no feature, guidance helps.

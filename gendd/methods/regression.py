@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.denoiser import ResidualBlock
+from gendd.diffusion.denoiser import ResidualBlock
+from gendd.diffusion.head import SplitTokenHead
 from gendd.errors import Refusal
-from gendd.head import SplitTokenHead
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
 from gendd.networks import feature_width, parameter_count

@@ -9,6 +9,7 @@ from torch import Tensor
 from gendd.command_line import parse
 from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import DataSummary, EvaluationData, TrainingData
+from gendd.diffusion.head import PAPER
 from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
 from gendd.ranges import field_names
@@ -103,7 +104,5 @@ class Tree:
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
     """`Tree.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
-    network = {"depth": 3, "trunk_depth": 0, "prediction": "noise", "noise_path": "cosine"}
-    loss = {"timestep_density": "uniform", "loss_weight": "own", "timesteps": "independent", "condition_dropout": 0.2}
     sampling = {"sampler": "ancestral", "steps": steps, "num_samples": 5, "guidance": 2.0}
-    return {**network, **loss, "repeats": repeats, **sampling}
+    return {**PAPER, "repeats": repeats, **sampling}

@@ -19,8 +19,8 @@ from torch import nn
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd import checkpoint, retry
 from gendd.checkpoint import backbone_weights, checksum_of, load_weights, read_weights
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.errors import PassingFault, Refusal, UserError
-from gendd.head import SplitTokenHead
 from gendd.student import Student
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
@@ -207,7 +207,7 @@ def test_a_run_folder_stands_for_its_last_checkpoint(tmp_path):
 
 def student():
     torch.manual_seed(0)
-    head = SplitTokenHead(feature_dim=16, cond_dim=64, token_dim=8, width=12, depth=1)
+    head = SplitTokenHead(feature_dim=16, cond_dim=64, token_dim=8, width=12, **PAPER | {"depth": 1})
     return Student(timm.create_model("cifar_resnet8", num_classes=5), head, nn.Linear(16, 5))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gendd.config import TrainConfig
 from gendd.data import Batch
-from gendd.head import SplitTokenHead
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import METHODS
 from gendd.methods.base import TaskContext
 from gendd.methods.dist import relations
@@ -227,7 +227,7 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
 
 def test_regression_has_the_heads_size_and_predicts_what_it_is_taught():
     torch.manual_seed(0)
-    drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64))
+    drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64, **PAPER))
     head = RegressionHead(64, 16, width=64, size=drawn)
     assert parameter_count(head) == pytest.approx(drawn, rel=0.05)
     z, wanted = torch.randn(8, 16), torch.randn(8, 64)

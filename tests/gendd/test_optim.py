@@ -9,7 +9,7 @@ from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd.config import TrainConfig
-from gendd.head import SplitTokenHead
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import pretrain
 from gendd.methods.projected import ProjectedStudent
 from gendd.methods.simkd import SimKDStudent
@@ -24,7 +24,7 @@ def config(**settings):
 
 
 def student():
-    head = SplitTokenHead(feature_dim=16, cond_dim=64, token_dim=8, width=12, depth=1)
+    head = SplitTokenHead(feature_dim=16, cond_dim=64, token_dim=8, width=12, **PAPER | {"depth": 1})
     return Student(timm.create_model("cifar_resnet8", num_classes=5), head, nn.Linear(16, 5))
 
 

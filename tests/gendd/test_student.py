@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import gendd_cifar  # noqa: F401
-from gendd.head import SplitTokenHead
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.networks import pooled_feature
 from gendd.student import Student
 
@@ -13,7 +13,7 @@ from gendd.student import Student
 def make_student() -> Student:
     torch.manual_seed(0)
     backbone = timm.create_model("cifar_resnet8", num_classes=10)
-    student = Student(backbone, SplitTokenHead(32, 64, token_dim=16, width=32, repeats=2), nn.Linear(32, 10))
+    student = Student(backbone, SplitTokenHead(32, 64, token_dim=16, width=32, repeats=2, **PAPER), nn.Linear(32, 10))
     for parameter in student.head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return student

@@ -10,8 +10,8 @@ from programs import cifar_config
 from programs import train_cifar as main
 
 from gendd.data import Batch
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distributed import autocast, missing_for_compile
-from gendd.head import SplitTokenHead
 from gendd.programs.build import build
 from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 
 def test_head_gives_the_same_loss_and_samples_as_on_the_cpu():
     torch.manual_seed(0)
-    head = SplitTokenHead(32, 12, token_dim=16, width=32, repeats=4)
+    head = SplitTokenHead(32, 12, token_dim=16, width=32, repeats=4, **PAPER)
     for parameter in head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     z, target = torch.randn(6, 12), torch.randn(6, 32)

@@ -17,8 +17,8 @@ from small_images import write_folder
 
 from gendd import checkpoint as files
 from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
+from gendd.diffusion.head import SplitTokenHead
 from gendd.errors import Refusal, UserError
-from gendd.head import SplitTokenHead
 from gendd.methods.options import SamplingOptions
 from gendd.programs import evaluate as program
 from gendd.programs import figures, sampling

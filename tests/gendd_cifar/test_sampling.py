@@ -15,10 +15,10 @@ from programs import evaluate_cifar as evaluate
 from programs import sampling_cifar as main
 from programs import train_cifar as train
 
+from gendd.diffusion.objective import Objective
 from gendd.errors import UserError
 from gendd.methods import GenDD
 from gendd.methods.options import SamplingOptions
-from gendd.objective import Objective
 from gendd.programs import sampling
 from gendd.programs.equal_cost import nearest
 from gendd_cifar.tree import TREE

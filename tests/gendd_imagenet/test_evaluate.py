@@ -8,7 +8,7 @@ import timm
 import torch
 from programs import evaluate_imagenet as main
 
-from gendd.head import SplitTokenHead
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.networks import feature_width
 from gendd.student import Student
 from gendd_imagenet.models import ZOO
@@ -33,7 +33,7 @@ def random_student(name: str) -> Student:
     """Random, but in such a way that no two images look alike to it."""
     torch.manual_seed(0)
     backbone, teacher = (timm.create_model(ZOO[network], num_classes=CLASSES) for network in (name, "resnet18"))
-    head = SplitTokenHead(512, feature_width(backbone), width=16, depth=2)
+    head = SplitTokenHead(512, feature_width(backbone), width=16, **PAPER | {"depth": 2})
     student = Student(backbone, head, teacher.get_classifier())
     with torch.no_grad():
         for parameter in student.parameters():

@@ -8,7 +8,7 @@ from programs import build_network
 from torch import nn
 
 from gendd.checkpoint import backbone_weights, load_weights, read_weights, save
-from gendd.head import SplitTokenHead
+from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
 from gendd.student import Student
 from gendd_imagenet.models import ZOO
@@ -132,7 +132,7 @@ def test_a_published_student_reads_out_the_same(name, tmp_path):
     theirs = students()[name]
     width = theirs.fc.in_features
     norm, classifier = nn.LayerNorm(width), nn.Linear(16, 5)
-    head = SplitTokenHead(16, width, token_dim=8, width=12, depth=1)
+    head = SplitTokenHead(16, width, token_dim=8, width=12, **PAPER | {"depth": 1})
     tensors = {f"model.{key}": value for key, value in theirs.state_dict().items() if not key.startswith("feature.")}
     parts = {"cls_projector.0": norm, "diffloss.net": head.net, "classifier": classifier}
     for prefix, part in parts.items():
@@ -140,7 +140,7 @@ def test_a_published_student_reads_out_the_same(name, tmp_path):
         tensors |= {f"{prefix}.{key}": value for key, value in part.state_dict().items()}
     tensors |= {"cls_centers": torch.ones(5, 16), "chunk_idx": torch.arange(2)[None]}
 
-    fresh = SplitTokenHead(16, width, token_dim=8, width=12, depth=1)
+    fresh = SplitTokenHead(16, width, token_dim=8, width=12, **PAPER | {"depth": 1})
     student = Student(create(name, num_classes=5, image_size=224), fresh, nn.Linear(16, 5)).eval()
     read = read_weights(in_container(tmp_path / "student.pth", tensors))
     size = len(student.state_dict())

@@ -5,11 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gendd import head as head_module
-from gendd.diffusion import NoiseSchedule
-from gendd.draws import Draws
+from gendd.diffusion import denoiser
+from gendd.diffusion import head as head_module
+from gendd.diffusion.draws import Draws
+from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.diffusion.schedule import NoiseSchedule
 from gendd.errors import UserError
-from gendd.head import SplitTokenHead
 
 B, M, K, D, COND = 5, 3, 4, 8, 12
 KINDS = {
@@ -21,7 +22,7 @@ KINDS = {
 
 def fresh(kind: str = "paper", repeats: int = K, **settings) -> SplitTokenHead:
     torch.manual_seed(0)
-    return SplitTokenHead(M * D, COND, D, width=32, repeats=repeats, **KINDS[kind] | settings)
+    return SplitTokenHead(M * D, COND, D, width=32, repeats=repeats, **PAPER | KINDS[kind] | settings)
 
 
 def moved(head: SplitTokenHead) -> SplitTokenHead:
@@ -65,19 +66,20 @@ def plain_output(net, x, t, z, m) -> torch.Tensor:
 def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
     """One token and draw at a time, everything computed anew: the definition."""
     net, total = head.net, 0.0
-    images, _, repeats = draws.noise.shape[:3]
-    timesteps = draws.t.expand(draws.noise.shape[:3])
-    weight = torch.ones(timesteps.shape) if draws.weight is None else draws.weight
+    noises = draws.noise.flatten(2, 3)
+    images, _, repeats = noises.shape[:3]
+    timesteps, weight = (values.expand(draws.noise.shape[:-1]).flatten(2, 3) for values in (draws.t, draws.weight))
+    dropped = None if draws.dropped is None else draws.dropped.expand(draws.noise.shape[:-1]).flatten(2, 3)
     for b in range(images):
         for m in range(M):
             x_start = target[b, m * D : (m + 1) * D]
             for k in range(repeats):
-                t, noise = timesteps[b, m, k], draws.noise[b, m, k]
-                condition = torch.zeros(COND) if draws.dropped is not None and draws.dropped[b, m, k] else z[b]
-                a, n = head.schedule.signal_scale[t], head.schedule.noise_scale[t]
+                t, noise = timesteps[b, m, k], noises[b, m, k]
+                condition = torch.zeros(COND) if dropped is not None and dropped[b, m, k] else z[b]
+                a, n = head.objective.schedule.signal_scale[t], head.objective.schedule.noise_scale[t]
                 output = plain_output(net, a * x_start + n * noise, t, condition, m)
                 if head.objective.prediction == "noise":
-                    terms = head.schedule.loss_terms(output[None], x_start[None], noise[None], t[None])
+                    terms = head.objective.schedule.loss_terms(output[None], x_start[None], noise[None], t[None])
                     loss = terms[0][0] + terms[1][0]
                 elif head.objective.prediction == "feature":
                     loss = (output - x_start).square().mean()
@@ -112,7 +114,7 @@ def test_parts_of_the_repeats_and_the_time_table_change_no_gradient(head, batch,
     head.drawing.repeats = 80
     draws, results = head.draw(B, torch.Generator().manual_seed(2)), []
     for timesteps, rows, used in ((1000, 400, precision), (10**6, 10**6, torch.float32)):
-        monkeypatch.setattr(head_module, "NUM_TIMESTEPS", timesteps)
+        monkeypatch.setattr(denoiser, "NUM_TIMESTEPS", timesteps)
         monkeypatch.setattr(head_module, "ROWS_AT_ONCE", rows)
         with torch.autocast("cpu", torch.bfloat16, enabled=used == torch.bfloat16):
             loss = head(z, target, draws)["loss"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gendd.denoiser import Denoiser
+from gendd.diffusion.denoiser import Denoiser
 
 
 def test_initial_weights_are_as_published():

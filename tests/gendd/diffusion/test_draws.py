@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from gendd.draws import SCHEMES, Drawing, Draws
+from gendd.diffusion.draws import SCHEMES, Drawing, Draws
+from gendd.diffusion.objective import Objective
 from gendd.errors import UserError
-from gendd.objective import Objective
 
 M, D, CPU = 3, 8, torch.device("cpu")
 
@@ -19,7 +19,7 @@ def drawn(scheme: str, repeats: int, images: int, objective: Objective | None = 
 
 
 def weighted(draws: Draws) -> torch.Tensor:
-    return torch.ones(draws.noise.shape[:3]) if draws.weight is None else draws.weight
+    return draws.weight.expand(draws.noise.shape[:-1])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -30,7 +30,7 @@ def test_every_scheme_draws_from_the_density_and_drops_as_often_as_asked(scheme,
     objective = Objective(prediction, density)
     # Shared timesteps are few, so that there must be many draws for each image.
     draws = drawn(scheme, *((16000, 10) if scheme == "shared" else (8, 20000)), objective)
-    timesteps = draws.t.expand(draws.noise.shape[:3])
+    timesteps = draws.t.expand(draws.noise.shape[:-1])
     expected = objective.timestep_density().view(10, 100).sum(-1)
     for dropped, share in ((False, 0.8), (True, 0.2)):
         weight = torch.where(draws.dropped == dropped, weighted(draws), 0.0).flatten().double()
@@ -42,24 +42,23 @@ def test_every_scheme_draws_from_the_density_and_drops_as_often_as_asked(scheme,
 @pytest.mark.parametrize("repeats, given", [(4, 2), (6, 4), (10, 8), (20, 16)])
 def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
     draws = drawn("paired", repeats, 50)
-    assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats)
-    assert (draws.dropped == (torch.arange(repeats) >= given)).all()
-    assert torch.equal(draws.noise[:, :, 0::2], -draws.noise[:, :, 1::2])
-    for values in (draws.t, draws.weight):
-        assert torch.equal(values[:, :, 0::2], values[:, :, 1::2])
+    assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats // 2, 1)
+    assert draws.noise.shape == (50, M, repeats // 2, 2, D)
+    assert (draws.dropped[..., 0] == (torch.arange(0, repeats, 2) >= given)).all()
+    assert torch.equal(draws.noise[..., 0, :], -draws.noise[..., 1, :])
 
 
 def test_shared_timesteps_are_one_of_each_share_of_the_density():
     """All images and tokens have them; of 1000 timesteps, evenly, one in each eighth."""
     draws = drawn("shared", 8, 20, Objective("feature"))
-    assert draws.t.shape == (1, 1, 8) and draws.noise.shape == (20, M, 8, D)
+    assert draws.t.shape == (1, 1, 8, 1) and draws.noise.shape == (20, M, 8, 1, D)
     assert (draws.t.flatten() // 125).tolist() == list(range(8))
-    assert draws.rows(slice(4, 7)).t is draws.t and len(draws.rows(slice(4, 7)).noise) == 3
+    assert draws.images(slice(4, 7)).t is draws.t and len(draws.images(slice(4, 7)).noise) == 3
 
 
 def test_a_process_keeps_its_rows_of_the_draws_of_all():
     draws = drawn("paired", 4, 10)
-    rows = draws.rows(slice(4, 7))
+    rows = draws.images(slice(4, 7))
     assert torch.equal(rows.noise, draws.noise[4:7]) and torch.equal(rows.weight, draws.weight[4:7])
 
 

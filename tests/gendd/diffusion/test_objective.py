@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from gendd.diffusion import NoiseSchedule, sample_deterministic, zero_path_timesteps
+from gendd.diffusion.objective import Objective
+from gendd.diffusion.samplers import sample_deterministic, zero_path_timesteps
+from gendd.diffusion.schedule import NoiseSchedule
 from gendd.errors import UserError
-from gendd.objective import Objective
 
 D = 4
 ALL = [
@@ -30,7 +31,7 @@ def test_a_perfect_prediction_is_read_as_the_feature_and_the_noise(objective):
         x_t = schedule.add_noise(x_start, noise, torch.full((5,), t))
         prediction = noise
         if objective.prediction != "noise":
-            prediction = objective.target(schedule, x_start, noise, torch.full((5,), t))
+            prediction = objective.target(x_start, noise, torch.full((5,), t))
         read = objective.denoised(schedule, prediction, x_t, t)
         torch.testing.assert_close(read, (x_start, noise), rtol=0, atol=1e-3)
 
@@ -45,9 +46,7 @@ def test_the_velocity_is_the_speed_of_the_path():
         t = 400
         points = [a[i] * x_start + b[i] * noise for i in (t - 1, t + 1)]
         speed = (points[1] - points[0]) / (place[t + 1] - place[t - 1])
-        target = Objective("velocity", path=path).target(
-            NoiseSchedule(path=path), x_start.float(), noise.float(), torch.tensor(t)
-        )
+        target = Objective("velocity", path=path).target(x_start.float(), noise.float(), torch.tensor(t))
         torch.testing.assert_close(target, speed.float(), rtol=1e-4, atol=1e-4)
 
 
@@ -59,7 +58,7 @@ def test_the_velocity_is_the_speed_of_the_path():
 def test_the_weights_count_the_clean_features_error(objective, weight):
     """Whatever is predicted, from an error of the prediction to the error of the feature that it means."""
     schedule = NoiseSchedule(path=objective.path)
-    weighted = Objective(objective.prediction, weight=weight, path=objective.path).error_weight(schedule)
+    weighted = Objective(objective.prediction, weight=weight, path=objective.path).error_weight
     for t in (100, 500, 800):
         x, prediction, error = torch.randn(3, D, generator=torch.Generator().manual_seed(t))
         means = [objective.denoised(schedule, values, x, t)[0] for values in (prediction, prediction + error)]
@@ -70,7 +69,7 @@ def test_the_weights_count_the_clean_features_error(objective, weight):
 
 
 def test_own_weights_count_the_prediction_itself():
-    assert all((objective.error_weight(NoiseSchedule(path=objective.path)) == 1).all() for objective in ALL)
+    assert all((objective.error_weight == 1).all() for objective in ALL)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +120,8 @@ def test_the_path_from_pure_noise_ends_at_the_mean(objective, steps):
 @pytest.mark.parametrize(
     "choices, words",
     [
-        ({"path": "straight"}, "--noise-path straight: .* --prediction velocity or feature"),
-        ({"weight": "clean"}, "--loss-weight clean: .* --prediction velocity or feature"),
+        ({"path": "straight"}, "--noise-path straight .* --prediction velocity or feature"),
+        ({"weight": "clean"}, "--loss-weight clean .* --prediction velocity or feature"),
     ],
 )
 def test_what_the_noise_cannot_be_predicted_with_is_refused(choices, words):

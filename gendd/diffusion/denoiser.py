@@ -1,6 +1,6 @@
-"""The head's network: noisy tokens and what they are conditioned on in, a prediction (and its variance) out.
+"""The head's network: from noisy tokens and their condition to a prediction and its variance.
 
-Shapes: tokens of width d, with any leading dimensions, which broadcast.
+Shapes: B images, M tokens of width d, with any dimensions between, such as draws.
 """
 
 import math
@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from gendd.diffusion.schedule import NUM_TIMESTEPS
 
 FREQUENCIES = 256
 
@@ -19,7 +21,9 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        """Embeds timesteps of any shape: cosines, then sines, of 128 frequencies from 1 to 1/10000."""
+        """Embed timesteps (...) as (..., width): cosines, then sines, of 128 frequencies from 1 to 1/10000."""
+        if t.numel() > NUM_TIMESTEPS:  # Each possible timestep once.
+            return F.embedding(t, self(torch.arange(NUM_TIMESTEPS, device=t.device)))
         half = FREQUENCIES // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
         angles = t[..., None].float() * frequencies
@@ -68,15 +72,8 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = adaln_modulation(width, 2)
 
     def forward(self, x: Tensor, activated: Tensor) -> Tensor:
-        if x.numel() <= x.shape[-1] ** 2:
-            shift, scale = self.adaLN_modulation(activated).chunk(2, dim=-1)
-            return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
-        # The shift passes through the output layer alone: for many rows the product of both matrices, as narrow as
-        # the output, is cheaper than the shift as wide as x.
-        projection, out = self.adaLN_modulation[1], self.linear
-        (shift_weight, scale_weight), (shift_bias, scale_bias) = projection.weight.chunk(2), projection.bias.chunk(2)
-        scaled = self.norm_final(x) * (1 + F.linear(activated, scale_weight, scale_bias))
-        return F.linear(scaled, out.weight, out(shift_bias)) + F.linear(activated, out.weight @ shift_weight)
+        shift, scale = self.adaLN_modulation(activated).chunk(2, dim=-1)
+        return self.linear(torch.addcmul(shift, self.norm_final(x), 1 + scale))
 
 
 class Denoiser(nn.Module):
@@ -123,16 +120,24 @@ class Denoiser(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def no_condition(self) -> Tensor:
-        """`cond_embed` of the zero condition, (width,)."""
+        """Embed the zero condition, (width,)."""
         if not self.has_trunk:
             return self.cond_embed.bias
         first = self.cond_embed[0]
         return self.cond_embed(first.weight.new_zeros(first.in_features))
 
-    def forward(self, x: Tensor, time: Tensor, condition: Tensor, position: Tensor) -> Tensor:
-        """Prediction (..., outputs) for noisy tokens x (..., d), given the embeddings (..., width) of their timesteps
-        (`time_embed`), conditions (`cond_embed`) and places in the feature (`pos_embed`)."""
-        x = self.input_proj(x)
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
+        """Predict for noisy tokens.
+
+        Args:
+            x: (B, M, ..., d), the tokens in their order along the second dimension.
+            t: (B, M, ...) timesteps; condition: (B, M, ..., width) from `cond_embed`. Both broadcast.
+
+        Returns:
+            (B, M, ..., outputs).
+        """
+        position = self.pos_embed.weight.view(-1, *[1] * (x.dim() - 3), self.pos_embed.embedding_dim).to(condition)
+        x, time = self.input_proj(x), self.time_embed(t)
         if self.has_trunk:
             x, u = x + condition, time + position
         else:

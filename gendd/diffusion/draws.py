@@ -1,0 +1,149 @@
+"""The random numbers of the head's loss: which timesteps, which noise, which conditions are dropped.
+
+Shapes: B images, M tokens of width d. A token has K draws: G different ones, each with n noises. Antithetic draws have
+n = 2 noises of opposite sign, all others n = 1.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gendd.diffusion.schedule import NUM_TIMESTEPS
+from gendd.errors import UserError
+
+SCHEMES = ("independent", "shared", "paired")
+
+# Random numbers of a size.
+Random = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one loss. All shapes but the noise's may have 1 in place of B, M or G.
+
+    noise: (B, M, G, n, d).
+    t: (B, M, G, 1) int64, the timesteps.
+    weight: (B, M, G, 1), weight of a draw in the mean.
+    dropped: (B, M, G, 1) bool, where the condition is zero; None if it never is.
+    """
+
+    noise: Tensor
+    t: Tensor
+    weight: Tensor
+    dropped: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """B x M x K."""
+        return self.noise[..., 0].numel()
+
+    def images(self, rows: slice) -> "Draws":
+        """Return the draws of some of the images."""
+        return self._cut(0, rows)
+
+    def slices(self, noises: int) -> Iterator["Draws"]:
+        """Yield the draws in parts of at most `noises` noises, or one draw per token where that is more."""
+        size = max(1, noises // self.noise[:, :, 0, :, 0].numel())
+        for first in range(0, self.noise.shape[2], size):
+            yield self._cut(2, slice(first, first + size))
+
+    def _cut(self, dim: int, part: slice) -> "Draws":
+        def cut(values: Tensor | None) -> Tensor | None:
+            return values if values is None or values.shape[dim] == 1 else values[(slice(None),) * dim + (part,)]
+
+        return Draws(self.noise[(slice(None),) * dim + (part,)], cut(self.t), cut(self.weight), cut(self.dropped))
+
+
+class Drawing(nn.Module):
+    """How a head's loss draws its random numbers.
+
+    Args:
+        scheme: "independent" (the paper's); "shared": all tokens of all images share K stratified timesteps, so that
+            what depends on time alone is computed K times; or "paired": antithetic draws. The expectation of the loss
+            is the same.
+        density: probability (1000,) of each timestep in the loss.
+        proposal: probability (1000,) of drawing each timestep in antithetic draws, which are weighted accordingly.
+        condition_dropout: probability of a zero condition.
+
+    Raises:
+        UserError: `repeats` that antithetic draws cannot have.
+    """
+
+    def __init__(self, scheme: str, repeats: int, density: Tensor, proposal: Tensor, condition_dropout: float):
+        super().__init__()
+        check_repeats(repeats, scheme, condition_dropout)
+        self.scheme, self.repeats, self.condition_dropout = scheme, repeats, condition_dropout
+        self.even = bool((density == density[0]).all())
+        for name, values in (
+            ("cumulated", density.float().cumsum(0)),
+            ("proposed", proposal.float().cumsum(0)),
+            ("weight", (density / proposal).float()),
+        ):
+            self.register_buffer(name, values, persistent=False)
+
+    def forward(
+        self, images: int, tokens: int, token_dim: int, generator: torch.Generator | None, device: torch.device
+    ) -> Draws:
+        """Draw for the loss of `images` images. The generator must be on the device."""
+        shape = (images, tokens, self.repeats, 1)
+
+        def uniform(*size: int) -> Tensor:
+            return torch.rand(size, generator=generator, device=device)
+
+        def normal(*size: int) -> Tensor:
+            return torch.randn(*size, token_dim, generator=generator, device=device)
+
+        if self.scheme == "paired":
+            return self._antithetic(images, tokens, uniform, normal)
+        noise = normal(*shape)
+        if self.scheme == "shared":
+            t = _stratified(self.cumulated, uniform(1, 1, self.repeats))[..., None]
+        elif self.even:
+            t = torch.randint(NUM_TIMESTEPS, shape, generator=generator, device=device)
+        else:
+            t = _inverse(self.cumulated, uniform(*shape))
+        dropped = uniform(*shape) < self.condition_dropout if self.condition_dropout else None
+        return Draws(noise, t, noise.new_ones(1, 1, 1, 1), dropped)
+
+    def _antithetic(self, images: int, tokens: int, uniform: Random, normal: Random) -> Draws:
+        """Draw pairs: one timestep, one noise with both signs. The weighted mean loss has the same expectation.
+
+        Its gradient varies far less. A fixed number of a token's pairs have the zero condition. The timesteps come from
+        the proposal, stratified over the pairs with the condition and over those without.
+        """
+        pairs = self.repeats // 2
+        without = min(max(round(pairs * self.condition_dropout), int(self.condition_dropout > 0)), pairs - 1)
+        given = pairs - without
+
+        t = torch.cat([_stratified(self.proposed, uniform(images, tokens, count)) for count in (given, without)], -1)
+        dropped = (torch.arange(pairs, device=t.device) >= given).expand(t.shape)
+        # A pair counts by the probability of its condition, its share of the timesteps, and the inverse of how much
+        # more often than in the loss its timestep is drawn.
+        count = torch.where(dropped, self.condition_dropout / max(without, 1), (1 - self.condition_dropout) / given)
+        weight = pairs * count * self.weight.to(t.device)[t]
+        noise = normal(images, tokens, pairs)
+        return Draws(torch.stack([noise, -noise], -2), t[..., None], weight[..., None], dropped[..., None])
+
+
+def _inverse(cumulated: Tensor, place: Tensor) -> Tensor:
+    """Return the timesteps at places from 0 to 1 of a cumulated density (1000,)."""
+    return torch.searchsorted(cumulated.to(place.device), place).clamp(max=NUM_TIMESTEPS - 1)
+
+
+def _stratified(cumulated: Tensor, uniform: Tensor) -> Tensor:
+    """Return timesteps (..., n), one from each of n equal shares of a density, for uniform random numbers."""
+    count = uniform.shape[-1]
+    return _inverse(cumulated, (uniform + torch.arange(count, device=uniform.device)) / max(count, 1))
+
+
+def check_repeats(repeats: int, timesteps: str, condition_dropout: float) -> None:
+    if timesteps not in SCHEMES:
+        raise UserError(f"--timesteps {timesteps}: choose one of {', '.join(SCHEMES)}")
+    least = 4 if condition_dropout > 0 else 2
+    if timesteps == "paired" and (repeats % 2 or repeats < least):
+        raise UserError(
+            f"--repeats {repeats}: --timesteps paired draws two and two, with the condition and without; "
+            f"set it to {max(least, repeats + repeats % 2)}"
+        )

@@ -1,0 +1,181 @@
+"""The split-token generative head: `forward` is the training loss, `sample` generates features.
+
+Shapes: B images, M tokens of width d (together one teacher feature, D_t = M d), S samples, D_s student feature width.
+A token has K draws, in G groups of n (`gendd.diffusion.draws`).
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendd.diffusion import samplers
+from gendd.diffusion.denoiser import Denoiser
+from gendd.diffusion.draws import Drawing, Draws
+from gendd.diffusion.objective import Objective
+from gendd.diffusion.schedule import NoiseSchedule
+from gendd.diffusion.slices import sum_in_slices
+from gendd.errors import UserError
+
+# The published head (arXiv 2507.14503), in place of the defaults. Its `repeats` are 30 for CIFAR and 10 for ImageNet.
+PAPER = {
+    "depth": 3,
+    "trunk_depth": 0,
+    "condition_dropout": 0.2,
+    "timesteps": "independent",
+    "prediction": "noise",
+    "timestep_density": "uniform",
+    "loss_weight": "own",
+    "noise_path": "cosine",
+}
+PREDICTS = "predicts_"
+# Noisy tokens that go through the denoiser at once in training: enough to fill a CPU or a GPU, and no more memory.
+ROWS_AT_ONCE, GPU_ROWS_AT_ONCE = 2048, 65536
+
+
+class SplitTokenHead(nn.Module):
+    """Generates a teacher feature, token by token, from the student's condition (arXiv 2507.14503).
+
+    Args:
+        feature_dim: D_t; cond_dim: D_s; token_dim: d, must divide D_t.
+        width, depth, trunk_depth: of the `Denoiser`.
+        repeats: K, draws of (timestep, noise) per token in one loss.
+        condition_dropout: probability of a zero condition, per (image, token, draw).
+        timesteps: scheme of `Drawing`.
+        prediction, timestep_density, loss_weight, noise_path: of the `Objective`.
+
+    Raises:
+        UserError: the token width does not divide the feature, or choices that do not work together.
+    """
+
+    draws_features = True
+
+    def __init__(
+        self,
+        feature_dim: int,
+        cond_dim: int,
+        token_dim: int = 64,
+        width: int = 1024,
+        depth: int = 1,
+        trunk_depth: int = 3,
+        repeats: int = 16,
+        condition_dropout: float = 0.0,
+        timesteps: str = "shared",
+        prediction: str = "feature",
+        timestep_density: str = "high-noise",
+        loss_weight: str = "own",
+        noise_path: str = "cosine",
+    ):
+        super().__init__()
+        check_token_dim(feature_dim, token_dim)
+        self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
+        self.objective = Objective(prediction, timestep_density, loss_weight, noise_path)
+        if (prediction, noise_path) != ("noise", "cosine"):
+            # In no computation, but in every file of weights: it tells a head from those that predict something else.
+            self.register_buffer(f"{PREDICTS}{prediction}_{noise_path}", torch.ones(()))
+        outputs = 2 * token_dim if self.objective.learns_variance else token_dim
+        self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, outputs, trunk_depth)
+        densities = self.objective.timestep_density(), self.objective.proposal()
+        self.drawing = Drawing(timesteps, repeats, *densities, condition_dropout)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute the residual blocks in the backward pass: less memory, more time, the same result."""
+        self.net.grad_checkpointing = enable
+
+    def draw(self, batch: int, generator: torch.Generator | None = None) -> Draws:
+        """Draw the random numbers for the loss of `batch` images, on the generator's device."""
+        device = generator.device if generator else self.objective.error_weight.device
+        return self.drawing(batch, self.num_tokens, self.token_dim, generator, device)
+
+    def forward(self, z: Tensor, target: Tensor, draws: Draws | None = None) -> dict[str, Tensor]:
+        """Compute the loss of generating `target` (B, D_t) from the condition `z` (B, D_s).
+
+        Returns:
+            "loss" = "mse" (+ "vb" where the variance is learned), means over B x M x K: scalars, the terms without
+            gradient.
+        """
+        draws = self.draw(len(z)) if draws is None else draws
+        x_start = target.float().unflatten(-1, (self.num_tokens, 1, 1, self.token_dim))  # (B, M, 1, 1, d)
+        condition = self.net.cond_embed(z[:, None, None, None])  # (B, 1, 1, 1, width)
+
+        def loss(draws: Draws, c: Tensor) -> Tensor:
+            if draws.dropped is not None:
+                c = torch.where(draws.dropped[..., None], self.net.no_condition().to(c), c)
+            x_t = self.objective.schedule.add_noise(x_start, draws.noise, draws.t)
+            errors = self.objective.errors(self.net(x_t, draws.t, c), x_start, draws.noise, draws.t)
+            return torch.stack([(draws.weight * error).sum() for error in errors])
+
+        slices = draws.slices(ROWS_AT_ONCE if z.device.type == "cpu" else GPU_ROWS_AT_ONCE)
+        terms = sum_in_slices(loss, slices, condition, network=self.net) / draws.count
+        return {"loss": terms.sum(), **dict(zip(self.objective.terms, terms.detach(), strict=True))}
+
+    def sample(
+        self,
+        z: Tensor,
+        sampler: str = "deterministic",
+        steps: int = 1,
+        num_samples: int = 1,
+        guidance: float = 1.0,
+        start: int = 999,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Sample features (B, S, D_t) for conditions z (B, D_s).
+
+        Args:
+            sampler: "ancestral" (the paper's) starts from noise at t = 999. "deterministic" is the DDIM path from zero,
+                the mean of the noise, at t = `start`; it has one outcome (S = 1).
+            steps: of the 1000 timesteps, evenly spaced; the deterministic path's in its upper part.
+            num_samples: S.
+            guidance: scale s of prediction = uncond + s (cond - uncond); the variance is the conditional one.
+            generator: of all noise, on any device.
+
+        Raises:
+            UserError: an unknown sampler, or settings that it cannot have.
+        """
+        samplers.check_sampling(sampler, steps, num_samples, start)
+        self.objective.check_sampling(sampler, start)
+        deterministic = sampler == "deterministic"
+        timesteps = samplers.zero_path_timesteps(start, steps) if deterministic else samplers.spaced_timesteps(steps)
+        schedule = NoiseSchedule(timesteps, self.objective.path).to(z.device)
+        condition = self.net.cond_embed(z[:, None, None])  # (B, 1, 1, width)
+        no_condition = None if guidance == 1 else self.net.no_condition()
+
+        def predict(x: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
+            t = torch.tensor(schedule.timesteps[index], device=z.device)
+            prediction, variance = self.objective.split(self.net(x, t, condition).float())
+            if guidance != 1:
+                without, _ = self.objective.split(self.net(x, t, no_condition).float())
+                prediction = torch.lerp(without, prediction, guidance)
+            return *self.objective.denoised(schedule, prediction, x, index), variance
+
+        def noise() -> Tensor:
+            device = generator.device if generator else z.device
+            shape = len(z), num_samples, self.num_tokens, self.token_dim
+            return torch.randn(shape, generator=generator, device=device).to(z.device).transpose(1, 2)
+
+        if deterministic:
+            # One row of zeros: until it meets the condition, the path is the same for all images.
+            zeros = z.new_zeros(1, self.num_tokens, 1, self.token_dim, dtype=torch.float32)
+            features = samplers.sample_deterministic(schedule, predict, zeros)
+        else:
+            features = samplers.sample_ancestral(schedule, predict, noise(), noise)
+        return features.transpose(1, 2).flatten(-2)  # (B, M, S, d) -> (B, S, D_t)
+
+
+def settings_of(tensors: Iterable[str]) -> dict[str, Any]:
+    """--prediction and --noise-path of the head that tensors of these names are of."""
+    marks = (name.partition(f"head.{PREDICTS}")[2] for name in tensors)
+    prediction, _, path = next((mark for mark in marks if mark), "noise_cosine").partition("_")
+    return {"prediction": prediction, "noise_path": path}
+
+
+def check_token_dim(feature_dim: int, token_dim: int) -> None:
+    if feature_dim % token_dim:
+        divisors = sorted(n for n in range(1, feature_dim + 1) if feature_dim % n == 0)
+        below = max(n for n in divisors if n <= max(token_dim, 1))
+        above = min(n for n in divisors if n >= min(token_dim, feature_dim))
+        raise UserError(
+            f"--token-dim {token_dim} does not divide the teacher's feature width {feature_dim}; "
+            f"nearest that do: {below} and {above}"
+        )
