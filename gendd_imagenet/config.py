@@ -78,8 +78,6 @@ class LargeBatches(OptimizerConfig):
     """Second beta of adamw at the first step."""
     schedule: Literal["cosine", "step"] = "cosine"
     """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
-    sync_bn: bool = True
-    """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
 
 
 @dataclass(frozen=True)

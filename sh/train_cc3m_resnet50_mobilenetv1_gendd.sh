@@ -7,8 +7,7 @@
 # The shards are those of pixparse/cc3m-wds, in data/cc3m/; others go by --dataset PATTERN. No label and no caption is
 # read. ImageNet's val/, which the student is tested on, lies in data/imagenet/; the teacher's weights are the ones that
 # timm publishes; without a network, --dry-run says which file to put where.
-# Not stated, and our choice: 10 draws per token, as on ImageNet, and no stage 1. The paper trains no probe here; this
-# one learns from the teacher's probabilities and changes nothing else.
+# The paper trains no probe here. This one learns from the teacher's probabilities and changes nothing else.
 set -euo pipefail
 
 recipe=(

@@ -25,6 +25,7 @@ recipe=(
   --weight-decay 1e-4
   --decay head-exempt
   --schedule cosine
+  --min-lr 1e-6
   --temperature 1
   --warmup-epochs 10
   --crop-scale 0.6 1

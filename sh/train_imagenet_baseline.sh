@@ -34,7 +34,7 @@ sgd=(--optimizer sgd --momentum 0.9 --decay head-exempt --crop-scale 0.08 1)
 case $teacher in
   resnext101_32x4d)
     script=imagenetlt_resnext101
-    teacher_flags=(--teacher-weights runs/imagenet/resnext101_32x4d/classification-lt/0)
+    teacher_flags=(--teacher-weights runs/imagenet/resnext101_32x4d/classification-lt/0/checkpoints/best.pt)
     recipe=(
       "${sgd[@]}"
       --train-list data/imagenet_lt/ImageNet_LT_train.txt

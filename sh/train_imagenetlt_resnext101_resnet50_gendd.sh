@@ -4,7 +4,8 @@
 #   bash sh/train_imagenetlt_resnext101_resnet50_gendd.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the repository
 # root. The same command again goes on.
-# The teacher first: bash sh/train_imagenetlt_resnext101_teacher.sh; --teacher-weights names another run or file.
+# The teacher first: bash sh/train_imagenetlt_resnext101_teacher.sh. Its best epoch teaches, as in the paper's release;
+# --teacher-weights names another run or file.
 # The images are ImageNet's, in data/imagenet/; the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) lie in
 # data/imagenet_lt/, or where --train-list and --eval-list say. Accuracies are of all classes, and of those with many,
 # medium and few training images.
@@ -16,7 +17,7 @@ recipe=(
   --train-list data/imagenet_lt/ImageNet_LT_train.txt
   --eval-list data/imagenet_lt/ImageNet_LT_test.txt
   --teacher resnext101_32x4d
-  --teacher-weights runs/imagenet/resnext101_32x4d/classification-lt/0
+  --teacher-weights runs/imagenet/resnext101_32x4d/classification-lt/0/checkpoints/best.pt
   --student resnet50
   --batch-size 256
   --optimizer adamw

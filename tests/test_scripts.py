@@ -18,7 +18,7 @@ from gendd.errors import UserError
 from gendd.programs.main import main as run_program
 from gendd.programs.train import configuration as train_configuration
 from gendd.programs.train import train
-from gendd.runs import earlier_run, run_path
+from gendd.runs import RunFolder, earlier_run, run_path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import recipes  # noqa: E402
@@ -145,7 +145,7 @@ def test_teachers_of_photographs(recorded):
     def last(script):
         return configuration(*recorded(f"bash sh/train_{script}.sh")[-1])
 
-    trained = str(run_path(last("imagenetlt_resnext101_teacher")))
+    trained = str(RunFolder(run_path(last("imagenetlt_resnext101_teacher"))).best)
     for script in DISTILLED:
         assert last(script).teacher_weights == (trained if script.startswith("imagenetlt") else "timm")
 

@@ -41,7 +41,8 @@ def plan_of(
     lines["method"] = _method(config)
     if head is not None:
         lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
-        if head.draws_features:
+        # The paper's protocol is one of labeled data sets.
+        if head.draws_features and summary.num_classes:
             protocol = tree.protocol(config.method)
             lines["protocol"] = protocol if protocol == PAPERS else f"{protocol}; --paper sets the paper's"
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):

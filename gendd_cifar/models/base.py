@@ -18,7 +18,9 @@ class CifarNet(nn.Module):
 
     first_conv = "conv1"
     classifier_name = "fc"
-    classifier_std: float | None = None  # None keeps PyTorch's initialization of the classifier
+    # None keeps PyTorch's initialization of the classifier.
+    classifier_std: float | None = None
+    classifier_bias: float | None = None
     grad_checkpointing = False
 
     def add_head(self, num_features: int, num_classes: int, global_pool: str) -> None:
@@ -37,7 +39,8 @@ class CifarNet(nn.Module):
         )
         if self.classifier_std is not None and num_classes > 0:
             nn.init.normal_(classifier.weight, std=self.classifier_std)
-            nn.init.zeros_(classifier.bias)
+        if self.classifier_bias is not None and num_classes > 0:
+            nn.init.constant_(classifier.bias, self.classifier_bias)
         self.set_submodule(self.classifier_name, classifier)
 
     def get_classifier(self) -> nn.Module:

@@ -37,6 +37,7 @@ class MobileNetV2(CifarNet):
     first_conv = "conv1.0"
     classifier_name = "classifier.0"
     classifier_std = 0.01
+    classifier_bias = 0.0
 
     def __init__(self, width_factor: float = 0.5, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg"):
         super().__init__()

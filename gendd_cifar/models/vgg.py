@@ -13,6 +13,7 @@ class VGG(CifarNet):
     first_conv = "block0.0"
     classifier_name = "classifier"
     classifier_std = 0.01
+    classifier_bias = 0.0
 
     def __init__(
         self,

@@ -27,6 +27,8 @@ class PreActivationBlock(nn.Module):
 class WideResNet(CifarNet):
     """`depth` = 6n + 4: three stages of n pre-activation blocks, `widen` times as wide as a ResNet's."""
 
+    classifier_bias = 0.0
+
     def __init__(self, depth: int, widen: int, num_classes: int = 100, in_chans: int = 3, global_pool: str = "avg"):
         super().__init__()
         blocks = (depth - 4) // 6

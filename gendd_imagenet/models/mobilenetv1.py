@@ -3,6 +3,7 @@
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.efficientnet import EfficientNet, mobilenetv1_100
+from torch import nn
 
 NAME = "imagenet_mobilenetv1"
 # timm's `register_model` looks for this name in the module of the function it registers.
@@ -25,6 +26,11 @@ default_cfgs = generate_default_cfgs(
 def imagenet_mobilenetv1(pretrained: bool = False, pretrained_cfg=None, **kwargs) -> EfficientNet:
     pretrained_cfg = resolve_pretrained_cfg(NAME, pretrained_cfg)
     network = mobilenetv1_100(pretrained, pretrained_cfg=pretrained_cfg, act_layer="relu", **kwargs)
+    if not pretrained:
+        # The published runs start from torch's initial values, not from timm's.
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.reset_parameters()
     network.published_names = published_names(network)
     return network
 

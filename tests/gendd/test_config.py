@@ -401,4 +401,4 @@ def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
     assert "networks options" in printed and "an image's area that a random crop covers" in printed
     assert "Passes over the training set. (default: 100)" in printed
     config = imagenet_config("--student", "resnet18", "--lr", "0.5")
-    assert (config.epochs, config.eval_images, config.lr, config.sync_bn) == (100, 5000, 0.5, True)
+    assert (config.epochs, config.eval_images, config.lr, config.sync_bn) == (100, 5000, 0.5, False)

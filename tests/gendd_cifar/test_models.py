@@ -186,3 +186,10 @@ def test_loads_a_repdistiller_checkpoint(shared):
     model = create("resnet56")
     model.load_state_dict(weights, strict=True)
     assert torch.equal(model.get_classifier().weight, weights["fc.weight"])
+
+
+@pytest.mark.parametrize("name", ["wrn_16_1", "vgg8", "MobileNetV2"])
+def test_classifier_of_wrn_vgg_and_mobilenet_starts_without_bias(name):
+    """As in RepDistiller."""
+    classifier = create(name, num_classes=10).get_classifier()
+    assert not classifier.bias.any() and classifier.weight.any()

@@ -154,3 +154,11 @@ def test_a_published_student_reads_out_the_same(name, tmp_path):
     plain = create(name, num_classes=5, image_size=224)
     load_weights(plain, backbone_weights(read), "it")
     torch.testing.assert_close(plain.state_dict(), student.backbone.state_dict(), rtol=0, atol=0)
+
+
+def test_convolutions_of_mobilenetv1_start_with_torchs_values():
+    """Uniform within 1 / sqrt(fan in); timm draws from a wider normal distribution."""
+    for name, module in create("mobilenetv1").named_modules():
+        if isinstance(module, nn.Conv2d):
+            bound = module.weight[0].numel() ** -0.5
+            assert 0.9 * bound < module.weight.abs().max() <= bound, name
