@@ -169,7 +169,8 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
     def check_contraction(self, config: "TrainConfig") -> None:
         if config.unlabeled and self.contraction > 0:
             raise UserError(
-                f"--contraction {self.contraction}: pulls toward the label's class; with --unlabeled set it to 0"
+                f"--unlabeled: leaves no label for --contraction {self.contraction}, which pulls toward the label's "
+                "class; give --contraction 0"
             )
 
     @classmethod

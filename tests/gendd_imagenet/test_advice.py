@@ -1,0 +1,77 @@
+"""Refusals of commands: what they advise to leave out is in the command."""
+
+import re
+
+import pytest
+
+from gendd.errors import UserError
+from gendd.programs.evaluate import evaluate_checkpoint
+from gendd.programs.train import train
+from gendd_cifar.tree import TREE as CIFAR
+from gendd_imagenet.tree import TREE as IMAGENET
+
+LEAVE = re.compile(r"leave \S+( \S+)? out|keep one|set it to 0")
+NETWORKS = ["--student", "resnet18", "--dataset", "{photos}", "--image-size", "32", "--workers", "0", "--dry-run"]
+TEACHER = ["--teacher", "resnet18", "--teacher-weights", "random"]
+SMALL = ["--student", "resnet8", "--dataset", "digits", "--dry-run"]
+SMALL_TEACHER = ["--teacher", "resnet8", "--teacher-weights", "random"]
+SHARDS = ["--dataset", "{0..3}.tar", "--steps-per-epoch", "2", "--eval-dataset", "{photos}"]
+PHOTO_COMMANDS = [
+    ["kl", *TEACHER, "--images", "{photos}"],
+    ["gendd", *TEACHER, "--images", "{photos}", "--dataset", "other"],
+    ["gendd", *TEACHER, "--eval-list", "a.txt", "--dataset", "hfds/a/b"],
+    ["gendd", *TEACHER, "--train-list", "a.txt", "--dataset", "hfds/a/b"],
+    ["gendd", *TEACHER, "--teacher-cache", "c", *SHARDS],
+    ["gendd", *TEACHER, "--holdout", "0.1", *SHARDS],
+    ["gendd", *TEACHER, "--teacher-cache", "c", "--mixup", "0.5"],
+    ["gendd", *TEACHER, "--label-fraction", "0.5", "--cutmix", "0.5"],
+    ["kd", *TEACHER, "--no-teacher-classifier"],
+    ["gendd", "--teacher", "transformers:nowhere", "--teacher-weights", "timm"],
+]  # fmt: skip
+SMALL_COMMANDS = [
+    ["classification", "--min-lr", "1e-4", "--schedule", "step"],
+    ["classification", "--teacher-mean", "0", "0", "0"],
+    ["classification", "--teacher", "resnet8"],
+    ["classification", "--after", "pretrain", "--student-weights", "a.pt"],
+    ["classification", "--teacher-cache", "c"],
+    ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0", "--label-fraction", "0.5"],
+    ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0", "--unlabeled-dir", "d", "--holdout", "0.1"],
+    ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0", "--unlabeled-dir", "d", "--imbalance", "0.1"],
+    ["kd", *SMALL_TEACHER, "--no-teacher-classifier"],
+    ["kd", *SMALL_TEACHER, "--teacher-feature", "class-token"],
+    ["gendd", *SMALL_TEACHER, "--unlabeled"],
+]
+COMMANDS = [(IMAGENET, NETWORKS, flags) for flags in PHOTO_COMMANDS]
+COMMANDS += [(CIFAR, SMALL, flags) for flags in SMALL_COMMANDS]
+
+
+@pytest.mark.parametrize(
+    ("tree", "common", "command"), COMMANDS, ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else ""
+)
+def test_flags_to_leave_out_were_given(photos, tmp_path, tree, common, command):
+    method, *flags = (word.replace("{photos}", str(photos)) for word in [command[0], *common, *command[1:]])
+    words = [method, *flags, "--runs", str(tmp_path)]
+    with pytest.raises(UserError) as refused:
+        train(tree, words)
+    assert_obeyable(str(refused.value), words)
+
+
+def test_evaluate_names_flags_that_were_given(photos, tmp_path):
+    words = ["classification", "--student", "toy:network", "--dataset", str(photos), "--image-size", "32", "--workers"]
+    words += ["0", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "30", "--runs", str(tmp_path)]
+    train(IMAGENET, words)
+    run = str(next(tmp_path.rglob("result.json")).parent)
+    for flags in (["--steps", "3"], ["--paper"], ["--guidance", "2"], ["--weights", "ema"]):
+        with pytest.raises(UserError) as refused:
+            evaluate_checkpoint(IMAGENET, [run, *flags])
+        assert_obeyable(str(refused.value), [run, *flags])
+
+
+def assert_obeyable(message: str, words: list[str]) -> None:
+    """A message begins with a flag of the command, where it advises to leave one out."""
+    assert len(message.splitlines()) == 1
+    if LEAVE.search(message):
+        (first,) = re.findall(r"^(--[a-z0-9-]+|METHOD)", message)
+        assert first in (*words, "METHOD"), message
+        for flag in re.findall(r"leave (--[a-z-]+) out", message):
+            assert flag in words, message
