@@ -41,7 +41,7 @@ HEAD = [
 ]
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32"]
 PAPER = ["--trunk-depth", "0", "--prediction", "noise", "--timestep-density", "uniform", "--condition-dropout", "0.2",
-         "--steps", "2", "--guidance", "2", "--start", "800"]  # fmt: skip
+         "--steps", "4", "--guidance", "2", "--start", "800"]  # fmt: skip
 NETWORKS = ["--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8", "--precision", "fp32"]
 
 

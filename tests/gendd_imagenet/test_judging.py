@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from photos import config, open_evaluated, refusal
 from PIL import Image
 from programs import evaluate_imagenet, train_imagenet
 
@@ -15,6 +16,12 @@ from gendd.checkpoint import read_weights
 from gendd.errors import UserError
 from gendd.programs import judge
 from gendd.programs.judge import knn, probe, zero_shot
+from gendd.reporting.metrics import _scalars
+from gendd.scores import AGREEMENT
+from gendd.training import _as_line
+from gendd_imagenet import check
+from gendd_imagenet import data as images
+from gendd_imagenet.folders import list_class_folders
 from gendd_imagenet.tree import TREE
 
 COMMON = ["--student", "toy:network", "--image-size", "32", "--batch-size", "16", "--workers", "0", "--epochs", "1"]
@@ -179,3 +186,31 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     words = [str(tmp_path / "broken.pt"), "--student", "toy:network", "--dataset", "imagenet"]
     with pytest.raises(UserError, match="1 tensors hold values that are not finite, such as classifier.weight"):
         evaluate_imagenet([*words, "--dataset", json.loads((run / "config.json").read_text())["dataset"]])
+
+
+@pytest.mark.parametrize("unknown", [6, 21])
+def test_unknown_labels_are_no_labels(photos, monkeypatch, capsys, unknown):
+    """Some are passed over and counted; of all, the data set is refused before the work."""
+    listing = list_class_folders(photos, "val")
+    listing = listing.with_labels(listing.labels.where(torch.arange(len(listing)) >= unknown, -1))
+    for module in (images, check):
+        monkeypatch.setattr(module, "list_evaluation", lambda config: listing)
+    settings = config(photos)
+    if unknown == len(listing):
+        for refused in (open_evaluated, check.check_data):
+            assert refusal(refused, settings).startswith(f"--dataset {photos}: no image to evaluate on has a label")
+        return
+    data = open_evaluated(settings)
+    assert (data.size, data.passed_over) == (15, {"without a label": 6})
+    check.check_data(settings)
+    assert "3 classes of 1 to 7, 6 without a label" in capsys.readouterr().out
+
+
+def test_the_log_and_tensorboard_show_percent(tmp_path):
+    values = {"images": 101, "head": {"cosine": 71.2, "neighbors": 40.0}, AGREEMENT: {"cosine": 0.5, "norm": 2.0}}
+    line = _as_line(values)
+    assert "head cosine 71.20 %, neighbors (chance 10.0) 40.00 %" in line and "features cosine 50.00 %, norm 2" in line
+    assert dict(_scalars(("eval",), values)) == {
+        "eval/images": 101, "eval/head/cosine (%)": 71.2, "eval/head/neighbors (%)": 40.0,
+        "eval/features/cosine (%)": 50.0, "eval/features/norm": 2.0
+    }  # fmt: skip
