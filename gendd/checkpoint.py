@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import Missing, PassingFault, Refusal, UserError
+from gendd.errors import Missing, PassingFault, Refusal, UserError, not_there
 from gendd.fitting import as_timm_reads, of_one_network
 from gendd.foreign import is_safetensors, is_torch, what_it_is
 from gendd.networks import classifier_name
@@ -135,7 +135,7 @@ def read_any(path: Path) -> object:
         PassingFault: the disk failed at each try.
     """
     if not path.is_file():
-        raise Missing(f"{path}: no such file; check the path")
+        raise Missing(f"{not_there(path)}; check the path")
     try:
         return retried(lambda: _content(path), path)
     except (Refusal, PassingFault):

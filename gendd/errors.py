@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from gendd.stopping import Terminated, end_by_sigterm
 
@@ -33,6 +34,12 @@ class Absent(UserError):
 class PassingFault(Exception):
     """Something may go better at another try: a disk or network failed, a process was killed. The message is one line:
     what failed, the remedy. MAX_RESTARTS tries again."""
+
+
+def not_there(path: str | Path, kind: str = "file") -> str:
+    """The words for a path that does not exist: as it was given, and the absolute path that was looked for."""
+    looked_for = os.path.abspath(path)
+    return f"{path}: no such {kind}" + ("" if looked_for == str(path) else f", looked for {looked_for}")
 
 
 @contextlib.contextmanager
@@ -81,7 +88,7 @@ def run_program(main: Callable[[], None]) -> None:
             time.sleep(5)
         told = str(error)
         if isinstance(error, OSError):
-            told = f"{error.filename}: {error.strerror}; mend that, or name another place"
+            told = f"{os.path.abspath(os.fsdecode(error.filename))}: {error.strerror}; mend that, or name another place"
         print(f"error: {' '.join(told.split())}", file=sys.stderr, flush=True)
         # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
         os._exit(2 if isinstance(error, (UserError, Refusal)) else 1)

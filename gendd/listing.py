@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gendd.errors import Refusal, UserError
+from gendd.errors import Refusal, UserError, not_there
 from gendd.images import ENDINGS, begins_as_image
 from gendd.retry import retried
 
@@ -43,7 +43,7 @@ def list_images(root: Path) -> ImageFiles:
         Refusal: there are none.
     """
     if not root.is_dir():
-        raise Refusal(f"{root}: no such folder; name a folder of images")
+        raise Refusal(f"{not_there(root, 'folder')}; name a folder of images")
     names, passed_over = _walk(root)
     if not names:
         raise Refusal(f"{root}: holds no image{aside(passed_over)}; name a folder of images")

@@ -1,14 +1,10 @@
 """Teachers and students: any network that speaks timm's interface, by name or from a user's own function."""
 
-import importlib
 import inspect
-import os
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from textwrap import shorten
+from typing import cast
 
 import timm
 import torch
@@ -20,10 +16,9 @@ from torch.utils.module_tracker import ModuleTracker
 from gendd import timm_sources
 from gendd.errors import Refusal, unknown_name
 from gendd.foundation import create_foundation, is_foundation
+from gendd.own_code import brief, imported, raised
 
 SMALL_IMAGE = 64
-# Folder that the command was given in, where a script has left it (sh/environment.sh): users' modules lie there.
-GIVEN_IN = "GENDD_FOLDER"
 INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
@@ -149,17 +144,13 @@ def _from_timm(name: str, names: Names, num_classes: int, image_size: int) -> nn
         network = create_timm(timm_name, num_classes, image_size)
     except Exception as error:  # timm's networks raise almost anything at sizes that they are not made for.
         raise Refusal(
-            f"{name}: timm cannot build it for images of {image_size} pixels ({_brief(error)}); choose another "
+            f"{name}: timm cannot build it for images of {image_size} pixels ({brief(error)}); choose another "
             "network or --image-size"
         ) from error
     architecture = network.pretrained_cfg.get("architecture")
     if names.small_stems and image_size <= SMALL_IMAGE and architecture not in names.short.values():
         _fit_small_images(network)
     return network
-
-
-def _brief(error: Exception) -> str:
-    return shorten(str(error) or type(error).__name__, 160)
 
 
 def _unknown_network(name: str, names: Names) -> Refusal:
@@ -179,16 +170,7 @@ def _check_tag(name: str, timm_name: str) -> None:
 
 
 def _from_function(name: str, num_classes: int) -> nn.Module:
-    module_name, _, function_name = name.partition(":")
-    folder = os.environ.get(GIVEN_IN, os.getcwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise Refusal(f"{name}: {error}; give package.module:function, importable from {folder}") from error
-    except Exception as error:  # Whatever the user's code raises, here and below.
-        raise _raised(name, "cannot be imported", error) from error
+    function = cast(Callable[..., object], imported(name, "function"))
     try:
         inspect.signature(function).bind(num_classes=num_classes)
     except (TypeError, ValueError) as error:
@@ -196,19 +178,10 @@ def _from_function(name: str, num_classes: int) -> nn.Module:
     try:
         network = function(num_classes=num_classes)
     except Exception as error:
-        raise _raised(name, f"fails for num_classes={num_classes}", error) from error
+        raise raised(name, f"fails for num_classes={num_classes}", error) from error
     if not isinstance(network, nn.Module):
         raise Refusal(f"{name}: returns a {type(network).__name__}; give a function that returns an nn.Module")
     return network
-
-
-def _raised(name: str, what: str, error: Exception) -> Refusal:
-    """The error for a user's code that raises, with the place where it does."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return Refusal(
-        f"{name}: {what} ({type(error).__name__}: {_brief(error)}, in {place.filename}, line {place.lineno}); "
-        "mend it there"
-    )
 
 
 def create_timm(name: str, num_classes: int, image_size: int, **options) -> nn.Module:
@@ -251,7 +224,7 @@ def trial(name: str, network: nn.Module, image_size: int) -> int:
             shape = tuple(pooled_feature(network, image).shape)
     except Exception as error:  # Networks raise almost anything at images that they are not made for.
         raise Refusal(
-            f"{name}: cannot classify an image of 3 x {image_size} x {image_size} ({_brief(error)}); choose "
+            f"{name}: cannot classify an image of 3 x {image_size} x {image_size} ({brief(error)}); choose "
             "another network or --image-size"
         ) from error
     said, classifier = feature_width(network), network.get_classifier()
@@ -275,7 +248,7 @@ def check_trains(name: str, network: nn.Module, image_size: int, images: int) ->
     except Exception as error:
         raise Refusal(
             f"{name}: cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
-            f"({_brief(error)}); give a greater --batch-size, a smaller --grad-accum-steps or another --image-size"
+            f"({brief(error)}); give a greater --batch-size, a smaller --grad-accum-steps or another --image-size"
         ) from error
     finally:
         network.eval()

@@ -88,7 +88,7 @@ class RunFolder:
             return content
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.path}: no run folder, {name} is missing or damaged; name the run's folder"
+                f"{self.path.absolute()}: no run folder, {name} is missing or damaged; name the run's folder"
             ) from error
 
     def write(self, name: str, content: dict) -> None:
@@ -221,7 +221,7 @@ def run_path(config: TrainConfig) -> Path:
     """runs/<data>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
     names = [_as_folder(name) for name in (config.teacher, config.student) if name]
     data = data_label(config.flat())
-    return Path(config.runs, data, "_".join(names), config.name or config.method.name, str(config.seed))
+    return Path(config.runs, data, "_".join(names), config.name or _as_folder(config.method.name), str(config.seed))
 
 
 def data_label(settings: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
 from gendd.data import DataSummary
-from gendd.errors import UserError, naming, unknown_name
+from gendd.errors import UserError, naming, not_there, unknown_name
 from gendd.images import BrokenImage, as_rgb, opened
 from gendd.listing import ImageFiles, class_names, list_class_folders, list_images
 from gendd.retry import retried
@@ -102,8 +102,8 @@ def read_unlabeled(folder: str, image_size: int | None) -> Source:
 
 def _no_data_set(name: str) -> UserError:
     if "/" in name or Path(name).is_dir():
-        what = "holds no class folders" if Path(name).is_dir() else "no such folder"
-        return UserError(f"--dataset {name}: {what}; name one with train/<class>/ and test/<class>/")
+        what = f"{name}: holds no class folders" if Path(name).is_dir() else not_there(name, "folder")
+        return UserError(f"--dataset {what}; name one with train/<class>/ and test/<class>/")
     return UserError(f"--dataset {unknown_name(name, NAMES)}")
 
 
@@ -207,7 +207,7 @@ def summarize(config: CifarTrainConfig) -> DataSummary:
         if not num_classes:
             missing.append(str(_no_data_set(name)))
     if config.unlabeled_dir and not Path(config.unlabeled_dir).is_dir():
-        missing.append(f"--unlabeled-dir {config.unlabeled_dir}: no such folder; name a folder of images")
+        missing.append(f"--unlabeled-dir {not_there(config.unlabeled_dir, 'folder')}; name a folder of images")
     return DataSummary(num_classes or None, tuple(missing), details=_details(config))
 
 

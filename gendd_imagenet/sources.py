@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gendd.data import DataSummary
-from gendd.errors import UserError, naming
+from gendd.errors import UserError, naming, not_there
 from gendd.listing import class_names
 from gendd_imagenet import hub_images, shards
 from gendd_imagenet.config import ImageNetTrainConfig
@@ -141,8 +141,8 @@ def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
     if flag == "--dataset" and name != "imagenet":
         needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
-    what = "has no such images" if folder.is_dir() else "is no folder"
-    return f"{flag} {name}: {folder} {what}; it needs {needs}"
+    what = f"{folder} has no such images" if folder.is_dir() else not_there(folder, "folder")
+    return f"{flag} {name}: {what}; it needs {needs}"
 
 
 def summarize(config: ImageNetTrainConfig) -> DataSummary:
@@ -165,7 +165,7 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
             missing.append(_absent(config, "--dataset", folder))
     for flag, file in (("--train-list", config.train_list), ("--eval-list", config.eval_list)):
         if file and not Path(file).is_file():
-            missing.append(f"{flag} {file}: no such file; {_list_source(file)}")
+            missing.append(f"{flag} {not_there(file)}; {_list_source(file)}")
     if is_hub(config.eval_dataset or config.dataset):
         listing = list_evaluation(config)
         return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, _details(config, listing.root))
@@ -190,9 +190,9 @@ def _summarize_images(config: ImageNetTrainConfig) -> DataSummary:
     elif is_hub(config.image_folder):
         list_training(config)
     elif not Path(config.image_folder).is_dir():
-        missing.append(f"--images {config.image_folder}: no such folder; name a folder of images")
+        missing.append(f"--images {not_there(config.image_folder, 'folder')}; name a folder of images")
     if config.eval_dataset and not is_hub(config.eval_dataset) and not Path(config.eval_dataset).is_dir():
-        missing.append(f"--eval-dataset {config.eval_dataset}: no such folder; name a folder of images")
+        missing.append(f"--eval-dataset {not_there(config.eval_dataset, 'folder')}; name a folder of images")
     evaluated = config.eval_dataset or "a part held out"
     return DataSummary(0, tuple(missing), labeled=False, details=_details(config, evaluated))
 

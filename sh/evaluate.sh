@@ -6,8 +6,8 @@
 # A run folder knows its tree and its networks. For a file, TREE names the tree (gendd_cifar if it does not), and flags
 # the networks:
 #   TREE=gendd_imagenet bash sh/evaluate.sh FILE --student resnet18 --teacher resnet34 --teacher-weights timm
-# Paths count from the repository root.
+# Paths count from the folder you are in.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 export TREE=${TREE:-gendd_cifar}
-exec bash sh/launch.sh gendd evaluate "$@"
+exec bash "$root/sh/launch.sh" gendd evaluate "$@"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches trained CIFAR-100 teachers into pretrained/; an interrupted download goes on where it stopped.
+# Fetches trained CIFAR-100 teachers into pretrained/ of the folder you are in. An interrupted download goes on where
+# it stopped.
 #   bash sh/fetch_pretrained_teachers.sh [NAME ...]    all published ones if none is named
 # First from RepDistiller's host, a file each, then from mdistiller's archive of them all, cifar_teachers.tar, which
 # may also be put into pretrained/ by hand. Mirrors: REPDISTILLER_URL=, MDISTILLER_URL=. No checksums are published:

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts a program, such as gendd_cifar train, on all GPUs of this machine (on the CPU if there is none).
 #   bash sh/launch.sh MODULE [arguments]
-# Relative paths in the flags count from the repository root. The environment overrides what is found:
+# Relative paths count from the folder you are in: those of flags, and data/, pretrained/ and runs/.
+# The environment overrides what is found:
 #   GPUS=2            so many GPUs of each machine
 #   CPU_PROCS=2       so many processes on the CPU
 #   NNODES=4 NODE_RANK=0 MASTER=host[:port]

@@ -49,7 +49,7 @@ step() {
 }
 train() {
   step "$1"
-  bash sh/launch.sh gendd_cifar train "$2" "${data[@]}" "${recipe[@]}" "${@:3}"
+  bash "$root/sh/launch.sh" gendd_cifar train "$2" "${data[@]}" "${recipe[@]}" "${@:3}"
 }
 echo "Seven steps, about three minutes on two cores (a run of 6 epochs takes 15 to 40 s). Results go to $runs."
 train "the teacher, a resnet14 that learns from labels" classification --student resnet14
@@ -61,7 +61,7 @@ train "the student by GenDD, without any label" gendd --student resnet8 "${teach
 
 compared=("$student_run" "$distilled"/{kd,gendd,gendd-unlabeled}/0)
 step "evaluating GenDD's student: by its head, and by its linear probe, which needs no head"
-bash sh/evaluate.sh "$distilled/gendd/0"
+bash "$root/sh/evaluate.sh" "$distilled/gendd/0"
 step "a report on all of them"
 "$python" -m gendd report "$teacher_run" "${compared[@]}" --output "$runs/report"
 cat <<END

@@ -4,4 +4,5 @@
 set -euo pipefail
 bash "$(dirname "$0")/setup.sh"
 source "$(dirname "$0")/environment.sh"
+cd "$root"
 exec "$python" -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile "$@"

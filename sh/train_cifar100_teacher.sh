@@ -2,7 +2,7 @@
 # Trains a network alone on CIFAR-100 by RepDistiller's protocol: a teacher, or a student to compare with.
 #   bash sh/train_cifar100_teacher.sh NAME [flags]
 # NAME is a CIFAR network such as resnet56. Flags override the values below (--seed 1, --dry-run, --data-root DIR);
-# paths in them count from the repository root. What it trains can teach:
+# paths in them count from the folder you are in. What it trains can teach:
 #   bash sh/train_cifar100_resnet56_resnet20_gendd.sh --teacher-weights runs/cifar100/resnet56/classification/0
 # With --imbalance 0.01, on the long-tailed set, it lies in runs/cifar100-lt0.01/resnet56/classification/0.
 set -euo pipefail

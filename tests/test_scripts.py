@@ -132,7 +132,7 @@ def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
     large = config.teacher == "beitv2_large"
     for stage in [] if large and config.epochs > 300 else [last] if large else [*first, last]:
         plan = dry_run(*stage)
-        assert "plan" in plan and f"{tmp_path}/imagenet is no folder" in plan
+        assert "plan" in plan and f"{tmp_path}/imagenet: no such folder" in plan
     if config.dataset == "imagenet" and not config.train_list:
         (before,) = (configuration(*stage) for stage in first)
         assert {name: getattr(before, name) for name in data} == data
@@ -460,6 +460,16 @@ def test_tables_name_scripts_that_are_there():
     assert len(names) > 20 and [name for name in names if not (ROOT / name).is_file()] == []
 
 
+def test_readme_activates_the_environment_before_its_commands():
+    """Of a fresh shell: python and tensorboard are those of .venv."""
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    needing = [block for block in blocks if re.search(r"^(python|tensorboard|mkdocs)", block, re.MULTILINE)]
+    assert len(needing) > 1
+    for block in needing:
+        before = re.split(r"^(?:python|tensorboard|mkdocs)", block, flags=re.MULTILINE)[0]
+        assert "source .venv/bin/activate\n" in before, block
+
+
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A checkout that scripts may fill."""
@@ -519,9 +529,11 @@ class Sources:
     def fetched(self, name: str) -> Path:
         return self.project / "pretrained" / f"{name}_vanilla" / "ckpt_epoch_240.pth"
 
-    def fetch(self, *names: str) -> subprocess.CompletedProcess:
+    def fetch(self, *names: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        cwd = cwd or self.project
+        cwd.mkdir(exist_ok=True)
         urls = {"REPDISTILLER_URL": self.host.as_uri(), "MDISTILLER_URL": self.release.as_uri()}
-        return bash("sh/fetch_pretrained_teachers.sh", *names, cwd=self.project, **urls)
+        return bash(self.project / "sh" / "fetch_pretrained_teachers.sh", *names, cwd=cwd, **urls)
 
 
 @pytest.fixture
@@ -583,10 +595,27 @@ def test_fetch_says_what_to_do_without_the_hosts(sources):
     assert "published are wrn_40_2" in refusal(sources.fetch("resnet57"))
 
 
-def test_scripts_keep_the_folder_that_they_were_started_in(tmp_path):
-    """A script that starts another goes to the repository root twice."""
-    environment = f'source "{ROOT}/sh/environment.sh"'
-    command = f"{environment}; bash -c 'cd sh; {environment}; echo $GENDD_FOLDER'"
-    variables = {name: value for name, value in os.environ.items() if name != "GENDD_FOLDER"}
-    found = subprocess.run(["bash", "-ec", command], cwd=tmp_path, env=variables, capture_output=True, text=True)
-    assert found.stdout.strip() == str(tmp_path), found.stderr
+def test_relative_paths_count_from_the_folder_of_the_command(tmp_path, sources):
+    """Those of flags, those of errors, and the folders of runs and teachers."""
+    launch = ["sh/launch.sh", "gendd_cifar", "train", "classification", "--dataset", "digits", "--student", "resnet8"]
+    launch[0] = ROOT / launch[0]
+    flags = ["--epochs", "1", "--milestones", "1", "--precision", "fp32"]
+    trained = bash(*launch, *flags, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = tmp_path / "runs" / "digits" / "resnet8" / "classification" / "0"
+    assert trained.stdout.splitlines()[-1] == f"results in {run}" and (run / "result.json").exists()
+
+    for flag, path in (("--student-weights", "here/a.pth"), ("--dataset", "here/photos")):
+        line = refusal(bash(*launch, flag, path, cwd=tmp_path))
+        assert f"{flag} {path}: no such f" in line and f", looked for {tmp_path}/{path}; " in line
+
+    (tmp_path / "own_networks.py").write_text(
+        "from timm import create_model\n\n\ndef small(num_classes):\n"
+        "    return create_model('cifar_resnet8', num_classes=num_classes)\n"
+    )
+    planned = bash(*launch, "--student", "own_networks:small", "--dry-run", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
+
+    sources.publish("vgg13")
+    assert sources.fetch("vgg13", cwd=tmp_path / "elsewhere").returncode == 0
+    assert (tmp_path / "elsewhere" / "pretrained" / "vgg13_vanilla" / "ckpt_epoch_240.pth").exists()

@@ -17,7 +17,8 @@ fi
 
 folder=$(realpath "$1")
 source "$(dirname "$0")/../sh/environment.sh"
-export PYTHONPATH=$PWD/tests/toys OMP_NUM_THREADS=1
+cd "$root"
+export PYTHONPATH=$root:$root/tests/toys OMP_NUM_THREADS=1
 flags=(
   --dataset digits --student toy:network --epochs 3 --precision fp32 --hflip 0 --crop-padding 1
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gendd import checkpoint, hub, timm_sources
 from gendd.config import TrainConfig
-from gendd.errors import Absent, Missing, UserError, naming
+from gendd.errors import Absent, Missing, UserError, naming, not_there
 from gendd.evaluation import ReadOut
 from gendd.foundation import is_foundation
 from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
@@ -252,7 +252,7 @@ def _find(name: str, weights: str, names: Names, fetch: bool) -> Found:
     if weights != hub.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
-            raise Missing(f"{weights}: no such file; {names.remedy.format(name=name)}")
+            raise Missing(f"{not_there(weights)}; {names.remedy.format(name=name)}")
         return Found(checkpoint.read_weights(weights), file)
     if timm_sources.is_source(name):
         file = timm_sources.find(name, timm_sources.WEIGHTS, fetch)

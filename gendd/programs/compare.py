@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gendd.errors import UserError, naming
 from gendd.methods import get_method
-from gendd.programs.jobs import Job, all_runs, at_work, place_of, refuse_failures, train_all
+from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
 from gendd.programs.tree import Tree
 from gendd.reporting.report import ReportConfig, write_report
@@ -72,11 +72,13 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
     Raises:
         UserError: there is neither.
     """
-    own, baseline = (f"sh/train_{name}.sh" for name in (f"{data}_{teacher}_{student}_{method}", f"{data}_baseline"))
-    if Path(own).is_file():
-        return "bash", own
-    if Path(baseline).is_file():
-        return "bash", baseline, method, teacher, student
+    own = SCRIPTS / f"train_{data}_{teacher}_{student}_{method}.sh"
+    baseline = SCRIPTS / f"train_{data}_baseline.sh"
+    if own.is_file():
+        return "bash", str(own)
+    if baseline.is_file():
+        return "bash", str(baseline), method, teacher, student
     raise UserError(
-        f"METHODS {method}: neither {own} nor {baseline} is there; see ls sh/, or give flags instead of names: {USAGE}"
+        f"METHODS {method}: neither {own} nor {baseline} is there; see ls {SCRIPTS}, or give flags instead of names: "
+        f"{USAGE}"
     )

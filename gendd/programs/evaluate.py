@@ -19,7 +19,7 @@ from gendd.checkpoint import (
 from gendd.config import EvaluateConfig, TrainConfig
 from gendd.data import EvaluationData, described
 from gendd.distributed import World, autocast, join_world, resolve_precision
-from gendd.errors import Absent, UserError, naming
+from gendd.errors import Absent, UserError, naming, not_there
 from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
 from gendd.methods import METHODS, Method
 from gendd.methods.options import SamplingOptions
@@ -71,7 +71,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
             with naming("checkpoint"):
                 loaded = load_weights(model, tensors, config.checkpoint)
         else:
-            missing, loaded = [*missing, f"checkpoint {config.checkpoint}: no such file"], "nothing loaded"
+            missing, loaded = [*missing, f"checkpoint {not_there(config.checkpoint)}"], "nothing loaded"
         if world.is_first:
             reached = progress(Path(config.checkpoint), epoch)
             print(f"checkpoint  {config.checkpoint}: {loaded}, {settings.weights} weights{reached}")

@@ -18,6 +18,8 @@ from gendd.distributed import usable_cores, whole_number
 from gendd.errors import PassingFault, UserError
 from gendd.runs import RunFolder
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
+
 
 @dataclass(frozen=True)
 class Job:

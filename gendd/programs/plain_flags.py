@@ -7,6 +7,7 @@ from dataclasses import fields
 
 from gendd.errors import UserError
 from gendd.methods import Method
+from gendd.programs.jobs import SCRIPTS
 from gendd.runs import data_name
 
 SMALL_IMAGES, PHOTOGRAPHS = "gendd_cifar", "gendd_imagenet"
@@ -25,7 +26,7 @@ def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | No
 
 def plain_command(method: str, flags: Sequence[str]) -> tuple[str, ...]:
     """Return the command that trains a method on the data that the flags name."""
-    return "bash", "sh/launch.sh", _program(flags), "train", method, *flags
+    return "bash", str(SCRIPTS / "launch.sh"), _program(flags), "train", method, *flags
 
 
 def data_of(flags: Sequence[str]) -> str:

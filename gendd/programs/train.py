@@ -68,7 +68,8 @@ def train(tree: Tree, arguments: list[str]) -> None:
 def _usage(tree: Tree) -> str:
     methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
     start = f"usage: python -m {tree.module} train"
-    return "\n".join([f"{start} METHOD [flags], or --resume RUN; METHOD --help tells its flags\n", *methods])
+    own = "  package.module:Class, a method of your own (docs/extending.md)"
+    return "\n".join([f"{start} METHOD [flags], or --resume RUN; METHOD --help tells its flags\n", *methods, own])
 
 
 def configuration(tree: Tree, arguments: list[str]) -> TrainConfig:
@@ -352,7 +353,7 @@ class TrainProgram:
 
     def _say_result(self) -> None:
         # sh/compare.sh looks for the last line.
-        self._say(f"{self.run.path} is complete: {self.run.headline()}\nresults in {self.run.path}")
+        self._say(f"{self.run.path} is complete: {self.run.headline()}\nresults in {self.run.path.absolute()}")
 
     def _say(self, text: str) -> None:
         if self.world.is_first:

@@ -58,8 +58,8 @@ def _unpack_tar(path: str, place: Path) -> None:
         archive.extractall(place, filter="data")
         # tarfile takes a cut file, or a damaged header, for the end. A whole archive ends with zeros.
         end = archive.offset
-        archive.fileobj.seek(end)  # type: ignore[union-attr]
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
+        archive.fileobj.seek(end)
+        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError(f"no file and no end at byte {end}")
 
 

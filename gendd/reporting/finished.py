@@ -9,7 +9,7 @@ from pathlib import Path
 from gendd import checkpoint
 from gendd.config import TrainConfig
 from gendd.errors import UserError
-from gendd.methods import METHODS, get_method
+from gendd.methods import METHODS, Classification, get_method
 from gendd.reporting.metrics import read_metrics
 from gendd.runs import NOT_COMPARED, SCORES, RunFolder, data_label
 
@@ -26,7 +26,9 @@ class FinishedRun:
     def config(self) -> dict:
         """A run that is older than a flag has its default, as JSON gives it back."""
         content = self.folder.read("config.json")
-        defaults = TrainConfig(method=get_method(content["method"])()).flat()
+        # No report runs a user's own code: a run of an own method holds all of its options.
+        kind = Classification if ":" in content["method"] else get_method(content["method"])
+        defaults = TrainConfig(method=kind()).flat()
         return json.loads(json.dumps(defaults)) | content
 
     @cached_property
@@ -154,5 +156,6 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
 
 def _place(run: FinishedRun) -> tuple:
     """Order in reports: longer runs and later seeds of a method come last."""
-    method = list(METHODS).index(run.config["method"])
+    # A user's own methods come after the others.
+    method = [*METHODS, run.config["method"]].index(run.config["method"])
     return run.comparable, run.student, method, run.name, run.result["epochs"], run.seed

@@ -49,6 +49,7 @@ class Comparison:
         for name in ("gendd", "gendd_short"):
             (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(GENDD)
         monkeypatch.chdir(project)
+        monkeypatch.setattr(compare, "SCRIPTS", project / "sh")
         monkeypatch.setattr(compare, "write_report", self.reports.append)
         for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "TREE"):
             monkeypatch.delenv(name, raising=False)

@@ -3,6 +3,7 @@ activations; FLOPs."""
 
 import copy
 import gc
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -236,13 +237,11 @@ def test_a_module_that_cannot_be_imported_is_told_where(code, tmp_path, monkeypa
 
 
 def test_a_module_is_found_where_the_command_was_given(tmp_path, monkeypatch):
-    """A script has gone to another folder since."""
-    (tmp_path / "given").mkdir()
-    (tmp_path / "given" / "networks_of_here.py").write_text(USERS_MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    assert "importable from" in refusal("networks_of_here:tiny")
-    monkeypatch.setenv("GENDD_FOLDER", str(tmp_path / "given"))
+    assert f"importable from {tmp_path}" in refusal("networks_of_here:tiny")
+    (tmp_path / "networks_of_here.py").write_text(USERS_MODULE)
+    importlib.invalidate_caches()
     assert_speaks_the_interface(create("networks_of_here:tiny"), 6)
 
 

@@ -1,61 +1,41 @@
-"""A method of a user's own: one class and one line of the table, and it trains, resumes, evaluates and is reported."""
+"""A method of a user's own, the one of docs/extending.md: it trains, resumes, evaluates and is reported."""
 
+import importlib
 import json
-from dataclasses import dataclass
+import re
+import sys
+from pathlib import Path
 
 import pytest
-import torch.nn.functional as F
 from programs import evaluate_cifar, train_cifar
 
 from gendd.errors import UserError
-from gendd.methods import METHODS
-from gendd.methods.base import DistillationTask, Method
-from gendd.ranges import Amount
 from gendd.reporting.report import ReportConfig, write_report
 from gendd.training import Training
 
-FLAGS = ["--method", "mse", "--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8"]
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+METHOD = "own_methods:SquaredError"
+FLAGS = ["--method", METHOD, "--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8"]
 FLAGS += ["--teacher-weights", "random", "--batch-size", "256", "--eval-images", "100", "--lr", "5e-3"]
 
 
-class SquaredErrorTask(DistillationTask):
-    """CE + w squared error of the logits."""
-
-    def __init__(self, context, weight):
-        super().__init__(context.student, context)
-        self.weight = weight
-
-    def forward(self, batch):
-        logits = self.trainable_module(batch.images)
-        apart = F.mse_loss(logits, self.teacher.classifier(self.teacher.features(batch)))
-        loss = F.cross_entropy(logits, batch.labels) + self.weight * apart
-        return {"loss": loss, "kd_loss": apart.detach(), "output": logits}
-
-
-@dataclass(frozen=True)
-class SquaredError(Method):
-    """Squared error of the logits."""
-
-    logit_weight: Amount = 0.5
-    """Weight of the squared error."""
-
-    name = "mse"
-
-    def build(self, context):
-        return SquaredErrorTask(context, self.logit_weight)
-
-
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(METHODS, "mse", SquaredError)
+def folder(tmp_path, monkeypatch) -> Path:
+    """The user's folder, which commands are given in."""
+    (tmp_path / "own_methods.py").write_text(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_methods", raising=False)
+    importlib.invalidate_caches()
+    return tmp_path
 
 
 def test_it_trains_goes_on_evaluates_and_is_reported(tmp_path, capsys, monkeypatch):
     whole = [*FLAGS, "--epochs", "2", "--runs", str(tmp_path / "whole"), "--logit-weight", "0.25"]
     train_cifar(whole)
-    run = tmp_path / "whole" / "digits" / "resnet8_toy.network" / "mse" / "0"
+    run = tmp_path / "whole" / "digits" / "resnet8_toy.network" / "own_methods.SquaredError" / "0"
     assert json.loads((run / "config.json").read_text())["logit_weight"] == 0.25
-    assert "method     mse, logit weight 0.25" in capsys.readouterr().out
+    assert f"method     {METHOD}, logit weight 0.25" in capsys.readouterr().out
 
     def stop(self):
         raise KeyboardInterrupt
@@ -73,7 +53,7 @@ def test_it_trains_goes_on_evaluates_and_is_reported(tmp_path, capsys, monkeypat
     evaluate_cifar([str(run), "--images", "100"])
     assert "classifier" in capsys.readouterr().out
     write_report(ReportConfig((str(run),), str(tmp_path / "report")))
-    assert "| mse |" in (tmp_path / "report" / "report.md").read_text()
+    assert f"| {METHOD} |" in (tmp_path / "report" / "report.md").read_text()
 
 
 def _losses(run):
@@ -88,4 +68,27 @@ def test_its_options_have_ranges_and_help(tmp_path, capsys):
         train_cifar([*FLAGS, "--help"])
     assert "Weight of the squared error." in capsys.readouterr().out
     train_cifar(["--help"])
-    assert "mse             Squared error of the logits." in capsys.readouterr().out
+    assert "package.module:Class" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("", "importable from "),
+        ("Own = 3", "is not a class that derives from gendd.methods.base.Method"),
+        ("from gendd.methods.base import Method\n\nclass Own(Method): pass", "has no build"),
+        ("1 / 0", "cannot be imported .ZeroDivisionError"),
+        (
+            "from dataclasses import dataclass\nfrom gendd.methods.base import Method\n\n"
+            "@dataclass(frozen=True)\nclass Own(Method):\n    weight: float\n"
+            "    def build(self, context): pass",
+            "give each field a default",
+        ),
+    ],
+)
+def test_own_class_that_is_not_a_method_is_refused(code, reason, folder, monkeypatch):
+    (folder / "own_broken.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "own_broken", raising=False)
+    importlib.invalidate_caches()
+    with pytest.raises(UserError, match=f"^METHOD own_broken:Own: .*{reason}"):
+        train_cifar(["--method", "own_broken:Own", "--dataset", "digits", "--student", "resnet8"])

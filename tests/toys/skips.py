@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-# What a machine may lack: hardware, rights of the kernel, the data beside some checkouts.
+# Hardware, kernel rights and data that only some machines have.
 ACCEPTED = ("needs a CUDA GPU", "needs the optional ", "no network namespaces")
 
 
