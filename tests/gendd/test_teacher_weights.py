@@ -1,4 +1,4 @@
-"""What a teacher's weights are said to be, whatever gave them: a file, timm, another library, a user's function."""
+"""The weights of a teacher from a file, timm, another library or a function: what is recorded and refused."""
 
 import math
 

@@ -221,7 +221,7 @@ def test_flags_beside_resume_that_would_make_it_another_run_are_refused(interrup
 
 
 def test_resume_refuses_changed_teacher(gendd, teacher, tmp_path, monkeypatch):
-    """Whatever holds it; a file that is written anew with the same tensors is the same teacher."""
+    """A file that is written again with the same tensors is the same teacher."""
     file = tmp_path / "teacher.pth"
     given = {
         "file": ["--teacher-weights", str(file)],
