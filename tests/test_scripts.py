@@ -607,7 +607,7 @@ def test_relative_paths_count_from_the_folder_of_the_command(tmp_path, sources):
     assert trained.stdout.splitlines()[-1] == f"results in {run}" and (run / "result.json").exists()
 
     for flag, path in (("--student-weights", "here/a.pth"), ("--dataset", "here/photos")):
-        line = refusal(bash(*launch, flag, path, cwd=tmp_path))
+        line = refusal(bash(*launch, "--name", "other", flag, path, cwd=tmp_path))
         assert f"{flag} {path}: no such f" in line and f", looked for {tmp_path}/{path}; " in line
 
     (tmp_path / "own_networks.py").write_text(
