@@ -19,6 +19,7 @@ from gendd.foundation import create_foundation, is_foundation
 from gendd.own_code import brief, imported, raised
 
 SMALL_IMAGE = 64
+UNSTATED = "this tree's: its pretrained_cfg states none"
 INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
@@ -110,10 +111,10 @@ def create_network(
         network = _from_function(name, num_classes)
     else:
         network = _from_timm(name, names, num_classes, image_size)
-    # What it states of its images; "assumed" tells that it states no normalization.
+    # "normalization" says who states it, where it is not the network itself.
     cfg = dict(getattr(network, "pretrained_cfg", None) or {})
     if not (cfg.get("mean") and cfg.get("std")):
-        network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "assumed": True}
+        network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "normalization": UNSTATED}
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
         raise Refusal(f"{name}: the network lacks {', '.join(missing)} of timm's interface; add them")

@@ -1,28 +1,53 @@
 """Which feature of a teacher the student learns, by the name of --teacher-feature.
 
-auto           what the family is used by: the projection of CLIP's image towers, of other networks the pooled feature
-pooled         as the network's own classifier sees it, whatever pooling it states
+auto           what the family is used by: its projection if timm publishes the network with one, or the pooled feature
+pooled         as the network's own classifier sees it; of other libraries what they pool themselves
 class-token    the first token of a transformer
 patch-mean     mean over all places of the last feature map, of a transformer without its class and register tokens
 projection     the output of the network's last layer, such as CLIP's
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import timm
 import torch
+from timm.data import infer_imagenet_subset
 from torch import Tensor, nn
 
 from gendd.errors import Refusal
+from gendd.foundation import Output
 from gendd.networks import pooled_feature
 
 Kind = Literal["auto", "pooled", "class-token", "patch-mean", "projection"]
 
 
+# Classes of networks that timm publishes, beyond those that it lists: ImageNet-21k of winter 2021 and Bamboo.
+OTHER_CLASSES = (19168, 115217)
+
+
+def projection_width(cfg: Mapping[str, Any]) -> int:
+    """Return the width of the projection that timm publishes a network with; 0 if its last layer is a classifier.
+
+    Either is timm's `num_classes`. It is a projection's where no data set has as many classes.
+    """
+    width = cfg.get("num_classes") or 0
+    published = timm.models.get_arch_pretrained_cfgs(str(cfg.get("architecture", ""))).values()
+    if width not in {other.num_classes for other in published if other.hf_hub_id}:
+        return 0
+    return 0 if infer_imagenet_subset({"num_classes": width}) or width in OTHER_CLASSES else width
+
+
 def usual(network: nn.Module) -> Kind:
-    """The kind that "auto" stands for."""
-    names = str(network.pretrained_cfg.get("architecture", "")), str(network.pretrained_cfg.get("tag", ""))
-    is_clip = any("clip" in name for name in names) and "siglip" not in names[0]
-    return "projection" if is_clip and isinstance(network.get_classifier(), nn.Linear) else "pooled"
+    """Return the kind that "auto" stands for."""
+    width, last = projection_width(network.pretrained_cfg), network.get_classifier()
+    return "projection" if width and isinstance(last, nn.Linear) and last.out_features == width else "pooled"
+
+
+def describe(network: nn.Module, kind: Kind) -> str:
+    """Return the kind, with what the network's own library calls it."""
+    name = getattr(network, "feature_name", None)
+    return f"{kind} ({name})" if name and kind == "pooled" else kind
 
 
 def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
@@ -31,7 +56,7 @@ def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
         return pooled_feature(network, images)
     if kind == "projection":
         return network.forward_head(network.forward_features(images))
-    places = network.forward_features(images)
+    places = places_of(network, images)
     prefix = getattr(network, "num_prefix_tokens", 0)
     if kind == "class-token":
         return places[:, 0]
@@ -39,6 +64,12 @@ def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
         return places[:, prefix:].mean(1)
     channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
     return places.mean((1, 2) if channels_last else (2, 3))
+
+
+def places_of(network: nn.Module, images: Tensor) -> Tensor | None:
+    """Return the tokens or the map before pooling; None if another library's network gives neither."""
+    features = network.forward_features(images)
+    return features.places if isinstance(features, Output) else features
 
 
 def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
@@ -51,9 +82,33 @@ def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
         raise Refusal(f"{kind}: the network has no class token; choose pooled or patch-mean")
     if kind == "projection" and not isinstance(network.get_classifier(), nn.Linear):
         raise Refusal(f"{kind}: the network ends without one; choose pooled")
-    device = next(network.parameters()).device
+    image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
     with torch.no_grad():
-        feature = take(network.eval(), torch.zeros(1, 3, image_size, image_size, device=device), kind)
+        if kind == "patch-mean" and places_of(network.eval(), image) is None:
+            raise Refusal(f"{kind}: the network gives no patches; choose pooled")
+        feature = take(network.eval(), image, kind)
     if feature.dim() != 2:
         raise Refusal(f"{kind}: is no vector but of shape {tuple(feature.shape[1:])}; choose another")
     return feature.shape[1]
+
+
+# Of the greatest number of a feature: the arithmetic of one image and of several differs in the last bits.
+TOLERANCE = 1e-3
+
+
+@torch.no_grad()
+def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) -> None:
+    """Refuse a network whose feature of an image depends on chance, or on the images around it."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, image_size, image_size, generator=generator)
+    first = take(network.eval(), images, kind)
+    second = torch.cat([take(network, image, kind) for image in images.split(1)])
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise Refusal(
+            f"{name}: its feature of two random images is not finite; choose another network or other weights"
+        )
+    if (first - second).abs().max() > TOLERANCE * first.abs().max():
+        raise Refusal(
+            f"{name}: two passes over the same images differ, in evaluation mode too: it masks at random, keeps its "
+            "dropout, or compares images of a batch; switch that off, or choose another network"
+        )

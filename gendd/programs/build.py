@@ -30,7 +30,7 @@ from gendd.programs.tree import Tree
 from gendd.randomness import generator
 from gendd.runs import student_weights
 from gendd.teacher import FrozenTeacher
-from gendd.teacher_features import Kind, usual, width_of
+from gendd.teacher_features import Kind, check_repeats, describe, projection_width, usual, width_of
 
 # In place of a file's path, on the command line: a trial of a recipe needs no trained teacher.
 RANDOM = "random"
@@ -116,7 +116,8 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
     with naming("--teacher"):
         own = _own_classes(found, name, names, num_classes, image_size)
         # What its classifier reads is the pooled feature.
-        classifies = config.teacher_classifier and own == num_classes > 0 and config.teacher_feature in READABLE
+        is_classifier = own == num_classes > 0 and own != _projection(name, names)
+        classifies = config.teacher_classifier and is_classifier and config.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
         network = create_network(name, names, own, image_size, needs_classifier=classifies)
@@ -133,8 +134,12 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
     else:
         _accept_as_created(built, "--teacher", weights)
     built.checksum = checkpoint.checksum_of(network.state_dict())
+    with naming("--teacher"):
+        check_repeats(name, network, kind, image_size)
     if not classifies:
-        built.normalization += f"; learned by its {kind} feature of {width} numbers, it classifies nothing here"
+        built.normalization += (
+            f"; learned by its {describe(network, kind)} feature of {width} numbers, it classifies nothing here"
+        )
     if image_size != config.image_size:
         built.normalization += f"; sees images of {image_size} pixels"
     return Teacher(built, kind, width, image_size, classifies)
@@ -182,11 +187,18 @@ def _own_classes(found: Found | None, name: str, names: Names, num_classes: int,
     stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
     if not found:
         # A trial: as many as the data has, of a network that comes with a classifier.
-        return num_classes if stated else 0
+        return _projection(name, names) or (num_classes if stated else 0)
     with torch.random.fork_rng(devices=[]):
         network = create_network(name, names, num_classes or 1, image_size, needs_classifier=False)
     rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found.tensors))
     return (num_classes if stated else 0) if rows is None else rows
+
+
+def _projection(name: str, names: Names) -> int:
+    """Return the width of the projection that timm publishes a network with, or 0."""
+    timm_name = names.in_timm(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
+    return projection_width(cfg.to_dict()) if cfg else 0
 
 
 def find_weights(flag: str, name: str, weights: str | None, names: Names, missing: list[str] | None) -> Found | None:
@@ -236,12 +248,12 @@ def _accept_as_created(built: BuiltNetwork, flag: str, weights: str | None) -> N
 def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
     """Set the normalization of a network's images, where one is given; a word on what it does not state itself."""
     cfg = network.pretrained_cfg
-    assumed = cfg.get("assumed") and not (mean and std)
-    if not assumed and not mean and not std:
+    source = "" if mean and std else cfg.get("normalization", "")
+    if not source and not mean and not std:
         return ""
     cfg = network.pretrained_cfg = {**cfg, "mean": mean or cfg["mean"], "std": std or cfg["std"]}
     values = f"; images with mean {_numbers(cfg['mean'])} and std {_numbers(cfg['std'])}"
-    return f"{values}, this tree's: its pretrained_cfg states none" if assumed else values
+    return f"{values}, {source}" if source else values
 
 
 def _numbers(values: tuple[float, ...]) -> str:

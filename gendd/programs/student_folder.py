@@ -73,5 +73,5 @@ def _timm_config(network: Any, preprocessing: dict[str, Any], described: dict[st
         save_config_for_hf(network, str(file), model_config=described, data_config=preprocessing)
         content = json.loads(file.read_text())
     # Our own mark for a network that states no normalization, which timm refuses.
-    content["pretrained_cfg"].pop("assumed", None)
+    content["pretrained_cfg"].pop("normalization", None)
     return content

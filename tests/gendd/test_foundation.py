@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from programs import cifar_config
 from torch import nn
 
@@ -86,11 +87,169 @@ def test_the_image_tower_of_open_clip(tmp_path, monkeypatch):
 
 def test_a_repository_of_torch_hub(tmp_path):
     (tmp_path / "hubconf.py").write_text(
-        "import torch\n\ndef tiny():\n    return torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8, 8))\n"
+        "import torch\n\ndef tiny():\n    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8, 8))\n"
+        "    for parameter in network.parameters():\n        torch.nn.init.constant_(parameter, 0.1)\n"
+        "    return network\n"
     )
     network = create_foundation(f"hub:{tmp_path}:tiny")
     assert network.num_features == 5
     assert isinstance(network.get_classifier(), nn.Identity)
+    assert network.pretrained_cfg["normalization"] == "ImageNet's, assumed: torch.hub states none"
+
+
+HUB = """
+import torch
+from torch import nn
+
+def filled(trained):
+    network = nn.Sequential(nn.Conv2d(3, 5, 8, 8), nn.BatchNorm2d(5))
+    for parameter in network.parameters() if trained else ():
+        nn.init.constant_(parameter, 0.1)
+    return network
+
+def pretrained(pretrained=False, **kwargs):
+    return filled(pretrained)
+
+def weights(*, weights=None, progress=True):
+    return filled(weights == "DEFAULT")
+
+def by_default(pretrained=True, weights="LVD"):
+    return filled(weights == "LVD")
+
+def hidden(**kwargs):
+    return filled(kwargs.get("trained"))
+
+def half():
+    return filled(True).half()
+
+class Wrapped(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.network, self.wrap = filled(True), wrap
+
+    def forward(self, images):
+        return self.wrap(self.network(images))
+
+def asdict():
+    return Wrapped(lambda feature: {"feature": feature, "logits": feature})
+
+def astuple():
+    return Wrapped(lambda feature: (feature, feature))
+
+def video():
+    return Wrapped(lambda feature: feature[None])
+
+def number():
+    return 3
+"""
+
+
+@pytest.mark.parametrize("entry", ["pretrained", "weights", "by_default", "half"])
+def test_an_entry_of_torch_hub_is_asked_for_its_weights(entry, tmp_path):
+    (tmp_path / "hubconf.py").write_text(HUB)
+    network = create_foundation(f"hub:{tmp_path}:{entry}")
+    for parameter in network.parameters():
+        torch.testing.assert_close(parameter.data, torch.full_like(parameter, 0.1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("hidden", "has random weights: 2 of 7 tensors, such as 0.weight, change from call to call"),
+        ("asdict", r"returns a dict \(feature, logits\), not a tensor; wrap the network"),
+        ("astuple", "returns a tuple, not a tensor"),
+        ("video", r"returns a tensor of shape \(1, 1, 5, 28, 28\), not one feature per image"),
+        ("number", "returns a int; choose an entry that returns an nn.Module"),
+    ],
+)
+def test_an_entry_without_weights_or_feature_is_refused(entry, reason, tmp_path):
+    (tmp_path / "hubconf.py").write_text(HUB)
+    with pytest.raises(Refusal, match=f"^hub:{tmp_path}:{entry}: {reason}"):
+        create_foundation(f"hub:{tmp_path}:{entry}")
+
+
+def small_vit(folder, half: bool = False, processor=None, **settings) -> str:
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = library.ViTModel(library.ViTConfig(**{**shape, "image_size": 32, "patch_size": 8, **settings}))
+    (model.half() if half else model).save_pretrained(folder)
+    if processor:
+        processor.save_pretrained(folder)
+    return f"transformers:{folder}"
+
+
+def test_half_precision_is_loaded_as_float32(tmp_path):
+    network = create_foundation(small_vit(tmp_path, half=True))
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("size", [[32, 32], (32, 32), 32])
+def test_an_image_size_may_be_a_list(size, tmp_path):
+    assert create_foundation(small_vit(tmp_path, image_size=size)).pretrained_cfg["input_size"] == (3, 32, 32)
+
+
+def test_images_that_are_not_square_are_refused(tmp_path):
+    name = small_vit(tmp_path, image_size=[32, 64])
+    with pytest.raises(Refusal, match=f"^{name}: takes images of 32 x 64 pixels; choose a network for square ones"):
+        create_foundation(name)
+
+
+PROCESSORS = {
+    "as-it-is": {},
+    "no-normalization": {"do_normalize": False},
+    "no-rescaling": {"do_rescale": False},
+    "raw": {"do_rescale": False, "do_normalize": False},
+    "another-factor": {"rescale_factor": 1 / 127.5, "image_mean": [1.0, 1.0, 1.0], "image_std": [1.0, 0.5, 0.25]},
+}
+
+
+@pytest.mark.parametrize("kind", [*PROCESSORS, "blue-first"])
+def test_images_are_normalized_as_by_the_processor(kind, tmp_path):
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+    size = {"size": {"height": 32, "width": 32}}
+    if kind == "blue-first":
+        processor = library.MobileViTImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    else:
+        processor = library.ViTImageProcessor(**size, **PROCESSORS[kind])
+    network = create_foundation(small_vit(tmp_path, processor=processor))
+    cfg = network.pretrained_cfg
+    pixels = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8)
+    expected = processor(images=[Image.fromarray(pixels.numpy())], return_tensors="pt")["pixel_values"]
+    seen = []
+    network.network.register_forward_pre_hook(lambda _, __, given: seen.append(given["pixel_values"]), with_kwargs=True)
+    mean, std = (torch.tensor(cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.no_grad():
+        network((pixels.permute(2, 0, 1)[None] / 255 - mean) / std)
+    torch.testing.assert_close(seen[0], expected.float(), rtol=1e-4, atol=1e-4)
+    assert ("blue" in cfg["normalization"]) == (kind == "blue-first")
+
+
+def test_a_normalization_that_is_assumed_stands_in_the_plan(tmp_path):
+    name = small_vit(tmp_path)
+    config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
+    described = build_teacher(config, TREE.names, 10).built.describe()
+    assert "std 0.229 0.224 0.225, ImageNet's, assumed: the model has no image processor" in described
+    assert "learned by its pooled (pooler_output) feature of 32 numbers" in described
+
+
+def test_a_teacher_whose_passes_differ_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "dropping.py").write_text(
+        "import timm\nfrom torch.nn import functional as F\n\n"
+        "def network(num_classes):\n    model = timm.create_model('test_resnet', num_classes=num_classes)\n"
+        "    model.act1.forward = lambda x: F.dropout(x, 0.5, training=True)\n    return model\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = ("--student", "resnet8", "--dataset", "digits", "--teacher-weights", "random")
+    config = cifar_config(*given, "--teacher", "dropping:network", "--contraction", "0")
+    with pytest.raises(UserError, match="^--teacher dropping:network: two passes over the same images differ"):
+        build_teacher(config, TREE.names, 10)
+
+
+def test_a_projection_as_wide_as_the_classes_classifies_nothing():
+    given = ("--student", "resnet8", "--dataset", "digits", "--teacher-weights", "random", "--contraction", "0")
+    config = cifar_config(*given, "--teacher", "timm/vit_xsmall_patch16_clip_224.tinyclip_yfcc15m")
+    teacher = build_teacher(config, TREE.names, 512)
+    assert (teacher.kind, teacher.width, teacher.classifies) == ("projection", 512, False)
 
 
 @pytest.mark.parametrize(
