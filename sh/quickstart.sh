@@ -26,7 +26,7 @@ data=(
 recipe=(
   --optimizer muon
   --momentum 0.95
-  --lr 2e-2
+  --lr 1e-2
   --head-lr 3e-3
   --weight-decay 5e-2
   --schedule cosine
