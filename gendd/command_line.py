@@ -1,21 +1,42 @@
 """From a command line to a configuration, by tyro: flags and help are its fields and their docstrings."""
 
+import ast
 import contextlib
 import dataclasses
+import functools
+import inspect
 import io
 import os
 import re
+import textwrap
+import typing
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import tyro
 
 from gendd.config import SECTIONS, TrainConfig
 from gendd.errors import UserError
 from gendd.methods import Method
-from gendd.ranges import field_values
+from gendd.ranges import field_names
 
 Config = TypeVar("Config")
+# What opens the help of train: the first ten of these that a tree has.
+MOST_USED = (
+    *(
+        "student",
+        "teacher",
+        "teacher_weights",
+        "dataset",
+        "image_folder",
+        "epochs",
+        "batch_size",
+        "lr",
+        "seed",
+        "dry_run",
+    ),
+    "unlabeled",
+)
 
 
 def parse(
@@ -49,16 +70,50 @@ def _parsed(
     """By tyro, its help in the class's sections where it has any."""
     if not isinstance(default, TrainConfig):
         return tyro.cli(config_class, prog=program, args=arguments, default=default)
-    parts = {
-        name: default.method if kind is Method else kind(**field_values(default, kind))
-        for name, kind in sections_of(config_class).items()
-    }
+    sections = sections_of(config_class)
+    kinds = {field: kind for kind in sections.values() if kind is not Method for field in field_names(kind)}
+    first = {field: kinds[field] for field in MOST_USED if field in kinds}
+    first = dict(list(first.items())[:10])
+    parts: dict[str, Any] = {"most_used": _part("The flags most used.", first, default)}
+    for name, kind in sections.items():
+        others = {field: kind for field in field_names(kind) if field not in first} if kind is not Method else {}
+        parts[name] = default.method if kind is Method else _part(kind.__doc__ or "", others, default)
     fields = [(name, tyro.conf.OmitArgPrefixes[type(part)], part) for name, part in parts.items()]  # type: ignore[misc]
     whole = dataclasses.make_dataclass("Sections", fields, frozen=True)
     parsed = dict(vars(tyro.cli(whole, prog=program, description=type(default.method).__doc__, args=arguments)))
     method = parsed.pop("method")
     values = {name: value for part in parsed.values() for name, value in vars(part).items()}
     return cast(Any, config_class)(**values, method=method)
+
+
+def _part(title: str, kinds: dict[str, type], default: TrainConfig) -> object:
+    """A group of the help: fields, each of the class that explains it, with the values of `default`."""
+    fields = [
+        (
+            name,
+            Annotated[typing.get_type_hints(kind, include_extras=True)[name], tyro.conf.arg(help=help_of(kind)[name])],
+            dataclasses.field(default=getattr(default, name)),
+        )
+        for name, kind in kinds.items()
+    ]
+    return dataclasses.make_dataclass("Part", fields, frozen=True, namespace={"__doc__": title})()
+
+
+def help_of(kind: type) -> dict[str, str]:
+    """Return the help of all fields of a dataclass, those of its parents too."""
+    bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
+    return {name: text for base in bases for name, text in own_help(base).items()}
+
+
+@functools.cache
+def own_help(kind: type) -> dict[str, str]:
+    """Return what the docstring below each of a dataclass's own fields says."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    body, found = cast(ast.ClassDef, definition).body, {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[cast(ast.Name, field.target).id] = " ".join(str(text.value.value).split())
+    return found
 
 
 def sections_of(config_class: type) -> dict[str, type]:

@@ -3,15 +3,12 @@
 python docs/make/flags.py
 """
 
-import ast
 import dataclasses
-import inspect
 import json
-import textwrap
 import typing
 from pathlib import Path
 
-from gendd.command_line import sections_of
+from gendd.command_line import help_of, own_help, sections_of
 from gendd.methods import METHODS, Method
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.judge import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
@@ -35,25 +32,6 @@ TITLES = {
     "optimizer": "Length and optimizer",
     "run": "The run",
 }
-
-
-def documented(kind: type) -> dict[str, str]:
-    """What the docstring below each of a dataclass's own fields says."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body
-    found = {}
-    for field, text in zip(body, body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[field.target.id] = " ".join(str(text.value.value).split())
-    return found
-
-
-def texts_of(kind: type) -> dict[str, str]:
-    """Of all fields, those of parents too."""
-    return {name: text for base in reversed(kind.__mro__) if base is not object for name, text in texts_in(base)}
-
-
-def texts_in(base: type) -> list[tuple[str, str]]:
-    return list(documented(base).items()) if dataclasses.is_dataclass(base) else []
 
 
 def named(name: str, hint: object) -> str:
@@ -87,7 +65,7 @@ def choices(hint: object) -> str:
 
 
 def table(kind: type, names: list[str], defaults: object = None) -> str:
-    hints, texts = typing.get_type_hints(kind, include_extras=True), texts_of(kind)
+    hints, texts = typing.get_type_hints(kind, include_extras=True), help_of(kind)
     lines = ["| flag | default | |", "|---|---|---|"]
     for field in dataclasses.fields(kind):
         if field.name not in names:
@@ -117,7 +95,7 @@ def method_flags() -> str:
     owners: dict[type, list[str]] = {}
     for name, kind in METHODS.items():
         for base in kind.__mro__:
-            if dataclasses.is_dataclass(base) and documented(base):
+            if dataclasses.is_dataclass(base) and own_help(base):
                 owners.setdefault(base, []).append(name)
     parts = [
         "## Methods\n",
@@ -125,7 +103,7 @@ def method_flags() -> str:
     ]
     for kind, methods in sorted(owners.items(), key=lambda item: (-len(item[1]), item[1])):
         title = kind.__doc__.splitlines()[0].rstrip(".")
-        parts.append(f"### {title}: {', '.join(methods)}\n\n{table(kind, list(documented(kind)))}\n")
+        parts.append(f"### {title}: {', '.join(methods)}\n\n{table(kind, list(own_help(kind)))}\n")
     return "\n".join(parts)
 
 
@@ -143,7 +121,7 @@ def program_flags() -> str:
         "report": ReportConfig,
     }.items():
         own = kind is not JudgeConfig and issubclass(kind, JudgeConfig)
-        parts.append(f"## {name}\n\n{table(kind, list(documented(kind)) if own else fields_of(kind))}\n")
+        parts.append(f"## {name}\n\n{table(kind, list(own_help(kind)) if own else fields_of(kind))}\n")
     return "\n".join(parts)
 
 

@@ -402,3 +402,12 @@ def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
     assert "Passes over the training set. (default: 100)" in printed
     config = imagenet_config("--student", "resnet18", "--lr", "0.5")
     assert (config.epochs, config.eval_images, config.lr, config.sync_bn) == (100, 5000, 0.5, False)
+
+
+@pytest.mark.parametrize(("tree", "own"), [(CIFAR, "--unlabeled"), (IMAGENET, "--images")], ids=["cifar", "imagenet"])
+def test_the_help_of_train_opens_with_the_ten_flags_most_used(tree, own, capsys):
+    with pytest.raises(SystemExit):
+        configuration(tree, ["kd", "--help"])
+    opening = capsys.readouterr().out.partition("most-used")[2].partition("networks options")[0]
+    shown = re.findall(r"^\W+(--[a-z][a-z-]+)", opening, re.MULTILINE)
+    assert len(shown) == 10 and {"--student", "--teacher", "--dataset", "--epochs", "--dry-run", own} <= set(shown)
