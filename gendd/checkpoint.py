@@ -54,11 +54,11 @@ def save_tensors(path: Path, tensors: Tensors, metadata: dict[str, str] | None =
     write_whole(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp", remedy: str = GO_ON) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object], shared: bool = False, remedy: str = GO_ON) -> None:
     """Have `write` fill a file so that `path` is at any time a whole file: the old one, then the new one.
 
     Args:
-        ending: of the temporary file beside it; where several processes may write the same, each needs its own.
+        shared: several processes may write the file at once: each has a temporary file of its own.
         remedy: what the user can do if it cannot be written.
 
     Raises:
@@ -66,14 +66,17 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], ending: str = "
         PassingFault: the disk failed at each try.
     """
     try:
-        retried(lambda: rewrite(path, write, ending), path, "written")
+        retried(lambda: rewrite(path, write, shared), path, "written")
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write {path}: {_reason(error)}; {remedy}") from error
 
 
-def rewrite(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp") -> None:
+def rewrite(path: Path, write: Callable[[BinaryIO], object], shared: bool = False) -> None:
     """`write_whole`, whose errors stay as they are."""
-    temporary = path.with_name(path.name + ending)
+    temporary = path.with_name(f"{path.name}.tmp")
+    if shared:
+        _sweep(path.parent)
+        temporary = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)
@@ -87,6 +90,25 @@ def rewrite(path: Path, write: Callable[[BinaryIO], object], ending: str = ".tmp
             # torch.save puts words of its own in place of the disk's.
             raise error.__context__ from error
         raise
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes of this machine left of files that several may write."""
+    for path in folder.glob(f"*.{os.uname().nodename}.*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and not _runs(int(pid)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def rewrite_text(path: Path, text: str) -> None:

@@ -1,12 +1,15 @@
 """torchrun's environment: processes, devices, precision."""
 
 import contextlib
+import ctypes
 import gc
 import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +20,9 @@ import torch.distributed as dist
 from torch import nn
 
 from gendd.errors import UserError
+
+# Of the system header sys/prctl.h.
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,8 @@ def first_alone() -> World | None:
 def join_world():
     """The group that torchrun's environment names, or this process alone."""
     world = this_process()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        end_with_parent()
     if world.size > 1:
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=peer_timeout()))
@@ -122,6 +130,12 @@ def join_world():
         # DistributedDataParallel must be gone before its process group; freed after it, the two can deadlock.
         gc.collect()
         dist.destroy_process_group()
+
+
+def end_with_parent() -> None:
+    """Have the system kill this process when its launcher ends, however that ends. Only Linux can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def peer_timeout() -> int:

@@ -8,7 +8,6 @@ needs more views than there are adds them.
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -143,7 +142,7 @@ class TeacherCache:
             except OSError as error:
                 raise self.refusal(f"cannot be made ({error.strerror}); name another folder") from error
             content = (json.dumps(mine, indent=2) + "\n").encode()
-            write_whole(self.record, lambda file: file.write(content), _own_ending())
+            write_whole(self.record, lambda file: file.write(content), shared=True)
         try:
             theirs = json.loads(retried(self.record.read_text, self.record))
         except (OSError, ValueError) as error:
@@ -195,7 +194,7 @@ class TeacherCache:
             features = torch.cat([feature(next(images)).half().cpu() for _ in shard.batches()])
             if not features.isfinite().all():
                 raise self.refusal("a feature of the teacher does not fit into float16; train without a cache")
-            write_whole(path, partial(_write_sealed, features.numpy().tobytes()), _own_ending())
+            write_whole(path, partial(_write_sealed, features.numpy().tobytes()), shared=True)
 
     def map(self, shard: Shard) -> np.ndarray:
         """Features (n, D_t) of a shard, read from the disk as they are asked for."""
@@ -222,10 +221,6 @@ def _digest(content: bytes) -> bytes:
 def _is_sealed(content: bytes, size: int) -> bool:
     """Whether a file holds so many bytes and their checksum."""
     return len(content) > size and content[size:] == _digest(content[:size])
-
-
-def _own_ending() -> str:
-    return f".{os.getpid()}.tmp"
 
 
 def _short(value) -> str:

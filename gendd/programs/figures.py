@@ -1,7 +1,6 @@
 """The JSON file of a program's figures."""
 
 import json
-import os
 from pathlib import Path
 
 from gendd.checkpoint import check_writable, write_whole
@@ -32,5 +31,5 @@ def write_figures(file: Path, content: dict) -> None:
     """Write the figures and print where they are."""
     text = json.dumps(content, indent=2) + "\n"
     remedy = f"the figures are printed above; {ELSEWHERE}"
-    write_whole(file, lambda stream: stream.write(text.encode()), f".{os.getpid()}.tmp", remedy)
+    write_whole(file, lambda stream: stream.write(text.encode()), shared=True, remedy=remedy)
     print(f"figures in {file}")

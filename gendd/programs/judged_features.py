@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,4 +112,4 @@ def _stored(file: Path, known: str, first: tuple[Tensor, Tensor], world: World) 
 def _store(file: Path, tensors: dict[str, Tensor], known: str) -> None:
     file.parent.mkdir(exist_ok=True)
     content = safetensors.torch.save(tensors, {"made_from": known})
-    rewrite(file, lambda stream: stream.write(content), f".{os.getpid()}.tmp")
+    rewrite(file, lambda stream: stream.write(content), shared=True)

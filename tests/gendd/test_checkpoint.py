@@ -4,8 +4,10 @@ import argparse
 import errno
 import io
 import math
+import multiprocessing
 import os
 import pickle
+import signal
 import tarfile
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
 from gendd import checkpoint, retry
-from gendd.checkpoint import backbone_weights, checksum_of, load_weights, read_weights
+from gendd.checkpoint import backbone_weights, checksum_of, load_weights, read_weights, rewrite
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.errors import PassingFault, Refusal, UserError
 from gendd.student import Student
@@ -447,3 +449,30 @@ def test_real_teacher_is_read(shared):
     model = timm.create_model("cifar_resnet56", num_classes=100)
     size = len(model.state_dict())
     assert load_weights(model, tensors, str(path)) == f"{size} of {size} tensors loaded"
+
+
+def test_temporary_file_of_a_killed_writer_is_swept(tmp_path):
+    """A live writer's is left alone."""
+
+    def killed(file) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def slow(file) -> None:
+        ready.set()
+        done.wait()
+        file.write(b"whole")
+
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    writers = [context.Process(target=rewrite, args=(tmp_path / "figures", write, True)) for write in (killed, slow)]
+    writers[0].start()
+    writers[0].join()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    writers[1].start()
+    ready.wait()
+    rewrite(tmp_path / "others", lambda file: file.write(b"whole"), shared=True)
+    done.set()
+    writers[1].join()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"figures": b"whole", "others": b"whole"}

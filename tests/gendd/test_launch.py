@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,29 @@ def test_a_process_that_waits_in_vain_gives_up(launch):
     result = launch(f"with join_world() as world:\n        {lost}", 2, PEER_TIMEOUT="5")
     assert result.returncode == 1
     assert result.stderr.endswith("error: process 0 ended with exit code 1\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_launcher_that_is_killed_takes_its_processes_along(tmp_path):
+    (tmp_path / "program.py").write_text(
+        "import os, time\nfrom gendd.distributed import join_world\nwith join_world() as world:\n"
+        "    print(os.getpid(), flush=True)\n    time.sleep(3600)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}", "CPU_PROCS": "2"}
+    command = [sys.executable, "-m", "gendd.launch", "program"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
+        pids = [int(launcher.stdout.readline()) for _ in range(2)]
+        launcher.kill()
+    deadline = time.monotonic() + 30
+    while any(map(runs, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(runs, pids))
+
+
+def runs(pid: int) -> bool:
+    """Whether it is there and no zombie."""
+    status = Path("/proc", str(pid), "status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 def test_variables_that_are_no_numbers(monkeypatch):
