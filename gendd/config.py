@@ -132,7 +132,7 @@ class OptimizerConfig:
     milestones: tuple[Count, ...] = (150, 180, 210)
     """Epochs of the step schedule."""
     warmup_epochs: Amount = 0
-    """Epochs of linear warm-up from 0."""
+    """Epochs of linear warm-up from 0; a tenth of `epochs` if it is not shorter than they are."""
     ema_decay: Decay = 0.0
     """Decay of a moving average of the weights, evaluated beside them; 0 keeps none."""
     weights: Literal["trained", "ema"] = "trained"
@@ -202,6 +202,11 @@ class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
         return f"--teacher-weights {self.teacher_weights}"
 
     @property
+    def warmup(self) -> float:
+        """Epochs of warm-up: a recipe's own may be longer than the training that the user asks for."""
+        return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs / 10
+
+    @property
     def views(self) -> int:
         """Views per image that are drawn once; 0: each time a new one."""
         return min(self.cached_views or CACHED_VIEWS, self.epochs) if self.teacher_cache else 0
@@ -249,8 +254,6 @@ class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
             raise UserError(
                 "--weights ema: there is no average without --ema-decay; give its decay, such as --ema-decay 0.999"
             )
-        if self.warmup_epochs >= self.epochs:
-            raise UserError(f"--warmup-epochs {self.warmup_epochs}: must be below --epochs {self.epochs}")
         self.check_training_images()
 
     def check_training_images(self) -> None:

@@ -71,13 +71,13 @@ class Schedule:
         self.learning_rate, _ = create_scheduler_v2(
             optimizer,
             sched={"cosine": "cosine", "step": "multistep"}[config.schedule],
-            num_epochs=config.epochs - (config.warmup_epochs if config.schedule == "cosine" else 0),
+            num_epochs=config.epochs - (config.warmup if config.schedule == "cosine" else 0),
             # Half a step on: timm compares with the step to come, and would lower the rate one step early.
             decay_milestones=[milestone + 0.5 / steps_per_epoch for milestone in sorted(config.milestones)],
             decay_rate=0.1,
             min_lr=config.min_lr,
             warmup_lr=0.0,
-            warmup_epochs=config.warmup_epochs,
+            warmup_epochs=config.warmup,
             warmup_prefix=config.schedule == "cosine",
             step_on_epochs=False,
             updates_per_epoch=steps_per_epoch,

@@ -14,13 +14,20 @@ if [[ -z $folder || $folder == -* ]]; then
   exit 2
 fi
 
+# Ten steps per epoch or more, so a thousand in all: a power of two from 8 to 256, by the number of files.
+batch=256
+if [[ -d $folder ]]; then
+  files=$(find -L "$folder" -type f | wc -l)
+  while ((batch > 8 && batch * 10 > files * 9 / 10)); do batch=$((batch / 2)); done
+fi
+
 recipe=(
   --images "$folder"
   --teacher timm/vit_small_patch14_dinov2.lvd142m
   --student timm/mobilenetv4_conv_small
   --image-size 224
   --epochs 100
-  --batch-size 256
+  --batch-size "$batch"
   --optimizer adamw
   --lr 2e-3
   --weight-decay 2e-2

@@ -620,3 +620,15 @@ def test_relative_paths_count_from_the_folder_of_the_command(tmp_path, sources):
     sources.publish("vgg13")
     assert sources.fetch("vgg13", cwd=tmp_path / "elsewhere").returncode == 0
     assert (tmp_path / "elsewhere" / "pretrained" / "vgg13_vanilla" / "ckpt_epoch_240.pth").exists()
+
+
+@pytest.mark.parametrize(("images", "batch"), [(5, 8), (100, 8), (400, 32), (3000, 256)])
+def test_distill_folder_batch_follows_the_number_of_images(tmp_path, images, batch):
+    """At least 1,000 steps in 100 epochs, where the folder is large enough for it."""
+    shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
+    (tmp_path / "launch.sh").write_text('echo "$@"\n')
+    (tmp_path / "images").mkdir()
+    for number in range(images):
+        (tmp_path / "images" / f"{number}.png").touch()
+    words = bash(tmp_path / "distill_folder.sh", "images", cwd=tmp_path).stdout.split()
+    assert words[words.index("--batch-size") + 1] == str(batch)

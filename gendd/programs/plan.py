@@ -16,6 +16,8 @@ from gendd.programs.tree import PAPERS, Tree
 from gendd.randomness import BatchPlan
 from gendd.student import Student
 
+# Optimizer steps of a training below which the plan warns.
+FEW_STEPS = 1000
 DECAYED = {"matrices": "weight matrices but the head's", "head-exempt": "all but the head"}
 
 
@@ -57,7 +59,7 @@ def plan_of(
         "batch": f"{config.batch_size} images per step = {' x '.join(factors)}",
         "optimizer": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
         f"weight decay {config.weight_decay:g} of {DECAYED[config.decay]}",
-        "schedule": f"{_schedule(config)}, warm-up {config.warmup_epochs:g} of {_counted(config.epochs, 'epoch')}",
+        "schedule": f"{_schedule(config)}, {_warmup(config)}",
         **_average(config),
         "hardware": f"{world.describe()}, {precision}",
         "results": str(results),
@@ -88,6 +90,20 @@ def _average(config: TrainConfig) -> dict[str, str]:
 
 def _schedule(config: TrainConfig) -> str:
     return f"cosine to {config.min_lr:g}" if config.schedule == "cosine" else config.schedule
+
+
+def _warmup(config: TrainConfig) -> str:
+    words = f"warm-up {config.warmup:g} of {_counted(config.epochs, 'epoch')}"
+    if config.warmup != config.warmup_epochs:
+        words += f" (a tenth: --warmup-epochs {config.warmup_epochs:g} is not shorter)"
+    return words
+
+
+def steps_line(steps_per_epoch: int, epochs: int) -> str:
+    """The plan's line of the optimizer steps, which are known once the images are listed."""
+    total = steps_per_epoch * epochs
+    advice = f"; few, most students need {FEW_STEPS}: raise --epochs or lower --batch-size" if total < FEW_STEPS else ""
+    return f"  {'steps':<10} {steps_per_epoch} per epoch, {total} in all{advice}"
 
 
 def _batch_norm(config: TrainConfig, world: World) -> str:

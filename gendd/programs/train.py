@@ -30,7 +30,7 @@ from gendd.networks import check_trains, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.build import build, list_missing, noting, teacher_read_out
 from gendd.programs.measurement import Measurement
-from gendd.programs.plan import plan_of
+from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
 from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
@@ -229,6 +229,7 @@ class TrainProgram:
         self.groups = {} if sizes is None else class_groups(sizes)
         held = f"{self.evaluation.size} of {self.evaluation.split} to evaluate on"
         self._say(f"  images     {self.data.size} to train on, {held}")
+        self._say(steps_line(self.data.steps_per_epoch, self.config.epochs))
         if passed_over := self.data.passed_over + self.evaluation.passed_over:
             self._say(f"  passed over beside them: {describe(passed_over)}")
         self._check_teacher()

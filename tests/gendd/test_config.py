@@ -233,7 +233,6 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--weight-decay", "-0.1"),
         ("--min-lr", "-0.1"),
         ("--warmup-epochs", "-1"),
-        ("--warmup-epochs", "240"),
         ("--eval-images", "-1"),
         ("--seed", "-1"),
         ("--lr", "0"),
@@ -346,7 +345,6 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
             ["--sampler ancestral", "--noise-path straight"],
         ),
         (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
-        (["--epochs", "5", "--warmup-epochs", "5"], ["--warmup-epochs 5", "--epochs 5"]),
         (["--weights", "ema"], ["--weights ema", "--ema-decay"]),
         (["--lr", "0.1", "--min-lr", "0.2"], ["--min-lr 0.2", "--lr 0.1"]),
         (["--lr", "0.1", "--head-lr", "1e-3", "--min-lr", "0.01"], ["--min-lr 0.01", "--head-lr 0.001"]),
@@ -411,3 +409,10 @@ def test_the_help_of_train_opens_with_the_ten_flags_most_used(tree, own, capsys)
     opening = capsys.readouterr().out.partition("most-used")[2].partition("networks options")[0]
     shown = re.findall(r"^\W+(--[a-z][a-z-]+)", opening, re.MULTILINE)
     assert len(shown) == 10 and {"--student", "--teacher", "--dataset", "--epochs", "--dry-run", own} <= set(shown)
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [("20", 5), ("5", 0.5), ("2", 0.2)])
+def test_warm_up_as_long_as_the_training_is_shortened(epochs, warmup):
+    config = parsed(*COMPLETE, "--warmup-epochs", "5", "--epochs", epochs)
+    config.check()
+    assert config.warmup == warmup

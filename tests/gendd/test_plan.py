@@ -7,7 +7,7 @@ from toy import ToyNetwork
 
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.networks import flops
-from gendd.programs.plan import loss_flops
+from gendd.programs.plan import loss_flops, steps_line
 from gendd.student import Student
 
 CPU = torch.device("cpu")
@@ -47,3 +47,9 @@ def test_a_view_of_a_parameter_as_a_modules_input_is_counted():
     """torch's tracker of modules stumbles over it without gradients."""
     weights, output = nn.Parameter(torch.ones(6, 3)), nn.Linear(3, 2)
     assert flops(lambda: output(weights.chunk(2)[0])) == 2 * 3 * 3 * 2
+
+
+def test_plan_with_few_steps_says_what_gives_more():
+    assert steps_line(10, 100) == "  steps      10 per epoch, 1000 in all"
+    assert steps_line(1, 100).startswith("  steps      1 per epoch, 100 in all; few, ")
+    assert steps_line(1, 100).endswith("raise --epochs or lower --batch-size")
