@@ -80,12 +80,16 @@ def long_tailed(labels: Tensor, imbalance: float) -> Tensor:
 
 
 def labeled(labels: Tensor, fraction: float) -> Tensor:
-    """Which images (N,) bool keep their labels (N,): this fraction of each class, but at least one image of it.
+    """Which images (N,) bool keep their labels (N,), -1 where none is known: this fraction of each class, but at least
+    one image of it.
 
     What keeps its label at one fraction keeps it at a larger one.
     """
-    kept = (fraction * torch.bincount(labels)).round().clamp(min=1)
-    return _place_in_class(labels, "labels") < kept[labels]
+    known = labels >= 0
+    kept = (fraction * torch.bincount(labels[known])).round().clamp(min=1)
+    chosen = torch.zeros_like(known)
+    chosen[known] = _place_in_class(labels[known], "labels") < kept[labels[known]]
+    return chosen
 
 
 def _place_in_class(labels: Tensor, purpose: str) -> Tensor:

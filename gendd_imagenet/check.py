@@ -38,7 +38,8 @@ def check_data(config: ImageNetTrainConfig) -> None:
     if summary.missing:
         raise UserError("; ".join(summary.missing))
     view = EvalView(config.image_size, config.crop_pct, config.interpolation)
-    evaluation = None if config.image_folder and not config.eval_dataset else list_evaluation(config)
+    held_out = config.holdout or (config.image_folder and not config.eval_dataset)
+    evaluation = None if held_out else list_evaluation(config)
     if evaluation and not config.image_folder:
         refuse_unlabeled(evaluation, eval_flag(config), config.eval_dataset or config.dataset)
     if shards.is_shards(config.dataset):
@@ -46,7 +47,7 @@ def check_data(config: ImageNetTrainConfig) -> None:
     else:
         training = list_training(config)
         problems = list(_check_listing("to train on", training, view))
-        if not config.unlabeled:
+        if evaluation and not config.unlabeled:
             refuse_other_classes(config.dataset, training.classes or (), evaluation.classes)
     if evaluation:
         problems += _check_listing("to evaluate on", evaluation, view)

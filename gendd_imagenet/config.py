@@ -21,7 +21,8 @@ class Photographs(DataConfig):
 
     dataset: str = "imagenet"
     """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, shards: a folder of them,
-    a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http; or hfds/OWNER/NAME."""
+    a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http; or hfds/OWNER/NAME, with
+    :CONFIGURATION behind it where it has several."""
     image_folder: Annotated[str | None, tyro.conf.arg(name="images")] = None
     """Folder of any images, shards, or hfds/OWNER/NAME, in place of a data set: they are learned from without a label,
     a class or an evaluation set. A share is held out (`holdout`; if not given 2 %, but at least 50 images or a tenth,

@@ -134,14 +134,24 @@ class TrainingPhotos:
             with naming("--train-list"):
                 refuse_absent(config.train_list, listing)
         self.passed_over = listing.passed_over
-        if share := held_share(config, len(listing)):
+        total = len(listing)
+        if share := held_share(config, total):
             listing, _ = listing.hold_out(share)
+        held = total - len(listing)
+        if not config.lacks_labels and listing.known.any():
+            listing = _with_label(listing)
+            self.passed_over = listing.passed_over
         if has_training_labels(config):
             self.class_names, self.class_sizes = listing.classes, listing.class_counts(len(listing.classes))
         if config.label_fraction < 1:
             listing = listing.partly_labeled(config.label_fraction, labeled_only)
         if len(listing) < plan.batch:
-            raise UserError(f"--batch-size {plan.batch}: more than the {len(listing)} training images; lower it")
+            flag = "--images" if config.image_folder else "--dataset"
+            aside = f" ({held} of {total} are held out)" if held else ""
+            raise UserError(
+                f"{flag} {config.dataset}: {len(listing)} images to train on{aside}, fewer than --batch-size "
+                f"{plan.batch}; name more images, or lower it"
+            )
         self.listing, self.size = listing, len(listing)
         self.steps_per_epoch = config.steps_per_epoch or self.size // plan.batch
         self.order = Shuffled(self.size)
@@ -161,7 +171,6 @@ class TrainingPhotos:
             raise UserError(
                 "--steps-per-epoch is missing: nobody counted the images of the shards; give a number of steps"
             )
-        shards.own_streams(len(found), self.plan)
         return found
 
     def batches(self, steps: range) -> Iterator[Batch]:

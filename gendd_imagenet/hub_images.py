@@ -1,8 +1,10 @@
-"""Images of Hugging Face datasets, by timm's reader: hfds/OWNER/NAME, or hfds/FOLDER of parquet files or images."""
+"""Images of Hugging Face datasets: hfds/OWNER/NAME, or hfds/FOLDER of parquet files or images; of several
+configurations one is named, hfds/OWNER/NAME:CONFIGURATION."""
 
+import contextlib
 import importlib.util
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from timm.data import create_reader
 from torch import Tensor
 
 from gendd.errors import Refusal
@@ -19,7 +20,9 @@ from gendd_imagenet.folders import Listing
 
 PREFIX = "hfds/"
 TRAIN, EVALUATION = ("train",), ("validation", "val", "test")
-IMAGE, LABEL = "image", "label"
+OTHER_EVALUATION = "--holdout 0.1 evaluates on a part of train, --eval-dataset on another data set"
+# Columns that are meant where several could be.
+IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")
 
 
 def is_hub(name: str) -> bool:
@@ -32,17 +35,20 @@ class HubListing(Split):
     """N images of one split, in the place of a `Listing`.
 
     Args:
-        root: name of the data set.
+        root: name of the data set, and of its configuration.
         split: that the images are of.
-        table: what `datasets` loaded, its images not decoded.
+        table: what `datasets` loaded: a column `image`, not decoded.
+        columns: names of all columns that the data set has.
         rows: (N,) their numbers in it.
-        labels: (N,) int64; or None where there are none.
+        labels: (N,) int64, -1 where one is not known; or None where no column is plainly the label.
         classes: name of each class, or None.
+        passed_over: how many rows were, and why.
     """
 
     root: Path
     split: str
     table: Any
+    columns: tuple[str, ...]
     rows: np.ndarray
     labels: Tensor | None
     classes: tuple[str, ...] | None
@@ -63,7 +69,7 @@ class HubListing(Split):
         Raises:
             OSError: the image is a file of its own that cannot be read.
         """
-        image = self.table[int(self.rows[index])][IMAGE]
+        image = self.table[int(self.rows[index])][IMAGES[0]]
         return image["bytes"] or Path(image["path"]).read_bytes()
 
     def select(self, indices: Tensor) -> "HubListing":
@@ -85,29 +91,97 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
     """The images of the first of these splits that there is; downloaded if they are not there yet.
 
     Raises:
-        Refusal: the package `datasets` is not installed, no such data set or split, or one without images.
+        Refusal: the package `datasets` is not installed, no such data set, configuration or split, or one without
+            images.
     """
+    tables = _load(name)
+    split = next((split for split in splits if split in tables), None)
+    if split is None:
+        remedy = OTHER_EVALUATION if splits == EVALUATION else "name a data set that has it"
+        raise Refusal(f"{name}: has the splits {', '.join(tables)}; it needs {' or '.join(splits)}: {remedy}")
+    columns = tuple(tables[split].features)
+    images = _images(name, tables[split])
+    rows = np.flatnonzero(_has_image(images))
+    if not len(rows):
+        raise Refusal(f"{name}: its split {split} has no images; name a data set with images")
+    labels, classes = _labels(tables, split)
+    passed_over = Counter({"without an image": len(images) - len(rows)} if len(rows) < len(images) else {})
+    root, labels = Path(name.removeprefix(PREFIX)), None if labels is None else labels[rows]
+    return HubListing(root, split, images, columns, rows, labels, classes, passed_over)
+
+
+@cache
+def _load(name: str) -> Mapping[str, Any]:
+    """The tables of all splits of a data set."""
     if not importlib.util.find_spec("datasets"):
         raise Refusal(f"{name}: needs the package datasets, which is not installed; pip install datasets")
-    source, unknown = name.removeprefix(PREFIX), None
-    for split in splits:
+    import datasets
+
+    source, _, configuration = name.removeprefix(PREFIX).partition(":")
+    try:
+        return datasets.load_dataset(source, configuration or None)
+    except Exception as error:
+        known: list[str] = []
+        # It is raised for other reasons too, and again.
+        with contextlib.suppress(Exception):
+            known = datasets.get_dataset_config_names(source)
+        if known and configuration not in known and (configuration or len(known) > 1):
+            raise Refusal(
+                f"{name}: has the configurations {', '.join(known)}; name one, such as {PREFIX}{source}:{known[0]}"
+            ) from error
+        raise Refusal(f"{name}: cannot be loaded ({_line(error)}); check the name and the network") from error
+
+
+def _images(name: str, table: Any) -> Any:
+    """The column of images of a table, alone, not decoded, and called `image`."""
+    from datasets import Image
+
+    named = [column for column in IMAGES if column in table.features]
+    found = [column for column, kind in table.features.items() if isinstance(kind, Image)] or named
+    column = found[0] if len(found) == 1 else next((column for column in IMAGES if column in found), None)
+    reason = "several could be the images" if found else "none holds images"
+    if column is not None:
         try:
-            reader = create_reader(name, split=split)
-        except ValueError as error:
-            # Another split's name, or one without images: what the library says tells which.
-            unknown = error
-            continue
+            images = table.select_columns([column]).cast_column(column, Image(decode=False))
+            return images if column == IMAGES[0] else images.rename_column(column, IMAGES[0])
+        # The libraries raise all kinds.
         except Exception as error:
-            raise Refusal(f"{name}: cannot be loaded ({_line(error)}); check the name and the network") from error
-        break
+            reason = f"{column} holds none ({_line(error)})"
+    raise Refusal(
+        f"{name}: has the columns {', '.join(table.features)}; {reason}; give it a column {IMAGES[0]} of them, as "
+        "rename_column of datasets does"
+    )
+
+
+def _has_image(images: Any) -> np.ndarray:
+    """Whether there is an image (N,) bool in each row; none is decoded."""
+    import pyarrow.compute
+
+    column = images.data.column(IMAGES[0])
+    has = [pyarrow.compute.is_valid(pyarrow.compute.struct_field(column, part)) for part in ("bytes", "path")]
+    return pyarrow.compute.and_(pyarrow.compute.is_valid(column), pyarrow.compute.or_(*has)).to_numpy()
+
+
+def _labels(tables: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Labels (N,) of a split, and the names of the classes: the data set's, or the values that its splits hold."""
+    from datasets import ClassLabel, Value
+
+    features = tables[split].features
+    found = [column for column, kind in features.items() if isinstance(kind, ClassLabel)]
+    column = next((column for column in LABELS if column in features), found[0] if len(found) == 1 else None)
+    kind = features.get(column)
+    if isinstance(kind, ClassLabel):
+        names = tuple(kind.names)
+        numbers: Mapping[Any, int] = {number: number for number in range(len(names))}
+    elif isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "string", "large_string", "bool")):
+        unique = (table.unique(column) for table in tables.values() if table.features.get(column) == kind)
+        # As in other sets, -1 is no class.
+        values = sorted({value for some in unique for value in some} - {None, -1})
+        names, numbers = tuple(map(str, values)), {value: number for number, value in enumerate(values)}
     else:
-        raise Refusal(f"{name}: no images in {' or '.join(splits)} ({_line(unknown)}); it needs a column {IMAGE}")
-    table, classes = reader.dataset, tuple(reader.class_to_idx)
-    labels = torch.tensor(table[LABEL][:]) if classes else None
-    if not len(table):
-        raise Refusal(f"{name}: its split {split} is empty; name a data set with images")
-    return HubListing(Path(source), split, table, np.arange(len(table)), labels, classes or None)
+        return None, None
+    return torch.tensor([numbers.get(value, -1) for value in tables[split][column][:]]), names
 
 
-def _line(error: Exception | None) -> str:
+def _line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]

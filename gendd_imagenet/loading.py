@@ -17,7 +17,7 @@ from gendd.images import BrokenImage
 from gendd.randomness import BatchPlan, Shuffled
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView, TrainView
-from gendd_imagenet.shards import UnreadableShard, own_streams, stream_count, stream_images
+from gendd_imagenet.shards import Part, Places, UnreadableShard, own_parts, stream_count, stream_images
 
 # Images of a chunk; small, since chunks travel through shared memory, of which containers have little.
 CHUNK = 32
@@ -73,9 +73,9 @@ def made(make: Callable[..., Chunk], *arguments) -> Chunk:
 
 def worker_fault(what: str, workers: int) -> PassingFault:
     return PassingFault(
-        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's --shm-size) ran out, lower "
-        f"--workers ({workers} were at work); --workers 0 shows where it fails; the same command goes on from the last "
-        "checkpoint"
+        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's --shm-size) ran out, give fewer "
+        f"--workers than {workers}; --workers 0 needs no shared memory and shows where it fails; the same command "
+        "resumes from the last checkpoint"
     )
 
 
@@ -141,38 +141,46 @@ class ListedForEvaluation(Dataset):
 
 
 class StreamedImages(IterableDataset):
-    """Chunks of the steps of one epoch, from the streams that feed this process, in the order of their rows."""
+    """Chunks of the steps of one epoch: the parts of each that this process takes, in the order of their rows."""
 
     def __init__(self, shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range):
         self.shards, self.view, self.plan, self.epoch, self.steps = shards, view, plan, epoch, steps
         self.count = stream_count(len(shards), plan.batch)
-        self.streams = own_streams(len(shards), plan)
+        self.parts = own_parts(len(shards), plan)
 
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
-        # The loader takes from its workers in turn, so that its chunks come in the order of `streams`.
-        mine = self.streams[worker.id :: worker.num_workers] if worker else self.streams
-        images = {stream: stream_images(self.shards, stream, self.count, self.plan.seed, self.epoch) for stream in mine}
+        # The loader takes from its workers in turn, so that its chunks come in the order of `parts`.
+        mine = self.parts[worker.id :: worker.num_workers] if worker else self.parts
+        streams = {part.stream: Places(self._stream(part.stream)) for part in mine}
         for step in self.steps:
-            for stream in mine:
-                yield made(self.chunk, images[stream], step, stream)
+            for part in mine:
+                yield made(self.chunk, streams[part.stream], step, part)
 
-    def chunk(self, images: Iterator[tuple[str, bytes]], step: int, stream: int) -> Chunk:
-        rows = self.plan.batch // self.count
+    def _stream(self, stream: int) -> Iterator[tuple[str, bytes]]:
+        return stream_images(self.shards, stream, self.count, self.plan.seed, self.epoch)
+
+    def chunk(self, images: Places, step: int, part: Part) -> Chunk:
+        each = self.plan.batch // self.count
         views: list[Tensor] = []
         broken: list[str] = []
-        while len(views) < rows:
-            try:
-                name, content = next(images)
-            except UnreadableShard as error:
-                raise UserError(f"--dataset: {error}") from error
-            try:
-                views.append(self.view(content, self.plan.seed, "augmentation", step, stream * rows + len(views)))
-            except BrokenImage as error:
-                broken.append(f"{name}: {error}")
-                if len(broken) == MOST_TRIES:
-                    raise UserError(f"{name}: this image and {MOST_TRIES - 1} near it are broken ({error})") from error
-        return Chunk(stacked(views), torch.full((rows,), -1), tuple(broken))
+        for row in part.rows:
+            place = (step - self.steps.start) * each + row % each
+            images.go_to(place)
+            # The next image takes the place of a broken one and keeps its own, so that a row depends on no other.
+            for other in range(place, place + MOST_TRIES):
+                try:
+                    name, content = images[other]
+                except UnreadableShard as error:
+                    raise UserError(f"--dataset: {error}") from error
+                try:
+                    views.append(self.view(content, self.plan.seed, "augmentation", step, row))
+                    break
+                except BrokenImage as error:
+                    broken.append(f"{name}: {error}")
+            else:
+                raise UserError(f"{name}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
+        return Chunk(stacked(views), torch.full((len(views),), -1), tuple(broken))
 
 
 def listed_chunks(
@@ -215,10 +223,10 @@ def streamed_chunks(
 ) -> Iterator[Chunk]:
     """This process's chunks of the steps of an epoch."""
     dataset = StreamedImages(shards, view, plan, epoch, steps)
-    streams = len(dataset.streams)
-    # Each worker keeps as many streams as every other.
-    workers = next(count for count in range(min(workers, streams), -1, -1) if count == 0 or streams % count == 0)
-    return _chunks(dataset, workers, pin, ahead=2 * streams // max(1, workers))
+    parts = len(dataset.parts)
+    # Each worker keeps as many parts as every other.
+    workers = next(count for count in range(min(workers, parts), -1, -1) if count == 0 or parts % count == 0)
+    return _chunks(dataset, workers, pin, ahead=2 * parts // max(1, workers))
 
 
 def evaluation_chunks(

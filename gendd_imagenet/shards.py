@@ -1,8 +1,8 @@
 """WebDataset shards as an endless stream of images, the same for any number of processes and workers.
 
-A global batch of B images is fed by S streams, each B / S neighboring rows of it. A stream reads its own shards, so
-that no two ever read the same one; a process, and a worker in it, keeps whole streams. What a stream delivers follows
-from the seed and the epoch alone.
+A global batch of B images is fed by S streams, each B / S neighboring rows of it. A stream has its own shards, so that
+an image feeds one stream alone. What a stream delivers follows from the seed and the epoch alone. Where processes are
+more than streams, several read the same stream, and each decodes its own rows.
 """
 
 import bz2
@@ -13,15 +13,17 @@ import os
 import random
 import re
 import tarfile
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import torch
 import webdataset
+from webdataset.gopen import gopen_schemes
 
-from gendd.errors import PassingFault, UserError
+from gendd.errors import PassingFault, Refusal
 from gendd.images import ENDINGS, begins_as_image
 from gendd.listing import HIDDEN, NO_ENDING, aside, ending_of
 from gendd.randomness import BatchPlan, generator
@@ -63,8 +65,20 @@ def is_shards(dataset: str) -> bool:
 
 
 def expand(dataset: str) -> list[str]:
-    """The shards that a folder, file, brace pattern, URL or pipe names."""
-    return _shards_in(dataset) or webdataset.shardlists.expand_urls(dataset)
+    """The shards that a folder, file, brace pattern, URL or pipe names.
+
+    Raises:
+        Refusal: webdataset does not read such URLs.
+    """
+    found = _shards_in(dataset) or webdataset.shardlists.expand_urls(dataset)
+    for shard in found:
+        scheme, is_url, _ = shard.partition("://")
+        if is_url and ":" not in scheme and scheme not in {"file", *gopen_schemes}:
+            raise Refusal(
+                f"{dataset}: addresses of {scheme}:// are not supported; name a command that writes each shard to its "
+                f'standard output, such as "pipe:aws s3 cp {dataset} -"'
+            )
+    return found
 
 
 def _shards_in(folder: str) -> list[str]:
@@ -156,23 +170,43 @@ def stream_count(shards: int, batch: int) -> int:
     return next(count for count in range(min(shards, MOST_STREAMS, batch), 0, -1) if batch % count == 0)
 
 
-def own_streams(shards: int, plan: BatchPlan) -> list[int]:
-    """Streams that feed this process's micro-batches of a step, in order.
+@dataclass(frozen=True)
+class Part:
+    """Neighboring rows of a batch, in one micro-batch of one process, that one stream feeds."""
 
-    Raises:
-        UserError: too few shards for so many micro-batches.
-    """
-    count, micro_batches = stream_count(shards, plan.batch), plan.world * plan.grad_accum_steps
-    if count % micro_batches:
-        raise UserError(
-            f"--dataset: {shards} shards feed a batch of {plan.batch} by {count} streams, which {plan.world} processes "
-            f"x --grad-accum-steps {plan.grad_accum_steps} cannot share; write more, smaller shards, or lower "
-            "--grad-accum-steps"
-        )
-    each = count // micro_batches
-    return [
-        (i * plan.world + plan.rank) * each + stream for i in range(plan.grad_accum_steps) for stream in range(each)
-    ]
+    stream: int
+    rows: range
+
+
+def own_parts(shards: int, plan: BatchPlan) -> list[Part]:
+    """The parts of a step that this process takes, in order: its micro-batches, cut where a stream ends."""
+    each, parts = plan.batch // stream_count(shards, plan.batch), []
+    for micro_batch in plan.micro_batches(0):
+        first, stop = micro_batch.rows.start, micro_batch.rows.stop
+        while first < stop:
+            stream = first // each
+            parts.append(Part(stream, range(first, min((stream + 1) * each, stop))))
+            first = parts[-1].rows.stop
+    return parts
+
+
+class Places:
+    """The images of a stream by their place in it, which may only grow."""
+
+    def __init__(self, images: Iterator[tuple[str, bytes]]):
+        self.images, self.first = images, 0
+        self.ahead: deque[tuple[str, bytes]] = deque()
+
+    def go_to(self, place: int) -> None:
+        """Forget the images before this place."""
+        for _ in range(place - self.first):
+            self.ahead.popleft() if self.ahead else next(self.images)
+            self.first += 1
+
+    def __getitem__(self, place: int) -> tuple[str, bytes]:
+        while len(self.ahead) <= place - self.first:
+            self.ahead.append(next(self.images))
+        return self.ahead[place - self.first]
 
 
 def stream_images(shards: Sequence[str], stream: int, count: int, seed: int, epoch: int) -> Iterator[tuple[str, bytes]]:

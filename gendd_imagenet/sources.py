@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gendd.data import DataSummary
-from gendd.errors import UserError, naming, not_there
+from gendd.errors import Refusal, UserError, naming, not_there
 from gendd.listing import class_names
 from gendd_imagenet import hub_images, shards
 from gendd_imagenet.config import ImageNetTrainConfig
@@ -20,6 +20,8 @@ from gendd_imagenet.folders import (
 )
 from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub, list_hub
 
+# Of the training images, in the plan.
+HELD_OUT = "a part held out"
 # What is held out of --images: a share of them, and least and most images. The least are a tenth at most.
 HELD_SHARE, LEAST_HELD, MOST_HELD, LARGEST_SHARE = 0.02, 50, 1000, 0.1
 
@@ -64,7 +66,8 @@ def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
     """
     if is_hub(name := config.eval_dataset or config.dataset):
         with naming(eval_flag(config)):
-            return _hub(name, hub_images.EVALUATION, labeled=not config.image_folder)
+            listing = list_hub(name, hub_images.EVALUATION)
+            return _without_labels(listing) if config.image_folder else _labeled(listing, "name another --eval-dataset")
     folder = eval_folder(config)
     if config.image_folder:
         with naming("--eval-dataset"):
@@ -107,7 +110,10 @@ def list_training(config: ImageNetTrainConfig) -> AnyListing:
     """
     if is_hub(config.dataset):
         with naming("--images" if config.image_folder else "--dataset"):
-            return _hub(config.dataset, hub_images.TRAIN, labeled=not config.image_folder)
+            listing = list_hub(config.dataset, hub_images.TRAIN)
+            if config.image_folder:
+                return _without_labels(listing)
+            return listing if config.unlabeled else _labeled(listing, "train without labels: --unlabeled")
     folder = folder_of(config.dataset, config)
     if config.image_folder:
         with naming("--images"):
@@ -123,9 +129,19 @@ def list_training(config: ImageNetTrainConfig) -> AnyListing:
         return list_unlabeled(folder / "train" if (folder / "train").is_dir() else folder)
 
 
-def _hub(name: str, splits: tuple[str, ...], labeled: bool) -> HubListing:
-    listing = list_hub(name, splits)
-    return listing if labeled else replace(listing, labels=None, classes=None)
+def _without_labels(listing: HubListing) -> HubListing:
+    return replace(listing, labels=None, classes=None)
+
+
+def _labeled(listing: HubListing, remedy: str) -> HubListing:
+    """Refuse a data set of which no column is plainly the label."""
+    if listing.labels is None:
+        columns = ", ".join(listing.columns)
+        raise Refusal(
+            f"{hub_images.PREFIX}{listing.root}: has the columns {columns}, of which none is plainly the label; "
+            f"call it label, as rename_column of datasets does, or {remedy}"
+        )
+    return listing
 
 
 def class_sizes(config: ImageNetTrainConfig) -> Tensor | None:
@@ -153,7 +169,7 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
     if is_hub(config.dataset):
         labeled = has_training_labels(config)
     elif shards.is_shards(config.dataset):
-        if absent := _absent_shards(config.dataset):
+        if absent := _absent_shards("--dataset", config.dataset):
             missing.append(
                 f"--dataset {config.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
             )
@@ -167,38 +183,40 @@ def summarize(config: ImageNetTrainConfig) -> DataSummary:
         if file and not Path(file).is_file():
             missing.append(f"{flag} {not_there(file)}; {_list_source(file)}")
     if is_hub(config.eval_dataset or config.dataset):
-        listing = list_evaluation(config)
-        return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, _details(config, listing.root))
+        listing = list_training(config) if config.holdout else list_evaluation(config)
+        details = _details(config, HELD_OUT if config.holdout else listing.root)
+        return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, details)
     folder = eval_folder(config)
-    if not (folder.is_dir() if config.eval_list else class_names(folder / eval_split(folder))):
+    if not config.holdout and not (folder.is_dir() if config.eval_list else class_names(folder / eval_split(folder))):
         missing.append(_absent(config, eval_flag(config), folder))
     count = class_count(folder)
     if config.eval_list and Path(config.eval_list).is_file():
         count = len(list_evaluation(config).classes)
     elif not count and "imagenet" in (config.dataset, config.eval_dataset):
         count = 1000
-    details = _details(config, config.eval_list or folder / eval_split(folder))
+    evaluated = HELD_OUT if config.holdout else config.eval_list or folder / eval_split(folder)
+    details = _details(config, evaluated)
     return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled, details)
 
 
 def _summarize_images(config: ImageNetTrainConfig) -> DataSummary:
     missing = []
     if shards.is_shards(config.image_folder):
-        missing += [
-            f"--images {config.image_folder}: {name} is not there" for name in _absent_shards(config.image_folder)[:1]
-        ]
+        absent = _absent_shards("--images", config.image_folder)
+        missing += [f"--images {config.image_folder}: {name} is not there" for name in absent[:1]]
     elif is_hub(config.image_folder):
         list_training(config)
     elif not Path(config.image_folder).is_dir():
         missing.append(f"--images {not_there(config.image_folder, 'folder')}; name a folder of images")
     if config.eval_dataset and not is_hub(config.eval_dataset) and not Path(config.eval_dataset).is_dir():
         missing.append(f"--eval-dataset {not_there(config.eval_dataset, 'folder')}; name a folder of images")
-    evaluated = config.eval_dataset or "a part held out"
+    evaluated = config.eval_dataset or HELD_OUT
     return DataSummary(0, tuple(missing), labeled=False, details=_details(config, evaluated))
 
 
-def _absent_shards(dataset: str) -> list[str]:
-    return shards.absent_shards(shards.expand(dataset))
+def _absent_shards(flag: str, dataset: str) -> list[str]:
+    with naming(flag):
+        return shards.absent_shards(shards.expand(dataset))
 
 
 def _details(config: ImageNetTrainConfig, evaluated: Path | str) -> str:

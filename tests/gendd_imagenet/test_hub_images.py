@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from photos import open_photos
 from PIL import Image
 from programs import imagenet_config, train_imagenet
 
 from gendd.errors import UserError
 from gendd_imagenet.check import check_data
-from gendd_imagenet.hub_images import list_hub
+from gendd_imagenet.hub_images import _load, list_hub
 from gendd_imagenet.sources import list_evaluation, list_training, summarize
 
 datasets = pytest.importorskip("datasets", reason="datasets, an extra, is not installed")
@@ -76,10 +77,152 @@ def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
     absent = imagenet_config("--method", "classification", *COMMON, "--dataset", f"hfds/{tmp_path}/none")
     with pytest.raises(UserError, match=r"^--dataset hfds/.*none: cannot be loaded"):
         list_training(absent)
-    with pytest.raises(UserError, match="no images in nowhere"), pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.raises(UserError, match="has the splits train, test; it needs nowhere"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr("gendd_imagenet.hub_images.TRAIN", ("nowhere",))
         list_training(imagenet_config("--method", "classification", *COMMON, "--dataset", hub))
+    _load.cache_clear()
     list_hub.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs the package datasets, which is not installed; pip install datasets"):
         list_training(absent)
+
+
+# Other columns, rows, splits and configurations
+
+
+def write_set(
+    root, sizes=SIZES, image="image", label="label", kind=None, labels=lambda size: [i % 3 for i in range(size)]
+):
+    """A data set whose images and labels have these columns; its name."""
+    kind = kind or datasets.ClassLabel(names=NAMES)
+    for split, size in sizes.items():
+        images = [Image.fromarray(pixels(split, row)) for row in range(size)]
+        features = datasets.Features({image: datasets.Image(), label: kind})
+        table = datasets.Dataset.from_dict({image: images, label: labels(size)}, features)
+        table.to_parquet(str(root / "data" / f"{split}-00000-of-00001.parquet"))
+    return f"hfds/{root}"
+
+
+def classified(name, *flags):
+    return imagenet_config("--method", "classification", *COMMON, "--dataset", name, *flags)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "kind"),
+    [
+        ("img", "fine_label", None),
+        ("picture", "species", None),
+        ("image", "labels", datasets.Value("int64")),
+        ("image", "label", datasets.Value("string")),
+    ],
+)
+def test_columns_that_are_plainly_meant_are_read(tmp_path, image, label, kind):
+    text = kind and kind.dtype == "string"
+    name = write_set(
+        tmp_path / "set", SIZES, image, label, kind, lambda n: [NAMES[i % 3] if text else i % 3 for i in range(n)]
+    )
+    training, evaluation = list_training(classified(name)), list_evaluation(classified(name))
+    assert training.labels.tolist() == [row % 3 for row in range(24)]
+    assert evaluation.labels.tolist() == [row % 3 for row in range(9)]
+    assert training.classes == evaluation.classes == (("0", "1", "2") if label == "labels" else tuple(NAMES))
+    assert (np.asarray(Image.open(io.BytesIO(training.content(5)))) == pixels("train", 5)).all()
+
+
+def test_text_labels_have_one_number_in_all_splits(tmp_path):
+    """The test split lacks the first class."""
+    words = {24: [NAMES[row % 3] for row in range(24)], 9: [NAMES[1 + row % 2] for row in range(9)]}
+    name = write_set(tmp_path / "set", kind=datasets.Value("string"), labels=words.get)
+    assert list_evaluation(classified(name)).labels.tolist() == [1 + row % 2 for row in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"label": "weight", "kind": datasets.Value("float32")},
+            "has the columns image, weight, of which none",
+        ),
+        ({"kind": datasets.Value("float32")}, "has the columns image, label, of which none is plainly the label"),
+    ],
+)
+def test_columns_that_are_unclear_are_named(tmp_path, columns, message):
+    name = write_set(tmp_path / "set", **columns, labels=lambda size: [0.5] * size)
+    with pytest.raises(UserError, match=f"^--dataset {name}: {message}") as refused:
+        summarize(classified(name))
+    assert "--unlabeled" in str(refused.value)
+    assert len(list_training(imagenet_config(*COMMON, "--images", name))) == 24
+
+
+def test_a_set_without_images_names_its_columns(tmp_path):
+    table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
+    table.to_parquet(str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet"))
+    with pytest.raises(UserError, match="has the columns text, label; none holds images; give it a column image"):
+        list_training(classified(f"hfds/{tmp_path}/set"))
+
+
+def test_rows_without_image_or_label_are_counted(tmp_path, capsys):
+    root = tmp_path / "set"
+    name = write_set(root, labels=lambda size: [None if row % 4 == 1 else row % 3 for row in range(size)])
+    file = str(root / "data" / "train-00000-of-00001.parquet")
+    table = datasets.load_dataset("parquet", data_files=file, split="train")
+    rows = [{**row, "image": None if number < 2 else row["image"]} for number, row in enumerate(table)]
+    datasets.Dataset.from_list(rows, features=table.features).to_parquet(file)
+    training = list_training(classified(name))
+    assert len(training) == 22 and training.passed_over == {"without an image": 2}
+    assert training.labels.tolist() == [-1 if row % 4 == 1 else row % 3 for row in range(2, 24)]
+    flags = ["--method", "classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
+    train_imagenet(flags)
+    told = capsys.readouterr().out
+    assert "images     17 to train on, 7 of test to evaluate on" in told
+    assert "passed over beside them: 7 without a label, 2 without an image" in told
+    check_data(classified(name))
+    assert "22 images to train on, 3 classes of 5 to 6, 5 without a label" in capsys.readouterr().out
+    part = open_photos(classified(name, "--label-fraction", "0.5"), batch=4)
+    assert sum(label >= 0 for label in part.listing.labels.tolist()) == 8 and part.size == 22
+
+
+def test_a_test_split_without_labels_is_said_before_the_work(tmp_path):
+    name = write_set(tmp_path / "set", labels=lambda size: [-1 if size == 9 else row % 3 for row in range(size)])
+    flags = ["--method", "classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
+    for work in (train_imagenet, lambda flags: check_data(imagenet_config(*flags))):
+        with pytest.raises(UserError, match=f"^--dataset {name}: no image to evaluate on has a label"):
+            work(flags)
+    assert not list((tmp_path / "runs").rglob("*.jsonl"))
+    train_imagenet([*flags, "--holdout", "0.3"])
+
+
+def test_a_set_with_train_alone_needs_holdout(tmp_path, capsys):
+    name = write_set(tmp_path / "set", {"train": 24})
+    with pytest.raises(UserError, match="has the splits train; it needs validation or val or test: --holdout 0.1"):
+        summarize(classified(name))
+    check_data(classified(name, "--holdout", "0.3"))
+    flags = [
+        "--method",
+        "classification",
+        *COMMON,
+        "--dataset",
+        name,
+        "--holdout",
+        "0.3",
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    train_imagenet(flags)
+    told = capsys.readouterr().out
+    assert "images     17 to train on, 7 of validation to evaluate on" in told and "a part held out" in told
+
+
+def test_one_of_several_configurations_is_named(tmp_path):
+    root = tmp_path / "sizes"
+    for configuration, size in (("small", 6), ("large", 12)):
+        write_set(root / configuration, {"train": size, "test": 3})
+    configurations = [f"- config_name: {name}\n  data_dir: {name}\n" for name in ("small", "large")]
+    (root / "README.md").write_text("---\nconfigs:\n" + "".join(configurations) + "---\n")
+    for name in (f"hfds/{root}", f"hfds/{root}:huge"):
+        with pytest.raises(UserError, match=f"^--dataset {name}: has the configurations small, large; name one"):
+            summarize(classified(name))
+    assert len(list_training(classified(f"hfds/{root}:large"))) == 12
+    assert len(list_training(classified(f"hfds/{root}:small"))) == 6

@@ -94,7 +94,7 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
     [
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
-        (["--batch-size", "82"], "--batch-size 82: more than the 81 training images"),
+        (["--batch-size", "82"], "81 images to train on .* fewer than --batch-size 82"),
         (["--method", "kd"], "--unlabeled: kd needs labels; without any learn kl"),
         (
             ["--method", "kl"],
@@ -107,6 +107,18 @@ def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
     with pytest.raises(UserError, match=message) as caught:
         train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), *flags])
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_folder_of_five_images_is_too_small(flat, tmp_path):
+    folder = tmp_path / "five"
+    folder.mkdir()
+    for path in sorted(path for path in flat.rglob("*") if path.is_file())[:5]:
+        shutil.copy(path, folder)
+    words = ["--method", "gendd", *COMMON, "--images", str(folder), "--runs", str(tmp_path / "runs")]
+    with pytest.raises(
+        UserError, match=f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than.; name"
+    ):
+        train_imagenet(words)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

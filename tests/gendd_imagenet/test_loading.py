@@ -37,7 +37,7 @@ def fault(batches) -> str:
     with pytest.raises(PassingFault) as ended:
         list(batches)
     message = str(ended.value)
-    assert len(message.splitlines()) == 1 and "--workers (2 were at work)" in message
+    assert len(message.splitlines()) == 1 and "fewer --workers than 2" in message
     for worker in active_children():
         worker.join(5)
     assert not active_children()
@@ -90,6 +90,7 @@ def test_images_that_find_no_room_in_shared_memory_end_the_training(data):
     data.view = without_room
     message = fault(data.batches(STEPS))
     assert "a data worker failed (RuntimeError: " in message and "/dev/shm" in message
+    assert "--workers 0 needs no shared memory" in message
 
 
 def test_workers_that_hang_are_given_up_before_the_other_processes_give_up_this_one(data, monkeypatch):

@@ -26,7 +26,7 @@ from gendd_imagenet.shards import (
     expand,
     images_of,
     is_shards,
-    own_streams,
+    own_parts,
     stream_count,
     stream_images,
 )
@@ -48,7 +48,7 @@ def pattern(folder) -> str:
 
 def streamed(pattern: str, photos: Path, **settings):
     flags = {"steps_per_epoch": 5, "unlabeled": True, "contraction": 0, "eval_dataset": photos}
-    return config(pattern, **flags, **settings)
+    return config(pattern, **flags | settings)
 
 
 def test_shards_hold_the_files_as_they_are_with_captions(photos, folder, pattern):
@@ -69,11 +69,14 @@ def test_the_same_images_give_the_same_shards(photos, folder, tmp_path, capsys):
     assert "already holds shards" in refusal(make_shards, [str(photos / "train"), str(tmp_path)])
 
 
-@pytest.mark.parametrize("world", [1, 2, 4, 8])
-def test_processes_and_streams_share_shards_without_overlap(world):
-    plans = [BatchPlan(0, 64, rank, world, grad_accum_steps=2 if world < 8 else 1) for rank in range(world)]
-    streams = [stream for plan in plans for stream in own_streams(9, plan)]
-    assert sorted(streams) == list(range(stream_count(9, 64))) == list(range(8))
+@pytest.mark.parametrize(("batch", "world"), [(64, 1), (64, 8), (96, 3), (96, 24), (384, 12), (384, 96), (576, 144)])
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_processes_share_a_batch_without_overlap(batch, world, grad_accum_steps):
+    plans = [BatchPlan(0, batch, rank, world, grad_accum_steps) for rank in range(world)]
+    parts = [part for plan in plans for part in own_parts(9, plan)]
+    assert sorted(row for part in parts for row in part.rows) == list(range(batch))
+    each = batch // stream_count(9, batch)
+    assert all({row // each for row in part.rows} == {part.stream} for part in parts)
 
 
 def test_streams_share_images_without_overlap_and_show_all(pattern):
@@ -98,6 +101,19 @@ def test_batches_depend_on_neither_workers_nor_processes(photos, pattern):
     assert_same(joined, whole)
     parts = images_and_labels(open_photos(streamed(pattern, photos), grad_accum_steps=2), range(5))
     joined = [tuple(map(torch.cat, zip(*pair, strict=True))) for pair in zip(parts[::2], parts[1::2], strict=True)]
+    assert_same(joined, whole)
+
+
+@pytest.mark.parametrize(("batch", "shards", "world"), [(24, 3, 24), (96, 9, 96), (30, 9, 10), (12, 1, 4)])
+def test_many_processes_read_few_shards_as_one_does(photos, tmp_path, folder, content, batch, shards, world):
+    """One image is broken."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(folder, mixed)
+    write_shard(mixed / "00000.tar", {f"{i}.jpg": content[:100] if i == 3 else content for i in range(4)})
+    settings = streamed(f"{mixed}/{{00000..0000{shards - 1}}}.tar", photos, steps_per_epoch=2)
+    whole = images_and_labels(open_photos(settings, batch), range(2))
+    parts = [images_and_labels(open_photos(settings, batch, rank, world), range(2)) for rank in range(world)]
+    joined = [tuple(map(torch.cat, zip(*steps, strict=True))) for steps in zip(*parts, strict=True)]
     assert_same(joined, whole)
 
 
@@ -341,12 +357,18 @@ def test_settings_that_shards_cannot_have(photos, pattern, settings, message):
     assert message in refusal(config(pattern, **flags).check)
 
 
-def test_missing_shards_and_too_few_are_refused(photos, folder, pattern):
+def test_missing_shards_are_refused(photos, folder):
     beyond = streamed(f"{folder}/{{00000..00010}}.tar", photos)
     assert "2 of its shards are not there" in summarize(beyond).missing[0]
     assert "2 of 11 shards are not there" in refusal(open_photos, beyond)
-    few = streamed(f"{folder}/{{00000..00002}}.tar", photos)
-    assert "3 shards feed a batch of 8 by 2 streams" in refusal(lambda: open_photos(few, world=4))
+
+
+def test_addresses_that_cannot_be_read_are_refused(photos):
+    settings = streamed("s3://bucket/{000..009}.tar", photos)
+    message = "--dataset s3://bucket/{000..009}.tar: addresses of s3:// are not supported; name a command"
+    for work in (summarize, check_data):
+        assert refusal(work, settings).startswith(message)
+    assert len(expand("pipe:aws s3 cp s3://bucket/{000..009}.tar -")) == 10
 
 
 def test_check_walks_through_shards(photos, pattern, tmp_path, content, capsys):

@@ -209,9 +209,9 @@ def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--batch-size", "512"], "--batch-size 512: more than the 90 training images"),
+        (["--batch-size", "512"], "90 images to train on, fewer than --batch-size 512"),
         (["--holdout", "0.001"], "--holdout 0.001: leaves none of 90 images to evaluate on"),
-        (["--label-fraction", "0.1", "--method", "dkd"], "more than the 9 training images"),
+        (["--label-fraction", "0.1", "--method", "dkd"], "9 images to train on, fewer than --batch-size 16"),
         (["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "leaves micro-batches of 5 images"),
         (["--grad-accum-steps", "8", "SHARDS"], "cannot share; write more, smaller shards"),
         (["--train-list", "list.txt"], "entries are not below"),
