@@ -157,6 +157,8 @@ def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
     if flag == "--dataset" and name != "imagenet":
         needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
+    if class_names(folder / "train"):
+        needs += f"; {hub_images.OTHER_EVALUATION}"
     what = f"{folder} has no such images" if folder.is_dir() else not_there(folder, "folder")
     return f"{flag} {name}: {what}; it needs {needs}"
 

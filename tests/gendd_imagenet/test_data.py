@@ -377,3 +377,11 @@ def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
     assert "missing or broken" in refusal(check_data, settings)
     output = capsys.readouterr().out
     assert f"{copy}/train/n01/n01_0.JPEG: missing" in output and f"{copy}/val/n01/n01_1000.JPEG: " in output
+
+
+def test_a_folder_with_train_alone_needs_holdout(photos, tmp_path):
+    (tmp_path / "train").symlink_to(photos / "train")
+    assert "--holdout 0.1 evaluates on a part of train" in summarize(config(tmp_path)).missing[0]
+    summary = summarize(config(tmp_path, holdout=0.2))
+    assert (summary.num_classes, summary.missing) == (3, ()) and "evaluated on a part held out" in summary.details
+    assert open_evaluated(config(tmp_path, holdout=0.2)).size == 18
