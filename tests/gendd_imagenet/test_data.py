@@ -342,7 +342,7 @@ def test_odd_parts_cannot_be_mixed(photos):
 
 
 def test_batch_larger_than_the_set_is_refused(photos):
-    assert "--batch-size 91: more than the 90" in refusal(open_photos, config(photos), 91)
+    assert "90 images to train on, fewer than --batch-size 91" in refusal(open_photos, config(photos), 91)
 
 
 @pytest.mark.parametrize(

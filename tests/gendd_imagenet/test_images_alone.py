@@ -115,9 +115,7 @@ def test_a_folder_of_five_images_is_too_small(flat, tmp_path):
     for path in sorted(path for path in flat.rglob("*") if path.is_file())[:5]:
         shutil.copy(path, folder)
     words = ["--method", "gendd", *COMMON, "--images", str(folder), "--runs", str(tmp_path / "runs")]
-    with pytest.raises(
-        UserError, match=f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than.; name"
-    ):
+    with pytest.raises(UserError, match=f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than"):
         train_imagenet(words)
 
 
