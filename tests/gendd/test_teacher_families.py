@@ -345,3 +345,31 @@ def test_the_pooled_feature_is_timms_of_no_classes(name):
     feature = take(network, images, usual(network))
     network.reset_classifier(0)
     torch.testing.assert_close(feature, network(images))
+
+
+# Small networks of modules of timm.
+FAMILIES = [
+    "beit_base_patch16_224", "eca_halonext26ts", "gernet_s", "cait_xxs24_224", "coat_tiny", "convit_tiny",
+    "convmixer_768_32", "convnext_atto", "cpubone_nano", "crossvit_tiny_240", "csatv2", "cs3darknet_focus_s",
+    "cspnext_tiny", "davit_tiny", "deepseek_vit_412m", "deit_tiny_distilled_patch16_224", "densenet121", "dla34",
+    "dpn48b", "edgenext_xx_small", "efficientvit_b0", "efficientvit_m0", "eva02_tiny_patch14_224", "fasternet_t0",
+    "fastvit_t8", "focalnet_tiny_srf", "gcvit_xxtiny", "gemma4_vit_167m", "ghostnet_050", "hardcorenas_b",
+    "hgnetv2_b0", "hiera_tiny_224", "sam2_hiera_tiny", "hrnet_w18_small", "lcnetv2_small", "lowformer_b0",
+    "test_mambaout", "test_coatnet", "poolformer_s12", "gmlp_ti16_224", "lcnet_035", "mobilenetv5_300m",
+    "mobilevit_xxs", "mvitv2_tiny", "naflexvit_base_patch16_gap", "nasnetalarge", "nest_tiny", "nextvit_small",
+    "test_nfnet", "pnasnet5large", "pvt_v2_b0", "qwen3_vit_88m", "rdnet_tiny", "regnetx_002", "repghostnet_050",
+    "res2net50d", "resnest14d", "resnet18", "rexnet_100", "selecsls42", "legacy_seresnet18",
+]  # fmt: skip
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_of_timm_gives_what_its_classifier_takes(name):
+    with torch.device("meta"):
+        network = timm.create_model(name).eval()
+        images = torch.zeros(2, *network.pretrained_cfg["input_size"])
+        kind = usual(network)
+        shape = take(network, images, kind).shape
+        if kind == "pooled":
+            network.reset_classifier(0)
+        assert network(images).shape == shape and len(shape) == 2
