@@ -1,75 +1,126 @@
 """The picture that compares methods: top-1 of the last epoch, with its spread over seeds."""
 
 import textwrap
+from dataclasses import dataclass
+from itertools import chain
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import Group
 from gendd.reporting.pictures import (
-    APART,
     DPI,
     LARGE,
+    LINE,
+    NORMAL,
     SMALL,
     TEACHER,
     WIDTH,
-    by_networks,
+    by_data,
     colors_of,
-    parts_of,
+    percent_limits,
     set_up,
-    wrapped,
 )
 from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 
 LABEL_WIDTH = 44  # characters
+# Inches around a row's words, of a heading, and around a panel.
+ROOM, HEADING, AROUND = 0.1, 0.3, 0.8
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows that answer one question: of the same networks, optimizer and use of labels."""
+
+    heading: str
+    rows: list[Row]
+
+    @property
+    def height(self) -> float:
+        return HEADING + sum(map(_height, self.rows))
 
 
 def comparison(groups: list[Group]) -> Figure:
-    """A line a row of the table; a panel a data set, pair of networks, optimizer and use of labels."""
-    panels = [
-        (title, [row for group in groups if group.first in runs for row in rows_of([group])])
-        for title, runs in by_networks([group.first for group in groups])
-    ]
+    """Draw a panel per data set: a line per row of the table, under headings."""
+    panels = {data: _sections(groups, runs) for data, runs in by_data(group.first for group in groups).items()}
     colors = colors_of(group.first.name for group in groups)
-    heights = [1.1 + 0.3 * len(rows) for _, rows in panels]
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
-    drawn: dict[str, list[Axes]] = {}
-    for part, (title, rows) in zip(parts_of(figure, heights), panels, strict=True):
-        part.suptitle(wrapped(title), fontsize=LARGE, fontweight="bold")
-        axes = part.subplots()
-        _panel(axes, rows, colors)
-        drawn.setdefault(title.partition(APART)[0], []).append(axes)
-    for alike in drawn.values():
-        # Of the same networks, so that panels can be compared.
-        low, high = zip(*(axes.get_xlim() for axes in alike), strict=True)
-        for axes in alike:
-            axes.set_xlim(min(low), max(high))
+    heights = [sum(section.height for section in sections) for sections in panels.values()]
+    figure = Figure(figsize=(WIDTH, sum(height + AROUND for height in heights)), dpi=DPI, layout="constrained")
+    places = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (data, sections) in zip(places, panels.items(), strict=True):
+        _panel(axes, data, sections, colors)
     return figure
 
 
-def _panel(axes: Axes, rows: list[Row], colors: dict[str, str]) -> None:
+def _sections(groups: list[Group], runs: list[FinishedRun]) -> list[Section]:
+    """Return one data set's sections. A run without a teacher stands with all that train the same student."""
+    distilled = {run.student for run in runs if run.teacher}
+    networks = dict.fromkeys((run.student, run.teacher) for run in runs if run.teacher or run.student not in distilled)
+    sections: dict[str, list[Row]] = {}
+    for student, teacher in networks:
+        members = [run for run in runs if run.student == student and run.teacher in (teacher, None)]
+        for run in sorted(members, key=lambda run: run.config["unlabeled"]):
+            labels = "without labels" if run.config["unlabeled"] else "with labels"
+            heading = f"{_networks(student, teacher, members)}: {run.config['optimizer']}, {labels}"
+            rows = [row for group in groups if group.first is run for row in rows_of([group])]
+            sections.setdefault(heading, []).extend(rows)
+    return [Section(*section) for section in sections.items()]
+
+
+def _networks(student: str, teacher: str | None, runs: list[FinishedRun]) -> str:
+    top1s = sorted({f"{run.teacher_top1:.2f}" for run in runs if run.teacher_top1})
+    scored = f" ({', '.join(top1s)})" if top1s else ""
+    return f"{student} from {teacher}{scored}" if teacher else f"{student} alone"
+
+
+def _height(row: Row) -> float:
+    return ROOM + LINE * len(_label(row).splitlines())
+
+
+def _panel(axes: Axes, data: str, sections: list[Section], colors: dict[str, str]) -> None:
     set_up(axes, "", "top-1 (%), mean ± standard deviation over n seeds")
-    for height, row in enumerate(rows):
-        color = colors[row["name"]]
-        axes.errorbar(row["top1"], height, xerr=row["top1_sd"], fmt="o", ms=4.5, capsize=3, lw=1.4, color=color)
-        text = f"{mean_text(row, 'top1')}, n = {row['n']}"
-        axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=color, va="center")
-    lines = {
-        f"teacher {row['teacher_top1']:.2f}": (row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher_top1"]
-    }
-    for row in rows:
-        if not row["teacher"]:
-            lines.setdefault(f"{row['name']} {row['top1']:.2f}", (row["top1"], colors[row["name"]], "--"))
-    for name, (top1, color, stroke) in lines.items():
-        axes.axvline(top1, color=color, lw=1, ls=stroke, zorder=0, label=name)
-    axes.set_yticks(range(len(rows)), [_label(row) for row in rows], fontsize=SMALL)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0, ncols=4)
+    axes.set_title(data, fontsize=LARGE, fontweight="bold", loc="left")
+    top, ticks, values = 0.0, {}, []
+    for section in sections:
+        axes.text(
+            0.01, top + 0.6 * HEADING, section.heading, transform=axes.get_yaxis_transform(), fontsize=NORMAL,
+            va="center", fontweight="bold", bbox={"color": "white", "pad": 1},
+        )  # fmt: skip
+        bottom = top + HEADING
+        for row in section.rows:
+            middle = bottom + _height(row) / 2
+            _dot(axes, row, middle, colors[row["name"]])
+            ticks[middle] = _label(row)
+            bottom += _height(row)
+            values += [row["top1"] - (row["top1_sd"] or 0), row["top1"] + (row["top1_sd"] or 0)]
+        for top1, color, stroke in _levels(section.rows, colors):
+            axes.plot([top1, top1], [top + HEADING, bottom], color=color, lw=1, ls=stroke, zorder=1)
+            values.append(top1)
+        top = bottom
+    axes.set_yticks(list(ticks), list(ticks.values()), fontsize=SMALL)
+    axes.set_ylim(top, 0)
+    axes.set_xlim(percent_limits(values))
+
+
+def _dot(axes: Axes, row: Row, height: float, color: str) -> None:
+    bars = axes.errorbar(row["top1"], height, xerr=row["top1_sd"], fmt="o", ms=4.5, capsize=3, lw=1.4, color=color)
+    for artist in chain([bars.lines[0]], *bars.lines[1:]):
+        artist.set_clip_on(False)
+    text = f"{mean_text(row, 'top1')}, n = {row['n']}"
+    axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=color, va="center")
+
+
+def _levels(rows: list[Row], colors: dict[str, str]) -> set[tuple[float, str, str]]:
+    """Return top-1, color and stroke of what the others are compared with: their teacher, and networks without one."""
+    teachers = {(row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher_top1"]}
+    alone = {(row["top1"], colors[row["name"]], "--") for row in rows if not row["teacher"]}
+    return teachers | alone if len(rows) > 1 else teachers
 
 
 def _label(row: Row) -> str:
-    """Name, read-out and budget, and beneath them the settings that tell the row from others of its name."""
+    """Return name, read-out and budget, and beneath them the settings that differ from others of the name."""
     read_out = "" if row["read_out"] == "classifier" else f", {row['read_out'].replace('_', ' ')}"
     first = f"{row['name']}{read_out}, {epochs_text(row)} epochs"
     return "\n".join([first, *textwrap.wrap(row["differing_settings"], LABEL_WIDTH, max_lines=2)])

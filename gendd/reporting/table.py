@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,22 +11,25 @@ from gendd.reporting.rows import Row
 
 DASH = "–"
 
+Cell = Callable[[Row], str]
 
-def markdown(rows: list[Row], accuracies: list[str]) -> str:
-    """A line a row; `accuracies` names those of which it shows mean and standard deviation."""
-    columns: dict[str, Callable[[Row], str]] = {
-        **RUNS,
-        **{f"{title(name)}, %": partial(mean_text, name=name) for name in accuracies},
-        **COSTS,
+
+def accuracy_table(rows: list[Row], accuracies: Sequence[str]) -> str:
+    """Return a line per row; `accuracies` names those whose mean and standard deviation it shows, the score first."""
+    columns: dict[str, Cell] = {name: RUNS[name] for name in ("Method", "Read-out")}
+    columns |= {f"{title(name)}, %": partial(mean_text, name=name) for name in accuracies}
+    return table(rows, present(columns | RUNS | PUBLISHED, rows))
+
+
+def present(columns: dict[str, Cell], rows: list[Row]) -> dict[str, Cell]:
+    """Return the columns without the optional ones that no row fills."""
+    return {
+        name: cell for name, cell in columns.items() if name not in OPTIONAL or any(cell(row) != DASH for row in rows)
     }
-    for name, value in {DIFFERING: "differing_settings", QUOTED: "quoted_top1", QUOTED_FROM: "quoted_top1"}.items():
-        if not any(row[value] for row in rows):
-            del columns[name]
-    return table(rows, columns)
 
 
-def table(rows: list[Row], columns: dict[str, Callable[[Row], str]]) -> str:
-    """In Markdown: a line a row, a cell a column."""
+def table(rows: list[Row], columns: dict[str, Cell]) -> str:
+    """Return Markdown: a line per row, a cell per column."""
     cells = [[cell(row) for cell in columns.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells))
 
@@ -70,11 +73,11 @@ def _best(row: Row) -> str:
     return f"{mean_text(row, 'best_top1')} ({epochs}, on {row['best_images']} {row['best_split']} images)"
 
 
-def _scaled(name: str, digits: int) -> Callable[[Row], str]:
+def _scaled(name: str, digits: int) -> Cell:
     return lambda row: DASH if row[name] is None else f"{row[name] / 1e6:.{digits}f}"
 
 
-def _rate(name: str) -> Callable[[Row], str]:
+def _rate(name: str) -> Cell:
     def cell(row: Row) -> str:
         if row[name] is None:
             return DASH
@@ -103,20 +106,24 @@ def _quoted_from(row: Row) -> str:
 
 
 DIFFERING, QUOTED, QUOTED_FROM = "Settings that differ", "Published top-1, % (quoted)", "Published in (quoted)"
-RUNS: dict[str, Callable[[Row], str]] = {
+BEST = "Best top-1, %"
+OPTIONAL = {DIFFERING, QUOTED, QUOTED_FROM, BEST}
+RUNS: dict[str, Cell] = {
     "Method": lambda row: row["name"],
+    "Read-out": lambda row: row["read_out"].replace("_", " "),
     DIFFERING: lambda row: row["differing_settings"] or DASH,
     "Teacher (top-1, %)": _teacher,
     "Student": lambda row: row["student"],
-    "Read-out": lambda row: row["read_out"].replace("_", " "),
     "Labels used": lambda row: row["labels"],
     "Epochs": epochs_text,
     "n (seeds)": lambda row: f"{row['n']} ({row['seeds'].replace(' ', ', ')})",
 }
-COSTS: dict[str, Callable[[Row], str]] = {
-    "Best top-1, %": _best,
+PUBLISHED: dict[str, Cell] = {
     QUOTED: _quoted,
     QUOTED_FROM: _quoted_from,
+    BEST: _best,
+}
+COSTS: dict[str, Cell] = {
     "Parameters, M": _scaled("parameters", 2),
     "MFLOPs per image": _scaled("flops", 1),
     "Images/s": _rate("images_per_second"),

@@ -71,3 +71,13 @@ def tables(text: str) -> list[list[dict[str, str]]]:
         if block.startswith("|"):
             found.append([dict(zip(lines[0], line, strict=True)) for line in lines[2:]])
     return found
+
+
+def accuracies(text: str) -> list[list[dict[str, str]]]:
+    """Rows of a report's tables of accuracy, one per data set."""
+    return [rows for rows in tables(text) if "Epochs" in rows[0]]
+
+
+def costs(text: str) -> list[list[dict[str, str]]]:
+    """Rows of a report's tables of cost, one per data set."""
+    return [rows for rows in tables(text) if "MFLOPs per image" in rows[0]]

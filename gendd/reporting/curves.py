@@ -1,0 +1,139 @@
+"""Curves of training: the score and the losses by epoch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from gendd.reporting.finished import FinishedRun
+from gendd.reporting.pictures import (
+    DPI,
+    LARGE,
+    LINE,
+    NORMAL,
+    STROKES,
+    TEACHER,
+    WIDTH,
+    End,
+    by_data,
+    colors_of,
+    label_apart,
+    log_axis,
+    parts_of,
+    percent_limits,
+    set_up,
+)
+from gendd.runs import SCORES
+
+# Inches of a panel of scores at least, and of a panel of losses, of which so many stand side by side.
+TALL, FLAT, COLUMNS = 3.0, 1.4, 3
+NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
+
+# Of one data set: runs of a student under one name, by their label.
+Named = dict[str, list[FinishedRun]]
+
+
+def curves(runs: Sequence[FinishedRun]) -> Figure:
+    """Draw for each data set the evaluation score by epoch, and below it the training losses of each method."""
+    sets, colors = (
+        {data: _named(members) for data, members in by_data(runs).items()},
+        colors_of(run.name for run in runs),
+    )
+    heights = [(_height_of_scores(named), FLAT * -(-len(named) // COLUMNS)) for named in sets.values()]
+    figure = Figure(figsize=(WIDTH, sum(map(sum, heights))), dpi=DPI, layout="constrained")
+    ends: list[tuple[Axes, list[End]]] = []
+    parts = parts_of(figure, [sum(pair) for pair in heights])
+    for part, pair, (data, named) in zip(parts, heights, sets.items(), strict=True):
+        part.suptitle(data, fontsize=LARGE, fontweight="bold")
+        above, below = parts_of(part, pair)
+        ends.append(_scores(above.subplots(), named, colors))
+        ends += _losses(below, named, colors)
+    figure.draw_without_rendering()  # settles the sizes of the axes, which labels are spread by
+    for axes, labels in ends:
+        label_apart(axes, labels)
+    return figure
+
+
+def _named(runs: list[FinishedRun]) -> Named:
+    several = len({run.student for run in runs}) > 1
+    named: Named = {}
+    for run in runs:
+        named.setdefault(f"{run.name}, {run.student}" if several else run.name, []).append(run)
+    return named
+
+
+def _height_of_scores(named: Named) -> float:
+    """Return inches that hold all labels."""
+    teachers = {run.teacher for runs in named.values() for run in runs}
+    return max(TALL, 1.1 + LINE * (len(teachers) + sum(len(runs[0].result["last"]) for runs in named.values())))
+
+
+def _losses(part: SubFigure, named: Named, colors: dict[str, str]) -> list[tuple[Axes, list[End]]]:
+    """Draw a small panel per method, since the losses of two methods have no common scale."""
+    panels = list(part.subplots(-(-len(named) // COLUMNS), COLUMNS, squeeze=False).flat)
+    for spare in panels[len(named) :]:
+        spare.remove()
+    return [
+        (axes, _losses_of(axes, label, runs, colors[runs[0].name]))
+        for axes, (label, runs) in zip(panels, named.items(), strict=False)
+    ]
+
+
+def _losses_of(axes: Axes, label: str, runs: list[FinishedRun], color: str) -> list[End]:
+    set_up(axes, f"{label}: loss", "epoch", color)
+    ends: dict[str, End] = {}
+    drawn: list[float] = []
+    for run in runs:
+        records = run.records("train")
+        for number, loss in enumerate(_loss_names(records)):
+            width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
+            values = [record[loss] for record in records]
+            axes.plot(_epochs(run, records), values, color=color, lw=width, ls=stroke)
+            drawn += [value for value in values if value > 0]
+            ends[loss] = values[-1], "total" if loss == "loss" else loss.replace("_", " "), color
+    if not drawn:
+        return []
+    log_axis(axes.yaxis, drawn)
+    # A logarithmic axis has no place for 0.
+    return [(max(height, min(drawn)), text, color) for height, text, color in ends.values()]
+
+
+def _epochs(run: FinishedRun, records: list[dict]) -> list[int]:
+    """Return the records' epochs, those of earlier stages counted, so that runs of one budget end together."""
+    return [run.result["earlier_epochs"] + record["epoch"] for record in records]
+
+
+def _loss_names(records: list[dict]) -> list[str]:
+    return [name for name in (records[0] if records else ()) if name not in NO_LOSSES]
+
+
+def _scores(axes: Axes, named: Named, colors: dict[str, str]) -> tuple[Axes, list[End]]:
+    """Draw the score of every read-out: lines while training, dots at the end on all images."""
+    runs = [run for members in named.values() for run in members]
+    sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
+    images = " or ".join(str(size) for size in sizes)
+    title = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
+    set_up(axes, title, "epoch, those of earlier stages counted")
+    score = runs[0].score
+    axes.set_ylabel(f"{SCORES[score]} (%)", fontsize=NORMAL)
+    ends: dict[tuple[str, str], End] = {}
+    drawn: list[float] = []
+    for label, members in named.items():
+        for run in members:
+            color, records = colors[run.name], run.records("eval")
+            for number, read_out in enumerate(run.result["last"]):
+                style: dict[str, Any] = {"color": color, "ls": STROKES[number % len(STROKES)], "lw": 1.4}
+                values = [record[read_out][score] for record in records]
+                axes.plot(_epochs(run, records), values, **style)
+                last = run.result["last"][read_out][score]
+                epoch = run.result["earlier_epochs"] + run.result["epochs"]
+                axes.plot(epoch, last, "o", ms=4.5, color=color, clip_on=False)
+                ends[label, read_out] = last, f"{label}, {read_out.replace('_', ' ')}", color
+                drawn += [*values, last]
+    teachers = {(run.teacher_top1, f"teacher {run.teacher}", TEACHER) for run in runs if run.teacher_top1}
+    for top1, *_ in teachers:
+        axes.axhline(top1, color=TEACHER, lw=1, ls=":")
+    axes.set_ylim(percent_limits([*drawn, *(top1 for top1, *_ in teachers)]))
+    named_teachers = {text: (top1, text, color) for top1, text, color in sorted(teachers)}
+    return axes, [*ends.values(), *named_teachers.values()]
