@@ -79,6 +79,12 @@ def test_a_run_of_it_is_evaluated_reported_and_leaves_a_plain_network(run, tmp_p
     assert (tmp_path / "report" / "feature_curves.png").exists()
 
 
+def test_plan_of_a_folder_says_nothing_of_the_papers_protocol(flat, tmp_path, capsys):
+    train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), "--dry-run"])
+    plan = capsys.readouterr().out
+    assert "  head " in plan and "protocol" not in plan
+
+
 def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
     words = ["--method", "gendd", *COMMON, "--images", str(flat), "--eval-dataset", str(photos / "val")]
     train_imagenet([*words, "--runs", str(tmp_path)])
