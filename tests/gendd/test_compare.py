@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gendd.errors import PassingFault, UserError
-from gendd.programs import compare, jobs
+from gendd.programs import compare, jobs, plain_flags
 
 BASELINE = """
 echo "$* on GPU ${CUDA_VISIBLE_DEVICES-none}, GPUS=${GPUS-none}" >>calls
@@ -49,7 +49,8 @@ class Comparison:
         for name in ("gendd", "gendd_short"):
             (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(GENDD)
         monkeypatch.chdir(project)
-        monkeypatch.setattr(compare, "SCRIPTS", project / "sh")
+        for module in (compare, plain_flags):
+            monkeypatch.setattr(module, "SCRIPTS", project / "sh")
         monkeypatch.setattr(compare, "write_report", self.reports.append)
         for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "TREE"):
             monkeypatch.delenv(name, raising=False)
@@ -114,7 +115,8 @@ def test_one_stage_1_is_trained_at_a_time(comparison, monkeypatch):
 
 
 def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
-    command = [sys.executable, "-m", "gendd", "compare", *PAIR, "slow", "0"]
+    program = "import pathlib, sys; from gendd.programs import compare; compare.SCRIPTS = pathlib.Path('sh')"
+    command = [sys.executable, "-c", f"{program}; compare.main(sys.argv[1:])", *PAIR, "slow", "0"]
     environment = {**os.environ, "CPU_PROCS": "1", "PYTHONPATH": str(Path(compare.__file__).parents[2])}
     with subprocess.Popen(command, cwd=comparison.project, env=environment) as process:
         for _ in range(1200):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gendd.errors import PassingFault, UserError
-from gendd.programs import sweep
+from gendd.programs import plain_flags, sweep
 
 SCRIPT = """
 echo "$*" >>calls
@@ -118,6 +118,7 @@ def test_one_more_seed_draws_earlier_runs_too(swept, monkeypatch):
 def test_plain_flags_need_no_script(swept, tmp_path, monkeypatch):
     (tmp_path / "sh").mkdir()
     (tmp_path / "sh" / "launch.sh").write_text(SCRIPT)
+    monkeypatch.setattr(plain_flags, "SCRIPTS", tmp_path / "sh")
     sweep.main(["feature-mixup", "--", "--dataset", "digits", "--lr", "1"])
     assert (tmp_path / "calls").read_text().splitlines() == [
         f"gendd_cifar train gendd --dataset digits --lr 1 --seed 0 --feature-mixup {value} "
