@@ -53,10 +53,14 @@ class Progress:
         if not self.writes_lines or now - self.written < SECONDS_PER_LINE:
             return
         rate = (step - self.written_at) * self.images / (now - self.written)
-        left = timedelta(seconds=round((now - self.begin) / (step - self.done) * (self.steps - step)))
         position = f"step {step:>{len(str(self.steps))}}/{self.steps}"
-        say(f"{self.title}  {position}  loss {loss():.4g}  {rate:.0f} images/s  {left} left")
+        say(f"{self.title}  {position}  loss {loss():.4g}  {rate:.0f} images/s{self.left(step)}")
         self.written, self.written_at = now, step
+
+    def left(self, step: int) -> str:
+        """Return how long the run still takes, as the end of a line; nothing after its last step."""
+        seconds = (time.monotonic() - self.begin) / (step - self.done) * (self.steps - step)
+        return f"  {timedelta(seconds=round(seconds))} left" if step < self.steps else ""
 
 
 def say(text: str) -> None:

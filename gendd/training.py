@@ -119,7 +119,7 @@ class Training:
             while self.epoch < self.config.epochs:
                 record = self.train_epoch()
                 self.epoch += 1
-                self.report("train", record)
+                self.report("train", record, self.progress.left(self.step))
                 if self.world.is_first:
                     # Before the checkpoint, so that none is without it.
                     self.keep(self.epoch)
@@ -210,12 +210,12 @@ class Training:
             if self.world.is_first:
                 checkpoint.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
 
-    def report(self, kind: str, values: dict) -> None:
-        """To the metrics and, as a line, to the terminal."""
+    def report(self, kind: str, values: dict, end: str = "") -> None:
+        """Write values to the metrics and print them as a line, with this end."""
         if not self.world.is_first:
             return
         self.metrics.write(kind, self.epoch, self.step, values)
-        say(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}")
+        say(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}{end}")
 
     def where_stopped(self) -> str:
         """What the user may do after a stop."""

@@ -50,6 +50,13 @@ def test_the_time_left_counts_the_steps_of_this_start(clock, capsys):
     assert "step  930/1000  loss 2.5  15 images/s  0:02:20 left" in capsys.readouterr().out
 
 
+def test_an_epoch_line_ends_with_the_time_left(clock, monkeypatch):
+    lefts = []
+    monkeypatch.setattr(Progress, "advance", lambda shower, step, loss: lefts.append(shower.left(step)))
+    clock(991, 1000)
+    assert lefts[:2] == ["  0:00:18 left", "  0:00:16 left"] and lefts[-1] == ""
+
+
 def test_a_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
     output, bar = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", output)
