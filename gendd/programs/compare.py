@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gendd.errors import UserError, naming
 from gendd.methods import get_method
-from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, place_of, refuse_failures, train_all
+from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
 from gendd.programs.tree import Tree
 from gendd.reporting.report import ReportConfig, write_report
@@ -19,7 +19,7 @@ TWO_STAGES = ("gendd", "regression")
 def compare(tree: Tree, arguments: list[str]) -> None:
     """The compare program, the same of both trees. Raises UserError, PassingFault: as `main`."""
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: python -m {tree.module} compare {USAGE}; sh/compare.sh explains them")
+        print(f"usage: python -m {tree.module} compare {USAGE}\n\n{explanation('compare.sh')}")
         return
     main(arguments)
 

@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -19,6 +20,14 @@ from gendd.errors import PassingFault, UserError
 from gendd.runs import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
+
+
+def explanation(script: str) -> str:
+    """Return the comment that a script begins with."""
+    lines = (SCRIPTS / script).read_text().splitlines()[1:]
+    return "\n".join(
+        line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line[:1] == "#", lines)
+    )
 
 
 @dataclass(frozen=True)

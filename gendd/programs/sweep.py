@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gendd.errors import UserError, naming, not_there, unknown_name
-from gendd.programs.jobs import Folders, Job, all_runs, at_work, place_of, refuse_failures, train_all
+from gendd.programs.jobs import Folders, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
 from gendd.programs.sampling import VALUES as SAMPLED
 from gendd.programs.sampling import ablate_sampling
@@ -33,7 +33,8 @@ def ablate(tree: Tree, arguments: list[str]) -> None:
     """
     settings = "|".join((*VALUES, *SAMPLED))
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: python -m {tree.module} ablate {settings} SCRIPT_OR_RUN [flags]; sh/ablate.sh explains them")
+        usage = f"usage: python -m {tree.module} ablate {settings} SCRIPT_OR_RUN [flags]"
+        print(f"{usage}\n\n{explanation('ablate.sh')}")
     elif arguments and arguments[0] in SAMPLED:
         output = os.environ.get("OUTPUT")
         ablate_sampling(tree, [*arguments, *(("--output", output) if output else ())])

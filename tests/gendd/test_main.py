@@ -29,6 +29,16 @@ def test_each_program_tells_its_flags(tree, program, capsys):
     assert capsys.readouterr().out.startswith(f"usage: python -m {tree.name} {program} ")
 
 
+@pytest.mark.parametrize(
+    "program, words",
+    [("compare", "GPUS=2"), ("compare", '"METHODS" "SEEDS" -- --dataset FOLDER'), ("ablate", "VALUES=")],
+)
+def test_help_of_a_script_program_explains_it(program, words, capsys):
+    main(TREE, [program, "--help"])
+    printed = capsys.readouterr().out
+    assert words in printed and "#" not in printed and "set -euo" not in printed
+
+
 def test_a_tree_is_a_module_that_starts_its_programs():
     command = [sys.executable, "-m", "gendd_imagenet", "evaluate", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
