@@ -92,6 +92,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert (tmp_path / "site" / "method" / "index.html").exists()
 
 
+def test_extending_layout_names_files_that_exist():
+    layout = (ROOT / "docs/extending.md").read_text().partition("## How the code is laid out")[2]
+    named = set(re.findall(r"\w+\.py\b", layout))
+    there = {
+        path.name for package in ("gendd", "gendd_cifar", "gendd_imagenet") for path in (ROOT / package).rglob("*.py")
+    }
+    assert {"head.py", "training.py"} <= named and named <= there
+
+
 def test_every_program_that_a_page_names_is_there():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {
