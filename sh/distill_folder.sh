@@ -2,10 +2,11 @@
 # Distills a small network from a large one on a folder of images, without a label, a class or an evaluation set.
 #   bash sh/distill_folder.sh FOLDER [flags]
 # FOLDER holds images in any structure. Flags override the values below: another teacher (--teacher timm/..., hub:...,
-# transformers:..., open_clip:...), another student, --epochs, --dry-run. The same command again goes on.
-# A share of the images, 2 % unless --holdout says otherwise, is held out: on it the features of the student are compared
-# with the teacher's (cosine, explained variance, agreement of nearest neighbors). The student is left as plain timm
-# weights in the run's folder, student.safetensors. With few images, --teacher-cache FOLDER saves the teacher's time.
+# transformers:..., open_clip:...), another student, --epochs, --dry-run. The same command again resumes.
+# Some images are held out: 2 %, but at least 50 or a tenth, and at most 1,000 (--holdout sets another share). On these the
+# student's features are compared with the teacher's (cosine, explained variance, agreement of nearest neighbors). Each
+# checkpoint writes the student to the folder student/ of the run, as timm loads it. With few images, --teacher-cache
+# FOLDER saves the teacher's time.
 set -euo pipefail
 
 folder=${1:-}
@@ -41,4 +42,4 @@ recipe=(
   --eval-every 5
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train gendd "${recipe[@]}" "${@:2}"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train gendd "${recipe[@]}" "${@:2}"

@@ -3,7 +3,7 @@
 # recipe: stage 2 alone. Published: 67.89 % top-1 (KL 51.60).
 #   bash sh/train_cc3m_resnet50_mobilenetv1_gendd.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again goes on.
+# you are in. The same command again resumes.
 # The shards are those of pixparse/cc3m-wds, in data/cc3m/; others go by --dataset PATTERN. No label and no caption is
 # read. ImageNet's val/, which the student is tested on, lies in data/imagenet/; the teacher's weights are the ones that
 # timm publishes; without a network, --dry-run says which file to put where.

@@ -3,7 +3,7 @@
 #   bash sh/train_cifar100_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet56 resnet20
 # METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, kl (no labels), gendd (the
 # pair's own script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
-# --data-root DIR); paths in them count from the folder you are in. The same command again goes on.
+# --data-root DIR); paths in them count from the folder you are in. The same command again resumes.
 # Weights of the terms: DKD's are mdistiller's, IKL-KD's and DIST's are their papers'. Not stated, and our choice: those
 # of other pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8), of feature, SRD and VkD.
 # Logit standardization, whose paper takes temperature 2: add --logit-standardization --temperature 2 to kd or dkd.

@@ -5,7 +5,7 @@
 # one, resnet32x4 > resnet8x4, of the same teacher; vgg13 > vgg8 has it too.
 #   bash sh/train_cifar100_resnet32x4_vgg8_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again goes on.
+# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
 set -euo pipefail
 
 pair=(

@@ -3,7 +3,7 @@
 # short budget, without a stage 1. The README says what mattered.
 #   bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER); paths in them count from the
-# folder you are in. The same command again goes on. EPOCHS=60 in the environment makes it longer; METHOD=kd trains by
+# folder you are in. The same command again resumes. EPOCHS=60 in the environment makes it longer; METHOD=kd trains by
 # another method, with the same optimizer and budget.
 set -euo pipefail
 

@@ -6,7 +6,7 @@
 # MobileNetV2 takes the learning rate 0.01 in stage 2 and 0.003 in stage 1, as in the paper's release.
 #   bash sh/train_cifar100_vgg13_MobileNetV2_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again goes on.
+# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
 set -euo pipefail
 
 pair=(

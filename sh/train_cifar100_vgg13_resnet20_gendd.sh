@@ -4,7 +4,7 @@
 # Stage 2 starts from stage 1's best epoch, chosen on the test images, as in the paper's release; that of the other
 # pairs starts from the last.
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again goes on.
+# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
 set -euo pipefail
 
 pair=(

@@ -2,7 +2,7 @@
 # Distills wrn_16_2 from wrn_40_2 on CIFAR-100 with GenDD, as the paper does: stage 1, then stage 2.
 #   bash sh/train_cifar100_wrn_40_2_wrn_16_2_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again goes on.
+# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
 set -euo pipefail
 
 pair=(

@@ -5,7 +5,7 @@
 # or regression (the same with a deterministic head). The teacher tells the recipe: resnext101_32x4d is ImageNet-LT's (train it first:
 # bash sh/train_imagenetlt_resnext101_teacher.sh), beitv2_base and beitv2_large are trained from by "A2" (RECIPE=a1:
 # "A1"), others by 100 epochs of SGD. Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in
-# them count from the folder you are in. The same command again goes on.
+# them count from the folder you are in. The same command again resumes.
 # Published: resnet34 > resnet18 KD 71.24, IKL-KD 71.91; resnet50 > mobilenetv1 KD 71.44, IKL-KD 73.19; beitv2_large >
 # resnet50 KD 80.89, DKD 80.77 (A2), KD 81.68, DKD 81.83 (A1); ImageNet-LT resnet50 alone 45.47, KD 48.31, IKL-KD 49.29,
 # resnet18 41.15, 44.32, 45.21.

@@ -3,7 +3,7 @@
 # stage 2. Published: 81.64 % top-1, 81.83 in a later release (KD 80.89, DKD 80.77).
 #   bash sh/train_imagenet_beitv2l_resnet50_a2_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again goes on.
+# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
 # Color jitter comes first, then RandAugment. Stage 1 has the same augmentation, but for its smaller crops.

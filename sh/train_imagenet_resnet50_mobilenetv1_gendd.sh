@@ -3,7 +3,7 @@
 # Published: 73.78 % top-1 by the head, 73.76 by a probe fitted afterwards (KD 71.44, IKL-KD 73.19, the teacher 76.16).
 #   bash sh/train_imagenet_resnet50_mobilenetv1_gendd.sh [flags]
 # Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again goes on.
+# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
 set -euo pipefail

@@ -3,7 +3,7 @@
 # Published (top-1 %): KL-KD 44.32, IKL-KD 45.21, resnet18 alone 41.15; of GenDD none is known.
 #   bash sh/train_imagenetlt_resnext101_resnet18_gendd.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again goes on.
+# you are in. The same command again resumes.
 # The teacher first: bash sh/train_imagenetlt_resnext101_teacher.sh. Its best epoch teaches, as in the paper's release;
 # --teacher-weights names another run or file.
 # The images are ImageNet's, in data/imagenet/; the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) lie in

@@ -2,7 +2,7 @@
 # Trains resnext101_32x4d alone on ImageNet-LT, the teacher of the paper's long-tailed pairs.
 #   bash sh/train_imagenetlt_resnext101_teacher.sh [flags]
 # Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again goes on.
+# you are in. The same command again resumes.
 # The images are ImageNet's, in data/imagenet/; the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) lie in
 # data/imagenet_lt/, or where --train-list and --eval-list say. Accuracies are of all classes, and of those with many,
 # medium and few training images.
