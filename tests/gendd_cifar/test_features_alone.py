@@ -216,7 +216,7 @@ def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
     tensors = {name: value.contiguous() for name, value in read_weights(teacher).items()}
     tensors["conv1.weight"] = torch.full(tensors["conv1.weight"].shape, 3e38)
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors")
-    with pytest.raises(UserError, match="--teacher resnet8: its features are not finite; choose other weights"):
+    with pytest.raises(UserError, match="--teacher resnet8: its feature of two random images is not finite; choose"):
         train("--unlabeled", "--teacher-weights", str(tmp_path / "broken.safetensors"), runs="broken-teacher")
 
 

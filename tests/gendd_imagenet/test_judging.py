@@ -184,7 +184,7 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     tensors["classifier.weight"] = torch.full_like(tensors["classifier.weight"], torch.inf)
     torch.save(tensors, tmp_path / "broken.pt")
     words = [str(tmp_path / "broken.pt"), "--student", "toy:network", "--dataset", "imagenet"]
-    with pytest.raises(UserError, match="1 tensors hold values that are not finite, such as classifier.weight"):
+    with pytest.raises(UserError, match="broken.pt: classifier.weight holds values that are not finite"):
         evaluate_imagenet([*words, "--dataset", json.loads((run / "config.json").read_text())["dataset"]])
 
 
