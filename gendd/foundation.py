@@ -12,6 +12,7 @@ The libraries are imported when such a name is given, and not needed otherwise.
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from textwrap import shorten
@@ -182,7 +183,8 @@ def _hub(name: str, rest: str) -> Arguments:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed() + 1)
             again = function(**asked).state_dict()
-    changed = [key for key, value in network.state_dict().items() if not torch.equal(value, again[key])]
+    kept = partial(torch.allclose, rtol=0, atol=0, equal_nan=True)
+    changed = [key for key, value in network.state_dict().items() if not kept(value, again[key])]
     if changed:
         raise Refusal(
             f"{name}: has random weights: {len(changed)} of {len(again)} tensors, such as {changed[0]}, change from "

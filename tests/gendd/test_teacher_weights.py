@@ -17,7 +17,7 @@ KINDS = ("file", "timm", "hub", "transformers", "open_clip", "function")
 HUB = """import torch
 
 def tiny():
-    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8, 8))
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8, 8, bias=False))
     torch.nn.init.constant_(network[0].weight, {value})
     return network
 """
