@@ -155,11 +155,8 @@ def _images(name: str, table: Any) -> Any:
 
 def _has_image(images: Any) -> np.ndarray:
     """Whether there is an image (N,) bool in each row; none is decoded."""
-    import pyarrow.compute
-
-    column = images.data.column(IMAGES[0])
-    has = [pyarrow.compute.is_valid(pyarrow.compute.struct_field(column, part)) for part in ("bytes", "path")]
-    return pyarrow.compute.and_(pyarrow.compute.is_valid(column), pyarrow.compute.or_(*has)).to_numpy()
+    # A row without an image has neither bytes nor a path.
+    return np.any([part.is_valid().to_numpy() for part in images.data.column(IMAGES[0]).flatten()], axis=0)
 
 
 def _labels(tables: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
