@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from photos import MEAN, STD, assert_same, config, images_and_labels, open_evaluated, open_photos, refusal
+from photos import (
+    CLASSES,
+    MEAN,
+    STD,
+    assert_same,
+    config,
+    images_and_labels,
+    open_evaluated,
+    open_photos,
+    refusal,
+    write_images,
+)
 from PIL import Image
 
 from gendd.data import refuse_other_classes
@@ -206,28 +217,38 @@ def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
     assert sorted(data.listing.labels.tolist()) == [1, 2] and len(data.class_names) == 3
 
 
-def reassessed(folder, entries: dict[int, list[int]], count: int = 1007):
-    """A file as ReaL's: a list of classes for each number, from 1 on; here of the images of class n02, 1000 to 1006."""
+@pytest.fixture
+def validation(tmp_path) -> Path:
+    """3 classes of 7 images to evaluate on; as in ImageNet, each image has a number to itself, from 1 to 21."""
+    for place, name in enumerate(CLASSES):
+        write_images(tmp_path / "photos" / "val" / name, 7, first=1 + 7 * place)
+    return tmp_path / "photos"
+
+
+def reassessed(folder, entries: dict[int, list[int]], count: int = 21):
+    """Write a file as ReaL's: a list of classes for each number, from 1 on."""
     (folder / "real.json").write_text(json.dumps([entries.get(number, []) for number in range(1, count + 1)]))
     return folder / "real.json"
 
 
-def test_labels_of_real_stand_for_those_of_the_folders(photos, tmp_path):
-    """Images without any are left out; the same number is that of an image of each class here."""
-    data = open_evaluated(config(photos, eval_list=reassessed(tmp_path, {1000: [2, 0], 1003: [1]})))
+def test_labels_of_real_stand_for_those_of_the_folders(validation, tmp_path):
+    """Images without any are left out."""
+    data = open_evaluated(config(validation, eval_list=reassessed(tmp_path, {3: [2, 0], 9: [1], 21: [0]})))
     names = [data.listing.name(row).rpartition("_")[2] for row in range(data.size)]
     found = [labels.tolist() for _, _, batch in data.batches() for labels in batch]
-    assert data.size == 6 and data.split == "real" and len(data.class_names) == 3
-    assert sorted(zip(names, found, strict=True)) == 3 * [("1000.JPEG", [2, 0])] + 3 * [("1003.JPEG", [1, -1])]
+    assert data.size == 3 and data.split == "real" and len(data.class_names) == 3
+    assert sorted(zip(names, found, strict=True)) == [("21.JPEG", [0, -1]), ("3.JPEG", [2, 0]), ("9.JPEG", [1, -1])]
 
 
-def test_a_file_that_is_not_of_reals_form_is_refused(photos, tmp_path):
-    few, unknown = reassessed(tmp_path, {1000: [0]}, count=1003), "--eval-list .*has 1003 entries, none for some of"
-    assert re.search(unknown, refusal(open_evaluated, config(photos, eval_list=few)))
-    file = reassessed(tmp_path, {1000: [3]})
-    assert "has a class 3 of 3, which count from 0" in refusal(open_evaluated, config(photos, eval_list=file))
+def test_a_file_that_is_not_of_reals_form_is_refused(validation, tmp_path):
+    few, unknown = reassessed(tmp_path, {1: [0]}, count=20), "--eval-list .*has 20 entries, none for some of"
+    assert re.search(unknown, refusal(open_evaluated, config(validation, eval_list=few)))
+    file = reassessed(tmp_path, {1: [3]})
+    assert "has a class 3 of 3, which count from 0" in refusal(open_evaluated, config(validation, eval_list=file))
     file.write_text('{"a": 1}')
-    assert "real.json: cannot be read" in refusal(open_evaluated, config(photos, eval_list=file))
+    assert "real.json: holds something else" in refusal(open_evaluated, config(validation, eval_list=file))
+    file.write_text("{")
+    assert "real.json: cannot be read" in refusal(open_evaluated, config(validation, eval_list=file))
 
 
 def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_path):
@@ -333,8 +354,9 @@ def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
     assert f"{tmp_path}/imagenet" in summary.missing[0] and "ILSVRC2012" in summary.missing[0]
     assert "ILSVRC2012" in refusal(open_photos, settings)
     assert summarize(config(tmp_path / "nowhere")).num_classes is None
-    absent = summarize(config("imagenet", data_root=tmp_path, train_list="data/ImageNet_LT_train.txt")).missing[1]
-    assert "--train-list data/ImageNet_LT_train.txt: no such file; fetch the ImageNet-LT lists" in absent
+    file = Path("data/ImageNet_LT_train.txt")
+    absent = summarize(config("imagenet", data_root=tmp_path, train_list=file)).missing[1]
+    assert f"--train-list {file}: no such file, looked for {file.absolute()}; fetch the ImageNet-LT lists" in absent
 
 
 def test_odd_parts_cannot_be_mixed(photos):
