@@ -338,7 +338,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 UNTRIED = {
     r"source |tensorboard ": "another project's program",
     r"sbatch ": "needs Slurm",
-    r".*( train|--help)$": "prints a help",
+    r".*( train|--help|-m gendd)$": "prints a help",
     r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a form: the user puts a name in",
     r"bash sh/(setup|quickstart|test|bench)\.sh$": "has no dry run: it installs, trains or measures",
     r"bash sh/fetch_pretrained_teachers\.sh$": "downloads; tests below publish files for it",
@@ -383,7 +383,7 @@ def stand_ins(tmp_path, monkeypatch):
     images, hub = tmp_path / "images", tmp_path / "hub"
     write_folder(images, "ab")
     hub.mkdir()
-    (hub / "hubconf.py").write_text("import torch\ndef tiny(): return torch.nn.Conv2d(3, 5, 8, 8)\n")
+    (hub / "hubconf.py").write_text("import torch\ndef tiny(): return torch.nn.BatchNorm2d(3)\n")
     torch.save(toy.network(0).state_dict(), tmp_path / "toy.pth")
 
     def transformers() -> str:

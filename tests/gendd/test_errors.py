@@ -39,7 +39,7 @@ def test_a_path_that_cannot_be_looked_at_ends_a_program_with_its_name(ends, caps
     with pytest.raises(Ended) as ended:
         run_program(lambda: path.read_bytes())
     assert ended.value.args == (1,)
-    assert capsys.readouterr().err.startswith(f"error: {path}: File name too long; ")
+    assert capsys.readouterr().err.startswith(f"error: {path.absolute()}: File name too long; ")
 
 
 def test_names_of_files_that_are_no_text_are_printed(capsys):

@@ -346,7 +346,7 @@ def test_weights_for_another_class_count_are_refused_with_both(allow_partial, tm
 
 def test_absent_weights_are_refused_or_listed(tmp_path):
     weights, missing = str(tmp_path / "absent.pth"), []
-    assert built(weights, 7, missing).loaded == "random weights"
+    assert built(weights, 7, missing).loaded == "its weights are missing"
     assert len(missing) == 1 and missing[0].startswith(f"--teacher-weights {weights}: no such file")
     with pytest.raises(UserError, match="no such file"):
         built(weights, 7)
@@ -354,7 +354,8 @@ def test_absent_weights_are_refused_or_listed(tmp_path):
 
 def test_a_file_absent_from_pretrained_brings_the_trees_remedy():
     message = weights_refusal("resnet8", "pretrained/resnet8_vanilla/absent.pth")
-    assert "absent.pth: no such file; bash sh/fetch_pretrained_teachers.sh" in message
+    looked_for = Path("pretrained/resnet8_vanilla/absent.pth").absolute()
+    assert f"no such file, looked for {looked_for}; bash sh/fetch_pretrained_teachers.sh fetches it" in message
     assert "bash sh/train_cifar100_teacher.sh resnet8 trains it" in message
 
 
@@ -523,7 +524,7 @@ def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
     missing = []
     built = build_network("teacher", "small", "timm", NAMES, 1000, 64, missing=missing)
-    assert built.loaded == "random weights" and built.file is None
+    assert built.loaded == "its weights are missing" and built.file is None
     assert len(missing) == 1 and URL in missing[0] and "pretrained/test_vit.r160_in1k.safetensors" in missing[0]
 
 
@@ -600,8 +601,8 @@ def test_a_folder_without_weights_is_refused_or_listed(published_folder):
     name, missing = f"local-dir:{folder}", []
     with pytest.raises(UserError, match="holds no model.safetensors or pytorch_model.bin"):
         build_network("teacher", name, "timm", TREE.names, 7, 64)
-    assert build_network("teacher", name, "timm", TREE.names, 7, 64, missing=missing).loaded == "random weights"
-    assert len(missing) == 1
+    listed = build_network("teacher", name, "timm", TREE.names, 7, 64, missing=missing)
+    assert listed.loaded == "its weights are missing" and len(missing) == 1
 
 
 def test_a_small_network_of_timms_keeps_its_stem_in_a_folder(tmp_path):

@@ -66,7 +66,7 @@ def training(images=20, batch=6, seed=0, rank=0, world=1, grad_accum_steps=1, **
 def evaluation(images=9, rank=0, world=1) -> EvaluationImages:
     images = numbered(images) if isinstance(images, int) else images
     source = Source(images, (None,) * len(images))
-    return EvaluationImages(source, "test", BatchPlan(0, 1, rank, world), NORMALIZE, CPU)
+    return EvaluationImages(source, "numbered", "test", BatchPlan(0, 1, rank, world), NORMALIZE, CPU)
 
 
 def opened(train, test=None, batch=6, seed=0, labeled_only=False, **flags) -> tuple[TrainingImages, EvaluationImages]:
