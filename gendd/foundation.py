@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import Refusal
+from gendd.errors import Refusal, not_there
 from gendd.processors import Normalization, measure
 
 PREFIXES = ("hub:", "transformers:", "open_clip:")
@@ -46,7 +46,7 @@ class Output(NamedTuple):
 
     feature: Tensor
     places: Tensor | None = None
-    name: str = "output"
+    name: str = "what the network returns"
 
 
 class Foundation(nn.Module):
@@ -172,6 +172,8 @@ def _hub(name: str, rest: str) -> Arguments:
         raise Refusal(f"{name}: does not name an entry; give hub:OWNER/REPO:ENTRY")
     folder = repository
     if not Path(folder).is_dir():
+        if repository.partition(":")[0].count("/") != 1:
+            raise Refusal(f"{name}: {not_there(folder, 'folder')}, nor a repository OWNER/REPO; check the name")
         folder = torch.hub._get_cache_or_reload(repository, False, trust_repo=True)
     with torch.hub._add_to_sys_path(folder):
         module = torch.hub._import_module(torch.hub.MODULE_HUBCONF, str(Path(folder, torch.hub.MODULE_HUBCONF)))

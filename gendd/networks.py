@@ -115,6 +115,8 @@ def create_network(
     cfg = dict(getattr(network, "pretrained_cfg", None) or {})
     if not (cfg.get("mean") and cfg.get("std")):
         network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "normalization": UNSTATED}
+    if next(network.parameters(), None) is None:
+        raise Refusal(f"{name}: has no parameters, so it has learned nothing; choose another network")
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
         raise Refusal(f"{name}: the network lacks {', '.join(missing)} of timm's interface; add them")

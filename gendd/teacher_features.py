@@ -98,7 +98,7 @@ TOLERANCE = 1e-3
 
 @torch.no_grad()
 def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) -> None:
-    """Refuse a network whose feature of an image depends on chance, or on the images around it."""
+    """Refuse a network whose feature of an image depends on chance, on the images around it, or not on the image."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, image_size, image_size, generator=generator)
     first = take(network.eval(), images, kind)
@@ -107,6 +107,8 @@ def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) ->
         raise Refusal(
             f"{name}: its feature of two random images is not finite; choose another network or other weights"
         )
+    if torch.equal(first[0], first[1]):
+        raise Refusal(f"{name}: its feature is the same for every image; choose another network or other weights")
     if (first - second).abs().max() > TOLERANCE * first.abs().max():
         raise Refusal(
             f"{name}: two passes over the same images differ, in evaluation mode too: it masks at random, keeps its "

@@ -141,6 +141,19 @@ def video():
 
 def number():
     return 3
+
+def broken():
+    network = filled(True)
+    nn.init.constant_(network[0].bias, float("nan"))
+    return network
+
+def constant():
+    network = filled(True)
+    nn.init.zeros_(network[0].weight)
+    return network
+
+def empty():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 """
 
 
@@ -166,6 +179,38 @@ def test_an_entry_without_weights_or_feature_is_refused(entry, reason, tmp_path)
     (tmp_path / "hubconf.py").write_text(HUB)
     with pytest.raises(Refusal, match=f"^hub:{tmp_path}:{entry}: {reason}"):
         create_foundation(f"hub:{tmp_path}:{entry}")
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("broken", "network.0.bias holds values that are not finite"),
+        ("constant", "its feature is the same for every image"),
+        ("empty", "has no parameters"),
+    ],
+)
+def test_a_teacher_that_can_teach_nothing_is_refused(entry, reason, tmp_path):
+    (tmp_path / "hubconf.py").write_text(HUB)
+    name = f"hub:{tmp_path}:{entry}"
+    config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
+    with pytest.raises(UserError, match=f"^--teacher {name}: {reason}"):
+        build_teacher(config, TREE.names, 10)
+
+
+def test_a_folder_of_torch_hub_that_is_absent_is_named(tmp_path):
+    name = f"hub:{tmp_path / 'absent'}:tiny"
+    with pytest.raises(Refusal, match=f"^{name}: {tmp_path / 'absent'}: no such folder"):
+        create_foundation(name)
+
+
+def test_the_plan_says_that_a_feature_is_what_is_returned(tmp_path):
+    (tmp_path / "hubconf.py").write_text(HUB)
+    name = f"hub:{tmp_path}:by_default"
+    config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
+    described = build_teacher(config, TREE.names, 10).built.describe()
+    assert "learned by its pooled (mean over all places) feature of 5 numbers" in described
+    (tmp_path / "hubconf.py").write_text(HUB + "\ndef flat():\n    return nn.Sequential(filled(True), nn.Flatten())\n")
+    assert create_foundation(f"hub:{tmp_path}:flat").feature_name == "what the network returns"
 
 
 def small_vit(folder, half: bool = False, processor=None, **settings) -> str:
