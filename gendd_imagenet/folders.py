@@ -81,11 +81,14 @@ def list_class_folders(root: Path, split: str) -> Listing:
     return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
 
 
-def list_file(file: str, root: Path, num_classes: int) -> Listing:
+def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Listing:
     """The images that the lines "path label" of a file name, paths below `root`; at least so many classes.
 
+    Args:
+        once: whether each image counts once, as in an evaluation; a training may repeat some.
+
     Raises:
-        Refusal: no such file, or a line that is none.
+        Refusal: no such file, a line that is none, an image with two labels, or one named twice that counts once.
     """
     try:
         lines = retried(Path(file).read_text, file).splitlines()
@@ -102,6 +105,7 @@ def list_file(file: str, root: Path, num_classes: int) -> Listing:
         labels.append(int(label))
     if not names:
         raise Refusal(f"{file}: is empty; name a list of images")
+    _refuse_doubles(file, names, labels, once)
     used = set(labels)
     # Labels from 1 on go one beyond the classes known; where none are known, they leave out class 0 alone.
     if min(used) == 1 and (max(used) == num_classes or max(used) == len(used) > num_classes):
@@ -115,6 +119,17 @@ def list_file(file: str, root: Path, num_classes: int) -> Listing:
         named = {}
     classes = tuple(named.get(label) for label in range(max(num_classes, max(labels) + 1)))
     return Listing(root, _as_bytes(names), torch.tensor(labels), classes)
+
+
+def _refuse_doubles(file: str, names: Sequence[str], labels: Sequence[int], once: bool) -> None:
+    label_of: dict[str, int] = {}
+    for name, label in zip(map(os.path.normpath, names), labels, strict=True):
+        first = label_of.setdefault(name, label)
+        if first != label:
+            raise Refusal(f"{file}: gives {name} the labels {first} and {label}; remove one of the lines")
+    if once and len(label_of) < len(names):
+        name, count = Counter(map(os.path.normpath, names)).most_common(1)[0]
+        raise Refusal(f"{file}: names {name} {count} times, and evaluates each image once; remove the other lines")
 
 
 def list_reassessed(file: str, root: Path, split: str) -> Listing:

@@ -43,6 +43,7 @@ class HubListing(Split):
         labels: (N,) int64, -1 where one is not known; or None where no column is plainly the label.
         classes: name of each class, or None.
         passed_over: how many rows were, and why.
+        unlearned: names of the classes that the split has and the training split lacks.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class HubListing(Split):
     labels: Tensor | None
     classes: tuple[str, ...] | None
     passed_over: Counter[str] = field(default_factory=Counter)
+    unlearned: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +72,7 @@ class HubListing(Split):
             OSError: the image is a file of its own that cannot be read.
         """
         image = self.table[int(self.rows[index])][IMAGES[0]]
-        return image["bytes"] or Path(image["path"]).read_bytes()
+        return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
 
     def select(self, indices: Tensor) -> "HubListing":
         labels = None if self.labels is None else self.labels[indices]
@@ -105,9 +107,15 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
     if not len(rows):
         raise Refusal(f"{name}: its split {split} has no images; name a data set with images")
     labels, classes = _labels(tables, split)
+    unlearned: tuple[str, ...] = ()
+    if labels is not None and classes and TRAIN[0] in tables and split not in TRAIN:
+        learned, _ = _labels(tables, TRAIN[0])
+        if learned is not None:
+            absent = sorted(set(labels.tolist()) - set(learned.tolist()) - {-1})
+            unlearned = tuple(classes[number] for number in absent)
     passed_over = Counter({"without an image": len(images) - len(rows)} if len(rows) < len(images) else {})
     root, labels = Path(name.removeprefix(PREFIX)), None if labels is None else labels[rows]
-    return HubListing(root, split, images, columns, rows, labels, classes, passed_over)
+    return HubListing(root, split, images, columns, rows, labels, classes, passed_over, unlearned)
 
 
 @cache

@@ -76,7 +76,7 @@ def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
         with naming("--eval-list"):
             if config.eval_list.endswith(".json"):
                 return list_reassessed(config.eval_list, folder, eval_split(folder))
-            return list_file(config.eval_list, folder, class_count(folder))
+            return list_file(config.eval_list, folder, class_count(folder), once=True)
     if not (folder / eval_split(folder)).is_dir():
         raise UserError(_absent(config, eval_flag(config), folder))
     with naming(eval_flag(config)):
@@ -134,12 +134,17 @@ def _without_labels(listing: HubListing) -> HubListing:
 
 
 def _labeled(listing: HubListing, remedy: str) -> HubListing:
-    """Refuse a data set of which no column is plainly the label."""
+    """Refuse a data set of which no column is plainly the label, or whose labels no training image has."""
     if listing.labels is None:
         columns = ", ".join(listing.columns)
         raise Refusal(
             f"{hub_images.PREFIX}{listing.root}: has the columns {columns}, of which none is plainly the label; "
-            f"call it label, as rename_column of datasets does, or {remedy}"
+            f"call a column of text, whole numbers or ClassLabel label, as rename_column of datasets does, or {remedy}"
+        )
+    if listing.unlearned:
+        raise Refusal(
+            f"{hub_images.PREFIX}{listing.root}: its split {listing.split} has labels that train lacks, such as "
+            f"{', '.join(listing.unlearned[:3])}; give both splits the same labels, or {remedy}"
         )
     return listing
 

@@ -211,6 +211,21 @@ def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
         list_file(str(file), flat, 0)
 
 
+def test_an_image_of_two_labels_in_a_list_is_refused(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 1\n")
+    with pytest.raises(Refusal, match=f"^{file}: gives a/1.png the labels 0 and 1; remove one of the lines"):
+        list_file(str(file), tmp_path, 2)
+
+
+def test_an_image_named_twice_in_an_evaluation_is_refused(tmp_path):
+    file = tmp_path / "list.txt"
+    file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 0\n")
+    assert len(list_file(str(file), tmp_path, 2)) == 3
+    with pytest.raises(Refusal, match=f"^{file}: names a/1.png 2 times, and evaluates each image once"):
+        list_file(str(file), tmp_path, 2, once=True)
+
+
 def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
     file = write_list(tmp_path / "list.txt", {FIRST["n02"]: 1, FIRST["n03"]: 2})
     data = open_evaluated(config(photos, eval_list=file))

@@ -226,3 +226,23 @@ def test_one_of_several_configurations_is_named(tmp_path):
             summarize(classified(name))
     assert len(list_training(classified(f"hfds/{root}:large"))) == 12
     assert len(list_training(classified(f"hfds/{root}:small"))) == 6
+
+
+def test_labels_that_train_lacks_are_refused(tmp_path):
+    """Text that is spelled in another way in the test split would be classes that nobody learned."""
+    words = {24: [NAMES[row % 3] for row in range(24)], 9: [NAMES[row % 3].upper() for row in range(9)]}
+    name = write_set(tmp_path / "set", kind=datasets.Value("string"), labels=words.get)
+    with pytest.raises(UserError, match=f"^--dataset {name}: its split test has labels that train lacks, such as"):
+        list_evaluation(classified(name))
+    assert len(list_evaluation(imagenet_config(*COMMON, "--images", name, "--eval-dataset", name))) == 9
+
+
+def test_an_image_of_no_bytes_is_broken(tmp_path):
+    name = write_set(tmp_path / "set")
+    file = str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
+    table = datasets.load_dataset("parquet", data_files=file, split="train").cast_column(
+        "image", datasets.Image(decode=False)
+    )
+    rows = [{**row, "image": {"bytes": b"", "path": None}} if number < 1 else row for number, row in enumerate(table)]
+    datasets.Dataset.from_list(rows, features=table.features).to_parquet(file)
+    assert list_training(classified(name)).content(0) == b""
