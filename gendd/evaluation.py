@@ -151,13 +151,15 @@ def feature_scores(features: Tensor, target: Tensor) -> dict[str, float]:
 
     Returns:
         "cosine", mean over images; "r2", the share of the teacher's variance, of all dimensions together, that they
-        explain; "neighbors", how many of an image's `NEIGHBORS` nearest others by the teacher's features, by cosine,
-        are among its nearest by these. It is left out where chance alone gives more than `MOST_CHANCE`.
+        explain, where there is any: one image has none; "neighbors", how many of an image's `NEIGHBORS` nearest others
+        by the teacher's features, by cosine, are among its nearest by these. It is left out where chance alone gives
+        more than `MOST_CHANCE`.
     """
     cosine = torch.nn.functional.cosine_similarity(features, target).mean()
     variance = (target - target.mean(0)).square().sum()
-    r2 = 1 - (features - target).square().sum() / variance.clamp(min=torch.finfo(variance.dtype).tiny)
-    scores = {"cosine": cosine, "r2": r2}
+    scores = {"cosine": cosine}
+    if variance > 0:
+        scores["r2"] = 1 - (features - target).square().sum() / variance
     if neighbors_by_chance(len(target)) <= MOST_CHANCE:
         ours, theirs = (nearest(values[:SCORED], NEIGHBORS) for values in (features, target))
         scores["neighbors"] = (ours[:, :, None] == theirs[:, None, :]).any(1).float().mean()

@@ -112,6 +112,10 @@ def test_neighbors_are_scored_where_chance_leaves_room(images, expected):
         assert score_title("neighbors", images) == f"neighbors (chance {expected:.1f})"
 
 
+def test_features_of_one_image_have_no_share_of_variance():
+    assert feature_scores(torch.ones(1, 4), torch.ones(1, 4)) == {"cosine": 100}
+
+
 @pytest.mark.parametrize("broken", ["vectors", "bias"])
 def test_class_vectors_that_are_not_finite_are_refused(broken):
     values = {"vectors": torch.ones(3, 2), "bias": torch.zeros(3)}
