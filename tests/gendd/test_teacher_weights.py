@@ -19,7 +19,6 @@ HUB = """import torch
 def tiny():
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8, 8, bias=False))
     torch.nn.init.constant_(network[0].weight, {value})
-    torch.nn.init.zeros_(network[0].bias)
     return network
 """
 
