@@ -81,7 +81,8 @@ def open_evaluation(
                 refuse_absent(config.eval_list, listing)
         split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
     if not (of_training or config.image_folder):
-        refuse_unlabeled(listing, flag, dataset)
+        given = ("--eval-list", config.eval_list) if config.eval_list and not held else (flag, dataset)
+        refuse_unlabeled(listing, *given)
     if listing.known.any():
         listing = _with_label(listing)
     return EvaluationPhotos(config, listing, dataset, split, plan, world, normalize)

@@ -255,6 +255,11 @@ def test_labels_of_real_stand_for_those_of_the_folders(validation, tmp_path):
     assert sorted(zip(names, found, strict=True)) == [("21.JPEG", [0, -1]), ("3.JPEG", [2, 0]), ("9.JPEG", [1, -1])]
 
 
+def test_a_list_without_any_label_is_named_by_its_flag(validation, tmp_path):
+    file = reassessed(tmp_path, {})
+    assert "--eval-list " in refusal(open_evaluated, config(validation, eval_list=file))
+
+
 def test_a_file_that_is_not_of_reals_form_is_refused(validation, tmp_path):
     few, unknown = reassessed(tmp_path, {1: [0]}, count=20), "--eval-list .*has 20 entries, none for some of"
     assert re.search(unknown, refusal(open_evaluated, config(validation, eval_list=few)))
