@@ -22,7 +22,7 @@ from torch import nn
 from gendd.checkpoint import rewrite
 from gendd.diffusion.head import PAPER
 from gendd.distributed import autocast, resolve_precision
-from gendd.methods.options import NOISE_READ_OUT, SamplingOptions
+from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
 from gendd.student import Student
 
@@ -60,7 +60,7 @@ def main() -> None:
             print(f"{unit}, {title}:", ", ".join(medians), flush=True)
         row[0].set_ylabel(unit, fontsize=NORMAL)
     figure.suptitle(
-        f"{STUDENT}, batch {BATCH}, K {DRAWS}, {TOKENS} tokens, width {HEAD_WIDTH}, {NOISE_READ_OUT['steps']} steps; "
+        f"{STUDENT}, batch {BATCH}, K {DRAWS}, {TOKENS} tokens, width {HEAD_WIDTH}, {NOISE_OUTPUT['steps']} steps; "
         f"{describe()}; {CALLS} calls",
         fontsize=SMALL,
     )
@@ -87,10 +87,10 @@ def step(
 
 
 def reading(
-    steps: int = NOISE_READ_OUT["steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
+    steps: int = NOISE_OUTPUT["steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
 ) -> Callable[[], object]:
     device, student = _student(tokens, classes, width)
-    images, sampling = _images(IMAGES), SamplingOptions(**NOISE_READ_OUT | {"steps": steps})
+    images, sampling = _images(IMAGES), SamplingOptions(**NOISE_OUTPUT | {"steps": steps})
 
     @torch.no_grad()
     def work() -> None:

@@ -27,8 +27,9 @@ from PIL import Image, features
 from gendd.distributed import hardware
 from gendd.errors import UserError, run_program
 from gendd.images import as_rgb
-from gendd_imagenet.config import ImageNetTrainConfig
+from gendd.methods.classification import Classification
 from gendd_imagenet.images import EvalView, TrainView, seeded
+from gendd_imagenet.tree import TREE
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
@@ -108,13 +109,13 @@ def read(folder: Path | None, count: int) -> list[bytes]:
 def views(photographs: list[bytes]) -> Iterator[tuple[str, Callable, Callable]]:
     """Each recipe's view as timm's transforms make it of a decoded photograph, and as the input path makes it."""
     for name, flags in RECIPES.items():
-        config = ImageNetTrainConfig.of("classification", image_size=SIZE, interpolation="bicubic", **flags)
+        config = TREE.config(Classification(), image_size=SIZE, interpolation="bicubic", **flags)
         ours = TrainView(config)
         timms = transforms_imagenet_train(
             SIZE,
-            scale=config.crop_scale,
+            scale=config.data.crop_scale,
             color_jitter=None,
-            auto_augment=config.auto_augment,
+            auto_augment=config.data.auto_augment,
             interpolation="bicubic",
             normalize=False,
         )
@@ -140,9 +141,7 @@ def stages(photographs: list[bytes]) -> Iterator[list[Way]]:
             lambda i: resize(pil_to_tensor(squares[i]), [SIZE, SIZE], CUBIC),
         ),
     ]
-    randaugment = TrainView(
-        ImageNetTrainConfig.of("classification", image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)
-    ).augment
+    randaugment = TrainView(TREE.config(Classification(), image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)).augment
     pixels = [pil_to_tensor(square.resize((SIZE, SIZE))) for square in squares]
 
     def augment(i: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from machine import describe, the_device
 from measure import Cached, take_turns, wall_clock
 from timm.utils import unwrap_model
 
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import Batch
 from gendd.distributed import autocast, resolve_precision
 from gendd.methods.base import TaskContext
@@ -45,13 +45,13 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     its read-outs."""
     torch.manual_seed(0)
     device = the_device()
-    config = TrainConfig.of(method, **RECIPE)
+    config = Config(method=METHODS[method]()).changed(**RECIPE)
     teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in (TEACHER, STUDENT))
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
-    optimizer = create_optimizer(task.get_trainable_module(), config, task.head)
+    optimizer = create_optimizer(task.get_trainable_module(), config.optimizer, task.head)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)
     batch = Batch(images, labels, next(BatchPlan(0, BATCH).micro_batches(0)))

@@ -18,7 +18,7 @@ from torch import nn
 
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distributed import autocast, resolve_precision
-from gendd.methods.options import NOISE_READ_OUT, SamplingOptions
+from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks import create_network, feature_width, flops
 from gendd.student import Student
 from gendd_cifar.data import EVAL_BATCH
@@ -45,7 +45,7 @@ def head_logits(student: Student, images: torch.Tensor, sampling: SamplingOption
 @torch.no_grad()
 def records() -> list[dict]:
     device = the_device()
-    precision, sampling = resolve_precision("auto", device), SamplingOptions(**NOISE_READ_OUT)
+    precision, sampling = resolve_precision("auto", device), SamplingOptions(**NOISE_OUTPUT)
     plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH, **PAPER).to(device)
     student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))

@@ -20,12 +20,12 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from gendd.config import TrainConfig
+from gendd.config import Config
+from gendd.family import Tree
 from gendd.methods.base import Task, TaskContext
 from gendd.networks import create_network, feature_width
 from gendd.optim import parameter_groups
 from gendd.programs.train import configuration
-from gendd.programs.tree import Tree
 from gendd.ranges import field_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -282,10 +282,10 @@ class Training:
     published: dict
 
     @cached_property
-    def config(self) -> TrainConfig:
+    def config(self) -> Config:
         return self.with_flags()
 
-    def with_flags(self, *flags: str) -> TrainConfig:
+    def with_flags(self, *flags: str) -> Config:
         return configuration(tree_of(self.module), [*self.arguments, *flags])
 
     @cached_property
@@ -293,7 +293,7 @@ class Training:
         """Names of the trained parameters, and whether each decays."""
         task = untrained_task(tree_of(self.module), self.config)
         module = task.get_trainable_module()
-        groups = parameter_groups(module, self.config, task.head)
+        groups = parameter_groups(module, self.config.optimizer, task.head)
         decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
         return {name: decays[id(p)] for name, p in module.named_parameters() if p.requires_grad}
 
@@ -305,16 +305,18 @@ class Training:
             return "all but the head" if head else "all"
         return "weight matrices but the head's" if head else "weight matrices"
 
-    def values(self, config: TrainConfig) -> dict[str, object]:
+    def values(self, config: Config) -> dict[str, object]:
         """What the training consists of, in the page's order."""
-        fields, method, flat = field_names(type(config)), config.method, config.flat()
-        names = ["teacher"] if config.teacher else []
+        method, data = config.method, field_names(type(config.data))
+        flat = {name: value for part in vars(config).values() for name, value in vars(part).items()}
+        flat["method"] = method.name
+        names = ["teacher"] if config.networks.teacher else []
         names += ["student", "method", "epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule"]
-        names += ["momentum"] if config.optimizer == "sgd" else ["beta1", "beta2_start", "beta2_end"]
-        names += ["milestones"] if config.schedule == "step" else ["min_lr"]
-        names += ["warmup_epochs", *(name for name in fields if name in IMAGES), "precision"]
+        names += ["momentum"] if config.optimizer.optimizer == "sgd" else ["beta1", "beta2_start", "beta2_end"]
+        names += ["milestones"] if config.optimizer.schedule == "step" else ["min_lr"]
+        names += ["warmup_epochs", *(name for name in data if name in IMAGES), "precision"]
         names += [name for name in field_names(type(method)) if name not in method.idle]
-        names += ["after_best"] if config.after else []
+        names += ["after_best"] if config.networks.after else []
         names += ["sampler", "steps", "num_samples", "guidance"] if method.name == "gendd" else []
         # What few have.
         names += [name for name in RARE if flat.get(name) or name in self.published]
@@ -326,19 +328,20 @@ class Training:
         return {name: (ours[name], value) for name, value in self.published.items() if ours[name] != value}
 
 
-def untrained_task(tree: Tree, config: TrainConfig) -> Task:
+def untrained_task(tree: Tree, config: Config) -> Task:
     """The task of a training, with random weights and a narrow head. Of the teacher only the classifier is there."""
-    classes = CLASSES.get(config.dataset, 1000)
+    classes = CLASSES.get(config.data.dataset, 1000)
     # Shapes are all that the networks are asked for.
     with torch.device("meta"):
-        student = create_network(config.student, tree.names, classes, config.image_size)
-        if config.teacher:
-            teacher = create_network(config.teacher, tree.names, classes, config.image_size)
+        student = create_network(config.networks.student, tree.names, classes, config.data.image_size)
+        if config.networks.teacher:
+            teacher = create_network(config.networks.teacher, tree.names, classes, config.data.image_size)
     frozen = None
-    if config.teacher:
+    if config.networks.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)
         frozen = SimpleNamespace(classifier=classifier, width=classifier.in_features)
-    config = type(config).of(**config.flat() | {"width": 8})
+    if hasattr(config.method, "width"):
+        config = config.changed(width=8)
     return config.method.build(TaskContext(config, student, frozen, {}, torch.device("cpu")))
 
 

@@ -21,9 +21,10 @@ import torch
 
 from gendd.data import Normalize
 from gendd.distributed import World, autocast, hardware, resolve_precision
+from gendd.experiment import build
+from gendd.family import Tree
+from gendd.methods import GenDD
 from gendd.optim import create_optimizer
-from gendd.programs.build import build
-from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.teacher_cache import TeacherCache, open_cache
 from gendd_cifar.data import TrainingImages
@@ -50,7 +51,8 @@ def main() -> None:
     world, precision = World(0, 1, 0, device), resolve_precision("auto", device)
     tree = importlib.import_module(f"{arguments.tree}.tree").TREE
     with tempfile.TemporaryDirectory() as folder:
-        config = tree.train_config(
+        config = tree.config(
+            GenDD(),
             teacher=arguments.teacher,
             student=arguments.student,
             image_size=arguments.image_size,
@@ -63,7 +65,8 @@ def main() -> None:
             cached_views=arguments.views,
         )
         data = random_data(tree, config, arguments.images, device)
-        print(f"{config.teacher} > {config.student}, batch {config.batch_size}, {config.image_size} pixels")
+        size = f"batch {arguments.batch_size}, {arguments.image_size} pixels"
+        print(f"{arguments.teacher} > {arguments.student}, {size}")
         versions = f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}"
         print(f"{hardware(device)}, {precision}; {versions}")
         paths = {name: Trained(tree, config, data, device, precision) for name in ("teacher", "cache")}
@@ -80,14 +83,14 @@ def main() -> None:
             names = list(paths) if number % 2 else list(paths)[::-1]
             for name in names:
                 paths[name].step(number, timed=True)
-        report_steps({name: path.seconds for name, path in paths.items()}, config.batch_size)
+        report_steps({name: path.seconds for name, path in paths.items()}, config.optimizer.batch_size)
 
 
 def random_data(tree: Tree, config, count: int, device: torch.device) -> TrainingImages:
     noise = torch.Generator().manual_seed(0)
-    shape = (count, 3, config.image_size, config.image_size)
+    shape = (count, 3, config.data.image_size, config.data.image_size)
     images = Images(torch.randint(256, shape, generator=noise, dtype=torch.uint8), torch.arange(count) % CLASSES)
-    plan, names = BatchPlan(config.seed, config.batch_size), tree.names
+    plan, names = BatchPlan(config.run.seed, config.optimizer.batch_size), tree.names
     normalize = Normalize(names.mean, names.std, device)
     return TrainingImages(Source(images, (None,) * CLASSES), plan, normalize, device, cached_views=config.views)
 
@@ -98,7 +101,7 @@ class Trained:
     def __init__(self, tree: Tree, config, data: TrainingImages, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
         self.task = build(tree, config, CLASSES, device, precision=precision).task.train()
-        self.optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
+        self.optimizer = create_optimizer(self.task.get_trainable_module(), config.optimizer, self.task.head)
 
     def step(self, number: int, timed: bool = False) -> None:
         number %= self.data.steps_per_epoch * self.data.cached_views

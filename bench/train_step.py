@@ -25,7 +25,7 @@ from measure import Cached, peak_memory, record, seconds, take_turns
 from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
 
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import Batch
 from gendd.distributed import autocast, missing_for_compile, resolve_precision
 from gendd.methods import GenDD
@@ -63,7 +63,7 @@ def build(
     """
     torch.manual_seed(0)
     device = the_device()
-    config = TrainConfig(batch_size=BATCH, method=GenDD(width=WIDTH, **head))
+    config = Config(method=GenDD(width=WIDTH, **head)).changed(batch_size=BATCH)
     teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in pair)
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gendd.data import Batch
 from gendd.distributed import World, autocast, resolve_precision
-from gendd.programs.open_run import open_run
+from gendd.experiment import load
 from gendd.randomness import BatchPlan
-from gendd.runs import saved_config
+from gendd.runs import RunFolder
 from gendd_cifar.tree import TREE
 
 
@@ -31,15 +31,15 @@ class TrainedRun:
     teacher_weights: str = ""
 
     def __post_init__(self):
-        device, settings = torch.device("cpu"), saved_config(self.run, TREE.train_config)
+        device, settings = torch.device("cpu"), RunFolder(self.run).config(TREE)
         changed = {"dataset": self.dataset, "batch_size": self.images}
-        changed["teacher_weights"] = self.teacher_weights or settings.teacher_weights
-        run = open_run(TREE, str(self.run), device, taught=True, **changed)
+        changed["teacher_weights"] = self.teacher_weights or settings.networks.teacher_weights
+        run = load(self.run, TREE, device, taught=True, **changed)
         self.precision = resolve_precision("auto", device)
-        self.settings, self.task = run.settings, run.built.task.train()
-        world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.built.student.network
+        self.settings, self.task = run.config, run.task.train()
+        world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.student.network
         classes = self.task.teacher.classifier.out_features
-        self.data = TREE.open_training(run.settings, classes, plan, world, network)
+        self.data = TREE.open_training(run.config, classes, plan, world, network)
 
     def batches(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
         """Some training batches and their targets f'."""

@@ -4,19 +4,18 @@ A run folder among the arguments names its tree. Without one the environment's T
 between the trees ask for it.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gendd.errors import UserError, run_program
+from gendd.errors import UserError, naming, run_program
+from gendd.family import Tree, tree_named
 from gendd.programs.main import PROGRAMS, main
-from gendd.programs.tree import Tree
-from gendd.runs import RunFolder
+from gendd.runs import RunFolder, embedded_record
 
-TREES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
+IMAGES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
 
 
 def tree_of(arguments: Sequence[str]) -> Tree:
@@ -26,22 +25,21 @@ def tree_of(arguments: Sequence[str]) -> Tree:
         UserError: a damaged run folder, a tree of no such name, or none where the program's flags depend on it.
     """
     values = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)
-    run = next((RunFolder(Path(value)) for value in values if value and Path(value, "config.json").is_file()), None)
-    source, name = f"{run.path}/config.json: tree" if run else "TREE", os.environ.get("TREE")
-    if run:
-        name = run.read("config.json").get("tree")
-    elif name is None:
-        name = _any_tree(*arguments[:1])
-    if name not in TREES:
-        raise UserError(f"{source} {name}: no such tree; known: {', '.join(TREES)}")
-    return replace(importlib.import_module(f"{name}.tree").TREE, typed="gendd")
+    source, name = "TREE", os.environ.get("TREE")
+    for path in (Path(value) for value in values if value):
+        if Path(path, "config.json").is_file():
+            source, name = f"{path}/config.json: tree", str(RunFolder(path).read("config.json").get("tree"))
+        elif path.is_file() and (record := embedded_record(path)):
+            source, name = f"{path}: tree", record.get("tree")
+    with naming(source):
+        return replace(tree_named(name or _any_tree(*arguments[:1])), typed="gendd")
 
 
 def _any_tree(program: str = "") -> str:
     if program in PROGRAMS and PROGRAMS[program].own_flags:
-        commands = " or ".join(f"python -m {tree} {program} ... ({images})" for tree, images in TREES.items())
+        commands = " or ".join(f"python -m {tree} {program} ... ({images})" for tree, images in IMAGES.items())
         raise UserError(f"PROGRAM {program}: no run folder is given that names the tree; choose {commands}")
-    return next(iter(TREES))
+    return next(iter(IMAGES))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""The configuration of a training run and of an evaluation.
+"""The configuration of a run: five parts, each a dataclass whose fields are flags, help, and names in config.json.
 
-One dataclass is the flags, the help, the saved file and the names in the scripts. Each tree subclasses it to add
-what only its data has and to set its own defaults.
+A method brings the options of its part (`gendd.methods`), a family of images the fields of its data
+(`gendd_cifar.config`, `gendd_imagenet.config`).
 """
 
 import dataclasses
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-import tyro
-
-from gendd.diffusion.schedule import NUM_TIMESTEPS
 from gendd.errors import UserError
 from gendd.hub import TIMM
 from gendd.methods import Method, get_method
@@ -19,7 +18,6 @@ from gendd.ranges import (
     Count,
     CountOrNone,
     Decay,
-    Number,
     PixelCount,
     Positive,
     PositiveShare,
@@ -36,7 +34,7 @@ CACHED_VIEWS = 10
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class Networks:
     """The networks and their weights."""
 
     student: str = ""
@@ -72,9 +70,28 @@ class NetworkConfig:
     grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
     """What recomputes its activations in the backward pass: less memory, more time, the same result."""
 
+    @property
+    def teacher_flag(self) -> str:
+        """The flag that names the teacher's weights, with its value."""
+        if self.teacher_weights in (None, TIMM):
+            return f"--teacher {self.teacher}"
+        return f"--teacher-weights {self.teacher_weights}"
+
+    def check(self) -> None:
+        """Raise UserError for values that do not go together."""
+        if not self.student:
+            raise UserError("--student is missing: name the network to train")
+        for name in ("teacher_mean", "teacher_std"):
+            if getattr(self, name) and not self.teacher:
+                raise UserError(f"{flag(name)}: there is no teacher; name one with --teacher, or leave it out")
+        if self.after and self.student_weights:
+            raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
+        if self.after_best and not self.after:
+            raise UserError("--after-best: --after is missing; name the earlier run")
+
 
 @dataclass(frozen=True)
-class DataConfig:
+class Data:
     """The images and their labels."""
 
     dataset: str = ""
@@ -95,9 +112,37 @@ class DataConfig:
     # Fields that choose images of a data set, or put others in their place.
     choices: ClassVar[tuple[str, ...]] = ("holdout",)
 
+    @property
+    def lacks_labels(self) -> bool:
+        """Whether training images may come without a label."""
+        return self.unlabeled or self.label_fraction < 1
+
+    def whole(self, dataset: str) -> Self:
+        """Return another data set: all its training images, and its own test images."""
+        defaults: dict[str, Any] = {
+            field.name: field.default for field in dataclasses.fields(self) if field.name in self.choices
+        }
+        return dataclasses.replace(self, **defaults | {"dataset": dataset})
+
+    def resolve(self, config: "Config") -> "Config":
+        """Return the configuration with the values that follow from its data."""
+        return config
+
+    def check(self, config: "Config") -> None:
+        """Refuse images that cannot be trained on. Raises UserError."""
+        if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
+            wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
+            raise UserError(f"--cached-views {self.cached_views}: {wrong}")
+        self.check_training_images()
+
+    def check_training_images(self) -> None:
+        """Refuse a choice of training images and labels that contradicts itself. Raises UserError."""
+        if self.unlabeled and self.label_fraction < 1:
+            raise UserError(f"--label-fraction {self.label_fraction}: --unlabeled reads no label; leave one out")
+
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class Optimizer:
     """How long and how fast."""
 
     epochs: Count = 240
@@ -140,9 +185,26 @@ class OptimizerConfig:
     sync_bn: bool = False
     """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
 
+    @property
+    def warmup(self) -> float:
+        """Epochs of warm-up: a recipe's own may be longer than the training that the user asks for."""
+        return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs / 10
+
+    def check(self) -> None:
+        """Raise UserError for values that do not go together."""
+        for name in ("lr", "head_lr"):
+            if getattr(self, name) is not None and self.min_lr > getattr(self, name):
+                raise UserError(f"--min-lr {self.min_lr}: above {flag(name)} {getattr(self, name)}; lower it")
+        if self.min_lr and self.schedule == "step":
+            raise UserError(f"--min-lr {self.min_lr}: ends a cosine alone; give --schedule cosine, or leave it out")
+        if self.weights == "ema" and not self.ema_decay:
+            raise UserError(
+                "--weights ema: there is no average without --ema-decay; give its decay, such as --ema-decay 0.999"
+            )
+
 
 @dataclass(frozen=True)
-class RunConfig:
+class Run:
     """Where results go, what is measured, and on what it runs."""
 
     name: str | None = None
@@ -168,159 +230,87 @@ class RunConfig:
     """torch.compile the networks."""
 
 
-@dataclass(frozen=True)
-class TrainConfig(RunConfig, OptimizerConfig, DataConfig, NetworkConfig):
-    """Train a network: a teacher, a student alone, or a student from a teacher."""
+D = TypeVar("D", bound=Data)
 
-    method: Method = field(kw_only=True)
-    """The method with its options."""
 
-    @classmethod
-    def of(cls, method: str, **values: Any) -> Self:
-        """The configuration of a method's name and values of its options and of the run, in one dictionary, as a run
-        folder holds them; those that neither has are left out. JSON has no tuples: lists are made some."""
-        kind = get_method(method)
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        options, run = ({name: values[name] for name in field_names(part) if name in values} for part in (kind, cls))
-        return cls(**run | {"method": kind(**options)})
+@dataclass(frozen=True, kw_only=True)
+class Config(Generic[D]):
+    """A training run: Config[Photographs] is one of photographs."""
 
-    def flat(self) -> dict[str, Any]:
-        """What `of` makes the configuration of again."""
-        values = {name: getattr(self, name) for name in field_names(type(self))}
-        return {**values, **dataclasses.asdict(self.method), "method": self.method.name}
+    networks: Networks = field(default_factory=Networks)
+    data: D = field(default_factory=Data)  # type: ignore[assignment]
+    method: Method
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    run: Run = field(default_factory=Run)
 
-    def judged_on(self, dataset: str) -> Self:
-        """Return the configuration with another data set: all its training images, and its own test images."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self) if field.name in self.choices}
-        return self.of(**self.flat() | defaults | {"dataset": dataset})
+    def changed(self, **values: Any) -> Self:
+        """Return the configuration with other values of fields, each in the part that has it.
 
-    @property
-    def teacher_flag(self) -> str:
-        """The flag that names the teacher's weights, with its value."""
-        if self.teacher_weights in (None, TIMM):
-            return f"--teacher {self.teacher}"
-        return f"--teacher-weights {self.teacher_weights}"
+        Raises:
+            TypeError: no part has a field of this name.
+        """
+        parts = {}
+        for part in field_names(Config):
+            own = getattr(self, part)
+            known = {name: values.pop(name) for name in field_names(type(own)) if name in values}
+            parts[part] = dataclasses.replace(own, **known)
+        if values:
+            raise TypeError(f"no field of the configuration: {', '.join(values)}")
+        return type(self)(**parts)
 
-    @property
-    def warmup(self) -> float:
-        """Epochs of warm-up: a recipe's own may be longer than the training that the user asks for."""
-        return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs / 10
+    def content(self) -> dict[str, Any]:
+        """Return what config.json holds: a dictionary for each part, the method's with its name."""
+        parts = {part: dataclasses.asdict(getattr(self, part)) for part in field_names(Config)}
+        parts["method"] = {"name": self.method.name, **parts["method"]}
+        return json.loads(json.dumps(parts))
+
+    def filled(self, content: Mapping[str, Any]) -> Self:
+        """Return the configuration with the values that `content`, as `content()` gives it, holds.
+
+        Values of fields that do not exist any more are left out; new fields have this configuration's values. The
+        method is the content's.
+
+        Raises:
+            Refusal: a method of an unknown name.
+        """
+        parts = {}
+        for part in field_names(Config):
+            own, values = getattr(self, part), dict(content.get(part, {}))
+            if part == "method" and "name" in values:
+                own = own if values["name"] == own.name else get_method(values["name"])()
+            # JSON has no tuples.
+            known = {name: _tuple(values[name]) for name in field_names(type(own)) if name in values}
+            parts[part] = dataclasses.replace(own, **known)
+        return type(self)(**parts)
 
     @property
     def views(self) -> int:
         """Views per image that are drawn once; 0: each time a new one."""
-        return min(self.cached_views or CACHED_VIEWS, self.epochs) if self.teacher_cache else 0
+        if not self.data.teacher_cache:
+            return 0
+        return min(self.data.cached_views or CACHED_VIEWS, self.optimizer.epochs)
 
-    @property
-    def lacks_labels(self) -> bool:
-        """Whether training images may come without a label."""
-        return self.unlabeled or self.label_fraction < 1
-
-    def resolved(self) -> Self:
-        """With the values that follow from others."""
-        if self.teacher and has_weights(self.teacher) and not self.teacher_weights:
-            return dataclasses.replace(self, teacher_weights=TIMM)
-        return self
+    def resolved(self) -> "Config":
+        """Return the configuration with the values that follow from others."""
+        config = self
+        if self.networks.teacher and has_weights(self.networks.teacher) and not self.networks.teacher_weights:
+            config = self.changed(teacher_weights=TIMM)
+        return self.data.resolve(config)
 
     def check(self) -> None:
-        """Refuse combinations that cannot work, before anything is loaded."""
-        check_ranges(self)
-        check_ranges(self.method)
+        """Refuse combinations that cannot work, before anything is loaded. Raises UserError."""
+        for part in field_names(Config):
+            check_ranges(getattr(self, part))
         self.method.check(self)
-        for name in ("lr", "head_lr"):
-            if getattr(self, name) is not None and self.min_lr > getattr(self, name):
-                raise UserError(f"--min-lr {self.min_lr}: above {flag(name)} {getattr(self, name)}; lower it")
-        if self.min_lr and self.schedule == "step":
-            raise UserError(f"--min-lr {self.min_lr}: ends a cosine alone; give --schedule cosine, or leave it out")
-        if not self.student:
-            raise UserError("--student is missing: name the network to train")
-        if not self.dataset:
+        self.optimizer.check()
+        self.networks.check()
+        if not self.data.dataset:
             raise UserError("--dataset is missing: name a data set or a folder of images")
-        for name in ("teacher_mean", "teacher_std"):
-            if getattr(self, name) and not self.teacher:
-                raise UserError(f"{flag(name)}: there is no teacher; name one with --teacher, or leave it out")
-        if self.after and self.student_weights:
-            raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
-        for name in ("name", "after"):
-            value = getattr(self, name)
+        for name, value in (("name", self.run.name), ("after", self.networks.after)):
             if value is not None and (value in ("", ".", "..") or "/" in value):
                 raise UserError(f"{flag(name)} {value}: names one folder below the pair's; give a word")
-        if self.after_best and not self.after:
-            raise UserError("--after-best: --after is missing; name the earlier run")
-        if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
-            wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
-            raise UserError(f"--cached-views {self.cached_views}: {wrong}")
-        if self.weights == "ema" and not self.ema_decay:
-            raise UserError(
-                "--weights ema: there is no average without --ema-decay; give its decay, such as --ema-decay 0.999"
-            )
-        self.check_training_images()
-
-    def check_training_images(self) -> None:
-        """Refuse what cannot be made of the training images, and their labels."""
-        if self.unlabeled and self.label_fraction < 1:
-            raise UserError(f"--label-fraction {self.label_fraction}: --unlabeled reads no label; leave one out")
+        self.data.check(self)
 
 
-# Of the help, in its order; the method's options stand before the optimizer's.
-SECTIONS = {
-    "networks": NetworkConfig,
-    "data": DataConfig,
-    "method": Method,
-    "optimizer": OptimizerConfig,
-    "run": RunConfig,
-}
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Evaluate a run or a checkpoint: teacher, head read-out and linear probe."""
-
-    checkpoint: tyro.conf.Positional[str] = ""
-    """Run folder, or a checkpoint file."""
-    dataset: str | None = None
-    """Data set or folder of images; a run's own if not given."""
-    data_root: str | None = None
-    """Folder of data sets; a run's own if not given."""
-    teacher: str | None = None
-    """Teacher network; a run's own if not given."""
-    teacher_weights: str | None = None
-    """Teacher's weights; a run's own if not given."""
-    teacher_mean: tuple[Share, Share, Share] | None = None
-    """Mean of the teacher's images, red, green, blue in [0, 1] units; a run's own if not given."""
-    teacher_std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
-    """Standard deviation of the teacher's images, like `teacher_mean`."""
-    student: str | None = None
-    """Student network; a run's own if not given."""
-    image_size: PixelCount | None = None
-    """Side of the images; a run's own if not given."""
-    best: bool = False
-    """Evaluate the run's best checkpoint instead of its last."""
-    weights: Literal["trained", "ema"] | None = None
-    """The trained weights, or their moving average; those that the checkpoint reports if not given."""
-    images: CountOrNone = 0
-    """Evaluate the first so many test images; 0 takes all."""
-    sampler: Literal["ancestral", "deterministic"] | None = None
-    """ancestral (the paper's), or deterministic: the DDIM path from zero, of one or a few steps; a run's own if not
-    given."""
-    steps: Count | None = None
-    """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet); a run's own if not given."""
-    num_samples: Count | None = None
-    """Features drawn and averaged per image (the paper: 5); a run's own if not given."""
-    guidance: Number | None = None
-    """Classifier-free guidance scale; 1 is none, and saves half the time; a run's own if not given."""
-    start: Annotated[int, Range(2, NUM_TIMESTEPS - 1)] | None = None
-    """Timestep at which the deterministic sampler starts; a run's own if not given."""
-    paper: bool = False
-    """The paper's sampler, over all flags of sampling."""
-    precision: Literal["auto", "bf16", "fp32"] | None = None
-    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it; a run's own if not given."""
-    seed: CountOrNone | None = None
-    """Seed of the sampling noise; a run's own if not given."""
-    json: str | None = None
-    """File for the figures; a run's own evaluation.json if not given."""
-    dry_run: bool = False
-    """Build everything, print the plan and what is missing, and stop."""
-
-    def check(self) -> None:
-        check_ranges(self)
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -8,10 +8,10 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from gendd.config import TrainConfig
+from gendd.config import Optimizer
 
 
-def parameter_groups(module: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> list[dict]:
+def parameter_groups(module: nn.Module, config: Optimizer, head: nn.Module | None = None) -> list[dict]:
     """Trained parameters in three groups: what is decayed, what is not, and those of the head, which never are.
 
     `config.decay` decides about vectors (norms, biases). The head has a learning rate of its own.
@@ -29,7 +29,7 @@ def parameter_groups(module: nn.Module, config: TrainConfig, head: nn.Module | N
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(module: nn.Module, config: TrainConfig, head: nn.Module | None = None) -> torch.optim.Optimizer:
+def create_optimizer(module: nn.Module, config: Optimizer, head: nn.Module | None = None) -> torch.optim.Optimizer:
     groups, betas = parameter_groups(module, config, head), (config.beta1, config.beta2_start)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
@@ -65,7 +65,7 @@ class Schedule:
     over all steps, from `beta2_start` to `beta2_end`.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: TrainConfig, steps_per_epoch: int):
+    def __init__(self, optimizer: torch.optim.Optimizer, config: Optimizer, steps_per_epoch: int):
         self.optimizer, self.config = optimizer, config
         self.total_steps = config.epochs * steps_per_epoch
         self.learning_rate, _ = create_scheduler_v2(

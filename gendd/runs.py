@@ -16,6 +16,7 @@ writer.lock         who writes here; exists while the run is at work (gendd/lock
 
 import dataclasses
 import json
+import pickle
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence, Set
@@ -24,11 +25,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gendd.checkpoint import metadata, write_whole
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import EvaluationData, TrainingData, class_difference, identity
 from gendd.distributed import World, hardware
-from gendd.errors import UserError
+from gendd.errors import UserError, naming
+from gendd.family import Tree
+from gendd.foreign import is_safetensors
+from gendd.methods import get_method
 from gendd.retry import retried
 
 # Where things lie and how the result is measured; not what is trained.
@@ -39,6 +45,8 @@ NOT_COMPARED = {
 # Before the names of read-outs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
 # What a run is judged by: its classes, or, without any, its features.
+# Key of the run's record, JSON text, in a checkpoint.
+RECORD = "run"
 SCORES = {"top1": "top-1", "cosine": "cosine"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
@@ -94,21 +102,23 @@ class RunFolder:
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
-    def check(self, config: TrainConfig, tree: str, ignored: Set[str] = frozenset()) -> None:
-        """Refuse a folder whose run has another configuration, but for `ignored` fields; the flags are named."""
+    def config(self, tree: Tree) -> Config:
+        """Return the configuration that the run was made with. Raises UserError as `saved_config` does."""
+        return saved_config(self.read("config.json"), tree, self.path)
+
+    def check(self, config: Config, tree: Tree, ignored: Set[str] = frozenset()) -> None:
+        """Refuse a folder whose run has another configuration, except in `ignored` fields; name the flags."""
         if not (self.path / "config.json").exists():
             return
-        # A run knows nothing of flags that came after it: they have their defaults.
-        defaults = type(config)(method=type(config.method)())
-        theirs, mine = _as_saved(defaults, tree) | self.read("config.json"), _as_saved(config, tree)
+        theirs, mine = (by_name(one.content()) for one in (self.config(tree), config))
         differing = [
-            f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine.get(name)} here"
+            f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine[name]} here"
             for name in sorted(mine.keys() - NOT_COMPARED - ignored)
-            if theirs.get(name) != mine.get(name)
+            if theirs.get(name) != mine[name]
         ]
         if differing:
             remedy = "repeat them, choose another --name or --seed, or delete the folder"
-            if config.resume:
+            if config.run.resume:
                 remedy = "leave them out beside --resume"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
@@ -153,10 +163,10 @@ class RunFolder:
                 "--name or --seed, or delete the folder"
             )
 
-    def claim(self, config: TrainConfig, tree: str, training: TrainingData, evaluation: EvaluationData) -> None:
+    def claim(self, config: Config, tree: Tree, training: TrainingData, evaluation: EvaluationData) -> None:
         """Make the folder this configuration's and this data's."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        self.write("config.json", _as_saved(config, tree))
+        self.write("config.json", {"tree": tree.name, **config.content()})
         self.write("data.json", identity(training, evaluation))
 
     def headline(self) -> str:
@@ -164,9 +174,9 @@ class RunFolder:
         result = self.read("result.json")
         score = next(name for name in SCORES if name in result["best"])
         scores = ", ".join(f"{name} {scored[score]:.2f} %" for name, scored in result["last"].items())
-        best = result["best"]
+        best, epochs = result["best"], f"{result['epochs']} epoch{'s' * (result['epochs'] > 1)}"
         return (
-            f"{SCORES[score]} after {result['epochs']} epochs on {result['images']} {result['split']} images: {scores} "
+            f"{SCORES[score]} after {epochs} on {result['images']} {result['split']} images: {scores} "
             f"(best {best['read_out']} {best[score]:.2f} % after epoch {best['epoch']}, chosen on {best['images']} "
             f"{best['split']} images)"
         )
@@ -177,8 +187,10 @@ def progress(path: Path, epoch: int | None) -> str:
     run = RunFolder(path)
     if epoch is None or not (path / "config.json").exists():
         return ""
-    unfinished = "" if run.result.exists() else ": the run is unfinished"
-    return f", after epoch {epoch} of {run.read('config.json')['epochs']}{unfinished}"
+    epochs = run.read("config.json")["optimizer"]["epochs"]
+    lacks = "its final evaluation" if epoch == epochs else f"{epochs - epoch} epochs"
+    unfinished = "" if run.result.exists() else f": the run is unfinished, it lacks {lacks}"
+    return f", after epoch {epoch} of {epochs}{unfinished}"
 
 
 def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: str | None = None) -> None:
@@ -207,26 +219,73 @@ def learned_classes(checkpoint: Path) -> list[str | None]:
     run = RunFolder(checkpoint if checkpoint.is_dir() else checkpoint.parent.parent)
     if checkpoint in (run.path, run.last, run.best) and (run.path / "data.json").exists():
         return run.read("data.json")["classes"]
-    known = metadata(checkpoint)
-    try:
-        config = json.loads(known.get("config", "{}"))
-        # Students of older runs have their names alone.
-        names = config.get("label_names") if config else json.loads(known.get("class_names", "[]"))
-    except (ValueError, AttributeError):  # A file of others.
-        return []
-    return names if isinstance(names, list) and all(name is None or isinstance(name, str) for name in names) else []
+    return embedded_record(checkpoint).get("classes", [])
 
 
-def run_path(config: TrainConfig) -> Path:
+def run_path(config: Config) -> Path:
     """runs/<data>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
-    names = [_as_folder(name) for name in (config.teacher, config.student) if name]
-    data = data_label(config.flat())
-    return Path(config.runs, data, "_".join(names), config.name or _as_folder(config.method.name), str(config.seed))
+    pair = "_".join(_as_folder(name) for name in (config.networks.teacher, config.networks.student) if name)
+    data, run = data_label(dataclasses.asdict(config.data)), config.run
+    return Path(run.runs, data, pair, run.name or _as_folder(config.method.name), str(run.seed))
+
+
+def saved_config(record: Mapping[str, Any], tree: Tree, path: Path) -> Config:
+    """Return the configuration in a run's record; fields that are newer than the run have their defaults.
+
+    Raises:
+        UserError: a damaged record, or one of another tree.
+    """
+    if record.get("tree") != tree.name:
+        raise UserError(f"{path.absolute()}: a run of {record.get('tree')}, not of {tree.name}")
+    try:
+        name = record["method"]["name"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path.absolute()}: its configuration names no method; name another run") from error
+    with naming(f"{path}: method"):
+        method = get_method(name)
+    return tree.config(method()).filled(record)
+
+
+def embedded_record(path: Path) -> dict[str, Any]:
+    """Return the record of the run that wrote a checkpoint or a plain student; empty for other files."""
+    try:
+        if is_safetensors(path):
+            return json.loads(metadata(path)["config"])["gendd"][RECORD]
+        # Mapped to memory: no tensor is read.
+        return json.loads(torch.load(path, map_location="meta", mmap=True, weights_only=True)[RECORD])
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError):
+        return {}
+
+
+def run_record(path: Path) -> dict[str, Any]:
+    """Return what is known of a run: tree, configuration and class names, from its folder or one of its files.
+
+    Raises:
+        UserError: a damaged run folder, or a file that holds no configuration.
+    """
+    if path.is_dir():
+        run = RunFolder(path)
+        return {**run.read("config.json"), "classes": run.read("data.json")["classes"]}
+    if not (record := embedded_record(path)):
+        raise UserError(f"{path}: holds no configuration; name the run folder")
+    return record
+
+
+def by_name(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all values of a configuration's content by their fields' names, and the method's name as "method"."""
+    parts = [part for part in content.values() if isinstance(part, Mapping)]
+    return {name: value for part in parts for name, value in part.items()} | {
+        "name": content["run"]["name"],
+        "method": content["method"]["name"],
+    }
 
 
 def data_label(settings: Mapping[str, Any]) -> str:
-    """Name of the data that a run learns from: of the data set, and of what `settings`, a configuration as a run
-    folder holds it, make of its training images, such as "cifar100-lt0.01". Runs that lack a setting know none."""
+    """Return the name of the data that a run learns from, such as "cifar100-lt0.01".
+
+    Args:
+        settings: values of the data set and of what is made of its training images; those that lack are not set.
+    """
     name = data_name(settings["dataset"])
     if settings.get("unlabeled_dir"):
         name += f"-from-{Path(settings['unlabeled_dir']).name}"
@@ -236,21 +295,22 @@ def data_label(settings: Mapping[str, Any]) -> str:
     return name
 
 
-def student_weights(config: TrainConfig) -> str | None:
+def student_weights(config: Config) -> str | None:
     """File or run folder that the student starts from."""
-    if not config.after:
-        return config.student_weights
+    if not config.networks.after:
+        return config.networks.student_weights
     before = earlier_run(config)
-    return str(before.best if config.after_best else before.path)
+    return str(before.best if config.networks.after_best else before.path)
 
 
-def earlier_run(config: TrainConfig) -> RunFolder:
+def earlier_run(config: Config) -> RunFolder:
     """The run that the student goes on from, where it goes on from one."""
-    named = run_path(dataclasses.replace(config, name=config.after)) if config.after else config.student_weights
+    networks = config.networks
+    named = run_path(config.changed(name=networks.after)) if networks.after else networks.student_weights
     return RunFolder(Path(named or "none"))
 
 
-def earlier_epochs(config: TrainConfig) -> int:
+def earlier_epochs(config: Config) -> int:
     """Epochs of the runs that the student goes on from, such as stage 1."""
     before = earlier_run(config)
     if not before.result.exists():
@@ -268,16 +328,6 @@ def data_name(dataset: str) -> str:
 
 def _as_folder(name: str) -> str:
     return Path(name).name.replace(":", ".")
-
-
-def _as_saved(config: TrainConfig, tree: str) -> dict:
-    """The configuration as JSON gives it back."""
-    return json.loads(json.dumps({"tree": tree, **config.flat()}))
-
-
-def saved_config(path: Path, config_class: type[TrainConfig]) -> TrainConfig:
-    """The configuration that a run folder was made with."""
-    return config_class.of(**RunFolder(path).read("config.json"))
 
 
 def environment(world: World) -> dict:

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gendd.checkpoint import write_whole
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import Batch, TrainingData
 from gendd.distributed import World
 from gendd.errors import UserError
@@ -37,21 +37,21 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 TRIED_IMAGES, MOST_APART = 32, 0.05
 
 
-def open_cache(config: TrainConfig, data: TrainingData, teacher: FrozenTeacher, world: World) -> "TeacherCache":
+def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world: World) -> "TeacherCache":
     """The configuration's cache, checked, and filled where it is not yet.
 
     Raises:
         UserError: it was made from something else, or is damaged.
     """
-    cache = TeacherCache(config.teacher_cache, config.views, data, teacher.width)
+    cache = TeacherCache(config.data.teacher_cache, config.views, data, teacher.width)
     if world.is_first:
-        normalization = {name: getattr(config, name) for name in ("teacher_mean", "teacher_std")}
+        normalization = {name: getattr(config.networks, name) for name in ("teacher_mean", "teacher_std")}
         given = {name: values for name, values in normalization.items() if values}
         if teacher.kind != "pooled":
             given["teacher_feature"] = teacher.kind
-        if config.teacher_image_size:
-            given["teacher_image_size"] = config.teacher_image_size
-        cache.claim({"teacher": config.teacher, **given, **_teacher_settings(teacher)})
+        if config.networks.teacher_image_size:
+            given["teacher_image_size"] = config.networks.teacher_image_size
+        cache.claim({"teacher": config.networks.teacher, **given, **_teacher_settings(teacher)})
         print(f"  cache      {cache.describe()}", flush=True)
     world.barrier()
     if not cache.record.exists():

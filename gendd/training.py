@@ -1,10 +1,12 @@
 """The training loop. It knows tasks (batch -> losses), never methods."""
 
 import contextlib
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,7 +14,7 @@ from timm.utils import unwrap_model
 from torch import Tensor
 
 from gendd import checkpoint
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import TrainingData
 from gendd.distributed import World, autocast
 from gendd.errors import UserError
@@ -21,7 +23,7 @@ from gendd.optim import Schedule
 from gendd.progress import Progress, say
 from gendd.randomness import generator
 from gendd.reporting.metrics import MetricsWriter
-from gendd.runs import RunFolder
+from gendd.runs import RECORD, RunFolder
 from gendd.scores import in_percent, score_title
 
 
@@ -83,7 +85,7 @@ class Training:
         precision: "bf16" or "fp32".
     """
 
-    config: TrainConfig
+    config: Config
     task: Task
     data: TrainingData
     optimizer: torch.optim.Optimizer
@@ -91,6 +93,7 @@ class Training:
     world: World
     precision: str
     evaluate: Evaluate
+    record: Mapping[str, Any]
     keep: Callable[[int], None]
     epoch: int = 0
     step: int = 0
@@ -102,21 +105,23 @@ class Training:
     saved: int = 0
 
     def __post_init__(self):
-        self.schedule = Schedule(self.optimizer, self.config, self.data.steps_per_epoch)
+        self.schedule = Schedule(self.optimizer, self.config.optimizer, self.data.steps_per_epoch)
 
     def fit(self) -> None:
         """Train the epochs that are left."""
         if self.run.last.exists():
             self.load()
         if not self.world.agrees(self.step):
-            raise UserError(f"--runs {self.config.runs}: not the same folder on all machines; name one that all see")
+            raise UserError(
+                f"--runs {self.config.run.runs}: not the same folder on all machines; name one that all see"
+            )
         if self.world.is_first:
             self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
         self.evaluate_if_due()
-        steps = self.config.epochs * self.data.steps_per_epoch
-        shown = (self.config.epochs, steps, self.step, self.config.batch_size, self.world.is_first)
+        steps = self.config.optimizer.epochs * self.data.steps_per_epoch
+        shown = (self.config.optimizer.epochs, steps, self.step, self.config.optimizer.batch_size, self.world.is_first)
         with Progress(*shown) as self.progress:
-            while self.epoch < self.config.epochs:
+            while self.epoch < self.config.optimizer.epochs:
                 record = self.train_epoch()
                 self.epoch += 1
                 self.report("train", record, self.progress.left(self.step))
@@ -129,7 +134,7 @@ class Training:
 
     def evaluate_if_due(self) -> None:
         """Evaluate the epoch if it is one to evaluate and its evaluation is not recorded yet."""
-        chosen = self.epoch % self.config.eval_every == 0 or self.epoch == self.config.epochs
+        chosen = self.epoch % self.config.run.eval_every == 0 or self.epoch == self.config.optimizer.epochs
         if chosen and self.evaluated < self.epoch:
             self.evaluate_epoch()
             self.evaluated = self.epoch
@@ -157,7 +162,7 @@ class Training:
             **means.read(self.world),
             **({"broken_images": int(broken)} if broken else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(steps) * self.config.batch_size / seconds,
+            "images_per_second": len(steps) * self.config.optimizer.batch_size / seconds,
             "waiting_for_data": waiting / seconds,
         }
 
@@ -165,20 +170,20 @@ class Training:
         """One optimizer step over the global batch; seconds spent waiting for data."""
         self.schedule.set(self.step)
         # For networks with dropout: their numbers, too, follow from seed and step.
-        torch.manual_seed(generator("cpu", self.config.seed, "dropout", self.step, self.world.rank).initial_seed())
+        torch.manual_seed(generator("cpu", self.config.run.seed, "dropout", self.step, self.world.rank).initial_seed())
         waiting = 0.0
-        for micro_batch in range(self.config.grad_accum_steps):
+        for micro_batch in range(self.config.optimizer.grad_accum_steps):
             begin = time.perf_counter()
             batch = next(batches)
             waiting += time.perf_counter() - begin
-            last = micro_batch == self.config.grad_accum_steps - 1
+            last = micro_batch == self.config.optimizer.grad_accum_steps - 1
             with (
                 memory_remedy(self.config, len(batch.images)),
                 contextlib.nullcontext() if last else self.task.no_sync(),
             ):
                 with autocast(self.precision, self.world.device):
                     losses = self.task(batch)
-                (losses["loss"] / self.config.grad_accum_steps).backward()
+                (losses["loss"] / self.config.optimizer.grad_accum_steps).backward()
             self.finite &= losses["loss"].isfinite()
             means.add(losses)
         self.optimizer.step()
@@ -192,15 +197,15 @@ class Training:
             UserError: a loss of this epoch was not finite; nothing that came of it has been saved.
         """
         if not self.world.all_true(self.finite):
+            optimizer = self.config.optimizer
             raise UserError(
-                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower --lr "
-                f"{self.config.lr} or lengthen --warmup-epochs {self.config.warmup_epochs} (the last good checkpoint "
-                f"is {self.run.last})"
+                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower --lr {optimizer.lr} "
+                f"or lengthen --warmup-epochs {optimizer.warmup_epochs} (the last good checkpoint is {self.run.last})"
             )
 
     def evaluate_epoch(self) -> None:
         """Accuracies on the evaluation's images; keeps the best epoch's weights."""
-        measured = self.evaluate(self.config.eval_images)
+        measured = self.evaluate(self.config.run.eval_images)
         self.report("eval", measured.record())
         read_out, accuracy = next(iter(measured.accuracies.items()))
         # The first score of the first read-out: "top1", or "cosine" without classes.
@@ -215,18 +220,18 @@ class Training:
         if not self.world.is_first:
             return
         self.metrics.write(kind, self.epoch, self.step, values)
-        say(f"epoch {self.epoch:>3}/{self.config.epochs}  {kind:<5}  {_as_line(values)}{end}")
+        say(f"epoch {self.epoch:>3}/{self.config.optimizer.epochs}  {kind:<5}  {_as_line(values)}{end}")
 
     def where_stopped(self) -> str:
         """What the user may do after a stop."""
+        epochs = self.config.optimizer.epochs
         if not self.saved:
-            return f"stopped in epoch 1 of {self.config.epochs}, before its checkpoint; the same command begins again"
-        return f"stopped after epoch {self.saved} of {self.config.epochs}; the same command resumes ({self.run.last})"
+            return f"stopped in epoch 1 of {epochs}, before its checkpoint; the same command begins again"
+        return f"stopped after epoch {self.saved} of {epochs}; the same command resumes ({self.run.last})"
 
     def weights(self) -> dict:
-        """What a checkpoint holds of the network: trained weights, their average if there is one, and which of them
-        the run reports."""
-        content = {"model": self._state(), "reported": self.config.weights}
+        """Return what a checkpoint holds to be evaluated: trained weights, their average, and the run's record."""
+        content = {"model": self._state(), "reported": self.config.optimizer.weights, RECORD: json.dumps(self.record)}
         if self.task.has_ema():
             content["ema"] = self._state(ema=True)
         return content
@@ -265,11 +270,11 @@ class Training:
         self.evaluated = content.get("evaluated", self.epoch)
         self.saved = self.epoch
         if self.world.is_first:
-            print(f"going on after epoch {self.epoch} of {self.config.epochs} ({self.run.last})", flush=True)
+            print(f"going on after epoch {self.epoch} of {self.config.optimizer.epochs} ({self.run.last})", flush=True)
 
 
 @contextlib.contextmanager
-def memory_remedy(config: TrainConfig, images: int):
+def memory_remedy(config: Config, images: int):
     """Turns running out of memory, over a micro-batch of so many images, into the setting that halves what it needs."""
     try:
         yield
@@ -277,9 +282,10 @@ def memory_remedy(config: TrainConfig, images: int):
         # A GPU's allocator has a type of its own, the CPU's only these words.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
+        steps = config.optimizer.grad_accum_steps
         raise UserError(
-            f"--grad-accum-steps {config.grad_accum_steps}: {images} images at once do not fit into the memory; "
-            f"--grad-accum-steps {2 * config.grad_accum_steps} halves them, --grad-checkpointing both needs less for "
+            f"--grad-accum-steps {steps}: {images} images at once do not fit into the memory; "
+            f"--grad-accum-steps {2 * steps} halves them, --grad-checkpointing both needs less for "
             "each"
         ) from error
 

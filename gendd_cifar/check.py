@@ -2,16 +2,17 @@
 
 from torch import Tensor
 
+from gendd.config import Config
 from gendd.data import refuse_other_classes
 from gendd.errors import UserError
 from gendd.evaluation import class_groups
 from gendd.images import SHOWN
 from gendd.listing import describe
-from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.config import SmallImages
 from gendd_cifar.sources import SPLITS, BrokenFiles, Images, read_source, read_unlabeled
 
 
-def check_data(config: CifarTrainConfig) -> None:
+def check_data(config: Config[SmallImages]) -> None:
     """Read all images and say what there is.
 
     Raises:
@@ -21,37 +22,39 @@ def check_data(config: CifarTrainConfig) -> None:
     broken: list[str] = []
     for split in SPLITS:
         try:
-            if split == "train" and config.unlabeled_dir:
-                sources[split] = read_unlabeled(config.unlabeled_dir, config.image_size)
+            if split == "train" and config.data.unlabeled_dir:
+                sources[split] = read_unlabeled(config.data.unlabeled_dir, config.data.image_size)
             else:
-                sources[split] = read_source(config.dataset, config.data_root, split, config.image_size)
+                sources[split] = read_source(config.data.dataset, config.data.data_root, split, config.data.image_size)
         except BrokenFiles as error:
             broken += error.lines
     if broken:
         for line in broken[:SHOWN]:
             print(f"  {line}")
         more = f" (the first {SHOWN} are listed)" if len(broken) > SHOWN else ""
-        raise UserError(f"--dataset {config.dataset}: {len(broken)} images are broken{more}; remove or replace them")
+        raise UserError(
+            f"--dataset {config.data.dataset}: {len(broken)} images are broken{more}; remove or replace them"
+        )
     train, test = sources["train"], sources["test"]
-    refuse_other_classes(config.dataset, train.class_names, test.class_names)
-    print(f"{config.dataset}: {len(test.class_names)} classes, all images read")
+    refuse_other_classes(config.data.dataset, train.class_names, test.class_names)
+    print(f"{config.data.dataset}: {len(test.class_names)} classes, all images read")
     if passed_over := train.passed_over + test.passed_over:
         print(f"  passed over: {describe(passed_over)}")
-    if config.unlabeled_dir:
-        print(f"  train  {len(train.images)} images of {config.unlabeled_dir}, without labels")
+    if config.data.unlabeled_dir:
+        print(f"  train  {len(train.images)} images of {config.data.unlabeled_dir}, without labels")
     else:
-        _describe_training(config, train.images.long_tailed(config.imbalance), len(train.class_names))
+        _describe_training(config, train.images.long_tailed(config.data.imbalance), len(train.class_names))
     print(f"  test   {_counted(test.images, test.images.class_counts(len(test.class_names)))}")
 
 
-def _describe_training(config: CifarTrainConfig, train: Images, num_classes: int) -> None:
+def _describe_training(config: Config[SmallImages], train: Images, num_classes: int) -> None:
     counts = train.class_counts(num_classes)
     print(f"  train  {_counted(train, counts)}")
     if groups := class_groups(counts):
         sizes = (f"{members.sum()} of {name}" for name, members in groups.items())
         print(f"         classes by their number of images: {', '.join(sizes)}")
-    if config.label_fraction < 1:
-        labeled = train.partly_labeled(config.label_fraction, labeled_only=True)
+    if config.data.label_fraction < 1:
+        labeled = train.partly_labeled(config.data.label_fraction, labeled_only=True)
         print(f"  labels {_counted(labeled, labeled.class_counts(num_classes))}")
 
 

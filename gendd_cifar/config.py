@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from gendd.config import DataConfig, TrainConfig
+from gendd.config import Data
 from gendd.errors import UserError
 from gendd.ranges import PixelCount, Range, Share
 
 
 @dataclass(frozen=True)
-class SmallImages(DataConfig):
+class SmallImages(Data):
     """The images and their labels."""
 
     dataset: str = "cifar100"
@@ -25,12 +25,7 @@ class SmallImages(DataConfig):
     hflip: Share = 0.5
     """Probability of a horizontal flip."""
 
-    choices = (*DataConfig.choices, "unlabeled_dir", "imbalance")
-
-
-@dataclass(frozen=True)
-class CifarTrainConfig(SmallImages, TrainConfig):
-    """Train a network on small images: a teacher, a student alone, or a student from a teacher."""
+    choices = (*Data.choices, "unlabeled_dir", "imbalance")
 
     def check_training_images(self) -> None:
         super().check_training_images()

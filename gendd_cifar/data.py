@@ -12,12 +12,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from gendd.config import Config
 from gendd.data import Batch, Normalize
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.evaluation import Batches
 from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
-from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.config import SmallImages
 from gendd_cifar.sources import Source, read_source, read_unlabeled
 
 # Small enough for a core's caches: 500 took a sixth longer per image (resnet20, bf16, one thread).
@@ -27,7 +28,7 @@ WHOLE_SQUARE = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "cente
 
 
 def open_training(
-    config: CifarTrainConfig,
+    config: Config[SmallImages],
     num_classes: int,
     plan: BatchPlan,
     world: World,
@@ -41,19 +42,21 @@ def open_training(
     """
     source = _read(config, "train", world)
     images = source.images
-    if config.holdout:
-        images, _ = images.hold_out(config.holdout)
-    images = images.long_tailed(config.imbalance)
+    if config.data.holdout:
+        images, _ = images.hold_out(config.data.holdout)
+    images = images.long_tailed(config.data.imbalance)
     # The sizes of a data set's classes are the same for all methods: they are of all its training images.
     sizes = images.class_counts(num_classes) if source.class_names else None
-    if config.label_fraction < 1:
-        images = images.partly_labeled(config.label_fraction, labeled_only)
+    if config.data.label_fraction < 1:
+        images = images.partly_labeled(config.data.label_fraction, labeled_only)
     source, normalize = replace(source, images=images), Normalize.of(network, world.device)
-    return TrainingImages(source, plan, normalize, world.device, config.crop_padding, config.hflip, config.views, sizes)
+    return TrainingImages(
+        source, plan, normalize, world.device, config.data.crop_padding, config.data.hflip, config.views, sizes
+    )
 
 
 def open_evaluation(
-    config: CifarTrainConfig, plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
+    config: Config[SmallImages], plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
 ) -> "EvaluationImages":
     """Read the images to evaluate on onto the device, normalized as the network wants them.
 
@@ -63,27 +66,27 @@ def open_evaluation(
     normalize = Normalize.of(network, world.device)
     if of_training:
         source = replace(_read(config, "train", world), passed_over=Counter())
-        if config.holdout:
-            source = replace(source, images=source.images.hold_out(config.holdout)[0])
-        dataset = config.unlabeled_dir or config.dataset
+        if config.data.holdout:
+            source = replace(source, images=source.images.hold_out(config.data.holdout)[0])
+        dataset = config.data.unlabeled_dir or config.data.dataset
         return EvaluationImages(source, dataset, "train", plan, normalize, world.device)
-    if not config.holdout:
+    if not config.data.holdout:
         source = _read(config, "test", world)
-        return EvaluationImages(source, config.dataset, "test", plan, normalize, world.device)
+        return EvaluationImages(source, config.data.dataset, "test", plan, normalize, world.device)
     source = _read(config, "train", world)
-    _, held = source.images.hold_out(config.holdout)
+    _, held = source.images.hold_out(config.data.holdout)
     # What was passed over is told of the training images.
     source = replace(source, images=held, passed_over=Counter())
-    return EvaluationImages(source, config.dataset, "validation", plan, normalize, world.device)
+    return EvaluationImages(source, config.data.dataset, "validation", plan, normalize, world.device)
 
 
-def _read(config: CifarTrainConfig, split: str, world: World) -> Source:
-    size = None if config.dry_run else config.image_size
+def _read(config: Config[SmallImages], split: str, world: World) -> Source:
+    size = None if config.run.dry_run else config.data.image_size
     # A dry run downloads nothing, so that none need wait.
-    with contextlib.nullcontext() if config.dry_run else world.local_first():
-        if split == "train" and config.unlabeled_dir:
-            return read_unlabeled(config.unlabeled_dir, size)
-        return read_source(config.dataset, config.data_root, split, size)
+    with contextlib.nullcontext() if config.run.dry_run else world.local_first():
+        if split == "train" and config.data.unlabeled_dir:
+            return read_unlabeled(config.data.unlabeled_dir, size)
+        return read_source(config.data.dataset, config.data.data_root, split, size)
 
 
 class TrainingImages:

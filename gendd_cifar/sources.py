@@ -21,13 +21,14 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
+from gendd.config import Config
 from gendd.data import DataSummary
 from gendd.errors import UserError, naming, not_there, unknown_name
 from gendd.images import BrokenImage, as_rgb, opened
 from gendd.listing import ImageFiles, class_names, list_class_folders, list_images
 from gendd.retry import retried
 from gendd.split import Split
-from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.config import SmallImages
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 NAMES = ("digits", *CIFAR)
@@ -192,37 +193,37 @@ def _stack(pixels: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
 
 
-def summarize(config: CifarTrainConfig) -> DataSummary:
+def summarize(config: Config[SmallImages]) -> DataSummary:
     """Number of classes, and what is missing, without reading the images."""
-    name, missing = config.dataset, []
+    name, missing = config.data.dataset, []
     if name == "digits":
         num_classes = 10
     elif name in NAMES:
         num_classes = int(name.removeprefix("cifar"))
-        if lacking := _lacking(CIFAR[name], Path(config.data_root)):
+        if lacking := _lacking(CIFAR[name], Path(config.data.data_root)):
             missing.append(f"--dataset {name}: {lacking}")
     else:
         # An evaluation needs no images to train on.
         num_classes = max(len(class_names(Path(name, split))) for split in SPLITS)
         if not num_classes:
             missing.append(str(_no_data_set(name)))
-    if config.unlabeled_dir and not Path(config.unlabeled_dir).is_dir():
-        missing.append(f"--unlabeled-dir {not_there(config.unlabeled_dir, 'folder')}; name a folder of images")
+    if config.data.unlabeled_dir and not Path(config.data.unlabeled_dir).is_dir():
+        missing.append(f"--unlabeled-dir {not_there(config.data.unlabeled_dir, 'folder')}; name a folder of images")
     return DataSummary(num_classes or None, tuple(missing), details=_details(config))
 
 
-def _details(config: CifarTrainConfig) -> str:
+def _details(config: Config[SmallImages]) -> str:
     words = []
-    if config.unlabeled_dir:
-        words.append(f"trained on the images of {config.unlabeled_dir}")
-    if config.imbalance < 1:
-        words.append(f"long-tailed, the last class {config.imbalance:g} times the first")
-    return ", ".join([*words, f"crops with padding {config.crop_padding}", f"flips {config.hflip:g}"])
+    if config.data.unlabeled_dir:
+        words.append(f"trained on the images of {config.data.unlabeled_dir}")
+    if config.data.imbalance < 1:
+        words.append(f"long-tailed, the last class {config.data.imbalance:g} times the first")
+    return ", ".join([*words, f"crops with padding {config.data.crop_padding}", f"flips {config.data.hflip:g}"])
 
 
-def class_sizes(config: CifarTrainConfig) -> Tensor | None:
+def class_sizes(config: Config[SmallImages]) -> Tensor | None:
     """Number of training images (C,) of each class, if the training set is there."""
-    if config.dataset not in NAMES and not class_names(Path(config.dataset, "train")):
+    if config.data.dataset not in NAMES and not class_names(Path(config.data.dataset, "train")):
         return None
-    source = read_source(config.dataset, config.data_root, "train", image_size=None)
-    return source.images.long_tailed(config.imbalance).class_counts(len(source.class_names))
+    source = read_source(config.data.dataset, config.data.data_root, "train", image_size=None)
+    return source.images.long_tailed(config.data.imbalance).class_counts(len(source.class_names))

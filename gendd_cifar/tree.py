@@ -1,10 +1,9 @@
 """This tree for the shared programs."""
 
-from gendd.config import EvaluateConfig
+from gendd.family import Tree, paper_protocol
 from gendd.networks import Names
-from gendd.programs.tree import Tree, paper_protocol
 from gendd_cifar.check import check_data
-from gendd_cifar.config import CifarTrainConfig
+from gendd_cifar.config import SmallImages
 from gendd_cifar.data import open_evaluation, open_training
 from gendd_cifar.models import ZOO
 from gendd_cifar.sources import class_sizes, summarize
@@ -21,8 +20,7 @@ TREE = Tree(
         small_stems=True,
         remedy="bash sh/fetch_pretrained_teachers.sh fetches it, bash sh/train_cifar100_teacher.sh {name} trains it",
     ),
-    train_config=CifarTrainConfig,
-    evaluate_config=EvaluateConfig,
+    data=SmallImages(),
     summarize=summarize,
     check_data=check_data,
     open_training=open_training,

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 import torch
 from tqdm import tqdm
 
+from gendd.config import Config
 from gendd.data import refuse_other_classes
 from gendd.errors import UserError
 from gendd.images import SHOWN, BrokenImage, opened
 from gendd.listing import describe
 from gendd_imagenet import shards
-from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import RELEASE
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView
@@ -28,7 +29,7 @@ from gendd_imagenet.sources import (
 DECODED, DECODED_OF_SHARD = 1000, 10
 
 
-def check_data(config: ImageNetTrainConfig) -> None:
+def check_data(config: Config[Photographs]) -> None:
     """Walk through the images to train on and to evaluate on, decode a sample, and print what was found.
 
     Raises:
@@ -37,29 +38,29 @@ def check_data(config: ImageNetTrainConfig) -> None:
     summary = summarize(config)
     if summary.missing:
         raise UserError("; ".join(summary.missing))
-    view = EvalView(config.image_size, config.crop_pct, config.interpolation)
-    held_out = config.holdout or (config.image_folder and not config.eval_dataset)
+    view = EvalView(config.data.image_size, config.data.crop_pct, config.data.interpolation)
+    held_out = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     evaluation = None if held_out else list_evaluation(config)
-    if evaluation and not config.image_folder:
-        refuse_unlabeled(evaluation, eval_flag(config), config.eval_dataset or config.dataset)
-    if shards.is_shards(config.dataset):
-        problems = list(_check_shards(config.dataset, view))
+    if evaluation and not config.data.images:
+        refuse_unlabeled(evaluation, eval_flag(config), config.data.eval_dataset or config.data.dataset)
+    if shards.is_shards(config.data.dataset):
+        problems = list(_check_shards(config.data.dataset, view))
     else:
         training = list_training(config)
         problems = list(_check_listing("to train on", training, view))
-        if evaluation and not config.unlabeled:
-            refuse_other_classes(config.dataset, training.classes or (), evaluation.classes)
+        if evaluation and not config.data.unlabeled:
+            refuse_other_classes(config.data.dataset, training.classes or (), evaluation.classes)
     if evaluation:
         problems += _check_listing("to evaluate on", evaluation, view)
     for line in problems[:SHOWN]:
         print(f"  {line}")
-    if "imagenet" in (config.dataset, config.eval_dataset):
+    if "imagenet" in (config.data.dataset, config.data.eval_dataset):
         print(f"imagenet means {RELEASE}")
     if problems:
         more = f" (the first {SHOWN} are listed)" if len(problems) > SHOWN else ""
         raise UserError(
-            f"--dataset {config.dataset}: {len(problems)} missing or broken{more}; fetch them again, or take them off "
-            f"the set (evaluation images: {eval_folder(config)})"
+            f"--dataset {config.data.dataset}: {len(problems)} missing or broken{more}; fetch them again, or take them "
+            f"off the set (evaluation images: {eval_folder(config)})"
         )
     print("nothing is missing or broken")
 

@@ -3,12 +3,10 @@
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-import tyro
-
-from gendd.config import DataConfig, EvaluateConfig, OptimizerConfig, RunConfig, TrainConfig
+from gendd.config import Config, Data, Optimizer, Run
 from gendd.errors import UserError
 from gendd.methods.base import FEATURES_ALONE
-from gendd.ranges import Amount, Count, CountOrNone, Decay, PixelCount, Positive, Range, Share
+from gendd.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd_imagenet.hub_images import is_hub
 from gendd_imagenet.shards import is_shards
 
@@ -16,14 +14,14 @@ CroppedShare = Annotated[float, Range(0, 1, above=True, remedy="1 looks at the w
 
 
 @dataclass(frozen=True)
-class Photographs(DataConfig):
+class Photographs(Data):
     """The images and their labels."""
 
     dataset: str = "imagenet"
     """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, shards: a folder of them,
     a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http; or hfds/OWNER/NAME, with
     :CONFIGURATION behind it where it has several."""
-    image_folder: Annotated[str | None, tyro.conf.arg(name="images")] = None
+    images: str | None = None
     """Folder of any images, shards, or hfds/OWNER/NAME, in place of a data set: they are learned from without a label,
     a class or an evaluation set. A share is held out (`holdout`; if not given 2 %, but at least 50 images or a tenth,
     and at most 1,000), on which the features are compared with the teacher's."""
@@ -60,56 +58,23 @@ class Photographs(DataConfig):
     workers: CountOrNone = 8
     """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
 
-    choices = (*DataConfig.choices, "image_folder", "train_list", "eval_dataset", "eval_list")
+    choices = (*Data.choices, "images", "train_list", "eval_dataset", "eval_list")
 
-
-@dataclass(frozen=True)
-class LargeBatches(OptimizerConfig):
-    """How long and how fast."""
-
-    epochs: Count = 100
-    """Passes over the training set."""
-    batch_size: Count = 512
-    """Images an optimizer step, over all processes."""
-    lr: Positive = 2e-3
-    """Learning rate for `batch_size` images, whatever the number of processes."""
-    weight_decay: Amount = 2e-2
-    """Weight decay of the parameters that `decay` chooses."""
-    beta2_start: Decay = 0.96
-    """Second beta of adamw at the first step."""
-    schedule: Literal["cosine", "step"] = "cosine"
-    """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
-
-
-@dataclass(frozen=True)
-class ManyImages(RunConfig):
-    """Where results go, what is measured, and on what it runs."""
-
-    eval_images: CountOrNone = 5000
-    """Images of an intermediate evaluation; 0 takes all."""
-
-
-@dataclass(frozen=True)
-class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
-    """Train a network on photographs: a teacher, a student alone, or a student from a teacher."""
-
-    def resolved(self) -> "ImageNetTrainConfig":
-        config = super().resolved()
-        if not self.image_folder:
+    def resolve(self, config: Config) -> Config:
+        """With `images`: it is the data set, no label is read, and the teacher classifies nothing."""
+        if not self.images:
             return config
-        if self.dataset not in (ImageNetTrainConfig.dataset, self.image_folder):
-            raise UserError(
-                f"--dataset {self.dataset}: --images {self.image_folder} stands in its place; leave one out"
-            )
-        method = self.method.without_labels()
-        return replace(config, dataset=self.image_folder, unlabeled=True, teacher_classifier=False, method=method)
+        if self.dataset not in (Photographs.dataset, self.images):
+            raise UserError(f"--dataset {self.dataset}: --images {self.images} stands in its place; leave one out")
+        config = config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
+        return replace(config, method=config.method.without_labels())
 
-    def check(self) -> None:
-        super().check()
-        method = self.method
-        if self.image_folder and method.needs_teacher and method.unlabeled and method.needs_classifier(self):
+    def check(self, config: Config) -> None:
+        super().check(config)
+        method = config.method
+        if self.images and method.needs_teacher and method.unlabeled and method.needs_classifier(config):
             raise UserError(
-                f"--images {self.image_folder}: has no classes for a teacher's classifier, from which {method.name} "
+                f"--images {self.images}: has no classes for a teacher's classifier, from which {method.name} "
                 f"learns; {FEATURES_ALONE}"
             )
         for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
@@ -119,7 +84,7 @@ class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
                 )
         if is_shards(self.dataset):
             if not self.eval_dataset:
-                wanted = "any other images" if self.image_folder else "a folder with val/<class>/"
+                wanted = "any other images" if self.images else "a folder with val/<class>/"
                 raise UserError(f"--eval-dataset is missing: shards have no classes and no part apart; name {wanted}")
             if not self.steps_per_epoch:
                 raise UserError(
@@ -150,19 +115,5 @@ class ImageNetTrainConfig(Photographs, LargeBatches, ManyImages, TrainConfig):
             raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
 
 
-@dataclass(frozen=True)
-class ImageNetEvaluateConfig(EvaluateConfig):
-    """Evaluate a run or a checkpoint on photographs: teacher, head read-out and linear probe."""
-
-    train_list: str | None = None
-    """Training list, for the long-tail report; a run's own if not given."""
-    eval_dataset: str | None = None
-    """Folder to evaluate on; a run's own if not given."""
-    eval_list: str | None = None
-    """List of images to evaluate on, or ReaL's real.json; a run's own if not given."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    """How images are resized; a run's own if not given."""
-    crop_pct: CroppedShare | None = None
-    """Share of the shorter side that is looked at; a run's own if not given."""
-    workers: CountOrNone | None = None
-    """Processes that decode images; a run's own if not given."""
+OPTIMIZER = Optimizer(epochs=100, batch_size=512, lr=2e-3, weight_decay=2e-2, beta2_start=0.96, schedule="cosine")
+RUN = Run(eval_images=5000)

@@ -15,13 +15,14 @@ import torch
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from gendd.config import Config
 from gendd.data import Batch, Normalize
 from gendd.distributed import World, usable_cores
 from gendd.errors import UserError, naming
 from gendd.evaluation import Batches
 from gendd.randomness import BatchPlan, Shuffled, StepRandom
 from gendd_imagenet import loading, shards
-from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
@@ -42,7 +43,7 @@ WITHOUT_LABEL = "without a label"
 
 
 def open_training(
-    config: ImageNetTrainConfig,
+    config: Config[Photographs],
     num_classes: int,
     plan: BatchPlan,
     world: World,
@@ -58,7 +59,7 @@ def open_training(
 
 
 def open_evaluation(
-    config: ImageNetTrainConfig, plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
+    config: Config[Photographs], plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
 ) -> "EvaluationPhotos":
     """The images to evaluate on, normalized as the network wants them.
 
@@ -66,22 +67,26 @@ def open_evaluation(
         of_training: those to train on in their place, as they are.
     """
     normalize = Normalize.of(network, world.device)
-    held = config.holdout or (config.image_folder and not config.eval_dataset)
+    held = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     if of_training or held:
-        flag, dataset, split = "--dataset", config.dataset, "train" if of_training else "validation"
+        flag, dataset, split = "--dataset", config.data.dataset, "train" if of_training else "validation"
         listing = list_training(config)
         if held:
             listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
         # What was passed over is told of the training images.
         listing = replace(listing, passed_over=Counter())
     else:
-        flag, dataset, listing = eval_flag(config), config.eval_dataset or config.dataset, list_evaluation(config)
-        if config.eval_list and world.is_first and isinstance(listing, Listing):
+        flag, dataset, listing = (
+            eval_flag(config),
+            config.data.eval_dataset or config.data.dataset,
+            list_evaluation(config),
+        )
+        if config.data.eval_list and world.is_first and isinstance(listing, Listing):
             with naming("--eval-list"):
-                refuse_absent(config.eval_list, listing)
+                refuse_absent(config.data.eval_list, listing)
         split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
-    if not (of_training or config.image_folder):
-        given = ("--eval-list", config.eval_list) if config.eval_list and not held else (flag, dataset)
+    if not (of_training or config.data.images):
+        given = ("--eval-list", config.data.eval_list) if config.data.eval_list and not held else (flag, dataset)
         refuse_unlabeled(listing, *given)
     if listing.known.any():
         listing = _with_label(listing)
@@ -105,7 +110,7 @@ class TrainingPhotos:
 
     def __init__(
         self,
-        config: ImageNetTrainConfig,
+        config: Config[Photographs],
         num_classes: int,
         plan: BatchPlan,
         world: World,
@@ -113,11 +118,15 @@ class TrainingPhotos:
         labeled_only: bool = False,
     ):
         self.config, self.plan, self.normalize, self.device = config, plan, normalize, world.device
-        self.view, self.workers = TrainView(config), min(config.workers, usable_cores())
+        self.view, self.workers = TrainView(config), min(config.data.workers, usable_cores())
         self.broken_images, self.read_images = 0, 0
-        self.soft_labels = bool(config.mixup or config.cutmix or config.label_smoothing) and not config.unlabeled
-        self.mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
-        self.mixup.mixup_enabled = bool(config.mixup or config.cutmix)
+        self.soft_labels = (
+            bool(config.data.mixup or config.data.cutmix or config.data.label_smoothing) and not config.data.unlabeled
+        )
+        self.mixup = Mixup(
+            config.data.mixup, config.data.cutmix, label_smoothing=config.data.label_smoothing, num_classes=num_classes
+        )
+        self.mixup.mixup_enabled = bool(config.data.mixup or config.data.cutmix)
         if (self.mixup.mixup_enabled or self.soft_labels) and plan.micro_batch_size % 2:
             raise UserError(
                 f"--batch-size {plan.batch}: leaves micro-batches of {plan.micro_batch_size} images; mixup, cutmix and "
@@ -128,47 +137,47 @@ class TrainingPhotos:
         self.class_names: tuple[str | None, ...] = ()
         self.passed_over: Counter[str] = Counter()
         if self.streamed:
-            self.size, self.steps_per_epoch = config.steps_per_epoch * plan.batch, config.steps_per_epoch
+            self.size, self.steps_per_epoch = config.data.steps_per_epoch * plan.batch, config.data.steps_per_epoch
             return
         listing = list_training(config)
-        if config.train_list and world.is_first and isinstance(listing, Listing):
+        if config.data.train_list and world.is_first and isinstance(listing, Listing):
             with naming("--train-list"):
-                refuse_absent(config.train_list, listing)
+                refuse_absent(config.data.train_list, listing)
         self.passed_over = listing.passed_over
         total = len(listing)
         if share := held_share(config, total):
             listing, _ = listing.hold_out(share)
         held = total - len(listing)
-        if not config.lacks_labels and listing.known.any():
+        if not config.data.lacks_labels and listing.known.any():
             listing = _with_label(listing)
             self.passed_over = listing.passed_over
         if has_training_labels(config):
             self.class_names, self.class_sizes = listing.classes, listing.class_counts(len(listing.classes))
-        if config.label_fraction < 1:
-            listing = listing.partly_labeled(config.label_fraction, labeled_only)
+        if config.data.label_fraction < 1:
+            listing = listing.partly_labeled(config.data.label_fraction, labeled_only)
         if len(listing) < plan.batch:
-            flag = "--images" if config.image_folder else "--dataset"
+            flag = "--images" if config.data.images else "--dataset"
             aside = f" ({held} of {total} are held out)" if held else ""
             raise UserError(
-                f"{flag} {config.dataset}: {len(listing)} images to train on{aside}, fewer than --batch-size "
+                f"{flag} {config.data.dataset}: {len(listing)} images to train on{aside}, fewer than --batch-size "
                 f"{plan.batch}; name more images, or lower it"
             )
         self.listing, self.size = listing, len(listing)
-        self.steps_per_epoch = config.steps_per_epoch or self.size // plan.batch
+        self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
         self.order = Shuffled(self.size)
 
     def _shards(self) -> list[str] | None:
         """The shards to train on, if it is shards."""
-        if not shards.is_shards(self.config.dataset):
+        if not shards.is_shards(self.config.data.dataset):
             return None
-        found = shards.expand(self.config.dataset)
+        found = shards.expand(self.config.data.dataset)
         absent = shards.absent_shards(found)
         if absent:
             raise UserError(
-                f"--dataset {self.config.dataset}: {len(absent)} of {len(found)} shards are not there, such as "
+                f"--dataset {self.config.data.dataset}: {len(absent)} of {len(found)} shards are not there, such as "
                 f"{absent[0]}; give the pattern of those that are"
             )
-        if not self.config.steps_per_epoch:
+        if not self.config.data.steps_per_epoch:
             raise UserError(
                 "--steps-per-epoch is missing: nobody counted the images of the shards; give a number of steps"
             )
@@ -197,12 +206,12 @@ class TrainingPhotos:
         return self._listed(loading.step_requests(len(self.listing), self.plan, steps, config.views))
 
     def _listed(self, requests: Iterator[loading.Request]) -> Iterator[loading.Chunk]:
-        labeled, pin = not self.config.unlabeled, self.device.type == "cuda"
+        labeled, pin = not self.config.data.unlabeled, self.device.type == "cuda"
         return loading.listed_chunks(self.listing, self.view, requests, labeled, self.workers, pin)
 
     def _next(self, chunks: Iterator[loading.Chunk], size: int) -> tuple[Tensor, Tensor]:
         """uint8 images (B, 3, S, S) and labels (B,) of the next `size` images, on the device."""
-        side = self.config.image_size
+        side = self.config.data.image_size
         layout = {"dtype": torch.uint8, "device": self.device, "memory_format": torch.channels_last}
         images = torch.empty(size, 3, side, side, **layout)
         labels = torch.empty(size, dtype=torch.int64, device=self.device)
@@ -224,8 +233,8 @@ class TrainingPhotos:
         if self.broken_images > max(BROKEN_NUMBER, BROKEN_SHARE * self.read_images):
             share = f"{self.broken_images} of {self.read_images} images"
             raise UserError(
-                f"--dataset {self.config.dataset}: {share} are broken, such as {chunk.broken[-1]}; --check-data lists "
-                "them; replace them or take them off"
+                f"--dataset {self.config.data.dataset}: {share} are broken, such as {chunk.broken[-1]}; --check-data "
+                "lists them; replace them or take them off"
             )
 
     def _mix(self, random: StepRandom, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,7 +256,7 @@ class TrainingPhotos:
             "data_set": listing.root.resolve().name,
             "images": len(listing),
             "image_names_sha256": hashlib.sha256(b"\n".join(listing.names.tolist())).hexdigest(),
-            **{name: getattr(config, name) for name in names},
+            **{name: getattr(config.data, name) for name in names},
         }
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
@@ -257,10 +266,10 @@ class TrainingPhotos:
             yield self.normalize(images)
 
 
-def _name_of_evaluation(config: ImageNetTrainConfig) -> str:
-    if config.image_folder:
-        return Path(config.eval_dataset).name
-    return Path(config.eval_list).stem if config.eval_list else eval_split(eval_folder(config))
+def _name_of_evaluation(config: Config[Photographs]) -> str:
+    if config.data.images:
+        return Path(config.data.eval_dataset).name
+    return Path(config.data.eval_list).stem if config.data.eval_list else eval_split(eval_folder(config))
 
 
 class EvaluationPhotos:
@@ -268,7 +277,7 @@ class EvaluationPhotos:
 
     def __init__(
         self,
-        config: ImageNetTrainConfig,
+        config: Config[Photographs],
         listing: AnyListing,
         dataset: str,
         split: str,
@@ -278,11 +287,11 @@ class EvaluationPhotos:
     ):
         self.plan, self.normalize, self.device = plan, normalize, world.device
         self.dataset, self.split = dataset, split
-        self.image_size, self.workers = config.image_size, min(config.workers, usable_cores())
-        self.view = EvalView(config.image_size, config.crop_pct, config.interpolation)
+        self.image_size, self.workers = config.data.image_size, min(config.data.workers, usable_cores())
+        self.view = EvalView(config.data.image_size, config.data.crop_pct, config.data.interpolation)
         self.geometry = {
-            "interpolation": config.interpolation,
-            "crop_pct": config.crop_pct,
+            "interpolation": config.data.interpolation,
+            "crop_pct": config.data.crop_pct,
             "crop_mode": "center",
         }
         self.passed_over = listing.passed_over

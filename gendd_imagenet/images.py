@@ -16,10 +16,11 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter, Compose
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
+from gendd.config import Config
 from gendd.errors import UserError
 from gendd.images import BrokenImage, as_rgb, opened
 from gendd.randomness import generator
-from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.config import Photographs
 
 
 @contextlib.contextmanager
@@ -40,28 +41,28 @@ def seeded(*key: int | str) -> Iterator[None]:
 class TrainView:
     """A random view of a photograph: timm's crop and flip, then color jitter, then a policy such as RandAugment."""
 
-    def __init__(self, config: ImageNetTrainConfig):
+    def __init__(self, config: Config[Photographs]):
         try:
             first, second, _ = transforms_imagenet_train(
-                config.image_size,
-                scale=config.crop_scale,
-                hflip=config.hflip,
+                config.data.image_size,
+                scale=config.data.crop_scale,
+                hflip=config.data.hflip,
                 color_jitter=None,
-                auto_augment=config.auto_augment,
-                interpolation=config.interpolation,
+                auto_augment=config.data.auto_augment,
+                interpolation=config.data.interpolation,
                 separate=True,
             )
         except (AssertionError, ValueError) as error:
             raise UserError(
-                f"--auto-augment {config.auto_augment}: timm knows no such policy ({error}); give one like "
+                f"--auto-augment {config.data.auto_augment}: timm knows no such policy ({error}); give one like "
                 "rand-m7-n2-mstd0.5"
             ) from error
         self.crop, *flip = first.transforms
         # Not timm's: it leaves the jitter out beside a policy, or, if forced, puts it last.
-        jitter = [ColorJitter(*[config.color_jitter] * 3)] if config.color_jitter else []
+        jitter = [ColorJitter(*[config.data.color_jitter] * 3)] if config.data.color_jitter else []
         colors = [*jitter, *second.transforms]
         self.augment = Compose([*flip, to_pil_image, *colors, pil_to_tensor] if colors else flip)
-        self.image_size = config.image_size
+        self.image_size = config.data.image_size
 
     def __call__(self, content: bytes, *key: int | str) -> Tensor:
         """A view (3, S, S) uint8, in channels-last order; the key decides which.

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gendd.config import Config
 from gendd.data import DataSummary
 from gendd.errors import Refusal, UserError, naming, not_there
 from gendd.listing import class_names
 from gendd_imagenet import hub_images, shards
-from gendd_imagenet.config import ImageNetTrainConfig
+from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import (
     EVAL_SPLITS,
     RELEASE,
@@ -26,14 +27,14 @@ HELD_OUT = "a part held out"
 HELD_SHARE, LEAST_HELD, MOST_HELD, LARGEST_SHARE = 0.02, 50, 1000, 0.1
 
 
-def folder_of(name: str, config: ImageNetTrainConfig) -> Path:
+def folder_of(name: str, config: Config[Photographs]) -> Path:
     """Folder of a data set."""
-    return Path(config.data_root, "imagenet") if name == "imagenet" else Path(name)
+    return Path(config.data.data_root, "imagenet") if name == "imagenet" else Path(name)
 
 
-def eval_folder(config: ImageNetTrainConfig) -> Path:
+def eval_folder(config: Config[Photographs]) -> Path:
     """Folder with the evaluation images."""
-    return folder_of(config.eval_dataset or config.dataset, config)
+    return folder_of(config.data.eval_dataset or config.data.dataset, config)
 
 
 def class_count(folder: Path) -> int:
@@ -41,42 +42,42 @@ def class_count(folder: Path) -> int:
     return max(len(class_names(folder / split)) for split in ("train", *EVAL_SPLITS))
 
 
-def eval_flag(config: ImageNetTrainConfig) -> str:
+def eval_flag(config: Config[Photographs]) -> str:
     """The flag that names the evaluation images."""
-    return "--eval-dataset" if config.eval_dataset else "--dataset"
+    return "--eval-dataset" if config.data.eval_dataset else "--dataset"
 
 
 def eval_split(folder: Path) -> str:
     return next((split for split in EVAL_SPLITS if (folder / split).is_dir()), EVAL_SPLITS[0])
 
 
-def held_share(config: ImageNetTrainConfig, images: int) -> float:
+def held_share(config: Config[Photographs], images: int) -> float:
     """Share of so many training images that is held out to evaluate on; 0 where others are."""
-    if config.holdout or not config.image_folder or config.eval_dataset:
-        return config.holdout
+    if config.data.holdout or not config.data.images or config.data.eval_dataset:
+        return config.data.holdout
     least = min(LEAST_HELD, max(LARGEST_SHARE * images, 1))
     return min(max(HELD_SHARE * images, least), MOST_HELD) / images
 
 
-def list_evaluation(config: ImageNetTrainConfig) -> AnyListing:
+def list_evaluation(config: Config[Photographs]) -> AnyListing:
     """The images to evaluate on, all of them, those of --images without classes.
 
     Raises:
         UserError: they are not there.
     """
-    if is_hub(name := config.eval_dataset or config.dataset):
+    if is_hub(name := config.data.eval_dataset or config.data.dataset):
         with naming(eval_flag(config)):
             listing = list_hub(name, hub_images.EVALUATION)
-            return _without_labels(listing) if config.image_folder else _labeled(listing, "name another --eval-dataset")
+            return _without_labels(listing) if config.data.images else _labeled(listing, "name another --eval-dataset")
     folder = eval_folder(config)
-    if config.image_folder:
+    if config.data.images:
         with naming("--eval-dataset"):
             return list_unlabeled(folder)
-    if config.eval_list:
+    if config.data.eval_list:
         with naming("--eval-list"):
-            if config.eval_list.endswith(".json"):
-                return list_reassessed(config.eval_list, folder, eval_split(folder))
-            return list_file(config.eval_list, folder, class_count(folder), once=True)
+            if config.data.eval_list.endswith(".json"):
+                return list_reassessed(config.data.eval_list, folder, eval_split(folder))
+            return list_file(config.data.eval_list, folder, class_count(folder), once=True)
     if not (folder / eval_split(folder)).is_dir():
         raise UserError(_absent(config, eval_flag(config), folder))
     with naming(eval_flag(config)):
@@ -93,34 +94,34 @@ def refuse_unlabeled(evaluation: AnyListing, flag: str, dataset: str) -> None:
         raise UserError(f"{flag} {dataset}: no image to evaluate on has a label; name images with labels")
 
 
-def has_training_labels(config: ImageNetTrainConfig) -> bool:
+def has_training_labels(config: Config[Photographs]) -> bool:
     """Whether the training images are labeled, by a list or by class folders."""
-    if config.image_folder or shards.is_shards(config.dataset):
+    if config.data.images or shards.is_shards(config.data.dataset):
         return False
-    if is_hub(config.dataset):
+    if is_hub(config.data.dataset):
         return bool(list_training(config).known.any())
-    return bool(config.train_list or class_names(folder_of(config.dataset, config) / "train"))
+    return bool(config.data.train_list or class_names(folder_of(config.data.dataset, config) / "train"))
 
 
-def list_training(config: ImageNetTrainConfig) -> AnyListing:
+def list_training(config: Config[Photographs]) -> AnyListing:
     """The images to train on: of a list, of class folders, or all below the folder where there are none.
 
     Raises:
         UserError: they are not there.
     """
-    if is_hub(config.dataset):
-        with naming("--images" if config.image_folder else "--dataset"):
-            listing = list_hub(config.dataset, hub_images.TRAIN)
-            if config.image_folder:
+    if is_hub(config.data.dataset):
+        with naming("--images" if config.data.images else "--dataset"):
+            listing = list_hub(config.data.dataset, hub_images.TRAIN)
+            if config.data.images:
                 return _without_labels(listing)
-            return listing if config.unlabeled else _labeled(listing, "train without labels: --unlabeled")
-    folder = folder_of(config.dataset, config)
-    if config.image_folder:
+            return listing if config.data.unlabeled else _labeled(listing, "train without labels: --unlabeled")
+    folder = folder_of(config.data.dataset, config)
+    if config.data.images:
         with naming("--images"):
             return list_unlabeled(folder)
-    if config.train_list:
+    if config.data.train_list:
         with naming("--train-list"):
-            return list_file(config.train_list, folder, class_count(folder))
+            return list_file(config.data.train_list, folder, class_count(folder))
     if not folder.is_dir():
         raise UserError(_absent(config, "--dataset", folder))
     with naming("--dataset"):
@@ -149,7 +150,7 @@ def _labeled(listing: HubListing, remedy: str) -> HubListing:
     return listing
 
 
-def class_sizes(config: ImageNetTrainConfig) -> Tensor | None:
+def class_sizes(config: Config[Photographs]) -> Tensor | None:
     """Number of training images (C,) of each class, if they have labels."""
     if not has_training_labels(config):
         return None
@@ -157,8 +158,8 @@ def class_sizes(config: ImageNetTrainConfig) -> Tensor | None:
     return listing.class_counts(len(listing.classes))
 
 
-def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
-    name = config.eval_dataset if flag == "--eval-dataset" else config.dataset
+def _absent(config: Config[Photographs], flag: str, folder: Path) -> str:
+    name = config.data.eval_dataset if flag == "--eval-dataset" else config.data.dataset
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
     if flag == "--dataset" and name != "imagenet":
         needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
@@ -168,56 +169,62 @@ def _absent(config: ImageNetTrainConfig, flag: str, folder: Path) -> str:
     return f"{flag} {name}: {what}; it needs {needs}"
 
 
-def summarize(config: ImageNetTrainConfig) -> DataSummary:
+def summarize(config: Config[Photographs]) -> DataSummary:
     """Number of classes, and what is missing, without walking through the images."""
-    if config.image_folder:
+    if config.data.images:
         return _summarize_images(config)
     missing = []
-    if is_hub(config.dataset):
+    if is_hub(config.data.dataset):
         labeled = has_training_labels(config)
-    elif shards.is_shards(config.dataset):
-        if absent := _absent_shards("--dataset", config.dataset):
+    elif shards.is_shards(config.data.dataset):
+        if absent := _absent_shards("--dataset", config.data.dataset):
             missing.append(
-                f"--dataset {config.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
+                f"--dataset {config.data.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
             )
         labeled = False
     else:
-        folder = folder_of(config.dataset, config)
+        folder = folder_of(config.data.dataset, config)
         labeled = not folder.is_dir() or has_training_labels(config)
         if not folder.is_dir():
             missing.append(_absent(config, "--dataset", folder))
-    for flag, file in (("--train-list", config.train_list), ("--eval-list", config.eval_list)):
+    for flag, file in (("--train-list", config.data.train_list), ("--eval-list", config.data.eval_list)):
         if file and not Path(file).is_file():
             missing.append(f"{flag} {not_there(file)}; {_list_source(file)}")
-    if is_hub(config.eval_dataset or config.dataset):
-        listing = list_training(config) if config.holdout else list_evaluation(config)
-        details = _details(config, HELD_OUT if config.holdout else listing.root)
+    if is_hub(config.data.eval_dataset or config.data.dataset):
+        listing = list_training(config) if config.data.holdout else list_evaluation(config)
+        details = _details(config, HELD_OUT if config.data.holdout else listing.root)
         return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, details)
     folder = eval_folder(config)
-    if not config.holdout and not (folder.is_dir() if config.eval_list else class_names(folder / eval_split(folder))):
+    if not config.data.holdout and not (
+        folder.is_dir() if config.data.eval_list else class_names(folder / eval_split(folder))
+    ):
         missing.append(_absent(config, eval_flag(config), folder))
     count = class_count(folder)
-    if config.eval_list and Path(config.eval_list).is_file():
+    if config.data.eval_list and Path(config.data.eval_list).is_file():
         count = len(list_evaluation(config).classes)
-    elif not count and "imagenet" in (config.dataset, config.eval_dataset):
+    elif not count and "imagenet" in (config.data.dataset, config.data.eval_dataset):
         count = 1000
-    evaluated = HELD_OUT if config.holdout else config.eval_list or folder / eval_split(folder)
+    evaluated = HELD_OUT if config.data.holdout else config.data.eval_list or folder / eval_split(folder)
     details = _details(config, evaluated)
     return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled, details)
 
 
-def _summarize_images(config: ImageNetTrainConfig) -> DataSummary:
+def _summarize_images(config: Config[Photographs]) -> DataSummary:
     missing = []
-    if shards.is_shards(config.image_folder):
-        absent = _absent_shards("--images", config.image_folder)
-        missing += [f"--images {config.image_folder}: {name} is not there" for name in absent[:1]]
-    elif is_hub(config.image_folder):
+    if shards.is_shards(config.data.images):
+        absent = _absent_shards("--images", config.data.images)
+        missing += [f"--images {config.data.images}: {name} is not there" for name in absent[:1]]
+    elif is_hub(config.data.images):
         list_training(config)
-    elif not Path(config.image_folder).is_dir():
-        missing.append(f"--images {not_there(config.image_folder, 'folder')}; name a folder of images")
-    if config.eval_dataset and not is_hub(config.eval_dataset) and not Path(config.eval_dataset).is_dir():
-        missing.append(f"--eval-dataset {not_there(config.eval_dataset, 'folder')}; name a folder of images")
-    evaluated = config.eval_dataset or HELD_OUT
+    elif not Path(config.data.images).is_dir():
+        missing.append(f"--images {not_there(config.data.images, 'folder')}; name a folder of images")
+    if (
+        config.data.eval_dataset
+        and not is_hub(config.data.eval_dataset)
+        and not Path(config.data.eval_dataset).is_dir()
+    ):
+        missing.append(f"--eval-dataset {not_there(config.data.eval_dataset, 'folder')}; name a folder of images")
+    evaluated = config.data.eval_dataset or HELD_OUT
     return DataSummary(0, tuple(missing), labeled=False, details=_details(config, evaluated))
 
 
@@ -226,17 +233,17 @@ def _absent_shards(flag: str, dataset: str) -> list[str]:
         return shards.absent_shards(shards.expand(dataset))
 
 
-def _details(config: ImageNetTrainConfig, evaluated: Path | str) -> str:
-    words = [f"list {config.train_list}"] if config.train_list else []
-    if config.steps_per_epoch:
-        words.append(f"{config.steps_per_epoch} steps per epoch")
-    words.append(f"crops of {config.crop_scale[0]:g}-{config.crop_scale[1]:g}, flips {config.hflip:g}")
-    if config.color_jitter:
-        words.append(f"color jitter {config.color_jitter:g}")
-    if config.auto_augment:
-        words.append(config.auto_augment)
+def _details(config: Config[Photographs], evaluated: Path | str) -> str:
+    words = [f"list {config.data.train_list}"] if config.data.train_list else []
+    if config.data.steps_per_epoch:
+        words.append(f"{config.data.steps_per_epoch} steps per epoch")
+    words.append(f"crops of {config.data.crop_scale[0]:g}-{config.data.crop_scale[1]:g}, flips {config.data.hflip:g}")
+    if config.data.color_jitter:
+        words.append(f"color jitter {config.data.color_jitter:g}")
+    if config.data.auto_augment:
+        words.append(config.data.auto_augment)
     for name in ("mixup", "cutmix", "label_smoothing"):
-        if value := getattr(config, name):
+        if value := getattr(config.data, name):
             words.append(f"{name.replace('_', ' ')} {value:g}")
     return f"{', '.join(words)}; evaluated on {evaluated}"
 

@@ -2,10 +2,10 @@
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from gendd.family import Tree, paper_protocol
 from gendd.networks import Names
-from gendd.programs.tree import Tree, paper_protocol
 from gendd_imagenet.check import check_data
-from gendd_imagenet.config import ImageNetEvaluateConfig, ImageNetTrainConfig
+from gendd_imagenet.config import OPTIMIZER, RUN, Photographs
 from gendd_imagenet.data import open_evaluation, open_training
 from gendd_imagenet.models import ZOO
 from gendd_imagenet.sources import class_sizes, summarize
@@ -13,8 +13,9 @@ from gendd_imagenet.sources import class_sizes, summarize
 TREE = Tree(
     name="gendd_imagenet",
     names=Names(ZOO, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-    train_config=ImageNetTrainConfig,
-    evaluate_config=ImageNetEvaluateConfig,
+    data=Photographs(),
+    optimizer=OPTIMIZER,
+    run=RUN,
     summarize=summarize,
     check_data=check_data,
     open_training=open_training,

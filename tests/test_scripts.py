@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import toy
+from programs import values_of
 from small_images import write_folder
 
-from gendd.command_line import parse
 from gendd.errors import UserError
 from gendd.programs.main import main as run_program
 from gendd.programs.train import configuration as train_configuration
@@ -74,9 +74,7 @@ def recorded(tmp_path):
 def configuration(module: str, arguments: list[str]):
     """What a program's flags say."""
     tree = recipes.tree_of(module)
-    if module.endswith(" train"):
-        return train_configuration(tree, arguments)
-    return parse(tree.evaluate_config, module, arguments)
+    return train_configuration(tree, arguments)
 
 
 @pytest.fixture
@@ -113,9 +111,10 @@ def test_distillation_scripts(pair, recorded, dry_run):
     assert all("plan" in dry_run(*stage) for stage in stages)
     first, second = (configuration(*stage) for stage in stages)
     assert (first.method.name, second.method.name) == ("pretrain", "gendd")
-    assert second.seed == 3 and run_path(second).parts[-2:] == ("other", "3")
+    assert second.run.seed == 3 and run_path(second).parts[-2:] == ("other", "3")
     assert earlier_run(second).path == run_path(first)
-    assert second.teacher_weights == f"pretrained/{second.teacher}_vanilla/ckpt_epoch_240.pth"
+    networks = second.networks
+    assert networks.teacher_weights == f"pretrained/{networks.teacher}_vanilla/ckpt_epoch_240.pth"
 
 
 @pytest.mark.parametrize("script", recipes.LARGE_SCRIPTS)
@@ -127,18 +126,18 @@ def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
     *first, last = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*last)
     data = DATA[script.split("_")[0]]
-    assert {name: getattr(config, name) for name in data} == data
-    assert config.seed == 3
-    large = config.teacher == "beitv2_large"
-    for stage in [] if large and config.epochs > 300 else [last] if large else [*first, last]:
+    assert {name: getattr(config.data, name) for name in data} == data
+    assert config.run.seed == 3
+    large = config.networks.teacher == "beitv2_large"
+    for stage in [] if large and config.optimizer.epochs > 300 else [last] if large else [*first, last]:
         plan = dry_run(*stage)
         assert "plan" in plan and f"{tmp_path}/imagenet: no such folder" in plan
-    if config.dataset == "imagenet" and not config.train_list:
+    if config.data.dataset == "imagenet" and not config.data.train_list:
         (before,) = (configuration(*stage) for stage in first)
-        assert {name: getattr(before, name) for name in data} == data
+        assert {name: getattr(before.data, name) for name in data} == data
         assert earlier_run(config).path == run_path(before)
     else:
-        assert not first and not config.after
+        assert not first and not config.networks.after
 
 
 def test_teachers_of_photographs(recorded):
@@ -147,7 +146,7 @@ def test_teachers_of_photographs(recorded):
 
     trained = str(RunFolder(run_path(last("imagenetlt_resnext101_teacher"))).best)
     for script in DISTILLED:
-        assert last(script).teacher_weights == (trained if script.startswith("imagenetlt") else "timm")
+        assert last(script).networks.teacher_weights == (trained if script.startswith("imagenetlt") else "timm")
 
 
 def test_each_training_script_is_tested():
@@ -242,9 +241,9 @@ def test_baseline_scripts(words, recorded, dry_run):
     (program,) = recorded(f"{baseline(words)} --seed 3")
     config = configuration(*program)
     method, teacher, student = words.split()[-3:]
-    assert (config.method.name, config.student, config.seed) == (method, student, 3)
-    assert config.teacher == BASELINES[words].get("teacher", teacher)
-    assert {name: config.flat()[name] for name in BASELINES[words]} == BASELINES[words]
+    assert (config.method.name, config.networks.student, config.run.seed) == (method, student, 3)
+    assert config.networks.teacher == BASELINES[words].get("teacher", teacher)
+    assert {name: values_of(config)[name] for name in BASELINES[words]} == BASELINES[words]
     if teacher != "beitv2_large":
         assert "plan" in dry_run(*program)
 
@@ -270,8 +269,8 @@ def test_regression_has_the_recipe_of_gendd(words, script, recorded):
     ours = [configuration(*program) for program in recorded(baseline(words))]
     theirs = [configuration(*program) for program in recorded(f"bash sh/train_{script}_gendd.sh")]
     assert ours[:-1] == theirs[:-1] and ours[-1].method.name == "regression"
-    name = theirs[-1].name and theirs[-1].name.replace("gendd", "regression")
-    assert theirs[-1].flat() | {"method": "regression", "name": name} == ours[-1].flat()
+    name = theirs[-1].run.name and theirs[-1].run.name.replace("gendd", "regression")
+    assert values_of(theirs[-1]) | {"method": "regression", "name": name} == values_of(ours[-1])
 
 
 @pytest.mark.parametrize(
@@ -296,16 +295,21 @@ def test_short_distillation_script(recorded, dry_run):
     (program,) = recorded("bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh --seed 3")
     assert "plan" in dry_run(*program)
     config = configuration(*program)
-    assert (config.epochs, config.after, config.optimizer, config.seed) == (15, None, "muon", 3)
+    assert (config.optimizer.epochs, config.networks.after, config.optimizer.optimizer, config.run.seed) == (
+        15,
+        None,
+        "muon",
+        3,
+    )
     (longer,) = recorded("bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh", EPOCHS=240)
-    assert configuration(*longer).epochs == 240
+    assert configuration(*longer).optimizer.epochs == 240
 
 
 @pytest.mark.parametrize(("name", "rate"), [("resnet56", 0.05), ("ShuffleV1", 0.01)])
 def test_teacher_script(name, rate, recorded, dry_run):
     (program,) = recorded(f"bash sh/train_cifar100_teacher.sh {name}")
     assert "plan" in dry_run(*program)
-    assert configuration(*program).lr == rate
+    assert configuration(*program).optimizer.lr == rate
     assert "which network" in refusal(bash("sh/train_cifar100_teacher.sh", "--dry-run"))
 
 
@@ -321,7 +325,7 @@ def test_evaluate_asks_the_run_for_its_tree(tmp_path, recorded):
     assert recorded(f"bash sh/evaluate.sh {tmp_path} --steps 2") == [
         ("gendd evaluate", [str(tmp_path), "--steps", "2"])
     ]
-    assert "checkpoint is missing" in refusal(bash("sh/evaluate.sh"))
+    assert "CHECKPOINT is missing" in refusal(bash("sh/evaluate.sh"))
 
 
 def test_ablation_starts_its_programs(recorded, tmp_path):

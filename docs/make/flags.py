@@ -8,12 +8,13 @@ import json
 import typing
 from pathlib import Path
 
-from gendd.command_line import help_of, own_help, sections_of
-from gendd.methods import METHODS, Method
+from gendd.command_line import help_of, own_help
+from gendd.family import Tree
+from gendd.methods import METHODS, GenDD
 from gendd.programs.equal_cost import EqualCostConfig
+from gendd.programs.evaluate import EvaluateOptions
 from gendd.programs.judge import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
 from gendd.programs.sampling import SamplingProgram
-from gendd.programs.tree import Tree
 from gendd.ranges import flag
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.tree import TREE as CIFAR
@@ -68,7 +69,7 @@ def table(kind: type, names: list[str], defaults: object = None) -> str:
     hints, texts = typing.get_type_hints(kind, include_extras=True), help_of(kind)
     lines = ["| flag | default | |", "|---|---|---|"]
     for field in dataclasses.fields(kind):
-        if field.name not in names:
+        if field.name not in names or field.name == "config":
             continue
         default = getattr(defaults, field.name) if defaults else field.default
         default = "" if default is dataclasses.MISSING else told(default)
@@ -84,9 +85,10 @@ def fields_of(kind: type) -> list[str]:
 
 def train_flags(tree: Tree) -> str:
     parts = [f"## {tree.name} train\n"]
-    for name, kind in sections_of(tree.train_config).items():
-        if kind is not Method:
-            parts.append(f"### {TITLES[name]}: {tree.name}\n\n{table(kind, fields_of(kind))}\n")
+    for name, part in vars(tree.config(GenDD())).items():
+        if name != "method":
+            kind = type(part)
+            parts.append(f"### {TITLES[name]}: {tree.name}\n\n{table(kind, fields_of(kind), part)}\n")
     return "\n".join(parts)
 
 
@@ -110,8 +112,7 @@ def method_flags() -> str:
 def program_flags() -> str:
     parts = []
     for name, kind in {
-        "evaluate, gendd_cifar": CIFAR.evaluate_config,
-        "evaluate, gendd_imagenet": IMAGENET.evaluate_config,
+        "evaluate": EvaluateOptions,
         "knn, probe, zero-shot": JudgeConfig,
         "knn": KnnConfig,
         "probe": ProbeConfig,

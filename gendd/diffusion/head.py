@@ -4,9 +4,6 @@ Shapes: B images, M tokens of width d (together one teacher feature, D_t = M d),
 A token has K draws, in G groups of n (`gendd.diffusion.draws`).
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +26,6 @@ PAPER = {
     "loss_weight": "own",
     "noise_path": "cosine",
 }
-PREDICTS = "predicts_"
 # Noisy tokens that go through the denoiser at once in training: enough to fill a CPU or a GPU, and no more memory.
 ROWS_AT_ONCE, GPU_ROWS_AT_ONCE = 2048, 65536
 
@@ -71,9 +67,6 @@ class SplitTokenHead(nn.Module):
         check_token_dim(feature_dim, token_dim)
         self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
         self.objective = Objective(prediction, timestep_density, loss_weight, noise_path)
-        if (prediction, noise_path) != ("noise", "cosine"):
-            # In no computation, but in every file of weights: it tells a head from those that predict something else.
-            self.register_buffer(f"{PREDICTS}{prediction}_{noise_path}", torch.ones(()))
         outputs = 2 * token_dim if self.objective.learns_variance else token_dim
         self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, outputs, trunk_depth)
         densities = self.objective.timestep_density(), self.objective.proposal()
@@ -161,13 +154,6 @@ class SplitTokenHead(nn.Module):
         else:
             features = samplers.sample_ancestral(schedule, predict, noise(), noise)
         return features.transpose(1, 2).flatten(-2)  # (B, M, S, d) -> (B, S, D_t)
-
-
-def settings_of(tensors: Iterable[str]) -> dict[str, Any]:
-    """--prediction and --noise-path of the head that tensors of these names are of."""
-    marks = (name.partition(f"head.{PREDICTS}")[2] for name in tensors)
-    prediction, _, path = next((mark for mark in marks if mark), "noise_cosine").partition("_")
-    return {"prediction": prediction, "noise_path": path}
 
 
 def check_token_dim(feature_dim: int, token_dim: int) -> None:

@@ -3,7 +3,6 @@ teacher that is not, and ways to classify."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,7 +18,7 @@ from gendd.networks import parameter_count
 from gendd.teacher import FrozenTeacher
 
 if TYPE_CHECKING:
-    from gendd.config import TrainConfig
+    from gendd.config import Config
 
 
 # What learns from a teacher that classifies nothing.
@@ -50,19 +49,10 @@ class Method:
         """The task of training `context.student`."""
         raise NotImplementedError
 
-    def check(self, config: TrainConfig) -> None:
+    def check(self, config: Config) -> None:
         """Raises UserError for options, or a configuration of the run, that cannot work."""
 
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Method | None:
-        """The method, with its options, of a checkpoint with these tensors; None if another one trained it.
-
-        Raises:
-            Refusal: it is this one, but the tensors do not tell its options.
-        """
-        return None
-
-    def needs_classifier(self, config: TrainConfig) -> bool:
+    def needs_classifier(self, config: Config) -> bool:
         """Whether the teacher must classify the data."""
         return self.needs_teacher
 
@@ -97,7 +87,7 @@ class TaskContext:
     backbone are already loaded.
     """
 
-    config: TrainConfig
+    config: Config
     student: nn.Module
     teacher: FrozenTeacher | None
     weights: dict[str, Tensor]
@@ -146,7 +136,7 @@ class DistillationTask(Task):
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(trainable, context, head)
         self.teacher = context.teacher
-        self.unlabeled, self.lacks_labels = context.config.unlabeled, context.config.lacks_labels
+        self.unlabeled, self.lacks_labels = context.config.data.unlabeled, context.config.data.lacks_labels
 
     @torch.no_grad()
     def class_targets(self, feature: Tensor, labels: Tensor) -> Tensor:

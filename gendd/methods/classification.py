@@ -1,7 +1,5 @@
 """Cross-entropy with labels: how teachers are trained, and the student alone."""
 
-from collections.abc import Mapping
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,8 +20,3 @@ class Classification(Method):
 
     def build(self, context: TaskContext) -> ClassificationTask:
         return ClassificationTask(context.student, context)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Classification | None":
-        """A plain network, by whatever logits it has learned."""
-        return None if any(name.startswith("backbone.") for name in tensors) else cls()

@@ -1,10 +1,9 @@
 """Feature distillation: CE + w MSE of the student's feature, projected if the widths differ, and the teacher's."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from gendd.methods.base import TaskContext
 from gendd.methods.projected import ProjectedMethod, ProjectedTask, widths
@@ -24,8 +23,3 @@ class Feature(ProjectedMethod):
         width, teacher_width = widths(context)
         projector = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width)
         return ProjectedTask(projector, F.mse_loss, self.feature_weight, context)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Feature | None":
-        """Widths that agree leave a backbone alone, which is read out alike."""
-        return cls() if all(name.startswith("backbone.") for name in tensors) else None

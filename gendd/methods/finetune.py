@@ -1,6 +1,5 @@
 """Stage 3: all frozen but the classifier of the generated features, trained on what the head generates."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +14,7 @@ from gendd.methods.gendd import GenDD, HeadTask, build_student
 from gendd.student import Student
 
 if TYPE_CHECKING:
-    from gendd.config import TrainConfig
+    from gendd.config import Config
 
 
 class FinetuneTask(HeadTask):
@@ -53,30 +52,26 @@ class Finetune(GenDD):
             raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
         student = build_student(self, context)
         with naming("--student-weights"):
-            load_weights(student, context.weights, str(context.config.student_weights))
+            load_weights(student, context.weights, str(context.config.networks.student_weights))
         student.requires_grad_(False)
         return FinetuneTask(student, context)
 
-    def check(self, config: "TrainConfig") -> None:
+    def check(self, config: "Config") -> None:
         super().check(config)
-        if config.ema_decay:
+        if config.optimizer.ema_decay:
             raise UserError(
-                f"--ema-decay {config.ema_decay}: finetune trains one layer and keeps no average; set it to 0"
+                f"--ema-decay {config.optimizer.ema_decay}: finetune trains one layer and keeps no average; set it to 0"
             )
-        if config.optimizer == "muon":
+        if config.optimizer.optimizer == "muon":
             raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
 
-    def check_contraction(self, config: "TrainConfig") -> None:
+    def check_contraction(self, config: "Config") -> None:
         """It is not used."""
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> None:
-        """A checkpoint is the whole student: gendd's."""
 
     def describe(self) -> str:
         return self.name
 
-    def needs_classifier(self, config: "TrainConfig") -> bool:
+    def needs_classifier(self, config: "Config") -> bool:
         return True
 
     needs_pairs = False

@@ -1,9 +1,7 @@
 """Generative Distribution Distillation (arXiv 2507.14503), with labels and without."""
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,12 +9,12 @@ from torch import Tensor, nn
 
 from gendd.data import Batch
 from gendd.diffusion.draws import Draws
-from gendd.diffusion.head import SplitTokenHead, settings_of
+from gendd.diffusion.head import SplitTokenHead
 from gendd.diffusion.objective import Objective
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
 from gendd.methods.base import DistillationTask, Method, TaskContext
-from gendd.methods.options import NOISE_READ_OUT, HeadOptions, SamplingOptions
+from gendd.methods.options import HeadOptions, SamplingOptions
 from gendd.networks import feature_width, parameter_count, pooled_feature
 from gendd.randomness import StepRandom
 from gendd.ranges import Amount, Share, field_names
@@ -24,7 +22,7 @@ from gendd.student import Student
 from gendd.targets import contract
 
 if TYPE_CHECKING:
-    from gendd.config import TrainConfig
+    from gendd.config import Config
 
 
 class HeadTask(DistillationTask):
@@ -148,7 +146,7 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
     def build(self, context: TaskContext) -> GenDDTask:
         return GenDDTask(build_student(self, context), context)
 
-    def check(self, config: "TrainConfig") -> None:
+    def check(self, config: "Config") -> None:
         self.check_sampling()
         objective = Objective(self.prediction, self.timestep_density, self.loss_weight, self.noise_path)
         objective.check_sampling(self.sampler, self.start)
@@ -159,31 +157,19 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
             )
         self.check_contraction(config)
 
-    def needs_classifier(self, config: "TrainConfig") -> bool:
+    def needs_classifier(self, config: "Config") -> bool:
         """For the class centers, or where labels are lacking that the probe learns from."""
-        return self.contraction > 0 or config.label_fraction < 1
+        return self.contraction > 0 or config.data.label_fraction < 1
 
     def without_labels(self) -> "GenDD":
         return replace(self, contraction=0.0)
 
-    def check_contraction(self, config: "TrainConfig") -> None:
-        if config.unlabeled and self.contraction > 0:
+    def check_contraction(self, config: "Config") -> None:
+        if config.data.unlabeled and self.contraction > 0:
             raise UserError(
                 f"--unlabeled: leaves no label for --contraction {self.contraction}, which pulls toward the label's "
                 "class; give --contraction 0"
             )
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "GenDD | None":
-        if "head.net.input_proj.weight" not in tensors:
-            return None
-        width, token_dim = tensors["head.net.input_proj.weight"].shape
-        depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-        # The last layer of each block of the condition's network.
-        trunk_depth = sum(bool(re.fullmatch(r"head\.net\.cond_embed\.\d+\.3\.weight", name)) for name in tensors)
-        settings = settings_of(tensors) | {"feature_space": "standardized" if "scale.mean" in tensors else "raw"}
-        read_out: dict[str, Any] = NOISE_READ_OUT if settings["prediction"] == "noise" else {}
-        return cls(token_dim=token_dim, width=width, depth=depth, trunk_depth=trunk_depth, **settings, **read_out)
 
     def describe(self) -> str:
         return f"{self.name}, contraction {self.contraction:g}, feature mixup {self.feature_mixup:g}"

@@ -8,7 +8,7 @@ from gendd.diffusion.schedule import NUM_TIMESTEPS
 from gendd.ranges import Count, CountOrNone, Number, Range, Share, check_ranges, field_values
 
 # How the head of a checkpoint file that predicts the noise is sampled (docs/evaluation.md has the measurement).
-NOISE_READ_OUT: dict[str, Any] = {"steps": 4, "guidance": 2.0, "start": 800}
+NOISE_OUTPUT: dict[str, Any] = {"steps": 4, "guidance": 2.0, "start": 800}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Stage 1: cross-entropy of the student's feature, projected, through the teacher's frozen classifier."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from gendd.networks import feature_width, frozen_copy, pooled_feature
 from gendd.ranges import field_names
 
 if TYPE_CHECKING:
-    from gendd.config import TrainConfig
+    from gendd.config import Config
 
 
 class ProjectedStudent(nn.Module):
@@ -47,18 +46,13 @@ class Pretrain(GenDD):
     def build(self, context: TaskContext) -> PretrainTask:
         return PretrainTask(ProjectedStudent(context.student, context.teacher.classifier), context)
 
-    def check(self, config: "TrainConfig") -> None:
+    def check(self, config: "Config") -> None:
         """Its options do nothing."""
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Pretrain | None":
-        found = {name.partition(".")[0] for name in tensors}
-        return cls() if {"backbone", "classifier"} <= found and not found & {"projector", "head"} else None
 
     def describe(self) -> str:
         return self.name
 
-    def needs_classifier(self, config: "TrainConfig") -> bool:
+    def needs_classifier(self, config: "Config") -> bool:
         return True
 
     needs_pairs = False

@@ -13,7 +13,7 @@ from gendd.networks import feature_width, pooled_feature
 from gendd.ranges import Amount
 
 if TYPE_CHECKING:
-    from gendd.config import TrainConfig
+    from gendd.config import Config
 
 # Projected features and the teacher's, (B, D_t) float32 -> the loss, a scalar.
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
@@ -26,7 +26,7 @@ class ProjectedMethod(Method):
     feature_weight: Amount = 1.0
     """w, weight of what is learned from the teacher's features."""
 
-    def needs_classifier(self, config: "TrainConfig") -> bool:
+    def needs_classifier(self, config: "Config") -> bool:
         return False
 
 

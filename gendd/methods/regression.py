@@ -1,6 +1,5 @@
 """The control of GenDD: the same student and targets, but the head predicts the feature, by squared error."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from gendd.diffusion.denoiser import ResidualBlock
 from gendd.diffusion.head import SplitTokenHead
-from gendd.errors import Refusal
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
 from gendd.networks import feature_width, parameter_count
@@ -17,7 +15,7 @@ from gendd.randomness import StepRandom
 from gendd.student import Student
 
 if TYPE_CHECKING:
-    from gendd.config import TrainConfig
+    from gendd.config import Config
 
 
 class RegressionHead(nn.Module):
@@ -67,11 +65,5 @@ class Regression(GenDD):
         student = Student(context.student, head, teacher.classifier, self.standardizes(teacher.classifier))
         return RegressionTask(student, context)
 
-    def check(self, config: "TrainConfig") -> None:
+    def check(self, config: "Config") -> None:
         self.check_contraction(config)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "Regression | None":
-        if any(name.startswith("head.mlp.") for name in tensors):
-            raise Refusal("a regression head does not tell its options; name its run folder")
-        return None

@@ -1,7 +1,5 @@
 """SimKD (Chen et al., 2022): the student's projected feature learns to be the teacher's, whose classifier reads it."""
 
-from collections.abc import Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,14 +55,11 @@ class SimKD(Method):
     def build(self, context: TaskContext) -> SimKDTask:
         config, student = context.config, context.student
         with torch.no_grad():
-            shape = student.eval().forward_features(torch.zeros(1, 3, config.image_size, config.image_size)).shape
+            side = config.data.image_size
+            shape = student.eval().forward_features(torch.zeros(1, 3, side, side)).shape
         if len(shape) != 4 or getattr(student, "output_fmt", "NCHW") != "NCHW":
             raise UserError(
-                f"--student {config.student}: simkd projects a feature map, and it has none; choose a convolutional "
-                "student or another method"
+                f"--student {config.networks.student}: simkd projects a feature map, and it has none; choose a "
+                "convolutional student or another method"
             )
         return SimKDTask(SimKDStudent(student, shape[1], context.teacher.classifier), context)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "SimKD | None":
-        return cls() if "projector.0.weight" in tensors and "classifier.weight" in tensors else None

@@ -3,7 +3,6 @@
 The logarithm keeps the gradient from growing with the distance, the fourth power looks at what fits worst.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -30,8 +29,3 @@ class SRD(ProjectedMethod):
 
     def build(self, context: TaskContext) -> ProjectedTask:
         return ProjectedTask(nn.Linear(*widths(context)), log_sum, self.feature_weight, context)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "SRD | None":
-        """A backbone with a linear projector: also of `feature`, which is read out alike."""
-        return cls() if "projector.weight" in tensors else None

@@ -3,7 +3,6 @@
 An orthogonal projection keeps all distances: it cannot learn in the student's place.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -32,7 +31,3 @@ class VkD(ProjectedMethod):
         # orthonormal.
         projector = orthogonal(nn.Linear(*widths(context), bias=False), orthogonal_map="matrix_exp")
         return ProjectedTask(projector, standardized_error, self.feature_weight, context)
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "VkD | None":
-        return cls() if any(name.startswith("projector.parametrizations.") for name in tensors) else None

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gendd.errors import UserError, naming
+from gendd.family import Tree
 from gendd.methods import get_method
 from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
-from gendd.programs.tree import Tree
 from gendd.reporting.report import ReportConfig, write_report
 
 USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'

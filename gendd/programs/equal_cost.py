@@ -13,9 +13,9 @@ from gendd.command_line import parse
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import Refusal, UserError
 from gendd.evaluation import ReadOut, Stopwatch
+from gendd.experiment import load
+from gendd.family import Tree
 from gendd.networks import create_network, flops, parameter_count, trial
-from gendd.programs.open_run import open_run
-from gendd.programs.tree import Tree
 from gendd.ranges import Count, check_ranges
 
 NEAREST = 5
@@ -55,15 +55,15 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     if not world:
         return
     device = world.device
-    run = open_run(tree, config.run, device, trained=False)
-    settings, task, size = run.settings, run.built.task, run.settings.image_size
+    run = load(config.run, tree, device, trained=False)
+    settings, task, size = run.config, run.task, run.config.data.image_size
     if task.head is None:
         raise UserError(f"run {config.run}: {settings.method.name} trains no head; name a run of gendd")
-    precision = resolve_precision(settings.precision, device)
+    precision = resolve_precision(settings.run.precision, device)
     image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
     rows = [
         Timed(
-            f"{settings.student}, {read_out.names[0]}",
+            f"{settings.networks.student}, {read_out.names[0]}",
             flops(partial(read_out.outputs, image, noise)),
             parameters,
             Stopwatch(read_out),

@@ -1,9 +1,11 @@
 """The evaluate program of both trees: accuracy, size and measured speed of the teacher and of every read-out."""
 
-import dataclasses
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Generic
 
 import torch
+import tyro
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
@@ -16,24 +18,27 @@ from gendd.checkpoint import (
     weights_file,
     weights_in,
 )
-from gendd.config import EvaluateConfig, TrainConfig
+from gendd.command_line import parse
+from gendd.config import Config, D
 from gendd.data import EvaluationData, described
+from gendd.diffusion.head import PAPER
 from gendd.distributed import World, autocast, join_world, resolve_precision
-from gendd.errors import Absent, UserError, naming, not_there
+from gendd.errors import Absent, UserError, naming
 from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
-from gendd.methods import METHODS, Method
-from gendd.methods.options import SamplingOptions
+from gendd.experiment import Experiment, build, list_missing, noting, teacher_read_out
+from gendd.family import Tree
+from gendd.methods import Classification, GenDD, Method
+from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks import parameter_count
-from gendd.programs.build import Built, build, list_missing, noting, teacher_read_out
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
-from gendd.ranges import field_names, flag
+from gendd.ranges import check_ranges, field_names
 from gendd.runs import (
     SCORES,
     RunFolder,
     check_classes,
     class_subset,
+    embedded_record,
     environment,
     learned_classes,
     progress,
@@ -44,188 +49,221 @@ from gendd.scores import PERCENT, score_title
 RATES = ("median", "min", "max")
 
 
-def evaluate_checkpoint(tree: Tree, arguments: list[str] | None = None) -> None:
-    """The evaluate program of a tree.
+@dataclass(frozen=True)
+class EvaluateOptions(Generic[D]):
+    """Evaluate a run or a checkpoint: accuracy, size and speed of the teacher and of each output of the student.
+
+    The other flags are those of train. They have the run's own values, and the run's data set is evaluated whole.
+    """
+
+    config: Config[D]
+    checkpoint: tyro.conf.Positional[str] = ""
+    """Run folder, or a checkpoint file."""
+    best: bool = False
+    """Evaluate the run's best checkpoint instead of its last."""
+    json: str | None = None
+    """File for the figures; evaluation.json in the run folder if not given."""
+
+
+def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
+    """Evaluate what the first argument names.
 
     Raises:
-        UserError: whatever in the command, the data or the checkpoint cannot work.
+        UserError: something in the command, the data or the checkpoint cannot work.
     """
-    config = tree.parse_evaluate(arguments)
-    config.check()
+    if arguments[:1] in (["-h"], ["--help"]):
+        _parse(tree, arguments, tree.config(GenDD()))
+    if not arguments or arguments[0].startswith("-"):
+        raise UserError("CHECKPOINT is missing: name a run folder or a checkpoint file first, then the flags")
     with join_world() as world:
-        file = _file(config)
+        options, settings, tensors, epoch = _read(tree, arguments)
+        path, file = Path(options.checkpoint), _file(options)
         if world.is_first:
-            _figures(config)
-        settings, tensors, epoch = _read(tree, config, file)
-        if isinstance(settings.method, SamplingOptions):
-            settings.method.check_sampling()
+            _figures(options)
         summary = tree.summarize(settings)
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
         missing = list(summary.missing)
         # Images may be of some of the classes alone.
-        classes = max(summary.num_classes, len(learned_classes(Path(config.checkpoint))))
-        built, teacher = _build(tree, config, settings, classes, world, missing, tensors)
+        classes = max(summary.num_classes, len(learned_classes(path)))
+        built, teacher = _build(tree, options, classes, world, missing, tensors)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
             with naming("checkpoint"):
-                loaded = load_weights(model, tensors, config.checkpoint)
+                loaded = load_weights(model, tensors, options.checkpoint)
         else:
-            missing, loaded = [*missing, f"checkpoint {not_there(config.checkpoint)}"], "nothing loaded"
+            missing, loaded = [*missing, f"checkpoint {options.checkpoint}: no such file"], "nothing loaded"
         if world.is_first:
-            reached = progress(Path(config.checkpoint), epoch)
-            print(f"checkpoint  {config.checkpoint}: {loaded}, {settings.weights} weights{reached}")
+            reached = progress(path, epoch)
+            print(f"checkpoint  {options.checkpoint}: {loaded}, {settings.optimizer.weights} weights{reached}")
             print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
-            if built.task.head is not None and built.task.head.draws_features:
-                of_run = Path(config.checkpoint).is_dir()
-                print(f"protocol    {tree.protocol(settings.method, of_run)}", flush=True)
-        if config.dry_run:
+            head = built.task.head
+            # The paper's protocol is one of labeled data sets.
+            if head is not None and head.draws_features and classes:
+                print(f"protocol    {tree.protocol(settings.method, path.is_dir())}", flush=True)
+        if settings.run.dry_run:
             if not summary.missing:
                 with noting(missing):
-                    _open_data(tree, settings, config, built, world)
+                    _open_data(tree, settings, options, built, world)
             if world.is_first:
                 print(list_missing(missing))
             return
-        data, groups = _open_data(tree, settings, config, built, world)
-        figures = _figures(config, *_other_data(tree, config, settings, data)) if world.is_first else None
-        rows = _measure(built, model, data, groups, settings, config, world)
+        data, groups = _open_data(tree, settings, options, built, world)
+        figures = _figures(options, *_other_data(tree, options, data)) if world.is_first else None
+        rows = _measure(built, model, data, groups, options, world)
         if world.is_first:
-            _print(rows, list(groups), _images(data, config), settings, world)
+            _print(rows, list(groups), _images(data, settings), settings, world)
         if figures:
             print()
-            write_figures(figures, _content(rows, data, settings, config, epoch, world))
+            write_figures(figures, _content(rows, data, options, file, epoch, world))
 
 
-def _open_data(
-    tree: Tree, settings: TrainConfig, config: EvaluateConfig, built: Built, world: World
-) -> tuple[EvaluationData, dict[str, Tensor]]:
-    """The images to evaluate on, and the groups of classes to be reported apart."""
-    batches = BatchPlan(settings.seed, 1, world.rank, world.size)
-    data = tree.open_evaluation(settings, batches, world, built.student.network)
-    subset = class_subset(Path(config.checkpoint), data.class_names)
-    if subset is None:
-        check_classes(Path(config.checkpoint), data.class_names)
-        taught = built.teacher if config.teacher_weights else None
-        if taught and taught.file and built.task.teacher.classifier:
-            check_classes(taught.file, data.class_names, settings.teacher_flag)
-    groups = _class_groups(tree, settings, config) if subset is None else {}
-    images = f"{_images(data, config)} of {described(data)}"
-    told = f", classes in groups: {', '.join(groups)}" if groups else ""
-    told += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
-    if world.is_first:
-        print(f"images      {images}{told}", flush=True)
-    return data, groups
+def _parse(tree: Tree, arguments: list[str], default: Config) -> EvaluateOptions:
+    program = f"{tree.module} evaluate"
+    kind: Any = EvaluateOptions[type(default.data)]  # type: ignore[misc]
+    options: EvaluateOptions = parse(kind, program, arguments, EvaluateOptions(default), EvaluateOptions.__doc__)
+    config = options.config
+    if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
+        # The network and its training are the checkpoint's.
+        config = replace(config, method=tree.in_protocol(config.method, field_names(SamplingOptions)))
+    return replace(options, config=config)
 
 
-def _class_groups(tree: Tree, settings: TrainConfig, config: EvaluateConfig) -> dict[str, Tensor]:
-    """By the numbers of training images of each class that a run notes; of other checkpoints, and with a list of
-    training images, by those that are there."""
-    path, listed = Path(config.checkpoint), getattr(config, "train_list", None)
-    if listed or not (path / "data.json").exists():
-        sizes = tree.class_sizes(settings)
-    else:
-        sizes = RunFolder(path).read("data.json").get("training images of each class")
-    return {} if sizes is None else class_groups(torch.as_tensor(sizes))
+def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Tensors, int | None]:
+    """Return the command, the configuration to evaluate, the tensors and their epoch.
 
-
-def _file(config: EvaluateConfig) -> Path:
-    if not config.checkpoint:
-        raise UserError("checkpoint is missing: name a run folder or a checkpoint file")
-    path = Path(config.checkpoint)
-    return RunFolder(path).best if config.best and path.is_dir() else weights_file(path)
-
-
-def _figures(config: EvaluateConfig, *differing: str) -> Path | None:
-    """Return the file for the figures; of a checkpoint file there is none unless it is given."""
-    path = Path(config.checkpoint)
-    return figures_file(config.json, path, "evaluation", *differing) if config.json or path.is_dir() else None
-
-
-def _other_data(tree: Tree, config: EvaluateConfig, settings: TrainConfig, data: EvaluationData) -> list[str]:
-    path = Path(config.checkpoint)
-    return (
-        other_data(saved_config(path, tree.train_config), settings, data.dataset, data.split) if path.is_dir() else []
-    )
-
-
-def _read(tree: Tree, config: EvaluateConfig, file: Path) -> tuple[TrainConfig, Tensors, int | None]:
-    """The training configuration of what is evaluated, its tensors and epoch; none in a dry run without the file."""
-    if config.dry_run and not file.exists():
-        return _settings(tree, config, {}), {}, None
-    with naming("checkpoint"):
-        content = read(file)
-        weights = config.weights or reported_weights(content)
-        tensors = weights_in(content, config.checkpoint, weights)
-    return dataclasses.replace(_settings(tree, config, tensors), weights=weights), tensors, content.get("epoch")
-
-
-def _settings(tree: Tree, config: EvaluateConfig, tensors: Tensors) -> TrainConfig:
-    """The training configuration of what is evaluated: a run's own, or as its tensors tell."""
-    path = Path(config.checkpoint)
+    The run's own configuration, or what the tensors say, is the default of the flags. In a dry run the file may be
+    missing, and there are no tensors.
+    """
+    path = Path(arguments[0]).expanduser()
+    file = RunFolder(path).best if "--best" in arguments and path.is_dir() else weights_file(path)
+    content: dict[str, Any] = {}
+    tensors: Tensors = {}
+    if file.exists() or "--dry-run" not in arguments:
+        with naming("checkpoint"):
+            content = read(file)
+            tensors = weights_in(content, str(path), reported_weights(content))
     if path.is_dir():
-        settings = saved_config(path, tree.train_config)
+        default = RunFolder(path).config(tree)
+    elif record := embedded_record(path):
+        default = saved_config(record, tree, path)
     else:
-        if not config.student:
-            raise UserError("--student is missing: a checkpoint file does not tell its network; name it")
-        settings = tree.train_config(method=_method(tensors))
-        if settings.method.needs_teacher and not config.teacher:
-            raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
-    # The weights are the checkpoint's own; what the run once started from is not read again. A part of the teacher's
-    # that the run allowed is allowed again; None says that this program cannot be asked for more.
-    allowed = settings.allow_partial or None
-    own = {"student_weights": None, "after": None, "allow_partial": allowed}
-    given = _given(config, settings)
-    if config.dataset and learned_classes(path):
-        settings = settings.judged_on(config.dataset)
-    return tree.train_config.of(**settings.flat() | given | own)
+        default = tree.config(_method(tensors))
+    # The weights are the checkpoint's: what the run once started from is not read again. A part of the teacher's that
+    # the run allowed is allowed again; None says that no flag of this program allows more.
+    allowed = default.networks.allow_partial or None
+    own = {"student_weights": None, "after": None, "allow_partial": allowed, "eval_images": 0}
+    default = default.changed(**own, weights=reported_weights(content))
+    options = _parse(tree, arguments, default)
+    if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):
+        # A data set that is named is evaluated whole, unless flags choose of it.
+        data = default.data.whole(options.config.data.dataset)
+        options = _parse(tree, arguments, replace(default, data=data))
+    settings = options.config
+    for part in vars(settings).values():
+        check_ranges(part)
+    if isinstance(settings.method, SamplingOptions):
+        settings.method.check_sampling()
+    _check_networks(settings)
+    weights = settings.optimizer.weights
+    return options, settings, weights_in(content, str(path), weights) if content else {}, content.get("epoch")
 
 
-def _given(config: EvaluateConfig, settings: TrainConfig) -> dict:
-    """What the command gives in place of a run's own values."""
-    known = settings.flat()
-    given = {name: getattr(config, name) for name in field_names(type(config)) if getattr(config, name) is not None}
-    for name in field_names(SamplingOptions):
-        if name in given and name not in known:
-            told = "--paper" if config.paper else f"{flag(name)} {given[name]}"
-            raise UserError(f"{told}: {settings.method.name} trains no head to sample; leave it out")
-    return {name: value for name, value in given.items() if name in known}
+def _check_networks(settings: Config) -> None:
+    """Refuse a checkpoint file without the names of its networks, which it does not hold."""
+    if not settings.networks.student:
+        raise UserError("--student is missing: a checkpoint file does not tell its network; name it")
+    if settings.method.needs_teacher and not settings.networks.teacher:
+        raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
 
 
 def _method(tensors: Tensors) -> Method:
-    """The method of a checkpoint, and its options, read off its tensors."""
-    with naming("checkpoint:"):
-        for kind in METHODS.values():
-            if method := kind.from_tensors(tensors):
-                return method
-    raise UserError("checkpoint: its tensors tell no method; name the run folder")
+    """Return the method of a file without a configuration: published GenDD, by its head, or else a plain network."""
+    if "head.net.input_proj.weight" not in tensors:
+        return Classification()
+    width, token_dim = tensors["head.net.input_proj.weight"].shape
+    depth = sum(name.endswith(".in_ln.weight") for name in tensors)
+    published: dict[str, Any] = PAPER | {"depth": depth, "feature_space": "raw"} | NOISE_OUTPUT
+    return GenDD(token_dim=token_dim, width=width, **published)
+
+
+def _open_data(
+    tree: Tree, settings: Config, options: EvaluateOptions, built: Experiment, world: World
+) -> tuple[EvaluationData, dict[str, Tensor]]:
+    """Open the images to evaluate on, and the groups of classes to report by."""
+    path, plan = Path(options.checkpoint), BatchPlan(settings.run.seed, 1, world.rank, world.size)
+    data = tree.open_evaluation(settings, plan, world, built.student.network)
+    subset = class_subset(path, data.class_names)
+    if subset is None:
+        check_classes(path, data.class_names)
+        if _names_teacher(tree, options) and built.teacher.file and built.task.teacher.classifier:
+            check_classes(built.teacher.file, data.class_names, settings.networks.teacher_flag)
+    groups = _class_groups(tree, settings, path) if subset is None else {}
+    words = f", classes in groups: {', '.join(groups)}" if groups else ""
+    words += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
+    if world.is_first:
+        print(f"images      {_images(data, settings)} of {described(data)}{words}", flush=True)
+    return data, groups
+
+
+def _names_teacher(tree: Tree, options: EvaluateOptions) -> bool:
+    """Whether the command names other weights of the teacher than the run's."""
+    path, weights = Path(options.checkpoint), options.config.networks.teacher_weights
+    own = RunFolder(path).config(tree).networks.teacher_weights if path.is_dir() else None
+    return weights not in (None, own)
+
+
+def _class_groups(tree: Tree, settings: Config, path: Path) -> dict[str, Tensor]:
+    """Group classes by their numbers of training images: a run's own, or those of a named list."""
+    run, listed = RunFolder(path), getattr(settings.data, "train_list", None)
+    own = (path / "data.json").exists() and listed == getattr(run.config(tree).data, "train_list", None)
+    sizes = run.read("data.json").get("training images of each class") if own else tree.class_sizes(settings)
+    return {} if sizes is None else class_groups(torch.as_tensor(sizes))
+
+
+def _file(options: EvaluateOptions) -> Path:
+    path = Path(options.checkpoint)
+    return RunFolder(path).best if options.best and path.is_dir() else weights_file(path)
+
+
+def _figures(options: EvaluateOptions, *differing: str) -> Path | None:
+    """Return the file for the figures; of a checkpoint file there is none unless it is given."""
+    path = Path(options.checkpoint)
+    return figures_file(options.json, path, "evaluation", *differing) if options.json or path.is_dir() else None
+
+
+def _other_data(tree: Tree, options: EvaluateOptions, data: EvaluationData) -> list[str]:
+    path = Path(options.checkpoint)
+    return other_data(RunFolder(path).config(tree), options.config, data.dataset, data.split) if path.is_dir() else []
 
 
 def _build(
     tree: Tree,
-    config: EvaluateConfig,
-    settings: TrainConfig,
+    options: EvaluateOptions,
     num_classes: int,
     world: World,
     missing: list[str],
     tensors: Tensors,
-) -> tuple[Built, str]:
-    """The networks and the task, and a word on the teacher's weights. A run's teacher whose file is gone is not
-    evaluated: what the student needs of it lies among the student's own weights."""
-    shape = (num_classes, world.device, missing if config.dry_run else None, tensors)
-    precision = resolve_precision(settings.precision, world.device)
+) -> tuple[Experiment, str]:
+    """Build the networks and the task, and say what the teacher's weights are.
+
+    A run's teacher whose file is gone is not evaluated: the student's own weights hold what it needs of the teacher.
+    """
+    settings = options.config
+    shape = (num_classes, world.device, missing if settings.run.dry_run else None, tensors)
+    precision = resolve_precision(settings.run.precision, world.device)
     try:
         built = build(tree, settings, *shape, precision)
     except Absent as absent:
-        if config.teacher_weights or not settings.teacher_classifier:
+        if _names_teacher(tree, options) or not settings.networks.teacher_classifier:
             raise
-        built = build(tree, dataclasses.replace(settings, teacher_weights=None), *shape, precision)
-        return built, f"not evaluated, {absent}"
+        return build(tree, settings.changed(teacher_weights=None), *shape, precision), f"not evaluated, {absent}"
     return built, built.teacher.describe_weights() if built.teacher else ""
 
 
-def _read_outs(built: Built, model: nn.Module, settings: TrainConfig, world: World) -> list[tuple[ReadOut, int]]:
+def _read_outs(built: Experiment, model: nn.Module, settings: Config, world: World) -> list[tuple[ReadOut, int]]:
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
     read_outs = built.task.read_outs_apart(model)
@@ -240,39 +278,39 @@ def _among(read_out: ReadOut, classes: list[int]) -> ReadOut:
     outputs = lambda images, noise: {  # noqa: E731
         name: logits[:, classes] for name, logits in read_out.outputs(images, noise).items()
     }
-    return dataclasses.replace(read_out, outputs=outputs)
+    return replace(read_out, outputs=outputs)
 
 
 def _measure(
-    built: Built,
+    built: Experiment,
     model: nn.Module,
     data: EvaluationData,
     groups: dict[str, Tensor],
-    settings: TrainConfig,
-    config: EvaluateConfig,
+    options: EvaluateOptions,
     world: World,
 ) -> list[dict]:
     built.task.eval()
-    precision = resolve_precision(settings.precision, world.device)
+    settings = options.config
+    precision = resolve_precision(settings.run.precision, world.device)
     rows = []
-    subset = class_subset(Path(config.checkpoint), data.class_names)
+    subset = class_subset(Path(options.checkpoint), data.class_names)
     for read_out, parameters in _read_outs(built, model, settings, world):
         if subset:
             read_out = _among(read_out, subset)
-        (name,), batches = read_out.names, data.batches(config.images)
+        (name,), batches = read_out.names, data.batches(settings.run.eval_images)
         with autocast(precision, world.device):
             measured = evaluate_with_cost(
-                read_out, parameters, batches, data.image_size, world, settings.seed, groups, calibrated=True
+                read_out, parameters, batches, data.image_size, world, settings.run.seed, groups, calibrated=True
             )
         rows.append({"read_out": name, **measured})
     return rows
 
 
-def _print(rows: list[dict], groups: list[str], images: int, settings: TrainConfig, world: World) -> None:
+def _print(rows: list[dict], groups: list[str], images: int, settings: Config, world: World) -> None:
     if sampling := settings.method.sampling():
         told = ", ".join(f"{name} {value}" for name, value in sampling.items())
-        print(f"sampling    {told}, seed {settings.seed}")
-    print(f"hardware    {world.describe()}, {resolve_precision(settings.precision, world.device)}")
+        print(f"sampling    {told}, seed {settings.run.seed}")
+    print(f"hardware    {world.describe()}, {resolve_precision(settings.run.precision, world.device)}")
     ordered = (*SCORES, *groups, *PERCENT)
     names = [name for name in dict.fromkeys(ordered) if any(name in row for row in rows)]
     columns = ["read-out", *(f"{score_title(name, images)} %" for name in names), "parameters", "MFLOPs per image"]
@@ -287,31 +325,27 @@ def _print(rows: list[dict], groups: list[str], images: int, settings: TrainConf
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
 
 
-def _images(data: EvaluationData, config: EvaluateConfig) -> int:
-    return min(config.images or data.size, data.size)
+def _images(data: EvaluationData, settings: Config) -> int:
+    return min(settings.run.eval_images or data.size, data.size)
 
 
 def _content(
-    rows: list[dict],
-    data: EvaluationData,
-    settings: TrainConfig,
-    config: EvaluateConfig,
-    epoch: int | None,
-    world: World,
+    rows: list[dict], data: EvaluationData, options: EvaluateOptions, file: Path, epoch: int | None, world: World
 ) -> dict:
+    settings = options.config
     return {
         "checkpoint": {
-            "file": str(_file(config)),
-            "sha256": checksum(_file(config)),
-            "weights": settings.weights,
+            "file": str(file),
+            "sha256": checksum(file),
+            "weights": settings.optimizer.weights,
             "epoch": epoch,
         },
         "dataset": data.dataset,
         "split": data.split,
-        "images": _images(data, config),
+        "images": _images(data, settings),
         "sampling": settings.method.sampling(),
-        "seed": settings.seed,
-        "precision": resolve_precision(settings.precision, world.device),
+        "seed": settings.run.seed,
+        "precision": resolve_precision(settings.run.precision, world.device),
         **environment(world),
         "read_outs": rows,
     }

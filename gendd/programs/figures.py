@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from gendd.checkpoint import check_writable, write_whole
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.runs import data_name
 
 ELSEWHERE = "name another place for the figures: --json FILE"
@@ -21,9 +21,9 @@ def figures_file(given: str | None, run: Path, program: str, *differing: str) ->
     return file
 
 
-def other_data(own: TrainConfig, used: TrainConfig, dataset: str, split: str) -> list[str]:
+def other_data(own: Config, used: Config, dataset: str, split: str) -> list[str]:
     """Return the names of a data set and its split, if they are other images than the run's own."""
-    same = all(getattr(own, name) == getattr(used, name) for name in ("dataset", *own.choices))
+    same = all(getattr(own.data, name) == getattr(used.data, name) for name in ("dataset", *own.data.choices))
     return [] if same else [data_name(dataset), split]
 
 

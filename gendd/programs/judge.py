@@ -16,6 +16,8 @@ from gendd.data import refuse_other_classes
 from gendd.distributed import World, first_alone
 from gendd.errors import Refusal, UserError, naming
 from gendd.evaluation import CalibrationCounter, one_label
+from gendd.experiment import Experiment, load
+from gendd.family import Tree
 from gendd.judging import (
     NEIGHBORS,
     TEACHER_SHARE,
@@ -27,11 +29,9 @@ from gendd.judging import (
 )
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.judged_features import Judged, judged_features
-from gendd.programs.open_run import OpenedRun, open_run
-from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import Count, Positive, check_ranges
-from gendd.runs import environment, progress, saved_config
+from gendd.runs import RunFolder, environment, progress
 from gendd.scores import PERCENT
 
 Which = Literal["backbone", "generated"]
@@ -120,7 +120,7 @@ def knn(tree: Tree, arguments: list[str]) -> None:
     """The knn program of a tree. Raises UserError: no run, no labels, or too few images."""
     config = parse(KnnConfig, f"{tree.module} knn", arguments)
 
-    def judge(run: OpenedRun, world: World) -> Judgement:
+    def judge(run: Experiment, world: World) -> Judgement:
         train, test = _train_and_test(tree, run, config, world)
         with naming("--k"):
             known = train.features, train.labels
@@ -135,7 +135,7 @@ def probe(tree: Tree, arguments: list[str]) -> None:
     """The probe program of a tree. Raises UserError: no run, or no labels."""
     config = parse(ProbeConfig, f"{tree.module} probe", arguments)
 
-    def judge(run: OpenedRun, world: World) -> Judgement:
+    def judge(run: Experiment, world: World) -> Judgement:
         train, test = _train_and_test(tree, run, config, world)
         classes = len(test.class_names)
         found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
@@ -157,7 +157,7 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
     if not config.class_vectors:
         raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy, .pt, safetensors)")
 
-    def judge(run: OpenedRun, world: World) -> Judgement:
+    def judge(run: Experiment, world: World) -> Judgement:
         vectors, bias = _class_vectors(config.class_vectors, world)
         test = _features(tree, run, config, world)
         if len(vectors) != len(test.class_names):
@@ -175,19 +175,19 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
     _run(tree, config, "zero-shot", judge)
 
 
-def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[OpenedRun, World], Judgement]) -> None:
+def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[Experiment, World], Judgement]) -> None:
     """Open the run, judge it, print and write what was found."""
     check_ranges(config)
     world = first_alone()
     if not world:
         return
     run_folder = Path(config.run)
-    own = saved_config(run_folder, tree.train_config)
+    own = RunFolder(run_folder).config(tree)
     figures_file(config.json, run_folder, program)
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
-    run = open_run(tree, config.run, world.device, judged_on=config.dataset, **changed)
-    if config.features == "generated" and run.built.task.head is None:
-        raise UserError(f"--features generated: {run.settings.method.name} trains no head; judge the backbone")
+    run = load(config.run, tree, world.device, judged_on=config.dataset, **changed)
+    if config.features == "generated" and run.task.head is None:
+        raise UserError(f"--features generated: {run.config.method.name} trains no head; judge the backbone")
     print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
     with torch.no_grad():
         judgement = judge(run, world)
@@ -202,32 +202,34 @@ def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[OpenedR
     words = ", ".join(f"{name} {value}" for name, value in content.items() if name not in ("run", *PERCENT))
     print(f"{program}: {words}")
     print(", ".join(f"{PERCENT[name]} {figures[name]:.2f} %" for name in PERCENT if name in figures))
-    differing = other_data(own, run.settings, test.dataset, test.split)
+    differing = other_data(own, run.config, test.dataset, test.split)
     if config.features != type(config).features:
         differing.append(config.features)
     file = figures_file(config.json, run_folder, program, *differing)
     write_figures(file, content | {"epoch": run.epoch} | environment(world))
 
 
-def _train_and_test(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
+def _train_and_test(tree: Tree, run: Experiment, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
     train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
     refuse_other_classes(train.dataset, train.class_names, test.class_names)
     return train, test
 
 
-def _features(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
+def _features(tree: Tree, run: Experiment, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
     return judged_features(tree, config.run, run, config.features, world, of_training)
 
 
-def _sgd_targets(tree: Tree, run: OpenedRun, config: JudgeConfig, world: World, labels: Tensor, classes: int) -> Tensor:
+def _sgd_targets(
+    tree: Tree, run: Experiment, config: JudgeConfig, world: World, labels: Tensor, classes: int
+) -> Tensor:
     """Labels (N,), or, with a teacher that classifies, half label and half its probability (N, C)."""
-    teacher = getattr(run.built.task, "teacher", None)
+    teacher = getattr(run.task, "teacher", None)
     if config.dataset or not teacher or not teacher.classifier:
         # Of other data it knows no classes.
         return labels
-    opened = open_run(tree, config.run, world.device, taught=True)
-    data = tree.open_evaluation(run.settings, BatchPlan(0, 1), world, run.built.student.network, of_training=True)
-    soft = [opened.built.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
+    opened = load(config.run, tree, world.device, taught=True)
+    data = tree.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
+    soft = [opened.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
     one_hot = torch.nn.functional.one_hot(labels, classes).float()
     return (1 - TEACHER_SHARE) * one_hot + TEACHER_SHARE * torch.cat(soft)
 

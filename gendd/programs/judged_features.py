@@ -16,9 +16,9 @@ from gendd.checkpoint import checksum, metadata, rewrite, weights_file
 from gendd.data import EvaluationData, described
 from gendd.distributed import World, autocast, resolve_precision
 from gendd.errors import UserError
+from gendd.experiment import Experiment
+from gendd.family import Tree
 from gendd.networks import pooled_feature
-from gendd.programs.open_run import OpenedRun
-from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan, generator
 from gendd.runs import data_name
 
@@ -42,7 +42,7 @@ class Judged:
 
 
 def judged_features(
-    tree: Tree, path: str, run: OpenedRun, kind: str, world: World, of_training: bool = False
+    tree: Tree, path: str, run: Experiment, kind: str, world: World, of_training: bool = False
 ) -> Judged:
     """Features of the images to test on, or to train on, as the file in the run folder or anew.
 
@@ -53,8 +53,8 @@ def judged_features(
     Raises:
         UserError: the images have no labels, or their features are not finite.
     """
-    settings = run.settings
-    data = tree.open_evaluation(settings, BatchPlan(settings.seed, 1), world, run.built.student.network, of_training)
+    settings = run.config
+    data = tree.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network, of_training)
     if not data.class_names:
         raise UserError(f"run {path}: {described(data)} has no labels; name a labeled data set: --dataset")
     batches, title = _batches(run, data, kind, world), "training images" if of_training else "test images"
@@ -64,8 +64,8 @@ def judged_features(
         "dataset": str(Path(data.dataset).resolve()),
         "split": data.split,
         "images": data.size,
-        "precision": resolve_precision(settings.precision, world.device),
-        "sampling": {**settings.method.sampling(), "seed": settings.seed} if kind == "generated" else {},
+        "precision": resolve_precision(settings.run.precision, world.device),
+        "sampling": {**settings.method.sampling(), "seed": settings.run.seed} if kind == "generated" else {},
     }
     known = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     file = Path(path, "features", f"{data_name(data.dataset)}-{data.split}-{kind}.safetensors")
@@ -80,14 +80,14 @@ def judged_features(
     return Judged(found["features"], found["labels"], data.class_names, data.dataset, data.split)
 
 
-def _batches(run: OpenedRun, data: EvaluationData, kind: str, world: World):
+def _batches(run: Experiment, data: EvaluationData, kind: str, world: World):
     """Features (B, D) and labels (B,) of each batch."""
-    network, settings = run.built.student.network, run.settings
-    precision, sampling = resolve_precision(settings.precision, world.device), settings.method.sampling()
+    network, settings = run.student.network, run.config
+    precision, sampling = resolve_precision(settings.run.precision, world.device), settings.method.sampling()
     for number, images, labels in data.batches():
         with autocast(precision, world.device):
             if kind == "generated":
-                noise = generator(world.device, settings.seed, "evaluation", number)
+                noise = generator(world.device, settings.run.seed, "evaluation", number)
                 feature = run.model.sample(images, noise, **sampling)
             else:
                 feature = pooled_feature(network, images)

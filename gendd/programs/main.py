@@ -5,7 +5,7 @@ import sys
 from typing import NamedTuple
 
 from gendd.errors import naming, unknown_name
-from gendd.programs.tree import Tree
+from gendd.family import Tree
 
 
 class Program(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import EvaluationData
 from gendd.distributed import World, autocast
 from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement
@@ -33,7 +33,7 @@ class Measurement:
         precision: "bf16" or "fp32".
     """
 
-    config: TrainConfig
+    config: Config
     task: Task
     network: nn.Module
     evaluation: EvaluationData
@@ -52,10 +52,10 @@ class Measurement:
                 self.world.broadcast_buffers(model)
                 read_out = self.task.read_out(model)
                 batches = self.evaluation.batches(limit)
-                measured = evaluate(read_out, batches, self.world, self.config.seed, self.groups)
+                measured = evaluate(read_out, batches, self.world, self.config.run.seed, self.groups)
                 prefix = AVERAGED if weights == "ema" else ""
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
-            model = self.model(self.config.weights)
+            model = self.model(self.config.optimizer.weights)
             if self.task.head is not None and not read_out.target and self.world.is_first:
                 pairs = self.features(model, count=1)
                 features = {AGREEMENT: feature_agreement(pairs["generated"], pairs["target"])}
@@ -66,7 +66,7 @@ class Measurement:
     def _kinds_of_weights(self) -> list[str]:
         """Those that are evaluated, the reported ones first."""
         kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
-        return sorted(kinds, key=lambda weights: weights != self.config.weights)
+        return sorted(kinds, key=lambda weights: weights != self.config.optimizer.weights)
 
     def model(self, weights: str) -> nn.Module:
         """What is trained, with its "trained" weights or with their average, "ema"."""
@@ -85,7 +85,7 @@ class Measurement:
         for number, images, labels in self.evaluation.batches():
             # Of several labels of an image, the first stands for it.
             labels = labels if labels.dim() == 1 else labels[:, 0]
-            noise = generator(self.world.device, self.config.seed, "evaluation", number)
+            noise = generator(self.world.device, self.config.run.seed, "evaluation", number)
             batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
             if not self.evaluation.class_names:
                 batches[-1]["thumbnails"] = self._thumbnails(images)
@@ -114,6 +114,6 @@ class Measurement:
         """Sizes of a student's head, and the FLOPs of its loss, forward, per image; empty without a head."""
         if self.task.head is None:
             return {}
-        operations = loss_flops(student, self.config.batch_size, self.world.device)
+        operations = loss_flops(student, self.config.optimizer.batch_size, self.world.device)
         size = {"feature_dim": student.head.feature_dim, "parameters": parameter_count(student.head)}
         return {"head": {**size, "loss_flops": operations}}

@@ -7,12 +7,12 @@ from timm.utils import unwrap_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import DataSummary
 from gendd.distributed import World
+from gendd.experiment import BuiltNetwork, Experiment, synchronizes_norms
+from gendd.family import PAPERS, Tree
 from gendd.networks import as_flops, flops, parameter_count
-from gendd.programs.build import Built, BuiltNetwork, synchronizes_norms
-from gendd.programs.tree import PAPERS, Tree
 from gendd.randomness import BatchPlan
 from gendd.student import Student
 
@@ -23,9 +23,9 @@ DECAYED = {"matrices": "weight matrices but the head's", "head-exempt": "all but
 
 def plan_of(
     tree: Tree,
-    config: TrainConfig,
+    config: Config,
     summary: DataSummary,
-    built: Built,
+    built: Experiment,
     batches: BatchPlan,
     world: World,
     precision: str,
@@ -33,9 +33,9 @@ def plan_of(
 ) -> str:
     """The plan, a line for each aspect of the run; batch and learning rate are those in effect."""
     head = built.task.head
-    size = f"{config.image_size}x{config.image_size}"
+    size = f"{config.data.image_size}x{config.data.image_size}"
     lines = {
-        "data": f"{config.dataset}, {summary.num_classes or 'no'} classes, {size} pixels; {summary.details}",
+        "data": f"{config.data.dataset}, {summary.num_classes or 'no'} classes, {size} pixels; {summary.details}",
         "student": _network(built.student),
     }
     if built.teacher:
@@ -51,14 +51,14 @@ def plan_of(
         lines["batch norm"] = _batch_norm(config, world)
     factors = [
         _counted(batches.world, "process"),
-        _counted(config.grad_accum_steps, "micro-batch"),
+        _counted(config.optimizer.grad_accum_steps, "micro-batch"),
         f"{batches.micro_batch_size} images",
     ]
-    head_rate = f" (head {config.head_lr or config.lr:g})" if head is not None else ""
+    head_rate = f" (head {config.optimizer.head_lr or config.optimizer.lr:g})" if head is not None else ""
     lines |= {
-        "batch": f"{config.batch_size} images per step = {' x '.join(factors)}",
-        "optimizer": f"{config.optimizer}, learning rate {config.lr:g}{head_rate}, "
-        f"weight decay {config.weight_decay:g} of {DECAYED[config.decay]}",
+        "batch": f"{config.optimizer.batch_size} images per step = {' x '.join(factors)}",
+        "optimizer": f"{config.optimizer.optimizer}, learning rate {config.optimizer.lr:g}{head_rate}, "
+        f"weight decay {config.optimizer.weight_decay:g} of {DECAYED[config.optimizer.decay]}",
         "schedule": f"{_schedule(config)}, {_warmup(config)}",
         **_average(config),
         "hardware": f"{world.describe()}, {precision}",
@@ -71,31 +71,39 @@ def _network(built: BuiltNetwork) -> str:
     return f"{built.describe()}; {built.describe_weights()}"
 
 
-def _method(config: TrainConfig) -> str:
+def _method(config: Config) -> str:
     words = [config.method.describe()]
-    if config.unlabeled:
+    if config.data.unlabeled:
         words.append("no label is read")
-    if config.label_fraction < 1:
+    if config.data.label_fraction < 1:
         others = "the others without" if config.method.unlabeled else "the others left out"
-        words.append(f"{100 * config.label_fraction:g} % of the images with labels, {others}")
-    if config.teacher_cache:
-        words.append(f"teacher's features of {_counted(config.views, 'view')} per image from {config.teacher_cache}")
+        words.append(f"{100 * config.data.label_fraction:g} % of the images with labels, {others}")
+    if config.data.teacher_cache:
+        words.append(
+            f"teacher's features of {_counted(config.views, 'view')} per image from {config.data.teacher_cache}"
+        )
     return ", ".join(words)
 
 
-def _average(config: TrainConfig) -> dict[str, str]:
-    use = "reported" if config.weights == "ema" else "evaluated beside the trained ones"
-    return {"average": f"of the weights, decay {config.ema_decay:g}, {use}"} if config.ema_decay else {}
+def _average(config: Config) -> dict[str, str]:
+    use = "reported" if config.optimizer.weights == "ema" else "evaluated beside the trained ones"
+    return (
+        {"average": f"of the weights, decay {config.optimizer.ema_decay:g}, {use}"}
+        if config.optimizer.ema_decay
+        else {}
+    )
 
 
-def _schedule(config: TrainConfig) -> str:
-    return f"cosine to {config.min_lr:g}" if config.schedule == "cosine" else config.schedule
+def _schedule(config: Config) -> str:
+    return (
+        f"cosine to {config.optimizer.min_lr:g}" if config.optimizer.schedule == "cosine" else config.optimizer.schedule
+    )
 
 
-def _warmup(config: TrainConfig) -> str:
-    words = f"warm-up {config.warmup:g} of {_counted(config.epochs, 'epoch')}"
-    if config.warmup != config.warmup_epochs:
-        words += f" (a tenth: --warmup-epochs {config.warmup_epochs:g} is not shorter)"
+def _warmup(config: Config) -> str:
+    words = f"warm-up {config.optimizer.warmup:g} of {_counted(config.optimizer.epochs, 'epoch')}"
+    if config.optimizer.warmup != config.optimizer.warmup_epochs:
+        words += f" (a tenth: --warmup-epochs {config.optimizer.warmup_epochs:g} is not shorter)"
     return words
 
 
@@ -106,17 +114,17 @@ def steps_line(steps_per_epoch: int, epochs: int) -> str:
     return f"  {'steps':<10} {steps_per_epoch} per epoch, {total} in all{advice}"
 
 
-def _batch_norm(config: TrainConfig, world: World) -> str:
+def _batch_norm(config: Config, world: World) -> str:
     """Whose images its statistics are of."""
     if synchronizes_norms(config, world.device, world.size):
         return f"statistics of the images of all {world.size} processes"
-    reason = "; --sync-bn needs GPUs, torch has no kernels for the CPU" if config.sync_bn else ""
+    reason = "; --sync-bn needs GPUs, torch has no kernels for the CPU" if config.optimizer.sync_bn else ""
     return f"statistics of each process's own images{reason}"
 
 
-def _head(config: TrainConfig, student: Student, device: torch.device) -> str:
+def _head(config: Config, student: Student, device: torch.device) -> str:
     head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    cost = f"{as_flops(loss_flops(student, config.batch_size, device))} per image"
+    cost = f"{as_flops(loss_flops(student, config.optimizer.batch_size, device))} per image"
     words, options = [f"{parameter_count(head) / 1e6:.2f} M parameters"], config.method
     if head.draws_features:
         sampled = f"{as_flops(flops(lambda: head.sample(one, **options.sampling())))} per image"

@@ -16,11 +16,11 @@ from gendd.command_line import parse
 from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
+from gendd.experiment import load
+from gendd.family import Tree
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import SamplingOptions
 from gendd.networks import flops, pooled_feature
-from gendd.programs.open_run import open_run
-from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
 from gendd.ranges import CountOrNone, check_ranges
 from gendd.reporting.ablation import TOP1, Ablation, prepare
@@ -73,17 +73,17 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
         return
     folder = Path(config.output or config.run)
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
-    run = open_run(tree, config.run, world.device, **changed)
-    settings, task = run.settings, run.built.task
+    run = load(config.run, tree, world.device, **changed)
+    settings, task = run.config, run.task
     if task.head is None or not task.head.draws_features:
         raise UserError(f"run {config.run}: {settings.method.name} trains no generative head; name a run of gendd")
     if run.model.classifier is None:
         raise UserError(f"run {config.run}: its teacher classifies nothing, so that its head has no top-1")
     prepare(folder)
-    data = tree.open_evaluation(settings, BatchPlan(settings.seed, 1), world, run.built.student.network)
+    data = tree.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
     check_classes(Path(config.run), data.class_names)
-    precision = resolve_precision(config.precision or settings.precision, world.device)
-    seed = settings.seed if config.seed is None else config.seed
+    precision = resolve_precision(config.precision or settings.run.precision, world.device)
+    seed = settings.run.seed if config.seed is None else config.seed
     image = torch.zeros(1, 3, data.image_size, data.image_size, device=world.device)
     with autocast(precision, world.device):
         head = _Head(run.model, data.batches(config.images), world, seed, image)
@@ -92,8 +92,9 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
             for sampling in grid(config.what, cast(GenDD, settings.method))
         ]
     found = environment(world)
-    labels = "no labels" if settings.unlabeled else f"contraction {settings.method.contraction:g}"
-    title = f"{config.what.capitalize()}: {settings.teacher} > {settings.student}, {labels}, seed {settings.seed}"
+    labels = "no labels" if settings.data.unlabeled else f"contraction {settings.method.contraction:g}"
+    pair = f"{settings.networks.teacher} > {settings.networks.student}"
+    title = f"{config.what.capitalize()}: {pair}, {labels}, seed {settings.run.seed}"
     note = f"{NOTE} {found['hardware']}, {precision}, PyTorch {found['versions']['torch']}."
     levels = {"linear probe": head.probe_top1}
     ablation = Ablation(title, note, "curve", VALUES[config.what], COST, rows, levels)

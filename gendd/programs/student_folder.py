@@ -11,6 +11,7 @@ from typing import Any
 from timm.models._hub import save_config_for_hf
 
 from gendd.checkpoint import save_tensors
+from gendd.methods import Classification
 from gendd.networks import timm_can_build
 from gendd.programs.measurement import Measurement
 from gendd.runs import RunFolder
@@ -23,16 +24,18 @@ class StudentFolder:
     Args:
         measurement: of the training whose student it is.
         teacher: the run's record of its teacher; empty without one.
+        record: what a file alone needs to be evaluated: tree, configuration, class names.
     """
 
     run: RunFolder
     measurement: Measurement
     teacher: Mapping[str, Any]
+    record: Mapping[str, Any]
 
     def write(self, epoch: int) -> None:
         """Write the student with the reported weights, as it is after this epoch."""
         measurement, folder = self.measurement, self.run.student
-        plain = measurement.plain(measurement.model(measurement.config.weights)).state_dict()
+        plain = measurement.plain(measurement.model(measurement.config.optimizer.weights)).state_dict()
         config = self.config(epoch)
         folder.mkdir(exist_ok=True)
         # One key: safetensors writes several in an order that differs from call to call.
@@ -47,22 +50,31 @@ class StudentFolder:
             link.unlink(missing_ok=True)
             link.symlink_to(Path("student", "model.safetensors"))
 
+    def _plain_record(self) -> dict[str, Any]:
+        """Return the record of the plain network: no teacher and no method are needed to evaluate it."""
+        record = dict(self.record)
+        if record:
+            record["method"] = {"name": Classification.name}
+            record["networks"] = {**record["networks"], "teacher": None, "teacher_weights": None}
+        return record
+
     def config(self, epoch: int) -> dict[str, Any]:
         """How timm builds the network and prepares its images, and under "gendd" where the weights come from."""
         config, network, evaluation = self.measurement.config, self.measurement.network, self.measurement.evaluation
         run = {
-            "network": config.student,
+            "network": config.networks.student,
             "method": config.method.name,
-            "dataset": config.dataset,
+            "dataset": config.data.dataset,
             "epoch": epoch,
-            "epochs": config.epochs,
-            "teacher": {"network": config.teacher, **self.teacher} if config.teacher else None,
+            "epochs": config.optimizer.epochs,
+            "run": self._plain_record(),
+            "teacher": {"network": config.networks.teacher, **self.teacher} if config.networks.teacher else None,
         }
         side = evaluation.image_size
         normalization = {name: tuple(network.pretrained_cfg[name]) for name in ("mean", "std")}
         preprocessing = {"input_size": (3, side, side), **normalization, **evaluation.geometry}
         described = {"label_names": list(evaluation.class_names), "gendd": run}
-        if timm_can_build(config.student, network):
+        if timm_can_build(config.networks.student, network):
             return _timm_config(network, preprocessing, described)
         return {**described, "pretrained_cfg": preprocessing}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from gendd.errors import UserError, naming, not_there, unknown_name
+from gendd.family import Tree
 from gendd.programs.jobs import Folders, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
 from gendd.programs.sampling import VALUES as SAMPLED
 from gendd.programs.sampling import ablate_sampling
-from gendd.programs.tree import Tree
 from gendd.reporting.ablate import AblateConfig, draw
 
 # Each setting of the training, and its values; those of token-dim go on to the teacher's whole feature.

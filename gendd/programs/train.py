@@ -5,12 +5,14 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gendd.checkpoint import checksum, read_weights, save_tensors
-from gendd.config import TrainConfig
-from gendd.data import refuse_other_classes
+from gendd.command_line import parse
+from gendd.config import Config
+from gendd.data import identity, refuse_other_classes
 from gendd.distributed import (
     World,
     autocast,
@@ -22,24 +24,29 @@ from gendd.distributed import (
 )
 from gendd.errors import UserError, naming
 from gendd.evaluation import class_groups, evaluate
+from gendd.experiment import build, list_missing, noting, teacher_read_out
+from gendd.family import Tree
 from gendd.foundation import is_foundation
 from gendd.listing import describe
 from gendd.lock import sole_writer
 from gendd.methods import METHODS, get_method
 from gendd.networks import check_trains, parameter_count
 from gendd.optim import create_optimizer
-from gendd.programs.build import build, list_missing, noting, teacher_read_out
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
-from gendd.programs.tree import Tree
 from gendd.randomness import BatchPlan
-from gendd.ranges import check_ranges
-from gendd.runs import RunFolder, check_classes, earlier_epochs, earlier_run, environment, run_path, saved_config
+from gendd.ranges import check_ranges, flag
+from gendd.runs import RunFolder, check_classes, earlier_epochs, earlier_run, environment, run_path
 from gendd.stopping import saying_where
 from gendd.teacher_cache import open_cache
 from gendd.training import Training
 
+# The flags that open the help of a method.
+MOST_USED = (
+    *("student", "teacher", "teacher_weights", "dataset", "images", "unlabeled"),
+    *("epochs", "batch_size", "lr", "seed", "dry_run"),
+)
 PICTURED_FEATURES = 1000
 # Images whose features tell the units of them all.
 MEASURED_FEATURES = 4096
@@ -56,12 +63,12 @@ def train(tree: Tree, arguments: list[str]) -> None:
         return
     config = configuration(tree, arguments)
     with join_world() as world:
-        if not config.check_data:
+        if not config.run.check_data:
             config.check()
-            TrainProgram(tree, config, RunFolder(Path(config.resume or run_path(config))), world).execute()
+            TrainProgram(tree, config, RunFolder(Path(config.run.resume or run_path(config))), world).execute()
         elif world.is_first:
-            check_ranges(config)
-            config.check_training_images()
+            check_ranges(config.data)
+            config.data.check_training_images()
             tree.check_data(config)
 
 
@@ -72,7 +79,7 @@ def _usage(tree: Tree) -> str:
     return "\n".join([f"{start} METHOD [flags], or --resume RUN; METHOD --help tells its flags\n", *methods, own])
 
 
-def configuration(tree: Tree, arguments: list[str]) -> TrainConfig:
+def configuration(tree: Tree, arguments: list[str]) -> Config:
     """The configuration of METHOD [flags], or of a run that --resume names."""
     method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -83,22 +90,38 @@ def configuration(tree: Tree, arguments: list[str]) -> TrainConfig:
         raise UserError(f"METHOD is missing: name it first, python -m {tree.module} train METHOD; {', '.join(METHODS)}")
     with naming("METHOD"):
         kind = get_method(method)
-    return tree.parse_train(flags, tree.train_config(method=kind()))
+    return parsed(tree, flags, tree.config(kind()))
 
 
-def _resumed(tree: Tree, run: RunFolder, method: str, flags: list[str]) -> TrainConfig:
+def parsed(tree: Tree, flags: list[str], default: Config) -> Config:
+    """Parse flags over a configuration. --paper sets its flags, unless it had in `default` already."""
+    program = f"{tree.module} train {default.method.name}"
+    kind: Any = Config[type(default.data)]  # type: ignore[misc]
+    config: Config = parse(kind, program, flags, default, _description(default))
+    if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
+        config = dataclasses.replace(config, method=tree.in_protocol(config.method))
+    return config.resolved()
+
+
+def _description(config: Config) -> str:
+    parts = [part for part in vars(config).values() if part is not config.method]
+    most_used = [flag(name) for name in MOST_USED if any(hasattr(part, name) for part in parts)]
+    return f"{type(config.method).__doc__}\n\nMost used: {', '.join(most_used)}."
+
+
+def _resumed(tree: Tree, run: RunFolder, method: str, flags: list[str]) -> Config:
     """The configuration of a run, with what the flags beside --resume change of it.
 
     Raises:
         UserError: no such run, or a flag that would make it another one.
     """
-    saved = saved_config(run.path, tree.train_config)
+    saved = run.config(tree)
     if method not in ("", saved.method.name):
         raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave it out beside --resume")
-    config = tree.parse_train(flags, saved)
-    run.check(config, tree.name)
-    if config.runs != saved.runs and run_path(config).resolve() != run.path.resolve():
-        raise UserError(f"--runs {config.runs}: --resume {run.path} does not lie there; leave one of them out")
+    config = parsed(tree, flags, saved)
+    run.check(config, tree)
+    if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
+        raise UserError(f"--runs {config.run.runs}: --resume {run.path} does not lie there; leave one of them out")
     return config
 
 
@@ -109,59 +132,61 @@ class TrainProgram:
         missing: what a dry run found absent.
     """
 
-    def __init__(self, tree: Tree, config: TrainConfig, run: RunFolder, world: World):
+    def __init__(self, tree: Tree, config: Config, run: RunFolder, world: World):
         self.tree, self.run, self.world = tree, run, world
         self.method = config.method
         self.config = self._without_idle_cache(config)
-        self.precision = resolve_precision(config.precision, world.device)
-        self.plan = BatchPlan(config.seed, config.batch_size, world.rank, world.size, config.grad_accum_steps)
+        self.precision = resolve_precision(config.run.precision, world.device)
+        self.plan = BatchPlan(
+            config.run.seed, config.optimizer.batch_size, world.rank, world.size, config.optimizer.grad_accum_steps
+        )
         self.missing: list[str] = []
         self._check()
 
-    def _without_idle_cache(self, config: TrainConfig) -> TrainConfig:
+    def _without_idle_cache(self, config: Config) -> Config:
         """The configuration as it is, but for a cache that its method needs only without labels: both stages of a
         recipe are given the same flags."""
-        if not config.teacher_cache or self.method.reads_feature(config.lacks_labels):
+        if not config.data.teacher_cache or self.method.reads_feature(config.data.lacks_labels):
             return config
-        flag, name = f"--teacher-cache {config.teacher_cache}", self.method.name
+        flag, name = f"--teacher-cache {config.data.teacher_cache}", self.method.name
         if self.method.feature == "never":
             able = ", ".join(name for name, known in METHODS.items() if known.feature != "never")
             raise UserError(f"{flag}: {name} learns from no feature that it could hold; leave it out ({able} do)")
         self._say(f"{flag}: not used, {name} with labels reads no feature of the teacher")
-        return dataclasses.replace(config, teacher_cache=None, cached_views=None)
+        return config.changed(teacher_cache=None, cached_views=None)
 
     def _check(self) -> None:
         config, method, name = self.config, self.method, self.method.name
-        if method.needs_teacher and not config.teacher:
+        if method.needs_teacher and not config.networks.teacher:
             raise UserError(f"--teacher is missing: {name} learns from one; name its network")
-        if config.teacher and not method.needs_teacher:
-            raise UserError(f"--teacher {config.teacher}: {name} has none; leave it out")
-        if config.unlabeled and not method.unlabeled:
+        if config.networks.teacher and not method.needs_teacher:
+            raise UserError(f"--teacher {config.networks.teacher}: {name} has none; leave it out")
+        if config.data.unlabeled and not method.unlabeled:
             able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
             raise UserError(f"--unlabeled: {name} needs labels; without any learn {able}")
-        if not config.unlabeled and not method.labeled:
+        if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
-        if method.needs_teacher and not config.teacher_weights and not is_foundation(config.teacher):
+        if method.needs_teacher and not config.networks.teacher_weights and not is_foundation(config.networks.teacher):
             self._refuse(
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"
             )
-        check_batch(config.batch_size, self.world.size, config.grad_accum_steps, method.needs_pairs)
-        self.run.check(config, self.tree.name, method.idle)
+        check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)
+        self.run.check(config, self.tree, method.idle)
 
     def _refuse(self, message: str) -> None:
         """Ends the program, but a dry run lists it with what else is missing."""
-        if not self.config.dry_run:
+        if not self.config.run.dry_run:
             raise UserError(message)
         self.missing.append(message)
 
     def execute(self) -> None:
         config = self.config
-        if self.run.result.exists() and not config.dry_run:
+        if self.run.result.exists() and not config.run.dry_run:
             self._say_result()
             return
         with contextlib.ExitStack() as held:
-            if not config.dry_run:
+            if not config.run.dry_run:
                 self._hold_folder(held)
             self._run()
 
@@ -181,7 +206,7 @@ class TrainProgram:
         self._build()
         shared = (self.plan, self.world, self.precision, self.run.path)
         self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))
-        if config.dry_run:
+        if config.run.dry_run:
             if not self.summary.missing:
                 with noting(self.missing):
                     self._open_data()
@@ -191,15 +216,18 @@ class TrainProgram:
         circumstances = (config, self.task, self.student.network, self.evaluation, self.groups)
         self.measurement = Measurement(*circumstances, world, self.precision)
         surroundings = {**environment(world), **self._teacher_record()}
-        if config.teacher_cache:
+        if config.data.teacher_cache:
             self.task.teacher.cache = open_cache(config, self.data, self.task.teacher, world)
         if world.is_first:
-            self.run.claim(config, self.tree.name, self.data, self.evaluation)
+            self.run.claim(config, self.tree, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
         world.barrier()
         if not self.run.last.exists():
             self._measure_features()
-        training = self._training(StudentFolder(self.run, self.measurement, surroundings.get("teacher", {})))
+        classes = identity(self.data, self.evaluation)["classes"]
+        record = {"tree": self.tree.name, **config.content(), "classes": classes}
+        student = StudentFolder(self.run, self.measurement, surroundings.get("teacher", {}), record)
+        training = self._training(student)
         with saying_where(training.where_stopped) if world.is_first else contextlib.nullcontext():
             training.fit()
             self._finish(training)
@@ -209,13 +237,15 @@ class TrainProgram:
         """Show the task some of the teacher's features, of the first training images, before it learns from them."""
         if not self.task.measures_features:
             return
-        features, steps = [], max(1, MEASURED_FEATURES // self.config.batch_size)
+        features, steps = [], max(1, MEASURED_FEATURES // self.config.optimizer.batch_size)
         with autocast(self.precision, self.world.device):
             for batch in self.data.batches(range(min(steps, self.data.steps_per_epoch))):
                 features.append(self.task.teacher.features(batch))
         features = self.world.gather(torch.cat(features))
         if not features.isfinite().all():
-            raise UserError(f"--teacher {self.config.teacher}: its features are not finite; choose other weights")
+            raise UserError(
+                f"--teacher {self.config.networks.teacher}: its features are not finite; choose other weights"
+            )
         self.task.measure_features(features)
 
     def _open_data(self) -> None:
@@ -223,13 +253,13 @@ class TrainProgram:
         labeled_only = not self.method.unlabeled
         self.data = self.tree.open_training(config, self.num_classes, self.plan, self.world, network, labeled_only)
         self.evaluation = self.tree.open_evaluation(config, self.plan, self.world, network)
-        if not config.unlabeled:
-            refuse_other_classes(config.dataset, self.data.class_names, self.evaluation.class_names)
+        if not config.data.unlabeled:
+            refuse_other_classes(config.data.dataset, self.data.class_names, self.evaluation.class_names)
         sizes = self.data.class_sizes
         self.groups = {} if sizes is None else class_groups(sizes)
         held = f"{self.evaluation.size} of {self.evaluation.split} to evaluate on"
         self._say(f"  images     {self.data.size} to train on, {held}")
-        self._say(steps_line(self.data.steps_per_epoch, self.config.epochs))
+        self._say(steps_line(self.data.steps_per_epoch, self.config.optimizer.epochs))
         if passed_over := self.data.passed_over + self.evaluation.passed_over:
             self._say(f"  passed over beside them: {describe(passed_over)}")
         self._check_teacher()
@@ -242,37 +272,37 @@ class TrainProgram:
         self.missing.extend(summary.missing)
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
-        if not summary.labeled and not config.unlabeled:
-            raise UserError(f"--dataset {config.dataset}: has no labels; train without them: --unlabeled")
+        if not summary.labeled and not config.data.unlabeled:
+            raise UserError(f"--dataset {config.data.dataset}: has no labels; train without them: --unlabeled")
         self.summary, self.num_classes = summary, summary.num_classes
         trained = None
         if self.run.last.exists():
             # A run folder is enough to go on: what the student once started from is not needed again.
-            config = dataclasses.replace(config, student_weights=None, after=None)
+            config = config.changed(student_weights=None, after=None)
             with naming("--resume"):
                 trained = read_weights(self.run.path)
-        missing = self.missing if config.dry_run else None
-        if config.after:
+        missing = self.missing if config.run.dry_run else None
+        if config.networks.after:
             config = self._look_at_earlier(config)
         world = (self.world.device, missing, trained, self.precision, self.world.size)
         built = build(self.tree, config, self.num_classes, *world)
         network = built.student.network
         with naming("--student"):
-            check_trains(config.student, network, config.image_size, self.plan.micro_batch_size)
+            check_trains(config.networks.student, network, config.data.image_size, self.plan.micro_batch_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
-        if config.ema_decay:
-            self.task.setup_ema(config.ema_decay, use_warmup=True)
+        if config.optimizer.ema_decay:
+            self.task.setup_ema(config.optimizer.ema_decay, use_warmup=True)
 
-    def _look_at_earlier(self, config: TrainConfig) -> TrainConfig:
+    def _look_at_earlier(self, config: Config) -> Config:
         """Refuse an earlier run that is absent, or that trained on images held out here; in a dry run, do without."""
         before = earlier_run(config)
         if not before.last.exists():
-            self._refuse(f"--after {config.after}: {before.path} is not there yet; train it first")
-            return dataclasses.replace(config, after=None)
-        if config.holdout and (held_out := before.read("config.json").get("holdout", 0)) != config.holdout:
+            self._refuse(f"--after {config.networks.after}: {before.path} is not there yet; train it first")
+            return config.changed(after=None)
+        if config.data.holdout and (held_out := before.config(self.tree).data.holdout) != config.data.holdout:
             self._refuse(
-                f"--after {config.after}: {before.path} was trained with --holdout {held_out}, so on images that "
-                f"--holdout {config.holdout} holds out here; train it with the same"
+                f"--after {config.networks.after}: {before.path} was trained with --holdout {held_out}, so on images "
+                f"that --holdout {config.data.holdout} holds out here; train it with the same"
             )
         return config
 
@@ -281,7 +311,7 @@ class TrainProgram:
         if not self.teacher:
             return
         if self.task.teacher.classifier and self.teacher.file:
-            check_classes(self.teacher.file, self.evaluation.class_names, self.config.teacher_flag)
+            check_classes(self.teacher.file, self.evaluation.class_names, self.config.networks.teacher_flag)
         self.run.check_teacher(self._weights_record())
 
     def _weights_record(self) -> dict:
@@ -307,7 +337,7 @@ class TrainProgram:
 
     def _training(self, student: StudentFolder) -> Training:
         config, world = self.config, self.world
-        if config.compile:
+        if config.run.compile:
             missing = missing_for_compile(world.device)
             if missing:
                 self._say(f"--compile: {missing} is missing; training goes on without, slower, to the same result")
@@ -315,9 +345,9 @@ class TrainProgram:
                 self.task.compile()
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
-        optimizer = create_optimizer(self.task.get_trainable_module(), config, self.task.head)
+        optimizer = create_optimizer(self.task.get_trainable_module(), config.optimizer, self.task.head)
         parts = (config, self.task, self.data, optimizer, self.run, world, self.precision)
-        return Training(*parts, self.measurement, student.write)
+        return Training(*parts, self.measurement, student.record, student.write)
 
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result and some features."""
@@ -325,16 +355,16 @@ class TrainProgram:
         measured, costs = measurement(0), measurement.costs()
         if not self.world.is_first:
             return
-        reported = measurement.model(self.config.weights)
+        reported = measurement.model(self.config.optimizer.weights)
         training.report("final", measured.record())
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, measurement.features(reported, PICTURED_FEATURES))
-        images = self.config.epochs * self.data.steps_per_epoch * self.config.batch_size
+        images = self.config.optimizer.epochs * self.data.steps_per_epoch * self.config.optimizer.batch_size
         self.run.write(
             "result.json",
             {
-                "epochs": self.config.epochs,
+                "epochs": self.config.optimizer.epochs,
                 "earlier_epochs": earlier_epochs(self.config),
                 **measured.images,
                 **measurement.head_cost(reported),

@@ -1,17 +1,16 @@
 """Finished runs, as their folders tell them."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from gendd import checkpoint
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.errors import UserError
 from gendd.methods import METHODS, Classification, get_method
 from gendd.reporting.metrics import read_metrics
-from gendd.runs import NOT_COMPARED, SCORES, RunFolder, data_label
+from gendd.runs import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 
 # Not told by their flags: `FinishedRun.settings` says what stands for them.
 FILES = {"teacher_weights", "student_weights", "after", "teacher_cache"}
@@ -24,12 +23,12 @@ class FinishedRun:
 
     @cached_property
     def config(self) -> dict:
-        """A run that is older than a flag has its default, as JSON gives it back."""
+        """All values by their fields' names; fields that are newer than the run have their defaults."""
         content = self.folder.read("config.json")
+        name = content["method"]["name"]
         # No report runs a user's own code: a run of an own method holds all of its options.
-        kind = Classification if ":" in content["method"] else get_method(content["method"])
-        defaults = TrainConfig(method=kind()).flat()
-        return json.loads(json.dumps(defaults)) | content
+        kind = Classification if ":" in name else get_method(name)
+        return by_name(Config(method=kind()).content()) | by_name(content)
 
     @cached_property
     def environment(self) -> dict:

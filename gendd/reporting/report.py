@@ -25,7 +25,7 @@ from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
 
 if TYPE_CHECKING:
-    from gendd.programs.tree import Tree
+    from gendd.family import Tree
 
 HOW_TO_READ = """\
 A row is one read-out of all runs that differ by nothing but their seed. *head* samples features and classifies them

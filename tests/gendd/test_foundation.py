@@ -9,9 +9,9 @@ from programs import cifar_config
 from torch import nn
 
 from gendd.errors import Refusal, UserError
+from gendd.experiment import build_teacher
 from gendd.foundation import create_foundation
 from gendd.networks import Names
-from gendd.programs.build import build_teacher
 from gendd.teacher_features import take, usual, width_of
 from gendd_cifar.tree import TREE
 

@@ -8,9 +8,10 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from programs import config_of
 from torch import Tensor, nn
 
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import METHODS
@@ -24,6 +25,7 @@ from gendd.methods.simkd import SimKDStudent
 from gendd.methods.srd import log_sum
 from gendd.methods.vkd import standardized_error
 from gendd.networks import parameter_count
+from gendd_cifar.tree import TREE
 
 B, C, T = 7, 5, 4.0
 
@@ -155,7 +157,9 @@ def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
     torch.manual_seed(0)
     student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
     teacher.width = teacher_width
-    task = METHODS["vkd"]().build(TaskContext(TrainConfig.of("vkd"), student, teacher, {}, torch.device("cpu")))
+    task = METHODS["vkd"]().build(
+        TaskContext(Config(method=METHODS["vkd"]()).changed(), student, teacher, {}, torch.device("cpu"))
+    )
     projector = task.trainable_module.projector
     before, optimizer = projector.weight.detach().clone(), torch.optim.SGD(projector.parameters(), 1)
     for _ in range(3):
@@ -197,7 +201,7 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
     options |= {"beta": 12, "gamma": 5}
 
     def built(name, **more):
-        config = TrainConfig.of(name, **options | more)
+        config = config_of(TREE, name, **options | more)
         return config.method.build(TaskContext(config, network, None, {}, torch.device("cpu")))
 
     hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()

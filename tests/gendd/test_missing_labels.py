@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from programs import config_of
 
 from gendd.data import Batch
-from gendd.programs.build import build
+from gendd.experiment import build
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
@@ -17,7 +18,7 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 
 def task_of(method="gendd", **changes):
     settings = {"student": "resnet8", "teacher": "resnet8x4", "width": 16, "depth": 1, "repeats": 4, **changes}
-    config = TREE.train_config.of(method, **settings)
+    config = config_of(TREE, method, **settings)
     task = build(TREE, config, CLASSES, torch.device("cpu")).task.train()
     return task
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gendd_cifar  # noqa: F401  (registers the zoo with timm)
-from gendd.config import TrainConfig
+from gendd.config import Optimizer
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import pretrain
 from gendd.methods.projected import ProjectedStudent
@@ -20,7 +20,7 @@ STEPS_PER_EPOCH = 7
 
 
 def config(**settings):
-    return TrainConfig.of("gendd", student="resnet8", dataset="digits", **settings)
+    return Optimizer(**settings)
 
 
 def student():

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from run_folders import accuracies, costs, write_features, write_run
+from run_folders import accuracies, change_settings, costs, write_features, write_run
 
 from gendd.checkpoint import save_tensors
 from gendd.errors import UserError
@@ -148,8 +148,7 @@ def test_what_differs_by_more_than_the_seed_shares_no_mean(tmp_path, other, told
 
 def test_another_teacher_shares_no_mean_but_the_same_from_elsewhere_does(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
-    config = json.loads((second / "config.json").read_text())
-    (second / "config.json").write_text(json.dumps({**config, "teacher_weights": "moved"}))
+    change_settings(second, teacher_weights="moved")
     ((row,),) = accuracies(report(tmp_path / "one", first, second))
     assert row["n (seeds)"] == "2 (0, 1)"
     environment = json.loads((second / "environment.json").read_text())
@@ -187,8 +186,7 @@ def test_another_stage_1_shares_no_mean(tmp_path):
 
 def test_an_older_run_has_the_defaults_of_later_flags_and_dashes_for_later_figures(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
-    config = json.loads((second / "config.json").read_text())
-    (second / "config.json").write_text(json.dumps({**config, "temperature": 4.0, "milestones": [150, 180, 210]}))
+    change_settings(second, temperature=4.0, milestones=[150, 180, 210])
     result = json.loads((second / "result.json").read_text())
     del result["read_outs"]
     (second / "result.json").write_text(json.dumps(result))

@@ -6,8 +6,9 @@ import pytest
 from faults import STALE, failing
 
 from gendd import retry
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.errors import PassingFault
+from gendd.methods import METHODS
 from gendd.runs import RunFolder, data_label, run_path
 
 
@@ -23,7 +24,9 @@ from gendd.runs import RunFolder, data_label, run_path
     ],
 )
 def test_the_folder_of_a_run_names_its_data(dataset, name):
-    config = TrainConfig.of("kd", dataset=dataset, teacher="timm/resnet34", student="package.module:network", seed=2)
+    config = Config(method=METHODS["kd"]()).changed(
+        dataset=dataset, teacher="timm/resnet34", student="package.module:network", seed=2
+    )
     assert run_path(config) == Path("runs", name, "resnet34_package.module.network", "kd", "2")
 
 
@@ -43,7 +46,7 @@ def test_data_is_named_by_what_a_setting_made_of_it(settings, name):
 
 
 def test_the_folder_of_a_run_tells_its_setting():
-    config = TrainConfig.of("gendd", dataset="cifar100", student="resnet20", label_fraction=0.1)
+    config = Config(method=METHODS["gendd"]()).changed(dataset="cifar100", student="resnet20", label_fraction=0.1)
     assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")
 
 

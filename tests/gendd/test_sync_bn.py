@@ -5,13 +5,13 @@ import torch
 from programs import cifar_config, imagenet_config
 from torch import nn
 
+from gendd.config import Config
 from gendd.data import Batch
 from gendd.distributed import World
+from gendd.experiment import build, synchronizes_norms
 from gendd.programs import build as programs
-from gendd.programs.build import build, synchronizes_norms
 from gendd.programs.plan import plan_of
 from gendd.randomness import BatchPlan
-from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -19,7 +19,7 @@ FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher"
          "--depth", "1", "--repeats", "2", "--timesteps", "shared"]  # fmt: skip
 
 
-def config(*flags: str) -> CifarTrainConfig:
+def config(*flags: str) -> Config:
     return cifar_config(*FLAGS, *flags)
 
 
@@ -31,7 +31,7 @@ def norms(network: nn.Module) -> set[type]:
 @pytest.fixture
 def anywhere(monkeypatch):
     """As on a GPU. torch's layers compute as plain ones where no process group is joined."""
-    monkeypatch.setattr(programs, "synchronizes_norms", lambda config, device, processes: config.sync_bn)
+    monkeypatch.setattr(programs, "synchronizes_norms", lambda config, device, processes: config.optimizer.sync_bn)
 
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "srd", "simkd"])
@@ -70,7 +70,7 @@ def test_only_several_processes_on_gpus_synchronize():
 
 
 def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):
-    def line(settings: CifarTrainConfig, world: World) -> list[str]:
+    def line(settings: Config, world: World) -> list[str]:
         built = build(TREE, settings, 10, CPU)
         plan = plan_of(TREE, settings, TREE.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path)
         return [line for line in plan.splitlines() if line.startswith("  batch norm")]

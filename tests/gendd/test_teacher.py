@@ -5,13 +5,14 @@ import copy
 import pytest
 import timm
 import torch
+from programs import config_of
 from timm.task import DistillationTeacher
 from torch import nn
 
 import gendd_imagenet.models  # noqa: F401  (registers MobileNetV1 with timm)
 from gendd.data import Batch
 from gendd.errors import UserError
-from gendd.programs.build import build, teacher_read_out
+from gendd.experiment import build, teacher_read_out
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
@@ -119,7 +120,7 @@ def test_images_are_renormalized_as_timm_does_without_comparing_at_each_call(mea
 def task_of(method, precision="fp32", **changes):
     """A method's task on small networks, built as the programs build it."""
     settings = {"student": "resnet8", "teacher": "resnet8x4", "width": 16, "depth": 2, "repeats": 4, "batch_size": 4}
-    config = TREE.train_config.of(**{"method": method, **settings, **changes})
+    config = config_of(TREE, method, **settings | changes)
     return build(TREE, config, 7, CPU, precision=precision).task.train()
 
 

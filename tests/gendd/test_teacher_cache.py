@@ -1,6 +1,5 @@
 """The cache of the teacher's features: what it holds, who may fill it, and what it refuses."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -10,10 +9,11 @@ from faults import STALE, failing
 from toy import ToyNetwork
 
 from gendd import retry, teacher_cache
-from gendd.config import TrainConfig
+from gendd.config import Config
 from gendd.data import Normalize
 from gendd.distributed import World
 from gendd.errors import PassingFault, UserError
+from gendd.methods import METHODS
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_cache import open_cache
@@ -50,8 +50,8 @@ class Setting:
         plan = BatchPlan(seed, BATCH)
         source, normalize = Source(train, (None,) * images), Normalize(MEAN, STD, CPU)
         self.data = TrainingImages(source, plan, normalize, CPU, cached_views=views, **options)
-        self.config = TrainConfig.of(
-            "kd", teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
+        self.config = Config(method=METHODS["kd"]()).changed(
+            teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
         )
         self.teacher, self.taken = teacher or teacher_of(), []
         self.compute, self.teacher.features_of = self.teacher.features_of, self.features_of
@@ -97,7 +97,7 @@ def test_more_processes_fill_it_with_the_same_bytes(tmp_path):
     Setting(tmp_path / "one").open()
     for rank in (1, 2, 0):
         setting = Setting(tmp_path / "three")
-        cache = teacher_cache.TeacherCache(setting.config.teacher_cache, VIEWS, setting.data, 64)
+        cache = teacher_cache.TeacherCache(setting.config.data.teacher_cache, VIEWS, setting.data, 64)
         (tmp_path / "three").mkdir(exist_ok=True)
         cache.fill(setting.features_of, World(rank, 3, rank, CPU))
         assert sum(setting.taken) < VIEWS * IMAGES / 2
@@ -161,14 +161,14 @@ def test_a_cache_of_something_else_is_refused(changes, words, tmp_path):
 def test_a_cache_of_a_teacher_of_another_name_is_refused(tmp_path):
     Setting(tmp_path).open()
     setting = Setting(tmp_path)
-    setting.config = dataclasses.replace(setting.config, teacher="resnet8")
+    setting.config = setting.config.changed(teacher="resnet8")
     assert "teacher toy:network there, resnet8 here;" in refusal(setting)
 
 
 def test_a_cache_of_another_normalization_is_refused(tmp_path):
     Setting(tmp_path).open()
     setting = Setting(tmp_path)
-    setting.config = dataclasses.replace(setting.config, teacher_mean=(0.1, 0.2, 0.3))
+    setting.config = setting.config.changed(teacher_mean=(0.1, 0.2, 0.3))
     assert "teacher mean None there, [0.1, 0.2, 0.3] here;" in refusal(setting)
 
 

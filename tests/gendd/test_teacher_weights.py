@@ -10,7 +10,7 @@ from programs import cifar_config
 
 from gendd.checkpoint import checksum_of
 from gendd.errors import UserError
-from gendd.programs.build import build_teacher
+from gendd.experiment import build_teacher
 from gendd_cifar.tree import TREE
 
 KINDS = ("file", "timm", "hub", "transformers", "open_clip", "function")

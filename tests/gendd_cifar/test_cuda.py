@@ -12,7 +12,7 @@ from programs import train_cifar as main
 from gendd.data import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distributed import autocast, missing_for_compile
-from gendd.programs.build import build
+from gendd.experiment import build
 from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE
 

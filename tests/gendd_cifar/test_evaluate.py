@@ -13,12 +13,12 @@ import torch
 from programs import evaluate_cifar as main
 from programs import sampling_cifar as sample
 from programs import train_cifar as train
+from run_folders import change_settings
 from small_images import write_folder
 
 from gendd import checkpoint as files
-from gendd.checkpoint import backbone_weights, load_weights, read, read_weights
-from gendd.diffusion.head import SplitTokenHead
-from gendd.errors import Refusal, UserError
+from gendd.checkpoint import backbone_weights, read, read_weights
+from gendd.errors import UserError
 from gendd.methods.options import SamplingOptions
 from gendd.programs import evaluate as program
 from gendd.programs import figures, sampling
@@ -87,13 +87,13 @@ def test_sampling_flags_replace_the_run_s(runs, tmp_path):
     quick = evaluated(tmp_path, runs["gendd"], "--steps", "1", "--guidance", "1")["head"]["flops"]
     guided = evaluated(tmp_path, runs["gendd"], "--steps", "1", "--guidance", "2")["head"]["flops"]
     noisy = evaluated(
-        tmp_path, runs["gendd"], "--sampler", "ancestral", "--steps", "10", "--num-samples", "3", "--images", "20"
+        tmp_path, runs["gendd"], "--sampler", "ancestral", "--steps", "10", "--num-samples", "3", "--eval-images", "20"
     )["head"]["flops"]
     assert quick < guided < noisy
 
 
 def test_the_same_seed_samples_the_same(runs, tmp_path):
-    flags = ("--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--images", "100")
+    flags = ("--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--eval-images", "100")
     first, again = (accuracies(evaluated(tmp_path, runs["gendd"], *flags)) for _ in range(2))
     assert first == again
 
@@ -110,7 +110,7 @@ def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
     content = json.loads((tmp_path / "figures.json").read_text())
     assert (content["sampling"]["steps"], content["seed"], content["precision"]) == (5, 3, "fp32")
     assert "steps 5 (the paper: 100), num samples 2 (the paper: 5), guidance 1.0 (" in capsys.readouterr().out
-    evaluated(tmp_path, run, "--seed", "4", "--steps", "6", "--images", "20")
+    evaluated(tmp_path, run, "--seed", "4", "--steps", "6", "--eval-images", "20")
     content = json.loads((tmp_path / "figures.json").read_text())
     assert (content["sampling"]["steps"], content["sampling"]["num_samples"], content["seed"]) == (6, 2, 4)
 
@@ -193,13 +193,8 @@ def moved(runs, tmp_path) -> Path:
     """The student's run copied to where its teacher's file is not."""
     run = tmp_path / "moved"
     shutil.copytree(runs["gendd"], run)
-    change_config(run, teacher_weights=str(tmp_path / "gone"))
+    change_settings(run, teacher_weights=str(tmp_path / "gone"))
     return run
-
-
-def change_config(run: Path, **settings) -> None:
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({**config, **settings}))
 
 
 def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_path, monkeypatch, capsys):
@@ -212,7 +207,7 @@ def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_pa
     sample(["guidance", str(moved)])
     with pytest.raises(UserError, match="--teacher-weights nowhere: no such file"):
         main([str(moved), "--teacher-weights", "nowhere"])
-    change_config(moved, teacher="resnet99")
+    change_settings(moved, teacher="resnet99")
     with pytest.raises(UserError, match="--teacher resnet99: no such name"):
         main([str(moved)])
 
@@ -240,10 +235,10 @@ def test_two_evaluations_that_write_at_once_leave_whole_figures(runs, tmp_path, 
         fsync(descriptor)
         if not others:
             others.append(monkeypatch.setattr(os, "getpid", lambda: -1))
-            main([str(runs["gendd"]), "--images", "20", "--json", str(file)])
+            main([str(runs["gendd"]), "--eval-images", "20", "--json", str(file)])
 
     monkeypatch.setattr(files.os, "fsync", meanwhile)
-    main([str(runs["gendd"]), "--images", "10", "--json", str(file)])
+    main([str(runs["gendd"]), "--eval-images", "10", "--json", str(file)])
     assert json.loads(file.read_text())["images"] == 10
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
@@ -258,7 +253,7 @@ def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
 def test_the_table_is_printed_though_the_figures_cannot_be_written(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "check_writable", lambda *arguments: None)
     with pytest.raises(UserError, match="cannot write .*; the figures are printed above"):
-        main([str(runs["gendd"]), "--images", "20", "--json", str(tmp_path / "nope" / "x.json")])
+        main([str(runs["gendd"]), "--eval-images", "20", "--json", str(tmp_path / "nope" / "x.json")])
     assert "| head |" in capsys.readouterr().out
 
 
@@ -283,28 +278,18 @@ def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
 @pytest.mark.parametrize(
     "flags", [["--prediction", "velocity", "--noise-path", "straight"], ["--prediction", "noise", "--start", "800"]]
 )
-def test_a_checkpoint_tells_what_its_head_predicts(runs, tmp_path, flags):
-    """And is never taken for one that predicts something else."""
+def test_checkpoint_alone_is_evaluated_as_its_run(runs, tmp_path, flags):
     train([*COMMON, *HEAD, *flags, "--method", "gendd", "--student", "toy:network", "--teacher",
            "resnet8", "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path)])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0"
     read_out = ["--steps", "2", "--start", "800", "--precision", "fp32"]
     expected = accuracies(evaluated(tmp_path, run, *read_out))
-    file = run / "checkpoints" / "last.pt"
-    ours = accuracies(evaluated(tmp_path, file, *NETWORKS, *read_out, "--guidance", "1"))
-    assert ours == {name: expected[name] for name in ("head", "probe")}
-
-    tensors = read_weights(file)
-    other = SplitTokenHead(64, 64, token_dim=32, width=16, depth=2, trunk_depth=3, prediction="feature")
-    with pytest.raises(Refusal, match="missing .predicts_feature_cosine") as error:
-        load_weights(other, {name.removeprefix("head."): v for name, v in tensors.items() if name.startswith("head.")},
-                     "run")  # fmt: skip
-    assert len(str(error.value).splitlines()) == 1
+    file = shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "alone.pt")
+    assert accuracies(evaluated(tmp_path, file, *read_out)) == expected
 
 
 def test_plain_student_of_a_run_is_its_probe(runs, tmp_path):
-    rows = evaluated(tmp_path, runs["gendd"] / "student.safetensors", "--student", "toy:network", "--dataset", "digits",
-                     "--precision", "fp32")  # fmt: skip
+    rows = evaluated(tmp_path, runs["gendd"] / "student.safetensors", "--precision", "fp32")
     expected = evaluated(tmp_path, runs["gendd"], "--precision", "fp32")["probe"]
     assert accuracies(rows) == {"classifier": (expected["top1"], expected["top5"])}
 
@@ -323,10 +308,8 @@ def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "checkpoint is missing"),
+        ([], "CHECKPOINT is missing"),
         (["nowhere"], "checkpoint nowhere: no such file"),
-        (["RUN/student.safetensors"], "--student is missing"),
-        (["RUN/checkpoints/last.pt", "--student", "toy:network", "--dataset", "digits"], "--teacher is missing"),
         (["RUN", "--teacher", "resnet8x4"], "conv1.weight is (16, 3, 3, 3), not (32, 3, 3, 3)"),
         (["RUN", "--sampler", "ancestral", "--steps", "2000"], "--steps 2000"),
         (["RUN/config.json", *NETWORKS], "no checkpoint"),
@@ -355,13 +338,13 @@ def test_a_given_normalization_is_kept_in_the_run_and_replaced_by_the_programs_o
 
 def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
     """Neither for what is evaluated nor for its teacher, when their files lack something."""
-    tensors = {name: read_weights(runs[name]) for name in ("teacher", "gendd")}
-    del tensors["teacher"]["bn1.weight"], tensors["gendd"]["norm.weight"]
+    tensors = {name: read_weights(runs[name]) for name in ("teacher", "paper")}
+    del tensors["teacher"]["bn1.weight"], tensors["paper"]["norm.weight"]
     for name, content in tensors.items():
         torch.save(dict(content), tmp_path / f"{name}.pt")
     for arguments in (
         [runs["gendd"], "--teacher-weights", tmp_path / "teacher.pt"],
-        [tmp_path / "gendd.pt", *NETWORKS],
+        [tmp_path / "paper.pt", *NETWORKS],
     ):
         with pytest.raises(UserError, match=r"1 missing \((bn1|norm).weight") as error:
             main([*map(str, arguments)])

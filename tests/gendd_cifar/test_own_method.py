@@ -34,7 +34,7 @@ def test_it_trains_goes_on_evaluates_and_is_reported(tmp_path, capsys, monkeypat
     whole = [*FLAGS, "--epochs", "2", "--runs", str(tmp_path / "whole"), "--logit-weight", "0.25"]
     train_cifar(whole)
     run = tmp_path / "whole" / "digits" / "resnet8_toy.network" / "own_methods.SquaredError" / "0"
-    assert json.loads((run / "config.json").read_text())["logit_weight"] == 0.25
+    assert json.loads((run / "config.json").read_text())["method"]["logit_weight"] == 0.25
     assert f"method     {METHOD}, logit weight 0.25" in capsys.readouterr().out
 
     def stop(self):
@@ -50,7 +50,7 @@ def test_it_trains_goes_on_evaluates_and_is_reported(tmp_path, capsys, monkeypat
     train_cifar(["--resume", str(broken)])
     assert _losses(broken) == _losses(run)
 
-    evaluate_cifar([str(run), "--images", "100"])
+    evaluate_cifar([str(run), "--eval-images", "100"])
     assert "classifier" in capsys.readouterr().out
     write_report(ReportConfig((str(run),), str(tmp_path / "report")))
     assert f"| {METHOD} |" in (tmp_path / "report" / "report.md").read_text()

@@ -14,6 +14,7 @@ from programs import equal_cost_cifar as equal_cost
 from programs import evaluate_cifar as evaluate
 from programs import sampling_cifar as main
 from programs import train_cifar as train
+from run_folders import change_settings
 
 from gendd.diffusion.objective import Objective
 from gendd.errors import UserError
@@ -43,7 +44,7 @@ def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
         found = list(csv.DictReader(file))
     for row, setting in zip(found, grid, strict=True):
         flags = ["--sampler", setting.sampler, "--steps", str(setting.steps), "--num-samples", str(setting.num_samples)]
-        images = [] if setting.sampler == "deterministic" else ["--images", "250"]
+        images = [] if setting.sampler == "deterministic" else ["--eval-images", "250"]
         evaluate([str(run), *flags, "--guidance", str(setting.guidance), *images, "--precision", "fp32",
                   "--json", str(tmp_path / "evaluation.json")])  # fmt: skip
         content = json.loads((tmp_path / "evaluation.json").read_text())
@@ -125,8 +126,7 @@ def test_two_processes_print_one_table(run):
 
 def test_noise_follows_the_seed_of_the_run(run, tmp_path, monkeypatch):
     copy, seeds = shutil.copytree(run, tmp_path / "copy"), []
-    config = json.loads((run / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "seed": 5}))
+    change_settings(copy, seed=5)
 
     def note(student, batches, world, seed, image):
         seeds.append(seed)

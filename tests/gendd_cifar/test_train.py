@@ -18,6 +18,7 @@ from PIL import Image
 from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
 from programs import words_of
+from run_folders import settings_of
 from small_images import write_folder
 
 from gendd import lock, split
@@ -195,7 +196,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_flags_beside_resume_that_train_nothing_else_are_taken(interrupted, gendd, tmp_path):
     main(["--resume", str(interrupted), "--eval-every", "2", "--data-root", str(tmp_path), "--epochs", "3"])
     assert [record["epoch"] for record in read_metrics(interrupted) if record["kind"] == "eval"] == [1, 2, 3]
-    config = json.loads((interrupted / "config.json").read_text())
+    config = settings_of(interrupted)
     assert (config["eval_every"], config["data_root"]) == (2, str(tmp_path))
     assert_same_weights(interrupted, gendd(runs="whole"), rtol=0, atol=0)
 
@@ -434,7 +435,7 @@ def test_other_images_are_learned_from_without_labels(gendd, tmp_path, capsys):
     run = gendd(*flags, "--unlabeled", data="digits-from-strangers")
     assert "passed over beside them: 1 .txt\n" in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["images"] == 599
-    evaluate([str(run), "--precision", "fp32", "--images", "250"])
+    evaluate([str(run), "--precision", "fp32", "--eval-images", "250"])
     assert json.loads((run / "evaluation.json").read_text())["split"] == "test"
 
 
@@ -570,7 +571,7 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(gendd, tmp_path
     flags = ["--teacher-cache", str(cache), "--epochs", "1"]
     run = gendd("--method", "pretrain", "--name", "pretrain", *flags, "--cached-views", "2")
     assert "not used, pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
-    assert json.loads((run / "config.json").read_text())["teacher_cache"] is None and not cache.exists()
+    assert settings_of(run)["teacher_cache"] is None and not cache.exists()
     with pytest.raises(UserError, match="classification learns from no feature that it could hold; leave it out"):
         gendd("--method", "classification", "--name", "alone", *flags)
     with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
@@ -644,7 +645,8 @@ def test_folder_of_another_configuration_is_refused(gendd):
 def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
     file = gendd() / "config.json"
     config = json.loads(file.read_text())
-    file.write_text(json.dumps({name: value for name, value in config.items() if name != "grad_accum_steps"}))
+    del config["optimizer"]["grad_accum_steps"]
+    file.write_text(json.dumps(config))
     gendd()
     assert "is complete" in capsys.readouterr().out
     with pytest.raises(UserError, match="--grad-accum-steps 1 there, 2 here"):

@@ -288,7 +288,7 @@ def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_pat
 
 def compare_classes(settings, batch=8):
     training, evaluated = open_photos(settings, batch), open_evaluated(settings)
-    refuse_other_classes(settings.dataset, training.class_names, evaluated.class_names)
+    refuse_other_classes(settings.data.dataset, training.class_names, evaluated.class_names)
 
 
 @pytest.fixture

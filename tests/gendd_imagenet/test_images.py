@@ -48,12 +48,12 @@ def apart(one, other):
 def timms(settings):
     """timm's transforms of a photograph that is decoded as a whole."""
     transforms = transforms_imagenet_train(
-        settings.image_size,
-        scale=settings.crop_scale,
-        hflip=settings.hflip,
-        color_jitter=settings.color_jitter,
-        auto_augment=settings.auto_augment,
-        interpolation=settings.interpolation,
+        settings.data.image_size,
+        scale=settings.data.crop_scale,
+        hflip=settings.data.hflip,
+        color_jitter=settings.data.color_jitter,
+        auto_augment=settings.data.auto_augment,
+        interpolation=settings.data.interpolation,
         normalize=False,
     )
 

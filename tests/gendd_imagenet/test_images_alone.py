@@ -42,7 +42,11 @@ def config(flat, *flags):
 def test_images_stand_for_the_flags_that_follow_from_them(flat):
     settings = config(flat)
     settings.check()
-    assert (settings.dataset, settings.unlabeled, settings.teacher_classifier) == (str(flat), True, False)
+    assert (settings.data.dataset, settings.data.unlabeled, settings.networks.teacher_classifier) == (
+        str(flat),
+        True,
+        False,
+    )
     assert settings.method.contraction == 0
     summary = summarize(settings)
     assert (summary.num_classes, summary.labeled, summary.missing) == (0, False, ())

@@ -136,7 +136,7 @@ def test_class_vectors_that_are_none_are_refused(run, tmp_path, content, message
 
 
 def test_a_place_that_cannot_be_written_is_refused_first(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(judge, "open_run", lambda *arguments, **changed: pytest.fail("computed"))
+    monkeypatch.setattr(judge, "load", lambda *arguments, **changed: pytest.fail("computed"))
     with pytest.raises(UserError, match="cannot write .*nope/x.json: .*; name another place .*: --json FILE"):
         knn(TREE, [str(run), "--json", str(tmp_path / "nope" / "x.json")])
 
@@ -148,7 +148,8 @@ def test_an_unfinished_run_says_so(run, tmp_path, capsys):
     (tmp_path / "run" / "result.json").unlink()
     evaluate_imagenet([str(tmp_path / "run")])
     knn(TREE, [str(tmp_path / "run"), "--k", "1"])
-    assert capsys.readouterr().out.count("after epoch 1 of 1: the run is unfinished\n") == 2
+    words = "after epoch 1 of 1: the run is unfinished, it lacks its final evaluation\n"
+    assert capsys.readouterr().out.count(words) == 2
 
 
 def test_real_labels_that_share_a_number_are_refused(data, run, tmp_path):
@@ -185,7 +186,7 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     torch.save(tensors, tmp_path / "broken.pt")
     words = [str(tmp_path / "broken.pt"), "--student", "toy:network", "--dataset", "imagenet"]
     with pytest.raises(UserError, match="broken.pt: classifier.weight holds values that are not finite"):
-        evaluate_imagenet([*words, "--dataset", json.loads((run / "config.json").read_text())["dataset"]])
+        evaluate_imagenet([*words, "--dataset", json.loads((run / "config.json").read_text())["data"]["dataset"]])
 
 
 @pytest.mark.parametrize("unknown", [6, 21])

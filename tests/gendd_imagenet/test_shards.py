@@ -1,7 +1,6 @@
 """Shards: written, split without overlap, the same for any number of processes and workers, and shards that fail."""
 
 import bz2
-import dataclasses
 import gzip
 import io
 import lzma
@@ -286,7 +285,7 @@ def test_shards_may_be_compressed_and_in_upper_case(photos, tmp_path, content, e
     names = [write_shard(tmp_path / f"{i}.{ending}", {f"{i}.jpg": content}, mode) for i in range(2)]
     settings = streamed(f"{tmp_path}/{{0..1}}.{ending}", photos)
     settings.check()
-    assert data_name(settings.dataset) == tmp_path.name
+    assert data_name(settings.data.dataset) == tmp_path.name
     assert summarize(settings).missing == ()
     assert open_photos(settings).streamed == names
     check_data(settings)
@@ -316,8 +315,8 @@ def test_a_folder_of_shards_is_its_shards_in_natural_order(photos, tmp_path, con
     names = [write_shard(tmp_path / f"{i}.tar", {f"{i}.jpg": content}) for i in (1, 2, 10)]
     (tmp_path / "README.md").write_text("no shard")
     settings = streamed(tmp_path, photos)
-    assert "--steps-per-epoch is missing" in refusal(dataclasses.replace(settings, steps_per_epoch=0).check)
-    assert expand(settings.dataset) == names
+    assert "--steps-per-epoch is missing" in refusal(settings.changed(steps_per_epoch=0).check)
+    assert expand(settings.data.dataset) == names
     assert (summarize(settings).missing, summarize(settings).labeled) == ((), False)
     assert open_photos(settings).streamed == names
     check_data(settings)

@@ -13,6 +13,7 @@ import torch
 from photos import ALONE
 from programs import imagenet_config, train_cifar, train_imagenet
 
+from gendd.methods import METHODS
 from gendd.networks import create_network
 from gendd.programs.student_folder import StudentFolder
 from gendd.randomness import BatchPlan
@@ -49,13 +50,11 @@ def folder_of(tree, name: str, num_classes: int, image_size: int, path: Path) ->
         class_names=tuple(f"class {number}" for number in range(num_classes)),
         geometry={"interpolation": "bilinear", "crop_pct": 0.7, "crop_mode": "center"},
     )
-    config = SimpleNamespace(
-        student=name, method=SimpleNamespace(name="gendd"), dataset="set", epochs=1, teacher=None, weights="trained"
-    )
+    config = tree.config(METHODS["gendd"](), student=name, dataset="set", epochs=1)
     measurement = SimpleNamespace(
         config=config, network=network, evaluation=evaluation, plain=lambda model: model, model=lambda weights: network
     )
-    StudentFolder(RunFolder(path), measurement, {}).write(1)
+    StudentFolder(RunFolder(path), measurement, {}, {}).write(1)
     return network, path / "student"
 
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from programs import imagenet_config
 
+from gendd.config import Config
 from gendd.data import Normalize
 from gendd.distributed import World
 from gendd.errors import UserError
 from gendd.randomness import BatchPlan
-from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.data import EvaluationPhotos, TrainingPhotos, open_evaluation
 
 CLASSES = ("n01", "n02", "n03")
@@ -41,7 +41,7 @@ def write_photos(root: Path) -> Path:
     return root
 
 
-def config(dataset, **settings) -> ImageNetTrainConfig:
+def config(dataset, **settings) -> Config:
     settings = {"student": "resnet18", "image-size": 32, "workers": 0, "dataset": dataset, **settings}
     arguments = []
     for name, value in settings.items():
@@ -50,7 +50,7 @@ def config(dataset, **settings) -> ImageNetTrainConfig:
 
 
 def open_photos(
-    config: ImageNetTrainConfig,
+    config: Config,
     batch: int = 8,
     rank: int = 0,
     world: int = 1,
@@ -62,7 +62,7 @@ def open_photos(
     return TrainingPhotos(config, len(CLASSES), plan, ALONE, NORMALIZE, labeled_only)
 
 
-def open_evaluated(config: ImageNetTrainConfig, rank: int = 0, world: int = 1) -> EvaluationPhotos:
+def open_evaluated(config: Config, rank: int = 0, world: int = 1) -> EvaluationPhotos:
     network = SimpleNamespace(pretrained_cfg={"mean": MEAN, "std": STD})
     return open_evaluation(config, BatchPlan(0, 1, rank, world), ALONE, network)
 

@@ -8,16 +8,16 @@ import dataclasses
 import sys
 from functools import partial
 
+from gendd.config import Config
+from gendd.experiment import build_student, build_teacher
+from gendd.family import Tree
 from gendd.methods import METHODS
-from gendd.programs.build import build_student, build_teacher
 from gendd.programs.equal_cost import equal_cost
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.sampling import ablate_sampling
 from gendd.programs.train import configuration, train
 from gendd.ranges import flag
-from gendd_cifar.config import CifarTrainConfig
 from gendd_cifar.tree import TREE as CIFAR
-from gendd_imagenet.config import ImageNetTrainConfig
 from gendd_imagenet.tree import TREE as IMAGENET
 
 
@@ -38,13 +38,25 @@ def words_of(flags: list[str]) -> list[str]:
     return methods + flags
 
 
-def cifar_config(*flags: str) -> CifarTrainConfig:
+def cifar_config(*flags: str) -> Config:
     """Of gendd, if no method is named."""
     return configuration(CIFAR, words_of(["--method", "gendd", *flags]))
 
 
-def imagenet_config(*flags: str) -> ImageNetTrainConfig:
+def imagenet_config(*flags: str) -> Config:
     return configuration(IMAGENET, words_of(["--method", "gendd", *flags]))
+
+
+def values_of(config: Config) -> dict:
+    """All values of a configuration by their fields' names, and the name of its method."""
+    values = {name: value for part in vars(config).values() for name, value in vars(part).items()}
+    return values | {"method": config.method.name}
+
+
+def config_of(tree: Tree, method: str, **values) -> Config:
+    """The configuration of a method; values that it has no field for are left out."""
+    config = tree.config(METHODS[method]())
+    return config.changed(**{name: value for name, value in values.items() if name in values_of(config)})
 
 
 def build_network(role, name, weights, names, num_classes, image_size, allow_partial=False, missing=None, **given):
@@ -53,7 +65,7 @@ def build_network(role, name, weights, names, num_classes, image_size, allow_par
         return build_student(name, weights, names, num_classes, image_size, allow_partial, missing)
     settings = {"teacher": name, "teacher_weights": weights, "image_size": image_size, "allow_partial": allow_partial}
     settings |= {f"teacher_{word}": value for word, value in given.items()}
-    return build_teacher(CifarTrainConfig.of("kd", **settings), names, num_classes, missing).built
+    return build_teacher(Config(method=METHODS["kd"]()).changed(**settings), names, num_classes, missing).built
 
 
 def train_cifar(flags: list[str] | None = None) -> None:

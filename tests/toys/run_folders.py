@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 
 from gendd.checkpoint import save_tensors
+from gendd.methods import METHODS
+from gendd.runs import by_name
+from gendd_cifar.tree import TREE
 
 EPOCHS = 3
 
@@ -21,10 +24,11 @@ def write_run(
     """A run folder such as a training leaves, with the top-1, top-5 and, if there are more, the groups given."""
     folder.mkdir(parents=True)
     distilled = method != "classification"
-    config = {
-        "dataset": "digits", "image_size": 32, "epochs": EPOCHS, "method": method, "name": None, "student": "small",
-        "seed": 0, "teacher": "large" if distilled else None, "unlabeled": False, **config,
-    }  # fmt: skip
+    values = {"student": "small", "teacher": "large" if distilled else None, "epochs": EPOCHS, **config}
+    kind = METHODS[method]
+    settings = TREE.config(kind(), dataset="digits")
+    known = {name: value for name, value in values.items() if name in by_name(settings.content())}
+    content = {"tree": TREE.name, **settings.changed(**known).content()}
     teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if distilled else {}
     environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
     names = ("top1", "top5", "many", "few")
@@ -34,14 +38,14 @@ def write_run(
     for epoch in range(1, EPOCHS + 1):
         records.append({"kind": "train", "epoch": epoch, "step": epoch, "loss": 2 / epoch, "lr": 1e-3})
         records.append({"kind": "eval", "epoch": epoch, "step": epoch, "images": 100, "split": "test", **last})
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(content))
     (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     rate = {"median": 4000.4, "min": 3000.0, "max": 5000.0, "batches": 8}
     costs = {"parameters": 1_230_000, "flops": 45_600_000, "images_per_second": rate}
     head_costs = {"parameters": 9_870_000, "flops": 65_400_000, "images_per_second": rate}
     result = {
-        "epochs": config["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
+        "epochs": values["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
         "split": "test", "images": 500, "last": last,
         "best": {"epoch": 2, "read_out": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
         "student": {"parameters": 1_230_000, "flops": 45_600_000}, "seconds": 78.9, "train_images_per_second": 321.4,
@@ -51,6 +55,20 @@ def write_run(
     if complete:
         (folder / "result.json").write_text(json.dumps(result))
     return folder
+
+
+def settings_of(run: Path) -> dict:
+    """All values of a run's configuration by their fields' names."""
+    return by_name(json.loads((run / "config.json").read_text()))
+
+
+def change_settings(run: Path, **settings) -> None:
+    """Give a run's configuration other values."""
+    content = json.loads((run / "config.json").read_text())
+    for part in content.values():
+        if isinstance(part, dict):
+            part.update({name: settings[name] for name in part if name in settings})
+    (run / "config.json").write_text(json.dumps(content))
 
 
 def write_features(folder: Path) -> None:

@@ -8,7 +8,7 @@ from programs import cifar_config
 from torch import Tensor
 
 from gendd.data import Batch
-from gendd.programs.build import build
+from gendd.experiment import build
 from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE
 

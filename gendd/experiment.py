@@ -1,18 +1,22 @@
 """Networks with their weights, and the task around them, as a configuration names them."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
+from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd import checkpoint, hub, timm_sources
-from gendd.config import TrainConfig
+from gendd.checkpoint import load_weights, read, reported_weights, weights_file, weights_in
+from gendd.config import Config
 from gendd.errors import Absent, Missing, UserError, naming, not_there
 from gendd.evaluation import ReadOut
+from gendd.family import Tree, tree_named
 from gendd.foundation import is_foundation
 from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
 from gendd.networks import (
@@ -26,9 +30,8 @@ from gendd.networks import (
     take_classifier,
     trial,
 )
-from gendd.programs.tree import Tree
 from gendd.randomness import generator
-from gendd.runs import student_weights
+from gendd.runs import run_record, saved_config, student_weights
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_features import Kind, check_repeats, describe, projection_width, usual, width_of
 
@@ -102,7 +105,7 @@ def build_student(
     return built
 
 
-def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: list[str] | None = None) -> "Teacher":
+def build_teacher(config: Config, names: Names, num_classes: int, missing: list[str] | None = None) -> "Teacher":
     """The teacher's network, filled, and whether it classifies the data.
 
     It does not if it has no classifier, one for another number of classes, or is not to (--no-teacher-classifier).
@@ -110,37 +113,40 @@ def build_teacher(config: TrainConfig, names: Names, num_classes: int, missing: 
     Raises:
         UserError: as `build_student`; or the method learns from a classifier that is not there.
     """
-    name, weights = config.teacher, config.teacher_weights
-    image_size = config.teacher_image_size or config.image_size
+    name, weights = config.networks.teacher, config.networks.teacher_weights
+    image_size = config.networks.teacher_image_size or config.data.image_size
     found = find_weights("--teacher-weights", name, weights, names, missing)
     with naming("--teacher"):
         own = _own_classes(found, name, names, num_classes, image_size)
         # What its classifier reads is the pooled feature.
         is_classifier = own == num_classes > 0 and own != _projection(name, names)
-        classifies = config.teacher_classifier and is_classifier and config.teacher_feature in READABLE
+        classifies = (
+            config.networks.teacher_classifier and is_classifier and config.networks.teacher_feature in READABLE
+        )
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
         network = create_network(name, names, own, image_size, needs_classifier=classifies)
-        if is_foundation(name) and not config.teacher_image_size:
+        if is_foundation(name) and not config.networks.teacher_image_size:
             image_size = network.pretrained_cfg["input_size"][-1]
         built = BuiltNetwork(name, network, trial(name, network, image_size))
-        kind = usual(network) if config.teacher_feature == "auto" else config.teacher_feature
+        kind = usual(network) if config.networks.teacher_feature == "auto" else config.networks.teacher_feature
     with naming("--teacher-feature"):
         width = width_of(network, kind, image_size)
-    built.normalization = _normalize(network, config.teacher_mean, config.teacher_std)
+    built.normalization = _normalize(network, config.networks.teacher_mean, config.networks.teacher_std)
     if found:
         needed = config.method.needs_classifier(config)
-        _fill(built, found, "--teacher-weights", weights, image_size, config.allow_partial, needed)
+        _fill(built, found, "--teacher-weights", weights, image_size, config.networks.allow_partial, needed)
     else:
         _accept_as_created(built, "--teacher", weights)
-    built.checksum = checkpoint.checksum_of(network.state_dict())
+    if not missing:  # In a dry run without the weights the network is random.
+        built.checksum = checkpoint.checksum_of(network.state_dict())
     with naming("--teacher"):
         check_repeats(name, network, kind, image_size)
     if not classifies:
         built.normalization += (
             f"; learned by its {describe(network, kind)} feature of {width} numbers, it classifies nothing here"
         )
-    if image_size != config.image_size:
+    if image_size != config.data.image_size:
         built.normalization += f"; sees images of {image_size} pixels"
     return Teacher(built, kind, width, image_size, classifies)
 
@@ -158,22 +164,24 @@ class Teacher:
 READABLE = ("auto", "pooled")
 
 
-def _refuse_classless(config: TrainConfig, own: int, num_classes: int, found: Found | None) -> None:
+def _refuse_classless(config: Config, own: int, num_classes: int, found: Found | None) -> None:
     """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
     name = config.method.name
-    if config.teacher_feature not in READABLE:
+    if config.networks.teacher_feature not in READABLE:
         raise UserError(
-            f"--teacher-feature {config.teacher_feature}: is not what the teacher's classifier reads, from which "
-            f"{name} learns; {FEATURES_ALONE}"
+            f"--teacher-feature {config.networks.teacher_feature}: is not what the teacher's classifier "
+            f"reads, from which {name} learns; {FEATURES_ALONE}"
         )
-    if not config.teacher_classifier:
+    if not config.networks.teacher_classifier:
         raise UserError(f"--no-teacher-classifier: {name} learns from it; leave it out; {FEATURES_ALONE}")
     if own and found:
         raise UserError(
-            f"--teacher-weights {config.teacher_weights}: made for {own} classes, the data set has {num_classes}; "
-            f"choose the --dataset it was trained on, or other weights; {FEATURES_ALONE}"
+            f"--teacher-weights {config.networks.teacher_weights}: made for {own} classes, the data set has "
+            f"{num_classes}; choose the --dataset it was trained on, or other weights; {FEATURES_ALONE}"
         )
-    raise UserError(f"--teacher {config.teacher}: has no classifier, from which {name} learns; {FEATURES_ALONE}")
+    raise UserError(
+        f"--teacher {config.networks.teacher}: has no classifier, from which {name} learns; {FEATURES_ALONE}"
+    )
 
 
 def _own_classes(found: Found | None, name: str, names: Names, num_classes: int, image_size: int) -> int:
@@ -277,22 +285,79 @@ def _find(name: str, weights: str, names: Names, fetch: bool) -> Found:
 
 
 @dataclass
-class Built:
+class Experiment:
+    """A configuration with its networks, and the task that trains the student.
+
+    Attributes:
+        epoch: after which the loaded weights were saved; None without them.
+    """
+
+    tree: Tree
+    config: Config
     student: BuiltNetwork
     teacher: BuiltNetwork | None
     task: Task
+    epoch: int | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model: of a GenDD run the `Student`, with backbone, head and probe."""
+        return unwrap_model(self.task.get_eval_model())
+
+
+def load(
+    path: str | Path,
+    tree: Tree | None = None,
+    device: torch.device | None = None,
+    trained: bool = True,
+    taught: bool = False,
+    judged_on: str | None = None,
+    **changes: Any,
+) -> Experiment:
+    """Load a run from its folder, or from one of its checkpoints alone.
+
+    Args:
+        path: run folder (its last checkpoint), or a checkpoint file.
+        tree: the one that the run must be of; its own if not given.
+        device: of the networks; the CPU if not given.
+        trained: load the run's weights; otherwise they are random, for measurements of speed and size.
+        taught: load the teacher's weights too; what a student needs of the teacher is among the student's own.
+        judged_on: another data set, whole, in place of the images that the run chose.
+        changes: values of the configuration in place of the run's own.
+
+    Raises:
+        UserError: no run, a damaged one, or one of another tree.
+    """
+    path = Path(path)
+    with naming("run"):
+        content = read(weights_file(path)) if trained or not path.is_dir() else {}
+    record = run_record(path)
+    tree = tree or tree_named(record.get("tree"))
+    config = saved_config(record, tree, path)
+    if judged_on:
+        config = replace(config, data=config.data.whole(judged_on))
+    own = {"student_weights": None, "after": None} | ({} if taught else {"teacher_weights": None})
+    config, device = config.changed(**own | changes), device or torch.device("cpu")
+    tensors = weights_in(content, path, reported_weights(content)) if trained else None
+    experiment = build(tree, config, len(record["classes"]), device, missing=None if taught else [], trained=tensors)
+    experiment.task.eval()
+    if tensors:
+        with naming("run"):
+            load_weights(experiment.model, tensors, str(path))
+    experiment.epoch = content.get("epoch")
+    return experiment
 
 
 def build(
     tree: Tree,
-    config: TrainConfig,
+    config: Config,
     num_classes: int,
     device: torch.device,
     missing: list[str] | None = None,
     trained: dict[str, Tensor] | None = None,
     precision: str = "fp32",
     processes: int = 1,
-) -> Built:
+) -> Experiment:
     """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
 
     Args:
@@ -302,24 +367,26 @@ def build(
         precision: of the teacher, "bf16" or "fp32".
         processes: that train together.
     """
-    torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
+    torch.manual_seed(generator("cpu", config.run.seed, "initial weights").initial_seed())
     # Without labels, it is the teacher's classes that a student's classifier learns.
-    classes = num_classes if not config.unlabeled or config.teacher_classifier else 0
+    classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
     given = (student_weights(config), tree.names)
-    student = build_student(config.student, *given, classes, config.image_size, config.allow_partial, missing)
+    student = build_student(
+        config.networks.student, *given, classes, config.data.image_size, config.networks.allow_partial, missing
+    )
     teacher = frozen = None
-    if config.teacher:
+    if config.networks.teacher:
         taught = build_teacher(config, tree.names, num_classes, missing)
         teacher = taught.built
-        if config.unlabeled and not taught.classifies and has_classifier(student.network):
+        if config.data.unlabeled and not taught.classifies and has_classifier(student.network):
             with naming("--student"):
-                take_classifier(config.student, student.network)
+                take_classifier(config.networks.student, student.network)
         frozen = FrozenTeacher(
             teacher.network,
             student.network,
             device,
             precision,
-            config.teacher_chunk,
+            config.networks.teacher_chunk,
             taught.kind,
             taught.width,
             taught.image_size,
@@ -331,24 +398,24 @@ def build(
         # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
         convert_sync_batchnorm(task.get_trainable_module())
     _recompute(config, student, task)
-    return Built(student, teacher, task)
+    return Experiment(tree, config, student, teacher, task)
 
 
-def synchronizes_norms(config: TrainConfig, device: torch.device, processes: int) -> bool:
+def synchronizes_norms(config: Config, device: torch.device, processes: int) -> bool:
     """Whether batch norm takes its statistics over the images of all processes; torch has kernels for GPUs alone."""
-    return config.sync_bn and processes > 1 and device.type == "cuda"
+    return config.optimizer.sync_bn and processes > 1 and device.type == "cuda"
 
 
-def _recompute(config: TrainConfig, student: BuiltNetwork, task: Task) -> None:
+def _recompute(config: Config, student: BuiltNetwork, task: Task) -> None:
     """Gradient checkpointing of the parts that the configuration names."""
-    flag = f"--grad-checkpointing {config.grad_checkpointing}"
-    if config.grad_checkpointing in ("student", "both"):
+    flag = f"--grad-checkpointing {config.networks.grad_checkpointing}"
+    if config.networks.grad_checkpointing in ("student", "both"):
         with naming(f"{flag}:"):
             recompute_activations(student.name, student.network)
-    if config.grad_checkpointing in ("head", "both"):
+    if config.networks.grad_checkpointing in ("head", "both"):
         if task.head is not None and task.head.draws_features:
             task.head.set_grad_checkpointing(True)
-        elif config.grad_checkpointing == "head":
+        elif config.networks.grad_checkpointing == "head":
             raise UserError(f"{flag}: {config.method.name} has no head; choose student or none")
 
 

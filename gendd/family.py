@@ -1,20 +1,20 @@
-"""What one tree adds to the shared programs."""
+"""A family of images: what a tree adds to the shared programs."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+import importlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from gendd.command_line import parse
-from gendd.config import EvaluateConfig, TrainConfig
+from gendd.config import Config, Data, Optimizer, Run
 from gendd.data import DataSummary, EvaluationData, TrainingData
 from gendd.diffusion.head import PAPER
+from gendd.errors import Refusal
+from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
 from gendd.ranges import field_names
 
-Options = TypeVar("Options")
 PAPERS, AS_PAPER = "the paper's", "as the paper's"
 # What the tensors of a checkpoint file say of its head.
 NETWORK = ("depth", "trunk_depth", "prediction", "noise_path")
@@ -25,6 +25,7 @@ class Tree:
     """
     Args:
         name: of the package, such as "gendd_cifar".
+        data, optimizer, run: parts of the default configuration.
         summarize: what is known of a configuration's data without reading it.
         check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
         open_training: (config, number of classes, plan, world, network, labeled_only) -> the images to train on,
@@ -39,14 +40,15 @@ class Tree:
 
     name: str
     names: Names
-    train_config: type[TrainConfig]
-    evaluate_config: type[EvaluateConfig]
+    data: Data
     summarize: Callable[..., DataSummary]
     check_data: Callable[..., None]
     open_training: Callable[..., TrainingData]
     open_evaluation: Callable[..., EvaluationData]
     class_sizes: Callable[..., Tensor | None]
     paper: dict[str, object]
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    run: Run = field(default_factory=Run)
     typed: str = ""
 
     @property
@@ -54,22 +56,14 @@ class Tree:
         """For usage lines and remedies."""
         return self.typed or self.name
 
-    def parse_train(self, arguments: list[str], default: TrainConfig) -> TrainConfig:
-        """Command line to the configuration of a run; --paper has set its flags, unless it had in `default` already."""
-        config = parse(self.train_config, f"{self.module} train {default.method.name}", arguments, default)
-        if not getattr(default.method, "paper", False):
-            config = replace(config, method=self._in_protocol(config.method))
-        return config.resolved()
+    def config(self, method: Method, **values) -> Config:
+        """Return the default configuration of a method, with other values of fields."""
+        return Config(data=self.data, method=method, optimizer=self.optimizer, run=self.run).changed(**values)
 
-    def parse_evaluate(self, arguments: list[str]) -> EvaluateConfig:
-        """Command line to the configuration of an evaluation; --paper has set its flags."""
-        return self._in_protocol(parse(self.evaluate_config, f"{self.module} evaluate", arguments))
-
-    def _in_protocol(self, options: Options) -> Options:
-        """Options with the paper's protocol, where they ask for it."""
-        asked = getattr(options, "paper", False)
-        values = {name: self.paper[name] for name in self._known(options)}
-        return replace(cast(Any, options), **values) if asked else options
+    def in_protocol(self, method: Method, names: Collection[str] | None = None) -> Method:
+        """Return a method's options with the paper's protocol of draws and sampling, or these of them."""
+        known = [name for name in self._known(method) if names is None or name in names]
+        return replace(method, **{name: self.paper[name] for name in known})
 
     def protocol(self, options: object, of_run: bool = True) -> str:
         """Return in what network, training and sampling differ from the paper's.
@@ -100,6 +94,20 @@ class Tree:
 
     def _known(self, config: object) -> list[str]:
         return [name for name in self.paper if hasattr(config, name)]
+
+
+TREES = ("gendd_cifar", "gendd_imagenet")
+
+
+def tree_named(name: object) -> Tree:
+    """Return the tree of this name.
+
+    Raises:
+        Refusal: there is none.
+    """
+    if name not in TREES:
+        raise Refusal(f"{name}: no such tree; known: {', '.join(TREES)}")
+    return importlib.import_module(f"{name}.tree").TREE
 
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
