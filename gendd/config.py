@@ -103,7 +103,7 @@ class Data:
     label_fraction: Annotated[float, Range(0, 1, above=True, remedy="without any label train with --unlabeled")] = 1.0
     """Share of the training images, class by class, that keep their labels, the same for every seed and method."""
     unlabeled: bool = False
-    """Touch no label: needs contraction 0; the teacher's probabilities train the probe (or stage 1)."""
+    """Read no label. The contraction is then 0, and the teacher's probabilities train the probe (or stage 1)."""
     teacher_cache: str | None = None
     """Folder of the teacher's features: computed once for `cached_views` views per image, then read in every epoch."""
     cached_views: int | None = None
@@ -116,6 +116,11 @@ class Data:
     def lacks_labels(self) -> bool:
         """Whether training images may come without a label."""
         return self.unlabeled or self.label_fraction < 1
+
+    @property
+    def unlabeled_flag(self) -> str:
+        """The flag by which no label is read."""
+        return "--unlabeled"
 
     def whole(self, dataset: str) -> Self:
         """Return another data set: all its training images, and its own test images."""

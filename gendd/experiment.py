@@ -1,6 +1,7 @@
 """Networks with their weights, and the task around them, as a configuration names them."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,8 @@ def build_teacher(config: Config, names: Names, num_classes: int, missing: list[
         _fill(built, found, "--teacher-weights", weights, image_size, config.networks.allow_partial, needed)
     else:
         _accept_as_created(built, "--teacher", weights)
+        if weights is None and is_foreign(name) and not is_foundation(name):
+            _refuse_random(built, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
     if not missing:  # In a dry run without the weights the network is random.
         built.checksum = checkpoint.checksum_of(network.state_dict())
     with naming("--teacher"):
@@ -241,6 +244,19 @@ def _fill(
         plain = checkpoint.backbone_weights(tensors)
         summary = checkpoint.load_weights(built.network, plain, weights, allow_partial, needs_classifier)
     built.file, built.tensors, built.loaded = found.file, tensors, f"{summary} from {found.file}{found.tensors.note}"
+
+
+def _refuse_random(built: BuiltNetwork, create: Callable[[], nn.Module]) -> None:
+    """Refuse a user's function whose network has other weights at each call: they are random. Raises UserError."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = create().state_dict()
+    changed = [name for name, value in built.network.state_dict().items() if not torch.equal(value, again[name])]
+    if changed:
+        raise UserError(
+            f"--teacher {built.name}: has random weights: {len(changed)} of {len(again)} tensors, such as "
+            f"{changed[0]}, change from call to call; load trained weights in the function, or give --teacher-weights"
+        )
 
 
 def _accept_as_created(built: BuiltNetwork, flag: str, weights: str | None) -> None:

@@ -1,6 +1,6 @@
 """The flags of this tree, with its own defaults. The paper's ImageNet protocol stands in the scripts of sh/."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from gendd.config import Config, Data, Optimizer, Run
@@ -60,14 +60,17 @@ class Photographs(Data):
 
     choices = (*Data.choices, "images", "train_list", "eval_dataset", "eval_list")
 
+    @property
+    def unlabeled_flag(self) -> str:
+        return f"--images {self.images}" if self.images else super().unlabeled_flag
+
     def resolve(self, config: Config) -> Config:
         """With `images`: it is the data set, no label is read, and the teacher classifies nothing."""
         if not self.images:
             return config
         if self.dataset not in (Photographs.dataset, self.images):
             raise UserError(f"--dataset {self.dataset}: --images {self.images} stands in its place; leave one out")
-        config = config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
-        return replace(config, method=config.method.without_labels())
+        return config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -76,6 +79,11 @@ class Photographs(Data):
             raise UserError(
                 f"--images {self.images}: has no classes for a teacher's classifier, from which {method.name} "
                 f"learns; {FEATURES_ALONE}"
+            )
+        if self.eval_list and self.holdout:
+            raise UserError(
+                f"--eval-list {self.eval_list}: --holdout {self.holdout} evaluates on held-out training images "
+                "instead; leave one out"
             )
         for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
             if getattr(self, name) and is_hub(dataset):

@@ -167,8 +167,8 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
     def check_contraction(self, config: "Config") -> None:
         if config.data.unlabeled and self.contraction > 0:
             raise UserError(
-                f"--unlabeled: leaves no label for --contraction {self.contraction}, which pulls toward the label's "
-                "class; give --contraction 0"
+                f"{config.data.unlabeled_flag}: leaves no label for --contraction {self.contraction}, which pulls "
+                "toward the label's class; give --contraction 0"
             )
 
     def describe(self) -> str:

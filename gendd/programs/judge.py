@@ -187,7 +187,7 @@ def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[Experim
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
     run = load(config.run, tree, world.device, judged_on=config.dataset, **changed)
     if config.features == "generated" and run.task.head is None:
-        raise UserError(f"--features generated: {run.config.method.name} trains no head; judge the backbone")
+        raise UserError(f"run {config.run}: {run.config.method.name} trains no head; give --features backbone")
     print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
     with torch.no_grad():
         judgement = judge(run, world)

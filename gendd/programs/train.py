@@ -26,11 +26,10 @@ from gendd.errors import UserError, naming
 from gendd.evaluation import class_groups, evaluate
 from gendd.experiment import build, list_missing, noting, teacher_read_out
 from gendd.family import Tree
-from gendd.foundation import is_foundation
 from gendd.listing import describe
 from gendd.lock import sole_writer
 from gendd.methods import METHODS, get_method
-from gendd.networks import check_trains, parameter_count
+from gendd.networks import check_trains, is_foreign, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
@@ -100,7 +99,15 @@ def parsed(tree: Tree, flags: list[str], default: Config) -> Config:
     config: Config = parse(kind, program, flags, default, _description(default))
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
         config = dataclasses.replace(config, method=tree.in_protocol(config.method))
-    return config.resolved()
+    config = config.resolved()
+    # Without labels the default contraction is 0. Another value, which was typed, is refused (`Method.check`).
+    if config.data.unlabeled and contraction_of(config) == contraction_of(default):
+        config = dataclasses.replace(config, method=config.method.without_labels())
+    return config
+
+
+def contraction_of(config: Config) -> float:
+    return getattr(config.method, "contraction", 0.0)
 
 
 def _description(config: Config) -> str:
@@ -163,10 +170,10 @@ class TrainProgram:
             raise UserError(f"--teacher {config.networks.teacher}: {name} has none; leave it out")
         if config.data.unlabeled and not method.unlabeled:
             able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
-            raise UserError(f"--unlabeled: {name} needs labels; without any learn {able}")
+            raise UserError(f"{config.data.unlabeled_flag}: {name} needs labels; without any learn {able}")
         if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
-        if method.needs_teacher and not config.networks.teacher_weights and not is_foundation(config.networks.teacher):
+        if method.needs_teacher and not config.networks.teacher_weights and not is_foreign(config.networks.teacher):
             self._refuse(
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"

@@ -314,7 +314,7 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--unlabeled"], ["--contraction 0.9", "--unlabeled"]),
+        (["--unlabeled", "--contraction", "0.5"], ["--contraction 0.5", "--unlabeled"]),
         (["--after", "pretrain", "--student-weights", "a.pth"], ["--after pretrain", "--student-weights a.pth"]),
         (["--sampler", "ancestral", "--steps", "1"], ["--steps 1", "ancestral"]),
         (["--sampler", "ancestral", "--steps", "1001"], ["--steps 1001", "1000"]),
@@ -386,6 +386,12 @@ def test_the_help_of_train_opens_with_the_ten_flags_most_used(tree, own, capsys)
     opening = capsys.readouterr().out.partition("Most used: ")[2].partition("options")[0]
     shown = re.findall(r"--[a-z-]+", opening)
     assert len(shown) >= 10 and {"--student", "--teacher", "--dataset", "--epochs", "--dry-run", own} <= set(shown)
+
+
+def test_contraction_without_labels_is_zero_unless_given():
+    assert parsed(*COMPLETE, "--unlabeled").method.contraction == 0
+    assert imagenet_config("--images", "photos").method.contraction == 0
+    assert parsed(*COMPLETE).method.contraction == 0.9
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [("20", 5), ("5", 0.5), ("2", 0.2)])

@@ -95,5 +95,12 @@ def test_teacher_whose_weights_are_not_finite_is_refused(kind, flags_of):
     + [("hub:a/b:c", None), ("transformers:a/b", None), ("open_clip:a/b", None), ("package.module:function", None)],
 )
 def test_weights_of_timms_names_are_timms_by_default(name, weights):
-    assert cifar_config("--teacher", name).teacher_weights == weights
-    assert cifar_config("--teacher", name, "--teacher-weights", "a.pth").teacher_weights == "a.pth"
+    assert cifar_config("--teacher", name).networks.teacher_weights == weights
+    assert cifar_config("--teacher", name, "--teacher-weights", "a.pth").networks.teacher_weights == "a.pth"
+
+
+def test_function_with_random_weights_is_refused_as_teacher():
+    """A function that fills its network gives the same one at each call."""
+    with pytest.raises(UserError, match="--teacher toy:network: has random weights: .* change from call to call"):
+        built(["--teacher", "toy:network"])
+    assert built(["--teacher", "toy:own"]).loaded == "the weights of toy:own"

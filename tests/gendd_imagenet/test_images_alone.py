@@ -105,7 +105,8 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
         (["--batch-size", "82"], "81 images to train on .* fewer than --batch-size 82"),
-        (["--method", "kd"], "--unlabeled: kd needs labels; without any learn kl"),
+        (["--method", "kd"], "--images .*: kd needs labels; without any learn kl"),
+        (["--contraction", "0.5"], "--images .*: leaves no label for --contraction 0.5"),
         (
             ["--method", "kl"],
             "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature",
