@@ -71,6 +71,10 @@ class Method:
         """Whether it needs an even number of images in a micro-batch."""
         return False
 
+    def describe_head(self, head: nn.Module) -> list[str]:
+        """Return what the head learns, and how it is sampled, for the plan; nothing without a head."""
+        return []
+
     def sampling(self) -> dict:
         """How the trained head is sampled: keyword arguments of `SplitTokenHead.sample`; none without a head."""
         return {}

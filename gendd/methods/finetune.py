@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class FinetuneTask(HeadTask):
     """Only the student's classifier is the trainable module; the student around it stays in eval mode."""
 
-    def __init__(self, student: Student, context: TaskContext):
-        super().__init__(student.classifier.requires_grad_(True), context, student.head)
+    def __init__(self, method: GenDD, student: Student, context: TaskContext):
+        super().__init__(method, student.classifier.requires_grad_(True), context, student.head)
         self.student = student
 
     def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
@@ -54,7 +54,7 @@ class Finetune(GenDD):
         with naming("--student-weights"):
             load_weights(student, context.weights, str(context.config.networks.student_weights))
         student.requires_grad_(False)
-        return FinetuneTask(student, context)
+        return FinetuneTask(self, student, context)
 
     def check(self, config: "Config") -> None:
         super().check(config)

@@ -29,12 +29,12 @@ class HeadTask(DistillationTask):
     """A task whose model is a `Student`, which is read out as `Student.read_out` says.
 
     Args:
+        method: whose task it is.
         trainable: the student, or the part of it that is trained.
     """
 
-    def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module):
+    def __init__(self, method: "GenDD", trainable: nn.Module, context: TaskContext, head: nn.Module):
         super().__init__(trainable, context, head)
-        method = context.config.method
         self.sampling, self.contraction = method.sampling(), method.contraction
 
     def read_out(self, model: Student) -> ReadOut:
@@ -87,9 +87,9 @@ class HeadTask(DistillationTask):
 class GenDDTask(HeadTask):
     """teacher(images) -> f -> contracted f' -> student's loss of generating f' from its own feature."""
 
-    def __init__(self, student: Student, context: TaskContext):
-        super().__init__(student, context, student.head)
-        self.feature_mixup, self.probed = context.config.method.feature_mixup, student.linear is None
+    def __init__(self, method: "GenDD", student: Student, context: TaskContext):
+        super().__init__(method, student, context, student.head)
+        self.feature_mixup, self.probed = method.feature_mixup, student.linear is None
         self.measures_features = student.scale is not None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
     idle = frozenset({"paper", *field_names(SamplingOptions)})
 
     def build(self, context: TaskContext) -> GenDDTask:
-        return GenDDTask(build_student(self, context), context)
+        return GenDDTask(self, build_student(self, context), context)
 
     def check(self, config: "Config") -> None:
         self.check_sampling()
@@ -170,6 +170,16 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
                 f"{config.data.unlabeled_flag}: leaves no label for --contraction {self.contraction}, which pulls "
                 "toward the label's class; give --contraction 0"
             )
+
+    def describe_head(self, head: nn.Module) -> list[str]:
+        unfit = "" if self.token_dim == head.token_dim else f" ({self.token_dim} does not divide {head.feature_dim})"
+        return [
+            f"{head.num_tokens} token{'s' * (head.num_tokens > 1)} of width {head.token_dim}{unfit}",
+            f"predicts the {self.prediction} on the {self.noise_path} path, {self.timestep_density} timesteps, "
+            f"{self.loss_weight} weight",
+            f"loss over {self.repeats} {self.timesteps} draws per token",
+            f"sampled {self.sampler}, steps {self.steps}, samples {self.num_samples}, guidance {self.guidance:g}",
+        ]
 
     def describe(self) -> str:
         return f"{self.name}, contraction {self.contraction:g}, feature mixup {self.feature_mixup:g}"

@@ -63,7 +63,10 @@ class Regression(GenDD):
             size = parameter_count(SplitTokenHead(*widths, **self.fitting(teacher.width)))
         head = RegressionHead(*widths, self.width, size)
         student = Student(context.student, head, teacher.classifier, self.standardizes(teacher.classifier))
-        return RegressionTask(student, context)
+        return RegressionTask(self, student, context)
 
     def check(self, config: "Config") -> None:
         self.check_contraction(config)
+
+    def describe_head(self, head: nn.Module) -> list[str]:
+        return ["squared error"]

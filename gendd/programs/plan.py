@@ -123,24 +123,12 @@ def _batch_norm(config: Config, world: World) -> str:
 
 
 def _head(config: Config, student: Student, device: torch.device) -> str:
-    head, one = student.head, torch.zeros(1, student.norm.normalized_shape[0], device=device)
-    cost = f"{as_flops(loss_flops(student, config.optimizer.batch_size, device))} per image"
-    words, options = [f"{parameter_count(head) / 1e6:.2f} M parameters"], config.method
-    if head.draws_features:
-        sampled = f"{as_flops(flops(lambda: head.sample(one, **options.sampling())))} per image"
-        samples = f"{_counted(options.steps, 'step')} x {_counted(options.num_samples, 'sample')}"
-        unfit = options.token_dim != head.token_dim
-        told = f" ({options.token_dim} does not divide {head.feature_dim})" if unfit else ""
-        words.insert(0, f"{_counted(head.num_tokens, 'token')} of width {head.token_dim}{told}")
-        words.append(
-            f"predicts the {options.prediction} on the {options.noise_path} path, {options.timestep_density} "
-            f"timesteps, {options.loss_weight} weight"
-        )
-        words.append(f"loss over {options.repeats} {options.timesteps} draws per token, {cost}")
-        words.append(f"sampled {options.sampler}, {samples}, guidance {options.guidance:g}, {sampled}")
-    else:
-        words.append(f"squared error, {cost}")
-    return "; ".join(words)
+    head, method = student.head, config.method
+    one = torch.zeros(1, student.norm.normalized_shape[0], device=device)
+    loss = loss_flops(student, config.optimizer.batch_size, device)
+    sample = flops(lambda: head.sample(one, **method.sampling()))
+    words = [f"{parameter_count(head) / 1e6:.2f} M parameters", *method.describe_head(head)]
+    return "; ".join([*words, f"{as_flops(loss)} per image and loss, {as_flops(sample)} per image in use"])
 
 
 def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:

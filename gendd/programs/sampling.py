@@ -91,8 +91,8 @@ def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
             {"curve": curve_name(config.what, sampling), **head.measure(sampling, config.noisy_images)}
             for sampling in grid(config.what, cast(GenDD, settings.method))
         ]
-    found = environment(world)
-    labels = "no labels" if settings.data.unlabeled else f"contraction {settings.method.contraction:g}"
+    found, method = environment(world), cast(GenDD, settings.method)
+    labels = "no labels" if settings.data.unlabeled else f"contraction {method.contraction:g}"
     pair = f"{settings.networks.teacher} > {settings.networks.student}"
     title = f"{config.what.capitalize()}: {pair}, {labels}, seed {settings.run.seed}"
     note = f"{NOTE} {found['hardware']}, {precision}, PyTorch {found['versions']['torch']}."
