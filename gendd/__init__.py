@@ -11,7 +11,10 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from gendd import torchvision_import  # noqa: F401  (before anything that imports timm or torchvision)
+from gendd import torchvision_import
+
+# Before anything imports timm or torchvision.
+torchvision_import.install()
 
 _HOMES = {
     "Config": "gendd.config",

@@ -139,7 +139,7 @@ def build_teacher(config: Config, names: Names, num_classes: int, missing: list[
         _fill(built, found, "--teacher-weights", weights, image_size, config.networks.allow_partial, needed)
     else:
         _accept_as_created(built, "--teacher", weights)
-        if weights is None and is_foreign(name) and not is_foundation(name):
+        if weights is None and missing is None and is_foreign(name) and not is_foundation(name):
             _refuse_random(built, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
     if not missing:  # In a dry run without the weights the network is random.
         built.checksum = checkpoint.checksum_of(network.state_dict())

@@ -1,29 +1,46 @@
-"""Makes `import torchvision` (and so timm) work beside a CPU-only torch.
+"""Makes `import torchvision` (and so timm) work with a CPU-only torch.
 
 PyPI's torchvision wheel links against CUDA libraries. Where those are absent its compiled operators do not load,
 and its Python side then stops at "operator torchvision::nms does not exist". Nothing here calls these operators,
 so declaring their schemas is enough. Where the compiled operators load, nothing is declared.
 """
 
+import importlib.util
 import sys
-
-import torch
-
-
-def _declare_missing_operators() -> torch.library.Library:
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+from typing import Any
 
 
-try:
-    import torchvision  # noqa: F401
-except RuntimeError as error:
-    if "torchvision::nms" not in str(error):
-        raise
-    for module in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[module]
-    # Kept referenced: the operators vanish with the library object.
-    _library = _declare_missing_operators()
-    import torchvision  # noqa: F401
+class Declaration(MetaPathFinder):
+    """Declares the operators when torchvision is first imported, and finds no module itself."""
+
+    # Kept: the operators vanish with it.
+    library: Any = None
+
+    def find_spec(self, fullname, path, target=None) -> None:
+        if fullname == "torchvision":
+            sys.meta_path.remove(self)
+            _declare_missing_operators()
+
+
+def _declare_missing_operators() -> None:
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or not spec.origin:
+        return
+    import torch
+
+    try:
+        torch.ops.load_library(next(Path(spec.origin).parent.glob("_C.*")))
+    except OSError:
+        Declaration.library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            Declaration.library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    except StopIteration:  # A torchvision without compiled operators.
+        return
+
+
+def install() -> None:
+    """Have torchvision's first import declare what its compiled operators lack."""
+    if "torchvision" not in sys.modules and not any(isinstance(finder, Declaration) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Declaration())

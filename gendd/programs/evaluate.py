@@ -252,14 +252,16 @@ def _build(
     A run's teacher whose file is gone is not evaluated: the student's own weights hold what it needs of the teacher.
     """
     settings = options.config
-    shape = (num_classes, world.device, missing if settings.run.dry_run else None, tensors)
     precision = resolve_precision(settings.run.precision, world.device)
+    absent_weights = missing if settings.run.dry_run else None
     try:
-        built = build(tree, settings, *shape, precision)
+        built = build(tree, settings, num_classes, world.device, absent_weights, tensors, precision)
     except Absent as absent:
         if _names_teacher(tree, options) or not settings.networks.teacher_classifier:
             raise
-        return build(tree, settings.changed(teacher_weights=None), *shape, precision), f"not evaluated, {absent}"
+        without = settings.changed(teacher_weights=None)
+        built = build(tree, without, num_classes, world.device, [], tensors, precision)
+        return built, f"not evaluated, {absent}"
     return built, built.teacher.describe_weights() if built.teacher else ""
 
 
