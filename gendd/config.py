@@ -38,37 +38,38 @@ class Networks:
     """The networks and their weights."""
 
     student: str = ""
-    """Network to train: a short name of this tree, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
+    """Network to train: a short name of this family, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
     package.module:function."""
     student_weights: str | None = None
-    """File or run folder that the student starts from; timm: what timm publishes of it."""
+    """Initial weights: a file, a run folder, or timm for the weights that timm publishes. Random if not given."""
     after: str | None = None
-    """Name of an earlier run that the student starts from, such as pretrain: of the same data, pair and seed."""
+    """Name of an earlier run to start from, such as pretrain. It has the same data, pair and seed."""
     after_best: bool = False
-    """Start from that run's best epoch; otherwise from its last."""
+    """Start from the best epoch of the earlier run; from its last by default."""
     teacher: str | None = None
-    """Teacher network, named like the student, or hub:<owner>/<repository>:<entry>, transformers:<id>, or
-    open_clip:<model>/<tag>, which bring their weights."""
+    """Teacher network, named like the student. hub:<owner>/<repository>:<entry>, transformers:<id> and
+    open_clip:<model>/<tag> load their weights too."""
     teacher_weights: str | None = None
-    """File or run folder of the teacher's weights; timm: those that timm publishes, the default of its names (timm/,
-    hf-hub:, local-dir:); random: none, for a trial."""
+    """Teacher's weights: a file, a run folder, or timm for the published ones, the default for timm/, hf-hub: and
+    local-dir: names. random: untrained weights, to try speed and memory."""
     teacher_image_size: PixelCount | None = None
-    """Side of the images that the teacher sees; that of the student's if not given."""
+    """Image size of the teacher, in pixels. The student's image size if not given."""
     teacher_feature: Kind = "auto"
     """Which feature of the teacher is learned: pooled as its own classifier sees it, the class token, the mean of the
     patches, or the projection that CLIP ends with; auto: the projection of CLIP's towers, pooled of others."""
     teacher_classifier: bool = True
-    """Use the teacher's classifier, where it is of the data's classes."""
+    """Use the teacher's classifier if it has the classes of the data."""
     teacher_mean: tuple[Share, Share, Share] | None = None
-    """Mean of the teacher's images, red, green, blue in [0, 1] units; what the network states if not given."""
+    """Mean of the teacher's input images: red, green, blue from 0 to 1. The network's own if not given."""
     teacher_std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
-    """Standard deviation of the teacher's images, like `teacher_mean`."""
+    """Standard deviation of the teacher's input images, like --teacher-mean."""
     allow_partial: bool = False
-    """Accept weight files that fill only a part of a network; a teacher's must hold its classifier."""
+    """Accept weight files that fill only part of a network. A teacher's file must hold its classifier."""
     teacher_chunk: CountOrNone = 0
-    """Images that the teacher takes at once; 0: as many as come. Bounds its memory, changes no result."""
+    """Largest batch of the teacher; 0 is no limit. Bounds memory; does not change the result."""
     grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
-    """What recomputes its activations in the backward pass: less memory, more time, the same result."""
+    """Networks that recompute activations in the backward pass. Needs less memory and more time; does not change the
+    result."""
 
     @property
     def teacher_flag(self) -> str:
@@ -95,19 +96,20 @@ class Data:
     """The images and their labels."""
 
     dataset: str = ""
-    """Name of a data set, or a folder of images."""
+    """Data set: a name or a folder of images."""
     data_root: str = "data"
-    """Folder that data sets are kept in and downloaded to."""
+    """Folder of data sets; downloads go there."""
     holdout: Annotated[float, Range(0, 0.9)] = 0.0
-    """Fraction of the training set that is split off for validation; evaluation then uses it, not the test set."""
+    """Fraction of the training images to hold out. Evaluation then uses them instead of the test images."""
     label_fraction: Annotated[float, Range(0, 1, above=True, remedy="without any label train with --unlabeled")] = 1.0
-    """Share of the training images, class by class, that keep their labels, the same for every seed and method."""
+    """Fraction of the training images of each class that keep their labels. The choice is the same for all seeds and
+    methods."""
     unlabeled: bool = False
     """Read no label. The contraction is then 0, and the teacher's probabilities train the probe (or stage 1)."""
     teacher_cache: str | None = None
-    """Folder of the teacher's features: computed once for `cached_views` views per image, then read in every epoch."""
+    """Folder for the teacher's features. They are computed once for --cached-views views per image, then read."""
     cached_views: int | None = None
-    """Views per image that the epochs show in turn, where the teacher's features are cached; 10 if not given."""
+    """Augmented views per image with --teacher-cache; the epochs use them in turn. 10 if not given."""
 
     # Fields that choose images of a data set, or put others in their place.
     choices: ClassVar[tuple[str, ...]] = ("holdout",)
@@ -148,47 +150,49 @@ class Data:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How long and how fast."""
+    """The optimizer and its schedule."""
 
     epochs: Count = 240
     """Passes over the training set."""
     batch_size: Count = 64
     """Images per optimizer step, over all processes."""
     grad_accum_steps: Count = 1
-    """Micro-batches that each process takes its share of the batch in: as many times less memory."""
+    """Gradient accumulation: micro-batches per optimizer step. Divides activation memory; does not change the
+    result."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
-    """Optimizer; muon: of the weights of the backbone's hidden linear and convolution layers, with NAdamW for all else
-    (the backbone's classifier, and what a method trains beside the backbone)."""
+    """Optimizer. muon updates the weights of the backbone's hidden linear and convolution layers, and NAdamW all other
+    parameters."""
     lr: Positive = 1e-3
-    """Learning rate for `batch_size` images, whatever the number of processes."""
+    """Learning rate, for any number of processes."""
     head_lr: Positive | None = None
-    """Learning rate of the head; `lr` if not given."""
+    """Learning rate of the head. --lr if not given."""
     weight_decay: Amount = 5e-2
-    """Weight decay of the parameters that `decay` chooses."""
+    """Weight decay of the parameters that --decay selects."""
     decay: Literal["matrices", "head-exempt"] = "matrices"
-    """What decays: weight matrices, but not norms, biases and the head; or everything but the head (the paper's)."""
+    """Parameters with weight decay. matrices: weight matrices outside the head, no norms and biases. head-exempt:
+    everything outside the head (the paper)."""
     momentum: Decay = 0.9
     """Momentum of sgd and muon."""
     beta1: Decay = 0.9
-    """First beta of adamw, and of muon's NAdamW."""
+    """Adam's beta1, for adamw and muon."""
     beta2_start: Decay = 0.95
-    """Second beta of the same at the first step."""
+    """Adam's beta2 at the first step."""
     beta2_end: Decay = 0.999
-    """Second beta of the same at the last step; it rises from `beta2_start` along half a cosine."""
+    """Adam's beta2 at the last step. It rises from --beta2-start by half a cosine."""
     schedule: Literal["cosine", "step"] = "step"
-    """Learning rate: cosine to `min_lr`, or x0.1 at each milestone."""
+    """Learning rate schedule: cosine down to --min-lr, or x0.1 at each of --milestones."""
     min_lr: Amount = 0.0
-    """Learning rate at the end of the cosine, of the head too."""
+    """Learning rate at the end of the cosine schedule, also for the head."""
     milestones: tuple[Count, ...] = (150, 180, 210)
-    """Epochs of the step schedule."""
+    """Epochs at which the step schedule lowers the rate."""
     warmup_epochs: Amount = 0
-    """Epochs of linear warm-up from 0; a tenth of `epochs` if it is not shorter than they are."""
+    """Epochs of linear warm-up from 0. A value of --epochs or more becomes a tenth of --epochs."""
     ema_decay: Decay = 0.0
-    """Decay of a moving average of the weights, evaluated beside them; 0 keeps none."""
+    """Decay of a moving average of the weights, which is evaluated as well. 0 turns it off."""
     weights: Literal["trained", "ema"] = "trained"
-    """Weights that the run reports, chooses its best epoch by and hands on: the trained ones, or their average."""
+    """Which weights to evaluate, select and export: the trained ones or their moving average."""
     sync_bn: bool = False
-    """Train with the batch norm statistics of all processes' images; a process's own otherwise. GPUs alone can."""
+    """Synchronize batch norm statistics over all processes. Needs GPUs."""
 
     @property
     def warmup(self) -> float:
@@ -210,27 +214,27 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Run:
-    """Where results go, what is measured, and on what it runs."""
+    """The run folder, evaluation and hardware."""
 
     name: str | None = None
-    """Name of the run's folder beside other methods; the method's name if not given."""
+    """Name of the run's folder. The method's name if not given."""
     seed: CountOrNone = 0
     """Seed of all random numbers."""
     runs: str = "runs"
     """Folder of all runs."""
     resume: str | None = None
-    """Run folder to go on with, by its own configuration. Other flags may only change where its data lies, how many
-    processes read it, what is evaluated on the way, and memory. (The same command again goes on as well.)"""
+    """Run folder to resume with its own configuration. Other flags may change the data's folder, the number of workers,
+    intermediate evaluations and memory. Repeating the training command resumes as well."""
     dry_run: bool = False
-    """Build everything, print the plan and what is missing, and stop."""
+    """Build all networks, print the plan and what is missing, then stop."""
     check_data: bool = False
-    """Look through the data set, print what it holds and what is missing or broken, and stop."""
+    """Read the whole data set, print its contents and its missing or broken files, then stop."""
     eval_every: Count = 10
-    """Epochs between evaluations on `eval_images`; all images are evaluated at the end."""
+    """Epochs between intermediate evaluations. The last epoch is evaluated on all images."""
     eval_images: CountOrNone = 2000
-    """Images of an intermediate evaluation; 0 takes all."""
+    """Images per intermediate evaluation; 0 is all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it."""
+    """bf16 (autocast) or fp32. auto is bf16 on hardware with bf16 matrix units."""
     compile: bool = False
     """torch.compile the networks."""
 

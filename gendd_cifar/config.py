@@ -13,15 +13,15 @@ class SmallImages(Data):
     """The images and their labels."""
 
     dataset: str = "cifar100"
-    """digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/."""
+    """Data set: digits, cifar10, cifar100, or a folder with train/<class>/ and test/<class>/."""
     unlabeled_dir: str | None = None
-    """Folder of any images, to train on without labels; `dataset` gives the classes and the test set alone."""
+    """Folder of images to train on without labels. --dataset then gives only the classes and the test images."""
     imbalance: Annotated[float, Range(0, 1, above=True, remedy="1 leaves the training set as it is")] = 1.0
-    """Long-tailed training set: size of the last class over that of the first, exponential between; 1: as it is."""
+    """Long-tailed training set: size of the last class relative to the first, exponential between. 1 keeps all."""
     image_size: PixelCount = 32
-    """Side of the images; others are resized once, when they are read."""
+    """Image size, in pixels. Other images are resized once, when they are read."""
     crop_padding: Annotated[int, Range(0, 10_000)] = 4
-    """Black pixels around an image before a random crop of its size; 0 turns cropping off."""
+    """Black padding in pixels before a random crop of the image's size. 0 turns cropping off."""
     hflip: Share = 0.5
     """Probability of a horizontal flip."""
 

@@ -1,4 +1,4 @@
-"""The flags of this tree, with its own defaults. The paper's ImageNet protocol stands in the scripts of sh/."""
+"""The flags and defaults for photographs. The scripts of sh/ hold the paper's ImageNet protocol."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -18,45 +18,45 @@ class Photographs(Data):
     """The images and their labels."""
 
     dataset: str = "imagenet"
-    """imagenet, a folder with train/<class>/ and val/<class>/, any folder of images, shards: a folder of them,
-    a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz), pipe: or http; or hfds/OWNER/NAME, with
-    :CONFIGURATION behind it where it has several."""
+    """Data set: imagenet, a folder with train/<class>/ and val/<class>/, a folder of images, hfds/OWNER/NAME
+    [:CONFIGURATION], or WebDataset shards. Shards are a folder, a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2,
+    .tar.xz), pipe: or http."""
     images: str | None = None
-    """Folder of any images, shards, or hfds/OWNER/NAME, in place of a data set: they are learned from without a label,
-    a class or an evaluation set. A share is held out (`holdout`; if not given 2 %, but at least 50 images or a tenth,
-    and at most 1,000), on which the features are compared with the teacher's."""
+    """Images to learn from without labels or an evaluation set: a folder, shards, or hfds/OWNER/NAME. Replaces
+    --dataset. Without --holdout, 2 % are held out: at least 50 images or a tenth, at most 1,000. On these the student's
+    features are compared with the teacher's."""
     train_list: str | None = None
-    """File of "path label" lines, paths below the data set's folder, in place of its train/ (ImageNet-LT)."""
+    """Training images as a file of "path label" lines, relative to the data set's folder (ImageNet-LT)."""
     eval_dataset: str | None = None
-    """Folder with val/<class>/ to evaluate on, imagenet, or hfds/OWNER/NAME; the data set itself if not given."""
+    """Data set to evaluate on: a folder with val/<class>/, imagenet, or hfds/OWNER/NAME. --dataset if not given."""
     eval_list: str | None = None
-    """File of "path label" lines, paths below the evaluated folder, in place of its val/ (ImageNet-LT); or ReaL's
-    real.json, several labels an image of its val/."""
+    """Evaluation images as a file of "path label" lines, relative to the evaluated folder (ImageNet-LT). Or ReaL's
+    real.json, with several labels per image of val/."""
     steps_per_epoch: CountOrNone = 0
-    """Steps of an epoch; 0: one pass over the images. Shards need it."""
+    """Steps per epoch. 0 is one pass over the images; shards need a number."""
 
     image_size: PixelCount = 224
-    """Side of the images that the networks see."""
+    """Image size of the networks, in pixels."""
     crop_scale: tuple[float, float] = (0.6, 1.0)
-    """Share of an image's area that a random crop covers, least and greatest."""
+    """Smallest and largest share of the image's area in a random crop."""
     hflip: Share = 0.5
     """Probability of a horizontal flip."""
     color_jitter: Amount = 0.0
-    """Strength of color jitter (brightness, contrast, saturation); with --auto-augment too, it comes first."""
+    """Strength of color jitter: brightness, contrast and saturation. It precedes --auto-augment."""
     auto_augment: str = ""
-    """timm's name of an augmentation policy, such as rand-m7-n2-mstd0.5 (RandAugment)."""
+    """Augmentation policy in timm's notation, such as rand-m7-n2-mstd0.5 (RandAugment)."""
     mixup: Amount = 0.0
-    """alpha of mixup between images."""
+    """Alpha of mixup between images; 0 turns it off."""
     cutmix: Amount = 0.0
-    """alpha of cutmix; with --mixup too, each takes half of the batches."""
+    """Alpha of cutmix; 0 turns it off. Together with --mixup, each applies to half of the batches."""
     label_smoothing: Share = 0.0
-    """Share of a label that is spread over all classes."""
+    """Label smoothing: share of a label that is spread over all classes."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How images are resized."""
+    """Interpolation when images are resized."""
     crop_pct: CroppedShare = 0.875
-    """Share of the image's shorter side that evaluation looks at, in its center."""
+    """Share of the image's shorter side in the center crop of evaluation."""
     workers: CountOrNone = 8
-    """Processes that decode images, for each training process, at most one a core; 0: the training process itself."""
+    """Data loading processes per training process, at most one per core. 0 loads in the training process."""
 
     choices = (*Data.choices, "images", "train_list", "eval_dataset", "eval_list")
 
@@ -65,7 +65,7 @@ class Photographs(Data):
         return f"--images {self.images}" if self.images else super().unlabeled_flag
 
     def resolve(self, config: Config) -> Config:
-        """With `images`: it is the data set, no label is read, and the teacher classifies nothing."""
+        """Make `images` the data set, without labels and without the teacher's classifier."""
         if not self.images:
             return config
         if self.dataset not in (Photographs.dataset, self.images):

@@ -129,11 +129,11 @@ class TargetOptions:
     """What the head learns to generate."""
 
     contraction: Share = 0.9
-    """lambda, share of the class center in the target; 0 uses no label for it."""
+    """Share of the class center in the target, lambda. 0 uses no label. Without labels it is 0."""
     feature_mixup: Amount = 1.0
-    """beta of feature mixup's Beta(beta, beta); 0 turns it off."""
+    """Parameter of feature mixup's Beta(beta, beta) (the paper: 1). 0 turns it off."""
     paper: bool = False
-    """The paper's protocol of draws and sampling, over all flags of them: independent timesteps, its K, its sampler."""
+    """Use the paper's head, draws and sampler, in place of the other flags' values."""
 
 
 @dataclass(frozen=True)

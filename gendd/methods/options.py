@@ -16,34 +16,34 @@ class HeadOptions:
     """The generative head and its loss."""
 
     token_dim: Count = 64
-    """Width d of a token, or the nearest that divides the teacher's feature width."""
+    """Width of a token. If it does not divide the teacher's feature width, the nearest divisor is used."""
     width: Count = 1024
     """Width of the denoiser."""
     depth: Count = 1
     """Residual blocks of the denoiser (the paper: 3)."""
     trunk_depth: CountOrNone = 3
-    """Residual blocks of the condition's own network, which is computed once per image, and whose output is added to
-    the denoiser's input; 0: no such network, the condition enters through AdaLN (the paper's)."""
+    """Residual blocks of the network that embeds the condition. Its output is added to the denoiser's input. 0: the
+    condition enters by AdaLN modulation (the paper)."""
     prediction: Literal["noise", "velocity", "feature"] = "feature"
-    """What the denoiser predicts: the noise, with its variance (the paper's), the velocity, or the clean feature."""
+    """What the denoiser predicts: the noise with its variance (the paper), the velocity, or the clean feature."""
     timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
-    """Density of the timesteps in training: uniform (the paper's), mostly high noise, or logit-normal."""
+    """Density of the timesteps in training: uniform (the paper), mostly high noise, or logit-normal."""
     loss_weight: Literal["own", "clean", "min-snr"] = "own"
-    """Weight of the noise levels in the loss: that of the squared error of what is predicted (the paper's), of the
-    clean feature's error, or of that times the signal-to-noise ratio, up to 5 (min-SNR)."""
+    """Weight of the noise levels in the loss. own: the squared error of the prediction (the paper). clean: the squared
+    error of the clean feature. min-snr: the same times the signal-to-noise ratio, at most 5."""
     noise_path: Literal["cosine", "straight"] = "cosine"
-    """Way from feature to noise: the cosine schedule (the paper's), or a straight line (flow matching)."""
+    """Path from feature to noise: the cosine schedule (the paper), or a straight line (flow matching)."""
     repeats: Count = 16
-    """K, draws of timestep and noise per token and step (the paper: 30 for CIFAR, 10 for ImageNet)."""
+    """Draws of timestep and noise per token and step, K (the paper: 30 for CIFAR, 10 for ImageNet)."""
     timesteps: Literal["independent", "shared", "paired"] = "shared"
-    """How the timesteps are drawn: independently (the paper's); K evenly spread ones, which all images of a batch
-    share; or in pairs of opposite noise (K even)."""
+    """How timesteps are drawn. independent: one per draw (the paper). shared: K stratified ones for the whole batch.
+    paired: antithetic pairs of noise, K even."""
     condition_dropout: Share = 0.0
-    """Probability of a zero condition, per image, token and draw (the paper: 0.2); guidance needs it."""
+    """Probability of a zero condition per image, token and draw (the paper: 0.2). Guidance needs it."""
 
     feature_space: Literal["auto", "raw", "standardized"] = "auto"
-    """Units of the features that the head generates: the teacher's own (the paper's), or standardized, by mean and
-    standard deviation of each dimension; auto: raw where the teacher classifies, standardized otherwise."""
+    """Units of the generated features: the teacher's (raw, the paper), or standardized per dimension. auto is raw if
+    the teacher classifies, else standardized."""
 
     def head(self) -> dict:
         """Keyword arguments of `SplitTokenHead`."""
@@ -67,16 +67,15 @@ class SamplingOptions:
     """How the head is sampled in evaluation."""
 
     sampler: Literal["ancestral", "deterministic"] = "deterministic"
-    """ancestral (the paper's), or deterministic: the DDIM path from zero, of one or a few steps."""
+    """Sampler: ancestral (the paper), or deterministic, the DDIM path from zero in one or a few steps."""
     steps: Count = 1
     """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
     num_samples: Count = 1
-    """Features drawn and averaged per image (the paper: 5). The deterministic sampler has one outcome."""
+    """Sampled features to average per image (the paper: 5). The deterministic sampler takes 1."""
     guidance: Number = 1.0
-    """Scale of classifier-free guidance (the paper: 2); 1 is none, takes half the time, and needs no dropped conditions
-    in training."""
+    """Scale of classifier-free guidance (the paper: 2). 1 turns it off and halves the time."""
     start: Annotated[int, Range(2, NUM_TIMESTEPS - 1)] = 999
-    """Timestep at which the deterministic sampler starts; with noise prediction at most 990, such as 800."""
+    """First timestep of the deterministic sampler. At most 990 with noise prediction, such as 800."""
 
     def sampling(self) -> dict:
         """Keyword arguments of `SplitTokenHead.sample`."""

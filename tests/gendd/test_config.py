@@ -368,7 +368,7 @@ def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
     with pytest.raises(SystemExit):
         imagenet_config("--help")
     printed = " ".join(capsys.readouterr().out.split())
-    assert "networks options" in printed and "an image's area that a random crop covers" in printed
+    assert "networks options" in printed and "image's area in a random crop" in printed
     assert "Passes over the training set. (default: 100)" in printed
     config = imagenet_config("--student", "resnet18", "--lr", "0.5")
     assert (config.optimizer.epochs, config.run.eval_images, config.optimizer.lr, config.optimizer.sync_bn) == (
