@@ -17,9 +17,9 @@ from machine import describe, the_device
 from measure import Cached, take_turns, wall_clock
 from timm.utils import unwrap_model
 
-from gendd.config import Config
 from gendd.data import Batch
 from gendd.distributed import autocast, resolve_precision
+from gendd.methods import get_method
 from gendd.methods.base import TaskContext
 from gendd.networks import create_network, flops
 from gendd.optim import create_optimizer
@@ -33,10 +33,8 @@ RECIPE = {
     "optimizer": "muon",
     "lr": 2e-2,
     "head_lr": 3e-3,
-    "contraction": 0.5,
-    "feature_mixup": 0,
-    "width": 448,
 }
+HEAD = {"contraction": 0.5, "feature_mixup": 0, "width": 448}
 METHODS = ("kd", "regression", "gendd")
 
 
@@ -45,7 +43,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     its read-outs."""
     torch.manual_seed(0)
     device = the_device()
-    config = Config(method=METHODS[method]()).changed(**RECIPE)
+    config = TREE.config(get_method(method)(), **RECIPE, **({} if method == "kd" else HEAD))
     teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in (TEACHER, STUDENT))
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)

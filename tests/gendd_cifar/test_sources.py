@@ -6,7 +6,6 @@ import tarfile
 import urllib.error
 import urllib.request
 import zlib
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -355,8 +354,8 @@ def test_settings_that_cannot_work_are_refused(flags, words):
 
 @pytest.mark.parametrize(("flag", "value"), [("imbalance", 0.1), ("holdout", 0.5)])
 def test_what_chooses_among_replaced_images_is_refused(flag, value):
-    settings = replace(config(unlabeled_dir="there", **{flag: value}), unlabeled=True)
-    message = refusal(settings.check_training_images)
+    settings = config(unlabeled_dir="there", **{flag: value}).changed(unlabeled=True)
+    message = refusal(settings.data.check_training_images)
     assert f"--{flag} {value}" in message and "--unlabeled-dir there" in message
 
 

@@ -63,9 +63,14 @@ def build_network(role, name, weights, names, num_classes, image_size, allow_par
     """The network of a role, as a run's configuration names it."""
     if role == "student":
         return build_student(name, weights, names, num_classes, image_size, allow_partial, missing)
-    settings = {"teacher": name, "teacher_weights": weights, "image_size": image_size, "allow_partial": allow_partial}
+    settings = {
+        "teacher": name,
+        "teacher_weights": weights or "random",
+        "image_size": image_size,
+        "allow_partial": allow_partial,
+    }
     settings |= {f"teacher_{word}": value for word, value in given.items()}
-    return build_teacher(Config(method=METHODS["kd"]()).changed(**settings), names, num_classes, missing).built
+    return build_teacher(CIFAR.config(METHODS["kd"](), **settings), names, num_classes, missing).built
 
 
 def train_cifar(flags: list[str] | None = None) -> None:
