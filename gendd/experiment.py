@@ -139,8 +139,9 @@ def build_teacher(config: Config, names: Names, num_classes: int, missing: list[
         _fill(built, found, "--teacher-weights", weights, image_size, config.networks.allow_partial, needed)
     else:
         _accept_as_created(built, "--teacher", weights)
-        if weights is None and missing is None and is_foreign(name) and not is_foundation(name):
-            _refuse_random(built, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
+        if weights is None and is_foreign(name) and not is_foundation(name):
+            with noting(missing):
+                _refuse_random(built, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
     if not missing:  # In a dry run without the weights the network is random.
         built.checksum = checkpoint.checksum_of(network.state_dict())
     with naming("--teacher"):
@@ -441,11 +442,13 @@ def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:
 
 
 @contextlib.contextmanager
-def noting(missing: list[str]):
-    """Adds what is refused in the block, in a dry run, to what is missing."""
+def noting(missing: list[str] | None):
+    """Add what the block refuses to what is missing, where that is collected."""
     try:
         yield
     except UserError as error:
+        if missing is None:
+            raise
         missing.append(str(error))
 
 

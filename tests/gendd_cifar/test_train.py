@@ -657,7 +657,7 @@ def test_a_run_from_before_a_flag_has_its_default(gendd, capsys):
     "flags, message",
     [
         (["--method", "gendd"], "--teacher is missing"),
-        (["--method", "gendd", "--teacher", TOY], "--teacher-weights is missing"),
+        (["--method", "gendd", "--teacher", TOY], "--teacher toy:network: has random weights"),
         (["--method", "classification", "--teacher", TOY], "--teacher toy:network: classification has none"),
         (["--method", "classification", "--unlabeled"], "--unlabeled: classification needs labels"),
         (["--method", "gend"], "METHOD gend: no such name; nearest: gendd"),
@@ -707,8 +707,8 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
 def test_a_dry_run_lists_absent_teacher_weights_and_an_absent_earlier_run_by_their_flags(tmp_path, capsys):
     main([*GENDD, "--after", "pretrain", "--after-best", "--runs", str(tmp_path), "--dry-run"])
     listed = capsys.readouterr().out.split("missing or wrong:")[1].strip().splitlines()
-    assert [line.split(":")[0].strip() for line in listed] == ["--teacher-weights is missing", "--after pretrain"]
-    assert "train it first" in listed[1]
+    assert [line.split(":")[0].strip() for line in listed] == ["--after pretrain", "--teacher toy"]
+    assert "train it first" in listed[0] and "has random weights" in listed[1]
 
 
 def test_an_earlier_run_that_saw_what_is_held_out_is_refused(gendd, capsys):

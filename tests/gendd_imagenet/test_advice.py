@@ -39,7 +39,7 @@ SMALL_COMMANDS = [
     ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0", "--unlabeled-dir", "d", "--imbalance", "0.1"],
     ["kd", *SMALL_TEACHER, "--no-teacher-classifier"],
     ["kd", *SMALL_TEACHER, "--teacher-feature", "class-token"],
-    ["gendd", *SMALL_TEACHER, "--unlabeled"],
+    ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0.5"],
 ]
 COMMANDS = [(IMAGENET, NETWORKS, flags) for flags in PHOTO_COMMANDS]
 COMMANDS += [(CIFAR, SMALL, flags) for flags in SMALL_COMMANDS]
