@@ -139,7 +139,7 @@ def test_a_process_that_waits_in_vain_gives_up(launch):
 def test_launcher_that_is_killed_takes_its_processes_along(tmp_path):
     (tmp_path / "program.py").write_text(
         "import os, time\nfrom gendd.distributed import join_world\nwith join_world() as world:\n"
-        "    print(os.getpid(), flush=True)\n    time.sleep(3600)\n"
+        "    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(300)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}", "CPU_PROCS": "2"}
     command = [sys.executable, "-m", "gendd.launch", "program"]
