@@ -22,7 +22,7 @@ from scaling import spread
 
 from gendd.distributed import hardware
 from gendd.launch import KEPT_BLOCKS
-from gendd.reporting.metrics import read_metrics
+from gendd.metrics import read_metrics
 
 STARTS = {"glibc as it is": ["-m"], "freed blocks kept": ["-m", "gendd.launch"]}
 

@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from gendd.distributed import hardware
-from gendd.reporting.metrics import read_metrics
+from gendd.metrics import read_metrics
 
 # Processes and threads of each; the first is what the others are compared with.
 SETTINGS = ((1, 2), (2, 1), (1, 1))

@@ -10,11 +10,15 @@ import os
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import tyro
 
 from gendd.errors import UserError
+
+RunArgument = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
+# A missing argument in tyro's words: its name and its help, after the program's name.
+MISSING = re.compile(r"(?:Missing from .*?: )?(\S+) (.*?)\.? \(required\)")
 
 
 def parse(
@@ -48,7 +52,10 @@ def parse(
             raise
         # tyro's box without its colors, frame and rules (dashes where the terminal is not UTF-8), and first line.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
-        raise UserError(" ".join(" ".join(lines or [title]).split())) from None
+        text = " ".join(" ".join(lines or [title]).split())
+        if missing := MISSING.findall(text):
+            text = "; ".join(f"{name} is missing: give it before the flags ({help})" for name, help in missing)
+        raise UserError(text) from None
     return _at_home(config)
 
 

@@ -92,8 +92,9 @@ def evaluate(
     groups: dict[str, Tensor] | None = None,
     calibrated: bool = False,
 ) -> dict[str, dict]:
-    """Top-1 and top-5 (percent) of each read-out, and top-1 of each group of classes; of features `feature_scores`.
-    Calibrated: the expected calibration error, "ece", too.
+    """Return the top-1 (percent) of each read-out, in all and of each group of classes; of features `feature_scores`.
+
+    Of more than five classes, the top-5 too. Calibrated: the expected calibration error, "ece", too.
 
     Sampling noise depends on the seed and the batch's number, not on the process.
     """
@@ -102,8 +103,10 @@ def evaluate(
     evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
     counters = {name: GroupCounter(groups or {}, world.device) for name in read_out.names}
     gaps = {name: CalibrationCounter(world.device) for name in read_out.names if calibrated}
+    metrics = ["top1"]
     for number, images, labels in batches:
         outputs = read_out.outputs(images, generator(world.device, seed, "evaluation", number))
+        metrics = ["top1", "top5"] if all(map(has_top5, outputs.values())) else ["top1"]
         for name, evaluator in evaluators.items():
             seen = outputs[name], one_label(outputs[name], labels)
             evaluator.update(*seen)
@@ -113,11 +116,16 @@ def evaluate(
     results = {}
     for name, evaluator in evaluators.items():
         summary = evaluator.compute(distributed=world.size > 1)
-        results[name] = {metric: round(summary[metric], 4) for metric in ("top1", "top5")}
+        results[name] = {metric: round(summary[metric], 4) for metric in metrics}
         results[name] |= counters[name].compute(world)
         if calibrated:
             results[name]["ece"] = gaps[name].compute(world)
     return results
+
+
+def has_top5(logits: Tensor) -> bool:
+    """Return whether the top-5 of logits (B, C) says anything: of five classes, it is always 100 %."""
+    return logits.shape[1] > 5
 
 
 def one_label(logits: Tensor, labels: Tensor) -> Tensor:

@@ -34,4 +34,4 @@ def neighbors_by_chance(images: int) -> float:
 
 def score_title(name: str, images: int) -> str:
     """Return a score's name for people; that of neighbors says what chance gives for so many images."""
-    return PERCENT.get(name, name) + (f" (chance {neighbors_by_chance(images):.1f})" if name == "neighbors" else "")
+    return PERCENT.get(name, name) + (f" (chance {neighbors_by_chance(images):.1f} %)" if name == "neighbors" else "")

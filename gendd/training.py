@@ -19,10 +19,10 @@ from gendd.data import TrainingData
 from gendd.distributed import World, autocast
 from gendd.errors import UserError
 from gendd.methods.base import Task
+from gendd.metrics import MetricsWriter
 from gendd.optim import Schedule
 from gendd.progress import Progress, say
 from gendd.randomness import generator
-from gendd.reporting.metrics import MetricsWriter
 from gendd.runs import RECORD, RunFolder
 from gendd.scores import in_percent, score_title
 

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
@@ -110,6 +108,10 @@ def _no_data_set(name: str) -> UserError:
 
 def _digits(split: str, image_size: int | None) -> Images:
     """The 1,797 handwritten digits of scikit-learn (8x8), upscaled; a fixed third is the test set."""
+    # Imported here: it takes a second.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     images = torch.from_numpy(digits.images / 16 * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
     images = torch.nn.functional.interpolate(images, size=image_size or 8, mode="bilinear", antialias=False)

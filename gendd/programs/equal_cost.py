@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-import tyro
 from torch import nn
 
-from gendd.command_line import parse
+from gendd.command_line import RunArgument, parse
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.errors import Refusal, UserError
 from gendd.evaluation import ReadOut, Stopwatch
@@ -25,7 +24,7 @@ NEAREST = 5
 class EqualCostConfig:
     """Networks whose FLOPs per image are nearest to those of a GenDD run's head read-out: students to set beside it."""
 
-    run: tyro.conf.Positional[str]
+    run: RunArgument
     """Run folder; its networks are timed with random weights."""
     batch_size: Count = 100
     """Images that are read at once."""

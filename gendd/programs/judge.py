@@ -7,15 +7,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 
 from gendd.checkpoint import read_any
-from gendd.command_line import parse
+from gendd.command_line import RunArgument, parse
 from gendd.data import refuse_other_classes
 from gendd.distributed import World, first_alone
 from gendd.errors import Refusal, UserError, naming
-from gendd.evaluation import CalibrationCounter, one_label
+from gendd.evaluation import CalibrationCounter, has_top5, one_label
 from gendd.experiment import Experiment, load
 from gendd.family import Tree
 from gendd.judging import (
@@ -39,7 +38,7 @@ Which = Literal["backbone", "generated"]
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    run: tyro.conf.Positional[str]
+    run: RunArgument
     """Run folder."""
     dataset: str | None = None
     """Labeled data set to judge on; the run's own if not given."""
@@ -101,14 +100,15 @@ class Judgement:
     probabilities: Tensor | None
 
     def figures(self) -> dict[str, float]:
-        """Return top-1, top-5 and, of probabilities, the expected calibration error, in percent."""
+        """Return, in percent, top-1, of more than five classes top-5, and of probabilities the calibration error."""
         labels, device = one_label(self.scores, self.test.labels), self.scores.device
         hits = self.scores.topk(min(5, self.scores.shape[1]), dim=-1).indices == labels[:, None]
         if self.probabilities is not None:
             # Among classes without a single vote, the order is arbitrary.
             hits &= self.probabilities.gather(1, labels[:, None]) > 0
-        top1, top5 = (100 * values.double().mean().item() for values in (hits[:, 0], hits.any(-1)))
-        found = {"images": len(labels), "top1": round(top1, 4), "top5": round(top5, 4)}
+        found = {"images": len(labels), "top1": round(100 * hits[:, 0].double().mean().item(), 4)}
+        if has_top5(self.scores):
+            found["top5"] = round(100 * hits.any(-1).double().mean().item(), 4)
         if self.probabilities is None:
             return found
         counter = CalibrationCounter(device)

@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from gendd.command_line import parse
+from gendd.command_line import RunArgument, parse
 from gendd.distributed import World, autocast, first_alone, resolve_precision
 from gendd.errors import UserError
 from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
@@ -44,7 +44,7 @@ class SamplingProgram:
 
     what: tyro.conf.Positional[Literal["guidance", "sampling"]]
     """guidance; or sampling: sampler, steps, samples and start."""
-    run: tyro.conf.Positional[str]
+    run: RunArgument
     """Run folder."""
     output: str | None = None
     """Folder of the table, the CSV file and the picture; the run's own folder if not given."""

@@ -37,6 +37,7 @@ from gendd.programs.student_folder import StudentFolder
 from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges, flag
 from gendd.runs import RunFolder, check_classes, earlier_epochs, earlier_run, environment, run_path
+from gendd.scores import PERCENT
 from gendd.stopping import saying_where
 from gendd.teacher_cache import open_cache
 from gendd.training import Training
@@ -339,7 +340,8 @@ class TrainProgram:
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
             accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=self.groups)["teacher"]
-        self._say(f"  teacher    measured: top-1 {accuracy['top1']:.2f} %, top-5 {accuracy['top5']:.2f} %")
+        shown = (f"{PERCENT[name]} {accuracy[name]:.2f} %" for name in ("top1", "top5") if name in accuracy)
+        self._say(f"  teacher    measured: {', '.join(shown)}")
         return {"teacher": {**record, **accuracy}}
 
     def _training(self, student: StudentFolder) -> Training:

@@ -1,1 +1,1 @@
-"""What runs leave to be read: metrics while they train, then tables and pictures that compare them."""
+"""Reports: tables and pictures that compare finished runs."""

@@ -42,9 +42,13 @@ def _runs_of(path: str, place: Path) -> list[str]:
         else:
             _unpack_tar(path, place)
     except FAULTS as error:
+        archives = f"an archive of some ({', '.join(ENDINGS)})"
+        if not path.endswith(ENDINGS):
+            raise UserError(f"RUN {path}: is not an archive; name run folders, or {archives}") from error
+        # tarfile adds a line for each kind of compression that it tried.
+        reason = str(error).partition(":\n")[0]
         raise UserError(
-            f"RUN {path}: cannot be read, or is damaged ({error}); make the archive again, or name run folders "
-            f"(archives: {', '.join(ENDINGS)})"
+            f"RUN {path}: cannot be read, or is damaged ({reason}); make the archive again, or name run folders"
         ) from error
     folders = sorted(str(result.parent) for result in place.rglob("result.json"))
     if not folders:

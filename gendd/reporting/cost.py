@@ -31,7 +31,7 @@ def cost_table(rows: list[Row], score: str) -> str:
     rows = sorted(_reported(rows), key=lambda row: row["flops"] or math.inf)
     heads = [row for row in rows if row["flops"] and (row["method"], _plain(row)) == ("gendd", "head")]
     columns = {name: RUNS[name] for name in ("Method", "Read-out")}
-    columns[f"{title(score)}, %"] = lambda row: mean_text(row, score)
+    columns[f"{title(score, rows[0]['eval_images'])}, %"] = lambda row: mean_text(row, score)
     columns |= {name: RUNS[name] for name in (DIFFERING, "Student")} | COSTS
     if heads:
         best = max(heads, key=lambda row: row[score])

@@ -9,7 +9,7 @@ from gendd import checkpoint
 from gendd.config import Config
 from gendd.errors import UserError
 from gendd.methods import METHODS, Classification, get_method
-from gendd.reporting.metrics import read_metrics
+from gendd.metrics import read_metrics
 from gendd.runs import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 
 # Not told by their flags: `FinishedRun.settings` says what stands for them.
@@ -137,6 +137,8 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
     Raises:
         UserError: a path is no run folder, or no run is complete.
     """
+    if not paths:
+        raise UserError("RUN is missing: name run folders that hold a result.json")
     runs, incomplete = [], []
     for path in dict.fromkeys(paths):
         run = FinishedRun(RunFolder(Path(path)))
@@ -147,7 +149,7 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
             incomplete.append(path)
     if not runs:
         raise UserError(
-            f"RUN {' '.join(paths) or '(none given)'}: no complete run; name run folders that hold a result.json "
+            f"RUN {' '.join(paths)}: no complete run; name run folders that hold a result.json "
             "(an incomplete run goes on when its training command is given again)"
         )
     return sorted(runs, key=_place), incomplete

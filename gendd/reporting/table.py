@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gendd.checkpoint import rewrite_text
 from gendd.reporting.rows import Row
+from gendd.scores import score_title
 
 DASH = "–"
 
@@ -15,9 +16,14 @@ Cell = Callable[[Row], str]
 
 
 def accuracy_table(rows: list[Row], accuracies: Sequence[str]) -> str:
-    """Return a line per row; `accuracies` names those whose mean and standard deviation it shows, the score first."""
+    """Return a line per row, all of the same images.
+
+    Args:
+        accuracies: names of those whose mean and standard deviation it shows, the score first.
+    """
     columns: dict[str, Cell] = {name: RUNS[name] for name in ("Method", "Read-out")}
-    columns |= {f"{title(name)}, %": partial(mean_text, name=name) for name in accuracies}
+    images = rows[0]["eval_images"]
+    columns |= {f"{title(name, images)}, %": partial(mean_text, name=name) for name in accuracies}
     return table(rows, present(columns | RUNS | PUBLISHED, rows))
 
 
@@ -44,8 +50,10 @@ def write_csv(path: Path, rows: list[Row]) -> None:
     rewrite_text(path, file.getvalue())
 
 
-def title(accuracy: str) -> str:
-    return {"top1": "Top-1", "top5": "Top-5", "r2": "R2"}.get(accuracy, accuracy.capitalize())
+def title(score: str, images: int) -> str:
+    """Return a score's name in a heading, of so many images."""
+    name = score_title(score, images)
+    return name[0].upper() + name[1:]
 
 
 def mean_text(row: Row, name: str) -> str:

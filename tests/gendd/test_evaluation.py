@@ -24,6 +24,13 @@ def test_top1_and_top5_are_counted_over_batches_that_do_not_divide():
     assert [result["top1"], result["top5"]] == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top5_is_left_out_of_five_classes(classes):
+    read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
+    batches = batches_of(torch.eye(classes), torch.arange(classes), 2)
+    assert ("top5" in evaluate(read_out, batches, ALONE)["classifier"]) == (classes > 5)
+
+
 def test_an_image_of_several_labels_is_recognized_by_any_of_them():
     logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [0.0, 1, 2, 3, 4, 5], [5.0, 4, 3, 2, 1, 0]])
     # The first is right by its second label; of the second, class 2 is fourth; of the third, none is among five.

@@ -93,3 +93,9 @@ def test_a_run_of_no_known_tree_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "digits"}')
     with pytest.raises(UserError, match="config.json: tree None: no such tree"):
         tree_of(["evaluate", str(tmp_path)])
+
+
+@pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "report"])
+def test_a_missing_run_is_named(program):
+    with pytest.raises(UserError, match="RUN is missing: [^\n]*$"):
+        main(TREE, [program])

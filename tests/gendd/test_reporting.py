@@ -23,12 +23,12 @@ from run_folders import accuracies, change_settings, costs, write_features, writ
 
 from gendd.checkpoint import save_tensors
 from gendd.errors import UserError
+from gendd.metrics import MetricsWriter, read_metrics
 from gendd.reporting.comparison import comparison
 from gendd.reporting.curves import curves
 from gendd.reporting.features import neighbors, principal_plane
 from gendd.reporting.finished import finished_runs
 from gendd.reporting.groups import Group, grouped
-from gendd.reporting.metrics import MetricsWriter, read_metrics
 from gendd.reporting.pictures import log_axis, percent_limits, spread
 from gendd.reporting.published import PUBLISHED
 from gendd.reporting.report import report as program
@@ -303,7 +303,7 @@ def test_without_a_complete_run_the_user_is_told(tmp_path):
         report(tmp_path / "out", cut)
     with pytest.raises(UserError, match="no run folder"):
         report(tmp_path / "out", tmp_path)
-    with pytest.raises(UserError, match="none given"):
+    with pytest.raises(UserError, match="RUN is missing"):
         report(tmp_path / "out")
 
 
@@ -415,7 +415,7 @@ def test_neighbors_come_first_without_labels(tmp_path):
     headings = [line for line in text.splitlines() if line.startswith("##")]
     assert headings[0] == "## Neighbors" and headings[-1] == "## How to read"
     ((row,),) = accuracies(text)
-    assert list(row)[2] == "Cosine, %"
+    assert list(row)[2] == "Cosine, %" and row["Neighbors (chance 2.0 %), %"] == "60.00"
 
 
 @pytest.mark.parametrize("images", [30, 4])
@@ -576,3 +576,11 @@ def test_damaged_archives_are_refused(tmp_path, kind, share):
         archive.write_bytes(whole[: int(share * len(whole)) // 512 * 512 if kind == "tar" else int(share * len(whole))])
     with pytest.raises(UserError, match="^RUN .*damaged"):
         report(tmp_path / "out", archive)
+
+
+def test_a_file_that_is_no_archive_is_refused_in_a_line(tmp_path):
+    for name in ("result.json", "runs.tar.xz"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(UserError, match=f"^RUN .*{name}: .*name run folders") as refused:
+            report(tmp_path / "out", tmp_path / name)
+        assert "method gz" not in str(refused.value)

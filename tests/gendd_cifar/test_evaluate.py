@@ -20,9 +20,9 @@ from gendd import checkpoint as files
 from gendd.checkpoint import backbone_weights, read, read_weights
 from gendd.errors import UserError
 from gendd.methods.options import SamplingOptions
+from gendd.metrics import read_metrics
 from gendd.programs import evaluate as program
 from gendd.programs import figures, sampling
-from gendd.reporting.metrics import read_metrics
 from gendd.runs import RunFolder
 
 HEAD = [

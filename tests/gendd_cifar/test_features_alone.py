@@ -11,9 +11,9 @@ from programs import evaluate_cifar, train_cifar
 
 from gendd.checkpoint import metadata, read_weights
 from gendd.errors import UserError
+from gendd.metrics import read_metrics
 from gendd.programs import judge, judged_features
 from gendd.programs.judge import knn, probe, zero_shot
-from gendd.reporting.metrics import read_metrics
 from gendd.targets import FeatureScale
 from gendd.training import Training
 from gendd_cifar.data import TrainingImages
@@ -126,7 +126,7 @@ def test_it_is_evaluated_as_it_was_in_training(unlabeled, capsys):
     last = json.loads((unlabeled / "result.json").read_text())["last"]
     for row in rows:
         assert {name: row[name] for name in ("cosine", "r2", "neighbors")} == last[row["read_out"]]
-    assert "| read-out | cosine % | R2 % | neighbors (chance 1.7) % |" in capsys.readouterr().out
+    assert "| read-out | cosine % | R2 % | neighbors (chance 1.7 %) % |" in capsys.readouterr().out
 
 
 def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):

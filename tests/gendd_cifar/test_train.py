@@ -24,7 +24,7 @@ from small_images import write_folder
 from gendd import lock, split
 from gendd.errors import UserError
 from gendd.lock import sole_writer
-from gendd.reporting.metrics import read_metrics
+from gendd.metrics import read_metrics
 from gendd.teacher import FrozenTeacher
 from gendd.training import Training
 from gendd_cifar import data

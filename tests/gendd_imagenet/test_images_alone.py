@@ -96,7 +96,7 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
     assert (result["split"], result["images"]) == ("val", 21)
     evaluate_imagenet([str(next(tmp_path.rglob("result.json")).parent)])
     out = capsys.readouterr().out
-    assert f"images      21 of {photos / 'val'}\n" in out and "neighbors (chance 50.0) %" in out
+    assert f"images      21 of {photos / 'val'}\n" in out and "neighbors (chance 50.0 %) %" in out
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, c
     evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
     assert "of 2 of the classes, among which it chooses" in capsys.readouterr().out
     (row,) = json.loads((run / "evaluation-some-val.json").read_text())["read_outs"]
-    assert row["top5"] == 100 and 0 <= row["top1"] <= 100
+    assert "top5" not in row and 0 <= row["top1"] <= 100
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
     with pytest.raises(UserError, match="only in one of them: .*n99"):
         evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])

@@ -15,7 +15,7 @@ from programs import train_imagenet as main
 from programs import words_of
 
 from gendd.errors import UserError
-from gendd.reporting.metrics import read_metrics
+from gendd.metrics import read_metrics
 from gendd.training import Training
 from gendd_imagenet.make_shards import main as make_shards
 

@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from gendd.checkpoint import write_whole
 from gendd.runs import RunFolder
-from gendd.scores import PERCENT, in_percent
+from gendd.scores import in_percent, score_title
 
 
 class MetricsWriter:
@@ -34,7 +34,7 @@ class MetricsWriter:
         """Add a record {"kind", "epoch", "step", **values}; numbers in it, nested too, become TensorBoard scalars."""
         with open(self.path, "a") as file:
             file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
-        for name, value in _scalars((kind,), values):
+        for name, value in _scalars((kind,), values, values.get("images", 0)):
             self.board.add_scalar(name, value, step)
         self.board.flush()
 
@@ -51,11 +51,11 @@ def read_metrics(folder: Path) -> list[dict]:
     return records
 
 
-def _scalars(above: tuple[str, ...], values: dict):
+def _scalars(above: tuple[str, ...], values: dict, images: int):
     for name, value in values.items():
         if isinstance(value, dict):
-            yield from _scalars((*above, name), value)
+            yield from _scalars((*above, name), value, images)
         elif isinstance(value, int | float):
             percent = in_percent(above[-1], name, value)
-            title = name if percent is None else f"{PERCENT[name]} (%)"
+            title = name if percent is None else f"{score_title(name, images)} (%)"
             yield "/".join((*above, title)), value if percent is None else percent
