@@ -213,7 +213,7 @@ def test_the_log_and_tensorboard_show_percent(tmp_path):
     assert (
         "head cosine 71.20 %, neighbors (chance 10.0 %) 40.00 %" in line and "features cosine 50.00 %, norm 2" in line
     )
-    assert dict(_scalars(("eval",), values)) == {
+    assert dict(_scalars(("eval",), values, 101)) == {
         "eval/images": 101, "eval/head/cosine (%)": 71.2, "eval/head/neighbors (chance 10.0 %) (%)": 40.0,
         "eval/features/cosine (%)": 50.0, "eval/features/norm": 2.0
     }  # fmt: skip
