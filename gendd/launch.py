@@ -1,44 +1,89 @@
-"""Start a program in one process a GPU: python -m gendd.launch MODULE [flags]. sh/launch.sh names the variables."""
+"""Start a program by torchrun, in one process per GPU: python -m gendd.launch MODULE [flags].
 
+sh/launch.sh names the variables. To torchrun this adds: after a user's error (exit code 2) nothing is started again and
+the launcher ends with 2; all other failures are one line and 1; and hosts need not know each other's names.
+"""
+
+import logging
 import os
-import subprocess
+import signal
+import socket
 import sys
+import zlib
 from collections.abc import Mapping
 
 import torch
+from torch.distributed import DistError
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.launcher import api
+from torch.distributed.run import parse_args, run
 
-from gendd.agent import Nodes, run
 from gendd.distributed import usable_cores, whole_number
-from gendd.errors import UserError, run_program
+from gendd.errors import PassingFault, UserError, run_program
 
-PORT = 29500
+# Seconds that a machine waits for the machine of rank 0.
+PATIENCE = 600
 # glibc gives blocks larger than its thresholds back to the system as soon as they are free, and a training step on the
-# CPU then pays for getting them anew. Here the thresholds, in bytes, are more than any step takes (bench/allocator.py).
+# CPU then pays for getting them again. Here the thresholds, in bytes, exceed what any step takes (bench/allocator.py).
 KEPT_BLOCKS = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))
 
 
+class Agent(LocalElasticAgent):
+    """torchrun's agent. It prints why it starts the processes again, and does not do so after a user's error."""
+
+    def _monitor_workers(self, worker_group):
+        result = super()._monitor_workers(worker_group)
+        if any(failure.exitcode == 2 for failure in result.failures.values()):
+            self._remaining_restarts = 0
+        if result.is_failed() and self._remaining_restarts:
+            left = f"{self._remaining_restarts} of {worker_group.spec.max_restarts} restarts left"
+            print(f"{describe(result.failures)}; {left}, starting again", file=sys.stderr, flush=True)
+        return result
+
+
 def main() -> None:
-    """Replace this process by the program, or run it in several and end as it ends.
+    """Replace this process by the program, or run it in several processes and end as it ends.
 
     Raises:
-        UserError: a variable that cannot work.
+        UserError: a variable that cannot work. PassingFault: a process failed, or the machines lost each other.
     """
-    if len(sys.argv) < 2:
-        raise UserError("which program? bash sh/launch.sh MODULE [arguments], such as gendd_cifar train")
     command, environment, gpus = sys.argv[1:], os.environ, torch.cuda.device_count()
-    processes, nodes = local_processes(environment, gpus), find_nodes(environment)
-    restarts = whole_number(environment, "MAX_RESTARTS", 0, least=0)
+    if not command:
+        raise UserError("which program? bash sh/launch.sh MODULE [arguments], such as gendd_cifar train")
+    processes, restarts = local_processes(environment, gpus), whole_number(environment, "MAX_RESTARTS", 0, least=0)
+    nodes = whole_number(environment, "NNODES", 1)
     if not gpus or "CPU_PROCS" in environment:
         for name, size in KEPT_BLOCKS.items():
             environment.setdefault(name, size)
-    if processes == nodes.count == 1 and not restarts:
+    if processes == nodes == 1 and not restarts:
         os.execv(sys.executable, [sys.executable, "-m", *command])
     environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
-    sys.exit(run(command, processes, nodes, restarts))
+    # Each start gets a new store. In one that outlives it, processes read the addresses of dead ones, and a machine
+    # that comes back waits in vain (pytorch issue 135712; so in torch 2.13).
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    meeting = rendezvous(environment, nodes, command) if nodes > 1 else ["--standalone"]
+    options = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", f"--log-dir={os.devnull}", *meeting]
+    logging.disable()  # torchrun's own reports. The processes and this program print what is wrong.
+    api.LocalElasticAgent = Agent
+    try:
+        run(parse_args([*options, "-m", *command]))
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
+    except ChildFailedError as error:
+        if any(failure.exitcode == 2 for failure in error.failures.values()):
+            sys.exit(2)
+        raise PassingFault(describe(error.failures)) from error
+    except (RendezvousError, DistError) as error:
+        master = environment.get("MASTER", "this machine")
+        why = error.__cause__ or error
+        raise PassingFault(f"MASTER={master}: {why}; give the same command on every machine again") from error
 
 
 def local_processes(environment: Mapping[str, str], gpus: int) -> int:
-    """Processes on this machine, which has so many GPUs."""
+    """Return the number of processes of this machine, which has `gpus` GPUs."""
     if "CPU_PROCS" in environment:
         return whole_number(environment, "CPU_PROCS", 1)
     if "GPUS" not in environment:
@@ -49,51 +94,36 @@ def local_processes(environment: Mapping[str, str], gpus: int) -> int:
     return wanted
 
 
-def find_nodes(environment: Mapping[str, str]) -> Nodes:
-    """The machines that the environment names, those of a Slurm job step, or this one alone."""
-    if "NNODES" in environment:
-        count = whole_number(environment, "NNODES", 1)
-        if count == 1:
-            return Nodes()
-        rank, master = (environment.get(name, "") for name in ("NODE_RANK", "MASTER"))
-        if not rank.isdecimal() or int(rank) >= count:
-            raise UserError(f"NODE_RANK={rank}: with NNODES={count} it must be from 0 to {count - 1}")
-        if not master:
-            raise UserError(f"MASTER is missing: with NNODES={count} it names the host of rank 0, host[:port]")
-        return Nodes(count, int(rank), _with_port(master, PORT))
-    if int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
-        return _slurm_nodes(environment)
-    return Nodes()
-
-
-def _slurm_nodes(environment: Mapping[str, str]) -> Nodes:
-    count = environment.get("SLURM_STEP_NUM_NODES")
-    if count is None or environment.get("SLURM_STEP_NUM_TASKS") != count:
-        raise UserError(
-            "a Slurm job of several nodes: start one launcher on each, srun --ntasks-per-node=1 bash sh/launch.sh ..., "
-            "or choose this node alone with NNODES=1"
-        )
-    if count == "1":
-        return Nodes()
-    # Jobs that share a node must not share a port.
-    port = PORT + int(environment["SLURM_JOB_ID"]) % 1000
-    master = environment.get("MASTER") or _first_host(environment["SLURM_STEP_NODELIST"])
-    return Nodes(int(count), int(environment["SLURM_NODEID"]), _with_port(master, port))
-
-
-def _first_host(nodes: str) -> str:
+def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -> list[str]:
+    """Return torchrun's options for machines that meet at MASTER. Only those with the same command do."""
+    if not {"NODE_RANK", "MASTER"} <= environment.keys():
+        raise UserError(f"NNODES={nodes}: needs MASTER=host[:port] and NODE_RANK, which is 0 on that host")
+    master, first = environment["MASTER"], whole_number(environment, "NODE_RANK", 0, least=0) == 0
+    host, _, port = master.partition(":")
     try:
-        hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"scontrol cannot resolve the nodes {nodes} ({error}); name the first: MASTER=host") from error
-    return hosts.stdout.split()[0]
+        ((family, *_, address), *_) = socket.getaddrinfo(host, port or 1, type=socket.SOCK_DGRAM)
+        with socket.socket(family, socket.SOCK_DGRAM) as way:
+            way.connect(address)
+            own = host if first else way.getsockname()[0]
+    except OSError as error:
+        raise UserError(f"MASTER={master}: must be host or host:port ({error.strerror})") from error
+    return [
+        *(f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={master}", f"--local-addr={own}"),
+        *(
+            f"--rdzv-id={zlib.crc32(' '.join(command).encode())}",
+            f"--rdzv-conf=is_host={first},read_timeout={PATIENCE}",
+        ),
+    ]
 
 
-def _with_port(master: str, port: int) -> str:
-    host, given, number = master.partition(":")
-    if given and not number.isdecimal():
-        raise UserError(f"MASTER={master}: must be host or host:port")
-    return f"{host}:{number or port}"
+def describe(failures: dict[int, ProcessFailure]) -> str:
+    """Return, for example, "process 1 ended with SIGKILL". Processes that the agent then stopped are not named."""
+    own = {rank: failure for rank, failure in failures.items() if failure.exitcode != -signal.SIGTERM} or failures
+    endings = [
+        (rank, f"exit code {failure.exitcode}" if failure.exitcode > 0 else failure.signal_name())
+        for rank, failure in sorted(own.items())
+    ]
+    return ", ".join(f"process {rank} ended with {ending}" for rank, ending in endings)
 
 
 if __name__ == "__main__":

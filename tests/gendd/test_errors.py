@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from gendd import errors
-from gendd.agent import FINAL
 from gendd.errors import PassingFault, UserError, run_program
 
 
@@ -31,7 +30,6 @@ def test_an_error_ends_a_program_with_its_line_and_code(error, code, ends, capsy
         run_program(main)
     assert ended.value.args == (code,)
     assert capsys.readouterr().err == "error: cannot work, not today\n"
-    assert (code in FINAL) == (error is UserError)
 
 
 def test_a_path_that_cannot_be_looked_at_ends_a_program_with_its_name(ends, capsys):

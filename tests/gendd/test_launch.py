@@ -1,6 +1,7 @@
 """The launcher: which processes it starts, and how it ends."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,11 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gendd import agent
-from gendd.agent import Nodes, open_rendezvous
 from gendd.distributed import join_world
 from gendd.errors import UserError
-from gendd.launch import find_nodes, local_processes, main
+from gendd.launch import local_processes, main, rendezvous
 
 SLURM = {
     "SLURM_JOB_ID": "12345",
@@ -39,49 +38,57 @@ def test_impossible_processes(environment):
         local_processes(environment, 2)
 
 
-def test_named_nodes():
-    assert find_nodes({}) == find_nodes({"NNODES": "1"}) == Nodes()
-    two = {"NNODES": "2", "NODE_RANK": "1"}
-    assert find_nodes({**two, "MASTER": "alpha"}) == Nodes(2, 1, "alpha:29500")
-    assert find_nodes({**two, "MASTER": "alpha:1234"}) == Nodes(2, 1, "alpha:1234")
-    with pytest.raises(UserError, match="MASTER"):
-        find_nodes(two)
-    with pytest.raises(UserError, match="MASTER=alpha:x"):
-        find_nodes({**two, "MASTER": "alpha:x"})
-    with pytest.raises(UserError, match="NODE_RANK=2"):
-        find_nodes({**two, "NODE_RANK": "2"})
+def test_machines_meet_at_master_with_the_same_command():
+    first = rendezvous({"NODE_RANK": "0", "MASTER": "localhost"}, 2, ["train", "--lr", "1"])
+    again = rendezvous({"NODE_RANK": "1", "MASTER": "localhost:1234"}, 2, ["train", "--lr", "1"])
+    other = rendezvous({"NODE_RANK": "1", "MASTER": "localhost:1234"}, 2, ["train", "--lr", "2"])
+    assert {"--nnodes=2", "--rdzv-endpoint=localhost", "--local-addr=localhost"} <= set(first)
+    assert {"--rdzv-endpoint=localhost:1234", "--local-addr=127.0.0.1"} <= set(again)
+    assert "is_host=True" in first[-1] and "is_host=False" in again[-1]
+    assert first[-2] == again[-2] != other[-2]
 
 
-def test_slurm_nodes(tmp_path, monkeypatch):
-    scontrol = tmp_path / "scontrol"
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"NODE_RANK": "1"}, "NNODES=2: needs MASTER=host[:port] and NODE_RANK"),
+        ({"NODE_RANK": "x", "MASTER": "localhost"}, "NODE_RANK=x: must be a whole number"),
+        ({"NODE_RANK": "1", "MASTER": "localhost:x"}, "MASTER=localhost:x: must be host or host:port"),
+        ({"NODE_RANK": "1", "MASTER": "nowhere.invalid"}, "MASTER=nowhere.invalid: must be host or host:port"),
+    ],
+)
+def test_machines_that_cannot_meet_are_refused(environment, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        rendezvous(environment, 2, ["program"])
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """Function: changes of Slurm's variables -> what sh/launch.sh does with a stand-in of Python."""
+    scontrol, python = tmp_path / "scontrol", tmp_path / "bin" / "python"
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[07-08]" ] && printf "node07\\nnode08\\n"\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert find_nodes(SLURM) == Nodes(2, 1, "node07:29845")
-    assert find_nodes({**SLURM, "MASTER": "alpha:1"}) == Nodes(2, 1, "alpha:1")
-    assert find_nodes({**SLURM, "SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "1"}) == Nodes()
-    assert find_nodes({**SLURM, "NNODES": "1"}) == Nodes()
-    for tasks in ({"SLURM_STEP_NUM_TASKS": "16"}, {"SLURM_STEP_NUM_NODES": None}):
-        environment = {name: value for name, value in {**SLURM, **tasks}.items() if value}
-        with pytest.raises(UserError, match="srun --ntasks-per-node=1"):
-            find_nodes(environment)
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$NNODES $NODE_RANK $MASTER"\n')
+    for program in (scontrol, python):
+        program.chmod(0o755)
+
+    def run(**changes: str | None) -> subprocess.CompletedProcess:
+        own = {"VENV": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        environment = {name: value for name, value in {**os.environ, **own, **SLURM, **changes}.items() if value}
+        command = ["bash", Path(__file__).parents[2] / "sh" / "launch.sh", "program"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    return run
 
 
-def test_machines_that_cannot_meet(monkeypatch):
-    monkeypatch.setattr(agent, "PATIENCE", 1)
-    with socket.create_server(("localhost", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=f"MASTER=localhost:{port}: something else has this port"):
-            open_rendezvous(["program"], Nodes(2, 0, f"localhost:{port}"))
-    with pytest.raises(UserError, match=f"MASTER=localhost:{port}: no answer in 1 s"):
-        open_rendezvous(["program"], Nodes(2, 1, f"localhost:{port}"))
-    with pytest.raises(UserError, match="MASTER=nowhere.invalid:1: no such host"):
-        open_rendezvous(["program"], Nodes(2, 1, "nowhere.invalid:1"))
-
-
-def test_only_the_same_command_joins_a_run():
-    first, again, other = (open_rendezvous(["train", "--lr", rate], Nodes()) for rate in ("1", "1", "2"))
-    assert first.get_run_id() == again.get_run_id() != other.get_run_id()
+def test_slurm_job_step_names_the_machines(slurm):
+    assert slurm().stdout == "2 1 node07:29745\n"
+    assert slurm(MASTER="alpha:1").stdout == "2 1 alpha:1\n"
+    assert slurm(SLURM_STEP_NUM_NODES="1", SLURM_STEP_NUM_TASKS="1", SLURM_NODEID="0").stdout.startswith("1 0 ")
+    assert slurm(NNODES="1").stdout == "1  \n"
+    for wrong in ({"SLURM_STEP_NUM_TASKS": "16"}, {"SLURM_STEP_NUM_NODES": None}):
+        refused = slurm(**wrong)
+        assert refused.returncode == 2 and "srun --ntasks-per-node=1" in refused.stderr
 
 
 @pytest.fixture
@@ -121,9 +128,40 @@ def test_a_crash_is_told_as_it_happened_each_time(launch):
     assert second.splitlines()[-1].startswith("error: process") and second.endswith("ended with exit code 1\n")
 
 
+def test_master_port_that_is_taken_is_one_line(launch):
+    with socket.create_server(("localhost", 0)) as taken:
+        master = f"localhost:{taken.getsockname()[1]}"
+        result = launch("pass", 1, NNODES="2", NODE_RANK="0", MASTER=master)
+    line = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and line.startswith(f"error: MASTER={master}: ") and "EADDRINUSE" in line
+
+
+@pytest.mark.parametrize(
+    "options", [["--rdzv-backend=static"], ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:PORT"]]
+)
+def test_torchrun_on_two_machines_joins_all_processes(launch, tmp_path, options):
+    """Two launchers of two processes each: as on two machines, and as engines that set torchrun's variables do."""
+    launch("import os\n    with join_world() as world:\n        world.barrier(), os.write(1, b'%d\\n' % world.size)", 1)  # writes program.py
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+    machines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *(word.replace("PORT", port) for word in options)]
+            + ["--local-addr=localhost", "-m", "program"],
+            env={**environment, "PET_NNODES": "2", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": rank}
+            | {"PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": port},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    assert [machine.communicate(timeout=120)[0] for machine in machines] == ["4\n4\n"] * 2
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_freed_memory_is_kept_on_the_cpu_unless_the_user_says_otherwise(launch, processes):
-    told = "import os; print(os.environ['MALLOC_MMAP_THRESHOLD_'], os.environ['MALLOC_TRIM_THRESHOLD_'])"
+    told = "import os; os.write(1, os.path.expandvars(b'$MALLOC_MMAP_THRESHOLD_ $MALLOC_TRIM_THRESHOLD_\\n'))"
     result = launch(told, processes, MALLOC_TRIM_THRESHOLD_="7")
     assert result.stdout == f"{2**40} 7\n" * processes
 
