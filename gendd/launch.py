@@ -1,7 +1,7 @@
 """Start a program by torchrun, in one process per GPU: python -m gendd.launch MODULE [flags].
 
-sh/launch.sh names the variables. To torchrun this adds: after a user's error (exit code 2) nothing is started again and
-the launcher ends with 2; all other failures are one line and 1; and hosts need not know each other's names.
+sh/launch.sh names the variables. This adds three things to torchrun. A user's error (exit code 2) is not tried again,
+and the launcher ends with 2. Other failures end with one line and exit code 1. Hosts need not know each other's names.
 """
 
 import logging

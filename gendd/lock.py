@@ -40,7 +40,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise UserError(
             f"{folder}: {writer} is writing this run; wait until it ends, or end it, then give the command again "
-            f"(if there is no such process, delete {folder / NAME})"
+            f"(if that process does not exist, delete {folder / NAME})"
         ) from error
     except OSError as error:
         raise UserError(f"cannot write to {folder} ({error.strerror}); choose another place with --runs") from error

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Starts a program, such as gendd_cifar train, by torchrun on all GPUs of this machine (on the CPU if there is none).
+# Starts a program, such as gendd_cifar train, by torchrun: on all GPUs of this machine, or on its CPU.
 #   bash sh/launch.sh MODULE [arguments]
-# Relative paths count from the folder you are in: those of flags, and data/, pretrained/ and runs/.
+# Relative paths, of flags and of data/, pretrained/ and runs/, count from the folder you are in.
 # The environment overrides what is found:
 #   GPUS=2            use 2 GPUs of each machine
 #   CPU_PROCS=2       use 2 processes on the CPU

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Slurm job, as an example: a script of this folder on all GPUs of the job's nodes, one launcher a node.
+# A Slurm job, as an example: a script of this folder on all GPUs of the job's nodes, one launcher per node.
 #   sbatch --nodes=2 --gpus-per-node=8 sh/slurm.sh sh/train_cifar100_resnet56_resnet20_gendd.sh [flags]
 # Submit it from the repository root; add what your cluster asks for (--partition, --account, modules, containers).
 # A killed process is started again in place. If a node fails, Slurm queues the job again. Either way the run goes on

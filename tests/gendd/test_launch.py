@@ -137,20 +137,22 @@ def test_master_port_that_is_taken_is_one_line(launch):
 
 
 @pytest.mark.parametrize(
-    "options", [["--rdzv-backend=static"], ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:PORT"]]
+    "options",
+    [["--master-addr=localhost", "--master-port=PORT"], ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:PORT"]],
 )
-def test_torchrun_on_two_machines_joins_all_processes(launch, tmp_path, options):
-    """Two launchers of two processes each: as on two machines, and as engines that set torchrun's variables do."""
-    launch("import os\n    with join_world() as world:\n        world.barrier(), os.write(1, b'%d\\n' % world.size)", 1)  # writes program.py
+def test_torchrun_on_two_machines_joins_all_processes(tmp_path, options):
+    """Two launchers of two processes each, with variables as an engine such as Kubeflow sets them."""
+    (tmp_path / "program.py").write_text(
+        "import os\nfrom gendd.distributed import join_world\nwith join_world() as world:\n"
+        "    world.barrier()\n    os.write(1, b'%d\\n' % world.size)\n"
+    )
     with socket.create_server(("localhost", 0)) as free:
-        port = str(free.getsockname()[1])
-    environment = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}", "OMP_NUM_THREADS": "1"}
+        options = [option.replace("PORT", str(free.getsockname()[1])) for option in options]
+    own = {"PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}", "OMP_NUM_THREADS": "1"}
     machines = [
         subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *(word.replace("PORT", port) for word in options)]
-            + ["--local-addr=localhost", "-m", "program"],
-            env={**environment, "PET_NNODES": "2", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": rank}
-            | {"PET_MASTER_ADDR": "localhost", "PET_MASTER_PORT": port},
+            [sys.executable, "-m", "torch.distributed.run", *options, "--local-addr=localhost", "-m", "program"],
+            env={**os.environ, **own, "PET_NNODES": "2", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": rank},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -191,7 +193,7 @@ def test_launcher_that_is_killed_takes_its_processes_along(tmp_path):
 
 
 def runs(pid: int) -> bool:
-    """Whether it is there and no zombie."""
+    """Return whether it exists and is not a zombie."""
     status = Path("/proc", str(pid), "status")
     return status.exists() and "State:\tZ" not in status.read_text()
 
