@@ -23,6 +23,7 @@ from torch import nn
 from gendd.config import Config
 from gendd.family import Tree
 from gendd.methods.base import Task, TaskContext
+from gendd.methods.options import PretrainOptions
 from gendd.networks import create_network, feature_width
 from gendd.optim import parameter_groups
 from gendd.programs.train import configuration
@@ -46,7 +47,7 @@ SMALL = {"image_size": 32, "crop_padding": 4, "hflip": 0.5, "batch_size": 64}
 STEPS_DOWN = {"epochs": 240, "schedule": "step", "milestones": (150, 180, 210)}
 CIFAR_1 = {**PRETRAIN, **SMALL, "epochs": 50, "lr": 3e-3, "weight_decay": 5e-2, "min_lr": 0}
 CIFAR_2 = {**GENDD, **SMALL, **STEPS_DOWN, "lr": 1e-3, "weight_decay": 5e-2, "warmup_epochs": 50, "beta2_start": 0.95}
-CIFAR_2 |= {"repeats": 30, "steps": 100, "feature_mixup": 1, "after_best": False}
+CIFAR_2 |= {"repeats": 30, "steps": 100, "feature_mixup": 1, "pretrain_best": False}
 CIFAR_SGD = {**SGD, **SMALL, **STEPS_DOWN, "lr": 0.05, "weight_decay": 5e-4}
 # Students that learn with this rate, by every method but stage 1 of GenDD.
 SLOWER = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
@@ -87,7 +88,7 @@ COSINE = {"schedule": "cosine", "min_lr": 1e-6, "lr": 2e-3}
 IMAGENET_1 = {**PRETRAIN, **LARGE, **COSINE, "epochs": 20, "batch_size": 512, "warmup_epochs": 0}
 IMAGENET_1 |= {"crop_scale": (0.08, 1)}
 LARGE_2 = {**GENDD, **LARGE, **COSINE, "beta2_start": 0.96, "repeats": 10, "steps": 64, "crop_scale": (0.6, 1)}
-IMAGENET_2 = {**LARGE_2, "batch_size": 512, "contraction": 0.9, "after_best": False}
+IMAGENET_2 = {**LARGE_2, "batch_size": 512, "contraction": 0.9, "pretrain_best": False}
 LT = {**LARGE_2, **NOT_MIXED, "batch_size": 256, "epochs": 100, "warmup_epochs": 20, "weight_decay": 2e-1}
 LT |= {"teacher": "resnext101_32x4d", "contraction": 0, "feature_mixup": 1}
 CC3M = {**LARGE, **NOT_MIXED, "epochs": 100, "steps_per_epoch": 5500, "batch_size": 512, "crop_scale": (0.6, 1)}
@@ -130,7 +131,7 @@ def small_pair(pair: str) -> list[dict]:
     teacher, student = pair.split()
     shared = {"teacher": teacher, "student": student}
     rate = SLOW if student in SLOWER else {}
-    second = {**CIFAR_2, **shared, **rate, "after_best": pair == "vgg13 resnet20"}
+    second = {**CIFAR_2, **shared, **rate, "pretrain_best": pair == "vgg13 resnet20"}
     return [{**CIFAR_1, **shared}, second | ({"contraction": CONTRACTIONS[pair]} if pair in CONTRACTIONS else {})]
 
 
@@ -202,6 +203,8 @@ IMAGES = {
     *("image_size", "crop_padding", "crop_scale", "interpolation", "hflip", "color_jitter", "auto_augment"),
     *("mixup", "cutmix", "label_smoothing"),
 }
+# Set by stage 1's own row.
+STAGE1 = field_names(PretrainOptions)
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
 HEAD_OF_PAGE = """# What the scripts set, beside what is published
 
@@ -274,19 +277,21 @@ class Training:
 
     Args:
         published: values of fields of the configuration, and of "decayed".
+        stage: its number among the runs that the program trains: stage 1, then the run itself.
     """
 
     command: str
     module: str
     arguments: list[str]
     published: dict
+    stage: int = 0
 
     @cached_property
     def config(self) -> Config:
         return self.with_flags()
 
     def with_flags(self, *flags: str) -> Config:
-        return configuration(tree_of(self.module), [*self.arguments, *flags])
+        return stages(tree_of(self.module), [*self.arguments, *flags])[self.stage]
 
     @cached_property
     def decays(self) -> dict[str, bool]:
@@ -315,8 +320,9 @@ class Training:
         names += ["momentum"] if config.optimizer.optimizer == "sgd" else ["beta1", "beta2_start", "beta2_end"]
         names += ["milestones"] if config.optimizer.schedule == "step" else ["min_lr"]
         names += ["warmup_epochs", *(name for name in data if name in IMAGES), "precision"]
-        names += [name for name in field_names(type(method)) if name not in method.idle]
-        names += ["after_best"] if config.networks.after else []
+        options = [name for name in field_names(type(method)) if name not in (*method.evaluation_only, *STAGE1)]
+        names += options
+        names += ["pretrain_best"] if method.pretraining(config) else []
         names += ["sampler", "steps", "num_samples", "guidance"] if method.name == "gendd" else []
         # What few have.
         names += [name for name in RARE if flat.get(name) or name in self.published]
@@ -326,6 +332,13 @@ class Training:
         """Fields, with our and the published value, in which the training with these flags differs."""
         ours = self.values(self.with_flags(*flags))
         return {name: (ours[name], value) for name, value in self.published.items() if ours[name] != value}
+
+
+def stages(tree: Tree, arguments: list[str]) -> list[Config]:
+    """The runs that the train program makes of its arguments, in order."""
+    config = configuration(tree, arguments)
+    first = config.method.pretraining(config)
+    return [first, config] if first else [config]
 
 
 def untrained_task(tree: Tree, config: Config) -> Task:
@@ -357,7 +370,15 @@ def trainings() -> dict[str, list[Training]]:
 
 def trainings_of(command: str, published: list[dict], folder: str) -> list[Training]:
     started = [program for program in programs(command, Path(folder)) if program[0].endswith(" train")]
-    return [Training(command, *program, values) for program, values in zip(started, published, strict=True)]
+    runs = [
+        (module, arguments, stage)
+        for module, arguments in started
+        for stage in range(len(stages(tree_of(module), arguments)))
+    ]
+    return [
+        Training(command, module, arguments, values, stage)
+        for (module, arguments, stage), values in zip(runs, published, strict=True)
+    ]
 
 
 # The page.

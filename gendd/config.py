@@ -42,10 +42,6 @@ class Networks:
     package.module:function."""
     student_weights: str | None = None
     """Initial weights: a file, a run folder, or timm for the weights that timm publishes. Random if not given."""
-    after: str | None = None
-    """Name of an earlier run to start from, such as pretrain. It has the same data, pair and seed."""
-    after_best: bool = False
-    """Start from the best epoch of the earlier run; from its last by default."""
     teacher: str | None = None
     """Teacher network, named like the student. hub:<owner>/<repository>:<entry>, transformers:<id> and
     open_clip:<model>/<tag> load their weights too."""
@@ -85,10 +81,6 @@ class Networks:
         for name in ("teacher_mean", "teacher_std"):
             if getattr(self, name) and not self.teacher:
                 raise UserError(f"{flag(name)}: there is no teacher; name one with --teacher, or leave it out")
-        if self.after and self.student_weights:
-            raise UserError(f"--after {self.after}: --student-weights {self.student_weights} is given too; keep one")
-        if self.after_best and not self.after:
-            raise UserError("--after-best: --after is missing; name the earlier run")
 
 
 @dataclass(frozen=True)
@@ -130,6 +122,10 @@ class Data:
             field.name: field.default for field in dataclasses.fields(self) if field.name in self.choices
         }
         return dataclasses.replace(self, **defaults | {"dataset": dataset})
+
+    def pretraining(self) -> Self:
+        """Return the images as stage 1 augments them."""
+        return self
 
     def resolve(self, config: "Config") -> "Config":
         """Return the configuration with the values that follow from its data."""
@@ -315,7 +311,8 @@ class Config(Generic[D]):
         self.networks.check()
         if not self.data.dataset:
             raise UserError("--dataset is missing: name a data set or a folder of images")
-        for name, value in (("name", self.run.name), ("after", self.networks.after)):
+        pretrain_name = getattr(self.method, "pretrain_name", None)
+        for name, value in (("name", self.run.name), ("pretrain_name", pretrain_name)):
             if value is not None and (value in ("", ".", "..") or "/" in value):
                 raise UserError(f"{flag(name)} {value}: names one folder below the pair's; give a word")
         self.data.check(self)

@@ -32,7 +32,7 @@ from gendd.networks import (
     trial,
 )
 from gendd.randomness import generator
-from gendd.runs import run_record, saved_config, student_weights
+from gendd.runs import run_record, saved_config
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_features import Kind, check_repeats, describe, projection_width, usual, width_of
 
@@ -353,7 +353,7 @@ def load(
     config = saved_config(record, tree, path)
     if judged_on:
         config = replace(config, data=config.data.whole(judged_on))
-    own = {"student_weights": None, "after": None} | ({} if taught else {"teacher_weights": None})
+    own = {"student_weights": None} | ({} if taught else {"teacher_weights": None})
     config, device = config.changed(**own | changes), device or torch.device("cpu")
     tensors = weights_in(content, path, reported_weights(content)) if trained else None
     experiment = build(tree, config, len(record["classes"]), device, missing=None if taught else [], trained=tensors)
@@ -387,7 +387,7 @@ def build(
     torch.manual_seed(generator("cpu", config.run.seed, "initial weights").initial_seed())
     # Without labels, it is the teacher's classes that a student's classifier learns.
     classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
-    given = (student_weights(config), tree.names)
+    given = (config.networks.student_weights, tree.names)
     student = build_student(
         config.networks.student, *given, classes, config.data.image_size, config.networks.allow_partial, missing
     )

@@ -18,12 +18,17 @@ NAME = "writer.lock"
 SILENCE = 30.0
 
 
+class Busy(UserError):
+    """Another process writes to the folder."""
+
+
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a folder, made if need be, against other writers. It goes again if nothing was written to it.
 
     Raises:
-        UserError: another process writes to it, or it cannot be written.
+        Busy: another process writes to it.
+        UserError: it cannot be written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lease = SoftFileLease(folder / NAME, lease_duration=SILENCE)
@@ -38,7 +43,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
                 print(f"{folder}: waiting up to {wait:.0f} s to see whether {writer} still writes there", flush=True)
         lease.acquire(timeout=wait)
     except Timeout as error:
-        raise UserError(
+        raise Busy(
             f"{folder}: {writer} is writing this run; wait until it ends, or end it, then give the command again "
             f"(if that process does not exist, delete {folder / NAME})"
         ) from error

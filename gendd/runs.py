@@ -19,7 +19,7 @@ import json
 import pickle
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,6 +35,7 @@ from gendd.errors import UserError, naming
 from gendd.family import Tree
 from gendd.foreign import is_safetensors
 from gendd.methods import get_method
+from gendd.ranges import flag
 from gendd.retry import retried
 
 # Where things lie and how the result is measured; not what is trained.
@@ -106,18 +107,23 @@ class RunFolder:
         """Return the configuration that the run was made with. Raises UserError as `saved_config` does."""
         return saved_config(self.read("config.json"), tree, self.path)
 
-    def check(self, config: Config, tree: Tree, ignored: Set[str] = frozenset()) -> None:
-        """Refuse a folder whose run has another configuration, except in `ignored` fields; name the flags."""
+    def check(self, config: Config, tree: Tree, set_by: Mapping[str, str] | None = None) -> None:
+        """Refuse a folder whose run has another configuration, where that changes what is trained.
+
+        Args:
+            set_by: {field: option that sets it}, where the names differ, as in a stage 1.
+        """
         if not (self.path / "config.json").exists():
             return
+        options = set_by or {}
         theirs, mine = (by_name(one.content()) for one in (self.config(tree), config))
         differing = [
-            f"--{name.replace('_', '-')} {theirs.get(name)} there, {mine[name]} here"
-            for name in sorted(mine.keys() - NOT_COMPARED - ignored)
+            f"{flag(options.get(name, name))} {theirs.get(name)} there, {mine[name]} here"
+            for name in sorted(mine.keys() - NOT_COMPARED - config.method.evaluation_only)
             if theirs.get(name) != mine[name]
         ]
         if differing:
-            remedy = "repeat them, choose another --name or --seed, or delete the folder"
+            remedy = f"repeat them, choose another {flag(options.get('name', 'name'))} or --seed, or delete the folder"
             if config.run.resume:
                 remedy = "leave them out beside --resume"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
@@ -295,24 +301,15 @@ def data_label(settings: Mapping[str, Any]) -> str:
     return name
 
 
-def student_weights(config: Config) -> str | None:
-    """File or run folder that the student starts from."""
-    if not config.networks.after:
-        return config.networks.student_weights
-    before = earlier_run(config)
-    return str(before.best if config.networks.after_best else before.path)
-
-
-def earlier_run(config: Config) -> RunFolder:
-    """The run that the student goes on from, where it goes on from one."""
-    networks = config.networks
-    named = run_path(config.changed(name=networks.after)) if networks.after else networks.student_weights
-    return RunFolder(Path(named or "none"))
+def stage1_run(config: Config) -> RunFolder | None:
+    """Return the run folder of stage 1; None without one."""
+    first = config.method.pretraining(config)
+    return RunFolder(run_path(first)) if first else None
 
 
 def earlier_epochs(config: Config) -> int:
-    """Epochs of the runs that the student goes on from, such as stage 1."""
-    before = earlier_run(config)
+    """Return the epochs of the runs that the student starts from: stage 1, or the run of its weights."""
+    before = stage1_run(config) or RunFolder(Path(config.networks.student_weights or "none"))
     if not before.result.exists():
         return 0
     result = before.read("result.json")

@@ -1,12 +1,12 @@
 """The flags and defaults for photographs. The scripts of sh/ hold the paper's ImageNet protocol."""
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self
 
 from gendd.config import Config, Data, Optimizer, Run
 from gendd.errors import UserError
 from gendd.methods.base import FEATURES_ALONE
-from gendd.ranges import Amount, CountOrNone, PixelCount, Range, Share
+from gendd.ranges import Amount, CountOrNone, PixelCount, Range, Share, flag
 from gendd_imagenet.hub_images import is_hub
 from gendd_imagenet.shards import is_shards
 
@@ -39,6 +39,8 @@ class Photographs(Data):
     """Image size of the networks, in pixels."""
     crop_scale: tuple[float, float] = (0.6, 1.0)
     """Smallest and largest share of the image's area in a random crop."""
+    pretrain_crop_scale: tuple[float, float] = (0.08, 1.0)
+    """--crop-scale of stage 1 (the paper: 0.08 1)."""
     hflip: Share = 0.5
     """Probability of a horizontal flip."""
     color_jitter: Amount = 0.0
@@ -63,6 +65,9 @@ class Photographs(Data):
     @property
     def unlabeled_flag(self) -> str:
         return f"--images {self.images}" if self.images else super().unlabeled_flag
+
+    def pretraining(self) -> Self:
+        return replace(self, crop_scale=self.pretrain_crop_scale)
 
     def resolve(self, config: Config) -> Config:
         """Make `images` the data set, without labels and without the teacher's classifier."""
@@ -118,9 +123,10 @@ class Photographs(Data):
                     f"--{name.replace('_', '-')} {getattr(self, name)}: mixes labels, which --label-fraction "
                     f"{self.label_fraction} takes from some of the images; leave one out"
                 )
-        low, high = self.crop_scale
-        if not 0 < low <= high <= 1:
-            raise UserError(f"--crop-scale {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
+        for name in ("crop_scale", "pretrain_crop_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                raise UserError(f"{flag(name)} {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
 
 
 OPTIMIZER = Optimizer(epochs=100, batch_size=512, lr=2e-3, weight_decay=2e-2, beta2_start=0.96, schedule="cosine")

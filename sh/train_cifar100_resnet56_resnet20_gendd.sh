@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Distills resnet20 from resnet56 on CIFAR-100 with GenDD, as the paper does: stage 1, then stage 2.
 #   bash sh/train_cifar100_resnet56_resnet20_gendd.sh [flags]
-# Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
+# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
+# folder you are in. The same command again resumes. Runs with other names share stage 1.
 set -euo pipefail
 
 pair=(
@@ -19,14 +19,11 @@ pair=(
 )
 
 stage1=(
-  --epochs 50
-  --lr 3e-3
-  --schedule cosine
-  --beta2-start 0.999
+  --pretrain-epochs 50
+  --pretrain-lr 3e-3
 )
 
 stage2=(
-  --after pretrain
   --epochs 240
   --lr 1e-3
   --schedule step
@@ -49,6 +46,4 @@ stage2=(
   --start 800
 )
 
-launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

@@ -3,8 +3,8 @@
 #   bash sh/train_cifar100_vgg13_resnet20_gendd.sh [flags]
 # Stage 2 starts from stage 1's best epoch, chosen on the test images, as in the paper's release; that of the other
 # pairs starts from the last.
-# Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
+# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
+# folder you are in. The same command again resumes. Runs with other names share stage 1.
 set -euo pipefail
 
 pair=(
@@ -21,17 +21,14 @@ pair=(
 )
 
 stage1=(
-  --epochs 50
-  --lr 3e-3
-  --schedule cosine
-  --beta2-start 0.999
+  --pretrain-epochs 50
+  --pretrain-lr 3e-3
   --eval-every 1
   --eval-images 0
+  --pretrain-best
 )
 
 stage2=(
-  --after pretrain
-  --after-best
   --epochs 240
   --lr 1e-3
   --schedule step
@@ -54,6 +51,4 @@ stage2=(
   --start 800
 )
 
-launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_cifar train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

@@ -2,8 +2,8 @@
 # Distills resnet50 from BEiTv2-L on ImageNet with GenDD and the augmentation of "A1", as the paper does: stage 1, then
 # stage 2. Published: 82.28 % top-1, 82.34 in a later release (KD 81.68, DKD 81.83).
 #   bash sh/train_imagenet_beitv2l_resnet50_a1_gendd.sh [flags]
-# Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
+# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
+# folder you are in. The same command again resumes. Runs with other names share stage 1.
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
 # Color jitter comes first, then RandAugment. Stage 1 has the same augmentation, but for its smaller crops.
@@ -33,13 +33,12 @@ pair=(
 )
 
 stage1=(
-  --epochs 20
-  --beta2-start 0.999
-  --crop-scale 0.08 1
+  --pretrain-name pretrain-a1
+  --pretrain-epochs 20
+  --pretrain-crop-scale 0.08 1
 )
 
 stage2=(
-  --after pretrain-a1
   --epochs 600
   --warmup-epochs 20
   --beta2-start 0.96
@@ -61,6 +60,4 @@ stage2=(
   --name "${METHOD:-gendd}-a1"
 )
 
-launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_imagenet train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain-a1
-bash "$launch" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

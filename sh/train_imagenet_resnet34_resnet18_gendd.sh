@@ -2,8 +2,8 @@
 # Distills resnet18 from resnet34 on ImageNet with GenDD, as the paper does: stage 1, then stage 2.
 # Published: 72.38 % top-1 by the head, 72.40 by a probe fitted afterwards (KD 71.24, IKL-KD 71.91, the teacher 73.31).
 #   bash sh/train_imagenet_resnet34_resnet18_gendd.sh [flags]
-# Flags go to both stages and override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER);
-# paths in them count from the folder you are in. --name renames stage 2 only. The same command again resumes.
+# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
+# folder you are in. The same command again resumes. Runs with other names share stage 1.
 # ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
 # weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
 set -euo pipefail
@@ -25,13 +25,11 @@ pair=(
 )
 
 stage1=(
-  --epochs 20
-  --beta2-start 0.999
-  --crop-scale 0.08 1
+  --pretrain-epochs 20
+  --pretrain-crop-scale 0.08 1
 )
 
 stage2=(
-  --after pretrain
   --epochs 100
   --warmup-epochs 10
   --beta2-start 0.96
@@ -52,6 +50,4 @@ stage2=(
   --crop-scale 0.6 1
 )
 
-launch=$(dirname "$0")/launch.sh
-bash "$launch" gendd_imagenet train pretrain "${pair[@]}" "${stage1[@]}" "$@" --name pretrain
-bash "$launch" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage2[@]}" "$@"
+bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

@@ -18,7 +18,7 @@ from gendd.errors import UserError
 from gendd.programs.main import main as run_program
 from gendd.programs.train import configuration as train_configuration
 from gendd.programs.train import train
-from gendd.runs import RunFolder, earlier_run, run_path
+from gendd.runs import RunFolder, run_path, stage1_run
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import recipes  # noqa: E402
@@ -107,37 +107,30 @@ def test_syntax(script):
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_distillation_scripts(pair, recorded, dry_run):
-    stages = recorded(f"bash sh/train_cifar100_{pair}_gendd.sh --seed 3 --name other")
-    assert all("plan" in dry_run(*stage) for stage in stages)
-    first, second = (configuration(*stage) for stage in stages)
-    assert (first.method.name, second.method.name) == ("pretrain", "gendd")
-    assert second.run.seed == 3 and run_path(second).parts[-2:] == ("other", "3")
-    assert earlier_run(second).path == run_path(first)
-    networks = second.networks
+    (program,) = recorded(f"bash sh/train_cifar100_{pair}_gendd.sh --seed 3 --name other")
+    assert dry_run(*program).count("plan\n") == 2
+    config = configuration(*program)
+    assert (config.method.name, config.method.pretrain_epochs) == ("gendd", 50)
+    assert config.run.seed == 3 and run_path(config).parts[-2:] == ("other", "3")
+    assert stage1_run(config).path.parts[-2:] == ("pretrain", "3")
+    networks = config.networks
     assert networks.teacher_weights == f"pretrained/{networks.teacher}_vanilla/ckpt_epoch_240.pth"
 
 
 @pytest.mark.parametrize("script", recipes.LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
-    """The plan of every last stage, and of every stage 1 but the two of the 300 M-parameter teacher.
-
-    Its longer recipe has the networks of the shorter one, and no plan here.
-    """
-    *first, last = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
-    config = configuration(*last)
+    """Plan every script but the longer recipe of the 300 M-parameter teacher, whose networks are the shorter's."""
+    (program,) = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
+    config = configuration(*program)
     data = DATA[script.split("_")[0]]
     assert {name: getattr(config.data, name) for name in data} == data
     assert config.run.seed == 3
     large = config.networks.teacher == "beitv2_large"
-    for stage in [] if large and config.optimizer.epochs > 300 else [last] if large else [*first, last]:
-        plan = dry_run(*stage)
+    if not (large and config.optimizer.epochs > 300):
+        plan = dry_run(*program)
         assert "plan" in plan and f"{tmp_path}/imagenet: no such folder" in plan
-    if config.data.dataset == "imagenet" and not config.data.train_list:
-        (before,) = (configuration(*stage) for stage in first)
-        assert {name: getattr(before.data, name) for name in data} == data
-        assert earlier_run(config).path == run_path(before)
-    else:
-        assert not first and not config.networks.after
+    has_stage1 = config.data.dataset == "imagenet" and not config.data.train_list
+    assert bool(stage1_run(config)) == has_stage1
 
 
 def test_teachers_of_photographs(recorded):
@@ -158,8 +151,11 @@ def test_each_training_script_is_tested():
 
 
 def test_no_two_runs_share_a_folder(recorded):
-    stages = [stage for script in recipes.LARGE_SCRIPTS for stage in recorded(f"bash sh/train_{script}.sh")]
-    runs = [run_path(configuration(*stage)) for stage in stages]
+    programs = [program for script in recipes.LARGE_SCRIPTS for program in recorded(f"bash sh/train_{script}.sh")]
+    configs = [configuration(*program) for program in programs]
+    runs = [run_path(config) for config in configs] + [
+        stage1_run(config).path for config in configs if stage1_run(config)
+    ]
     assert len(set(runs)) == len(runs)
 
 
@@ -295,12 +291,8 @@ def test_short_distillation_script(recorded, dry_run):
     (program,) = recorded("bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh --seed 3")
     assert "plan" in dry_run(*program)
     config = configuration(*program)
-    assert (config.optimizer.epochs, config.networks.after, config.optimizer.optimizer, config.run.seed) == (
-        15,
-        None,
-        "muon",
-        3,
-    )
+    assert (config.optimizer.epochs, config.optimizer.optimizer, config.run.seed) == (15, "muon", 3)
+    assert stage1_run(config) is None
     (longer,) = recorded("bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh", EPOCHS=240)
     assert configuration(*longer).optimizer.epochs == 240
 

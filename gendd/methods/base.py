@@ -35,7 +35,7 @@ class Method:
         unlabeled: whether it can do without any label (--unlabeled); labeled: whether it ever reads one.
         feature: when its training reads the teacher's pooled feature, which --teacher-cache holds; without labels:
             where the teacher stands in for those that are not known.
-        idle: options that change nothing in what it trains.
+        evaluation_only: options that change the evaluation and not the training.
     """
 
     name: ClassVar[str]
@@ -43,7 +43,7 @@ class Method:
     unlabeled: ClassVar[bool] = False
     labeled: ClassVar[bool] = True
     feature: ClassVar[Literal["always", "without labels", "never"]] = "always"
-    idle: ClassVar[frozenset[str]] = frozenset()
+    evaluation_only: ClassVar[frozenset[str]] = frozenset()
 
     def build(self, context: TaskContext) -> Task:
         """The task of training `context.student`."""
@@ -51,6 +51,10 @@ class Method:
 
     def check(self, config: Config) -> None:
         """Raises UserError for options, or a configuration of the run, that cannot work."""
+
+    def pretraining(self, config: Config) -> Config | None:
+        """Return the configuration of the run that must precede this one; None without."""
+        return None
 
     def needs_classifier(self, config: Config) -> bool:
         """Whether the teacher must classify the data."""

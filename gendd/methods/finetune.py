@@ -45,7 +45,7 @@ class Finetune(GenDD):
     """Stage 3 of gendd, whose options it takes: the classifier learns on features that the trained head generates."""
 
     name, feature = "finetune", "without labels"
-    idle = frozenset({"paper", "contraction", "feature_mixup"})
+    evaluation_only = frozenset({"paper"})
 
     def build(self, context: TaskContext) -> FinetuneTask:
         if not context.weights:
@@ -64,6 +64,9 @@ class Finetune(GenDD):
             )
         if config.optimizer.optimizer == "muon":
             raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
+
+    def pretraining(self, config: "Config") -> None:
+        """It starts from a trained run."""
 
     def check_contraction(self, config: "Config") -> None:
         """It is not used."""

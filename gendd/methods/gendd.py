@@ -14,7 +14,8 @@ from gendd.diffusion.objective import Objective
 from gendd.errors import UserError
 from gendd.evaluation import ReadOut
 from gendd.methods.base import DistillationTask, Method, TaskContext
-from gendd.methods.options import HeadOptions, SamplingOptions
+from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
+from gendd.methods.pretrain import pretraining
 from gendd.networks import feature_width, parameter_count, pooled_feature
 from gendd.randomness import StepRandom
 from gendd.ranges import Amount, Share, field_names
@@ -137,11 +138,11 @@ class TargetOptions:
 
 
 @dataclass(frozen=True)
-class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
+class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
     """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
 
     name, unlabeled = "gendd", True
-    idle = frozenset({"paper", *field_names(SamplingOptions)})
+    evaluation_only = frozenset({"paper", *field_names(SamplingOptions)})
 
     def build(self, context: TaskContext) -> GenDDTask:
         return GenDDTask(self, build_student(self, context), context)
@@ -156,6 +157,9 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, Method):
                 "--guidance 1"
             )
         self.check_contraction(config)
+
+    def pretraining(self, config: "Config") -> "Config | None":
+        return pretraining(config, self)
 
     def needs_classifier(self, config: "Config") -> bool:
         """For the class centers, or where labels are lacking that the probe learns from."""

@@ -5,10 +5,25 @@ from typing import Annotated, Any, Literal
 
 from gendd.diffusion.samplers import check_sampling
 from gendd.diffusion.schedule import NUM_TIMESTEPS
-from gendd.ranges import Count, CountOrNone, Number, Range, Share, check_ranges, field_values
+from gendd.ranges import Count, CountOrNone, Number, Positive, Range, Share, check_ranges, field_values
 
 # How the head of a checkpoint file that predicts the noise is sampled (docs/evaluation.md has the measurement).
 NOISE_OUTPUT: dict[str, Any] = {"steps": 4, "guidance": 2.0, "start": 800}
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """Stage 1: the backbone learns through the teacher's classifier, in a run of its own."""
+
+    pretrain_epochs: CountOrNone = 0
+    """Epochs of stage 1 (the paper: 50 for CIFAR, 20 for ImageNet). 0 is no stage 1. Runs of the same data, pair and
+    seed share it: the first run trains it, the others wait."""
+    pretrain_lr: Positive | None = None
+    """Learning rate of stage 1, which has a cosine schedule without warm-up. --lr if not given."""
+    pretrain_best: bool = False
+    """Start from the best epoch of stage 1; from its last by default."""
+    pretrain_name: str = "pretrain"
+    """Name of stage 1's run folder."""
 
 
 @dataclass(frozen=True)

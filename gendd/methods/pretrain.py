@@ -1,18 +1,26 @@
 """Stage 1: cross-entropy of the student's feature, projected, through the teacher's frozen classifier."""
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.data import Batch
-from gendd.methods.base import DistillationTask, TaskContext
-from gendd.methods.gendd import GenDD
+from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.methods.options import PretrainOptions
 from gendd.networks import feature_width, frozen_copy, pooled_feature
-from gendd.ranges import field_names
 
 if TYPE_CHECKING:
     from gendd.config import Config
+
+# Fields of a stage 1 by the options of the whole run that set them.
+SET_BY = {
+    "epochs": "pretrain_epochs",
+    "lr": "pretrain_lr",
+    "crop_scale": "pretrain_crop_scale",
+    "name": "pretrain_name",
+}
 
 
 class ProjectedStudent(nn.Module):
@@ -37,22 +45,28 @@ class PretrainTask(DistillationTask):
         return {"loss": F.cross_entropy(logits.float(), self.training_targets(batch)), "output": logits}
 
 
-class Pretrain(GenDD):
-    """Stage 1 of gendd, whose options it takes, so that both stages can have the same flags; it depends on none."""
+@dataclass(frozen=True)
+class Pretrain(Method):
+    """Stage 1 of gendd by itself: the student's feature learns through the teacher's frozen classifier."""
 
-    name, feature = "pretrain", "without labels"
-    idle = frozenset(field_names(GenDD))
+    name, feature, unlabeled = "pretrain", "without labels", True
 
     def build(self, context: TaskContext) -> PretrainTask:
         return PretrainTask(ProjectedStudent(context.student, context.teacher.classifier), context)
 
-    def check(self, config: "Config") -> None:
-        """Its options do nothing."""
 
-    def describe(self) -> str:
-        return self.name
-
-    def needs_classifier(self, config: "Config") -> bool:
-        return True
-
-    needs_pairs = False
+def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":
+    """Return the configuration of a run's stage 1, None without one: a cosine schedule, beta2 at its end value."""
+    if not options.pretrain_epochs:
+        return None
+    optimizer = replace(
+        config.optimizer,
+        epochs=options.pretrain_epochs,
+        lr=options.pretrain_lr or config.optimizer.lr,
+        head_lr=None,
+        schedule="cosine",
+        warmup_epochs=0,
+        beta2_start=config.optimizer.beta2_end,
+    )
+    run = replace(config.run, name=options.pretrain_name, resume=None)
+    return replace(config, data=config.data.pretraining(), method=Pretrain(), optimizer=optimizer, run=run)

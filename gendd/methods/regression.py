@@ -54,7 +54,6 @@ class Regression(GenDD):
     """The control of gendd: its head predicts the feature by squared error. Of its options those of sizes count."""
 
     name = "regression"
-    idle = GenDD.idle | {"timestep_density", "loss_weight", "repeats", "timesteps", "condition_dropout"}
 
     def build(self, context: TaskContext) -> RegressionTask:
         teacher = context.teacher

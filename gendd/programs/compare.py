@@ -12,8 +12,6 @@ from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_a
 from gendd.reporting.report import ReportConfig, write_report
 
 USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
-# Their scripts begin with a stage 1 that they share: with one seed they take turns.
-TWO_STAGES = ("gendd", "regression")
 
 
 def compare(tree: Tree, arguments: list[str]) -> None:
@@ -43,7 +41,6 @@ def main(arguments: Sequence[str]) -> None:
             f"{method}, seed {seed}",
             (*command, "--seed", seed),
             output / f"{method.replace(':', '.')}-{seed}.log",
-            seed if pair and method.startswith(TWO_STAGES) else None,
         )
         for seed in seeds.split()
         for method, command in commands.items()

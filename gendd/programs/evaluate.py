@@ -154,7 +154,7 @@ def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Te
     # The weights are the checkpoint's: what the run once started from is not read again. A part of the teacher's that
     # the run allowed is allowed again; None says that no flag of this program allows more.
     allowed = default.networks.allow_partial or None
-    own = {"student_weights": None, "after": None, "allow_partial": allowed, "eval_images": 0}
+    own = {"student_weights": None, "allow_partial": allowed, "eval_images": 0}
     default = default.changed(**own, weights=reported_weights(content))
     options = _parse(tree, arguments, default)
     if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):

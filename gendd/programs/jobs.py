@@ -37,13 +37,11 @@ class Job:
     Args:
         name: for the user.
         log: what it prints goes there.
-        stage1: jobs of the same name here begin with the same stage 1, and take turns; None for those without.
     """
 
     name: str
     command: tuple[str, ...]
     log: Path
-    stage1: str | None = None
 
     def train(self, environment: dict[str, str], keep: Sequence[int] = ()) -> str | None:
         """Run the command; the run's folder, "" if it names none (a dry run), None if it failed.
@@ -91,14 +89,6 @@ def at_work(output: Path) -> Iterator[int]:
                 f"OUTPUT {output}: runs that report there are still at work; wait for them, or end them"
             ) from None
         yield lock.fileno()
-
-
-def in_turns(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs in groups, those of a group one after the other."""
-    groups: dict[object, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job if job.stage1 is None else job.stage1, []).append(job)
-    return list(groups.values())
 
 
 def train_all(jobs: Sequence[Job], output: Path, place: str | None, lock: int) -> Folders:
@@ -156,22 +146,19 @@ def train_here(jobs: Sequence[Job], lock: int) -> Folders:
     for gpu in gpus or [None] * at_once:
         free.put({"CUDA_VISIBLE_DEVICES": gpu, "GPUS": "1"} if gpu else {})
 
-    def train(group: list[Job]) -> Folders:
+    def train(job: Job) -> str | None:
         place = free.get()
         try:
-            return {job: job.train(environment | place, (lock,)) for job in group}
+            return job.train(environment | place, (lock,))
         finally:
             free.put(place)
 
-    folders: Folders = {}
     with ThreadPoolExecutor(at_once) as pool:
-        for trained in pool.map(train, in_turns(jobs)):
-            folders |= trained
-    return folders
+        return dict(zip(jobs, pool.map(train, jobs), strict=True))
 
 
 def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders:
-    """Folder of each run; each group is a job of Slurm's with a GPU (sbatch reads SBATCH_PARTITION, SBATCH_ACCOUNT and
+    """Folder of each run, a job of Slurm's with a GPU (sbatch reads SBATCH_PARTITION, SBATCH_ACCOUNT and
     such from the environment), and this program waits for all.
 
     Raises:
@@ -188,21 +175,20 @@ def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders
     executor = submitit.AutoExecutor(output / "cluster", cluster=cluster)
     hours = whole_number(os.environ, "HOURS", 72)
     executor.update_parameters(timeout_min=60 * hours, gpus_per_node=1 if cluster == "slurm" else 0, name="gendd")
-    groups = in_turns(jobs)
     try:
-        submitted = [executor.submit(train_group, group) for group in groups]
+        submitted = [executor.submit(train_there, job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"--on {cluster}: {error}; say in SBATCH_PARTITION and the like what it asks for") from None
     folders: Folders = {}
-    for group, work in zip(groups, submitted, strict=True):
+    for job, work in zip(jobs, submitted, strict=True):
         try:
-            folders |= work.result()
-        except Exception as error:  # Whatever submitit or the cluster ended it with: the other runs go on.
-            print(f"{', '.join(job.name for job in group)}: {str(error).splitlines()[-1]}", flush=True)
-            folders |= dict.fromkeys(group)
+            folders[job] = work.result()
+        except Exception as error:  # Whatever submitit or the cluster ended it with: the other runs continue.
+            print(f"{job.name}: {str(error).splitlines()[-1]}", flush=True)
+            folders[job] = None
     return folders
 
 
-def train_group(group: list[Job]) -> Folders:
-    """On a cluster's machine: the jobs one after the other."""
-    return {job: job.train(dict(os.environ)) for job in group}
+def train_there(job: Job) -> str | None:
+    """Run the job on a cluster's machine."""
+    return job.train(dict(os.environ))

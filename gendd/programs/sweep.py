@@ -78,15 +78,13 @@ def main(arguments: Sequence[str]) -> None:
 def jobs_of(
     setting: str, values: Sequence[str], command: Sequence[str], seeds: Sequence[str], output: Path
 ) -> Iterator[Job]:
-    # Scripts of two stages train the first, which the values share, once per seed.
-    has_stage1 = "--after" in Path(command[1]).read_text()
     for seed in seeds:
         for value in values:
             for variant, others in VARIANTS.get(setting, {"": ()}).items():
                 name = f"gendd-{setting}-{value}{variant}"
                 whole = (*command, "--seed", seed, f"--{setting}", value, *others, "--name", name)
                 log = output / f"{name}-{seed}.log"
-                yield Job(f"{name}, seed {seed}", whole, log, stage1=seed if has_stage1 else None)
+                yield Job(f"{name}, seed {seed}", whole, log)
 
 
 def feature_width(folders: Folders) -> int:

@@ -4,12 +4,13 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gendd.checkpoint import checksum, read_weights, save_tensors
+from gendd.checkpoint import checksum, read_weights, save_tensors, weights_file
 from gendd.command_line import parse
 from gendd.config import Config
 from gendd.data import identity, refuse_other_classes
@@ -27,8 +28,9 @@ from gendd.evaluation import class_groups, evaluate
 from gendd.experiment import build, list_missing, noting, teacher_read_out
 from gendd.family import Tree
 from gendd.listing import describe
-from gendd.lock import sole_writer
+from gendd.lock import Busy, sole_writer
 from gendd.methods import METHODS, get_method
+from gendd.methods.pretrain import SET_BY
 from gendd.networks import check_trains, is_foreign, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.measurement import Measurement
@@ -36,7 +38,7 @@ from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
 from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges, flag
-from gendd.runs import RunFolder, check_classes, earlier_epochs, earlier_run, environment, run_path
+from gendd.runs import RunFolder, check_classes, earlier_epochs, embedded_record, environment, run_path, stage1_run
 from gendd.scores import PERCENT
 from gendd.stopping import saying_where
 from gendd.teacher_cache import open_cache
@@ -47,6 +49,8 @@ MOST_USED = (
     *("student", "teacher", "teacher_weights", "dataset", "images", "unlabeled"),
     *("epochs", "batch_size", "lr", "seed", "dry_run"),
 )
+# Seconds between looks whether another run has trained a shared stage 1.
+WAIT = 10
 PICTURED_FEATURES = 1000
 # Images whose features tell the units of them all.
 MEASURED_FEATURES = 4096
@@ -65,7 +69,11 @@ def train(tree: Tree, arguments: list[str]) -> None:
     with join_world() as world:
         if not config.run.check_data:
             config.check()
-            TrainProgram(tree, config, RunFolder(Path(config.run.resume or run_path(config))), world).execute()
+            run = TrainProgram(tree, config, world)
+            first = config.method.pretraining(config)
+            if first and not run.run.last.exists():
+                TrainProgram(tree, first, world, shared=True).execute()
+            run.execute()
         elif world.is_first:
             check_ranges(config.data)
             config.data.check_training_images()
@@ -136,13 +144,17 @@ def _resumed(tree: Tree, run: RunFolder, method: str, flags: list[str]) -> Confi
 class TrainProgram:
     """One run of a train program, built from its configuration.
 
+    Args:
+        shared: whether it is the stage 1 of a run, which other runs may share.
+
     Attributes:
         missing: what a dry run found absent.
     """
 
-    def __init__(self, tree: Tree, config: Config, run: RunFolder, world: World):
-        self.tree, self.run, self.world = tree, run, world
-        self.method = config.method
+    def __init__(self, tree: Tree, config: Config, world: World, shared: bool = False):
+        self.tree, self.world, self.shared = tree, world, shared
+        self.run = RunFolder(Path(config.run.resume or run_path(config)))
+        self.method, self.stage1 = config.method, stage1_run(config)
         self.config = self._without_idle_cache(config)
         self.precision = resolve_precision(config.run.precision, world.device)
         self.plan = BatchPlan(
@@ -180,7 +192,7 @@ class TrainProgram:
                 "random, for a trial of speed and memory)"
             )
         check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)
-        self.run.check(config, self.tree, method.idle)
+        self.run.check(config, self.tree, SET_BY if self.shared else None)
 
     def _refuse(self, message: str) -> None:
         """Ends the program, but a dry run lists it with what else is missing."""
@@ -190,24 +202,37 @@ class TrainProgram:
 
     def execute(self) -> None:
         config = self.config
-        if self.run.result.exists() and not config.run.dry_run:
-            self._say_result()
-            return
         with contextlib.ExitStack() as held:
-            if not config.run.dry_run:
+            if not (config.run.dry_run or self.run.result.exists()):
                 self._hold_folder(held)
-            self._run()
+            if self.run.result.exists() and not config.run.dry_run:
+                self._say_result()
+            else:
+                self._run()
 
     def _hold_folder(self, held: contextlib.ExitStack) -> None:
-        """The first process keeps other commands off the run folder until `held` closes; all hear if it cannot."""
+        """Keep other commands off the run folder until `held` closes; wait where another run trains a shared stage."""
+        while refusal := self._try_to_hold(held):
+            if not self._all(self.shared and isinstance(refusal, Busy)):
+                raise refusal
+            self._say(f"waiting for stage 1: {refusal}")
+            time.sleep(WAIT)
+
+    def _try_to_hold(self, held: contextlib.ExitStack) -> UserError | None:
+        """Return why the first process cannot hold the run folder, in all processes; None if it does."""
         refusal = None
         if self.world.is_first:
             try:
                 held.enter_context(sole_writer(self.run.path))
             except UserError as error:
                 refusal = error
-        if not self.world.all_true(torch.tensor(refusal is None, device=self.world.device)):
-            raise refusal or UserError(f"{self.run.path}: the first process may not write there; it says why")
+        if self._all(refusal is None):
+            return None
+        return refusal or Busy(f"{self.run.path}: the first process cannot write there, for the reason that it prints")
+
+    def _all(self, value: bool) -> bool:
+        """Whether a value is true in all processes."""
+        return self.world.all_true(torch.tensor(value, device=self.world.device))
 
     def _run(self) -> None:
         config, world = self.config, self.world
@@ -285,34 +310,35 @@ class TrainProgram:
         self.summary, self.num_classes = summary, summary.num_classes
         trained = None
         if self.run.last.exists():
-            # A run folder is enough to go on: what the student once started from is not needed again.
-            config = config.changed(student_weights=None, after=None)
+            # A run folder is enough to resume: the initial weights are not needed again.
+            config = config.changed(student_weights=None)
             with naming("--resume"):
                 trained = read_weights(self.run.path)
+        elif self.stage1 and self.stage1.result.exists():
+            start = self.stage1.best if getattr(self.method, "pretrain_best", False) else self.stage1.last
+            config = config.changed(student_weights=str(start))
+        self._check_start(config)
         missing = self.missing if config.run.dry_run else None
-        if config.networks.after:
-            config = self._look_at_earlier(config)
         world = (self.world.device, missing, trained, self.precision, self.world.size)
         built = build(self.tree, config, self.num_classes, *world)
         network = built.student.network
+        if self.stage1 and not (trained or self.stage1.result.exists()):
+            built.student.loaded = f"initial weights from stage 1, {self.stage1.path}"
         with naming("--student"):
             check_trains(config.networks.student, network, config.data.image_size, self.plan.micro_batch_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.optimizer.ema_decay:
             self.task.setup_ema(config.optimizer.ema_decay, use_warmup=True)
 
-    def _look_at_earlier(self, config: Config) -> Config:
-        """Refuse an earlier run that is absent, or that trained on images held out here; in a dry run, do without."""
-        before = earlier_run(config)
-        if not before.last.exists():
-            self._refuse(f"--after {config.networks.after}: {before.path} is not there yet; train it first")
-            return config.changed(after=None)
-        if config.data.holdout and (held_out := before.config(self.tree).data.holdout) != config.data.holdout:
+    def _check_start(self, config: Config) -> None:
+        """Refuse initial weights of a run of this data set that trained on images held out here."""
+        start, data = config.networks.student_weights, config.data
+        theirs = embedded_record(weights_file(start)).get("data", {}) if start and data.holdout else {}
+        if theirs.get("dataset") == data.dataset and theirs["holdout"] != data.holdout:
             self._refuse(
-                f"--after {config.networks.after}: {before.path} was trained with --holdout {held_out}, so on images "
-                f"that --holdout {config.data.holdout} holds out here; train it with the same"
+                f"--student-weights {start}: was trained with --holdout {theirs['holdout']}, so on images that "
+                f"--holdout {data.holdout} holds out here; train it with the same"
             )
-        return config
 
     def _check_teacher(self) -> None:
         """Refuse a teacher of other classes than the data's, or another one than the run began with."""

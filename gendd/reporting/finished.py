@@ -13,7 +13,7 @@ from gendd.metrics import read_metrics
 from gendd.runs import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 
 # Not told by their flags: `FinishedRun.settings` says what stands for them.
-FILES = {"teacher_weights", "student_weights", "after", "teacher_cache"}
+FILES = {"teacher_weights", "student_weights", "teacher_cache"}
 DATA = {"dataset", "unlabeled_dir", "imbalance", "label_fraction"}
 
 
@@ -68,13 +68,13 @@ class FinishedRun:
         settings["teacher_cache"] = bool(self.config["teacher_cache"])
         if self.earlier:
             return settings | {f"earlier {name}": value for name, value in self.earlier.settings.items()}
-        return settings | {"after": self.config["after"] or self.config["student_weights"]}
+        return settings | {"student_weights": self.config["student_weights"]}
 
     @cached_property
     def earlier(self) -> "FinishedRun | None":
-        """The run that the student goes on from, if it is there."""
-        if self.config["after"]:
-            path = self.folder.path.parent.parent / self.config["after"] / str(self.seed)
+        """The run that the student starts from, stage 1 or the run of its weights, if it is there."""
+        if self.config.get("pretrain_epochs"):
+            path = self.folder.path.parent.parent / self.config["pretrain_name"] / str(self.seed)
         else:
             path = Path(self.config["student_weights"] or "none")
         run = FinishedRun(RunFolder(path))

@@ -25,8 +25,7 @@ echo "$1 is complete"
 echo "results in runs/$1/${*: -1}"
 """
 GENDD = """
-set -e
-mkdir "stage1-${*: -1}" && echo "gendd $*" >>calls && sleep 0.2 && rmdir "stage1-${*: -1}"
+echo "gendd $*" >>calls
 echo "results in runs/pretrain/0"
 echo "results in runs/gendd/${*: -1}"
 """

@@ -136,8 +136,8 @@ def test_flags_set_what_they_name():
 def test_the_home_folder_is_found_in_every_path(monkeypatch):
     """A shell expands the ~ of a word's beginning alone, not that of --runs=~/x."""
     monkeypatch.setenv("HOME", "/home/me")
-    config = parsed("--runs=~/x", "--student", "a:b", "--after", "x~y", "--milestones", "3")
-    assert (config.run.runs, config.networks.student, config.networks.after, config.optimizer.milestones) == (
+    config = parsed("--runs=~/x", "--student", "a:b", "--name", "x~y", "--milestones", "3")
+    assert (config.run.runs, config.networks.student, config.run.name, config.optimizer.milestones) == (
         "/home/me/x",
         "a:b",
         "x~y",
@@ -315,7 +315,6 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
     ("arguments", "named"),
     [
         (["--unlabeled", "--contraction", "0.5"], ["--contraction 0.5", "--unlabeled"]),
-        (["--after", "pretrain", "--student-weights", "a.pth"], ["--after pretrain", "--student-weights a.pth"]),
         (["--sampler", "ancestral", "--steps", "1"], ["--steps 1", "ancestral"]),
         (["--sampler", "ancestral", "--steps", "1001"], ["--steps 1001", "1000"]),
         (["--prediction", "noise"], ["--start 999", "--prediction noise", "at most 990"]),
@@ -330,8 +329,7 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
         (["--lr", "0.1", "--head-lr", "1e-3", "--min-lr", "0.01"], ["--min-lr 0.01", "--head-lr 0.001"]),
         (["--schedule", "step", "--min-lr", "0.01", "--lr", "0.1"], ["--min-lr 0.01", "--schedule cosine"]),
         (["--name", ".."], ["--name ..", "give a word"]),
-        (["--after", "../pretrain/0"], ["--after ../pretrain/0", "give a word"]),
-        (["--after-best"], ["--after-best", "--after is missing"]),
+        (["--pretrain-name", "../pretrain/0"], ["--pretrain-name ../pretrain/0", "give a word"]),
         (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],
 )
@@ -345,7 +343,7 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
     [
         ["--unlabeled", "--contraction", "0"],
         ["--unlabeled", "--method", "pretrain"],
-        ["--after", "pretrain"],
+        ["--pretrain-epochs", "50"],
         ["--contraction", "1", "--feature-mixup", "0", "--weight-decay", "0", "--eval-images", "0", "--holdout", "0.9"],
         ["--sampler", "ancestral", "--steps", "1000", "--num-samples", "5"],
         ["--steps", "1", "--start", "999"],

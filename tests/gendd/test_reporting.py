@@ -131,7 +131,7 @@ def test_seeds_share_a_mean(tmp_path):
         ({"result": {"processes": 1}}, ""),
         ({"batch_size": 128}, "batch size"),
         ({"teacher_weights": "elsewhere", "temperature": 2.0}, "temperature"),
-        ({"student_weights": "some.pth"}, "after"),
+        ({"student_weights": "some.pth"}, "student weights"),
     ],
 )
 def test_what_differs_by_more_than_the_seed_shares_no_mean(tmp_path, other, told):
@@ -176,7 +176,7 @@ def test_another_stage_1_shares_no_mean(tmp_path):
     for seed, rate in enumerate((1e-3, 1e-3, 5e-3)):
         write_run(tmp_path / "pretrain" / str(seed), "pretrain", {"classifier": (60.0, 90.0)}, seed=seed, lr=rate)
         folder = tmp_path / "gendd" / str(seed)
-        runs.append(write_run(folder, "gendd", {"head": (70.0 + seed, 90.0)}, seed=seed, after="pretrain"))
+        runs.append(write_run(folder, "gendd", {"head": (70.0 + seed, 90.0)}, seed=seed, pretrain_epochs=5))
     (rows,) = accuracies(report(tmp_path / "out", *runs))
     assert [(row["Settings that differ"], row["n (seeds)"]) for row in rows] == [
         ("earlier lr 0.001", "2 (0, 1)"),

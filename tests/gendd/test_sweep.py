@@ -82,14 +82,6 @@ def test_a_dry_run_draws_nothing(swept):
     assert len(calls) == 2 and not drawn
 
 
-def test_runs_of_one_stage_1_take_turns(swept, tmp_path):
-    jobs = list(sweep.jobs_of("contraction", ("0", "1"), ("bash", "pair.sh"), ("0", "1"), tmp_path))
-    assert {job.stage1 for job in jobs} == {None}
-    (tmp_path / "pair.sh").write_text("gendd_cifar train --after pretrain")
-    jobs = list(sweep.jobs_of("contraction", ("0", "1"), ("bash", "pair.sh"), ("0", "1"), tmp_path))
-    assert [job.stage1 for job in jobs] == ["0", "0", "1", "1"]
-
-
 def test_what_cannot_work_is_refused(swept):
     with pytest.raises(UserError, match="SETTING lambda: no such name; .*contraction"):
         swept("lambda")

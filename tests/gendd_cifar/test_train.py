@@ -330,16 +330,45 @@ def test_a_run_that_is_at_work_is_not_joined_by_the_same_command(gendd, interrup
     assert (interrupted / "result.json").exists() and not (interrupted / lock.NAME).exists()
 
 
-def test_going_on_needs_nothing_of_the_stage_before(gendd, teacher, monkeypatch, tmp_path):
-    stage1 = [*COMMON, "--teacher", TOY, "--teacher-weights", str(teacher), "--method", "pretrain", "--epochs", "1"]
-    for runs in ("whole", "parts"):
-        main([*stage1, "--runs", str(tmp_path / runs)])
-    whole = gendd("--after", "pretrain", runs="whole")
+def test_resumed_stage_2_equals_whole_run_without_stage_1(gendd, monkeypatch, tmp_path):
+    whole = gendd("--pretrain-epochs", "1", runs="whole")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Training, "evaluate_epoch", interrupt_after(Training.evaluate_epoch, epoch=2))
-        gendd("--after", "pretrain", runs="parts")
+        gendd("--pretrain-epochs", "1", runs="parts")
     shutil.rmtree(tmp_path / "parts" / "digits" / "toy.network_toy.network" / "pretrain")
-    assert_same_weights(whole, gendd("--after", "pretrain", runs="parts"), rtol=0, atol=0)
+    assert_same_weights(whole, gendd("--pretrain-epochs", "1", runs="parts"), rtol=0, atol=0)
+
+
+def test_stage_1_is_trained_once_for_runs_that_share_it(gendd, capsys):
+    first = gendd("--pretrain-epochs", "1", "--name", "first")
+    assert capsys.readouterr().out.count("epoch   1/1  train") == 1
+    stage1 = contents(first.parents[1] / "pretrain" / "0")
+    second = gendd("--pretrain-epochs", "1", "--name", "second")
+    assert "epoch   1/1 " not in capsys.readouterr().out
+    assert contents(first.parents[1] / "pretrain" / "0") == stage1
+    # Stage 1 in the same process or before it leads to the same bits.
+    assert_same_weights(first, second, rtol=0, atol=0)
+    with pytest.raises(UserError, match="--pretrain-epochs 1 there, 2 here; .* another --pretrain-name or"):
+        gendd("--pretrain-epochs", "2", "--name", "third")
+
+
+def test_stage_1_that_another_run_trains_is_waited_for(gendd, monkeypatch, capsys):
+    stage1 = gendd("--pretrain-epochs", "1", "--name", "ended").parents[1] / "pretrain" / "0"
+    (stage1 / "result.json").rename(stage1 / "hidden.json")
+    refusals = iter([lock.Busy("process 1 is writing this run")])
+
+    def busy_once(folder):
+        for refusal in refusals:
+            raise refusal
+        return sole_writer(folder)
+
+    monkeypatch.setattr("gendd.programs.train.sole_writer", busy_once)
+    # Meanwhile the other run ends.
+    monkeypatch.setattr("time.sleep", lambda _: (stage1 / "hidden.json").rename(stage1 / "result.json"))
+    capsys.readouterr()
+    gendd("--pretrain-epochs", "1", "--name", "waiting")
+    output = capsys.readouterr().out
+    assert "waiting for stage 1: process 1 is writing this run" in output and "epoch   1/1 " not in output
 
 
 def test_other_seed_gives_other_weights(gendd):
@@ -463,9 +492,8 @@ def test_accumulated_parts_are_the_whole_batch(gendd):
 
 def test_all_stages_in_a_row(gendd, teacher, tmp_path):
     stage = [*COMMON, "--teacher", TOY, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "runs")]
-    main([*stage, "--method", "pretrain"])
-    second = gendd("--after", "pretrain")
-    main([*GENDD, *stage, "--method", "finetune", "--after", "gendd", "--optimizer", "sgd"])
+    second = gendd("--pretrain-epochs", "3")
+    main([*GENDD, *stage, "--method", "finetune", "--student-weights", str(second), "--optimizer", "sgd"])
     third = second.parent.parent / "finetune" / "0"
     assert json.loads((third / "result.json").read_text())["earlier_epochs"] == 6
     before, after = weights(second), weights(third)
@@ -473,14 +501,15 @@ def test_all_stages_in_a_row(gendd, teacher, tmp_path):
     assert changed == ["classifier.weight", "classifier.bias"]
 
 
-def test_a_student_goes_on_from_the_best_epoch_of_an_earlier_run(gendd):
-    before = gendd("--name", "before")
+def test_stage_2_starts_from_last_or_best_epoch_of_stage_1(gendd):
+    before = gendd("--pretrain-epochs", "3").parents[1] / "pretrain" / "0"
     best = before / "checkpoints" / "best.pt"
     content = torch.load(best, weights_only=True)
     content["model"]["backbone.convolution.weight"] += 1
     torch.save(content, best)
-    for flags, name in (((), "last.pt"), (("--after-best",), "best.pt")):
-        run = gendd("--after", "before", *flags, "--name", name, "--epochs", "1", "--lr", "1e-9")
+    stage1 = ("--pretrain-epochs", "3", "--pretrain-lr", "0.001")
+    for flags, name in (((), "last.pt"), (("--pretrain-best",), "best.pt")):
+        run = gendd(*stage1, *flags, "--name", name, "--epochs", "1", "--lr", "1e-9")
         start = torch.load(before / "checkpoints" / name, weights_only=True)["model"]["backbone.convolution.weight"]
         torch.testing.assert_close(weights(run)["backbone.convolution.weight"], start)
         assert json.loads((run / "result.json").read_text())["earlier_epochs"] == 3
@@ -704,21 +733,22 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_lists_absent_teacher_weights_and_an_absent_earlier_run_by_their_flags(tmp_path, capsys):
-    main([*GENDD, "--after", "pretrain", "--after-best", "--runs", str(tmp_path), "--dry-run"])
-    listed = capsys.readouterr().out.split("missing or wrong:")[1].strip().splitlines()
-    assert [line.split(":")[0].strip() for line in listed] == ["--after pretrain", "--teacher toy"]
-    assert "train it first" in listed[0] and "has random weights" in listed[1]
+def test_dry_run_plans_both_stages_and_lists_random_teacher(tmp_path, capsys):
+    main([*GENDD, "--pretrain-epochs", "7", "--runs", str(tmp_path), "--dry-run"])
+    first, second = capsys.readouterr().out.split("plan\n")[1:]
+    assert "of 7 epochs" in first and "pretrain/0" in first
+    assert f"initial weights from stage 1, {tmp_path}" in second
+    assert all("--teacher toy" in plan and "has random weights" in plan for plan in (first, second))
 
 
-def test_an_earlier_run_that_saw_what_is_held_out_is_refused(gendd, capsys):
-    gendd("--method", "pretrain", "--name", "pretrain", "--epochs", "1")
-    with pytest.raises(UserError, match=r"^--after pretrain: .* --holdout 0\.0, .* --holdout 0\.2 "):
-        gendd("--after", "pretrain", "--holdout", "0.2")
-    gendd("--after", "pretrain", "--holdout", "0.2", "--dry-run")
+def test_student_weights_trained_on_held_out_images_are_refused(gendd, capsys):
+    seen = str(gendd("--name", "seen", "--epochs", "1"))
+    with pytest.raises(UserError, match=r"^--student-weights .*: .* --holdout 0\.0, .* --holdout 0\.2 "):
+        gendd("--student-weights", seen, "--holdout", "0.2")
+    gendd("--student-weights", seen, "--holdout", "0.2", "--dry-run")
     assert "--holdout 0.2 holds out here" in capsys.readouterr().out
-    gendd("--method", "pretrain", "--name", "held", "--epochs", "1", "--holdout", "0.2")
-    gendd("--after", "held", "--holdout", "0.2", "--dry-run")
+    held = str(gendd("--name", "held", "--epochs", "1", "--holdout", "0.2"))
+    gendd("--student-weights", held, "--holdout", "0.2", "--dry-run")
     assert capsys.readouterr().out.endswith("all there\n")
 
 

@@ -32,7 +32,7 @@ SMALL_COMMANDS = [
     ["classification", "--min-lr", "1e-4", "--schedule", "step"],
     ["classification", "--teacher-mean", "0", "0", "0"],
     ["classification", "--teacher", "resnet8"],
-    ["classification", "--after", "pretrain", "--student-weights", "a.pt"],
+    ["gendd", *SMALL_TEACHER, "--pretrain-name", "a/b"],
     ["classification", "--teacher-cache", "c"],
     ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0", "--label-fraction", "0.5"],
     ["gendd", *SMALL_TEACHER, "--unlabeled", "--contraction", "0", "--unlabeled-dir", "d", "--holdout", "0.1"],
