@@ -86,7 +86,7 @@ def test_step_bench_reports_every_work_of_its_own(monkeypatch):
         assert row["possible_ratio"] * row["share_of_limit"] == pytest.approx(row["ratio"])
 
 
-def test_suite_leaves_its_figures_where_it_is_told_and_need_not_compile(tmp_path, monkeypatch, capsys):
+def test_bench_suite_writes_its_figures_without_compiling(tmp_path, monkeypatch, capsys):
     asked = []
     found = [record("step/a-b", "s", [4.0], [2.0], [2.0], 0.5)]
     monkeypatch.setattr(suite.train_step, "records", lambda compiles: asked.append(compiles) or found)
@@ -121,7 +121,7 @@ def test_allocator_bench_measures_a_training(monkeypatch):
     assert cost.images_per_second > 0 and cost.system_seconds > 0 and cost.peak_megabytes > 100
 
 
-def test_reading_by_the_head_costs_a_tenth_more_than_by_the_probe_at_most():
+def test_head_inference_costs_at_most_a_tenth_more_than_probe():
     step, costs = methods.build("gendd")
     step(True)
     costs = dict(costs)

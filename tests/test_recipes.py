@@ -35,7 +35,7 @@ def test_published_pairs_differ_in_sampling_and_precision_alone():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_all_but_the_head_decays_where_the_paper_s_protocol_is_claimed(command):
+def test_paper_recipes_decay_all_but_the_head(command):
     for training in of_command(command):
         spared = {name for name, decays in training.decays.items() if not decays}
         assert spared == {name for name in training.decays if name.startswith("head.")}

@@ -53,7 +53,7 @@ def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
     assert (tmp_path / "out" / "contraction.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path):
+def test_timestep_schemes_get_curves_and_old_runs_no_cost(tmp_path):
     runs = [
         gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
         for k in (4, 30)
@@ -67,7 +67,7 @@ def test_timestep_schemes_have_curves_of_their_own_and_old_runs_no_cost(tmp_path
     assert {row["MFLOPs per image of the head's loss"] for row in heads} == {""}
 
 
-def test_a_folder_that_cannot_be_written_leaves_the_table_on_the_screen(tmp_path, capsys):
+def test_ablation_prints_table_if_folder_is_not_writable(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     run = gendd_run(tmp_path / "a", 60.0, 50.0, COST)
     with pytest.raises(UserError, match="--output .*file/out: cannot be written"):
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_table_on_the_screen(tmp_path
 
 
 @pytest.mark.parametrize(("weights", "reported"), [("ema", ("ema_probe", "ema_head")), ("trained", ("probe", "head"))])
-def test_of_averaged_and_trained_weights_the_reported_ones_have_a_price(tmp_path, weights, reported):
+def test_ablation_gives_cost_of_the_reported_weights(tmp_path, weights, reported):
     accuracies = dict.fromkeys(("ema_head", "ema_probe", "head", "probe"), (50.0, 90.0))
     run = write_run(tmp_path / "run", "gendd", accuracies, ema_decay=0.9, weights=weights)
     main([str(run), "--output", str(tmp_path / "out")])

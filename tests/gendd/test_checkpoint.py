@@ -324,7 +324,7 @@ def other_weights(**changes):
     return {name: value for name, value in tensors.items() if value is not None}
 
 
-def test_a_file_without_counters_of_batches_is_whole_as_for_torch():
+def test_checkpoint_without_batch_counters_is_complete():
     module, tensors = network(), other_weights(**{"1__num_batches_tracked": None})
     network().load_state_dict(tensors, strict=True)
     summary = load_weights(module, tensors, "a.pth", allow_partial=False)
@@ -333,7 +333,7 @@ def test_a_file_without_counters_of_batches_is_whole_as_for_torch():
     assert counter == 0 and all((value == 7).all() for name, value in module.state_dict().items() if "num" not in name)
 
 
-def test_a_norm_that_is_missing_is_not_taken_for_its_counter_alone():
+def test_checkpoint_without_a_norm_is_incomplete():
     tensors = {name: value for name, value in other_weights().items() if not name.startswith("1.")}
     assert "5 missing (1.weight, 1.bias, 1.running_mean" in refusal(load_weights, network(), tensors, "a")
 
@@ -352,7 +352,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
-def test_weights_that_do_not_fit_are_refused_and_nothing_is_loaded(changes, named):
+def test_weights_that_do_not_fit_load_nothing(changes, named):
     module = network()
     message = refusal(load_weights, module, other_weights(**changes), "a.pth", allow_partial=False)
     assert all(word in message for word in [*named, "a.pth", "--allow-partial"])
@@ -402,7 +402,7 @@ def test_a_classifier_under_two_names_is_not_guessed():
     assert "1 left over (fc.weight" in refusal(load_weights, Renamed(), tensors, "a.pth")
 
 
-def test_a_students_weights_for_another_class_count_are_refused_with_both():
+def test_student_weights_of_other_class_count_are_refused():
     tensors = prefixed("backbone.", {**Renamed().state_dict(), "output.weight": torch.ones(3, 4)})
     module = nn.ModuleDict({"backbone": Renamed()})
     message = refusal(load_weights, module, tensors, "a.pth", allow_partial=True)

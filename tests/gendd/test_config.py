@@ -39,7 +39,7 @@ def refusal(function, *arguments):
     return message
 
 
-def test_defaults_are_the_papers_cifar_distillation_but_for_its_warm_up_objective_and_sampler():
+def test_defaults_are_the_papers_with_three_exceptions():
     recipe = {
         "dataset": "cifar100",
         "image_size": 32,
@@ -150,7 +150,7 @@ def test_the_home_folder_is_found_in_every_path(monkeypatch):
 
 @pytest.mark.parametrize("tree", [CIFAR, IMAGENET], ids=["cifar", "imagenet"])
 @pytest.mark.parametrize("method", METHODS)
-def test_the_help_of_a_method_prints_its_options_and_the_common_ones(tree, method, capsys):
+def test_method_help_prints_its_own_and_common_options(tree, method, capsys):
     with pytest.raises(SystemExit):
         configuration(tree, [method, "--help"])
     printed = set(re.findall(r"--([a-z0-9-]+)", capsys.readouterr().out))
@@ -231,7 +231,7 @@ def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
         ("--start", "1000"),
     ],
 )
-def test_a_value_out_of_range_is_refused_in_a_line_that_names_the_flag(flag, value):
+def test_value_out_of_range_is_refused_with_its_flag(flag, value):
     message = refusal(parsed(*COMPLETE, flag, value).check)
     assert flag in message and (value in message or not value)
 

@@ -20,14 +20,14 @@ def test_a_missing_compiler_is_named(monkeypatch):
     assert missing_for_compile(CPU) is None
 
 
-def test_flags_beside_the_compilers_name_are_told_as_what_torch_does_not_take(monkeypatch):
+def test_compiler_variable_with_flags_is_refused(monkeypatch):
     monkeypatch.setenv("CXX", f"{sys.executable} -O2")
     missing = missing_for_compile(CPU)
     assert f"the compiler '{sys.executable} -O2' (torch takes CXX for the name of a program, without flags)" == missing
 
 
 @with_compiler
-def test_missing_python_headers_are_named_unless_the_compiler_finds_them_elsewhere(monkeypatch, tmp_path):
+def test_python_headers_found_nowhere_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "g++")
     monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path / "include"))
     assert missing_for_compile(CPU) == "Python.h, of Python's development files,"

@@ -32,7 +32,7 @@ def test_an_error_ends_a_program_with_its_line_and_code(error, code, ends, capsy
     assert capsys.readouterr().err == "error: cannot work, not today\n"
 
 
-def test_a_path_that_cannot_be_looked_at_ends_a_program_with_its_name(ends, capsys):
+def test_program_names_a_path_it_may_not_read(ends, capsys):
     path = Path("x" * 5000)
     with pytest.raises(Ended) as ended:
         run_program(lambda: path.read_bytes())

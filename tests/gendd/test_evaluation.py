@@ -14,7 +14,7 @@ def batches_of(logits: torch.Tensor, labels: torch.Tensor, size: int):
         yield number, logits[first : first + size], labels[first : first + size]
 
 
-def test_top1_and_top5_are_counted_over_batches_that_do_not_divide():
+def test_accuracy_counts_a_last_smaller_batch():
     generator = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(103, 10, generator=generator), torch.randint(10, (103,), generator=generator)
     ranks = (logits > logits.gather(1, labels[:, None])).sum(1)

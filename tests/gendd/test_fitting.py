@@ -89,7 +89,7 @@ def test_positions_that_fit_stay_as_they_are(size, tmp_path):
     assert_same(built.network, trained)
 
 
-def test_a_student_without_a_classifier_has_its_positions_resized_too(tmp_path):
+def test_student_without_classifier_gets_resized_positions(tmp_path):
     trained = timm.create_model("test_vit", num_classes=0, img_size=160)
     torch.save(trained.state_dict(), tmp_path / "vit.pth")
     built = build_network("student", "timm/test_vit", str(tmp_path / "vit.pth"), TREE.names, 5, 32, allow_partial=True)

@@ -65,7 +65,7 @@ def test_a_file_is_refused_by_what_it_is(content, named, name, tmp_path):
     assert named in message and "weights_only" not in message and len(message.splitlines()) == 1
 
 
-def test_a_file_that_nothing_is_known_of_brings_no_advice_to_run_it(tmp_path):
+def test_unknown_file_gives_no_advice_to_run_it(tmp_path):
     (tmp_path / "a.pth").write_bytes(bytes(range(256)) * 9)
     with pytest.raises(Refusal, match="truncated or no checkpoint") as caught:
         read_weights(tmp_path / "a.pth")

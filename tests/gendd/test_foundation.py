@@ -31,7 +31,7 @@ def dino(tmp_path) -> str:
     return f"transformers:{tmp_path / 'dino'}"
 
 
-def test_a_transformer_gives_its_class_token_or_the_mean_of_its_patches(dino):
+def test_transformer_gives_class_token_or_patch_mean(dino):
     network, images = create_foundation(dino), torch.randn(2, 3, 56, 56)
     with torch.no_grad():
         tokens = network.network(images).last_hidden_state

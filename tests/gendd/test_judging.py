@@ -46,7 +46,7 @@ def test_more_neighbors_than_images_are_refused(digits):
         knn_shares(*digits[:3], 10, k=1201)
 
 
-def test_the_probe_is_scikit_learns_regression_of_the_same_penalty(digits):
+def test_probe_equals_scikit_learn_at_the_same_penalty(digits):
     train, labels, test, known = digits
     probe, penalty = fit_by_lbfgs(train, labels, 10)
     standardized = LinearProbe(train, 10)

@@ -162,7 +162,7 @@ def test_torchrun_on_two_machines_joins_all_processes(tmp_path, options):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_freed_memory_is_kept_on_the_cpu_unless_the_user_says_otherwise(launch, processes):
+def test_cpu_memory_is_kept_unless_the_user_sets_malloc(launch, processes):
     told = "import os; os.write(1, os.path.expandvars(b'$MALLOC_MMAP_THRESHOLD_ $MALLOC_TRIM_THRESHOLD_\\n'))"
     result = launch(told, processes, MALLOC_TRIM_THRESHOLD_="7")
     assert result.stdout == f"{2**40} 7\n" * processes

@@ -47,7 +47,7 @@ def refusal(function, *arguments):
     return str(caught.value)
 
 
-def test_class_folders_and_folders_without_classes_hold_the_same_images(root):
+def test_folders_with_and_without_classes_list_same_images(root):
     expected = sorted(f"{name}/{image}" for name in ("cat", "dog") for image in IMAGES)
     unlabeled = list_images(root / "train")
     assert unlabeled.names == expected and unlabeled.labels is None
@@ -58,7 +58,7 @@ def test_class_folders_and_folders_without_classes_hold_the_same_images(root):
     assert describe(NOT_IMAGES) == "7 hidden, 2 .txt, 2 without an ending, 2 .mpg"
 
 
-def test_ordinary_class_folders_are_listed_as_torchvision_lists_them(tmp_path):
+def test_class_folders_are_listed_as_by_torchvision(tmp_path):
     for name in ("a", "a-b", "B"):
         for number in range(12):
             write(tmp_path / "train" / name / f"{number}.png")
@@ -69,7 +69,7 @@ def test_ordinary_class_folders_are_listed_as_torchvision_lists_them(tmp_path):
     assert ours.classes == theirs.classes
 
 
-def test_images_beside_the_class_folders_are_of_no_class_and_counted(root):
+def test_images_outside_class_folders_are_counted_not_used(root):
     write(root / "train" / "loose.png")
     listed = list_class_folders(root, "train")
     assert "train/loose.png" not in listed.names
@@ -101,7 +101,7 @@ def test_names_that_no_encoding_has_are_listed(tmp_path):
     assert [os.fsencode(name) for name in list_images(tmp_path).names] == [b"caf\xe9.png"]
 
 
-def test_classes_called_by_numbers_come_in_the_order_of_numbers_as_in_timm(tmp_path):
+def test_numbered_classes_sort_by_number_as_in_timm(tmp_path):
     names = [str(number) for number in range(12)]
     for name in names:
         write(tmp_path / "train" / name / "a.png")
@@ -110,7 +110,7 @@ def test_classes_called_by_numbers_come_in_the_order_of_numbers_as_in_timm(tmp_p
     assert list_class_folders(tmp_path, "train").labels == [theirs[name] for name in names]
 
 
-def test_other_classes_come_in_the_order_of_text_as_in_torchvision(tmp_path):
+def test_named_classes_sort_as_text_as_in_torchvision(tmp_path):
     for name in ("1", "10", "2", "n9", "n10", ".hidden", "__MACOSX"):
         (tmp_path / name).mkdir()
     assert class_names(tmp_path) == ["1", "10", "2", "n10", "n9"]

@@ -67,7 +67,7 @@ def test_dkd_parts_in_plain_numbers(logits):
         assert nckd[row].item() == pytest.approx(T * T * kl(*others))
 
 
-def test_dkd_with_alpha_one_and_beta_the_other_classes_probability_is_kd(logits):
+def test_dkd_with_beta_the_non_target_probability_is_kd(logits):
     teacher_logits, student, labels = logits
     tckd, nckd = decoupled(teacher_logits, student, labels, T)
     target = (teacher_logits / T).softmax(-1).gather(1, labels[:, None])[:, 0]
@@ -229,7 +229,7 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
         torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
 
 
-def test_regression_has_the_heads_size_and_predicts_what_it_is_taught():
+def test_regression_has_head_size_and_predicts_its_target():
     torch.manual_seed(0)
     drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64, **PAPER))
     head = RegressionHead(64, 16, width=64, size=drawn)
@@ -248,7 +248,7 @@ def test_regression_has_the_heads_size_and_predicts_what_it_is_taught():
     torch.testing.assert_close(head.sample(z[2:3])[0], generated[2])
 
 
-def test_simkd_pools_after_the_projector_and_reads_with_the_teachers_classifier():
+def test_simkd_pools_projection_for_the_teacher_classifier():
     torch.manual_seed(0)
     backbone, classifier = timm.create_model("resnet10t", num_classes=C), nn.Linear(24, C)
     student = SimKDStudent(backbone, 512, classifier).eval()

@@ -62,7 +62,7 @@ def test_targets_are_contracted_towards_the_same_soft_labels(method, monkeypatch
 
 
 @pytest.mark.parametrize("method", ["pretrain", "gendd"])
-def test_cross_entropy_is_towards_soft_labels_in_the_rows_without(method):
+def test_rows_without_labels_use_soft_cross_entropy(method):
     task = task_of(method, label_fraction=0.5)
     losses = task(batch(SOME))
     loss = losses["loss"] if method == "pretrain" else losses["probe_loss"]

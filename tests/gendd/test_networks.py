@@ -159,7 +159,7 @@ def test_a_short_name_is_the_trees_own_network():
 
 
 @torch.no_grad()
-def test_a_timm_network_keeps_small_images_resolution_in_its_stem():
+def test_timm_stem_keeps_resolution_of_small_images():
     network = create("timm/resnet18")
     assert network.conv1.stride == (1, 1) and isinstance(network.maxpool, nn.Identity)
     # Stages 2 to 4 halve it three times: 32 to 4, where the stem for large images would leave 1.
@@ -180,13 +180,13 @@ def test_a_timm_transformer_takes_small_images():
     assert network.pos_embed.shape == (1, 1 + 4, 192)
 
 
-def test_a_width_behind_a_hidden_layer_of_the_head_is_the_feature_width():
+def test_feature_width_is_that_after_the_heads_hidden_layer():
     network = create("timm/mobilenetv3_small_050")
     assert network.num_features != network.head_hidden_size
     assert_speaks_the_interface(network, network.head_hidden_size)
 
 
-def test_a_users_function_makes_a_network_in_the_trees_normalization(users_module):
+def test_network_function_gets_the_default_normalization(users_module):
     network = create(f"{users_module}:tiny")
     assert_speaks_the_interface(network, 6)
     assert network.pretrained_cfg["mean"] == CIFAR100_MEAN and network.pretrained_cfg["std"] == CIFAR100_STD
@@ -359,7 +359,7 @@ def test_a_file_absent_from_pretrained_brings_the_trees_remedy():
     assert "bash sh/train_cifar100_teacher.sh resnet8 trains it" in message
 
 
-def test_a_teacher_whose_file_lacks_its_classifier_is_refused_whatever_is_allowed(tmp_path):
+def test_teacher_file_without_classifier_is_always_refused(tmp_path):
     for dropped, allow_partial in ((["weight", "bias"], True), (["weight", "bias"], False), (["bias"], True)):
         tensors = create("resnet8").state_dict()
         for name in dropped:
@@ -497,7 +497,7 @@ def test_where_timms_weights_lie_changes_no_random_number(hub):
 URL = "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors"
 
 
-def test_timms_weights_that_are_out_of_reach_are_named_with_their_place(hub):
+def test_unreachable_timm_weights_are_named_with_their_place(hub):
     message = weights_refusal("small", "timm", NAMES)
     assert "Name or service not known" in message
     assert message.endswith(f"fetch {URL} and save it as pretrained/test_vit.r160_in1k.safetensors")
@@ -528,7 +528,7 @@ def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
     assert len(missing) == 1 and URL in missing[0] and "pretrained/test_vit.r160_in1k.safetensors" in missing[0]
 
 
-def test_timms_weights_for_another_class_count_are_refused_with_both(hub):
+def test_timm_weights_of_other_class_count_are_refused(hub):
     save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
     with pytest.raises(UserError, match="--teacher-weights timm: made for 1000 classes, the data set has 7"):
         build_network("teacher", "small", "timm", NAMES, 7, 64)
@@ -580,7 +580,7 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(hub, published_folder):
         assert torch.equal(built.network.pos_embed, network.pos_embed)
 
 
-def test_a_source_of_timms_that_is_not_there_is_refused_in_a_line(hub, tmp_path, monkeypatch):
+def test_absent_timm_source_is_refused_in_one_line(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
@@ -669,7 +669,7 @@ def test_recomputed_activations_change_no_result_when_compiled():
         assert torch.equal(one, other)
 
 
-def test_recomputed_activations_change_no_result_behind_distributed_data_parallel():
+def test_recomputed_activations_under_ddp_change_no_result():
     networks = recomputing("cifar_resnet20")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:

@@ -58,7 +58,7 @@ def test_all_but_the_head_decays_by_the_paper_s_rule(optimizer):
         assert set(decays.values()) <= {0, 0.3} and 0.3 in decays.values()
 
 
-def test_every_trained_parameter_is_in_one_group_and_no_frozen_one():
+def test_each_trained_parameter_is_in_one_group():
     module = student()
     module.backbone.conv1.requires_grad_(False)
     grouped = [id(p) for group in parameter_groups(module, config(), module.head) for p in group["params"]]
@@ -92,7 +92,7 @@ def test_optimizers_take_their_settings_from_the_configuration():
     assert all(group["betas"] == (0.8, 0.91) for group in adamw.param_groups)
 
 
-def test_muon_takes_the_backbone_s_hidden_weights_and_leaves_the_rest_to_adam():
+def test_muon_takes_only_hidden_weights_of_the_backbone():
     module = student()
     optimizer = create_optimizer(module, config(optimizer="muon", lr=0.02, head_lr=0.5, weight_decay=0.3), module.head)
     groups = optimizer.param_groups
@@ -114,7 +114,7 @@ def muons(module):
     return {name for name, fallback in settings_of(module, groups, "use_fallback").items() if not fallback}
 
 
-def test_muon_leaves_what_a_method_trains_around_the_backbone_to_adam():
+def test_muon_leaves_parameters_outside_the_backbone_to_adam():
     """Stage 1's projection, SimKD's projector and that of feature distillation."""
     network, classifier = timm.create_model("cifar_resnet8", num_classes=5), nn.Linear(16, 5)
     hidden = {name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
@@ -192,7 +192,7 @@ def steps_down(step, warmup, milestones):
 
 
 @pytest.mark.parametrize("milestones", [(150, 180, 210), (210, 150, 180), ()])
-def test_step_schedule_warms_up_and_takes_a_tenth_from_the_first_step_of_each_milestone(milestones):
+def test_step_schedule_warms_up_and_decays_at_milestones(milestones):
     schedule = schedule_of(epochs=240, warmup_epochs=50, milestones=milestones, lr=1e-3, head_lr=4e-3)
     for step in range(240 * STEPS_PER_EPOCH):
         factor = steps_down(step, 50, milestones)
@@ -223,7 +223,7 @@ def test_a_schedule_holds_no_state(shape):
     assert values_at(schedule_of(**settings), 77) == in_order[77]
 
 
-def test_a_restored_optimizer_goes_on_with_the_schedule_of_its_step():
+def test_restored_optimizer_continues_its_schedule():
     settings = {"schedule": "cosine", "epochs": 20, "warmup_epochs": 3}
     before = schedule_of(**settings)
     expected = [values_at(before, step) for step in (50, 51)]

@@ -11,7 +11,7 @@ def draw(seed=0, purpose="crop", step=0):
     return torch.rand(16, generator=random.generator(purpose, "cpu"))
 
 
-def test_the_same_key_gives_the_same_numbers_whatever_was_drawn_before():
+def test_same_key_draws_same_numbers_at_any_time():
     first = draw(seed=3, purpose="noise", step=7)
     torch.manual_seed(123)
     torch.rand(5)
@@ -53,7 +53,7 @@ def test_one_process_takes_its_parts_in_order():
     assert [list(part) for part in rows] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
-def test_a_pass_holds_each_number_once_but_for_what_fills_no_batch_and_each_pass_has_its_order():
+def test_each_pass_holds_each_index_once_in_a_new_order():
     order, passes = Shuffled(11), {}
     for step in range(4):
         for rank in (0, 1):

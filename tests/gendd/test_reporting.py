@@ -146,7 +146,7 @@ def test_what_differs_by_more_than_the_seed_shares_no_mean(tmp_path, other, told
     assert bool(told) == ("Settings that differ" in rows[0])
 
 
-def test_another_teacher_shares_no_mean_but_the_same_from_elsewhere_does(tmp_path):
+def test_only_runs_of_the_same_teacher_share_a_mean(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
     change_settings(second, teacher_weights="moved")
     ((row,),) = accuracies(report(tmp_path / "one", first, second))
@@ -184,7 +184,7 @@ def test_another_stage_1_shares_no_mean(tmp_path):
     ]
 
 
-def test_an_older_run_has_the_defaults_of_later_flags_and_dashes_for_later_figures(tmp_path):
+def test_older_run_gets_default_flags_and_dashes(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
     change_settings(second, temperature=4.0, milestones=[150, 180, 210])
     result = json.loads((second / "result.json").read_text())
@@ -443,7 +443,7 @@ def test_neighbors_have_cosines_and_common_ones_a_frame(tmp_path, images):
 
 
 @pytest.mark.filterwarnings("error")
-def test_curves_of_many_methods_name_every_read_out_and_begin_after_earlier_stages(tmp_path):
+def test_curves_name_predictions_and_start_after_earlier_runs(tmp_path):
     names = [f"gendd-variant-{number}" for number in range(12)]
     two = {"head": (70.0, 90.0), "probe": (60.0, 80.0)}
     folders = [write_run(tmp_path / name, "gendd", two, name=name) for name in names]

@@ -50,7 +50,7 @@ def test_the_folder_of_a_run_tells_its_setting():
     assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")
 
 
-def test_a_folder_on_a_disk_that_fails_for_a_while_is_still_a_run(tmp_path, monkeypatch):
+def test_run_on_a_briefly_failing_disk_is_found(tmp_path, monkeypatch):
     run, read = RunFolder(tmp_path), Path.read_text
     run.write("config.json", {"seed": 1})
     monkeypatch.setattr(retry, "PAUSES", (0,))

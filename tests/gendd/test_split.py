@@ -26,7 +26,7 @@ def test_long_tails_are_as_large_as_the_published_ones(classes, images, imbalanc
     assert (sizes.diff() <= 0).all()
 
 
-def test_a_long_tail_follows_the_largest_class_and_spares_small_ones():
+def test_long_tail_follows_largest_class_and_keeps_small_ones():
     labels = torch.tensor([0] * 8 + [1] * 100 + [2] * 3 + [3] * 60)
     # Profile of 100: 100, 46.4, 21.5, 10.
     assert torch.bincount(labels[long_tailed(labels, 0.1)]).tolist() == [8, 46, 3, 10]
@@ -42,7 +42,7 @@ def test_a_fraction_of_each_class_keeps_its_labels_at_least_one():
 
 
 @pytest.mark.parametrize("choose", [long_tailed, labeled])
-def test_images_are_chosen_at_random_but_always_the_same_and_a_smaller_choice_is_part_of_a_larger(choose):
+def test_split_is_fixed_and_smaller_part_is_in_the_larger(choose):
     labels = balanced(10, 200)[torch.randperm(2000, generator=torch.Generator().manual_seed(0))]
     large, small = choose(labels, 0.1), choose(labels, 0.02)
     torch.manual_seed(5)

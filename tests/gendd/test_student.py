@@ -41,7 +41,7 @@ def test_probe_loss_does_not_reach_the_backbone():
     assert any(gradient.abs().max() > 0 for gradient in with_probe)
 
 
-def test_every_trained_parameter_gets_a_gradient_and_the_classifier_none():
+def test_only_trained_parameters_get_a_gradient():
     student = make_student()
     forward(student)["loss"].backward()
     assert not [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
@@ -58,7 +58,7 @@ def test_mixup_with_share_one_changes_nothing():
     assert forward(student, mixup_share=torch.tensor(0.6))["loss"] != plain
 
 
-def test_read_outs_are_classifier_of_the_mean_sample_and_plain_backbone():
+def test_student_predicts_from_mean_sample_and_from_probe():
     student, images = make_student().eval(), torch.randn(3, 3, 32, 32)
     settings = {"sampler": "ancestral", "steps": 4, "num_samples": 3}
     logits = student.read_out(images, torch.Generator().manual_seed(3), **settings)

@@ -35,7 +35,7 @@ def anywhere(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "srd", "simkd"])
-def test_the_student_s_norms_are_converted_and_the_teacher_s_are_not(method, anywhere):
+def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
     """With activations of their own (timm's), and under the same names."""
     plain, converted = (
         build(TREE, config("--method", method, flag), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
@@ -47,7 +47,7 @@ def test_the_student_s_norms_are_converted_and_the_teacher_s_are_not(method, any
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_recomputed_activations_do_not_count_twice_in_converted_norms(anywhere):
+def test_sync_bn_counts_recomputed_activations_once(anywhere):
     plain, converted = (build(TREE, config(*flags), 10, CPU) for flags in ([], ["--sync-bn", "--grad-checkpointing",
                                                                                "student"]))  # fmt: skip
     batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4), next(BatchPlan(0, 4).micro_batches(0)))

@@ -46,7 +46,7 @@ def test_target_carries_no_gradient():
     assert not contract(feature, weight, torch.tensor([0, 1]), 0.5).requires_grad
 
 
-def test_gradient_towards_the_contracted_target_is_that_of_both_tasks():
+def test_contracted_target_gives_gradient_of_both_tasks():
     """Squared error: grad(f') = (1 - lambda) grad(f) + lambda grad(c), given that the center of class y is W[y]."""
     feature, weight, labels, share = torch.randn(6, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 4, 0]), 0.7
     prediction = torch.randn(6, 3, requires_grad=True)

@@ -88,7 +88,7 @@ def test_in_float32_the_callers_autocast_changes_nothing():
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("chunk", [1, 3, 5, 10])
-def test_chunks_bound_what_the_network_takes_and_change_no_result(precision, chunk):
+def test_teacher_chunks_bound_the_batch_and_keep_the_result(precision, chunk):
     network, tolerance = create("resnet18"), {"fp32": 1e-5, "bf16": 2e-2}[precision]
     whole, chunked = (FrozenTeacher(copy.deepcopy(network), network, CPU, precision, n) for n in (0, chunk))
     taken = []
@@ -107,7 +107,7 @@ def in_normalization(mean, std):
 
 @pytest.mark.parametrize("std", [(0.2, 0.3, 0.4), (0.5, 0.5, 0.5)])
 @pytest.mark.parametrize("mean", [(0.1, 0.2, 0.3), (0.5, 0.5, 0.5)])
-def test_images_are_renormalized_as_timm_does_without_comparing_at_each_call(mean, std, monkeypatch):
+def test_teacher_renormalizes_images_as_timm_does(mean, std, monkeypatch):
     network, student = in_normalization((0.1, 0.2, 0.3), (0.2, 0.3, 0.4)), in_normalization(mean, std)
     teacher = FrozenTeacher(network, student, CPU)
     values = [torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std)]
@@ -159,7 +159,7 @@ def test_a_compiled_task_teaches_the_same_in_chunks(method):
 
 
 @torch.no_grad()
-def test_the_teacher_is_evaluated_in_its_own_precision_and_in_chunks():
+def test_teacher_is_evaluated_in_its_precision_and_in_chunks():
     task = task_of("gendd", "bf16", teacher_chunk=2)
     taken = []
     task.teacher.model.conv1.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))

@@ -184,7 +184,7 @@ def test_a_cache_of_another_normalization_is_refused(tmp_path):
         lambda content: content[:-1] + bytes([content[-1] ^ 1]),
     ],
 )
-def test_a_damaged_shard_is_named_and_computed_again_once_deleted(shard, damage, tmp_path):
+def test_damaged_cache_shard_is_named_and_rebuilt_if_deleted(shard, damage, tmp_path):
     Setting(tmp_path).open()
     whole = files(tmp_path)
     (tmp_path / shard).write_bytes(damage(whole[shard]))

@@ -43,7 +43,7 @@ def test_augmentation_equals_a_slow_one(crop_padding, hflip):
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
 
 
-def test_cached_views_equal_slow_ones_and_the_epochs_show_them_in_turn():
+def test_cached_views_equal_slow_ones_and_take_turns():
     given = numbered(20)
     images, seen = training(given, seed=5, cached_views=2), {}
     for batch in images.batches(range(4 * images.steps_per_epoch)):
@@ -91,7 +91,7 @@ def test_images_are_normalized_exactly_where_nothing_is_drawn():
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_an_epoch_takes_each_image_at_most_once_and_all_but_the_rest_of_a_batch():
+def test_epoch_takes_each_image_at_most_once():
     images = training(20, batch=6)
     assert images.steps_per_epoch == 3
     for epoch in range(4):
@@ -117,7 +117,7 @@ def test_a_resumed_run_gets_the_batches_of_its_steps():
 
 
 @pytest.mark.parametrize(("world", "grad_accum_steps"), [(2, 1), (1, 2), (2, 2), (3, 2)])
-def test_the_micro_batches_of_all_processes_are_together_the_batch_of_one(world, grad_accum_steps):
+def test_micro_batches_of_all_processes_form_one_batch(world, grad_accum_steps):
     whole = list(training(40, batch=12).batches(range(4)))
     parts = [
         list(training(40, batch=12, rank=rank, world=world, grad_accum_steps=grad_accum_steps).batches(range(4)))
@@ -134,7 +134,7 @@ def test_the_micro_batches_of_all_processes_are_together_the_batch_of_one(world,
 
 
 @pytest.mark.parametrize(("fraction", "held"), [(0.1, 2), (0.25, 5), (0.9, 18)])
-def test_a_holdout_is_split_off_the_training_images_alike_for_all_seeds(fraction, held):
+def test_holdout_is_the_same_for_all_seeds(fraction, held):
     splits = [opened(numbered(20), batch=1, seed=seed, holdout=fraction) for seed in (0, 1)]
     for images, held_out in splits:
         validation = torch.cat([labels for _, _, labels in held_out.batches()]).tolist()
@@ -145,7 +145,7 @@ def test_a_holdout_is_split_off_the_training_images_alike_for_all_seeds(fraction
     assert torch.equal(splits[0][1].images, splits[1][1].images)
 
 
-def test_without_a_holdout_the_test_images_are_evaluated_as_they_are():
+def test_evaluation_without_holdout_takes_the_test_images():
     given = numbered(9)
     images, tested = opened(numbered(20), given)
     assert tested.split == "test" and images.size == 20
@@ -194,7 +194,7 @@ def test_the_data_follow_configuration_and_network():
 # Long tails, few labels, other images
 
 
-def test_a_long_tail_is_cut_from_what_a_holdout_leaves_and_evaluation_stays_as_it_is():
+def test_long_tail_leaves_holdout_and_evaluation_unchanged():
     given = numbered(400, side=2, classes=4), numbered(40, side=2, classes=4)
     images, tested = opened(*given, imbalance=0.125)
     assert torch.bincount(images.labels).tolist() == images.class_sizes.tolist() == [100, 50, 25, 12]
@@ -234,7 +234,7 @@ def test_the_sizes_of_classes_are_those_of_all_training_images():
 
 
 @pytest.mark.parametrize(("batch", "holdout"), [(21, 0.0), (11, 0.5)])
-def test_a_batch_larger_than_the_training_set_is_refused_with_both_sizes(batch, holdout):
+def test_batch_larger_than_the_training_set_is_refused(batch, holdout):
     message = refusal(opened, numbered(20), batch=batch, holdout=holdout)
     assert f"--batch-size {batch}" in message and str(20 - round(20 * holdout)) in message
 

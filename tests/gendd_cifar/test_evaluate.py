@@ -175,7 +175,7 @@ def test_either_weights_are_evaluated(averaged, tmp_path):
     assert rows["head"]["top1"] == pytest.approx(best["top1"], abs=0.35)
 
 
-def test_a_student_learns_from_the_weights_that_its_teacher_reports(averaged):
+def test_student_learns_from_the_teachers_reported_weights(averaged):
     measured = json.loads((averaged["ema"] / "environment.json").read_text())["teacher"]["top1"]
     accuracies = {name: value["top1"] for name, value in result_of(averaged["teacher"])["last"].items()}
     assert measured == accuracies["ema_classifier"] != accuracies["classifier"]
@@ -213,7 +213,7 @@ def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_pa
 
 
 @pytest.mark.parametrize("place", ["nope/x.json", "folder"])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(runs, place, tmp_path, monkeypatch):
+def test_evaluate_refuses_unwritable_output_before_computing(runs, place, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
     with pytest.raises(UserError, match=f"cannot write {tmp_path / place}: [^[]*; name another place .*: --json FILE"):
@@ -250,7 +250,7 @@ def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
         main([str(moved)])
 
 
-def test_the_table_is_printed_though_the_figures_cannot_be_written(runs, tmp_path, monkeypatch, capsys):
+def test_evaluate_prints_its_table_if_figures_cannot_be_saved(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "check_writable", lambda *arguments: None)
     with pytest.raises(UserError, match="cannot write .*; the figures are printed above"):
         main([str(runs["gendd"]), "--eval-images", "20", "--json", str(tmp_path / "nope" / "x.json")])
@@ -321,7 +321,7 @@ def test_what_cannot_be_evaluated_is_refused(runs, arguments, message):
     assert message in str(error.value)
 
 
-def test_a_given_normalization_is_kept_in_the_run_and_replaced_by_the_programs_own(runs, tmp_path, capsys):
+def test_run_keeps_a_given_normalization(runs, tmp_path, capsys):
     """The same images, for a teacher that is told that they are darker than they are."""
     values = ["--teacher-mean", "0.9", "0.9", "0.9", "--teacher-std", "0.1", "0.1", "0.1"]
     train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8", "--teacher-weights",
@@ -351,7 +351,7 @@ def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
         assert "allow-partial" not in str(error.value)
 
 
-def test_averaged_weights_of_a_file_of_others_are_read_unless_the_trained_are_asked_for(runs, tmp_path, capsys):
+def test_external_file_gives_ema_unless_trained_is_asked(runs, tmp_path, capsys):
     tensors = dict(read_weights(runs["teacher"]))
     torch.save({"state_dict": {name: 0 * value for name, value in tensors.items()}, "state_dict_ema": tensors},
                tmp_path / "last.pth.tar")  # fmt: skip
@@ -399,14 +399,14 @@ def test_a_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
 
 
 @pytest.mark.parametrize("names", ["[1, 2, 3]", "[[], {}, 1]", '{"a": 1}', "a"])
-def test_names_of_classes_in_files_of_others_that_are_none_are_not_compared(learned, tmp_path, names):
+def test_external_file_with_invalid_class_names_is_accepted(learned, tmp_path, names):
     tensors = safetensors.torch.load_file(learned / "student.safetensors")
     safetensors.torch.save_file(tensors, tmp_path / "a.safetensors", {"class_names": names})
     write_folder(tmp_path / "set", "abc")
     evaluated(tmp_path, tmp_path / "a.safetensors", "--student", "toy:network", "--dataset", tmp_path / "set")
 
 
-def test_dry_run_finds_what_the_evaluation_would_refuse_of_its_data(runs, tmp_path, capsys):
+def test_evaluate_dry_run_finds_all_errors_in_the_data(runs, tmp_path, capsys):
     write_folder(tmp_path, classes=tuple("abcdefghij"), train=0)
     shutil.rmtree(tmp_path / "train")
     arguments = [str(runs["gendd"]), "--dataset", str(tmp_path)]

@@ -51,7 +51,7 @@ def unlabeled(train):
 
 
 @pytest.mark.parametrize("method", ["gendd", "regression"])
-def test_without_labels_features_are_learned_and_judged_by_the_teachers(train, method):
+def test_features_without_labels_are_compared_to_the_teacher(train, method):
     run = train("--unlabeled", "--eval-every", "1", runs=f"alone-{method}", method=method)
     epochs = [record for record in read_metrics(run) if record["kind"] == "eval"]
     assert set(epochs[-1]["head"]) == set(epochs[-1]["linear"]) == {"cosine", "r2", "neighbors"}
@@ -63,7 +63,7 @@ def test_without_labels_features_are_learned_and_judged_by_the_teachers(train, m
     assert not any(name.startswith("fc.") for name in plain), "it has no classifier"
 
 
-def test_the_units_of_the_features_are_those_of_the_training_images(unlabeled):
+def test_feature_units_come_from_the_training_images(unlabeled):
     """Of standardized features mean and deviation lie in the checkpoint, and are undone after sampling."""
     tensors = read_weights(unlabeled)
     features = safetensors.torch.load_file(unlabeled / "features.safetensors")
@@ -138,7 +138,7 @@ def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):
     assert "ECE" in capsys.readouterr().out
 
 
-def test_judged_features_are_computed_once_and_anew_where_images_or_weights_have_changed(train, monkeypatch):
+def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
     run, computed, kept = train("--unlabeled", "--epochs", "1", runs="judged"), [], judged_features.pooled_feature
     count = lambda *arguments: computed.append(len(arguments[1])) or kept(*arguments)  # noqa: E731
     monkeypatch.setattr(judged_features, "pooled_feature", count)
@@ -166,7 +166,7 @@ def test_judged_features_are_computed_once_and_anew_where_images_or_weights_have
     assert judged() == 1198 + 599, "of other weights"
 
 
-def test_zero_shot_by_the_classifiers_rows_is_the_head_to_the_last_image(teacher, tmp_path):
+def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
     words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "2", "--lr", "1e-2"]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
@@ -202,12 +202,12 @@ def test_class_vectors_that_do_not_fit_are_refused(unlabeled, tmp_path, vectors,
         ("pretrain", ["--unlabeled"], "--no-teacher-classifier: pretrain learns from it"),
     ],
 )
-def test_what_learns_from_a_classifier_says_so_and_names_what_does_not(train, method, flags, message):
+def test_method_that_needs_a_classifier_names_alternatives(train, method, flags, message):
     with pytest.raises(UserError, match=message):
         train(*flags, runs="refused", method=method)
 
 
-def test_a_token_width_that_does_not_divide_is_the_nearest_that_does(train, capsys):
+def test_token_dim_not_dividing_becomes_the_nearest(train, capsys):
     train("--unlabeled", "--token-dim", "48", "--epochs", "1", runs="tokens")
     assert "1 token of width 64 (48 does not divide 64)" in capsys.readouterr().out
 
@@ -224,7 +224,7 @@ def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
     ("kind", "width", "precision"),
     [("class-token", 64, "fp32"), ("patch-mean", 64, "fp32"), ("projection", 10, "fp32"), ("projection", 10, "bf16")],
 )
-def test_another_feature_of_the_teacher_is_learned_at_its_own_size(tmp_path, kind, width, precision):
+def test_other_teacher_feature_is_learned_at_its_size(tmp_path, kind, width, precision):
     flags = ["--teacher", "timm/test_vit", "--teacher-weights", "random", "--teacher-image-size", "64"]
     flags += ["--teacher-feature", kind, "--epochs", "1", "--eval-images", "100", "--runs", str(tmp_path)]
     train_cifar([*COMMON, *HEAD, *flags, "--method", "gendd", "--precision", precision, "--batch-size", "512"])
@@ -240,7 +240,7 @@ def test_a_feature_that_the_teacher_lacks_is_refused(train):
         train("--teacher-feature", "patch-mean", runs="refused", method="kd")
 
 
-def test_the_probe_by_sgd_learns_half_from_a_teacher_that_classifies(teacher, tmp_path, monkeypatch):
+def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monkeypatch):
     words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "1", "--lr", "1e-2"]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"

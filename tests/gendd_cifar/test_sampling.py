@@ -76,7 +76,7 @@ def test_every_setting_of_the_grids_can_be_sampled(prediction, path, samplers):
     assert {setting.sampler for setting in sampling.grid("sampling", settings)} == samplers
 
 
-def test_guidance_of_a_head_that_never_lacked_its_condition_is_refused():
+def test_guidance_without_dropped_conditions_is_refused():
     with pytest.raises(UserError, match="guidance: the run was trained with --condition-dropout 0"):
         sampling.grid("guidance", GenDD())
 
@@ -139,7 +139,7 @@ def test_noise_follows_the_seed_of_the_run(run, tmp_path, monkeypatch):
     assert seeds == [5, 7]
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch):
+def test_sampling_refuses_unwritable_folder_before_measuring(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(sampling, "_Head", lambda *arguments: pytest.fail("measured"))
     with pytest.raises(UserError, match="--output .*: cannot be written .*; choose another folder"):

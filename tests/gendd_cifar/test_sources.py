@@ -125,7 +125,7 @@ def test_a_folder_passes_over_what_is_no_image_and_counts_it(folder, capsys):
     assert "passed over: 4 hidden, 1 .txt\n" in capsys.readouterr().out
 
 
-def test_a_folder_without_classes_has_the_images_of_class_folders(folder, tmp_path):
+def test_folder_without_classes_lists_images_of_class_folders(folder, tmp_path):
     for ending in ("gif", "avif", "jfif"):
         Image.fromarray(picture(8, 8)).save(folder / "train" / "cat" / f"c.{ending}")
     (folder / "train" / "cat" / "a.png").rename(folder / "train" / "cat" / "a")
@@ -226,7 +226,7 @@ def test_cifar100_is_unpacked_from_an_archive_put_there(archive):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_without_files_and_network_says_what_to_fetch_and_where_to_put_it(name, tmp_path):
+def test_cifar_without_network_says_what_to_fetch(name, tmp_path):
     dataset = getattr(torchvision.datasets, name.upper())
     message = refusal(read_source, name, str(tmp_path), 32)
     for word in (f"--dataset {name}", "no route to host", dataset.url, dataset.tgz_md5, f"--data-root {tmp_path}"):
@@ -251,13 +251,13 @@ def test_a_damaged_cifar_file_is_not_taken_for_the_data_set(cifar100, name):
     assert_damage_is_told(path, cifar100)
 
 
-def test_a_damaged_archive_of_cifar_is_not_taken_for_the_data_set(archive):
+def test_damaged_cifar_archive_is_refused(archive):
     archive.write_bytes(archive.read_bytes()[:-10])
     assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing
     assert_damage_is_told(archive, archive.parent)
 
 
-def test_what_is_damaged_beside_a_whole_copy_of_cifar_does_not_matter(cifar100, archive):
+def test_damaged_cifar_copy_next_to_a_whole_one_is_ignored(cifar100, archive):
     unpacked = archive.parent / "cifar-100-python"
     unpacked.mkdir()
     (unpacked / "train").write_bytes(b"an interrupted extraction")
@@ -295,7 +295,7 @@ def strangers(tmp_path):
     return root
 
 
-def test_other_images_are_trained_on_and_nothing_of_the_data_sets_own(folder, strangers):
+def test_unlabeled_dir_replaces_the_data_sets_images(folder, strangers):
     for path in (folder / "train").rglob("*.png"):
         path.unlink()
     source = read_source(str(folder), "", 8, str(strangers))
@@ -359,7 +359,7 @@ def test_what_chooses_among_replaced_images_is_refused(flag, value):
     assert f"--{flag} {value}" in message and "--unlabeled-dir there" in message
 
 
-def test_an_unlabeled_folder_without_images_or_with_a_broken_one_is_refused(strangers, tmp_path):
+def test_empty_or_broken_unlabeled_folder_is_refused(strangers, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     message = refusal(read_source, "digits", "", 8, str(empty))
@@ -410,7 +410,7 @@ def test_a_file_called_an_image_that_is_none_is_named(content, folder):
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_images_whose_range_nothing_states_are_named_with_their_mode(kind, folder):
+def test_images_of_unknown_range_are_named_with_their_mode(kind, folder):
     path = write_image(folder / "train" / "dog" / "b.tiff", picture(8, 8, mode="L").astype(kind))
     message = refusal(read_source, str(folder), "", 8)
     assert f"{path}: mode {'I' if kind == np.int32 else 'F'}, " in message
@@ -432,7 +432,7 @@ def test_checking_the_data_names_all_broken_files_up_to_a_limit(folder, stranger
     assert len(capsys.readouterr().out.splitlines()) == SHOWN
 
 
-def test_files_that_cannot_be_read_for_a_while_are_waited_for_and_never_called_broken(folder, monkeypatch):
+def test_temporarily_unreadable_files_are_read_again(folder, monkeypatch):
     whole = read_source(str(folder), "", 8)
     monkeypatch.setattr(retry, "PAUSES", (0, 0))
     monkeypatch.setattr(Path, "read_bytes", failing(Path.read_bytes, [STALE, STALE]))

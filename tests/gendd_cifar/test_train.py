@@ -212,7 +212,7 @@ def test_flags_beside_resume_that_train_nothing_else_are_taken(interrupted, gend
         (["--runs", "elsewhere"], ["--runs elsewhere"]),
     ],
 )
-def test_flags_beside_resume_that_would_make_it_another_run_are_refused(interrupted, flags, named):
+def test_resume_refuses_flags_that_change_the_run(interrupted, flags, named):
     before = contents(interrupted)
     with pytest.raises(UserError) as refused:
         main(["--resume", str(interrupted), *flags])
@@ -285,7 +285,7 @@ def test_a_run_does_not_go_on_from_what_is_no_last_checkpoint(interrupted):
         main(["--resume", str(interrupted)])
 
 
-def test_files_of_a_run_folder_that_hold_something_else_are_named(interrupted):
+def test_resume_names_damaged_files_of_a_run_folder(interrupted):
     for name in ("data.json", "config.json"):
         (interrupted / name).write_text("[]")
         with pytest.raises(UserError, match=f"{name} is missing or damaged"):
@@ -440,7 +440,7 @@ def test_few_labels_go_with_a_cache_which_serves_all_labels_too(gendd, method, t
     assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
 
 
-def test_a_long_tail_has_runs_and_a_teacher_of_its_own_and_tells_groups_of_classes(gendd, tmp_path, capsys):
+def test_long_tail_run_reports_groups_of_classes(gendd, tmp_path, capsys):
     tail = ["--imbalance", "0.1", "--epochs", "1"]
     main([*COMMON, "--method", "classification", "--runs", str(tmp_path / "runs"), *tail])
     teacher = tmp_path / "runs" / "digits-lt0.1" / "toy.network" / "classification" / "0"
@@ -552,7 +552,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(gendd, method, monkeypat
     assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
 
 
-def test_killed_and_resumed_run_from_a_cache_equals_an_uninterrupted_one(gendd, tmp_path, monkeypatch):
+def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(gendd, tmp_path, monkeypatch):
     cache = ["--teacher-cache", str(tmp_path / "cache"), "--cached-views", "2"]
     whole, train_step = gendd(*cache, runs="whole"), Training.train_step
 
@@ -926,7 +926,7 @@ def test_two_processes_evaluate_the_network_that_is_saved(tmp_path):
     assert counted == {name: pytest.approx(row[name], abs=1e-3) for name in ("top1", "top5")}
 
 
-def test_a_student_that_cannot_be_trained_on_its_part_of_a_batch_is_refused_before_the_data_is_read(tmp_path):
+def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
     """Its last map is 1x1, so that batch norm sees one value of an image. An evaluation takes it."""
     flags = ["--student", "MobileNetV2", "--method", "classification", "--image-size", "16", "--runs", str(tmp_path)]
     with pytest.raises(UserError, match="^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
@@ -940,7 +940,7 @@ def test_a_look_at_the_data_refuses_numbers_out_of_range_too(flags):
         main([*COMMON, *flags, "--check-data"])
 
 
-def test_the_plan_tells_a_normalization_that_a_users_network_does_not_state(tmp_path, capsys):
+def test_plan_prints_normalization_a_network_does_not_state(tmp_path, capsys):
     main([*GENDD, "--runs", str(tmp_path), "--dry-run"])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     for role in ("student", "teacher"):

@@ -46,7 +46,7 @@ def test_a_later_epoch_alone_is_what_it_is_after_the_first(photos):
     assert_same(images_and_labels(data, range(11, 14)), images_and_labels(data, range(14))[11:])
 
 
-def test_cached_views_depend_on_view_and_image_alone_and_the_passes_show_them_in_turn(photos):
+def test_cached_views_depend_on_view_and_image_only(photos):
     settings = {"teacher_cache": "cache", "cached_views": 2, "label_smoothing": 0.1, "auto_augment": "rand-m7-n2"}
     cached = config(photos, **settings)
     whole, seen = open_photos(cached), {}
@@ -303,7 +303,7 @@ def test_other_classes_in_train_and_val_are_named(copy):
     assert "3 classes to train on, 3 to evaluate on" in message and "n03, n09" in message
 
 
-def test_folders_called_by_numbers_are_evaluated_in_the_order_of_numbers(photos, tmp_path):
+def test_numbered_folders_are_evaluated_in_number_order(photos, tmp_path):
     """As ImageNet-V2 comes; they fit classes of any names if there are as many."""
     names = [str(number) for number in range(12)]
     for number, name in enumerate(names):

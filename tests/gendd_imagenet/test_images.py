@@ -97,7 +97,7 @@ def test_color_jitter_comes_before_the_policy():
         assert apart(view(PHOTOGRAPHS[number % 2], 0, number), expected) < 0.1
 
 
-def test_large_jpeg_is_shrunk_by_its_decoder_to_nearly_the_same_view(monkeypatch):
+def test_jpeg_shrunk_by_its_decoder_gives_nearly_same_view(monkeypatch):
     mosaic = Image.new("RGB", (2560, 1708))
     for number in range(16):
         mosaic.paste(opened(PHOTOGRAPHS[number % 2]), (number % 4 * 640, number // 4 * 427))

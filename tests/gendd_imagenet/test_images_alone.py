@@ -66,7 +66,7 @@ def test_what_is_held_out_is_not_trained_on(flat):
     assert all((labels == -1).all() for _, labels in images_and_labels(training, range(2)))
 
 
-def test_a_run_of_it_is_evaluated_reported_and_leaves_a_plain_network(run, tmp_path, capsys):
+def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
     assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, (
         "nine images have no ten neighbors"

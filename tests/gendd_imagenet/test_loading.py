@@ -45,7 +45,7 @@ def fault(batches) -> str:
 
 
 @pytest.mark.parametrize(("source", "by"), [("data", signal.SIGKILL), ("streamed", signal.SIGBUS)])
-def test_a_worker_that_is_killed_ends_the_training_where_it_waits_for_images(source, by, request, monkeypatch):
+def test_killed_worker_ends_the_training(source, by, request, monkeypatch):
     batches = request.getfixturevalue(source).batches(STEPS)
     next(batches)
     os.kill(active_children()[0].pid, by)
@@ -61,7 +61,7 @@ class Unpicklable(Exception):
 
 
 @pytest.mark.parametrize("source", ["data", "streamed"])
-def test_an_exception_of_a_worker_arrives_even_if_it_cannot_be_sent(source, request):
+def test_worker_exception_that_cannot_be_pickled_arrives(source, request):
     def view(*_):
         raise Unpicklable("no such codec\nnor another")
 
@@ -80,7 +80,7 @@ def test_without_workers_an_exception_comes_as_it_is(photos):
         next(data.batches(STEPS))
 
 
-def test_images_that_find_no_room_in_shared_memory_end_the_training(data):
+def test_full_shared_memory_ends_the_training(data):
     view, (_, most) = data.view, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def without_room(*arguments):
@@ -93,7 +93,7 @@ def test_images_that_find_no_room_in_shared_memory_end_the_training(data):
     assert "--workers 0 needs no shared memory" in message
 
 
-def test_workers_that_hang_are_given_up_before_the_other_processes_give_up_this_one(data, monkeypatch):
+def test_hanging_workers_end_before_the_process_group_does(data, monkeypatch):
     monkeypatch.setenv("PEER_TIMEOUT", "2")
     data.view = lambda *_: time.sleep(3600)
     begin = time.monotonic()
@@ -135,9 +135,7 @@ def test_images_that_cannot_be_read_for_a_while_are_waited_for(photos, monkeypat
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_that_cannot_be_read_for_long_are_neither_broken_nor_the_users_fault(
-    workers, photos, monkeypatch, no_pauses
-):
+def test_long_unreadable_images_end_without_blaming_the_user(workers, photos, monkeypatch, no_pauses):
     data, evaluated = (opening(config(photos, workers=workers)) for opening in (open_photos, open_evaluated))
     fail_reading(monkeypatch, 10**6)
     for batches in (data.batches(STEPS), evaluated.batches()):
@@ -169,7 +167,7 @@ def test_a_list_is_read_in_spite_of_faults_that_pass(photos, tmp_path, monkeypat
         open_photos(settings)
 
 
-def test_a_disk_that_fails_while_shards_are_written_is_not_the_outputs_fault(tmp_path, monkeypatch, no_pauses):
+def test_write_shards_on_failing_disk_does_not_blame_output(tmp_path, monkeypatch, no_pauses):
     write_images(tmp_path / "n01", 3)
     fail_reading(monkeypatch, 4)
     with pytest.raises(PassingFault, match="n01_"):

@@ -106,7 +106,7 @@ def in_container(path, tensors):
 
 
 @torch.no_grad()
-def test_a_published_mobilenetv1_gives_the_same_feature_and_logits(tmp_path):
+def test_published_mobilenetv1_gives_same_feature_and_logits(tmp_path):
     theirs = published_mobilenetv1()
     weights = in_container(tmp_path / "mobilenetv1.pth", theirs.state_dict())
     built = build_network("teacher", "mobilenetv1", weights, TREE.names, 5, 224)

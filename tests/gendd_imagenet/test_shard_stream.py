@@ -65,7 +65,7 @@ def breaking(monkeypatch) -> list[str]:
     return opened
 
 
-def test_a_shard_that_breaks_off_again_and_again_gives_each_image_once_and_in_order(folder, request):
+def test_breaking_shard_stream_gives_each_image_once_in_order(folder, request):
     shard = str(folder / "00000.tar")
     undisturbed = list(images_of(shard))
     assert len(undisturbed) == 30
@@ -73,7 +73,7 @@ def test_a_shard_that_breaks_off_again_and_again_gives_each_image_once_and_in_or
     assert list(images_of(shard)) == undisturbed and len(opened) > 4
 
 
-def test_a_training_from_shards_that_break_off_is_the_undisturbed_one(photos, folder, request):
+def test_training_from_breaking_shards_is_unchanged(photos, folder, request):
     flags = {"steps_per_epoch": 15, "unlabeled": True, "contraction": 0, "eval_dataset": photos}
     settings = config(f"{folder}/{{00000..00002}}.tar", **flags)
     undisturbed = images_and_labels(open_photos(settings, batch=6), range(15))
@@ -89,7 +89,7 @@ def failing_command(shard: Path, count: Path, failures: int, size: int) -> str:
 
 
 @pytest.mark.parametrize("size", [0, 512, 10_240, 50_000])
-def test_a_command_that_fails_is_given_again_and_its_bytes_counted_once(size, folder, tmp_path):
+def test_failing_shard_command_is_repeated_without_duplicates(size, folder, tmp_path):
     shard, count = folder / "00000.tar", tmp_path / "count"
     stream = ShardStream(failing_command(shard, count, TRIES - 1, size))
     content = b"".join(iter(lambda: stream.read(10_240), b""))
@@ -128,7 +128,7 @@ def server():
 
 
 @pytest.mark.parametrize(("code", "words"), [(404, "Not Found"), (403, "Forbidden")])
-def test_an_address_where_nothing_is_or_that_is_closed_is_the_users_fault_at_once(code, words, server, capfd):
+def test_absent_or_closed_address_is_refused_at_once(code, words, server, capfd):
     with pytest.raises(UnreadableShard, match=f"{server}/{code}/0.tar cannot be read .HTTP Error {code}: {words}"):
         list(images_of(f"{server}/{code}/0.tar"))
     assert "trying again" not in capfd.readouterr().err

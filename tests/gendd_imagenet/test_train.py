@@ -107,7 +107,7 @@ def test_methods(run, method, flags):
     assert result(folder)["images"] == 21 and result(folder)["split"] == "val"
 
 
-def test_killed_and_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled, monkeypatch):
+def test_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled, monkeypatch):
     whole = run(*unlabeled, runs="whole")
     train_step = Training.train_step
 
@@ -147,7 +147,7 @@ def test_a_run_from_a_cache_is_the_run_beside_a_teacher(run, tmp_path):
     assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
 
 
-def test_killed_and_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path, monkeypatch):
+def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path, monkeypatch):
     cache = [*VIEWS, "--teacher-cache", str(tmp_path / "cache")]
     whole = run(*cache, runs="whole")
     record = json.loads((tmp_path / "cache" / "cache.json").read_text())
@@ -270,7 +270,7 @@ def test_long_tail_is_reported_in_groups(run, photos, tmp_path):
     assert {"many", "medium", "few"} <= set(teacher)
 
 
-def test_broken_images_stand_in_the_metrics_and_what_is_passed_over_is_told(run, photos, tmp_path, capsys):
+def test_broken_images_are_counted_in_the_metrics(run, photos, tmp_path, capsys):
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
     (copy / "train" / "n01" / "n01_0.JPEG").write_text("no image")
     (copy / "val" / "n01" / ".DS_Store").write_text("no image")

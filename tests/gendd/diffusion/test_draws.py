@@ -25,7 +25,7 @@ def weighted(draws: Draws) -> torch.Tensor:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("density", ["uniform", "high-noise", "logit-normal"])
 @pytest.mark.parametrize("prediction", ["noise", "feature"])
-def test_every_scheme_draws_from_the_density_and_drops_as_often_as_asked(scheme, density, prediction):
+def test_each_scheme_draws_its_density_and_drops_at_its_rate(scheme, density, prediction):
     """Weights summed over tenths of the timesteps, with the condition and without."""
     objective = Objective(prediction, density)
     # Shared timesteps are few, so that there must be many draws for each image.

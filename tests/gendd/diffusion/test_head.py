@@ -107,7 +107,7 @@ def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, times
 
 
 @pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
-def test_parts_of_the_repeats_and_the_time_table_change_no_gradient(head, batch, monkeypatch, precision, tolerance):
+def test_head_in_slices_or_with_time_table_keeps_gradients(head, batch, monkeypatch, precision, tolerance):
     """More tokens x repeats than timesteps: in parts, against one part in fp32, each timestep embedded for itself."""
     z, target = batch
     z.requires_grad_()
@@ -259,7 +259,7 @@ def test_sampling_that_the_objective_does_not_allow_is_refused(batch, kind, sett
         fresh(kind).sample(batch[0], **settings)
 
 
-def test_token_width_that_does_not_divide_is_refused_with_the_nearest():
+def test_token_dim_not_dividing_is_refused_with_nearest():
     with pytest.raises(UserError, match=r"--token-dim 48 .* 64; nearest that do: 32 and 64"):
         SplitTokenHead(64, COND, token_dim=48)
 

@@ -23,7 +23,7 @@ def names(objective: Objective) -> str:
 
 
 @pytest.mark.parametrize("objective", ALL, ids=names)
-def test_a_perfect_prediction_is_read_as_the_feature_and_the_noise(objective):
+def test_objective_reads_feature_and_noise_from_true_output(objective):
     schedule = NoiseSchedule(path=objective.path)
     generator = torch.Generator().manual_seed(0)
     x_start, noise = torch.randn(2, 5, D, generator=generator)

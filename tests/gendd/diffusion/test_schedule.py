@@ -143,7 +143,7 @@ def gaussian_predictor(schedule: NoiseSchedule, mean: float, std: float):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "deterministic"])
-def test_samplers_draw_from_the_distribution_that_the_network_describes(sampler):
+def test_samplers_draw_from_the_networks_distribution(sampler):
     generator = torch.Generator().manual_seed(0)
     schedule = NoiseSchedule(spaced_timesteps(250))
     x = torch.randn(20000, 1, generator=generator)
