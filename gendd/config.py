@@ -218,6 +218,8 @@ class Run:
     """Seed of all random numbers."""
     runs: str = "runs"
     """Folder of all runs."""
+    config: str | None = None
+    """JSON file with a configuration, such as config.json of a run. Other flags change its values."""
     resume: str | None = None
     """Run folder to resume with its own configuration. Other flags may change the data's folder, the number of workers,
     intermediate evaluations and memory. Repeating the training command resumes as well."""
@@ -233,6 +235,9 @@ class Run:
     """bf16 (autocast) or fp32. auto is bf16 on hardware with bf16 matrix units."""
     compile: bool = False
     """torch.compile the networks."""
+
+    # Fields that say what one command does. They are not part of a saved configuration.
+    of_command: ClassVar[tuple[str, ...]] = ("config", "resume", "dry_run", "check_data")
 
 
 D = TypeVar("D", bound=Data)
@@ -266,14 +271,16 @@ class Config(Generic[D]):
     def content(self) -> dict[str, Any]:
         """Return what config.json holds: a dictionary for each part, the method's with its name."""
         parts = {part: dataclasses.asdict(getattr(self, part)) for part in field_names(Config)}
+        for name in Run.of_command:
+            del parts["run"][name]
         parts["method"] = {"name": self.method.name, **parts["method"]}
         return json.loads(json.dumps(parts))
 
     def filled(self, content: Mapping[str, Any]) -> Self:
         """Return the configuration with the values that `content`, as `content()` gives it, holds.
 
-        Values of fields that do not exist any more are left out; new fields have this configuration's values. The
-        method is the content's.
+        Values of fields that do not exist any more, or that belong to a command, are left out. New fields have this
+        configuration's values. The method is the content's.
 
         Raises:
             Refusal: a method of an unknown name.
@@ -284,7 +291,8 @@ class Config(Generic[D]):
             if part == "method" and "name" in values:
                 own = own if values["name"] == own.name else get_method(values["name"])()
             # JSON has no tuples.
-            known = {name: _tuple(values[name]) for name in field_names(type(own)) if name in values}
+            names = [name for name in field_names(type(own)) if name in values and name not in Run.of_command]
+            known = {name: _tuple(values[name]) for name in names}
             parts[part] = dataclasses.replace(own, **known)
         return type(self)(**parts)
 

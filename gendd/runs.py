@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from gendd.checkpoint import metadata, write_whole
-from gendd.config import Config
+from gendd.config import Config, Run
 from gendd.data import EvaluationData, TrainingData, class_difference, identity
 from gendd.distributed import World, hardware
 from gendd.errors import UserError, naming
@@ -40,14 +40,14 @@ from gendd.retry import retried
 
 # Where things lie and how the result is measured; not what is trained.
 NOT_COMPARED = {
-    *("resume", "dry_run", "check_data", "runs", "data_root", "workers", "eval_every", "eval_images"),
-    *("teacher_chunk", "grad_checkpointing"),
+    *Run.of_command,
+    *("runs", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
 }
 # Before the names of read-outs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
-# What a run is judged by: its classes, or, without any, its features.
 # Key of the run's record, JSON text, in a checkpoint.
 RECORD = "run"
+# What a run is judged by: its classes, or, without any, its features.
 SCORES = {"top1": "top-1", "cosine": "cosine"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 

@@ -69,7 +69,8 @@ def table(kind: type, names: list[str], defaults: object = None) -> str:
     hints, texts = typing.get_type_hints(kind, include_extras=True), help_of(kind)
     lines = ["| flag | default | |", "|---|---|---|"]
     for field in dataclasses.fields(kind):
-        if field.name not in names or field.name == "config":
+        # A program's part without help holds flags of other tables.
+        if field.name not in names or field.name not in texts:
             continue
         default = getattr(defaults, field.name) if defaults else field.default
         default = "" if default is dataclasses.MISSING else told(default)

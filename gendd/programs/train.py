@@ -13,6 +13,7 @@ import torch
 from gendd.checkpoint import checksum, read_weights, save_tensors, weights_file
 from gendd.command_line import parse
 from gendd.config import Config
+from gendd.config_file import read_config
 from gendd.data import identity, refuse_other_classes
 from gendd.distributed import (
     World,
@@ -57,7 +58,7 @@ MEASURED_FEATURES = 4096
 
 
 def train(tree: Tree, arguments: list[str]) -> None:
-    """The train program of a tree: METHOD [flags], or --resume RUN.
+    """The train program of a tree: METHOD [flags], --config FILE [flags], or --resume RUN.
 
     Raises:
         UserError: whatever in the command, the data or the weights cannot work.
@@ -84,21 +85,36 @@ def _usage(tree: Tree) -> str:
     methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
     start = f"usage: python -m {tree.module} train"
     own = "  package.module:Class, a method of your own (docs/extending.md)"
-    return "\n".join([f"{start} METHOD [flags], or --resume RUN; METHOD --help tells its flags\n", *methods, own])
+    usage = f"{start} METHOD [flags], --config FILE [flags], or --resume RUN; METHOD --help lists the flags\n"
+    return "\n".join([usage, *methods, own])
 
 
 def configuration(tree: Tree, arguments: list[str]) -> Config:
-    """The configuration of METHOD [flags], or of a run that --resume names."""
+    """Return the configuration of METHOD [flags], of a file that --config names, or of a run that --resume names."""
     method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--resume", nargs="?")
-    if run := finder.parse_known_args(flags)[0].resume:
-        return _resumed(tree, RunFolder(Path(os.path.expanduser(run))), method, flags)
+    finder.add_argument("--config", nargs="?")
+    found = finder.parse_known_args(flags)[0]
+    if found.resume:
+        if found.config:
+            raise UserError(f"--config {found.config}: --resume {found.resume} has a configuration; leave one out")
+        return _resumed(tree, RunFolder(Path(os.path.expanduser(found.resume))), method, flags)
+    if found.config:
+        return parsed(tree, flags, _from_file(tree, found.config, method))
     if not method:
         raise UserError(f"METHOD is missing: name it first, python -m {tree.module} train METHOD; {', '.join(METHODS)}")
     with naming("METHOD"):
         kind = get_method(method)
     return parsed(tree, flags, tree.config(kind()))
+
+
+def _from_file(tree: Tree, file: str, method: str) -> Config:
+    with naming("--config"):
+        config = read_config(Path(os.path.expanduser(file)), tree)
+    if method not in ("", config.method.name):
+        raise UserError(f"METHOD {method}: --config {file} is of {config.method.name}; leave METHOD out")
+    return config
 
 
 def parsed(tree: Tree, flags: list[str], default: Config) -> Config:

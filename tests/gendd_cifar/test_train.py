@@ -115,6 +115,24 @@ def test_run_folder_holds_everything(gendd, teacher):
     assert kinds == [("train", 1), ("eval", 1), ("train", 2), ("eval", 2), ("train", 3), ("eval", 3), ("final", 3)]
 
 
+def test_run_from_config_file_equals_its_run(gendd, tmp_path, capsys):
+    run = gendd("--epochs", "1")
+    file, moved = str(run / "config.json"), ["--runs", str(tmp_path / "again")]
+    plans = []
+    for command in (["--config", file], ["gendd", "--config", file]):
+        capsys.readouterr()
+        main([*command, "--dry-run"])
+        plans.append(capsys.readouterr().out)
+    gendd("--epochs", "1", "--dry-run")
+    assert plans == [capsys.readouterr().out] * 2
+    main(["--config", file, *moved])
+    again = gendd.folder("again")
+    changed = (run / "config.json").read_text().replace(str(tmp_path / "runs"), moved[1])
+    assert (again / "config.json").read_text() == changed
+    assert_same_weights(run, again, rtol=0, atol=0)
+    assert timeless_metrics(again) == timeless_metrics(run)
+
+
 @pytest.mark.parametrize("flags", [(), ("--ema-decay", "0.9", "--weights", "ema"), ("--optimizer", "muon")])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(gendd, monkeypatch, flags):
     whole = gendd(*flags, runs="whole")

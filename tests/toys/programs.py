@@ -27,7 +27,7 @@ def words_of(flags: list[str]) -> list[str]:
     while "--method" in flags:
         at = flags.index("--method")
         methods, flags = [flags[at + 1]], flags[:at] + flags[at + 2 :]
-    if not methods and flags and flags[0].startswith("-") and not {"--resume", "--help"} & {*flags}:
+    if not methods and flags and flags[0].startswith("-") and not {"--resume", "--config", "--help"} & {*flags}:
         methods = ["gendd"]
     if methods and methods[0] in METHODS:
         options = {kind: {field.name for field in dataclasses.fields(kind)} for kind in METHODS.values()}
