@@ -4,8 +4,6 @@ import json
 import math
 from pathlib import Path
 
-from torch.utils.tensorboard import SummaryWriter
-
 from gendd.checkpoint import write_whole
 from gendd.runs import RunFolder
 from gendd.scores import in_percent, score_title
@@ -28,6 +26,8 @@ class MetricsWriter:
         kept = [record for record in records if record["step"] <= step and record["epoch"] <= last[record["kind"]]]
         content = "".join(json.dumps(record) + "\n" for record in kept).encode()
         write_whole(self.path, lambda file: file.write(content))
+        from torch.utils.tensorboard import SummaryWriter  # Here, because it is slow to import.
+
         self.board = SummaryWriter(RunFolder(folder).tensorboard, purge_step=step + 1)
 
     def write(self, kind: str, epoch: int, step: int, values: dict) -> None:

@@ -1,15 +1,14 @@
-"""The command line of a tree: python -m gendd_cifar PROGRAM [flags]."""
+"""The command line: python -m gendd_cifar PROGRAM [flags]. Help is printed without the libraries, which load slowly."""
 
 import importlib
 import sys
 from typing import NamedTuple
 
 from gendd.errors import naming, unknown_name
-from gendd.family import Tree
 
 
 class Program(NamedTuple):
-    """Where a program is, and what it does. It is imported when it is asked for: some draw pictures.
+    """A program of the command line. Its module is imported when it is named.
 
     Args:
         own_flags: whether its flags differ between the trees.
@@ -41,19 +40,25 @@ PROGRAMS = {
 }
 
 
-def main(tree: Tree, arguments: list[str] | None = None) -> None:
+def main(module: str, arguments: list[str] | None = None) -> None:
     """Run the program that the first argument names, with the flags after it.
 
+    Args:
+        module: that the user typed, such as "gendd_cifar".
+
     Raises:
-        UserError: there is no such program, or whatever it refuses.
+        UserError: no such program, or an error of the program.
     """
     name, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
-        print(f"usage: python -m {tree.module} PROGRAM [flags]; PROGRAM --help lists its flags\n")
+        print(f"usage: python -m {module} PROGRAM [flags]; PROGRAM --help lists its flags\n")
         print("\n".join(f"  {name:<11} {program.help}" for name, program in PROGRAMS.items()))
         return
     with naming("PROGRAM"):
         if name not in PROGRAMS:
             raise unknown_name(name, PROGRAMS)
     program = PROGRAMS[name]
+    from gendd.programs.find_tree import find_tree  # Here, because it imports torch.
+
+    tree = find_tree(module, [name, *flags], program.own_flags)
     getattr(importlib.import_module(program.module), program.function)(tree, flags)

@@ -18,7 +18,7 @@ import torch
 from faults import STALE, failing
 from torch import nn
 
-import gendd_cifar  # noqa: F401  (registers the zoo with timm)
+import gendd_cifar.models  # noqa: F401  (registers the zoo with timm)
 from gendd import checkpoint, retry
 from gendd.checkpoint import backbone_weights, checksum_of, load_weights, read_weights, rewrite
 from gendd.diffusion.head import PAPER, SplitTokenHead

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
@@ -23,8 +25,22 @@ def test_the_training_loop_imports_nothing_of_reports():
     assert run(f"{code}; print([name for name in sys.modules if name.startswith('gendd.reporting')])") == "[]"
 
 
-def test_help_of_train_imports_no_library_for_tables():
-    code = "import contextlib, sys; from gendd.programs.main import main; from gendd_cifar.tree import TREE\n"
-    code += "with contextlib.suppress(SystemExit): main(TREE, ['train', 'gendd', '--help'])\n"
-    slow = {"sklearn", "pandas", "matplotlib"}
-    assert run(f"{code}print(sorted({slow} & set(sys.modules)))").endswith("\n[]")
+def imported_by(*command: str) -> set[str]:
+    """Return the modules that a command of `python -m` imports."""
+    code = f"import atexit, runpy, sys; sys.argv = {list(command)}; atexit.register(lambda: print(*sys.modules))\n"
+    code += "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    return set(run(code).splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("module", ["gendd", "gendd_cifar", "gendd_imagenet"])
+def test_help_of_module_imports_no_library(module):
+    modules = imported_by(module, "--help")
+    assert "gendd.programs.main" in modules
+    assert not modules & {"torch", "numpy", "timm", "tyro", "gendd.family"}
+
+
+def test_help_of_train_imports_no_slow_library():
+    modules = imported_by("gendd_cifar", "train", "gendd", "--help")
+    assert "gendd.methods.gendd" in modules
+    slow = {"sklearn", "scipy", "pandas", "matplotlib", "tensorboard", "transformers", "datasets", "webdataset"}
+    assert not modules & slow

@@ -7,26 +7,29 @@ import sys
 
 import pytest
 
-from gendd.__main__ import tree_of
 from gendd.errors import UserError
+from gendd.family import TREES
+from gendd.programs.find_tree import find_tree
 from gendd.programs.main import PROGRAMS, main
-from gendd_cifar.tree import TREE
-from gendd_imagenet.tree import TREE as PHOTOGRAPHS
+
+
+def tree_of(arguments):
+    return find_tree("gendd", arguments, PROGRAMS[arguments[0]].own_flags)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_without_a_program_it_tells_them_all(arguments, capsys):
-    main(TREE, arguments)
+    main("gendd_cifar", arguments)
     printed = capsys.readouterr().out
     assert printed.startswith("usage: python -m gendd_cifar PROGRAM") and all(name in printed for name in PROGRAMS)
 
 
-@pytest.mark.parametrize("tree", [TREE, PHOTOGRAPHS], ids=lambda tree: tree.name)
+@pytest.mark.parametrize("tree", TREES)
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_program_tells_its_flags(tree, program, capsys):
     with contextlib.suppress(SystemExit):
         main(tree, [program, "--help"])
-    assert capsys.readouterr().out.startswith(f"usage: python -m {tree.name} {program} ")
+    assert capsys.readouterr().out.startswith(f"usage: python -m {tree} {program} ")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +37,7 @@ def test_each_program_tells_its_flags(tree, program, capsys):
     [("compare", "GPUS=2"), ("compare", '"METHODS" "SEEDS" -- --dataset FOLDER'), ("ablate", "VALUES=")],
 )
 def test_help_of_a_script_program_explains_it(program, words, capsys):
-    main(TREE, [program, "--help"])
+    main("gendd_cifar", [program, "--help"])
     printed = capsys.readouterr().out
     assert words in printed and "#" not in printed and "set -euo" not in printed
 
@@ -47,7 +50,7 @@ def test_a_tree_is_a_module_that_starts_its_programs():
 
 def test_a_program_of_no_such_name_is_refused():
     with pytest.raises(UserError, match="PROGRAM trian: no such name; nearest: train"):
-        main(TREE, ["trian", "--student", "resnet8"])
+        main("gendd_cifar", ["trian", "--student", "resnet8"])
 
 
 @pytest.mark.parametrize("tree", ["gendd_cifar", "gendd_imagenet"])
@@ -73,11 +76,17 @@ def test_a_run_names_its_tree_in_any_flag(flags, tmp_path, monkeypatch):
     assert tree_of(["train", *(flag.replace("RUN", str(tmp_path)) for flag in flags)]).name == "gendd_imagenet"
 
 
+def test_a_configuration_file_names_its_tree(tmp_path, monkeypatch):
+    monkeypatch.delenv("TREE", raising=False)
+    (tmp_path / "recipe.json").write_text('{"tree": "gendd_imagenet"}')
+    assert tree_of(["train", "--config", str(tmp_path / "recipe.json")]).name == "gendd_imagenet"
+
+
 @pytest.mark.parametrize("program", [name for name, program in PROGRAMS.items() if not program.own_flags])
 def test_usage_names_the_module_that_was_typed(program, monkeypatch, capsys):
     monkeypatch.delenv("TREE", raising=False)
     with contextlib.suppress(SystemExit):
-        main(tree_of([program, "--help"]), [program, "--help"])
+        main("gendd", [program, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: python -m gendd {program} ")
 
 
@@ -98,4 +107,4 @@ def test_a_run_of_no_known_tree_is_refused(tmp_path):
 @pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "report"])
 def test_a_missing_run_is_named(program):
     with pytest.raises(UserError, match="RUN is missing: [^\n]*$"):
-        main(TREE, [program])
+        main("gendd_cifar", [program])

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-import gendd_cifar  # noqa: F401  (registers the zoo with timm)
+import gendd_cifar.models  # noqa: F401  (registers the zoo with timm)
 from gendd.config import Optimizer
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import pretrain

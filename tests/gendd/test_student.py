@@ -4,7 +4,7 @@ import timm
 import torch
 from torch import nn
 
-import gendd_cifar  # noqa: F401
+import gendd_cifar.models  # noqa: F401
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.networks import pooled_feature
 from gendd.student import Student
