@@ -244,13 +244,16 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     started.
 
     Args:
-        folder: for a stand-in of Python that notes what it is asked for.
+        folder: for stand-ins of Python and torchrun that note what they are asked for.
     """
     binaries, record = folder / "stub" / "bin", folder / "record"
     binaries.mkdir(parents=True, exist_ok=True)
     python = binaries / "python"
     python.write_text('#!/usr/bin/env bash\n[ "$1" != -m ] || { printf "%q " "${@:2}" && echo; } >>"$RECORD"\n')
-    python.chmod(0o755)
+    torchrun = binaries / "torchrun"
+    torchrun.write_text('#!/usr/bin/env bash\nuntil [ "$1" = -m ]; do shift; done\nexec python "$@"\n')
+    for stand_in in (python, torchrun):
+        stand_in.chmod(0o755)
     record.write_text("")
     path = f"{binaries}:{os.environ['PATH']}"
     environment = {**os.environ, "VENV": binaries.parent, "PATH": path, "RECORD": record, **variables}

@@ -333,7 +333,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Documented commands that are not tried here, and why.
 UNTRIED = {
     r"source |tensorboard ": "another project's program",
-    r"sbatch ": "needs Slurm",
+    r"(sbatch|srun) ": "needs Slurm",
     r".*( train|--help|-m gendd)$": "prints a help",
     r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a form: the user puts a name in",
     r"bash sh/(setup|quickstart|test|bench)\.sh$": "has no dry run: it installs, trains or measures",
