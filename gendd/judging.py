@@ -62,29 +62,26 @@ class LinearProbe(nn.Module):
         return self.linear((features - self.mean) / self.std)
 
 
-def fit_by_lbfgs(train: Tensor, targets: Tensor, num_classes: int) -> tuple[LinearProbe, float]:
-    """The linear classifier of least cross-entropy and L2 penalty, all images at a time, and its penalty.
+def fit_by_lbfgs(train: Tensor, labels: Tensor, num_classes: int) -> tuple[LinearProbe, float]:
+    """Return the linear classifier of least cross-entropy and L2 penalty, all images at a time, and its penalty.
 
     The penalty is the best of `PENALTIES` on a tenth of the training images; the classifier is then fitted to all.
-
-    Args:
-        targets: (N,) classes, or (N, C) probabilities.
     """
     order = torch.randperm(len(train), generator=generator("cpu", "probe")).to(train.device)
     held = order[: max(1, round(VALIDATION * len(order)))]
     rest = order[len(held) :]
-    best = max(PENALTIES, key=lambda penalty: _top1(_fitted(train[rest], targets[rest], num_classes, penalty),
-                                                    train[held], targets[held]))  # fmt: skip
-    return _fitted(train, targets, num_classes, best), best
+    best = max(PENALTIES, key=lambda penalty: _top1(_fitted(train[rest], labels[rest], num_classes, penalty),
+                                                    train[held], labels[held]))  # fmt: skip
+    return _fitted(train, labels, num_classes, best), best
 
 
-def _fitted(train: Tensor, targets: Tensor, num_classes: int, penalty: float) -> LinearProbe:
+def _fitted(train: Tensor, labels: Tensor, num_classes: int, penalty: float) -> LinearProbe:
     probe = LinearProbe(train, num_classes)
     optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(probe(train), targets) + penalty * probe.linear.weight.square().sum()
+        value = F.cross_entropy(probe(train), labels) + penalty * probe.linear.weight.square().sum()
         value.backward()
         return value
 
@@ -92,13 +89,16 @@ def _fitted(train: Tensor, targets: Tensor, num_classes: int, penalty: float) ->
     return probe.requires_grad_(False)
 
 
-def _top1(probe: LinearProbe, features: Tensor, targets: Tensor) -> float:
-    classes = targets.argmax(-1) if targets.dim() == 2 else targets
-    return (probe(features).argmax(-1) == classes).double().mean().item()
+def _top1(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
+    return (probe(features).argmax(-1) == labels).double().mean().item()
 
 
 def fit_by_sgd(train: Tensor, targets: Tensor, num_classes: int) -> LinearProbe:
-    """The same by SGD, as the method's authors do on ImageNet: rate 30, no weight decay, cosine, 100 epochs."""
+    """Return the same by SGD, as the method's authors do on ImageNet: rate 30, no weight decay, cosine, 100 epochs.
+
+    Args:
+        targets: (N,) classes, or (N, C) probabilities.
+    """
     probe, batch = LinearProbe(train, num_classes), min(SGD_BATCH, len(train))
     steps = SGD_EPOCHS * (len(train) // batch)
     optimizer = torch.optim.SGD(probe.parameters(), SGD_RATE, momentum=0.9)

@@ -5,6 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
 from gendd.errors import UserError
+from gendd.reporting.groups import by
 from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
 from gendd.reporting.table import DASH, write_csv
 
@@ -95,9 +97,7 @@ class Ablation:
         return figure
 
     def _curves(self) -> dict[str, list[dict]]:
-        curves: dict[str, list[dict]] = {}
-        for row in sorted(self.rows, key=lambda row: row[self.value]):
-            curves.setdefault(row[self.curve], []).append(row)
+        curves = by(itemgetter(self.curve), sorted(self.rows, key=itemgetter(self.value)))
         return {row[self.curve]: curves[row[self.curve]] for row in self.rows}
 
     @staticmethod

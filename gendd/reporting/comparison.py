@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gendd.reporting.finished import FinishedRun
-from gendd.reporting.groups import Group
+from gendd.reporting.groups import Group, by_data
 from gendd.reporting.pictures import (
     DPI,
     LARGE,
@@ -17,7 +17,6 @@ from gendd.reporting.pictures import (
     SMALL,
     TEACHER,
     WIDTH,
-    by_data,
     colors_of,
     percent_limits,
     set_up,
@@ -44,7 +43,7 @@ class Section:
 
 def comparison(groups: list[Group]) -> Figure:
     """Draw a panel per data set: a line per row of the table, under headings."""
-    panels = {data: _sections(groups, runs) for data, runs in by_data(group.first for group in groups).items()}
+    panels = {data: _sections(members) for data, members in by_data(groups).items()}
     colors = colors_of(group.first.name for group in groups)
     heights = [sum(section.height for section in sections) for sections in panels.values()]
     figure = Figure(figsize=(WIDTH, sum(height + AROUND for height in heights)), dpi=DPI, layout="constrained")
@@ -54,18 +53,20 @@ def comparison(groups: list[Group]) -> Figure:
     return figure
 
 
-def _sections(groups: list[Group], runs: list[FinishedRun]) -> list[Section]:
-    """Return one data set's sections. A run without a teacher stands with all that train the same student."""
+def _sections(groups: list[Group]) -> list[Section]:
+    """Return one data set's sections. A run without a teacher is shown with all that train the same student."""
+    runs = [group.first for group in groups]
     distilled = {run.student for run in runs if run.teacher}
     networks = dict.fromkeys((run.student, run.teacher) for run in runs if run.teacher or run.student not in distilled)
     sections: dict[str, list[Row]] = {}
     for student, teacher in networks:
         members = [run for run in runs if run.student == student and run.teacher in (teacher, None)]
-        for run in sorted(members, key=lambda run: run.config["unlabeled"]):
-            labels = "without labels" if run.config["unlabeled"] else "with labels"
-            heading = f"{_networks(student, teacher, members)}: {run.config['optimizer']}, {labels}"
-            rows = [row for group in groups if group.first is run for row in rows_of([group])]
-            sections.setdefault(heading, []).extend(rows)
+        shown = [group for group in groups if group.first in members]
+        for group in sorted(shown, key=lambda group: group.first.config["unlabeled"]):
+            config = group.first.config
+            labels = "without labels" if config["unlabeled"] else "with labels"
+            heading = f"{_networks(student, teacher, members)}: {config['optimizer']}, {labels}"
+            sections.setdefault(heading, []).extend(rows_of([group]))
     return [Section(*section) for section in sections.items()]
 
 
@@ -112,11 +113,12 @@ def _dot(axes: Axes, row: Row, height: float, color: str) -> None:
     axes.text(1.02, height, text, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=color, va="center")
 
 
-def _levels(rows: list[Row], colors: dict[str, str]) -> set[tuple[float, str, str]]:
+def _levels(rows: list[Row], colors: dict[str, str]) -> list[tuple[float, str, str]]:
     """Return top-1, color and stroke of what the others are compared with: their teacher, and networks without one."""
     teachers = {(row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher_top1"]}
     alone = {(row["top1"], colors[row["name"]], "--") for row in rows if not row["teacher"]}
-    return teachers | alone if len(rows) > 1 else teachers
+    # Sorted, so that the same runs always give the same picture.
+    return sorted(teachers | alone if len(rows) > 1 else teachers)
 
 
 def _label(row: Row) -> str:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from operator import itemgetter
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gendd.reporting.groups import by
 from gendd.reporting.pictures import (
     DPI,
     LINE,
@@ -92,10 +94,5 @@ def _panel(axes: Axes, data: str, rows: Sequence[Row]) -> list[End]:
 
 def _joined(rows: Sequence[Row]) -> list[list[Row]]:
     """Return the read-outs of the same runs."""
-    runs: dict[tuple, list[Row]] = {}
-    for row in rows:
-        key = tuple(
-            row[name] for name in ("name", "differing_settings", "teacher", "student", "epochs", "earlier_epochs")
-        )
-        runs.setdefault(key, []).append(row)
-    return list(runs.values())
+    same = itemgetter("name", "differing_settings", "teacher", "student", "epochs", "earlier_epochs")
+    return list(by(same, rows).values())

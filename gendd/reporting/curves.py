@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from gendd.reporting.finished import FinishedRun
+from gendd.reporting.groups import by
 from gendd.reporting.pictures import (
     DPI,
     LARGE,
@@ -16,7 +17,6 @@ from gendd.reporting.pictures import (
     TEACHER,
     WIDTH,
     End,
-    by_data,
     colors_of,
     label_apart,
     log_axis,
@@ -36,10 +36,8 @@ Named = dict[str, list[FinishedRun]]
 
 def curves(runs: Sequence[FinishedRun]) -> Figure:
     """Draw for each data set the evaluation score by epoch, and below it the training losses of each method."""
-    sets, colors = (
-        {data: _named(members) for data, members in by_data(runs).items()},
-        colors_of(run.name for run in runs),
-    )
+    sets = {data: _named(members) for data, members in by(lambda run: run.comparable, runs).items()}
+    colors = colors_of(run.name for run in runs)
     heights = [(_height_of_scores(named), FLAT * -(-len(named) // COLUMNS)) for named in sets.values()]
     figure = Figure(figsize=(WIDTH, sum(map(sum, heights))), dpi=DPI, layout="constrained")
     ends: list[tuple[Axes, list[End]]] = []
@@ -57,10 +55,7 @@ def curves(runs: Sequence[FinishedRun]) -> Figure:
 
 def _named(runs: list[FinishedRun]) -> Named:
     several = len({run.student for run in runs}) > 1
-    named: Named = {}
-    for run in runs:
-        named.setdefault(f"{run.name}, {run.student}" if several else run.name, []).append(run)
-    return named
+    return by(lambda run: f"{run.name}, {run.student}" if several else run.name, runs)
 
 
 def _height_of_scores(named: Named) -> float:

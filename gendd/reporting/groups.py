@@ -1,14 +1,28 @@
 """Runs that differ by nothing but their seed, taken together."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
 
 from gendd.errors import UserError
 from gendd.reporting.finished import FinishedRun
 
 # Columns of their own: what else tells runs of one name apart stands beside it.
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes"}
+
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+
+def by(key: Callable[[Item], Key], items: Iterable[Item]) -> dict[Key, list[Item]]:
+    """Return the items of each key, both in the order of the items."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 @dataclass(frozen=True)
@@ -34,23 +48,22 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
     Raises:
         UserError: two runs have the same settings and the same seed, which a mean would count twice.
     """
-    groups: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        members = groups.setdefault(json.dumps(run.settings, sort_keys=True), [])
-        for member in members:
-            if member.seed == run.seed:
+    groups = by(lambda run: json.dumps(run.settings, sort_keys=True), runs).values()
+    for members in groups:
+        members.sort(key=lambda run: run.seed)
+        for run, other in pairwise(members):
+            if run.seed == other.seed:
                 raise UserError(
-                    f"RUN {member.folder.path} {run.folder.path}: the same settings and the same seed {run.seed}; "
+                    f"RUN {run.folder.path} {other.folder.path}: the same settings and the same seed {run.seed}; "
                     "name one of them"
                 )
-        members.append(run)
-    return [
-        Group(
-            tuple(sorted(members, key=lambda run: run.seed)),
-            _differing(members[0], [other[0] for other in groups.values()]),
-        )
-        for members in groups.values()
-    ]
+    first = [members[0] for members in groups]
+    return [Group(tuple(members), _differing(members[0], first)) for members in groups]
+
+
+def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    """Return the groups of each data set, whose accuracies can be compared."""
+    return by(lambda group: group.first.comparable, groups)
 
 
 def _differing(run: FinishedRun, others: list[FinishedRun]) -> str:

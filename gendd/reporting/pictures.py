@@ -11,7 +11,6 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from gendd.methods import METHODS
-from gendd.reporting.finished import FinishedRun
 
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
@@ -36,14 +35,6 @@ End = tuple[float, str, str]
 def colors_of(names: Iterable[str]) -> dict[str, str]:
     """Return a color by name of a run: the methods' own first, so that a method always has the same."""
     return dict(zip(dict.fromkeys([*METHODS, *names]), itertools.cycle(COLOURS), strict=False))
-
-
-def by_data(runs: Iterable[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Return the runs of each data set whose accuracies can be compared."""
-    sets: dict[str, list[FinishedRun]] = {}
-    for run in runs:
-        sets.setdefault(run.comparable, []).append(run)
-    return sets
 
 
 def parts_of(figure: Figure | SubFigure, heights: Sequence[float]) -> Iterable[SubFigure]:

@@ -19,7 +19,7 @@ from gendd.reporting.cost import cost_picture, cost_table
 from gendd.reporting.curves import curves
 from gendd.reporting.features import features, neighbors
 from gendd.reporting.finished import FinishedRun, finished_runs
-from gendd.reporting.groups import Group, grouped
+from gendd.reporting.groups import Group, by_data, grouped
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
@@ -137,7 +137,7 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
     seen = next((run for run in alone if run.shows_images), None)
     pictures = {
         "comparison.png": lambda: comparison(classified) if classified else None,
-        "cost.png": lambda: cost_picture({data: rows_of(members) for data, members in _by_data(classified).items()}),
+        "cost.png": lambda: cost_picture({data: rows_of(members) for data, members in by_data(classified).items()}),
         "curves.png": lambda: curves([run for run in runs if run not in alone]) if classified else None,
         "feature_curves.png": lambda: curves(alone) if alone else None,
         "neighbors.png": lambda: neighbors(seen) if seen else None,
@@ -160,7 +160,7 @@ def _drawn(path: Path, figure: Figure | None) -> bool:
 
 
 def _text(groups: list[Group], pictures: list[str]) -> str:
-    tables = _by_data(groups)
+    tables = by_data(groups)
     explained = {name: [f"## {heading}", text] for name, (heading, text) in EXPLAINED.items() if name in pictures}
     sections = ["# Results"]
     if "comparison.png" not in pictures:
@@ -179,13 +179,6 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     if watched:
         sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(watched)}\n```"]
     return "\n\n".join(sections) + "\n"
-
-
-def _by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    tables: dict[str, list[Group]] = {}
-    for group in groups:
-        tables.setdefault(group.first.comparable, []).append(group)
-    return tables
 
 
 def _quotations(runs: list[FinishedRun]) -> list[str]:
