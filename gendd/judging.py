@@ -1,4 +1,4 @@
-"""How good features are, whatever they were trained for: by their neighbors, by a linear classifier, by class vectors.
+"""Classifiers on frozen features: nearest neighbors, a linear probe, class vectors.
 
 Shapes: N training images, M test images, D dimensions, C classes.
 """
@@ -114,7 +114,7 @@ def fit_by_sgd(train: Tensor, targets: Tensor, num_classes: int) -> LinearProbe:
 
 
 def zero_shot_logits(features: Tensor, vectors: Tensor, bias: Tensor | None = None, cosine: bool = False) -> Tensor:
-    """Likeness (M, C) of features (M, D) to a vector of each class (C, D): cosine, or dot product and bias.
+    """Return how alike (M, C) features (M, D) and a vector of each class (C, D) are: cosine, or dot product and bias.
 
     Raises:
         Refusal: vectors of another width, biases of another number, or values that are not finite.

@@ -1,4 +1,4 @@
-"""How scores are named and shown: in percent, wherever people read them."""
+"""Names of scores, and their percentages."""
 
 # Of what is evaluated; all are recorded in percent. The last ones are top-1 of groups of classes.
 PERCENT = {
@@ -21,17 +21,21 @@ AGREEMENT = "features"
 
 
 def in_percent(group: str, name: str, value: float) -> float | None:
-    """Return a recorded score of a group, such as a read-out, in percent; None of what is no score."""
+    """Return a recorded score in percent, or None if the value is not a score.
+
+    Args:
+        group: the record that holds it, such as "head".
+    """
     if group == AGREEMENT:
         return 100 * value if name == "cosine" else None
     return value if name in PERCENT else None
 
 
 def neighbors_by_chance(images: int) -> float:
-    """Return the percent of nearest others that two unrelated orders of so many images share."""
+    """Return the percent of nearest neighbors that two unrelated orders of the images share."""
     return 100 * NEIGHBORS / max(min(images, SCORED) - 1, 1)
 
 
 def score_title(name: str, images: int) -> str:
-    """Return a score's name for people; that of neighbors says what chance gives for so many images."""
+    """Return a score's printed name; the name of the neighbors score includes the level of chance."""
     return PERCENT.get(name, name) + (f" (chance {neighbors_by_chance(images):.1f} %)" if name == "neighbors" else "")

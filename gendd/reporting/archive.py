@@ -22,7 +22,7 @@ FAULTS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile,
 
 @contextmanager
 def unpacked(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Give run folders as they are, and of each archive all complete ones in it, for as long as the block lasts.
+    """Yield the run folders, and all complete ones of each archive. The unpacked ones last as long as the block.
 
     Raises:
         UserError: an archive is damaged, or holds no complete run.
@@ -72,5 +72,5 @@ def _unpack_zip(path: str, place: Path) -> None:
         for member in archive.infolist():
             name, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
             if name.is_absolute() or ".." in name.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise zipfile.BadZipFile(f"{name} leads outside, or is no plain file")
+                raise zipfile.BadZipFile(f"{name} leads outside, or is not a plain file")
         archive.extractall(place)

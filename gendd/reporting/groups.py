@@ -9,7 +9,7 @@ from typing import TypeVar
 from gendd.errors import UserError
 from gendd.reporting.finished import FinishedRun
 
-# Columns of their own: what else tells runs of one name apart stands beside it.
+# Settings that have a column. The column of differing settings leaves them out.
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes"}
 
 
@@ -34,7 +34,7 @@ class Group:
 
     @property
     def first(self) -> FinishedRun:
-        """What holds for all of the runs can be asked of the first one."""
+        """Return the first run, which has all that the runs share."""
         return self.runs[0]
 
     @property
@@ -43,7 +43,7 @@ class Group:
 
 
 def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
-    """The groups, in the order of the runs.
+    """Return the groups, in the order of the runs.
 
     Raises:
         UserError: two runs have the same settings and the same seed, which a mean would count twice.
@@ -67,7 +67,7 @@ def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
 
 
 def _differing(run: FinishedRun, others: list[FinishedRun]) -> str:
-    """The settings that tell a run from others of its name, data and networks."""
+    """Return the settings in which a run differs from others of its name, data and networks."""
     alike = [other for other in others if _place(other) == _place(run)]
     names = sorted({name for other in alike for name in {*other.settings, *run.settings} if name not in SHOWN})
     told = [name for name in names if len({json.dumps(other.settings.get(name)) for other in alike}) > 1]
@@ -79,6 +79,6 @@ def _place(run: FinishedRun) -> tuple:
 
 
 def _short(value: object) -> str:
-    """As on the command line; of a checksum, the first digits."""
+    """Return a value as it is typed on the command line; only the first digits of a checksum."""
     words = value if isinstance(value, list) else [value]
     return " ".join(f"{word:g}" if isinstance(word, float) else str(word)[:24] for word in words)

@@ -45,8 +45,8 @@ not the same for all seeds. All figures, unrounded, are in [results.csv](results
 
 FEATURE_SCORES = """\
 Without classes, *cosine* is the mean cosine of the student's features with the teacher's, *R2* the share of the
-teacher's variance that they explain, *neighbors* how many of an image's ten nearest others they agree on. *linear* is a
-linear map of the plain backbone's feature."""
+teacher's variance that they explain, *neighbors* how many of an image's ten nearest others they agree on; its heading
+says what chance gives. *linear* is a linear map of the plain backbone's feature."""
 
 COMPARISON = """\
 ![Top-1 of each method](comparison.png)

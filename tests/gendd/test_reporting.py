@@ -554,7 +554,7 @@ def test_archives_that_hold_no_runs_are_refused(tmp_path):
         ("empty.tar", "no complete run"),
         ("outside.tar", "cannot"),
         ("outside.zip", "leads outside"),
-        ("link.zip", "no plain file"),
+        ("link.zip", "not a plain file"),
     ):
         with pytest.raises(UserError, match=f"^RUN .*{name}: .*{reason}"):
             report(tmp_path / "out", tmp_path / name)
