@@ -78,8 +78,8 @@ def main() -> None:
         raise PassingFault(describe(error.failures)) from error
     except (RendezvousError, DistError) as error:
         master = environment.get("MASTER", "this machine")
-        why = error.__cause__ or error
-        raise PassingFault(f"MASTER={master}: {why}; give the same command on every machine again") from error
+        why = f"MASTER={master}: {error.__cause__ or error}"
+        raise PassingFault(f"{why}; see what the other machines print, then give the command on each again") from error
 
 
 def local_processes(environment: Mapping[str, str], gpus: int) -> int:
