@@ -9,7 +9,7 @@ import pickle
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -20,6 +20,9 @@ from gendd.fitting import as_timm_reads, of_one_network
 from gendd.foreign import is_safetensors, is_torch, what_it_is
 from gendd.networks import classifier_name
 from gendd.retry import retried
+
+if TYPE_CHECKING:
+    from gendd.hub import Published
 
 Tensors = dict[str, Tensor]
 GO_ON = "make room there, then give the same command again: it goes on from the last good checkpoint"
@@ -39,9 +42,16 @@ PUBLISHED = {
 
 
 class Weights(dict[str, Tensor]):
-    """The named tensors of a file; `note` is for the plan, and says which they are where the file holds several."""
+    """The named tensors of a file.
+
+    Attributes:
+        note: which they are where the file holds several, for the plan.
+        published: what timm publishes them as (`hub.Published`), if it does.
+    """
 
     note = ""
+    file: Path | None = None
+    published: "Published | None" = None
 
 
 def save(path: Path, content: dict) -> None:

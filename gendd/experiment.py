@@ -1,10 +1,9 @@
 """Networks with their weights, and the task around them, as a configuration names them."""
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -13,20 +12,19 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd import checkpoint, hub, timm_sources
-from gendd.checkpoint import load_weights, read, reported_weights, weights_file, weights_in
+from gendd.checkpoint import Weights, load_weights, read, reported_weights, weights_file, weights_in
 from gendd.config import Config
-from gendd.errors import Absent, Missing, UserError, naming, not_there
+from gendd.errors import Missing, UserError, naming, not_there
 from gendd.evaluation import ReadOut
 from gendd.family import Tree, tree_named
 from gendd.foundation import is_foundation
 from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
 from gendd.networks import (
+    LoadedNetwork,
     Names,
-    as_flops,
     create_network,
     has_classifier,
     is_foreign,
-    parameter_count,
     recompute_activations,
     take_classifier,
     trial,
@@ -34,45 +32,10 @@ from gendd.networks import (
 from gendd.randomness import generator
 from gendd.runs import run_record, saved_config
 from gendd.teacher import FrozenTeacher
-from gendd.teacher_features import Kind, check_repeats, describe, projection_width, usual, width_of
+from gendd.teacher_features import check_repeats, describe, projection_width, usual, width_of
 
 # In place of a file's path, on the command line: a trial of a recipe needs no trained teacher.
 RANDOM = "random"
-
-
-@dataclass
-class BuiltNetwork:
-    """A network, the tensors it was filled from (a distilled student's file holds more than the network), their
-    file, and a word on them and on the normalization of its images, if it is not its own, for the plan.
-
-    Attributes:
-        checksum: of all of the network's own tensors, where a record needs it.
-    """
-
-    name: str
-    network: nn.Module
-    flops: int
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    file: Path | None = None
-    loaded: str = "random weights"
-    normalization: str = ""
-    checksum: str | None = None
-
-    def describe(self) -> str:
-        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} per image"
-        return f"{self.name}: {size}{self.normalization}"
-
-    def describe_weights(self) -> str:
-        return self.loaded + (f", sha256 {self.checksum[:12]}" if self.checksum else "")
-
-
-@dataclass
-class Found:
-    """A network's weights: the tensors of a file, and, if timm publishes it, as what."""
-
-    tensors: checkpoint.Weights
-    file: Path
-    published: hub.Published | None = None
 
 
 def build_student(
@@ -82,93 +45,92 @@ def build_student(
     num_classes: int,
     image_size: int,
     allow_partial: bool | None = False,
-    missing: list[str] | None = None,
-) -> BuiltNetwork:
+) -> LoadedNetwork:
     """Create the student and fill it.
 
     Args:
         weights: a file, a run folder, "timm": those that timm publishes, or "random", as None: for trials.
         allow_partial: as `checkpoint.load_weights` has it.
-        missing: collects what is absent instead of refusing it, and without a look at the hub (dry runs).
 
     Raises:
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
     with naming("--student"):
         network = create_network(name, names, num_classes, image_size)
-        built = BuiltNetwork(name, network, trial(name, network, image_size))
-    built.normalization = _normalize(network, None, None)
-    found = find_weights("--student-weights", name, weights, names, missing)
+        student = LoadedNetwork(name, network, trial(name, network, image_size))
+    student.normalization = _normalize(network, None, None)
+    found = find_weights("student", name, weights, names)
     if found:
-        _fill(built, found, "--student-weights", weights, image_size, allow_partial)
+        _fill(student, found, "--student-weights", weights, image_size, allow_partial)
     else:
-        _accept_as_created(built, "--student", weights)
-    return built
+        _accept_as_created(student, "--student", weights)
+    return student
 
 
-def build_teacher(config: Config, names: Names, num_classes: int, missing: list[str] | None = None) -> "Teacher":
-    """The teacher's network, filled, and whether it classifies the data.
+def build_teacher(
+    config: Config,
+    names: Names,
+    num_classes: int,
+    student: nn.Module | None = None,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+) -> FrozenTeacher:
+    """Create the teacher, fill it, and find out whether it classifies the data.
 
     It does not if it has no classifier, one for another number of classes, or is not to (--no-teacher-classifier).
 
     Raises:
         UserError: as `build_student`; or the method learns from a classifier that is not there.
     """
-    name, weights = config.networks.teacher, config.networks.teacher_weights
-    image_size = config.networks.teacher_image_size or config.data.image_size
-    found = find_weights("--teacher-weights", name, weights, names, missing)
+    networks = config.networks
+    name, weights, image_size = networks.teacher, networks.teacher_weights, networks.teacher_image_size
+    image_size = image_size or config.data.image_size
+    found = find_weights("teacher", name, weights, names)
     with naming("--teacher"):
         own = _own_classes(found, name, names, num_classes, image_size)
         # What its classifier reads is the pooled feature.
         is_classifier = own == num_classes > 0 and own != _projection(name, names)
-        classifies = (
-            config.networks.teacher_classifier and is_classifier and config.networks.teacher_feature in READABLE
-        )
+        classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
         network = create_network(name, names, own, image_size, needs_classifier=classifies)
-        if is_foundation(name) and not config.networks.teacher_image_size:
+        if is_foundation(name) and not networks.teacher_image_size:
             image_size = network.pretrained_cfg["input_size"][-1]
-        built = BuiltNetwork(name, network, trial(name, network, image_size))
-        kind = usual(network) if config.networks.teacher_feature == "auto" else config.networks.teacher_feature
+        loaded = LoadedNetwork(name, network, trial(name, network, image_size))
+        kind = usual(network) if networks.teacher_feature == "auto" else networks.teacher_feature
     with naming("--teacher-feature"):
         width = width_of(network, kind, image_size)
-    built.normalization = _normalize(network, config.networks.teacher_mean, config.networks.teacher_std)
+    loaded.normalization = _normalize(network, networks.teacher_mean, networks.teacher_std)
     if found:
         needed = config.method.needs_classifier(config)
-        _fill(built, found, "--teacher-weights", weights, image_size, config.networks.allow_partial, needed)
+        _fill(loaded, found, "--teacher-weights", weights, image_size, networks.allow_partial, needed)
     else:
-        _accept_as_created(built, "--teacher", weights)
+        _accept_as_created(loaded, "--teacher", weights)
         if weights is None and is_foreign(name) and not is_foundation(name):
-            with noting(missing):
-                _refuse_random(built, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
-    if not missing:  # In a dry run without the weights the network is random.
-        built.checksum = checkpoint.checksum_of(network.state_dict())
+            _refuse_random(loaded, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
+    if weights != RANDOM or is_foundation(name):
+        loaded.checksum = checkpoint.checksum_of(network.state_dict())
     with naming("--teacher"):
         check_repeats(name, network, kind, image_size)
     if not classifies:
-        built.normalization += (
+        loaded.normalization += (
             f"; learned by its {describe(network, kind)} feature of {width} numbers, it classifies nothing here"
         )
     if image_size != config.data.image_size:
-        built.normalization += f"; sees images of {image_size} pixels"
-    return Teacher(built, kind, width, image_size, classifies)
-
-
-@dataclass(frozen=True)
-class Teacher:
-    built: BuiltNetwork
-    kind: Kind
-    width: int
-    image_size: int
-    classifies: bool
+        loaded.normalization += f"; sees images of {image_size} pixels"
+    device = device or torch.device("cpu")
+    frozen = FrozenTeacher(
+        network, student or network, device, precision, networks.teacher_chunk, kind, width, image_size, classifies
+    )
+    frozen.loaded = loaded
+    return frozen
 
 
 # Features that the teacher's classifier reads.
 READABLE = ("auto", "pooled")
 
 
-def _refuse_classless(config: Config, own: int, num_classes: int, found: Found | None) -> None:
+def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights | None) -> None:
     """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
     name = config.method.name
     if config.networks.teacher_feature not in READABLE:
@@ -188,7 +150,7 @@ def _refuse_classless(config: Config, own: int, num_classes: int, found: Found |
     )
 
 
-def _own_classes(found: Found | None, name: str, names: Names, num_classes: int, image_size: int) -> int:
+def _own_classes(found: Weights | None, name: str, names: Names, num_classes: int, image_size: int) -> int:
     """Of how many classes a teacher's last layer is: of what its weights were trained for. 0: it has none."""
     if is_foundation(name):
         return 0
@@ -202,7 +164,7 @@ def _own_classes(found: Found | None, name: str, names: Names, num_classes: int,
         return _projection(name, names) or (num_classes if stated else 0)
     with torch.random.fork_rng(devices=[]):
         network = create_network(name, names, num_classes or 1, image_size, needs_classifier=False)
-    rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found.tensors))
+    rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
     return (num_classes if stated else 0) if rows is None else rows
 
 
@@ -213,25 +175,29 @@ def _projection(name: str, names: Names) -> int:
     return projection_width(cfg.to_dict()) if cfg else 0
 
 
-def find_weights(flag: str, name: str, weights: str | None, names: Names, missing: list[str] | None) -> Found | None:
-    """A network's weights; None if there are to be none, or, in a dry run, are none."""
+def find_weights(
+    role: Literal["student", "teacher"], name: str, weights: str | None, names: Names, fetch: bool = True
+) -> Weights | None:
+    """Return the tensors of a network's weights; None if they are to be random, or the network has weights already.
+
+    Args:
+        fetch: whether the hub may be asked.
+
+    Raises:
+        Absent: they are not there. UserError: they cannot be read.
+    """
+    flag = f"--{role}-weights"
     if weights in (None, RANDOM):
         return None
     if is_foundation(name):
         raise UserError(f"{flag} {weights}: {name} brings its own; leave it out")
-    try:
-        with naming(flag):
-            return _find(name, weights, names, fetch=missing is None)
-    except Absent as absent:
-        if missing is None:
-            raise
-        missing.append(str(absent))
-        return None
+    with naming(flag):
+        return _find(name, weights, names, fetch)
 
 
 def _fill(
-    built: BuiltNetwork,
-    found: Found,
+    loaded: LoadedNetwork,
+    found: Weights,
     flag: str,
     weights: str,
     image_size: int,
@@ -239,15 +205,13 @@ def _fill(
     needs_classifier: bool = False,
 ) -> None:
     with naming(flag):
-        tensors = found.tensors
-        if found.published:
-            tensors = found.published.read(tensors, image_size)
+        tensors = found.published.read(found, image_size) if found.published else found
         plain = checkpoint.backbone_weights(tensors)
-        summary = checkpoint.load_weights(built.network, plain, weights, allow_partial, needs_classifier)
-    built.file, built.tensors, built.loaded = found.file, tensors, f"{summary} from {found.file}{found.tensors.note}"
+        summary = checkpoint.load_weights(loaded.network, plain, weights, allow_partial, needs_classifier)
+    loaded.file, loaded.tensors, loaded.loaded = found.file, tensors, f"{summary} from {found.file}{found.note}"
 
 
-def _refuse_random(built: BuiltNetwork, create: Callable[[], nn.Module]) -> None:
+def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> None:
     """Refuse a user's function whose network has other weights at each call: they are random. Raises UserError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed() + 1)
@@ -260,13 +224,11 @@ def _refuse_random(built: BuiltNetwork, create: Callable[[], nn.Module]) -> None
         )
 
 
-def _accept_as_created(built: BuiltNetwork, flag: str, weights: str | None) -> None:
+def _accept_as_created(built: LoadedNetwork, flag: str, weights: str | None) -> None:
     """Say what a network holds that no file filled; refuse values that are not finite."""
     with naming(flag):
         checkpoint.check_finite(built.network.state_dict(), built.name)
-    if weights not in (None, RANDOM):
-        built.loaded = "its weights are missing"
-    elif is_foreign(built.name):
+    if is_foreign(built.name):
         built.loaded = f"the weights of {built.name}"
 
 
@@ -285,20 +247,22 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _find(name: str, weights: str, names: Names, fetch: bool) -> Found:
+def _find(name: str, weights: str, names: Names, fetch: bool) -> Weights:
+    published = None
     if weights != hub.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
             raise Missing(f"{not_there(weights)}; {names.remedy.format(name=name)}")
-        return Found(checkpoint.read_weights(weights), file)
-    if timm_sources.is_source(name):
+    elif timm_sources.is_source(name):
         file = timm_sources.find(name, timm_sources.WEIGHTS, fetch)
-        return Found(checkpoint.read_weights(file), file)
-    published = hub.published(name, names.in_timm(name))
-    file = published.at_hand() or (published.fetch() if fetch else None)
-    if not file:
-        raise published.absent()
-    return Found(checkpoint.read_weights(file), file, published)
+    else:
+        published = hub.published(name, names.in_timm(name))
+        file = published.at_hand() or (published.fetch() if fetch else None)
+        if not file:
+            raise published.absent()
+    tensors = checkpoint.read_weights(weights if weights != hub.TIMM else file)
+    tensors.file, tensors.published = file, published
+    return tensors
 
 
 @dataclass
@@ -311,8 +275,8 @@ class Experiment:
 
     tree: Tree
     config: Config
-    student: BuiltNetwork
-    teacher: BuiltNetwork | None
+    student: LoadedNetwork
+    teacher: FrozenTeacher | None
     task: Task
     epoch: int | None = None
 
@@ -353,10 +317,10 @@ def load(
     config = saved_config(record, tree, path)
     if judged_on:
         config = replace(config, data=config.data.whole(judged_on))
-    own = {"student_weights": None} | ({} if taught else {"teacher_weights": None})
+    own = {"student_weights": None} | ({} if taught or not config.networks.teacher else {"teacher_weights": RANDOM})
     config, device = config.changed(**own | changes), device or torch.device("cpu")
     tensors = weights_in(content, path, reported_weights(content)) if trained else None
-    experiment = build(tree, config, len(record["classes"]), device, missing=None if taught else [], trained=tensors)
+    experiment = build(tree, config, len(record["classes"]), device, trained=tensors)
     experiment.task.eval()
     if tensors:
         with naming("run"):
@@ -370,7 +334,6 @@ def build(
     config: Config,
     num_classes: int,
     device: torch.device,
-    missing: list[str] | None = None,
     trained: dict[str, Tensor] | None = None,
     precision: str = "fp32",
     processes: int = 1,
@@ -378,7 +341,6 @@ def build(
     """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
 
     Args:
-        missing: collects absent weights instead of refusing them (dry runs).
         trained: tensors of a trained student, for a method that cannot be built without; read from the
             configuration's file if not given.
         precision: of the teacher, "bf16" or "fp32".
@@ -387,29 +349,17 @@ def build(
     torch.manual_seed(generator("cpu", config.run.seed, "initial weights").initial_seed())
     # Without labels, it is the teacher's classes that a student's classifier learns.
     classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
-    given = (config.networks.student_weights, tree.names)
+    networks, image_size = config.networks, config.data.image_size
     student = build_student(
-        config.networks.student, *given, classes, config.data.image_size, config.networks.allow_partial, missing
+        networks.student, networks.student_weights, tree.names, classes, image_size, networks.allow_partial
     )
-    teacher = frozen = None
-    if config.networks.teacher:
-        taught = build_teacher(config, tree.names, num_classes, missing)
-        teacher = taught.built
-        if config.data.unlabeled and not taught.classifies and has_classifier(student.network):
+    teacher = None
+    if networks.teacher:
+        teacher = build_teacher(config, tree.names, num_classes, student.network, device, precision)
+        if config.data.unlabeled and not teacher.has_classifier and has_classifier(student.network):
             with naming("--student"):
-                take_classifier(config.networks.student, student.network)
-        frozen = FrozenTeacher(
-            teacher.network,
-            student.network,
-            device,
-            precision,
-            config.networks.teacher_chunk,
-            taught.kind,
-            taught.width,
-            taught.image_size,
-            taught.classifies,
-        )
-    context = TaskContext(config, student.network, frozen, trained or student.tensors, device)
+                take_classifier(networks.student, student.network)
+    context = TaskContext(config, student.network, teacher, trained or student.tensors, device)
     task = config.method.build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):
         # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
@@ -423,7 +373,7 @@ def synchronizes_norms(config: Config, device: torch.device, processes: int) -> 
     return config.optimizer.sync_bn and processes > 1 and device.type == "cuda"
 
 
-def _recompute(config: Config, student: BuiltNetwork, task: Task) -> None:
+def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
     """Gradient checkpointing of the parts that the configuration names."""
     flag = f"--grad-checkpointing {config.networks.grad_checkpointing}"
     if config.networks.grad_checkpointing in ("student", "both"):
@@ -439,19 +389,3 @@ def _recompute(config: Config, student: BuiltNetwork, task: Task) -> None:
 def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:
     """The teacher, on images in the student's normalization."""
     return ReadOut(("teacher",), lambda images, _: {"teacher": teacher.logits_of(images)})
-
-
-@contextlib.contextmanager
-def noting(missing: list[str] | None):
-    """Add what the block refuses to what is missing, where that is collected."""
-    try:
-        yield
-    except UserError as error:
-        if missing is None:
-            raise
-        missing.append(str(error))
-
-
-def list_missing(missing: list[str]) -> str:
-    """What a dry run found absent, or not to go together, a line each."""
-    return "\n".join(["missing or wrong:", *(f"  {line}" for line in missing)]) if missing else "all there"

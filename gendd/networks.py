@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import timm
@@ -310,3 +311,33 @@ def flops(function: Callable[[], object]) -> int:
 def as_flops(number: int) -> str:
     """Such as "7.3 GFLOPs"."""
     return f"{number / 1e9:.1f} GFLOPs" if number >= 1e9 else f"{number / 1e6:.1f} MFLOPs"
+
+
+@dataclass
+class LoadedNetwork:
+    """A network with its weights, and words on both for the plan.
+
+    Attributes:
+        flops: per image.
+        tensors: all tensors of the weights' file; a distilled student's file holds more than the network.
+        file: of the weights; None without.
+        loaded: what was loaded.
+        normalization: what is assumed of the images, if the network does not state it.
+        checksum: of all of the network's own tensors, where the record needs it.
+    """
+
+    name: str
+    network: nn.Module
+    flops: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    file: Path | None = None
+    loaded: str = "random weights"
+    normalization: str = ""
+    checksum: str | None = None
+
+    def describe(self) -> str:
+        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} per image"
+        return f"{self.name}: {size}{self.normalization}"
+
+    def describe_weights(self) -> str:
+        return self.loaded + (f", sha256 {self.checksum[:12]}" if self.checksum else "")

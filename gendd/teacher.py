@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gendd.data import Batch
 from gendd.distributed import autocast
-from gendd.networks import feature_width
+from gendd.networks import LoadedNetwork, feature_width
 from gendd.teacher_features import Kind, take
 
 # Layers whose weights autocast casts at each call. Subclasses may compute with their weights before that.
@@ -41,9 +41,11 @@ class FrozenTeacher(DistillationTeacher):
     Attributes:
         width: D_t.
         cache: what `features` reads, in place of running the network.
+        loaded: the network, with words on it for the plan.
     """
 
     cache: Features | None = None
+    loaded: LoadedNetwork | None = None
 
     def __init__(
         self,

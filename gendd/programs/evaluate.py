@@ -25,11 +25,12 @@ from gendd.diffusion.head import PAPER
 from gendd.distributed import World, autocast, join_world, resolve_precision
 from gendd.errors import Absent, UserError, naming
 from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
-from gendd.experiment import Experiment, build, list_missing, noting, teacher_read_out
+from gendd.experiment import RANDOM, Experiment, build, teacher_read_out
 from gendd.family import Tree
 from gendd.methods import Classification, GenDD, Method
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks import parameter_count
+from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.randomness import BatchPlan
 from gendd.ranges import check_ranges, field_names
@@ -86,7 +87,11 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
         missing = list(summary.missing)
         # Images may be of some of the classes alone.
         classes = max(summary.num_classes, len(learned_classes(path)))
-        built, teacher = _build(tree, options, classes, world, missing, tensors)
+        settings, absent = without_absent(settings, tree) if settings.run.dry_run else (settings, {})
+        missing += absent.values()
+        options = replace(options, config=settings)
+        built, teacher = _build(tree, options, classes, world, tensors)
+        note_absent(built, absent)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
             with naming("checkpoint"):
@@ -98,15 +103,14 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
             print(f"checkpoint  {options.checkpoint}: {loaded}, {settings.optimizer.weights} weights{reached}")
             print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
-                print(f"teacher     {built.teacher.describe()}; {teacher}", flush=True)
+                print(f"teacher     {built.teacher.loaded.describe()}; {teacher}", flush=True)
             head = built.task.head
             # The paper's protocol is one of labeled data sets.
             if head is not None and head.draws_features and classes:
                 print(f"protocol    {tree.protocol(settings.method, path.is_dir())}", flush=True)
         if settings.run.dry_run:
             if not summary.missing:
-                with noting(missing):
-                    _open_data(tree, settings, options, built, world)
+                missing += errors_of(lambda: _open_data(tree, settings, options, built, world))
             if world.is_first:
                 print(list_missing(missing))
             return
@@ -198,8 +202,8 @@ def _open_data(
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
-        if _names_teacher(tree, options) and built.teacher.file and built.task.teacher.classifier:
-            check_classes(built.teacher.file, data.class_names, settings.networks.teacher_flag)
+        if _names_teacher(tree, options) and built.teacher.loaded.file and built.teacher.classifier:
+            check_classes(built.teacher.loaded.file, data.class_names, settings.networks.teacher_flag)
     groups = _class_groups(tree, settings, path) if subset is None else {}
     words = f", classes in groups: {', '.join(groups)}" if groups else ""
     words += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
@@ -244,7 +248,6 @@ def _build(
     options: EvaluateOptions,
     num_classes: int,
     world: World,
-    missing: list[str],
     tensors: Tensors,
 ) -> tuple[Experiment, str]:
     """Build the networks and the task, and say what the teacher's weights are.
@@ -253,25 +256,24 @@ def _build(
     """
     settings = options.config
     precision = resolve_precision(settings.run.precision, world.device)
-    absent_weights = missing if settings.run.dry_run else None
     try:
-        built = build(tree, settings, num_classes, world.device, absent_weights, tensors, precision)
+        built = build(tree, settings, num_classes, world.device, tensors, precision)
     except Absent as absent:
         if _names_teacher(tree, options) or not settings.networks.teacher_classifier:
             raise
-        without = settings.changed(teacher_weights=None)
-        built = build(tree, without, num_classes, world.device, [], tensors, precision)
+        without = settings.changed(teacher_weights=RANDOM)
+        built = build(tree, without, num_classes, world.device, tensors, precision)
         return built, f"not evaluated, {absent}"
-    return built, built.teacher.describe_weights() if built.teacher else ""
+    return built, built.teacher.loaded.describe_weights() if built.teacher else ""
 
 
 def _read_outs(built: Experiment, model: nn.Module, settings: Config, world: World) -> list[tuple[ReadOut, int]]:
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
     read_outs = built.task.read_outs_apart(model)
-    loaded = bool(built.teacher and built.teacher.tensors)
-    if world.all_true(torch.tensor(loaded, device=world.device)) and built.task.teacher.classifier:
-        read_outs.insert(0, (teacher_read_out(built.task.teacher), parameter_count(built.teacher.network)))
+    loaded = bool(built.teacher and built.teacher.loaded.tensors)
+    if world.all_true(torch.tensor(loaded, device=world.device)) and built.teacher.classifier:
+        read_outs.insert(0, (teacher_read_out(built.teacher), parameter_count(built.teacher.model)))
     return read_outs
 
 

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gendd.config import Config
 from gendd.data import DataSummary
 from gendd.distributed import World
-from gendd.experiment import BuiltNetwork, Experiment, synchronizes_norms
+from gendd.experiment import Experiment, LoadedNetwork, synchronizes_norms
 from gendd.family import PAPERS, Tree
 from gendd.networks import as_flops, flops, parameter_count
 from gendd.randomness import BatchPlan
@@ -39,7 +39,7 @@ def plan_of(
         "student": _network(built.student),
     }
     if built.teacher:
-        lines["teacher"] = _network(built.teacher)
+        lines["teacher"] = _network(built.teacher.loaded)
     lines["method"] = _method(config)
     if head is not None:
         lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
@@ -67,8 +67,8 @@ def plan_of(
     return "\n".join(["plan", *(f"  {name:<10} {text}" for name, text in lines.items())])
 
 
-def _network(built: BuiltNetwork) -> str:
-    return f"{built.describe()}; {built.describe_weights()}"
+def _network(loaded: LoadedNetwork) -> str:
+    return f"{loaded.describe()}; {loaded.describe_weights()}"
 
 
 def _method(config: Config) -> str:

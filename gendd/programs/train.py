@@ -26,7 +26,7 @@ from gendd.distributed import (
 )
 from gendd.errors import UserError, naming
 from gendd.evaluation import class_groups, evaluate
-from gendd.experiment import build, list_missing, noting, teacher_read_out
+from gendd.experiment import build, teacher_read_out
 from gendd.family import Tree
 from gendd.listing import describe
 from gendd.lock import Busy, sole_writer
@@ -34,6 +34,7 @@ from gendd.methods import METHODS, get_method
 from gendd.methods.pretrain import SET_BY
 from gendd.networks import check_trains, is_foreign, parameter_count
 from gendd.optim import create_optimizer
+from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
@@ -257,8 +258,7 @@ class TrainProgram:
         self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))
         if config.run.dry_run:
             if not self.summary.missing:
-                with noting(self.missing):
-                    self._open_data()
+                self.missing += errors_of(self._open_data)
             self._say(list_missing(self.missing))
             return
         self._open_data()
@@ -266,7 +266,7 @@ class TrainProgram:
         self.measurement = Measurement(*circumstances, world, self.precision)
         surroundings = {**environment(world), **self._teacher_record()}
         if config.data.teacher_cache:
-            self.task.teacher.cache = open_cache(config, self.data, self.task.teacher, world)
+            self.teacher.cache = open_cache(config, self.data, self.teacher, world)
         if world.is_first:
             self.run.claim(config, self.tree, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
@@ -289,7 +289,7 @@ class TrainProgram:
         features, steps = [], max(1, MEASURED_FEATURES // self.config.optimizer.batch_size)
         with autocast(self.precision, self.world.device):
             for batch in self.data.batches(range(min(steps, self.data.steps_per_epoch))):
-                features.append(self.task.teacher.features(batch))
+                features.append(self.teacher.features(batch))
         features = self.world.gather(torch.cat(features))
         if not features.isfinite().all():
             raise UserError(
@@ -334,9 +334,10 @@ class TrainProgram:
             start = self.stage1.best if getattr(self.method, "pretrain_best", False) else self.stage1.last
             config = config.changed(student_weights=str(start))
         self._check_start(config)
-        missing = self.missing if config.run.dry_run else None
-        world = (self.world.device, missing, trained, self.precision, self.world.size)
-        built = build(self.tree, config, self.num_classes, *world)
+        config, absent = without_absent(config, self.tree) if config.run.dry_run else (config, {})
+        self.missing += absent.values()
+        built = build(self.tree, config, self.num_classes, self.world.device, trained, self.precision, self.world.size)
+        note_absent(built, absent)
         network = built.student.network
         if self.stage1 and not (trained or self.stage1.result.exists()):
             built.student.loaded = f"initial weights from stage 1, {self.stage1.path}"
@@ -360,28 +361,28 @@ class TrainProgram:
         """Refuse a teacher of other classes than the data's, or another one than the run began with."""
         if not self.teacher:
             return
-        if self.task.teacher.classifier and self.teacher.file:
-            check_classes(self.teacher.file, self.evaluation.class_names, self.config.networks.teacher_flag)
+        if self.teacher.classifier and self.teacher.loaded.file:
+            check_classes(self.teacher.loaded.file, self.evaluation.class_names, self.config.networks.teacher_flag)
         self.run.check_teacher(self._weights_record())
 
     def _weights_record(self) -> dict:
         """The teacher's file and its checksum, if it is from one, and the checksum of the tensors."""
-        file, loaded = self.teacher.file, self.teacher.loaded
-        sums = {"sha256": checksum(file) if file else None, "tensors_sha256": self.teacher.checksum}
-        return {"weights": str(file or loaded), **sums}
+        loaded = self.teacher.loaded
+        sums = {"sha256": checksum(loaded.file) if loaded.file else None, "tensors_sha256": loaded.checksum}
+        return {"weights": str(loaded.file or loaded.loaded), **sums}
 
     def _teacher_record(self) -> dict:
         """The teacher's weights, and, if it classifies, its accuracy on the evaluation images, measured."""
         if not self.teacher:
             return {}
         record = self._weights_record()
-        frozen = self.task.teacher
-        record |= {"feature": frozen.kind, "width": frozen.width, "image_size": frozen.image_size}
-        if not frozen.classifier:
+        teacher = self.teacher
+        record |= {"feature": teacher.kind, "width": teacher.width, "image_size": teacher.image_size}
+        if not teacher.classifier:
             return {"teacher": record}
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
-            accuracy = evaluate(teacher_read_out(self.task.teacher), batches, self.world, groups=self.groups)["teacher"]
+            accuracy = evaluate(teacher_read_out(self.teacher), batches, self.world, groups=self.groups)["teacher"]
         shown = (f"{PERCENT[name]} {accuracy[name]:.2f} %" for name in ("top1", "top5") if name in accuracy)
         self._say(f"  teacher    measured: {', '.join(shown)}")
         return {"teacher": {**record, **accuracy}}

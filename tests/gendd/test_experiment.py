@@ -45,7 +45,7 @@ def test_load_reads_the_teacher_when_asked(run):
     without, taught = gendd.load(run), gendd.load(run, taught=True)
     assert not without.teacher.tensors and taught.teacher.tensors
     for name, value in gendd.load(taught.config.networks.teacher_weights).model.state_dict().items():
-        assert torch.equal(value, taught.teacher.network.state_dict()[name])
+        assert torch.equal(value, taught.teacher.model.state_dict()[name])
 
 
 def test_load_takes_other_values_and_refuses_unknown_ones(run):

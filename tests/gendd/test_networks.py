@@ -6,6 +6,7 @@ import gc
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gendd import checkpoint, retry, timm_sources
 from gendd.errors import PassingFault, Refusal, UserError
+from gendd.methods import METHODS
 from gendd.networks import (
     Names,
     check_trains,
@@ -32,6 +34,7 @@ from gendd.networks import (
     recompute_activations,
     trial,
 )
+from gendd.programs.dry_run import without_absent
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD, TREE
 
 USERS_MODULE = """
@@ -325,8 +328,8 @@ def save_weights(path, num_classes):
     return str(path)
 
 
-def built(weights, num_classes, missing=None):
-    return build_network("teacher", "resnet8", weights, TREE.names, num_classes, 32, missing=missing)
+def built(weights, num_classes):
+    return build_network("teacher", "resnet8", weights, TREE.names, num_classes, 32)
 
 
 def test_a_network_is_filled_from_its_weights(tmp_path):
@@ -345,9 +348,11 @@ def test_weights_for_another_class_count_are_refused_with_both(allow_partial, tm
 
 
 def test_absent_weights_are_refused_or_listed(tmp_path):
-    weights, missing = str(tmp_path / "absent.pth"), []
-    assert built(weights, 7, missing).loaded == "its weights are missing"
-    assert len(missing) == 1 and missing[0].startswith(f"--teacher-weights {weights}: no such file")
+    weights = str(tmp_path / "absent.pth")
+    config = TREE.config(METHODS["kd"](), student="resnet8", teacher="resnet8", teacher_weights=weights)
+    config, absent = without_absent(config, TREE)
+    assert config.networks.teacher_weights == "random"
+    assert absent["teacher"].startswith(f"--teacher-weights {weights}: no such file")
     with pytest.raises(UserError, match="no such file"):
         built(weights, 7)
 
@@ -472,7 +477,7 @@ def test_timms_weights_are_taken_from_the_hubs_cache(hub):
     published = save_published(file)
     (hub / "refs").mkdir()
     (hub / "refs" / "main").write_text("0123")
-    built = build_network("teacher", "small", "timm", NAMES, 1000, 64, missing=[])
+    built = build_network("teacher", "small", "timm", NAMES, 1000, 64)
     assert built.file == file
     assert_holds(built, published)
 
@@ -522,10 +527,10 @@ def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
         raise AssertionError("the hub was asked")
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
-    missing = []
-    built = build_network("teacher", "small", "timm", NAMES, 1000, 64, missing=missing)
-    assert built.loaded == "its weights are missing" and built.file is None
-    assert len(missing) == 1 and URL in missing[0] and "pretrained/test_vit.r160_in1k.safetensors" in missing[0]
+    config = TREE.config(METHODS["kd"](), student="small", teacher="small", teacher_weights="timm")
+    config, absent = without_absent(config, replace(TREE, names=NAMES))
+    assert config.networks.teacher_weights == "random" and list(absent) == ["teacher"]
+    assert URL in absent["teacher"] and "pretrained/test_vit.r160_in1k.safetensors" in absent["teacher"]
 
 
 def test_timm_weights_of_other_class_count_are_refused(hub):
@@ -598,11 +603,11 @@ def test_absent_timm_source_is_refused_in_one_line(hub, tmp_path, monkeypatch):
 def test_a_folder_without_weights_is_refused_or_listed(published_folder):
     folder, _ = published_folder
     (folder / "model.safetensors").unlink()
-    name, missing = f"local-dir:{folder}", []
+    name = f"local-dir:{folder}"
     with pytest.raises(UserError, match="holds no model.safetensors or pytorch_model.bin"):
         build_network("teacher", name, "timm", TREE.names, 7, 64)
-    listed = build_network("teacher", name, "timm", TREE.names, 7, 64, missing=missing)
-    assert listed.loaded == "its weights are missing" and len(missing) == 1
+    config = TREE.config(METHODS["kd"](), student="resnet8", teacher=name, teacher_weights="timm")
+    assert list(without_absent(config, TREE)[1]) == ["teacher"]
 
 
 def test_a_small_network_of_timms_keeps_its_stem_in_a_folder(tmp_path):

@@ -41,7 +41,7 @@ def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
         build(TREE, config("--method", method, flag), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
     )
     assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.get_trainable_module()))
-    assert norms(converted.teacher.network) == {nn.BatchNorm2d}
+    assert norms(converted.teacher.model) == {nn.BatchNorm2d}
     states = [built.task.get_trainable_module().state_dict() for built in (plain, converted)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

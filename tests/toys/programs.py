@@ -59,10 +59,10 @@ def config_of(tree: Tree, method: str, **values) -> Config:
     return config.changed(**{name: value for name, value in values.items() if name in values_of(config)})
 
 
-def build_network(role, name, weights, names, num_classes, image_size, allow_partial=False, missing=None, **given):
+def build_network(role, name, weights, names, num_classes, image_size, allow_partial=False, **given):
     """The network of a role, as a run's configuration names it."""
     if role == "student":
-        return build_student(name, weights, names, num_classes, image_size, allow_partial, missing)
+        return build_student(name, weights, names, num_classes, image_size, allow_partial)
     settings = {
         "teacher": name,
         "teacher_weights": weights or "random",
@@ -70,7 +70,7 @@ def build_network(role, name, weights, names, num_classes, image_size, allow_par
         "allow_partial": allow_partial,
     }
     settings |= {f"teacher_{word}": value for word, value in given.items()}
-    return build_teacher(CIFAR.config(METHODS["kd"](), **settings), names, num_classes, missing).built
+    return build_teacher(CIFAR.config(METHODS["kd"](), **settings), names, num_classes).loaded
 
 
 def train_cifar(flags: list[str] | None = None) -> None:

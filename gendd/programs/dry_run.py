@@ -1,0 +1,41 @@
+"""Dry runs: they build what they can, and list what is missing or wrong."""
+
+from collections.abc import Callable
+
+from gendd.config import Config
+from gendd.errors import Absent, UserError
+from gendd.experiment import RANDOM, Experiment, find_weights
+from gendd.family import Tree
+
+
+def without_absent(config: Config, tree: Tree) -> tuple[Config, dict[str, str]]:
+    """Return the configuration with random weights in place of absent ones, and {role: why they are absent}."""
+    absent = {}
+    for role in ("student", "teacher"):
+        name, weights = getattr(config.networks, role), getattr(config.networks, f"{role}_weights")
+        try:
+            find_weights(role, name, weights, tree.names, fetch=False)
+        except Absent as error:
+            absent[role] = str(error)
+    return config.changed(**dict.fromkeys((f"{role}_weights" for role in absent), RANDOM)), absent
+
+
+def note_absent(experiment: Experiment, absent: dict[str, str]) -> None:
+    """Have the plan say whose weights are missing."""
+    for role in absent:
+        loaded = experiment.student if role == "student" else experiment.teacher.loaded
+        loaded.loaded, loaded.checksum = "its weights are missing", None
+
+
+def errors_of(action: Callable[[], object]) -> list[str]:
+    """Return what an action refuses, if it does."""
+    try:
+        action()
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def list_missing(missing: list[str]) -> str:
+    """Return a line for each thing that is missing or wrong."""
+    return "\n".join(["missing or wrong:", *(f"  {line}" for line in missing)]) if missing else "all there"
