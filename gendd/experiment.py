@@ -108,8 +108,7 @@ def build_teacher(
         _accept_as_created(loaded, "--teacher", weights)
         if weights is None and is_foreign(name) and not is_foundation(name):
             _refuse_random(loaded, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
-    if weights != RANDOM or is_foundation(name):
-        loaded.checksum = checkpoint.checksum_of(network.state_dict())
+    loaded.checksum = checkpoint.checksum_of(network.state_dict())
     with naming("--teacher"):
         check_repeats(name, network, kind, image_size)
     if not classifies:
