@@ -43,7 +43,7 @@ def test_load_of_folder_or_file_gives_the_same_student(run, tmp_path, images):
 
 def test_load_reads_the_teacher_when_asked(run):
     without, taught = gendd.load(run), gendd.load(run, taught=True)
-    assert not without.teacher.loaded.tensors and taught.teacher.tensors
+    assert not without.teacher.loaded.tensors and taught.teacher.loaded.tensors
     for name, value in gendd.load(taught.config.networks.teacher_weights).model.state_dict().items():
         assert torch.equal(value, taught.teacher.model.state_dict()[name])
 
