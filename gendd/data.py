@@ -79,7 +79,7 @@ class TrainingData(Protocol):
         """What views show: which images, and how they are changed. As JSON knows it."""
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
-        """For each number of a view and numbers of images: these images (B, 3, H, W) in that view."""
+        """Yield the images of each (view, indices) pair, (B, 3, H, W)."""
 
 
 class EvaluationData(Protocol):

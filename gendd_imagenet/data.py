@@ -20,7 +20,7 @@ from gendd.data import Batch, Normalize
 from gendd.distributed import World, usable_cores
 from gendd.errors import UserError, naming
 from gendd.evaluation import Batches
-from gendd.randomness import BatchPlan, Shuffled, StepRandom
+from gendd.randomness import BatchPlan, StepRandom
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import Listing, refuse_absent
@@ -164,7 +164,6 @@ class TrainingPhotos:
             )
         self.listing, self.size = listing, len(listing)
         self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
-        self.order = Shuffled(self.size)
 
     def _shards(self) -> list[str] | None:
         """The shards to train on, if it is shards."""
@@ -187,16 +186,9 @@ class TrainingPhotos:
         chunks = self._chunks(steps)
         for step in steps:
             for random in self.plan.micro_batches(step):
-                images, labels = self._next(chunks, self.plan.micro_batch_size)
-                images, labels = self._mix(random, self.normalize(images), labels)
-                yield Batch(images, labels, random, step // self.steps_per_epoch + 1, *self._shown(random))
-
-    def _shown(self, random: StepRandom) -> tuple[Tensor, int] | tuple[()]:
-        """Numbers of a micro-batch's images and of their view; those of shards have none."""
-        if self.streamed:
-            return ()
-        number, indices = self.order.locate(random)
-        return indices, number % self.config.views if self.config.views else 0
+                chunk = self._next(chunks, self.plan.micro_batch_size)
+                images, labels = self._mix(random, self.normalize(chunk.images), chunk.labels)
+                yield Batch(images, labels, random, step // self.steps_per_epoch + 1, chunk.indices, chunk.view)
 
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
         config, pin = self.config, self.device.type == "cuda"
@@ -209,12 +201,13 @@ class TrainingPhotos:
         labeled, pin = not self.config.data.unlabeled, self.device.type == "cuda"
         return loading.listed_chunks(self.listing, self.view, requests, labeled, self.workers, pin)
 
-    def _next(self, chunks: Iterator[loading.Chunk], size: int) -> tuple[Tensor, Tensor]:
-        """uint8 images (B, 3, S, S) and labels (B,) of the next `size` images, on the device."""
+    def _next(self, chunks: Iterator[loading.Chunk], size: int) -> loading.Chunk:
+        """Join chunks to one of the next `size` images, on the device. They show one view."""
         side = self.config.data.image_size
         layout = {"dtype": torch.uint8, "device": self.device, "memory_format": torch.channels_last}
         images = torch.empty(size, 3, side, side, **layout)
         labels = torch.empty(size, dtype=torch.int64, device=self.device)
+        indices: list[Tensor] = []
         filled = 0
         while filled < size:
             chunk = next(chunks)
@@ -223,7 +216,9 @@ class TrainingPhotos:
             images[rows].copy_(chunk.images, non_blocking=True)
             labels[rows].copy_(chunk.labels, non_blocking=True)
             filled = rows.stop
-        return images, labels
+            if chunk.indices is not None:
+                indices.append(chunk.indices)
+        return loading.Chunk(images, labels, indices=torch.cat(indices) if indices else None, view=chunk.view)
 
     def _note_broken(self, chunk: loading.Chunk) -> None:
         self.read_images += len(chunk.labels) + len(chunk.broken)
@@ -262,8 +257,7 @@ class TrainingPhotos:
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         chunks = self._listed(request for view, rows in batches for request in loading.view_requests(view, rows))
         for _, rows in batches:
-            images, _ = self._next(chunks, len(rows))
-            yield self.normalize(images)
+            yield self.normalize(self._next(chunks, len(rows)).images)
 
 
 def _name_of_evaluation(config: Config[Photographs]) -> str:

@@ -35,13 +35,17 @@ class Chunk:
     Args:
         images: (n, 3, S, S) uint8; labels: (n,) int64, -1 where none is known.
         broken: a line for each image that another one took the place of.
-        error: why reading cannot go on; an exception that a worker raises loses its words on the way, or never arrives.
+        error: why reading stopped; an exception that a worker raises loses its words on the way, or never arrives.
+        indices: (n,) numbers of the images in the listing; None for those of shards.
+        view: number of the cached view that shows them.
     """
 
     images: Tensor
     labels: Tensor
     broken: tuple[str, ...] = ()
     error: UserError | PassingFault | None = None
+    indices: Tensor | None = None
+    view: int = 0
 
     def pin_memory(self) -> "Chunk":
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
@@ -85,10 +89,11 @@ def _last_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """Images of a listing, by their numbers, and the key to the random numbers of each."""
+    """Images of a listing, by their numbers, the key to the random numbers of each, and their cached view."""
 
     indices: Sequence[int]
     keys: Sequence[tuple[int | str, ...]]
+    view: int = 0
 
 
 class ListedImages(Dataset):
@@ -115,7 +120,8 @@ class ListedImages(Dataset):
                 raise UserError(
                     f"{self.listing.name(other)}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})"
                 )
-        return Chunk(stacked(images), torch.tensor(labels), tuple(broken))
+        indices = torch.tensor(request.indices)
+        return Chunk(stacked(images), torch.tensor(labels), tuple(broken), indices=indices, view=request.view)
 
 
 class ListedForEvaluation(Dataset):
@@ -209,13 +215,13 @@ def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Itera
 
 def view_requests(view: int, indices: Sequence[int]) -> Iterator[Request]:
     """For images in one of their cached views, which are the same for every seed."""
-    return _requests(indices, [("cached view", view, index) for index in indices])
+    return _requests(indices, [("cached view", view, index) for index in indices], view)
 
 
-def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]]) -> Iterator[Request]:
+def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]], view: int = 0) -> Iterator[Request]:
     for first in range(0, len(indices), CHUNK):
         rows = slice(first, first + CHUNK)
-        yield Request(indices[rows], keys[rows])
+        yield Request(indices[rows], keys[rows], view)
 
 
 def streamed_chunks(
