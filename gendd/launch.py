@@ -65,11 +65,11 @@ def main() -> None:
     # that comes back waits in vain (pytorch issue 135712; so in torch 2.13).
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     meeting = rendezvous(environment, nodes, command) if nodes > 1 else ["--standalone"]
-    options = [f"--nproc-per-node={processes}", f"--max-restarts={restarts}", f"--log-dir={os.devnull}", *meeting]
+    options = [f"--nnodes={nodes}", f"--nproc-per-node={processes}", f"--max-restarts={restarts}", *meeting]
     logging.disable()  # torchrun's own reports. The processes and this program print what is wrong.
     api.LocalElasticAgent = Agent
     try:
-        run(parse_args([*options, "-m", *command]))
+        run(parse_args([*options, f"--log-dir={os.devnull}", "-m", *command]))
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
@@ -108,7 +108,7 @@ def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -
     except OSError as error:
         raise UserError(f"MASTER={master}: must be host or host:port ({error.strerror})") from error
     return [
-        *(f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={master}", f"--local-addr={own}"),
+        *("--rdzv-backend=c10d", f"--rdzv-endpoint={master}", f"--local-addr={own}"),
         *(
             f"--rdzv-id={zlib.crc32(' '.join(command).encode())}",
             f"--rdzv-conf=is_host={first},read_timeout={PATIENCE}",
