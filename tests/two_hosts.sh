@@ -42,7 +42,7 @@ await() {
 start() {
   ip netns exec "$1" env NNODES=2 NODE_RANK="$2" MASTER=10.0.0.1 CPU_PROCS=1 GLOO_SOCKET_IFNAME=cable \
     PEER_TIMEOUT=15 MAX_RESTARTS=3 FAULT=hang FAULT_MARK="$folder/mark" \
-    bash sh/launch.sh faulty --method classification "${flags[@]}" --runs "$folder/parts" >"$folder/$3.log" 2>&1 &
+    bash sh/launch.sh faulty classification "${flags[@]}" --runs "$folder/parts" >"$folder/$3.log" 2>&1 &
 }
 
 mount -t tmpfs none /run # for ip netns

@@ -27,8 +27,8 @@ from gendd_imagenet.tree import TREE as IMAGENET
 COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
 
-def parsed(*arguments):
-    return cifar_config(*arguments)
+def parsed(*arguments, method="gendd"):
+    return cifar_config(*arguments, method=method)
 
 
 def refusal(function, *arguments):
@@ -65,7 +65,7 @@ def test_defaults_are_the_papers_with_three_exceptions():
     }
     values = values_of(parsed())
     assert {name: values[name] for name in recipe} == recipe
-    kd = cifar_config("--method", "kd").method
+    kd = cifar_config(method="kd").method
     assert (kd.temperature, kd.label_share) == (4, 0.1)
 
 
@@ -256,7 +256,7 @@ def checked(config_class, program, arguments):
     elif config_class is make_shards.MakeShardsConfig:
         make_shards.main(["folder", "output", *arguments])
     elif issubclass(config_class, Method):
-        cifar_config("--method", config_class.name, *COMPLETE, *arguments).check()
+        cifar_config(*COMPLETE, *arguments, method=config_class.name).check()
     elif config_class is Photographs:
         imagenet_config(*arguments).check()
     else:
@@ -342,7 +342,6 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
     "arguments",
     [
         ["--unlabeled", "--contraction", "0"],
-        ["--unlabeled", "--method", "pretrain"],
         ["--pretrain-epochs", "50"],
         ["--contraction", "1", "--feature-mixup", "0", "--weight-decay", "0", "--eval-images", "0", "--holdout", "0.9"],
         ["--sampler", "ancestral", "--steps", "1000", "--num-samples", "5"],
@@ -353,6 +352,10 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
 )
 def test_values_at_the_edge_are_accepted(arguments):
     parsed(*COMPLETE, *arguments).check()
+
+
+def test_pretraining_without_labels_is_accepted():
+    parsed(*COMPLETE, "--unlabeled", method="pretrain").check()
 
 
 def test_the_objective_is_a_part_of_the_head():

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import config_of, train_cifar
+from programs import train_cifar
 
 import gendd
 from gendd.errors import UserError
+from gendd.methods import METHODS
 from gendd.runs import RunFolder, embedded_record
 from gendd_cifar.tree import TREE
 
@@ -20,10 +21,10 @@ FLAGS = ["--dataset", "digits", "--epochs", "1", "--eval-every", "1", "--eval-im
 def run(tmp_path_factory) -> Path:
     """A GenDD run of one epoch, and its teacher's beside it."""
     root = tmp_path_factory.mktemp("runs")
-    train_cifar(["--method", "classification", *FLAGS, "--student", "toy:network", "--runs", str(root)])
+    train_cifar(["classification", *FLAGS, "--student", "toy:network", "--runs", str(root)])
     teacher = root / "digits" / "toy.network" / "classification" / "0"
     pair = ["--teacher", "toy:network", "--teacher-weights", str(teacher), "--student", "toy:network"]
-    train_cifar(["--method", "gendd", *FLAGS, *pair, "--width", "16", "--repeats", "2", "--runs", str(root)])
+    train_cifar(["gendd", *FLAGS, *pair, "--width", "16", "--repeats", "2", "--runs", str(root)])
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
@@ -61,7 +62,7 @@ def test_load_refuses_a_file_without_a_configuration(run, tmp_path):
 
 
 def test_config_json_gives_the_same_configuration_back():
-    config = config_of(TREE, "gendd", milestones=(3, 5), contraction=0.25, teacher_mean=(0.1, 0.2, 0.3), seed=4)
+    config = TREE.config(METHODS["gendd"](), milestones=(3, 5), contraction=0.25, teacher_mean=(0.1, 0.2, 0.3), seed=4)
     content = json.loads(json.dumps(config.content()))
     assert TREE.config(type(config.method)()).filled(content) == config
 

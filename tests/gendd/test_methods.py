@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from programs import config_of
 from torch import Tensor, nn
 
 from gendd.config import Config
@@ -197,11 +196,16 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
     """Each method's task, built for a real student, on given logits."""
     teacher_logits, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
     network = timm.create_model("resnet10t", num_classes=C)
-    options = {"temperature": T, "label_share": 0.1, "alpha": 3, "distill_warmup_epochs": 0}
-    options |= {"beta": 12, "gamma": 5}
+    options = {
+        "kd": {"temperature": T, "label_share": 0.1},
+        "kl": {"temperature": T},
+        "dkd": {"temperature": T, "alpha": 3, "beta": 12, "distill_warmup_epochs": 0},
+        "dist": {"temperature": T, "beta": 12, "gamma": 5},
+        "ikl": {"temperature": T, "alpha": 3, "beta": 12, "distill_warmup_epochs": 0},
+    }
 
     def built(name, **more):
-        config = config_of(TREE, name, **options | more)
+        config = TREE.config(METHODS[name](**options[name], **more))
         return config.method.build(TaskContext(config, network, None, {}, torch.device("cpu")))
 
     hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()

@@ -3,10 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from programs import config_of
+from programs import for_head
 
 from gendd.data import Batch
 from gendd.experiment import build
+from gendd.methods import METHODS
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
@@ -17,8 +18,8 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 
 
 def task_of(method="gendd", **changes):
-    settings = {"student": "resnet8", "teacher": "resnet8x4", "width": 16, "depth": 1, "repeats": 4, **changes}
-    config = config_of(TREE, method, **settings)
+    settings = for_head(method, {"width": 16, "depth": 1, "repeats": 4}) | changes
+    config = TREE.config(METHODS[method](), student="resnet8", teacher="resnet8x4", **settings)
     task = build(TREE, config, CLASSES, torch.device("cpu")).task.train()
     return task
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from programs import cifar_config, imagenet_config
+from programs import cifar_config, for_head, imagenet_config
 from torch import nn
 
 from gendd import experiment as programs
@@ -15,12 +15,12 @@ from gendd.randomness import BatchPlan
 from gendd_cifar.tree import TREE
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
-FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8", "--width", "16",
-         "--depth", "1", "--repeats", "2", "--timesteps", "shared"]  # fmt: skip
+FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8"]
+HEAD = ["--width", "16", "--depth", "1", "--repeats", "2", "--timesteps", "shared"]
 
 
-def config(*flags: str) -> Config:
-    return cifar_config(*FLAGS, *flags)
+def config(*flags: str, method: str = "gendd") -> Config:
+    return cifar_config(*FLAGS, *for_head(method, HEAD), *flags, method=method)
 
 
 def norms(network: nn.Module) -> set[type]:
@@ -38,7 +38,7 @@ def anywhere(monkeypatch):
 def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
     """With activations of their own (timm's), and under the same names."""
     plain, converted = (
-        build(TREE, config("--method", method, flag), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
+        build(TREE, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
     )
     assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.get_trainable_module()))
     assert norms(converted.teacher.model) == {nn.BatchNorm2d}

@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm
 import torch
-from programs import config_of
+from programs import for_head
 from timm.task import DistillationTeacher
 from torch import nn
 
@@ -13,6 +13,7 @@ import gendd_imagenet.models  # noqa: F401  (registers MobileNetV1 with timm)
 from gendd.data import Batch
 from gendd.errors import UserError
 from gendd.experiment import build, teacher_read_out
+from gendd.methods import METHODS
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
 from gendd_cifar.tree import TREE
@@ -119,8 +120,9 @@ def test_teacher_renormalizes_images_as_timm_does(mean, std, monkeypatch):
 
 def task_of(method, precision="fp32", **changes):
     """A method's task on small networks, built as the programs build it."""
-    settings = {"student": "resnet8", "teacher": "resnet8x4", "width": 16, "depth": 2, "repeats": 4, "batch_size": 4}
-    config = config_of(TREE, method, **settings | changes)
+    settings = {"student": "resnet8", "teacher": "resnet8x4", "batch_size": 4}
+    settings |= for_head(method, {"width": 16, "depth": 2, "repeats": 4})
+    config = TREE.config(METHODS[method](), **settings | changes)
     return build(TREE, config, 7, CPU, precision=precision).task.train()
 
 

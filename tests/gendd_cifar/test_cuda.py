@@ -6,7 +6,7 @@ import json
 import pytest
 import synchronized
 import torch
-from programs import cifar_config
+from programs import cifar_config, for_head
 from programs import train_cifar as main
 
 from gendd.data import Batch
@@ -36,10 +36,16 @@ def test_head_gives_the_same_loss_and_samples_as_on_the_cpu():
 def step(method: str, device: str, precision: str = "fp32", compiles: bool = False) -> tuple[float, torch.Tensor]:
     """Loss and gradients, in one vector, of a step on the same images from the same weights and draws."""
     torch.manual_seed(0)
-    flags = ["--dataset", "digits", "--student", "resnet8", "--method", method, "--feature-mixup", "0", "--width", "64"]
+    flags = [
+        "--dataset",
+        "digits",
+        "--student",
+        "resnet8",
+        *for_head(method, ["--feature-mixup", "0", "--width", "64"]),
+    ]
     if method != "classification":
         flags += ["--teacher", "resnet8", "--teacher-weights", "random"]
-    config = cifar_config(*flags)
+    config = cifar_config(*flags, method=method)
     task = build(TREE, config, 10, torch.device(device), precision=precision).task.train()
     random = next(BatchPlan(0, 32).micro_batches(0))
     images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
@@ -87,9 +93,9 @@ def test_a_compiled_step_gives_the_same(method):
 def test_teacher_and_student_learn(tmp_path, precision):
     common = ["--dataset", "digits", "--hflip", "0", "--epochs", "4", "--schedule", "cosine", "--lr", "3e-3",
               "--runs", str(tmp_path), "--precision", precision]  # fmt: skip
-    main([*common, "--method", "classification", "--student", "resnet8"])
+    main(["classification", *common, "--student", "resnet8"])
     teacher = tmp_path / "digits" / "resnet8" / "classification" / "0"
-    main([*common, "--method", "gendd", "--student", "resnet8", "--teacher", "resnet8", "--teacher-weights",
+    main(["gendd", *common, "--student", "resnet8", "--teacher", "resnet8", "--teacher-weights",
           str(teacher), "--width", "128", "--repeats", "4"])  # fmt: skip
     result = json.loads((tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0" / "result.json").read_text())
     assert result["last"]["probe"]["top1"] > 20

@@ -50,10 +50,10 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     """A teacher's run and GenDD students' by our objective and by the paper's, one epoch each."""
     root = tmp_path_factory.mktemp("runs")
     teacher = root / "digits" / "resnet8" / "classification" / "0"
-    train([*COMMON, "--method", "classification", "--student", "resnet8", "--runs", str(root)])
-    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8",
+    train(["classification", *COMMON, "--student", "resnet8", "--runs", str(root)])
+    train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8",
            "--teacher-weights", str(teacher), "--runs", str(root)])  # fmt: skip
-    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8",
+    train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8",
            "--teacher-weights", str(teacher), "--runs", str(root), "--name", "paper", *PAPER])  # fmt: skip
     students = {name: root / "digits" / "resnet8_toy.network" / name / "0" for name in ("gendd", "paper")}
     return {"teacher": teacher, **students}
@@ -101,7 +101,7 @@ def test_the_same_seed_samples_the_same(runs, tmp_path):
 def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
     """With its own sampling, seed and precision."""
     own = ["--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--guidance", "1", "--seed", "3"]
-    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8",
+    train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8",
            "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path), *own])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "3"
     expected = json.loads((run / "result.json").read_text())["last"]["head"]["top1"]
@@ -120,10 +120,10 @@ def averaged(tmp_path_factory) -> dict[str, Path]:
     """A teacher's run that reports the average of its weights, and students of it that report either weights."""
     root = tmp_path_factory.mktemp("averaged")
     flags = [*COMMON, "--lr", "0.01", "--ema-decay", "0.99", "--epochs", "2", "--eval-every", "1", "--runs", str(root)]
-    train([*flags, "--method", "classification", "--student", "toy:network", "--weights", "ema"])
+    train(["classification", *flags, "--student", "toy:network", "--weights", "ema"])
     runs = {"teacher": root / "digits" / "toy.network" / "classification" / "0"}
     for weights in ("ema", "trained"):
-        train([*flags, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "toy:network",
+        train(["gendd", *flags, *HEAD, "--student", "toy:network", "--teacher", "toy:network",
                "--teacher-weights", str(runs["teacher"]), "--weights", weights, "--name", weights])  # fmt: skip
         runs[weights] = root / "digits" / "toy.network_toy.network" / weights / "0"
     return runs
@@ -279,7 +279,7 @@ def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
     "flags", [["--prediction", "velocity", "--noise-path", "straight"], ["--prediction", "noise", "--start", "800"]]
 )
 def test_checkpoint_alone_is_evaluated_as_its_run(runs, tmp_path, flags):
-    train([*COMMON, *HEAD, *flags, "--method", "gendd", "--student", "toy:network", "--teacher",
+    train(["gendd", *COMMON, *HEAD, *flags, "--student", "toy:network", "--teacher",
            "resnet8", "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path)])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0"
     read_out = ["--steps", "2", "--start", "800", "--precision", "fp32"]
@@ -324,7 +324,7 @@ def test_what_cannot_be_evaluated_is_refused(runs, arguments, message):
 def test_run_keeps_a_given_normalization(runs, tmp_path, capsys):
     """The same images, for a teacher that is told that they are darker than they are."""
     values = ["--teacher-mean", "0.9", "0.9", "0.9", "--teacher-std", "0.1", "0.1", "0.1"]
-    train([*COMMON, *HEAD, "--method", "gendd", "--student", "toy:network", "--teacher", "resnet8", "--teacher-weights",
+    train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8", "--teacher-weights",
            str(runs["teacher"]), "--runs", str(tmp_path), *values])  # fmt: skip
     run, told = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0", "mean 0.9 0.9 0.9 and std 0.1 0.1 0.1"
     recorded = json.loads((run / "environment.json").read_text())["teacher"]["top1"]
@@ -367,7 +367,7 @@ def learned(tmp_path_factory) -> Path:
     """A run on a folder with the classes a, b and c."""
     root = tmp_path_factory.mktemp("learned")
     data = write_folder(root / "set", "abc")
-    train([*COMMON, "--batch-size", "8", "--dataset", str(data), "--method", "classification", "--student",
+    train(["classification", *COMMON, "--batch-size", "8", "--dataset", str(data), "--student",
            "toy:network", "--runs", str(root)])  # fmt: skip
     return root / "set" / "toy.network" / "classification" / "0"
 
@@ -388,8 +388,8 @@ def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
 @pytest.mark.parametrize("file", ["", "checkpoints/last.pt", "checkpoints/best.pt", "student.safetensors"])
 def test_a_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
     weights = str(learned / file)
-    flags = ["--method", "kd", "--teacher", "toy:network", "--teacher-weights", weights, "--student", "toy:network"]
-    flags += [*COMMON, "--batch-size", "8", "--distill-warmup-epochs", "0", "--runs", str(tmp_path), "--dry-run"]
+    flags = ["kd", "--teacher", "toy:network", "--teacher-weights", weights, "--student", "toy:network"]
+    flags += [*COMMON, "--batch-size", "8", "--runs", str(tmp_path), "--dry-run"]
     for name, classes in {"same": "abc", "renamed": "acd"}.items():
         train([*flags, "--dataset", str(write_folder(tmp_path / name, classes))])
         refusal = f"--teacher-weights {weights}: has learned other classes than the images to evaluate on are of; only"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from programs import evaluate_cifar, train_cifar
+from programs import evaluate_cifar, for_head, train_cifar
 
 from gendd.checkpoint import metadata, read_weights
 from gendd.errors import UserError
@@ -27,7 +27,7 @@ HEAD = ["--width", "32", "--depth", "1", "--trunk-depth", "1", "--repeats", "4",
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     root = tmp_path_factory.mktemp("teacher")
-    train_cifar([*COMMON, "--method", "classification", "--epochs", "8", "--lr", "1e-2", "--runs", str(root)])
+    train_cifar(["classification", *COMMON, "--epochs", "8", "--lr", "1e-2", "--runs", str(root)])
     return root / "digits" / "resnet8" / "classification" / "0"
 
 
@@ -37,8 +37,8 @@ def train(teacher, tmp_path_factory):
 
     def run(*flags: str, runs: str = "runs", method: str = "gendd"):
         root = tmp_path_factory.getbasetemp() / runs
-        words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "4", "--lr"]
-        words += ["1e-2", "--method", method, "--no-teacher-classifier", "--runs", str(root), *flags]
+        words = [method, *COMMON, *for_head(method, HEAD), "--teacher", "resnet8", "--teacher-weights", str(teacher)]
+        words += ["--epochs", "4", "--lr", "1e-2", "--no-teacher-classifier", "--runs", str(root), *flags]
         train_cifar(words)
         return root / "digits" / "resnet8_resnet8" / method / "0"
 
@@ -167,7 +167,19 @@ def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
 
 
 def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
-    words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "2", "--lr", "1e-2"]
+    words = [
+        "gendd",
+        *COMMON,
+        *HEAD,
+        "--teacher",
+        "resnet8",
+        "--teacher-weights",
+        str(teacher),
+        "--epochs",
+        "2",
+        "--lr",
+        "1e-2",
+    ]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
     tensors = {name.removeprefix("fc."): value for name, value in read_weights(teacher).items() if "fc." in name}
@@ -227,7 +239,7 @@ def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
 def test_other_teacher_feature_is_learned_at_its_size(tmp_path, kind, width, precision):
     flags = ["--teacher", "timm/test_vit", "--teacher-weights", "random", "--teacher-image-size", "64"]
     flags += ["--teacher-feature", kind, "--epochs", "1", "--eval-images", "100", "--runs", str(tmp_path)]
-    train_cifar([*COMMON, *HEAD, *flags, "--method", "gendd", "--precision", precision, "--batch-size", "512"])
+    train_cifar(["gendd", *COMMON, *HEAD, *flags, "--precision", precision, "--batch-size", "512"])
     run = tmp_path / "digits" / "test_vit_resnet8" / "gendd" / "0"
     record = json.loads((run / "environment.json").read_text())["teacher"]
     assert (record["feature"], record["width"], record["image_size"]) == (kind, width, 64)
@@ -241,7 +253,19 @@ def test_a_feature_that_the_teacher_lacks_is_refused(train):
 
 
 def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monkeypatch):
-    words = [*COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(teacher), "--epochs", "1", "--lr", "1e-2"]
+    words = [
+        "gendd",
+        *COMMON,
+        *HEAD,
+        "--teacher",
+        "resnet8",
+        "--teacher-weights",
+        str(teacher),
+        "--epochs",
+        "1",
+        "--lr",
+        "1e-2",
+    ]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
     given, fit = [], judge.fit_by_sgd

@@ -15,7 +15,7 @@ from gendd.training import Training
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 METHOD = "own_methods:SquaredError"
-FLAGS = ["--method", METHOD, "--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8"]
+FLAGS = [METHOD, "--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8"]
 FLAGS += ["--teacher-weights", "random", "--batch-size", "256", "--eval-images", "100", "--lr", "5e-3"]
 
 
@@ -91,4 +91,4 @@ def test_own_class_that_is_not_a_method_is_refused(code, reason, folder, monkeyp
     monkeypatch.delitem(sys.modules, "own_broken", raising=False)
     importlib.invalidate_caches()
     with pytest.raises(UserError, match=f"^METHOD own_broken:Own: .*{reason}"):
-        train_cifar(["--method", "own_broken:Own", "--dataset", "digits", "--student", "resnet8"])
+        train_cifar(["own_broken:Own", "--dataset", "digits", "--student", "resnet8"])

@@ -30,7 +30,7 @@ COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision",
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
-    train([*COMMON, "--method", "gendd", "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
+    train(["gendd", *COMMON, "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
            "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
            "--timesteps", "shared", "--runs", str(root)])  # fmt: skip
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
@@ -153,7 +153,7 @@ def test_equal_cost_of_nothing_is_refused(run, flag):
 
 
 def test_what_has_no_head_is_refused(tmp_path):
-    train([*COMMON, "--method", "classification", "--student", "toy:network", "--runs", str(tmp_path)])
+    train(["classification", *COMMON, "--student", "toy:network", "--runs", str(tmp_path)])
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
     with pytest.raises(UserError, match="no generative head"):
         main(["guidance", run])

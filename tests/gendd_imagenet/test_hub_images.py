@@ -39,7 +39,7 @@ def hub(tmp_path_factory):
 
 
 def test_its_images_labels_and_classes_are_listed(hub):
-    config = imagenet_config("--method", "classification", *COMMON, "--dataset", hub)
+    config = imagenet_config(*COMMON, "--dataset", hub, method="classification")
     training, evaluation = list_training(config), list_evaluation(config)
     assert (len(training), training.split, len(evaluation), evaluation.split) == (24, "train", 9, "test")
     assert training.classes == tuple(NAMES) and training.labels.tolist() == [row % 3 for row in range(24)]
@@ -51,8 +51,8 @@ def test_its_images_labels_and_classes_are_listed(hub):
 
 
 def test_it_trains_with_labels_and_is_checked(hub, tmp_path, capsys):
-    flags = ["--method", "classification", *COMMON, "--dataset", hub, "--runs", str(tmp_path)]
-    check_data(imagenet_config(*flags))
+    flags = ["classification", *COMMON, "--dataset", hub, "--runs", str(tmp_path)]
+    train_imagenet([*flags, "--check-data"])
     assert "24 images to train on, 3 classes of 8 to 8" in capsys.readouterr().out
     train_imagenet(flags)
     data = json.loads((tmp_path / "pets" / "toy.network" / "classification" / "0" / "data.json").read_text())
@@ -60,7 +60,7 @@ def test_it_trains_with_labels_and_is_checked(hub, tmp_path, capsys):
 
 
 def test_it_distills_without_labels(hub, tmp_path):
-    flags = ["--method", "gendd", *COMMON, "--images", hub, "--teacher", "resnet18", "--teacher-weights", "random"]
+    flags = ["gendd", *COMMON, "--images", hub, "--teacher", "resnet18", "--teacher-weights", "random"]
     train_imagenet([*flags, "--width", "16", "--repeats", "2", "--runs", str(tmp_path)])
     result = json.loads((tmp_path / "pets" / "resnet18_toy.network" / "gendd" / "0" / "result.json").read_text())
     assert result["split"] == "validation" and result["images"] == 2 and "cosine" in result["last"]["head"]
@@ -69,12 +69,12 @@ def test_it_distills_without_labels(hub, tmp_path):
 @pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
 def test_lists_are_of_files(hub, flag):
     with pytest.raises(UserError, match=f"{flag} list.txt: hfds/.* has no files to list; leave it out"):
-        imagenet_config("--method", "classification", *COMMON, "--dataset", hub, flag, "list.txt").check()
+        imagenet_config(*COMMON, "--dataset", hub, flag, "list.txt", method="classification").check()
 
 
 def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    absent = imagenet_config("--method", "classification", *COMMON, "--dataset", f"hfds/{tmp_path}/none")
+    absent = imagenet_config(*COMMON, "--dataset", f"hfds/{tmp_path}/none", method="classification")
     with pytest.raises(UserError, match=r"^--dataset hfds/.*none: cannot be loaded"):
         list_training(absent)
     with (
@@ -82,7 +82,7 @@ def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr("gendd_imagenet.hub_images.TRAIN", ("nowhere",))
-        list_training(imagenet_config("--method", "classification", *COMMON, "--dataset", hub))
+        list_training(imagenet_config(*COMMON, "--dataset", hub, method="classification"))
     _load.cache_clear()
     list_hub.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -107,7 +107,7 @@ def write_set(
 
 
 def classified(name, *flags):
-    return imagenet_config("--method", "classification", *COMMON, "--dataset", name, *flags)
+    return imagenet_config(*COMMON, "--dataset", name, *flags, method="classification")
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_rows_without_image_or_label_are_counted(tmp_path, capsys):
     training = list_training(classified(name))
     assert len(training) == 22 and training.passed_over == {"without an image": 2}
     assert training.labels.tolist() == [-1 if row % 4 == 1 else row % 3 for row in range(2, 24)]
-    flags = ["--method", "classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
+    flags = ["classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
     train_imagenet(flags)
     told = capsys.readouterr().out
     assert "images     17 to train on, 7 of test to evaluate on" in told
@@ -186,10 +186,10 @@ def test_rows_without_image_or_label_are_counted(tmp_path, capsys):
 
 def test_a_test_split_without_labels_is_said_before_the_work(tmp_path):
     name = write_set(tmp_path / "set", labels=lambda size: [-1 if size == 9 else row % 3 for row in range(size)])
-    flags = ["--method", "classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
-    for work in (train_imagenet, lambda flags: check_data(imagenet_config(*flags))):
+    flags = ["classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
+    for look in ([], ["--check-data"]):
         with pytest.raises(UserError, match=f"^--dataset {name}: no image to evaluate on has a label"):
-            work(flags)
+            train_imagenet([*flags, *look])
     assert not list((tmp_path / "runs").rglob("*.jsonl"))
     train_imagenet([*flags, "--holdout", "0.3"])
 
@@ -200,7 +200,6 @@ def test_a_set_with_train_alone_needs_holdout(tmp_path, capsys):
         summarize(classified(name))
     check_data(classified(name, "--holdout", "0.3"))
     flags = [
-        "--method",
         "classification",
         *COMMON,
         "--dataset",

@@ -31,7 +31,7 @@ def flat(photos, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(flat, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(runs)])
+    train_imagenet(["gendd", *COMMON, "--images", str(flat), "--runs", str(runs)])
     return runs / "my images" / "resnet18_toy.network" / "gendd" / "0"
 
 
@@ -84,13 +84,13 @@ def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys)
 
 
 def test_plan_of_a_folder_says_nothing_of_the_papers_protocol(flat, tmp_path, capsys):
-    train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), "--dry-run"])
+    train_imagenet(["gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), "--dry-run"])
     plan = capsys.readouterr().out
     assert "  head " in plan and "protocol" not in plan
 
 
 def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
-    words = ["--method", "gendd", *COMMON, "--images", str(flat), "--eval-dataset", str(photos / "val")]
+    words = ["gendd", *COMMON, "--images", str(flat), "--eval-dataset", str(photos / "val")]
     train_imagenet([*words, "--runs", str(tmp_path)])
     result = json.loads(next(tmp_path.rglob("result.json")).read_text())
     assert (result["split"], result["images"]) == ("val", 21)
@@ -105,10 +105,10 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
         (["--batch-size", "82"], "81 images to train on .* fewer than --batch-size 82"),
-        (["--method", "kd"], "--images .*: kd needs labels; without any learn kl"),
+        (["kd"], "--images .*: kd needs labels; without any learn kl"),
         (["--contraction", "0.5"], "--images .*: leaves no label for --contraction 0.5"),
         (
-            ["--method", "kl"],
+            ["kl"],
             "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature",
         ),
         (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards have no classes"),
@@ -116,7 +116,7 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
 )
 def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
     with pytest.raises(UserError, match=message) as caught:
-        train_imagenet(["--method", "gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), *flags])
+        train_imagenet(["gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), *flags])
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -125,21 +125,21 @@ def test_a_folder_of_five_images_is_too_small(flat, tmp_path):
     folder.mkdir()
     for path in sorted(path for path in flat.rglob("*") if path.is_file())[:5]:
         shutil.copy(path, folder)
-    words = ["--method", "gendd", *COMMON, "--images", str(folder), "--runs", str(tmp_path / "runs")]
+    words = ["gendd", *COMMON, "--images", str(folder), "--runs", str(tmp_path / "runs")]
     with pytest.raises(UserError, match=f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than"):
         train_imagenet(words)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    words = ["--method", "gendd", *COMMON, "--images", str(tmp_path / "empty"), "--runs", str(tmp_path / "runs")]
+    words = ["gendd", *COMMON, "--images", str(tmp_path / "empty"), "--runs", str(tmp_path / "runs")]
     with pytest.raises(UserError, match=f"--images {tmp_path}/empty: holds no image; name a folder of images"):
         train_imagenet(words)
 
 
 def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, capsys):
     """As on ImageNet-A: it chooses among these alone."""
-    words = ["--method", "classification", "--dataset", str(photos), "--student", "toy:network", "--image-size", "32"]
+    words = ["classification", "--dataset", str(photos), "--student", "toy:network", "--image-size", "32"]
     words += ["--batch-size", "20", "--workers", "0", "--warmup-epochs", "0", "--epochs", "1", "--precision", "fp32"]
     train_imagenet([*words, "--runs", str(tmp_path / "runs")])
     run = tmp_path / "runs" / photos.name / "toy.network" / "classification" / "0"

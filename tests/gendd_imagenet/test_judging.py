@@ -57,7 +57,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def train(data: Path, runs: Path, *flags: str) -> Path:
-    words = ["--method", "classification", *COMMON, "--dataset", str(data / "animals"), "--runs", str(runs)]
+    words = ["classification", *COMMON, "--dataset", str(data / "animals"), "--runs", str(runs)]
     train_imagenet([*words, *flags])
     return next(runs.rglob("config.json")).parent
 
@@ -73,7 +73,7 @@ CHOICES = [
     ["--holdout", "0.3"],
     ["--eval-list", "{data}/val.txt"],
     ["--train-list", "{data}/train.txt"],
-    ["--method", "gendd", "--images", "{data}/animals", "--dataset", "imagenet", "--teacher", "resnet18",
+    ["gendd", "--images", "{data}/animals", "--dataset", "imagenet", "--teacher", "resnet18",
      "--teacher-weights", "random", "--width", "16", "--repeats", "2", "--feature-mixup", "0"],
 ]  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_real_labels_are_judged_and_trained_beside(data, tmp_path):
         path.rename(path.parent / f"val_{number:08d}.png")
     labels = [[ANIMALS.index(path.parent.name), 0] for path in paths[:20]] + [[]] * 10
     (tmp_path / "real.json").write_text(json.dumps(labels))
-    flags = ["--method", "gendd", "--dataset", str(tmp_path / "animals"), "--teacher", "resnet18", "--teacher-weights"]
+    flags = ["gendd", "--dataset", str(tmp_path / "animals"), "--teacher", "resnet18", "--teacher-weights"]
     flags += ["random", "--width", "16", "--repeats", "2", "--feature-mixup", "0", "--contraction", "0.5"]
     run = train(data, tmp_path / "runs", *flags, "--eval-list", str(tmp_path / "real.json"))
     knn(TREE, [str(run), "--k", "1"])

@@ -63,7 +63,7 @@ def test_it_teaches_on_a_folder_without_its_classifier(weights, photographs, tmp
     flags = ["--images", str(photographs), "--teacher", "timm/tf_efficientnet_lite0", "--teacher-weights", str(weights)]
     flags += ["--student", "timm/test_resnet", "--image-size", "64", "--teacher-image-size", "128", "--workers", "0"]
     flags += ["--batch-size", "24", "--epochs", "3", "--warmup-epochs", "0", "--width", "64", "--lr", "3e-3"]
-    train_imagenet(["--method", "gendd", *flags, "--eval-every", "1", "--runs", str(tmp_path)])
+    train_imagenet(["gendd", *flags, "--eval-every", "1", "--runs", str(tmp_path)])
     (result,) = tmp_path.rglob("result.json")
     environment = json.loads((result.parent / "environment.json").read_text())
     assert environment["teacher"]["width"] == 1280 and environment["teacher"]["image_size"] == 128

@@ -32,7 +32,7 @@ RECIPE += ["--repeats", "4", "--token-dim", "8", "--feature-mixup", "0"]
 @pytest.fixture(scope="module")
 def command(photos, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    return ["--method", "gendd", *RECIPE, "--images", str(photos / "train"), "--runs", str(runs)]
+    return ["gendd", *RECIPE, "--images", str(photos / "train"), "--runs", str(runs)]
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_the_page_says_how_a_student_is_used(run, command, photos, tmp_path, mon
     assert len(code.splitlines()) <= 9
     trained = create_network("timm/test_vit", TREE.names, 0, 96).eval()
     trained.load_state_dict(safetensors.torch.load_file(run / "student.safetensors"))
-    data = TREE.open_evaluation(imagenet_config(*command[2:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
+    data = TREE.open_evaluation(imagenet_config(*command[1:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
     shutil.copytree(run / "student", tmp_path / "RUN" / "student")
     shutil.copy(Path(data.listing.root, data.listing.names[0].decode()), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
@@ -136,7 +136,7 @@ def test_a_student_is_there_after_the_first_epoch(command, tmp_path, monkeypatch
 
 
 def test_the_file_alone_knows_its_classes(tmp_path):
-    words = ["--method", "classification", "--dataset", "digits", "--student", "toy:network", "--epochs", "1"]
+    words = ["classification", "--dataset", "digits", "--student", "toy:network", "--epochs", "1"]
     train_cifar([*words, "--batch-size", "1198", "--image-size", "8", "--runs", str(tmp_path)])
     (file,) = tmp_path.rglob("student.safetensors")
     assert learned_classes(file) == list("0123456789")

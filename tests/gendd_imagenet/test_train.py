@@ -11,8 +11,8 @@ import pytest
 import torch
 from photos import write_images
 from PIL import Image
+from programs import for_head
 from programs import train_imagenet as main
-from programs import words_of
 
 from gendd.errors import UserError
 from gendd.metrics import read_metrics
@@ -29,7 +29,7 @@ HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2", 
 def teacher(photos, tmp_path_factory) -> Path:
     """A run that tells the three colors apart."""
     runs = tmp_path_factory.mktemp("teacher")
-    main([*COMMON, "--dataset", str(photos), "--method", "classification", "--lr", "5e-3", "--epochs", "12",
+    main(["classification", *COMMON, "--dataset", str(photos), "--lr", "5e-3", "--epochs", "12",
           "--eval-every", "12", "--runs", str(runs)])  # fmt: skip
     return runs / photos.name / "toy.network" / "classification" / "0"
 
@@ -39,7 +39,7 @@ def run(photos, teacher, tmp_path):
     """Trains with further flags; the run's folder."""
 
     def train(*flags: str, method: str = "gendd", runs: str = "runs", dataset: str = str(photos)) -> Path:
-        flags = (*COMMON, *HEAD, "--dataset", dataset, "--method", method, *flags)
+        flags = (method, *COMMON, *for_head(method, HEAD), "--dataset", dataset, *flags)
         main([*flags, "--teacher", TOY, "--teacher-weights", str(teacher), "--runs", str(tmp_path / runs)])
         (config,) = (tmp_path / runs).glob(f"*/toy.network_toy.network/{method}/0/config.json")
         return config.parent
@@ -207,24 +207,26 @@ def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
 
 
 @pytest.mark.parametrize(
-    "flags, message",
+    "method, flags, message",
     [
-        (["--batch-size", "512"], "90 images to train on, fewer than --batch-size 512"),
-        (["--holdout", "0.001"], "--holdout 0.001: leaves none of 90 images to evaluate on"),
-        (["--label-fraction", "0.1", "--method", "dkd"], "9 images to train on, fewer than --batch-size 16"),
-        (["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "leaves micro-batches of 5 images"),
-        (["--train-list", "list.txt"], "entries are not below"),
+        ("gendd", ["--batch-size", "512"], "90 images to train on, fewer than --batch-size 512"),
+        ("gendd", ["--holdout", "0.001"], "--holdout 0.001: leaves none of 90 images to evaluate on"),
+        ("dkd", ["--label-fraction", "0.1"], "9 images to train on, fewer than --batch-size 16"),
+        ("gendd", ["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "leaves micro-batches of 5 images"),
+        ("gendd", ["--train-list", "list.txt"], "entries are not below"),
     ],
 )
-def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(run, tmp_path, monkeypatch, capsys, flags, message):
+def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(
+    run, tmp_path, monkeypatch, capsys, method, flags, message
+):
     monkeypatch.chdir(tmp_path)
     Path("list.txt").write_text("train/n01/nowhere.JPEG 0\n" * 20)
     with pytest.raises(UserError) as refused:
-        run(*flags)
+        run(*flags, method=method)
     assert message in str(refused.value)
     before = list(tmp_path.rglob("*"))
     with pytest.raises(ValueError):  # There is no run folder to be found.
-        run(*flags, "--dry-run")
+        run(*flags, "--dry-run", method=method)
     output = capsys.readouterr().out
     assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
     assert list(tmp_path.rglob("*")) == before
@@ -283,10 +285,10 @@ def test_broken_images_are_counted_in_the_metrics(run, photos, tmp_path, capsys)
 
 def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teacher, tmp_path):
     alone = run(*unlabeled, runs="one")
-    flags = [*COMMON, *HEAD, *unlabeled, "--method", "gendd", "--teacher", TOY, "--teacher-weights", str(teacher)]
+    flags = ["gendd", *COMMON, *HEAD, *unlabeled, "--teacher", TOY, "--teacher-weights", str(teacher)]
     toys = str(Path(__file__).parents[1] / "toys")
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet", "train", *words_of(flags)]
+    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet", "train", *flags]
     launch += ["--runs", str(tmp_path / "two")]
     subprocess.run(launch, check=True, env=environment, capture_output=True, timeout=120)
     together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
@@ -299,7 +301,7 @@ def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teache
 
 
 def test_data_is_checked_before_a_run(photos, tmp_path, capsys):
-    main([*COMMON, "--dataset", str(photos), "--method", "classification", "--runs", str(tmp_path), "--check-data"])
+    main(["classification", *COMMON, "--dataset", str(photos), "--runs", str(tmp_path), "--check-data"])
     assert "90 images to train on, 3 classes of 30 to 30" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 

@@ -20,8 +20,8 @@ def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
     device = torch.device("cuda", 0)
     # Rounded to 10 bits, sums would depend on how many images a process has.
     torch.backends.cudnn.allow_tf32 = False
-    arguments = ["--dataset", "digits", "--student", "resnet8", "--method", "classification", *flags]
-    config = cifar_config(*arguments)
+    arguments = ["--dataset", "digits", "--student", "resnet8", *flags]
+    config = cifar_config(*arguments, method="classification")
     built = build(TREE, config, 10, device, processes=processes)
     task, network = built.task, built.student.network
     if processes > 1:

@@ -1,0 +1,123 @@
+"""Runs on a folder of images, whose data may change between start and resume."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import safetensors
+from programs import train_cifar as main
+from small_images import write_folder
+from small_runs import COMMON, contents, ctrl_c
+
+from gendd.errors import UserError
+
+
+def add_image(data: Path) -> None:
+    shutil.copy(data / "train" / "a" / "0.png", data / "train" / "a" / "new.png")
+
+
+def add_class(data: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(data / part / "a", data / part / "c")
+
+
+def rename_class(data: Path) -> None:
+    for part in ("train", "test"):
+        (data / part / "a").rename(data / part / "z")
+
+
+def add_test_image(data: Path) -> None:
+    shutil.copy(data / "test" / "a" / "0.png", data / "test" / "a" / "new.png")
+
+
+@pytest.fixture
+def on_a_folder(tmp_path):
+    """A folder of data, and the command of a run on it."""
+    data = write_folder(tmp_path / "set")
+    return data, ["classification", *COMMON, "--epochs", "2", "--batch-size", "16", "--dataset", str(data),
+                  "--runs", str(tmp_path / "runs")]  # fmt: skip
+
+
+def interrupted_on(data: Path, command: list[str], epoch: int) -> Path:
+    with ctrl_c("train_epoch", epoch=epoch):
+        main(command)
+    return data.parent / "runs" / "set" / "toy.network" / "classification" / "0"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (add_image, "16 training images there, 17 here"),
+        (add_class, "only in one of them: c"),
+        (rename_class, "only in one of them: a, z"),
+    ],
+)
+def test_a_run_goes_on_with_the_data_it_began_with_alone(on_a_folder, capsys, change, told):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, epoch=1)
+    change(data)
+    before = contents(run)
+    for again in (command, ["--resume", str(run)]):
+        with pytest.raises(UserError) as refused:
+            main(again)
+        assert told in str(refused.value) and str(run) in str(refused.value)
+        assert len(str(refused.value).splitlines()) == 1
+    main([*command, "--dry-run"])
+    assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]
+    assert contents(run) == before
+
+
+def test_a_run_may_be_evaluated_on_more_images_and_says_so(on_a_folder, capsys):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, epoch=1)
+    add_test_image(data)
+    main(command)
+    assert "4 evaluation images there, 5 here" in capsys.readouterr().out
+    assert json.loads((run / "result.json").read_text())["images"] == 5
+
+
+def test_data_may_change_until_something_is_trained(on_a_folder):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, epoch=0)
+    add_class(data)
+    main(command)
+    assert json.loads((run / "data.json").read_text())["classes"] == ["a", "b", "c"]
+    with safetensors.safe_open(run / "student.safetensors", "pt") as student:
+        assert json.loads(student.metadata()["config"])["label_names"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--batch-size", "512"], "--batch-size 512: more than the 16 training images"),
+        (["--holdout", "0.01"], "--holdout 0.01: leaves none of 16 images"),
+        (["--imbalance", "0.01"], "--batch-size 16: more than the 9 training images"),
+        (["--label-fraction", "0.5"], "--batch-size 16: more than the 8 training images"),
+        (["--dataset", "uneven"], "only in one of them: c"),
+        (["--dataset", "hollow"], "for the classes b"),
+    ],
+)
+def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "set")
+    shutil.copytree(write_folder(tmp_path / "uneven") / "train" / "a", tmp_path / "uneven" / "train" / "c")
+    for image in (write_folder(tmp_path / "hollow") / "train" / "b").iterdir():
+        image.unlink()
+    command = ["classification", *COMMON, "--batch-size", "16", "--dataset", "set", *flags]
+    with pytest.raises(UserError) as refused:
+        main(command)
+    assert message in str(refused.value)
+    before = contents(tmp_path)
+    main([*command, "--dry-run"])
+    output = capsys.readouterr().out
+    assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
+    assert contents(tmp_path) == before and not Path("runs").exists()
+
+
+def test_a_dry_run_decodes_no_image(tmp_path, capsys):
+    folder = write_folder(tmp_path / "set")
+    (folder / "train" / "a" / "0.png").write_bytes(b"no image")
+    main(["classification", *COMMON, "--batch-size", "16", "--dataset", str(folder), "--dry-run"])
+    output = capsys.readouterr().out
+    assert "16 to train on, 4 of test to evaluate on" in output and "all there" in output

@@ -1,0 +1,76 @@
+"""Training in two processes equals training in one, and survives a killed one."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from programs import evaluate_cifar as evaluate
+from programs import train_cifar as main
+from small_runs import COMMON, GENDD, TOYS, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics
+
+from gendd.metrics import read_metrics
+
+
+def test_two_processes_fill_the_cache_of_one_and_train_from_it(train, teacher, tmp_path):
+    alone = train("--teacher-cache", str(tmp_path / "one"))
+    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "together"),
+                         "--teacher-cache", str(tmp_path / "two"))  # fmt: skip
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two and len(one) == 1 + 3
+    together = Path(str(alone).replace(f"{os.sep}runs{os.sep}", f"{os.sep}together{os.sep}"))
+    assert_same_weights(alone, together, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def together(teacher, tmp_path_factory) -> Path:
+    """GenDD in two processes."""
+    runs = tmp_path_factory.mktemp("together")
+    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(runs))
+    return runs / "digits" / "toy.network_toy.network" / "gendd" / "0"
+
+
+def test_two_processes_train_and_count_as_one(whole, together):
+    ours, theirs = (read_metrics(run) for run in (whole, together))
+    assert len(ours) == len(theirs)
+    assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)
+    for one, two in zip(ours, theirs, strict=True):
+        for name in {"loss", "mse", "vb", "probe_loss"} & set(one):
+            assert one[name] == pytest.approx(two[name], abs=1e-4)
+    assert_same_weights(whole, together, rtol=1e-3, atol=1e-4)
+    assert json.loads((together / "environment.json").read_text())["processes"] == 2
+
+
+def test_a_killed_process_brings_all_back(together, teacher, tmp_path):
+    flags = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path)]
+    fault = {"FAULT": "kill", "FAULT_MARK": str(tmp_path / "mark"), "MAX_RESTARTS": "1"}
+    errors = run_in_two_processes(*flags, program="faulty", **fault)
+    assert "process 1 ended with SIGKILL; 1 of 1 restarts left" in errors
+    brought_back = tmp_path / "digits" / "toy.network_toy.network" / "gendd" / "0"
+    assert_same_weights(together, brought_back, rtol=0, atol=0)
+    assert timeless_metrics(brought_back) == timeless_metrics(together)
+
+
+def test_a_checkpoint_that_one_process_does_not_see_is_refused(tmp_path):
+    flags = ["classification", *COMMON, "--runs", str(tmp_path / "runs0")]
+    with ctrl_c("evaluate_epoch", epoch=2):
+        main(flags)
+    (tmp_path / "apart.py").write_text(
+        "import os, sys\nfrom gendd.errors import run_program\nfrom programs import train_cifar as main\n"
+        "sys.argv[-1] = sys.argv[-1][:-1] + os.environ['RANK']\nrun_program(main)\n"
+    )
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        run_in_two_processes(*flags, program="apart", PYTHONPATH=f"{TOYS}{os.pathsep}{tmp_path}")
+    assert refused.value.returncode == 2 and "not the same folder on all machines" in refused.value.stderr
+
+
+def test_two_processes_evaluate_the_network_that_is_saved(tmp_path):
+    """Each process computes batch norm statistics from its images. All evaluate with those of the checkpoint."""
+    flags = ["classification", *COMMON, "--epochs", "1", "--student", "resnet8", "--lr", "0.01"]
+    run_in_two_processes(*flags, "--runs", str(tmp_path))
+    run = tmp_path / "digits" / "resnet8" / "classification" / "0"
+    evaluate([str(run), "--precision", "fp32"])
+    (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]
+    counted = json.loads((run / "result.json").read_text())["last"]["classifier"]
+    assert counted == {name: pytest.approx(row[name], abs=1e-3) for name in ("top1", "top5")}

@@ -1,0 +1,84 @@
+"""Commands that cannot work are refused before the training, and listed by a dry run."""
+
+import pytest
+from programs import train_cifar as main
+from small_runs import COMMON, GENDD, TOY
+
+from gendd.errors import UserError
+
+
+def test_simkd_refuses_a_student_without_a_feature_map(train):
+    with pytest.raises(UserError, match="--student timm/vit_tiny_patch16_224: simkd projects a feature map"):
+        train("--student", "timm/vit_tiny_patch16_224", "--image-size", "16", method="simkd")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["gendd"], "--teacher is missing"),
+        (["gendd", "--teacher", TOY], "--teacher toy:network: has random weights"),
+        (["classification", "--teacher", TOY], "--teacher toy:network: classification has none"),
+        (["classification", "--unlabeled"], "--unlabeled: classification needs labels"),
+        (["gend"], "METHOD gend: no such name; nearest: gendd"),
+        (
+            ["classification", "--student", "resnet21"],
+            "--student resnet21: no such name; nearest: resnet",
+        ),
+        (["classification", "--grad-accum-steps", "3"], "--batch-size 64: does not divide"),
+        (["finetune", "--teacher", TOY, "--teacher-weights", "T"], "--student-weights is missing"),
+        (
+            ["finetune", "--teacher", TOY, "--teacher-weights", "T", "--student-weights", "T", "--optimizer", "muon"],
+            "--optimizer muon: moves the backbone's weights, of which finetune trains none",
+        ),
+        (
+            ["classification", "--student-weights", "nowhere.pt"],
+            "--student-weights nowhere.pt: no such file",
+        ),
+    ],
+)
+def test_commands_that_cannot_work_are_refused(teacher, tmp_path, flags, message):
+    flags = [str(teacher) if flag == "T" else flag for flag in flags]
+    with pytest.raises(UserError) as error:
+        main([flags[0], *COMMON, "--runs", str(tmp_path), *flags[1:]])
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
+    main([*GENDD, "--teacher-weights", "pretrained/none.pth", "--dataset", "cifar100", "--data-root", str(tmp_path),
+          "--runs", str(tmp_path / "runs"), "--dry-run"])  # fmt: skip
+    output = capsys.readouterr().out
+    assert "pretrained/none.pth: no such file" in output and "cifar-100-python.tar.gz" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_student_weights_trained_on_held_out_images_are_refused(train, capsys):
+    seen = str(train("--name", "seen", "--epochs", "1"))
+    with pytest.raises(UserError, match=r"^--student-weights .*: .* --holdout 0\.0, .* --holdout 0\.2 "):
+        train("--student-weights", seen, "--holdout", "0.2")
+    train("--student-weights", seen, "--holdout", "0.2", "--dry-run")
+    assert "--holdout 0.2 holds out here" in capsys.readouterr().out
+    held = str(train("--name", "held", "--epochs", "1", "--holdout", "0.2"))
+    train("--student-weights", held, "--holdout", "0.2", "--dry-run")
+    assert capsys.readouterr().out.endswith("all there\n")
+
+
+def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
+    """The student's last map is 1x1, so that batch norm sees one value per image."""
+    flags = ["classification", *COMMON, "--student", "MobileNetV2", "--image-size", "16", "--runs", str(tmp_path)]
+    with pytest.raises(UserError, match="^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
+        main([*flags, "--batch-size", "4", "--grad-accum-steps", "4", "--dry-run"])
+    main([*flags, "--batch-size", "4", "--grad-accum-steps", "2", "--dry-run"])
+
+
+@pytest.mark.parametrize("flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"]])
+def test_a_look_at_the_data_refuses_numbers_out_of_range_too(flags):
+    with pytest.raises(UserError, match=f"^{' '.join(flags)}"):
+        main(["classification", *COMMON, *flags, "--check-data"])
+
+
+def test_plan_prints_normalization_a_network_does_not_state(tmp_path, capsys):
+    main([*GENDD, "--runs", str(tmp_path), "--dry-run"])
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    for role in ("student", "teacher"):
+        assert "mean 0.5071 0.4867 0.4408" in lines[role] and "states none" in lines[role]

@@ -1,0 +1,84 @@
+"""Runs in two stages: pretraining, then GenDD, then the classifier."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from programs import train_cifar as main
+from small_runs import GENDD, assert_same_weights, contents, ctrl_c, weights
+
+from gendd import lock
+from gendd.errors import UserError
+from gendd.lock import sole_writer
+
+
+def test_resumed_stage_2_equals_whole_run_without_stage_1(train, tmp_path):
+    whole = train("--pretrain-epochs", "1", runs="whole")
+    with ctrl_c("evaluate_epoch", epoch=2):
+        train("--pretrain-epochs", "1", runs="parts")
+    shutil.rmtree(tmp_path / "parts" / "digits" / "toy.network_toy.network" / "pretrain")
+    assert_same_weights(whole, train("--pretrain-epochs", "1", runs="parts"), rtol=0, atol=0)
+
+
+def test_stage_1_is_trained_once_for_runs_that_share_it(train, capsys):
+    first = train("--pretrain-epochs", "1", "--name", "first")
+    assert capsys.readouterr().out.count("epoch   1/1  train") == 1
+    stage1 = contents(first.parents[1] / "pretrain" / "0")
+    second = train("--pretrain-epochs", "1", "--name", "second")
+    assert "epoch   1/1 " not in capsys.readouterr().out
+    assert contents(first.parents[1] / "pretrain" / "0") == stage1
+    # Stage 1 in the same process or before it leads to the same bits.
+    assert_same_weights(first, second, rtol=0, atol=0)
+    with pytest.raises(UserError, match="--pretrain-epochs 1 there, 2 here; .* another --pretrain-name or"):
+        train("--pretrain-epochs", "2", "--name", "third")
+
+
+def test_stage_1_that_another_run_trains_is_waited_for(train, monkeypatch, capsys):
+    stage1 = train("--pretrain-epochs", "1", "--name", "ended").parents[1] / "pretrain" / "0"
+    (stage1 / "result.json").rename(stage1 / "hidden.json")
+    refusals = iter([lock.Busy("process 1 is writing this run")])
+
+    def busy_once(folder):
+        for refusal in refusals:
+            raise refusal
+        return sole_writer(folder)
+
+    monkeypatch.setattr("gendd.programs.train.sole_writer", busy_once)
+    # Meanwhile the other run ends.
+    monkeypatch.setattr("time.sleep", lambda _: (stage1 / "hidden.json").rename(stage1 / "result.json"))
+    capsys.readouterr()
+    train("--pretrain-epochs", "1", "--name", "waiting")
+    output = capsys.readouterr().out
+    assert "waiting for stage 1: process 1 is writing this run" in output and "epoch   1/1 " not in output
+
+
+def test_all_stages_in_a_row(train):
+    second = train("--pretrain-epochs", "3")
+    third = train("--student-weights", str(second), "--optimizer", "sgd", method="finetune")
+    assert json.loads((third / "result.json").read_text())["earlier_epochs"] == 6
+    before, after = weights(second), weights(third)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == ["classifier.weight", "classifier.bias"]
+
+
+def test_stage_2_starts_from_last_or_best_epoch_of_stage_1(train):
+    before = train("--pretrain-epochs", "3").parents[1] / "pretrain" / "0"
+    best = before / "checkpoints" / "best.pt"
+    content = torch.load(best, weights_only=True)
+    content["model"]["backbone.convolution.weight"] += 1
+    torch.save(content, best)
+    stage1 = ("--pretrain-epochs", "3", "--pretrain-lr", "0.001")
+    for flags, name in (((), "last.pt"), (("--pretrain-best",), "best.pt")):
+        run = train(*stage1, *flags, "--name", name, "--epochs", "1", "--lr", "1e-9")
+        start = torch.load(before / "checkpoints" / name, weights_only=True)["model"]["backbone.convolution.weight"]
+        torch.testing.assert_close(weights(run)["backbone.convolution.weight"], start)
+        assert json.loads((run / "result.json").read_text())["earlier_epochs"] == 3
+
+
+def test_dry_run_plans_both_stages_and_lists_random_teacher(tmp_path, capsys):
+    main([*GENDD, "--pretrain-epochs", "7", "--runs", str(tmp_path), "--dry-run"])
+    first, second = capsys.readouterr().out.split("plan\n")[1:]
+    assert "of 7 epochs" in first and "pretrain/0" in first
+    assert f"initial weights from stage 1, {tmp_path}" in second
+    assert all("--teacher toy" in plan and "has random weights" in plan for plan in (first, second))
