@@ -42,6 +42,7 @@ from gendd.retry import retried
 NOT_COMPARED = {
     *Run.of_command,
     *("runs", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
+    "paper",  # The values that it sets are compared.
 }
 # Before the names of read-outs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
@@ -119,7 +120,7 @@ class RunFolder:
         theirs, mine = (by_name(one.content()) for one in (self.config(tree), config))
         differing = [
             f"{flag(options.get(name, name))} {theirs.get(name)} there, {mine[name]} here"
-            for name in sorted(mine.keys() - NOT_COMPARED - config.method.evaluation_only)
+            for name in sorted(mine.keys() - NOT_COMPARED)
             if theirs.get(name) != mine[name]
         ]
         if differing:
