@@ -19,6 +19,10 @@ from gendd.training import Training
 
 EXACT = os.environ.get("GOLDEN")
 EXPECTED = json.loads(Path(EXACT or FIGURES).read_text())
+# Recorded before it was left out: the top-5 of the photographs' three classes, which is always 100 %.
+for scores in [part for run in EXPECTED.values() for epoch in run["epochs"] for part in epoch.values()]:
+    if isinstance(scores, dict) and scores.get("top5") == 100:
+        del scores["top5"]
 TOYS = str(Path(__file__).parents[1] / "toys")
 # Of what processors make of the same run. An accuracy jumps where an image lies between two classes (of 599, or 21).
 APART, FLIPPED = 5e-3, 5.0
