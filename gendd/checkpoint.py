@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import Missing, PassingFault, Refusal, UserError, not_there
+from gendd.errors import InvalidSetting, InvalidValue, MissingFile, PassingFault, UserError, no_such
 from gendd.fitting import as_timm_reads, of_one_network
 from gendd.foreign import is_safetensors, is_torch, what_it_is
 from gendd.networks import classifier_name
@@ -150,11 +150,11 @@ def read(path: Path) -> dict:
     """Return the content of a checkpoint file, as `read_any` does.
 
     Raises:
-        Refusal: it holds something else than named values, too.
+        InvalidValue: it holds something else than named values, too.
     """
     content = read_any(path)
     if not isinstance(content, dict):
-        raise Refusal(f"{path}: holds a {type(content).__name__}, not named tensors; save a state_dict")
+        raise InvalidValue(path, f"holds a {type(content).__name__}, not named tensors; save a state_dict")
     return content
 
 
@@ -162,26 +162,27 @@ def read_any(path: Path) -> object:
     """Return the content of a file: safetensors, or torch's format with tensors and plain values only.
 
     Raises:
-        Missing: no such file.
-        Refusal: an archive, a truncated file, or one that only runs code would read.
+        MissingFile: no such file.
+        InvalidValue: an archive, a truncated file, or one that only runs code would read.
         PassingFault: the disk failed at each try.
     """
     if not path.is_file():
-        raise Missing(f"{not_there(path)}; check the path")
+        raise MissingFile(path, f"{no_such(path)}; check the path")
     try:
         return retried(lambda: _content(path), path)
-    except (Refusal, PassingFault):
+    except (InvalidValue, PassingFault):
         raise
     except Exception as error:  # The readers raise almost anything at damaged files.
         unsafe = isinstance(error, pickle.UnpicklingError)
         if unsafe and is_torch(path):
-            raise Refusal(
-                f"{path}: holds more than tensors and plain values{_objects(path)}, which is not loaded for "
-                "safety; save its state_dict alone"
+            raise InvalidValue(
+                path,
+                f"holds more than tensors and plain values{_objects(path)}, which is not loaded for "
+                "safety; save its state_dict alone",
             ) from error
         # What torch says of an unsafe file is how to run it.
         reason = "" if unsafe else f" ({_reason(error)})"
-        raise Refusal(f"{path}: truncated or no checkpoint{reason}; fetch or write it again") from error
+        raise InvalidValue(path, f"truncated or no checkpoint{reason}; fetch or write it again") from error
 
 
 def _content(path: Path) -> object:
@@ -189,7 +190,7 @@ def _content(path: Path) -> object:
         return safetensors.torch.load_file(path)
     foreign = what_it_is(path)
     if foreign:
-        raise Refusal(f"{path}: no checkpoint but {foreign}")
+        raise InvalidValue(path, f"no checkpoint but {foreign}")
     # Published `_last.pth` files hold the argparse.Namespace of their command line.
     # Of a file, not a path: by the ending of that, torch would choose a reader of its own.
     with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
@@ -243,8 +244,8 @@ def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
     containers = ("ema", *AVERAGES) if weights == "ema" else CONTAINERS
     container = next((name for name in containers if isinstance(content.get(name), dict)), None)
     if weights == "ema" and not container:
-        raise UserError(
-            f"--weights ema: {path} holds no averaged weights; train with --ema-decay, or leave --weights out"
+        raise InvalidSetting(
+            "weights", "ema", f"{path} holds no averaged weights; train with `ema_decay`, or leave `weights` out"
         )
     tensors = _named_tensors(content[container] if container else content)
     if not tensors:
@@ -266,16 +267,16 @@ def _only_container(content: dict, path: str | Path) -> str:
     """The one entry of a file that holds named tensors.
 
     Raises:
-        Refusal: no entry does, or several do.
+        InvalidValue: no entry does, or several do.
     """
     holders = [name for name, entry in content.items() if isinstance(entry, dict) and _named_tensors(entry)]
     if not holders:
-        raise Refusal(
-            f"{path}: holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
+        raise InvalidValue(
+            path, f"holds no weights; expected named tensors, alone or under one of {', '.join(CONTAINERS)}"
         )
     if len(holders) > 1:
-        raise Refusal(
-            f"{path}: holds named tensors under {', '.join(map(str, holders))}; save the state_dict of one alone"
+        raise InvalidValue(
+            path, f"holds named tensors under {', '.join(map(str, holders))}; save the state_dict of one alone"
         )
     return holders[0]
 
@@ -328,7 +329,7 @@ def load_weights(
         "n of m tensors loaded", for the plan, with what was done to them.
 
     Raises:
-        Refusal: made for another class count, tensors that do not fit and must, or values that are not finite.
+        InvalidValue: made for another class count, tensors that do not fit and must, or values that are not finite.
     """
     expected = module.state_dict()
     tensors, notes = of_one_network(expected, tensors, source)
@@ -364,10 +365,10 @@ def load_weights(
         problems.insert(0, f"no classifier ({', '.join(lost)}), without which a teacher teaches nothing")
     check_finite(fitting, source)
     if not fitting or lost or (problems and not allow_partial):
-        remedy = ", or --allow-partial" if fitting and not lost and allow_partial is not None else ""
-        raise Refusal(
-            f"{source}: {summary}: {'; '.join(problems[:4])}; give the network and class count it was trained "
-            f"with{remedy}"
+        remedy = ", or `allow_partial`" if fitting and not lost and allow_partial is not None else ""
+        raise InvalidValue(
+            source,
+            f"{summary}: {'; '.join(problems[:4])}; give the network and class count it was trained with{remedy}",
         )
     module.load_state_dict(fitting, strict=False)
     return summary
@@ -392,9 +393,10 @@ def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, source: st
         return
     classes, weight = network.get_classifier().out_features, tensors.get(f"{prefix}{classifier_name(network)}.weight")
     if weight is not None and len(weight) != classes:
-        raise Refusal(
-            f"{source}: made for {len(weight)} classes, the data set has {classes}; choose the --dataset "
-            "it was trained on, or other weights"
+        raise InvalidValue(
+            source,
+            f"made for {len(weight)} classes, the data set has {classes}; choose the `dataset` "
+            "it was trained on, or other weights",
         )
 
 
@@ -417,14 +419,14 @@ def check_finite(tensors: Tensors, source: str) -> None:
     """Refuse the tensors of a network that computes nothing but NaN.
 
     Raises:
-        Refusal: a value is not finite.
+        InvalidValue: a value is not finite.
     """
     floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
     # isfinite does not know the 8-bit formats.
     broken = [name for name, value in floats.items() if not value.float().isfinite().all()]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        raise Refusal(f"{source}: {broken[0]}{more} holds values that are not finite; give other weights")
+        raise InvalidValue(source, f"{broken[0]}{more} holds values that are not finite; give other weights")
 
 
 def checksum_of(tensors: Tensors) -> str:

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import io
@@ -39,12 +40,13 @@ def parse(
     messages = io.StringIO()
     try:
         with contextlib.redirect_stderr(messages):
-            config = tyro.cli(
+            config, unknown = tyro.cli(
                 kind,
                 prog=f"python -m {program}",
                 description=description,
                 args=arguments,
                 default=default,
+                return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
     except SystemExit as stop:
@@ -56,7 +58,34 @@ def parse(
         if missing := MISSING.findall(text):
             text = "; ".join(f"{name} is missing: give it before the flags ({help})" for name, help in missing)
         raise UserError(text) from None
+    if unknown:
+        raise UserError(f"{_unknown(unknown, _flags(config))}; python -m {program} --help lists the flags")
     return _at_home(config)
+
+
+def _unknown(words: list[str], known: list[str]) -> str:
+    """Say which words are no flags, with the nearest flags, or which value belongs to none."""
+    flags = [word.partition("=")[0] for word in words if re.match("--?[a-z]", word)]
+    if not flags:
+        return f"{' '.join(words)}: no flag takes this; leave it out"
+    return "; ".join(f"{flag}: no such flag{_nearest(flag, known)}" for flag in flags)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word.lstrip("-").replace("_", "-"), known, n=3, cutoff=0.7)
+    return f"; nearest: {', '.join(f'--{name}' for name in near)}" if near else ""
+
+
+def _flags(config: Any) -> list[str]:
+    """Return the flags of a dataclass and of those within it, without dashes."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            names += _flags(value)
+        else:
+            names += [field.name, f"no_{field.name}"] if isinstance(value, bool) else [field.name]
+    return [name.replace("_", "-") for name in names]
 
 
 def help_of(kind: type) -> dict[str, str]:
@@ -77,7 +106,7 @@ def own_help(kind: type) -> dict[str, str]:
 
 
 def _at_home(value: Any) -> Any:
-    """Replace a path's ~ by the home folder, as a shell does, which leaves it alone in --flag=~/path."""
+    """Replace a path's ~ by the home folder, as a shell does, but not in `flag=~/path`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **{name: _at_home(part) for name, part in vars(value).items()})
     if isinstance(value, tuple):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.hub import TIMM
 from gendd.methods import Method, get_method
 from gendd.ranges import (
@@ -25,7 +25,6 @@ from gendd.ranges import (
     Share,
     check_ranges,
     field_names,
-    flag,
 )
 from gendd.teacher_features import Kind
 from gendd.timm_sources import has_weights
@@ -68,19 +67,19 @@ class Networks:
     result."""
 
     @property
-    def teacher_flag(self) -> str:
-        """The flag that names the teacher's weights, with its value."""
+    def teacher_by(self) -> tuple[str, str | None]:
+        """The setting, with its value, that gives the teacher's weights."""
         if self.teacher_weights in (None, TIMM):
-            return f"--teacher {self.teacher}"
-        return f"--teacher-weights {self.teacher_weights}"
+            return "teacher", self.teacher
+        return "teacher_weights", self.teacher_weights
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""
         if not self.student:
-            raise UserError("--student is missing: name the network to train")
+            raise InvalidSetting("student", None, "name the network to train")
         for name in ("teacher_mean", "teacher_std"):
             if getattr(self, name) and not self.teacher:
-                raise UserError(f"{flag(name)}: there is no teacher; name one with --teacher, or leave it out")
+                raise InvalidSetting(name, "", "there is no teacher; name one with `teacher`, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,9 @@ class Data:
     """Folder of data sets; downloads go there."""
     holdout: Annotated[float, Range(0, 0.9)] = 0.0
     """Fraction of the training images to hold out. Evaluation then uses them instead of the test images."""
-    label_fraction: Annotated[float, Range(0, 1, above=True, remedy="without any label train with --unlabeled")] = 1.0
+    label_fraction: Annotated[
+        float, Range(0, 1, above=True, remedy="without any label train with `unlabeled=True`")
+    ] = 1.0
     """Fraction of the training images of each class that keep their labels. The choice is the same for all seeds and
     methods."""
     unlabeled: bool = False
@@ -112,9 +113,9 @@ class Data:
         return self.unlabeled or self.label_fraction < 1
 
     @property
-    def unlabeled_flag(self) -> str:
-        """The flag by which no label is read."""
-        return "--unlabeled"
+    def unlabeled_by(self) -> tuple[str, str | bool]:
+        """The setting, with its value, by which no label is read."""
+        return "unlabeled", True
 
     def whole(self, dataset: str) -> Self:
         """Return another data set: all its training images, and its own test images."""
@@ -134,14 +135,16 @@ class Data:
     def check(self, config: "Config") -> None:
         """Refuse images that cannot be trained on. Raises UserError."""
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
-            wrong = "must be at least 1" if self.teacher_cache else "--teacher-cache is missing: name its folder"
-            raise UserError(f"--cached-views {self.cached_views}: {wrong}")
+            wrong = "must be at least 1" if self.teacher_cache else "`teacher_cache` is missing: name its folder"
+            raise InvalidSetting("cached_views", self.cached_views, wrong)
         self.check_training_images()
 
     def check_training_images(self) -> None:
         """Refuse a choice of training images and labels that contradicts itself. Raises UserError."""
         if self.unlabeled and self.label_fraction < 1:
-            raise UserError(f"--label-fraction {self.label_fraction}: --unlabeled reads no label; leave one out")
+            raise InvalidSetting(
+                "label_fraction", self.label_fraction, "`unlabeled=True` reads no label; leave one out"
+            )
 
 
 @dataclass(frozen=True)
@@ -199,12 +202,12 @@ class Optimizer:
         """Raise UserError for values that do not go together."""
         for name in ("lr", "head_lr"):
             if getattr(self, name) is not None and self.min_lr > getattr(self, name):
-                raise UserError(f"--min-lr {self.min_lr}: above {flag(name)} {getattr(self, name)}; lower it")
+                raise InvalidSetting("min_lr", self.min_lr, f"above `{name}` {getattr(self, name)}; lower it")
         if self.min_lr and self.schedule == "step":
-            raise UserError(f"--min-lr {self.min_lr}: ends a cosine alone; give --schedule cosine, or leave it out")
+            raise InvalidSetting("min_lr", self.min_lr, "ends a cosine alone; give `schedule` cosine, or leave it out")
         if self.weights == "ema" and not self.ema_decay:
-            raise UserError(
-                "--weights ema: there is no average without --ema-decay; give its decay, such as --ema-decay 0.999"
+            raise InvalidSetting(
+                "weights", "ema", "there is no average without `ema_decay`; give its decay, such as `ema_decay` 0.999"
             )
 
 
@@ -283,7 +286,7 @@ class Config(Generic[D]):
         configuration's values. The method is the content's.
 
         Raises:
-            Refusal: a method of an unknown name.
+            InvalidValue: a method of an unknown name.
         """
         parts = {}
         for part in field_names(Config):
@@ -318,11 +321,11 @@ class Config(Generic[D]):
         self.optimizer.check()
         self.networks.check()
         if not self.data.dataset:
-            raise UserError("--dataset is missing: name a data set or a folder of images")
+            raise InvalidSetting("dataset", None, "name a data set or a folder of images")
         pretrain_name = getattr(self.method, "pretrain_name", None)
         for name, value in (("name", self.run.name), ("pretrain_name", pretrain_name)):
             if value is not None and (value in ("", ".", "..") or "/" in value):
-                raise UserError(f"{flag(name)} {value}: names one folder below the pair's; give a word")
+                raise InvalidSetting(name, value, "names one folder below the pair's; give a word")
         self.data.check(self)
 
 

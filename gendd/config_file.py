@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gendd.config import Config
-from gendd.errors import Missing, Refusal, not_there, unknown_name
+from gendd.errors import InvalidSetting, InvalidValue, MissingFile, no_such, unknown_name
 from gendd.family import Tree
 from gendd.methods import get_method
 from gendd.ranges import field_names
@@ -17,12 +17,12 @@ def read_config(path: Path, tree: Tree) -> Config:
     """Return the configuration in a file. Fields that the file does not name have the tree's defaults.
 
     Raises:
-        Refusal: no such file, another tree, an unknown field, or a value of a wrong type.
+        InvalidValue: no such file, another tree, an unknown field, or a value of a wrong type.
     """
     content = read_content(path)
     try:
         if (name := content.pop("tree", None)) != tree.name:
-            raise Refusal(f"tree {name}: the program is {tree.name}'s; name a file of {tree.name}")
+            raise InvalidValue(f"tree {name}", f"the program is {tree.name}'s; name a file of {tree.name}")
         for section, values in content.items():
             _check_name(section, "", field_names(Config))
             _check_type(values, dict, section)
@@ -36,8 +36,8 @@ def read_config(path: Path, tree: Tree) -> Config:
                 if (section, name) != ("method", "name"):
                     _check_name(name, f"{section}.", known)
                     _check_type(value, known[name], f"{section}.{name}")
-    except Refusal as refusal:
-        raise Refusal(f"{path}: {refusal}") from refusal
+    except InvalidSetting as error:
+        raise InvalidValue(path, str(error)) from error
     return default.filled(content)
 
 
@@ -45,30 +45,30 @@ def read_content(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        Refusal: no such file, or other content.
+        InvalidValue: no such file, or other content.
     """
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise Missing(not_there(path)) from None
+        raise MissingFile(path, no_such(path)) from None
     except OSError as error:
-        raise Refusal(f"{path}: {error.strerror}; name a file such as a run's config.json") from error
+        raise InvalidValue(path, f"{error.strerror}; name a file such as a run's config.json") from error
     except ValueError as error:
-        raise Refusal(f"{path}: is not JSON, {error}; correct it") from error
+        raise InvalidValue(path, f"is not JSON, {error}; correct it") from error
     if not isinstance(content, dict):
-        raise Refusal(f"{path}: is not a JSON object; name a file such as a run's config.json")
+        raise InvalidValue(path, "is not a JSON object; name a file such as a run's config.json")
     return content
 
 
 def _check_name(name: str, section: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise Refusal(f"{section}{unknown_name(name, known)}")
+        raise InvalidValue(f"{section}{name}", unknown_name(name, known).reason)
 
 
 def _check_type(value: Any, hint: Any, name: str) -> None:
     if not _fits(value, hint):
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise Refusal(f"{name} {json.dumps(value)}: is not of type {expected}; correct it")
+        raise InvalidValue(f"{name} {json.dumps(value)}", f"is not of type {expected}; correct it")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.evaluation import Batches
 from gendd.randomness import StepRandom
 
@@ -147,9 +147,11 @@ def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluatio
     unknown = len(training) <= len(evaluation) and all(name is None for name in evaluation[len(training) :])
     difference = class_difference(training, evaluation[: len(training)] if unknown else evaluation)
     if training and difference:
-        raise UserError(
-            f"--dataset {dataset}: {len(training)} classes to train on, {len(evaluation)} to evaluate on; "
-            f"{difference}; give both the same class folders"
+        raise InvalidSetting(
+            "dataset",
+            dataset,
+            f"{len(training)} classes to train on, {len(evaluation)} to evaluate on; "
+            f"{difference}; give both the same class folders",
         )
 
 

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting, UserError
 
 # Of the system header sys/prctl.h.
 PR_SET_PDEATHSIG = 1
@@ -215,7 +215,9 @@ def check_batch(batch: int, world: int, grad_accum_steps: int, even: bool) -> No
     if batch % divisor:
         pairs = " x 2 images of a feature mixup pair" if even else ""
         nearest = max(divisor, round(batch / divisor) * divisor)
-        raise UserError(
-            f"--batch-size {batch}: does not divide by {world} processes x --grad-accum-steps {grad_accum_steps}{pairs}"
-            f"; nearest that does: {nearest}"
+        raise InvalidSetting(
+            "batch_size",
+            batch,
+            f"does not divide by {world} processes x `grad_accum_steps` {grad_accum_steps}{pairs}"
+            f"; nearest that does: {nearest}",
         )

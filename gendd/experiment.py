@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gendd import checkpoint, hub, timm_sources
 from gendd.checkpoint import Weights, load_weights, read, reported_weights, weights_file, weights_in
 from gendd.config import Config
-from gendd.errors import Missing, UserError, naming, not_there
+from gendd.errors import InvalidSetting, MissingFile, naming, no_such
 from gendd.evaluation import ReadOut
 from gendd.family import Tree, tree_named
 from gendd.foundation import is_foundation
@@ -55,15 +55,15 @@ def build_student(
     Raises:
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
-    with naming("--student"):
+    with naming("student"):
         network = create_network(name, names, num_classes, image_size)
         student = LoadedNetwork(name, network, trial(name, network, image_size))
     student.normalization = _normalize(network, None, None)
     found = find_weights("student", name, weights, names)
     if found:
-        _fill(student, found, "--student-weights", weights, image_size, allow_partial)
+        _fill(student, found, "student_weights", weights, image_size, allow_partial)
     else:
-        _accept_as_created(student, "--student", weights)
+        _accept_as_created(student, "student", weights)
     return student
 
 
@@ -84,32 +84,33 @@ def build_teacher(
     """
     networks = config.networks
     name, weights, image_size = networks.teacher, networks.teacher_weights, networks.teacher_image_size
+    size_field = "teacher_image_size" if image_size else "image_size"
     image_size = image_size or config.data.image_size
     found = find_weights("teacher", name, weights, names)
-    with naming("--teacher"):
-        own = _own_classes(found, name, names, num_classes, image_size)
+    with naming("teacher"):
+        own = _own_classes(found, name, names, num_classes, image_size, size_field)
         # What its classifier reads is the pooled feature.
         is_classifier = own == num_classes > 0 and own != _projection(name, names)
         classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
-        network = create_network(name, names, own, image_size, needs_classifier=classifies)
+        network = create_network(name, names, own, image_size, classifies, size_field)
         if is_foundation(name) and not networks.teacher_image_size:
             image_size = network.pretrained_cfg["input_size"][-1]
-        loaded = LoadedNetwork(name, network, trial(name, network, image_size))
+        loaded = LoadedNetwork(name, network, trial(name, network, image_size, size_field))
         kind = usual(network) if networks.teacher_feature == "auto" else networks.teacher_feature
-    with naming("--teacher-feature"):
+    with naming("teacher_feature"):
         width = width_of(network, kind, image_size)
     loaded.normalization = _normalize(network, networks.teacher_mean, networks.teacher_std)
     if found:
         needed = config.method.needs_classifier(config)
-        _fill(loaded, found, "--teacher-weights", weights, image_size, networks.allow_partial, needed)
+        _fill(loaded, found, "teacher_weights", weights, image_size, networks.allow_partial, needed)
     else:
-        _accept_as_created(loaded, "--teacher", weights)
+        _accept_as_created(loaded, "teacher", weights)
         if weights is None and is_foreign(name) and not is_foundation(name):
             _refuse_random(loaded, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
     loaded.checksum = checkpoint.checksum_of(network.state_dict())
-    with naming("--teacher"):
+    with naming("teacher"):
         check_repeats(name, network, kind, image_size)
     if not classifies:
         loaded.normalization += (
@@ -133,23 +134,28 @@ def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights
     """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
     name = config.method.name
     if config.networks.teacher_feature not in READABLE:
-        raise UserError(
-            f"--teacher-feature {config.networks.teacher_feature}: is not what the teacher's classifier "
-            f"reads, from which {name} learns; {FEATURES_ALONE}"
+        raise InvalidSetting(
+            "teacher_feature",
+            config.networks.teacher_feature,
+            f"is not what the teacher's classifier reads, from which {name} learns; {FEATURES_ALONE}",
         )
     if not config.networks.teacher_classifier:
-        raise UserError(f"--no-teacher-classifier: {name} learns from it; leave it out; {FEATURES_ALONE}")
+        raise InvalidSetting("teacher_classifier", False, f"{name} learns from it; leave it out; {FEATURES_ALONE}")
     if own and found:
-        raise UserError(
-            f"--teacher-weights {config.networks.teacher_weights}: made for {own} classes, the data set has "
-            f"{num_classes}; choose the --dataset it was trained on, or other weights; {FEATURES_ALONE}"
+        raise InvalidSetting(
+            "teacher_weights",
+            config.networks.teacher_weights,
+            f"made for {own} classes, the data set has "
+            f"{num_classes}; choose the `dataset` it was trained on, or other weights; {FEATURES_ALONE}",
         )
-    raise UserError(
-        f"--teacher {config.networks.teacher}: has no classifier, from which {name} learns; {FEATURES_ALONE}"
+    raise InvalidSetting(
+        "teacher", config.networks.teacher, f"has no classifier, from which {name} learns; {FEATURES_ALONE}"
     )
 
 
-def _own_classes(found: Weights | None, name: str, names: Names, num_classes: int, image_size: int) -> int:
+def _own_classes(
+    found: Weights | None, name: str, names: Names, num_classes: int, image_size: int, size_field: str
+) -> int:
     """Of how many classes a teacher's last layer is: of what its weights were trained for. 0: it has none."""
     if is_foundation(name):
         return 0
@@ -162,7 +168,7 @@ def _own_classes(found: Weights | None, name: str, names: Names, num_classes: in
         # A trial: as many as the data has, of a network that comes with a classifier.
         return _projection(name, names) or (num_classes if stated else 0)
     with torch.random.fork_rng(devices=[]):
-        network = create_network(name, names, num_classes or 1, image_size, needs_classifier=False)
+        network = create_network(name, names, num_classes or 1, image_size, False, size_field)
     rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
     return (num_classes if stated else 0) if rows is None else rows
 
@@ -183,27 +189,27 @@ def find_weights(
         fetch: whether the hub may be asked.
 
     Raises:
-        Absent: they are not there. UserError: they cannot be read.
+        MissingFile: they are not there. UserError: they cannot be read.
     """
-    flag = f"--{role}-weights"
+    field = f"{role}_weights"
     if weights in (None, RANDOM):
         return None
     if is_foundation(name):
-        raise UserError(f"{flag} {weights}: {name} brings its own; leave it out")
-    with naming(flag):
+        raise InvalidSetting(field, weights, f"{name} brings its own; leave it out")
+    with naming(field):
         return _find(name, weights, names, fetch)
 
 
 def _fill(
     loaded: LoadedNetwork,
     found: Weights,
-    flag: str,
+    field: str,
     weights: str,
     image_size: int,
     allow_partial: bool | None,
     needs_classifier: bool = False,
 ) -> None:
-    with naming(flag):
+    with naming(field):
         tensors = found.published.read(found, image_size) if found.published else found
         plain = checkpoint.backbone_weights(tensors)
         summary = checkpoint.load_weights(loaded.network, plain, weights, allow_partial, needs_classifier)
@@ -217,15 +223,17 @@ def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> Non
         again = create().state_dict()
     changed = [name for name, value in built.network.state_dict().items() if not torch.equal(value, again[name])]
     if changed:
-        raise UserError(
-            f"--teacher {built.name}: has random weights: {len(changed)} of {len(again)} tensors, such as "
-            f"{changed[0]}, change from call to call; load trained weights in the function, or give --teacher-weights"
+        raise InvalidSetting(
+            "teacher",
+            built.name,
+            f"has random weights: {len(changed)} of {len(again)} tensors, such as "
+            f"{changed[0]}, change from call to call; load trained weights in the function, or give `teacher_weights`",
         )
 
 
-def _accept_as_created(built: LoadedNetwork, flag: str, weights: str | None) -> None:
+def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) -> None:
     """Say what a network holds that no file filled; refuse values that are not finite."""
-    with naming(flag):
+    with naming(field):
         checkpoint.check_finite(built.network.state_dict(), built.name)
     if is_foreign(built.name):
         built.loaded = f"the weights of {built.name}"
@@ -251,7 +259,7 @@ def _find(name: str, weights: str, names: Names, fetch: bool) -> Weights:
     if weights != hub.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
-            raise Missing(f"{not_there(weights)}; {names.remedy.format(name=name)}")
+            raise MissingFile(weights, f"{no_such(weights)}; {names.remedy.format(name=name)}")
     elif timm_sources.is_source(name):
         file = timm_sources.find(name, timm_sources.WEIGHTS, fetch)
     else:
@@ -309,7 +317,7 @@ def load(
         UserError: no run, a damaged one, or one of another tree.
     """
     path = Path(path)
-    with naming("run"):
+    with naming("RUN"):
         content = read(weights_file(path)) if trained or not path.is_dir() else {}
     record = run_record(path)
     tree = tree or tree_named(record.get("tree"))
@@ -322,7 +330,7 @@ def load(
     experiment = build(tree, config, len(record["classes"]), device, trained=tensors)
     experiment.task.eval()
     if tensors:
-        with naming("run"):
+        with naming("RUN"):
             load_weights(experiment.model, tensors, str(path))
     experiment.epoch = content.get("epoch")
     return experiment
@@ -356,7 +364,7 @@ def build(
     if networks.teacher:
         teacher = build_teacher(config, tree.names, num_classes, student.network, device, precision)
         if config.data.unlabeled and not teacher.has_classifier and has_classifier(student.network):
-            with naming("--student"):
+            with naming("student"):
                 take_classifier(networks.student, student.network)
     context = TaskContext(config, student.network, teacher, trained or student.tensors, device)
     task = config.method.build(context).to(device, memory_format=torch.channels_last)
@@ -374,15 +382,16 @@ def synchronizes_norms(config: Config, device: torch.device, processes: int) -> 
 
 def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
     """Gradient checkpointing of the parts that the configuration names."""
-    flag = f"--grad-checkpointing {config.networks.grad_checkpointing}"
     if config.networks.grad_checkpointing in ("student", "both"):
-        with naming(f"{flag}:"):
+        with naming("grad_checkpointing", config.networks.grad_checkpointing):
             recompute_activations(student.name, student.network)
     if config.networks.grad_checkpointing in ("head", "both"):
         if task.head is not None and task.head.draws_features:
             task.head.set_grad_checkpointing(True)
         elif config.networks.grad_checkpointing == "head":
-            raise UserError(f"{flag}: {config.method.name} has no head; choose student or none")
+            raise InvalidSetting(
+                "grad_checkpointing", "head", f"{config.method.name} has no head; choose student or none"
+            )
 
 
 def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:

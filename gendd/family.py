@@ -9,7 +9,7 @@ from torch import Tensor
 from gendd.config import Config, Data, Optimizer, Run
 from gendd.data import DataSummary, EvaluationData, TrainingData
 from gendd.diffusion.head import PAPER
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
 from gendd.networks import Names
@@ -103,10 +103,10 @@ def tree_named(name: object) -> Tree:
     """Return the tree of this name.
 
     Raises:
-        Refusal: there is none.
+        InvalidValue: there is none.
     """
     if name not in TREES:
-        raise Refusal(f"{name}: no such tree; known: {', '.join(TREES)}")
+        raise InvalidValue(name, f"no such tree; known: {', '.join(TREES)}")
     return importlib.import_module(f"{name}.tree").TREE
 
 

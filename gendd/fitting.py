@@ -5,7 +5,7 @@ from collections import Counter
 
 from torch import Tensor, nn
 
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 
 Tensors = dict[str, Tensor]
 
@@ -15,7 +15,7 @@ def of_one_network(expected: Tensors, tensors: Tensors, source: str) -> tuple[Te
     word on it. What lies elsewhere, as the weights of its loss, is left out. No prefix: the tensors as they are.
 
     Raises:
-        Refusal: several networks fit as well.
+        InvalidValue: several networks fit as well.
     """
     matches = _matches_by_prefix(expected, tensors)
     best = max(matches.values(), default=(0, 0))
@@ -23,9 +23,10 @@ def of_one_network(expected: Tensors, tensors: Tensors, source: str) -> tuple[Te
         return tensors, []
     prefix, *others = sorted(name for name, found in matches.items() if found == best)
     if others:
-        raise Refusal(
-            f"{source}: holds {1 + len(others)} networks that fit, under {' and '.join([prefix, *others])}; "
-            "save the state_dict of one alone"
+        raise InvalidValue(
+            source,
+            f"holds {1 + len(others)} networks that fit, under {' and '.join([prefix, *others])}; "
+            "save the state_dict of one alone",
         )
     inner = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     return inner, [f"those under {prefix}"]

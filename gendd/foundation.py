@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import isqrt
 from pathlib import Path
-from textwrap import shorten
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from gendd.errors import Refusal, not_there
+from gendd.errors import InvalidValue, no_such
+from gendd.own_code import brief
 from gendd.processors import Normalization, measure
 
 PREFIXES = ("hub:", "transformers:", "open_clip:")
@@ -103,26 +103,26 @@ def create_foundation(name: str) -> Foundation:
     """Return the network of a name, with its weights, in single precision.
 
     Raises:
-        Refusal: its library is not installed, does not give it, or gives something else.
+        InvalidValue: its library is not installed, does not give it, or gives something else.
     """
     prefix, _, rest = name.partition(":")
     load = {"hub": _hub, "transformers": _transformers, "open_clip": _open_clip}[prefix]
     try:
         arguments = load(name, rest)
-    except Refusal:
+    except InvalidValue:
         raise
     except Exception as error:  # The libraries raise almost anything: their own errors, their transport's, the disk's.
-        raise Refusal(
-            f"{name}: cannot be loaded ({_brief(error)}); check the name, and that this machine may fetch it"
+        raise InvalidValue(
+            name, f"cannot be loaded ({_brief(error)}); check the name, and that this machine may fetch it"
         ) from error
     try:
         return Foundation(*arguments)
-    except Refusal:
+    except InvalidValue:
         raise
     except Exception as error:
         side = arguments[2]
-        raise Refusal(
-            f"{name}: cannot take an image of 3 x {side} x {side} ({_brief(error)}); choose another network"
+        raise InvalidValue(
+            name, f"cannot take an image of 3 x {side} x {side} ({_brief(error)}); choose another network"
         ) from error
 
 
@@ -130,14 +130,16 @@ Arguments = tuple[nn.Module, Callable[[Tensor], Output], int, Normalization]
 
 
 def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {shorten(str(error), 160)}"
+    return f"{type(error).__name__}: {brief(error)}"
 
 
 def _library(name: str, package: str, install: str) -> ModuleType:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise Refusal(f"{name}: needs the package {package}, which is not installed; pip install {install}") from error
+        raise InvalidValue(
+            name, f"needs the package {package}, which is not installed; pip install {install}"
+        ) from error
 
 
 def _assumed(why: str) -> Normalization:
@@ -148,7 +150,9 @@ def _side(name: str, stated: int | Iterable[int] | Mapping[str, int]) -> int:
     """The side of the images, which libraries state as a number, a list or a dictionary."""
     sides = [stated] if isinstance(stated, int) else list(stated.values() if isinstance(stated, Mapping) else stated)
     if len(set(sides)) != 1:
-        raise Refusal(f"{name}: takes images of {' x '.join(map(str, sides))} pixels; choose a network for square ones")
+        raise InvalidValue(
+            name, f"takes images of {' x '.join(map(str, sides))} pixels; choose a network for square ones"
+        )
     return int(sides[0])
 
 
@@ -169,11 +173,13 @@ def _prefix_tokens(network: nn.Module, places: Tensor | None, side: int) -> int:
 def _hub(name: str, rest: str) -> Arguments:
     repository, _, entry = rest.rpartition(":")
     if not repository:
-        raise Refusal(f"{name}: does not name an entry; give hub:OWNER/REPO:ENTRY")
+        raise InvalidValue(name, "does not name an entry; give hub:OWNER/REPO:ENTRY")
     folder = repository
     if not Path(folder).is_dir():
         if repository.partition(":")[0].count("/") != 1:
-            raise Refusal(f"{name}: {not_there(folder, 'folder')}, nor a repository OWNER/REPO; check the name")
+            raise InvalidValue(
+                name, f"{folder}: {no_such(folder, 'folder')}, nor a repository OWNER/REPO; check the name"
+            )
         folder = torch.hub._get_cache_or_reload(repository, False, trust_repo=True)
     with torch.hub._add_to_sys_path(folder):
         module = torch.hub._import_module(torch.hub.MODULE_HUBCONF, str(Path(folder, torch.hub.MODULE_HUBCONF)))
@@ -181,16 +187,17 @@ def _hub(name: str, rest: str) -> Arguments:
         asked = _asks_for_weights(function)
         network = function(**asked)
         if not isinstance(network, nn.Module):
-            raise Refusal(f"{name}: returns a {type(network).__name__}; choose an entry that returns an nn.Module")
+            raise InvalidValue(name, f"returns a {type(network).__name__}; choose an entry that returns an nn.Module")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch.initial_seed() + 1)
             again = function(**asked).state_dict()
     kept = partial(torch.allclose, rtol=0, atol=0, equal_nan=True)
     changed = [key for key, value in network.state_dict().items() if not kept(value, again[key])]
     if changed:
-        raise Refusal(
-            f"{name}: has random weights: {len(changed)} of {len(again)} tensors, such as {changed[0]}, change from "
-            "call to call; choose an entry that loads its weights"
+        raise InvalidValue(
+            name,
+            f"has random weights: {len(changed)} of {len(again)} tensors, such as {changed[0]}, change from "
+            "call to call; choose an entry that loads its weights",
         )
     return (
         network,
@@ -214,19 +221,22 @@ def _output_of(name: str, output: Any) -> Output:
     """The output of a network that states nothing about it.
 
     Raises:
-        Refusal: it is not a tensor of features, tokens or maps.
+        InvalidValue: it is not a tensor of features, tokens or maps.
     """
     if not isinstance(output, Tensor):
         parts = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
-        raise Refusal(
-            f"{name}: returns a {type(output).__name__}{parts}, not a tensor; wrap the network in a function of yours "
-            "that returns its feature, and name that as package.module:function"
+        raise InvalidValue(
+            name,
+            f"returns a {type(output).__name__}{parts}, not a tensor; wrap the network in a function of yours "
+            "that returns its feature, and name that as package.module:function",
         )
     if output.dim() == 2:
         return Output(output)
     if output.dim() in (3, 4):
         return _mean(output)
-    raise Refusal(f"{name}: returns a tensor of shape {tuple(output.shape)}, not one feature per image; choose another")
+    raise InvalidValue(
+        name, f"returns a tensor of shape {tuple(output.shape)}, not one feature per image; choose another"
+    )
 
 
 def _mean(places: Tensor) -> Output:
@@ -246,9 +256,10 @@ def _transformers(name: str, rest: str) -> Arguments:
     absent = sorted(report["missing_keys"])
     others = [key for key in absent if "pooler" not in key]
     if others:
-        raise Refusal(
-            f"{name}: {len(others)} of its tensors, such as {others[0]}, are not among its weights and would stay "
-            "random; choose a model that was saved whole"
+        raise InvalidValue(
+            name,
+            f"{len(others)} of its tensors, such as {others[0]}, are not among its weights and would stay "
+            "random; choose a model that was saved whole",
         )
     normalization = _of_processor(name, library, rest)
     vision = getattr(config, "vision_config", config)
@@ -281,7 +292,7 @@ def _read(name: str, output: Any, class_token: bool = False, trained_pooler: boo
             # Convolutional networks pool to maps of one place.
             return Output(feature.flatten(1) if feature.dim() == 4 else feature, places, field)
     if places is None or any(field in output for field in QUERIES):
-        raise Refusal(f"{name}: gives no feature of an image ({', '.join(output)}); choose another model")
+        raise InvalidValue(name, f"gives no feature of an image ({', '.join(output)}); choose another model")
     if places.dim() == 3 and class_token:
         return Output(places[:, 0], places, "class token")
     return _mean(places)
@@ -295,9 +306,10 @@ def _open_clip(name: str, rest: str) -> Arguments:
     in_place = rest.startswith(OPEN_CLIP_PLACES)
     model, _, tag = (rest, "", "") if in_place else rest.partition("/")
     if not (tag or in_place):
-        raise Refusal(
-            f"{name}: does not name weights; give open_clip:MODEL/TAG, such as open_clip:ViT-B-32/openai, "
-            "open_clip:local-dir:FOLDER or open_clip:hf-hub:OWNER/NAME"
+        raise InvalidValue(
+            name,
+            "does not name weights; give open_clip:MODEL/TAG, such as open_clip:ViT-B-32/openai, "
+            "open_clip:local-dir:FOLDER or open_clip:hf-hub:OWNER/NAME",
         )
     network = library.create_model(model, pretrained=tag or None, require_pretrained=True)
     visual = network.visual

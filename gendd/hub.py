@@ -9,7 +9,7 @@ import timm
 import torch
 
 from gendd.checkpoint import Tensors, Weights
-from gendd.errors import Missing, PassingFault, Refusal
+from gendd.errors import InvalidValue, MissingFile, PassingFault
 from gendd.networks import create_timm
 from gendd.timm_sources import from_hub
 
@@ -53,7 +53,7 @@ class Published:
         """The file, from the hub into its cache.
 
         Raises:
-            Missing: the hub gives none.
+            MissingFile: the hub gives none.
             PassingFault: it is busy or out of order.
         """
         try:
@@ -63,8 +63,10 @@ class Published:
         except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
             raise self.absent(f" and the hub does not give it ({shorten(str(error), 160)})") from error
 
-    def absent(self, reason: str = "") -> Missing:
-        return Missing(f"{TIMM}: {self.network} is not at hand{reason}; fetch {self.url} and save it as {self.by_hand}")
+    def absent(self, reason: str = "") -> MissingFile:
+        return MissingFile(
+            TIMM, f"{self.network} is not at hand{reason}; fetch {self.url} and save it as {self.by_hand}"
+        )
 
     def read(self, tensors: Tensors, image_size: int) -> Weights:
         """The file's tensors as the network has them for images of this size: timm renames some, leaves out what is
@@ -80,9 +82,10 @@ class Published:
                     pretrained_cfg_overlay={"state_dict": tensors},
                 )
             except Exception as error:  # At a file of another network, timm's readers raise almost anything.
-                raise Refusal(
-                    f"{TIMM}: the file holds no weights of {self.network} ({shorten(str(error), 160)}); fetch "
-                    f"{self.url} again and save it as {self.by_hand}"
+                raise InvalidValue(
+                    TIMM,
+                    f"the file holds no weights of {self.network} ({shorten(str(error), 160)}); fetch "
+                    f"{self.url} again and save it as {self.by_hand}",
                 ) from error
         return Weights(filled.state_dict())
 
@@ -91,9 +94,9 @@ def published(name: str, timm_name: str | None) -> Published:
     """What timm's hub holds for the network that the user calls `name` and timm `timm_name`.
 
     Raises:
-        Refusal: it holds none.
+        InvalidValue: it holds none.
     """
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name else None
     if not cfg or not cfg.hf_hub_id:
-        raise Refusal(f"{TIMM}: timm publishes no weights of {name}; name a file or run folder")
+        raise InvalidValue(TIMM, f"timm publishes no weights of {name}; name a file or run folder")
     return Published(f"{cfg.architecture}.{cfg.tag}", cfg.hf_hub_id, cfg.num_classes)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 from gendd.randomness import generator
 
 # Of DINO (Caron et al., 2021).
@@ -32,10 +32,10 @@ def knn_shares(
         train: (N, D) features; labels: (N,) classes; test: (M, D).
 
     Raises:
-        Refusal: fewer than k training images.
+        InvalidValue: fewer than k training images.
     """
     if k > len(train):
-        raise Refusal(f"{k}: more than the {len(train)} training images; lower it")
+        raise InvalidValue(k, f"more than the {len(train)} training images; lower it")
     train, test = F.normalize(train, dim=-1), F.normalize(test, dim=-1)
     votes = []
     for part in test.split(1024):
@@ -117,14 +117,18 @@ def zero_shot_logits(features: Tensor, vectors: Tensor, bias: Tensor | None = No
     """Return how alike (M, C) features (M, D) and a vector of each class (C, D) are: cosine, or dot product and bias.
 
     Raises:
-        Refusal: vectors of another width, biases of another number, or values that are not finite.
+        InvalidValue: vectors of another width, biases of another number, or values that are not finite.
     """
     if vectors.dim() != 2 or vectors.shape[1] != features.shape[1]:
-        raise Refusal(f"holds vectors of shape {tuple(vectors.shape)}, the features have {features.shape[1]} numbers")
+        raise InvalidValue(
+            "", f"holds vectors of shape {tuple(vectors.shape)}, the features have {features.shape[1]} numbers"
+        )
     if bias is not None and bias.shape != vectors.shape[:1]:
-        raise Refusal(f"holds biases of shape {tuple(bias.shape)} for {len(vectors)} vectors; give one for each")
+        raise InvalidValue(
+            "", f"holds biases of shape {tuple(bias.shape)} for {len(vectors)} vectors; give one for each"
+        )
     if not all(values.isfinite().all() for values in (vectors, bias) if values is not None):
-        raise Refusal("holds values that are not finite; write it again without NaN and infinity")
+        raise InvalidValue("", "holds values that are not finite; write it again without NaN and infinity")
     if cosine:
         return F.normalize(features, dim=-1) @ F.normalize(vectors, dim=-1).T
     return F.linear(features, vectors, bias)

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gendd.errors import Refusal, UserError, not_there
+from gendd.errors import InvalidValue, UserError, no_such
 from gendd.images import ENDINGS, begins_as_image
 from gendd.retry import retried
 
@@ -40,13 +40,13 @@ def list_images(root: Path) -> ImageFiles:
     """All images below a folder, whatever their folders are called, in order of their paths.
 
     Raises:
-        Refusal: there are none.
+        InvalidValue: there are none.
     """
     if not root.is_dir():
-        raise Refusal(f"{not_there(root, 'folder')}; name a folder of images")
+        raise InvalidValue(root, f"{no_such(root, 'folder')}; name a folder of images")
     names, passed_over = _walk(root)
     if not names:
-        raise Refusal(f"{root}: holds no image{aside(passed_over)}; name a folder of images")
+        raise InvalidValue(root, f"holds no image{aside(passed_over)}; name a folder of images")
     return ImageFiles(root, names, None, None, passed_over)
 
 
@@ -54,12 +54,12 @@ def list_class_folders(root: Path, split: str) -> ImageFiles:
     """The images of root/split/<class>/, class by class; their names begin with the split.
 
     Raises:
-        Refusal: no class folders, or one without images.
+        InvalidValue: no class folders, or one without images.
     """
     needs = f"it needs {split}/<class>/<image> files"
     classes = class_names(root / split)
     if not classes:
-        raise Refusal(f"{root}: {split}/ is not there or holds no class folder; {needs}")
+        raise InvalidValue(root, f"{split}/ is not there or holds no class folder; {needs}")
     names, passed_over = _walk(root / split)
     number = {name: label for label, name in enumerate(classes)}
     inside = [name for name in names if "/" in name]
@@ -71,8 +71,8 @@ def list_class_folders(root: Path, split: str) -> ImageFiles:
     empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
     if empty:
         more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
-        raise Refusal(
-            f"{root}: no image in {split}/ for the classes {', '.join(empty[:5])}{more}{aside(passed_over)}; {needs}"
+        raise InvalidValue(
+            root, f"no image in {split}/ for the classes {', '.join(empty[:5])}{more}{aside(passed_over)}; {needs}"
         )
     return ImageFiles(root, [f"{split}/{name}" for name in inside], labels, classes, passed_over)
 

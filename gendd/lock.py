@@ -48,7 +48,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
             f"(if that process does not exist, delete {folder / NAME})"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); choose another place with --runs") from error
+        raise UserError(f"cannot write to {folder} ({error.strerror}); choose another place with `runs`") from error
     try:
         yield
     finally:

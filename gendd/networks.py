@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from gendd import timm_sources
-from gendd.errors import Refusal, unknown_name
+from gendd.errors import InvalidValue, unknown_name
 from gendd.foundation import create_foundation, is_foundation
 from gendd.own_code import brief, imported, raised
 
@@ -50,10 +50,12 @@ def take_classifier(name: str, network: nn.Module) -> None:
     """Take a network's classifier away.
 
     Raises:
-        Refusal: it cannot be.
+        InvalidValue: it cannot be.
     """
     if not hasattr(network, "reset_classifier"):
-        raise Refusal(f"{name}: lacks reset_classifier of timm's interface, and there are no classes to learn; add it")
+        raise InvalidValue(
+            name, "lacks reset_classifier of timm's interface, and there are no classes to learn; add it"
+        )
     network.reset_classifier(0)
 
 
@@ -89,7 +91,12 @@ def is_foreign(name: str) -> bool:
 
 
 def create_network(
-    name: str, names: Names, num_classes: int, image_size: int, needs_classifier: bool = True
+    name: str,
+    names: Names,
+    num_classes: int,
+    image_size: int,
+    needs_classifier: bool = True,
+    size_field: str = "image_size",
 ) -> nn.Module:
     """Build a network, with random weights unless another library or a user's function gives them.
 
@@ -99,9 +106,10 @@ def create_network(
 
         num_classes: 0 for a network without a classifier.
         needs_classifier: whether it must have one for so many classes.
+        size_field: the setting that gives the image size.
 
     Raises:
-        Refusal: no such name, or a network without the interface.
+        InvalidValue: no such name, or a network without the interface.
     """
     if is_foundation(name):
         # Libraries draw what their files lack, such as a pooler. Drawn alike, the network is one for all seeds.
@@ -111,23 +119,23 @@ def create_network(
     elif is_foreign(name):
         network = _from_function(name, num_classes)
     else:
-        network = _from_timm(name, names, num_classes, image_size)
+        network = _from_timm(name, names, num_classes, image_size, size_field)
     # "normalization" says who states it, where it is not the network itself.
     cfg = dict(getattr(network, "pretrained_cfg", None) or {})
     if not (cfg.get("mean") and cfg.get("std")):
         network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "normalization": UNSTATED}
     if next(network.parameters(), None) is None:
-        raise Refusal(f"{name}: has no parameters, so it has learned nothing; choose another network")
+        raise InvalidValue(name, "has no parameters, so it has learned nothing; choose another network")
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
-        raise Refusal(f"{name}: the network lacks {', '.join(missing)} of timm's interface; add them")
+        raise InvalidValue(name, f"the network lacks {', '.join(missing)} of timm's interface; add them")
     if not num_classes or not needs_classifier:
         return network
     if not isinstance(network.get_classifier(), nn.Linear):
-        raise Refusal(f"{name}: its classifier is no nn.Linear, which the method needs; choose another network")
+        raise InvalidValue(name, "its classifier is no nn.Linear, which the method needs; choose another network")
     outputs = network.get_classifier().out_features
     if outputs != num_classes:
-        raise Refusal(f"{name}: its classifier has {outputs} outputs, the data set {num_classes} classes")
+        raise InvalidValue(name, f"its classifier has {outputs} outputs, the data set {num_classes} classes")
     return network
 
 
@@ -136,7 +144,7 @@ def timm_can_build(name: str, network: nn.Module) -> bool:
     return (":" not in name or timm_sources.is_source(name)) and not getattr(network, "has_small_stem", False)
 
 
-def _from_timm(name: str, names: Names, num_classes: int, image_size: int) -> nn.Module:
+def _from_timm(name: str, names: Names, num_classes: int, image_size: int, size_field: str) -> nn.Module:
     if timm_sources.is_source(name):
         timm_name = f"{timm_sources.LOCAL}{timm_sources.find(name, timm_sources.CONFIG).parent}"
     else:
@@ -147,9 +155,10 @@ def _from_timm(name: str, names: Names, num_classes: int, image_size: int) -> nn
     try:
         network = create_timm(timm_name, num_classes, image_size)
     except Exception as error:  # timm's networks raise almost anything at sizes that they are not made for.
-        raise Refusal(
-            f"{name}: timm cannot build it for images of {image_size} pixels ({brief(error)}); choose another "
-            "network or --image-size"
+        raise InvalidValue(
+            name,
+            f"timm cannot build it for images of {image_size} pixels ({brief(error)}); choose another "
+            f"network or `{size_field}`",
         ) from error
     architecture = network.pretrained_cfg.get("architecture")
     if names.small_stems and image_size <= SMALL_IMAGE and architecture not in names.short.values():
@@ -157,9 +166,9 @@ def _from_timm(name: str, names: Names, num_classes: int, image_size: int) -> nn
     return network
 
 
-def _unknown_network(name: str, names: Names) -> Refusal:
+def _unknown_network(name: str, names: Names) -> InvalidValue:
     if timm.is_model(name):
-        return Refusal(f"{name}: no short name here; timm's network of this name is timm/{name}")
+        return InvalidValue(name, f"no short name here; timm's network of this name is timm/{name}")
     in_timm = [f"timm/{model}" for model in timm.list_models()] if name.startswith("timm/") else []
     return unknown_name(name, in_timm or names.short)
 
@@ -178,13 +187,15 @@ def _from_function(name: str, num_classes: int) -> nn.Module:
     try:
         inspect.signature(function).bind(num_classes=num_classes)
     except (TypeError, ValueError) as error:
-        raise Refusal(f"{name}: cannot be called with num_classes alone ({error}); give a function that can") from error
+        raise InvalidValue(
+            name, f"cannot be called with num_classes alone ({error}); give a function that can"
+        ) from error
     try:
         network = function(num_classes=num_classes)
     except Exception as error:
         raise raised(name, f"fails for num_classes={num_classes}", error) from error
     if not isinstance(network, nn.Module):
-        raise Refusal(f"{name}: returns a {type(network).__name__}; give a function that returns an nn.Module")
+        raise InvalidValue(name, f"returns a {type(network).__name__}; give a function that returns an nn.Module")
     return network
 
 
@@ -215,11 +226,11 @@ def _fit_small_images(network: nn.Module) -> None:
         network.maxpool = nn.Identity()
 
 
-def trial(name: str, network: nn.Module, image_size: int) -> int:
+def trial(name: str, network: nn.Module, image_size: int, size_field: str = "image_size") -> int:
     """Have a network look at an image; its floating-point operations.
 
     Raises:
-        Refusal: it cannot, or its pooled feature is not what it says, or its classifier takes.
+        InvalidValue: it cannot, or its pooled feature is not what it says, or its classifier takes.
     """
     image = torch.zeros(1, 3, image_size, image_size)
     try:
@@ -227,16 +238,18 @@ def trial(name: str, network: nn.Module, image_size: int) -> int:
         with torch.no_grad():
             shape = tuple(pooled_feature(network, image).shape)
     except Exception as error:  # Networks raise almost anything at images that they are not made for.
-        raise Refusal(
-            f"{name}: cannot classify an image of 3 x {image_size} x {image_size} ({brief(error)}); choose "
-            "another network or --image-size"
+        raise InvalidValue(
+            name,
+            f"cannot classify an image of 3 x {image_size} x {image_size} ({brief(error)}); choose "
+            f"another network or `{size_field}`",
         ) from error
     said, classifier = feature_width(network), network.get_classifier()
     taken = classifier.in_features if isinstance(classifier, nn.Linear) else said
     if not shape == (1, said) == (1, taken):
-        raise Refusal(
-            f"{name}: its pooled feature of one image has shape {shape}, its num_features is {said}, its "
-            f"classifier takes {taken}; make them agree"
+        raise InvalidValue(
+            name,
+            f"its pooled feature of one image has shape {shape}, its num_features is {said}, its "
+            f"classifier takes {taken}; make them agree",
         )
     return cost
 
@@ -250,9 +263,10 @@ def check_trains(name: str, network: nn.Module, image_size: int, images: int) ->
     try:
         network.train()(torch.zeros(min(images, 2), 3, image_size, image_size, device=device))
     except Exception as error:
-        raise Refusal(
-            f"{name}: cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
-            f"({brief(error)}); give a greater --batch-size, a smaller --grad-accum-steps or another --image-size"
+        raise InvalidValue(
+            name,
+            f"cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
+            f"({brief(error)}); give a greater `batch_size`, a smaller `grad_accum_steps` or another `image_size`",
         ) from error
     finally:
         network.eval()
@@ -264,12 +278,12 @@ def recompute_activations(name: str, network: nn.Module) -> None:
     """Have a network recompute its activations in the backward pass, by timm's `set_grad_checkpointing`.
 
     Raises:
-        Refusal: the network cannot.
+        InvalidValue: the network cannot.
     """
     try:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise Refusal(f"{name} has no gradient checkpointing; leave its part out") from error
+        raise InvalidValue("", f"{name} has no gradient checkpointing; leave its part out") from error
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             module.register_forward_pre_hook(partial(_count_once, module.momentum))

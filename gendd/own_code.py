@@ -6,7 +6,7 @@ import sys
 import traceback
 from textwrap import shorten
 
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 
 
 def imported(name: str, kind: str) -> object:
@@ -16,7 +16,7 @@ def imported(name: str, kind: str) -> object:
         kind: what it should be, for the error: "function" or "Class".
 
     Raises:
-        Refusal: there is no such module or name, or the module's code raises.
+        InvalidValue: there is no such module or name, or the module's code raises.
     """
     module, _, attribute = name.partition(":")
     folder = os.getcwd()
@@ -25,20 +25,20 @@ def imported(name: str, kind: str) -> object:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise Refusal(f"{name}: {error}; give package.module:{kind}, importable from {folder}") from error
+        raise InvalidValue(name, f"{error}; give package.module:{kind}, importable from {folder}") from error
     except Exception as error:  # The user's code may raise anything.
         raise raised(name, "cannot be imported", error) from error
 
 
-def raised(name: str, what: str, error: Exception) -> Refusal:
+def raised(name: str, what: str, error: Exception) -> InvalidValue:
     """Return the refusal of the user's code that raises, with the line where it does."""
     place = traceback.extract_tb(error.__traceback__)[-1]
-    return Refusal(
-        f"{name}: {what} ({type(error).__name__}: {brief(error)}, in {place.filename}, line {place.lineno}); "
-        "mend it there"
+    return InvalidValue(
+        name,
+        f"{what} ({type(error).__name__}: {brief(error)}, in {place.filename}, line {place.lineno}); mend it there",
     )
 
 
 def brief(error: Exception) -> str:
-    """Return an error's message, shortened, or its type if the message is empty."""
-    return shorten(str(error) or type(error).__name__, 160)
+    """Return an error's message, shortened, or its type if the message is empty; backticks are for settings."""
+    return shorten(str(error).replace("`", "'") or type(error).__name__, 160)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 
 GRAY = 128
 COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (GRAY, GRAY, GRAY))
@@ -39,13 +39,13 @@ def measure(name: str, processor: Any) -> Normalization:
     """Return the normalization of a processor.
 
     Raises:
-        Refusal: it is not a mean and a deviation per channel.
+        InvalidValue: it is not a mean and a deviation per channel.
     """
     images = [Image.new("RGB", (64, 64), color) for color in COLORS]
     pixels = torch.as_tensor(processor(images=images, return_tensors="pt")["pixel_values"]).double()
     if pixels.dim() != 4 or pixels.shape[:2] != (len(COLORS), 3):
-        raise Refusal(
-            f"{name}: its processor makes inputs of shape {tuple(pixels.shape[1:])}, not images; choose another"
+        raise InvalidValue(
+            name, f"its processor makes inputs of shape {tuple(pixels.shape[1:])}, not images; choose another"
         )
     height, width = pixels.shape[2:]
     black, *primaries, gray = pixels[:, :, height // 2, width // 2]
@@ -59,7 +59,9 @@ def measure(name: str, processor: Any) -> Normalization:
         gray, (GRAY / 255 - mean) / std, atol=1e-2, rtol=1e-2
     )
     if not fits:
-        raise Refusal(f"{name}: its processor does more than subtract a mean and divide by a deviation; choose another")
+        raise InvalidValue(
+            name, "its processor does more than subtract a mean and divide by a deviation; choose another"
+        )
     source = "its processor's" + (", channels in the order blue, green, red" if blue_first else "")
     return Normalization(_plain(mean), _plain(std), source, blue_first, height if height == width else None)
 

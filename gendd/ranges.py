@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_type_hints
 
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 
 
 @dataclass(frozen=True)
@@ -49,16 +49,11 @@ def field_values(config: Any, kind: type) -> dict[str, Any]:
     return {name: getattr(config, name) for name in field_names(kind)}
 
 
-def flag(name: str) -> str:
-    """The flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
 def check_ranges(config: Any) -> None:
     """Refuse numbers of a dataclass that are out of their fields' ranges, or that are none.
 
     Raises:
-        UserError: it names the flag, the value and the range.
+        InvalidSetting: it names the field, the value and the range.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
@@ -66,7 +61,7 @@ def check_ranges(config: Any) -> None:
         values = value if isinstance(value, tuple) else (value,)
         if limits and not all(given is None or limits.holds(given) for given in values):
             remedy = limits.remedy and f"; {limits.remedy}"
-            raise UserError(f"{flag(field.name)} {' '.join(map(str, values))}: must be {limits}{remedy}")
+            raise InvalidSetting(field.name, value, f"must be {limits}{remedy}")
 
 
 def _range_in(hint: Any) -> Range | None:

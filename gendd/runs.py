@@ -31,11 +31,10 @@ from gendd.checkpoint import metadata, write_whole
 from gendd.config import Config, Run
 from gendd.data import EvaluationData, TrainingData, class_difference, identity
 from gendd.distributed import World, hardware
-from gendd.errors import UserError, naming
+from gendd.errors import InvalidSetting, InvalidValue, UserError
 from gendd.family import Tree
 from gendd.foreign import is_safetensors
 from gendd.methods import get_method
-from gendd.ranges import flag
 from gendd.retry import retried
 
 # Where things lie and how the result is measured; not what is trained.
@@ -119,14 +118,14 @@ class RunFolder:
         options = set_by or {}
         theirs, mine = (by_name(one.content()) for one in (self.config(tree), config))
         differing = [
-            f"{flag(options.get(name, name))} {theirs.get(name)} there, {mine[name]} here"
+            f"`{options.get(name, name)}` {theirs.get(name)} there, {mine[name]} here"
             for name in sorted(mine.keys() - NOT_COMPARED)
             if theirs.get(name) != mine[name]
         ]
         if differing:
-            remedy = f"repeat them, choose another {flag(options.get('name', 'name'))} or --seed, or delete the folder"
+            remedy = f"repeat them, choose another `{options.get('name', 'name')}` or `seed`, or delete the folder"
             if config.run.resume:
-                remedy = "leave them out beside --resume"
+                remedy = "leave them out beside `resume`"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
     def check_data(self, training: TrainingData, evaluation: EvaluationData) -> str:
@@ -149,7 +148,7 @@ class RunFolder:
         if changed:
             raise UserError(
                 f"{self.path} holds a run of other data: {'; '.join(changed.values())}; give it the data it began "
-                "with, choose another --name or --seed, or delete the folder"
+                "with, choose another `name` or `seed`, or delete the folder"
             )
         return evaluated
 
@@ -167,7 +166,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds a run of another teacher: {theirs['weights']} had sha256 {theirs[name][:12]}, "
                 f"{mine['weights']} has {str(mine[name])[:12]}; give it the teacher it began with, choose another "
-                "--name or --seed, or delete the folder"
+                "`name` or `seed`, or delete the folder"
             )
 
     def claim(self, config: Config, tree: Tree, training: TrainingData, evaluation: EvaluationData) -> None:
@@ -200,18 +199,17 @@ def progress(path: Path, epoch: int | None) -> str:
     return f", after epoch {epoch} of {epochs}{unfinished}"
 
 
-def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: str | None = None) -> None:
+def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: tuple[str, object] | None = None) -> None:
     """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known.
 
     Args:
-        given: the flag and value that named the checkpoint; None for a program's argument.
+        given: the setting, with its value, that named the checkpoint; None for a program's argument.
     """
     learned = learned_classes(checkpoint)
     if learned and (difference := class_difference(learned, class_names)):
-        raise UserError(
-            f"{given or checkpoint}: has learned other classes than the images to evaluate on are of; {difference}; "
-            "name a data set with the same class folders"
-        )
+        field, value = given or ("", checkpoint)
+        reason = f"has learned other classes than the images to evaluate on are of; {difference}"
+        raise InvalidSetting(field, value, f"{reason}; name a data set with the same class folders")
 
 
 def class_subset(checkpoint: Path, class_names: Sequence[str | None]) -> list[int] | None:
@@ -245,11 +243,11 @@ def saved_config(record: Mapping[str, Any], tree: Tree, path: Path) -> Config:
     if record.get("tree") != tree.name:
         raise UserError(f"{path.absolute()}: a run of {record.get('tree')}, not of {tree.name}")
     try:
-        name = record["method"]["name"]
+        method = get_method(record["method"]["name"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path.absolute()}: its configuration names no method; name another run") from error
-    with naming(f"{path}: method"):
-        method = get_method(name)
+    except InvalidValue as error:
+        raise UserError(f"{path}: method {error}") from error
     return tree.config(method()).filled(record)
 
 
@@ -279,7 +277,7 @@ def run_record(path: Path) -> dict[str, Any]:
 
 
 def by_name(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all values of a configuration's content by their fields' names, and the method's name as "method"."""
+    """Return all values of a configuration's content by their fields' names, and the method's name as "METHOD"."""
     parts = [part for part in content.values() if isinstance(part, Mapping)]
     return {name: value for part in parts for name, value in part.items()} | {
         "name": content["run"]["name"],

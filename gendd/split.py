@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.randomness import generator
 
 AnySplit = TypeVar("AnySplit", bound="Split")
@@ -45,7 +45,7 @@ class Split:
         order = torch.randperm(len(self), generator=generator("cpu", "holdout"))
         held = round(share * len(self))
         if not held:
-            raise UserError(f"--holdout {share}: leaves none of {len(self)} images to evaluate on; raise it")
+            raise InvalidSetting("holdout", share, f"leaves none of {len(self)} images to evaluate on; raise it")
         return self.select(order[held:]), self.select(order[:held])
 
     def long_tailed(self: AnySplit, imbalance: float) -> AnySplit:

@@ -24,7 +24,7 @@ from gendd.checkpoint import write_whole
 from gendd.config import Config
 from gendd.data import Batch, TrainingData
 from gendd.distributed import World
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting, UserError
 from gendd.retry import retried
 from gendd.teacher import FrozenTeacher
 
@@ -123,7 +123,7 @@ class TeacherCache:
         return f"{self.folder}: {views}, {size:.1f} MB; {absent} of {len(self.shards)} shards to compute"
 
     def refusal(self, reason: str) -> UserError:
-        return UserError(f"--teacher-cache {self.folder}: {reason}")
+        return InvalidSetting("teacher_cache", self.folder, reason)
 
     def claim(self, made_from: dict) -> None:
         """Make the folder a cache made from this, and from what the data's views show.

@@ -15,7 +15,7 @@ import torch
 from timm.data import infer_imagenet_subset
 from torch import Tensor, nn
 
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 from gendd.foundation import Output
 from gendd.networks import pooled_feature
 
@@ -76,19 +76,19 @@ def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
     """D_t.
 
     Raises:
-        Refusal: the network has no such feature.
+        InvalidValue: the network has no such feature.
     """
     if kind == "class-token" and not getattr(network, "num_prefix_tokens", 0):
-        raise Refusal(f"{kind}: the network has no class token; choose pooled or patch-mean")
+        raise InvalidValue(kind, "the network has no class token; choose pooled or patch-mean")
     if kind == "projection" and not isinstance(network.get_classifier(), nn.Linear):
-        raise Refusal(f"{kind}: the network ends without one; choose pooled")
+        raise InvalidValue(kind, "the network ends without one; choose pooled")
     image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
     with torch.no_grad():
         if kind == "patch-mean" and places_of(network.eval(), image) is None:
-            raise Refusal(f"{kind}: the network gives no patches; choose pooled")
+            raise InvalidValue(kind, "the network gives no patches; choose pooled")
         feature = take(network.eval(), image, kind)
     if feature.dim() != 2:
-        raise Refusal(f"{kind}: is no vector but of shape {tuple(feature.shape[1:])}; choose another")
+        raise InvalidValue(kind, f"is no vector but of shape {tuple(feature.shape[1:])}; choose another")
     return feature.shape[1]
 
 
@@ -104,13 +104,14 @@ def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) ->
     first = take(network.eval(), images, kind)
     second = torch.cat([take(network, image, kind) for image in images.split(1)])
     if not (first.isfinite().all() and second.isfinite().all()):
-        raise Refusal(
-            f"{name}: its feature of two random images is not finite; choose another network or other weights"
+        raise InvalidValue(
+            name, "its feature of two random images is not finite; choose another network or other weights"
         )
     if torch.equal(first[0], first[1]):
-        raise Refusal(f"{name}: its feature is the same for every image; choose another network or other weights")
+        raise InvalidValue(name, "its feature is the same for every image; choose another network or other weights")
     if (first - second).abs().max() > TOLERANCE * first.abs().max():
-        raise Refusal(
-            f"{name}: two passes over the same images differ, in evaluation mode too: it masks at random, keeps its "
-            "dropout, or compares images of a batch; switch that off, or choose another network"
+        raise InvalidValue(
+            name,
+            "two passes over the same images differ, in evaluation mode too: it masks at random, keeps its "
+            "dropout, or compares images of a batch; switch that off, or choose another network",
         )

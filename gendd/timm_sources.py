@@ -10,7 +10,7 @@ from textwrap import shorten
 
 import huggingface_hub
 
-from gendd.errors import Missing, PassingFault
+from gendd.errors import MissingFile, PassingFault
 from gendd.retry import retried
 
 LOCAL, HUB = "local-dir:", ("hf-hub:", "hf_hub:")
@@ -34,7 +34,7 @@ def find(name: str, files: Sequence[str], fetch: bool = True) -> Path:
         fetch: whether the hub may be asked for what its cache lacks.
 
     Raises:
-        Missing: it has none of them, or the hub gives none.
+        MissingFile: it has none of them, or the hub gives none.
     """
     place = name.partition(":")[2]
     if name.startswith(LOCAL):
@@ -44,7 +44,7 @@ def find(name: str, files: Sequence[str], fetch: bool = True) -> Path:
     else:
         found, reason = _on_hub(place, files, fetch)
     if not found:
-        raise Missing(f"{name}: {reason}; put config.json and weights into a folder and name it {LOCAL}FOLDER")
+        raise MissingFile(name, f"{reason}; put config.json and weights into a folder and name it {LOCAL}FOLDER")
     return found[0]
 
 

@@ -17,7 +17,7 @@ from gendd import checkpoint
 from gendd.config import Config
 from gendd.data import TrainingData
 from gendd.distributed import World, autocast
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting, UserError
 from gendd.methods.base import Task
 from gendd.metrics import MetricsWriter
 from gendd.optim import Schedule
@@ -112,8 +112,8 @@ class Training:
         if self.run.last.exists():
             self.load()
         if not self.world.agrees(self.step):
-            raise UserError(
-                f"--runs {self.config.run.runs}: not the same folder on all machines; name one that all see"
+            raise InvalidSetting(
+                "runs", self.config.run.runs, "not the same folder on all machines; name one that all see"
             )
         if self.world.is_first:
             self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
@@ -199,8 +199,8 @@ class Training:
         if not self.world.all_true(self.finite):
             optimizer = self.config.optimizer
             raise UserError(
-                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower --lr {optimizer.lr} "
-                f"or lengthen --warmup-epochs {optimizer.warmup_epochs} (the last good checkpoint is {self.run.last})"
+                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower `lr` {optimizer.lr} "
+                f"or lengthen `warmup_epochs` {optimizer.warmup_epochs} (the last good checkpoint is {self.run.last})"
             )
 
     def evaluate_epoch(self) -> None:
@@ -256,9 +256,11 @@ class Training:
         content = checkpoint.read(self.run.last)
         lacking = [name for name in ("model", "optimizer", *PROGRESS) if name not in content]
         if lacking:
-            raise UserError(
-                f"--resume {self.run.last}: lacks {', '.join(lacking)}, without which no run goes on, as best.pt and "
-                "weights alone do; put its last checkpoint there, or start another run with --student-weights"
+            raise InvalidSetting(
+                "resume",
+                self.run.last,
+                f"lacks {', '.join(lacking)}, without which no run goes on, as best.pt and "
+                "weights alone do; put its last checkpoint there, or start another run with `student_weights`",
             )
         unwrap_model(self.task.get_eval_model()).load_state_dict(content["model"])
         if self.task.has_ema():
@@ -283,10 +285,12 @@ def memory_remedy(config: Config, images: int):
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         steps = config.optimizer.grad_accum_steps
-        raise UserError(
-            f"--grad-accum-steps {steps}: {images} images at once do not fit into the memory; "
-            f"--grad-accum-steps {2 * steps} halves them, --grad-checkpointing both needs less for "
-            "each"
+        raise InvalidSetting(
+            "grad_accum_steps",
+            steps,
+            f"{images} images at once do not fit into the memory; "
+            f"`grad_accum_steps` {2 * steps} halves them, `grad_checkpointing` both needs less for "
+            "each",
         ) from error
 
 

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from gendd.config import Config
 from gendd.data import refuse_other_classes
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.evaluation import class_groups
 from gendd.images import SHOWN
 from gendd.listing import describe
@@ -32,8 +32,8 @@ def check_data(config: Config[SmallImages]) -> None:
         for line in broken[:SHOWN]:
             print(f"  {line}")
         more = f" (the first {SHOWN} are listed)" if len(broken) > SHOWN else ""
-        raise UserError(
-            f"--dataset {config.data.dataset}: {len(broken)} images are broken{more}; remove or replace them"
+        raise InvalidSetting(
+            "dataset", config.data.dataset, f"{len(broken)} images are broken{more}; remove or replace them"
         )
     train, test = sources["train"], sources["test"]
     refuse_other_classes(config.data.dataset, train.class_names, test.class_names)

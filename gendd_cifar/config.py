@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gendd.config import Data
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.ranges import PixelCount, Range, Share
 
 
@@ -31,9 +31,11 @@ class SmallImages(Data):
         super().check_training_images()
         if self.unlabeled_dir is None:
             return
-        flag = f"--unlabeled-dir {self.unlabeled_dir}"
         if not self.unlabeled:
-            raise UserError(f"{flag}: has no labels; train without them: --unlabeled")
+            raise InvalidSetting(
+                "unlabeled_dir", self.unlabeled_dir, "has no labels; train without them: `unlabeled=True`"
+            )
         for name, idle in (("imbalance", 1), ("holdout", 0)):
             if getattr(self, name) != idle:
-                raise UserError(f"--{name} {getattr(self, name)}: chooses images that {flag} replaces; leave one out")
+                reason = f"chooses images that `unlabeled_dir` {self.unlabeled_dir} replaces; leave one out"
+                raise InvalidSetting(name, getattr(self, name), reason)

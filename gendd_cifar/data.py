@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gendd.config import Config
 from gendd.data import Batch, Normalize
 from gendd.distributed import World
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.evaluation import Batches
 from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
 from gendd_cifar.config import SmallImages
@@ -121,7 +121,7 @@ class TrainingImages:
         images, self.size = source.images.images, len(source.images)
         self.image_size, self.steps_per_epoch = images.shape[-1], self.size // plan.batch
         if not self.steps_per_epoch:
-            raise UserError(f"--batch-size {plan.batch}: more than the {self.size} training images; lower it")
+            raise InvalidSetting("batch_size", plan.batch, f"more than the {self.size} training images; lower it")
         padded = torch.nn.functional.pad(images, (crop_padding,) * 4)
         self.images, self.labels = padded.to(device), source.images.labels.to(device)
         self.order = Shuffled(self.size)

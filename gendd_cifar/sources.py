@@ -21,7 +21,7 @@ from torchvision.datasets.utils import check_integrity
 
 from gendd.config import Config
 from gendd.data import DataSummary
-from gendd.errors import UserError, naming, not_there, unknown_name
+from gendd.errors import InvalidSetting, UserError, naming, no_such, unknown_name
 from gendd.images import BrokenImage, as_rgb, opened
 from gendd.listing import ImageFiles, class_names, list_class_folders, list_images
 from gendd.retry import retried
@@ -67,7 +67,7 @@ class BrokenFiles(UserError):
     """Files that are no readable images, with a line for each."""
 
     def __init__(self, lines: Sequence[str]):
-        others = f", and {len(lines) - 1} more, which --check-data names" if len(lines) > 1 else ""
+        others = f", and {len(lines) - 1} more, which `check_data` names" if len(lines) > 1 else ""
         super().__init__(f"{lines[0]}; remove or replace it{others}")
         self.lines = lines
 
@@ -87,23 +87,23 @@ def read_source(dataset: str, data_root: str, split: str, image_size: int | None
         return _cifar(dataset, Path(data_root), split, image_size)
     if not Path(dataset).is_dir():
         raise _no_data_set(dataset)
-    with naming("--dataset"):
+    with naming("dataset"):
         files = list_class_folders(Path(dataset), split)
-    return Source(_decode("--dataset", files, image_size), tuple(files.classes), files.passed_over)
+    return Source(_decode("dataset", files, image_size), tuple(files.classes), files.passed_over)
 
 
 def read_unlabeled(folder: str, image_size: int | None) -> Source:
     """The images of --unlabeled-dir, as `read_source` reads them."""
-    with naming("--unlabeled-dir"):
+    with naming("unlabeled_dir"):
         files = list_images(Path(folder))
-    return Source(_decode("--unlabeled-dir", files, image_size), (), files.passed_over)
+    return Source(_decode("unlabeled_dir", files, image_size), (), files.passed_over)
 
 
-def _no_data_set(name: str) -> UserError:
+def _no_data_set(name: str) -> InvalidSetting:
     if "/" in name or Path(name).is_dir():
-        what = f"{name}: holds no class folders" if Path(name).is_dir() else not_there(name, "folder")
-        return UserError(f"--dataset {what}; name one with train/<class>/ and test/<class>/")
-    return UserError(f"--dataset {unknown_name(name, NAMES)}")
+        what = "holds no class folders" if Path(name).is_dir() else no_such(name, "folder")
+        return InvalidSetting("dataset", name, f"{what}; name one with train/<class>/ and test/<class>/")
+    return InvalidSetting("dataset", name, unknown_name(name, NAMES).reason)
 
 
 def _digits(split: str, image_size: int | None) -> Images:
@@ -126,16 +126,17 @@ def _cifar(name: str, root: Path, split: str, image_size: int | None) -> Source:
         return Source(_without_pixels(torch.arange(CIFAR_SIZES[split]) % classes), (None,) * classes)
     try:
         download = partial(CIFAR[name], root, train=split == "train", download=True)
-        dataset = retried(download, f"--dataset {name}")
+        dataset = retried(download, f"data set {name}")
         pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
         return Source(Images(_stack(pixels), torch.tensor(dataset.targets)), tuple(dataset.classes))
     except (RuntimeError, OSError) as error:
         lacking = _lacking(CIFAR[name], root)
         if lacking:
-            raise UserError(f"--dataset {name}: {lacking} (downloading it failed: {error})") from error
-        raise UserError(
-            f"--dataset {name}: cannot be unpacked or read ({error}); delete {root / CIFAR[name].base_folder} and make "
-            "room there"
+            raise InvalidSetting("dataset", name, f"{lacking} (downloading it failed: {error})") from error
+        raise InvalidSetting(
+            "dataset",
+            name,
+            f"cannot be unpacked or read ({error}); delete {root / CIFAR[name].base_folder} and make room there",
         ) from error
 
 
@@ -152,17 +153,17 @@ def _lacking(dataset: Any, root: Path) -> str | None:
 
 
 def _how_to_get(dataset: Any, root: Path) -> str:
-    return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into --data-root {root}"
+    return f"fetch {dataset.url} (md5 {dataset.tgz_md5}) and put it into `data_root` {root}"
 
 
-def _decode(flag: str, files: ImageFiles, image_size: int | None) -> Images:
+def _decode(field: str, files: ImageFiles, image_size: int | None) -> Images:
     labels = torch.full((len(files.names),), -1) if files.labels is None else torch.tensor(files.labels)
     if image_size is None:
         return _without_pixels(labels)
     paths = [files.root / name for name in files.names]
     with ThreadPoolExecutor() as pool:
         read = list(pool.map(_read, paths, repeat(image_size)))
-    broken = [f"{flag}: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
+    broken = [f"`{field}`: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]
     if broken:
         raise BrokenFiles(broken)
     return Images(_stack([image for image in read if not isinstance(image, str)]), labels)
@@ -203,14 +204,15 @@ def summarize(config: Config[SmallImages]) -> DataSummary:
     elif name in NAMES:
         num_classes = int(name.removeprefix("cifar"))
         if lacking := _lacking(CIFAR[name], Path(config.data.data_root)):
-            missing.append(f"--dataset {name}: {lacking}")
+            missing.append(str(InvalidSetting("dataset", name, lacking)))
     else:
         # An evaluation needs no images to train on.
         num_classes = max(len(class_names(Path(name, split))) for split in SPLITS)
         if not num_classes:
             missing.append(str(_no_data_set(name)))
     if config.data.unlabeled_dir and not Path(config.data.unlabeled_dir).is_dir():
-        missing.append(f"--unlabeled-dir {not_there(config.data.unlabeled_dir, 'folder')}; name a folder of images")
+        reason = f"{no_such(config.data.unlabeled_dir, 'folder')}; name a folder of images"
+        missing.append(str(InvalidSetting("unlabeled_dir", config.data.unlabeled_dir, reason)))
     return DataSummary(num_classes or None, tuple(missing), details=_details(config))
 
 

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from gendd.config import Config
 from gendd.data import refuse_other_classes
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting, UserError
 from gendd.images import SHOWN, BrokenImage, opened
 from gendd.listing import describe
 from gendd_imagenet import shards
@@ -17,7 +17,7 @@ from gendd_imagenet.folders import RELEASE
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView
 from gendd_imagenet.sources import (
-    eval_flag,
+    eval_field,
     eval_folder,
     list_evaluation,
     list_training,
@@ -42,7 +42,7 @@ def check_data(config: Config[Photographs]) -> None:
     held_out = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     evaluation = None if held_out else list_evaluation(config)
     if evaluation and not config.data.images:
-        refuse_unlabeled(evaluation, eval_flag(config), config.data.eval_dataset or config.data.dataset)
+        refuse_unlabeled(evaluation, eval_field(config), config.data.eval_dataset or config.data.dataset)
     if shards.is_shards(config.data.dataset):
         problems = list(_check_shards(config.data.dataset, view))
     else:
@@ -58,9 +58,11 @@ def check_data(config: Config[Photographs]) -> None:
         print(f"imagenet means {RELEASE}")
     if problems:
         more = f" (the first {SHOWN} are listed)" if len(problems) > SHOWN else ""
-        raise UserError(
-            f"--dataset {config.data.dataset}: {len(problems)} missing or broken{more}; fetch them again, or take them "
-            f"off the set (evaluation images: {eval_folder(config)})"
+        raise InvalidSetting(
+            "dataset",
+            config.data.dataset,
+            f"{len(problems)} missing or broken{more}; fetch them again, or take them "
+            f"off the set (evaluation images: {eval_folder(config)})",
         )
     print("nothing is missing or broken")
 
@@ -93,7 +95,7 @@ def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[s
         with opened(content) as image:
             small += min(image.size) < view.image_size
     if small:
-        print(f"  {small} of these {len(sample)} are smaller than --image-size {view.image_size}, and will be enlarged")
+        print(f"  {small} of these {len(sample)} are smaller than {view.image_size} pixels, and will be enlarged")
 
 
 def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:

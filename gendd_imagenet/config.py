@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 from gendd.config import Config, Data, Optimizer, Run
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.methods.base import FEATURES_ALONE
-from gendd.ranges import Amount, CountOrNone, PixelCount, Range, Share, flag
+from gendd.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd_imagenet.hub_images import is_hub
 from gendd_imagenet.shards import is_shards
 
@@ -63,8 +63,8 @@ class Photographs(Data):
     choices = (*Data.choices, "images", "train_list", "eval_dataset", "eval_list")
 
     @property
-    def unlabeled_flag(self) -> str:
-        return f"--images {self.images}" if self.images else super().unlabeled_flag
+    def unlabeled_by(self) -> tuple[str, str | bool]:
+        return ("images", self.images) if self.images else super().unlabeled_by
 
     def pretraining(self) -> Self:
         return replace(self, crop_scale=self.pretrain_crop_scale)
@@ -74,59 +74,67 @@ class Photographs(Data):
         if not self.images:
             return config
         if self.dataset not in (Photographs.dataset, self.images):
-            raise UserError(f"--dataset {self.dataset}: --images {self.images} stands in its place; leave one out")
+            raise InvalidSetting("dataset", self.dataset, f"`images` {self.images} stands in its place; leave one out")
         return config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
 
     def check(self, config: Config) -> None:
         super().check(config)
         method = config.method
         if self.images and method.needs_teacher and method.unlabeled and method.needs_classifier(config):
-            raise UserError(
-                f"--images {self.images}: has no classes for a teacher's classifier, from which {method.name} "
-                f"learns; {FEATURES_ALONE}"
+            raise InvalidSetting(
+                "images",
+                self.images,
+                f"has no classes for a teacher's classifier, from which {method.name} learns; {FEATURES_ALONE}",
             )
         if self.eval_list and self.holdout:
-            raise UserError(
-                f"--eval-list {self.eval_list}: --holdout {self.holdout} evaluates on held-out training images "
-                "instead; leave one out"
+            raise InvalidSetting(
+                "eval_list",
+                self.eval_list,
+                f"`holdout` {self.holdout} evaluates on held-out training images instead; leave one out",
             )
         for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
             if getattr(self, name) and is_hub(dataset):
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: {dataset} has no files to list; leave it out"
-                )
+                raise InvalidSetting(name, getattr(self, name), f"{dataset} has no files to list; leave it out")
         if is_shards(self.dataset):
             if not self.eval_dataset:
                 wanted = "any other images" if self.images else "a folder with val/<class>/"
-                raise UserError(f"--eval-dataset is missing: shards have no classes and no part apart; name {wanted}")
+                raise InvalidSetting("eval_dataset", None, f"shards have no classes and no part apart; name {wanted}")
             if not self.steps_per_epoch:
-                raise UserError(
-                    "--steps-per-epoch is missing: nobody counted the images of the shards; give a number, such as "
-                    "images / --batch-size (--check-data counts them)"
+                raise InvalidSetting(
+                    "steps_per_epoch",
+                    None,
+                    "nobody counted the images of the shards; give a number, such as "
+                    "images / `batch_size` (`check_data` counts them)",
                 )
             if self.holdout:
-                raise UserError(f"--holdout {self.holdout}: shards cannot be split; set it to 0")
+                raise InvalidSetting("holdout", self.holdout, "shards cannot be split; set it to 0")
             if self.teacher_cache:
-                raise UserError(
-                    f"--teacher-cache {self.teacher_cache}: images of shards have no number to be found again by; "
-                    "leave it out, or name a folder of images as --dataset"
+                raise InvalidSetting(
+                    "teacher_cache",
+                    self.teacher_cache,
+                    "images of shards have no number to be found again by; "
+                    "leave it out, or name a folder of images as `dataset`",
                 )
         for name in ("mixup", "cutmix"):
             if self.teacher_cache and getattr(self, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: mixes images anew in each batch, which no "
-                    "--teacher-cache can hold; set it to 0 (--feature-mixup stays) or leave the cache out"
+                raise InvalidSetting(
+                    name,
+                    getattr(self, name),
+                    "mixes images anew in each batch, which no "
+                    "`teacher_cache` can hold; set it to 0 (`feature_mixup` stays) or leave the cache out",
                 )
         for name in ("mixup", "cutmix", "label_smoothing"):
             if self.label_fraction < 1 and getattr(self, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: mixes labels, which --label-fraction "
-                    f"{self.label_fraction} takes from some of the images; leave one out"
+                raise InvalidSetting(
+                    name,
+                    getattr(self, name),
+                    f"mixes labels, which `label_fraction` "
+                    f"{self.label_fraction} takes from some of the images; leave one out",
                 )
         for name in ("crop_scale", "pretrain_crop_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
-                raise UserError(f"{flag(name)} {low:g} {high:g}: must be two shares from 0 to 1, the lesser first")
+                raise InvalidSetting(name, f"{low:g} {high:g}", "must be two shares from 0 to 1, the lesser first")
 
 
 OPTIMIZER = Optimizer(epochs=100, batch_size=512, lr=2e-3, weight_decay=2e-2, beta2_start=0.96, schedule="cosine")

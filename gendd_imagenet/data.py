@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gendd.config import Config
 from gendd.data import Batch, Normalize
 from gendd.distributed import World, usable_cores
-from gendd.errors import UserError, naming
+from gendd.errors import InvalidSetting, naming
 from gendd.evaluation import Batches
 from gendd.randomness import BatchPlan, StepRandom
 from gendd_imagenet import loading, shards
@@ -27,7 +27,7 @@ from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.sources import (
-    eval_flag,
+    eval_field,
     eval_folder,
     eval_split,
     has_training_labels,
@@ -69,24 +69,24 @@ def open_evaluation(
     normalize = Normalize.of(network, world.device)
     held = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     if of_training or held:
-        flag, dataset, split = "--dataset", config.data.dataset, "train" if of_training else "validation"
+        field, dataset, split = "dataset", config.data.dataset, "train" if of_training else "validation"
         listing = list_training(config)
         if held:
             listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
         # What was passed over is told of the training images.
         listing = replace(listing, passed_over=Counter())
     else:
-        flag, dataset, listing = (
-            eval_flag(config),
+        field, dataset, listing = (
+            eval_field(config),
             config.data.eval_dataset or config.data.dataset,
             list_evaluation(config),
         )
         if config.data.eval_list and world.is_first and isinstance(listing, Listing):
-            with naming("--eval-list"):
+            with naming("eval_list"):
                 refuse_absent(config.data.eval_list, listing)
         split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
     if not (of_training or config.data.images):
-        given = ("--eval-list", config.data.eval_list) if config.data.eval_list and not held else (flag, dataset)
+        given = ("eval_list", config.data.eval_list) if config.data.eval_list and not held else (field, dataset)
         refuse_unlabeled(listing, *given)
     if listing.known.any():
         listing = _with_label(listing)
@@ -128,9 +128,11 @@ class TrainingPhotos:
         )
         self.mixup.mixup_enabled = bool(config.data.mixup or config.data.cutmix)
         if (self.mixup.mixup_enabled or self.soft_labels) and plan.micro_batch_size % 2:
-            raise UserError(
-                f"--batch-size {plan.batch}: leaves micro-batches of {plan.micro_batch_size} images; mixup, cutmix and "
-                "label smoothing take pairs: give one that leaves an even number"
+            raise InvalidSetting(
+                "batch_size",
+                plan.batch,
+                f"leaves micro-batches of {plan.micro_batch_size} images; mixup, cutmix and "
+                "label smoothing take pairs: give one that leaves an even number",
             )
         self.streamed = self._shards()
         self.class_sizes: Tensor | None = None
@@ -141,7 +143,7 @@ class TrainingPhotos:
             return
         listing = list_training(config)
         if config.data.train_list and world.is_first and isinstance(listing, Listing):
-            with naming("--train-list"):
+            with naming("train_list"):
                 refuse_absent(config.data.train_list, listing)
         self.passed_over = listing.passed_over
         total = len(listing)
@@ -156,11 +158,13 @@ class TrainingPhotos:
         if config.data.label_fraction < 1:
             listing = listing.partly_labeled(config.data.label_fraction, labeled_only)
         if len(listing) < plan.batch:
-            flag = "--images" if config.data.images else "--dataset"
+            field = "images" if config.data.images else "dataset"
             aside = f" ({held} of {total} are held out)" if held else ""
-            raise UserError(
-                f"{flag} {config.data.dataset}: {len(listing)} images to train on{aside}, fewer than --batch-size "
-                f"{plan.batch}; name more images, or lower it"
+            raise InvalidSetting(
+                field,
+                config.data.dataset,
+                f"{len(listing)} images to train on{aside}, fewer than `batch_size` "
+                f"{plan.batch}; name more images, or lower it",
             )
         self.listing, self.size = listing, len(listing)
         self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
@@ -172,13 +176,15 @@ class TrainingPhotos:
         found = shards.expand(self.config.data.dataset)
         absent = shards.absent_shards(found)
         if absent:
-            raise UserError(
-                f"--dataset {self.config.data.dataset}: {len(absent)} of {len(found)} shards are not there, such as "
-                f"{absent[0]}; give the pattern of those that are"
+            raise InvalidSetting(
+                "dataset",
+                self.config.data.dataset,
+                f"{len(absent)} of {len(found)} shards are not there, such as "
+                f"{absent[0]}; give the pattern of those that are",
             )
         if not self.config.data.steps_per_epoch:
-            raise UserError(
-                "--steps-per-epoch is missing: nobody counted the images of the shards; give a number of steps"
+            raise InvalidSetting(
+                "steps_per_epoch", None, "nobody counted the images of the shards; give a number of steps"
             )
         return found
 
@@ -227,9 +233,11 @@ class TrainingPhotos:
             print(f"broken image, passed over: {line}", file=sys.stderr, flush=True)
         if self.broken_images > max(BROKEN_NUMBER, BROKEN_SHARE * self.read_images):
             share = f"{self.broken_images} of {self.read_images} images"
-            raise UserError(
-                f"--dataset {self.config.data.dataset}: {share} are broken, such as {chunk.broken[-1]}; --check-data "
-                "lists them; replace them or take them off"
+            raise InvalidSetting(
+                "dataset",
+                self.config.data.dataset,
+                f"{share} are broken, such as {chunk.broken[-1]}; `check_data` "
+                "lists them; replace them or take them off",
             )
 
     def _mix(self, random: StepRandom, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

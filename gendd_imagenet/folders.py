@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gendd import listing
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 from gendd.retry import retried
 from gendd.split import Split
 
@@ -75,7 +75,7 @@ def list_class_folders(root: Path, split: str) -> Listing:
     """The images of root/split/<class>/.
 
     Raises:
-        Refusal: no class folders, or one without images.
+        InvalidValue: no class folders, or one without images.
     """
     files = listing.list_class_folders(root, split)
     return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
@@ -88,29 +88,29 @@ def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Li
         once: whether each image counts once, as in an evaluation; a training may repeat some.
 
     Raises:
-        Refusal: no such file, a line that is none, an image with two labels, or one named twice that counts once.
+        InvalidValue: no such file, a line that is none, an image with two labels, or one named twice that counts once.
     """
     try:
         lines = retried(Path(file).read_text, file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(
-            f'{file}: cannot be read ({error}); it needs lines "path label", as in ImageNet_LT_train.txt'
+        raise InvalidValue(
+            file, f'cannot be read ({error}); it needs lines "path label", as in ImageNet_LT_train.txt'
         ) from error
     names, labels = [], []
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal():
-            raise Refusal(f'{file}: line {number} is "{line}", not "path label"; mend or remove it')
+            raise InvalidValue(file, f'line {number} is "{line}", not "path label"; mend or remove it')
         names.append(name)
         labels.append(int(label))
     if not names:
-        raise Refusal(f"{file}: is empty; name a list of images")
+        raise InvalidValue(file, "is empty; name a list of images")
     _refuse_doubles(file, names, labels, once)
     used = set(labels)
     # Labels from 1 on go one beyond the classes known; where none are known, they leave out class 0 alone.
     if min(used) == 1 and (max(used) == num_classes or max(used) == len(used) > num_classes):
-        raise Refusal(
-            f"{file}: its labels begin at 1 and end at {max(used)}, where labels count from 0; take 1 off each"
+        raise InvalidValue(
+            file, f"its labels begin at 1 and end at {max(used)}, where labels count from 0; take 1 off each"
         )
     folders = {label: os.path.dirname(name) for name, label in zip(names, labels, strict=True)}
     # A folder for each class is named as the class.
@@ -126,10 +126,10 @@ def _refuse_doubles(file: str, names: Sequence[str], labels: Sequence[int], once
     for name, label in zip(map(os.path.normpath, names), labels, strict=True):
         first = label_of.setdefault(name, label)
         if first != label:
-            raise Refusal(f"{file}: gives {name} the labels {first} and {label}; remove one of the lines")
+            raise InvalidValue(file, f"gives {name} the labels {first} and {label}; remove one of the lines")
     if once and len(label_of) < len(names):
         name, count = Counter(map(os.path.normpath, names)).most_common(1)[0]
-        raise Refusal(f"{file}: names {name} {count} times, and evaluates each image once; remove the other lines")
+        raise InvalidValue(file, f"names {name} {count} times, and evaluates each image once; remove the other lines")
 
 
 def list_reassessed(file: str, root: Path, split: str) -> Listing:
@@ -137,27 +137,27 @@ def list_reassessed(file: str, root: Path, split: str) -> Listing:
     ImageNet's validation images, in order of its number, a list of classes. Images without any are left out.
 
     Raises:
-        Refusal: no such file, or not one of this form and of these images.
+        InvalidValue: no such file, or not one of this form and of these images.
     """
     form = f"it needs a list of classes for each image of {split}/, such as ILSVRC2012_val_00000001.JPEG, by its number"
     try:
         reassessed = json.loads(retried(Path(file).read_text, file))
     except (OSError, ValueError) as error:
-        raise Refusal(f"{file}: cannot be read ({error}); {form}") from error
+        raise InvalidValue(file, f"cannot be read ({error}); {form}") from error
     if not (isinstance(reassessed, list) and all(map(_are_classes, reassessed))):
-        raise Refusal(f"{file}: holds something else than lists of classes from 0 on; {form}")
+        raise InvalidValue(file, f"holds something else than lists of classes from 0 on; {form}")
     found = [torch.tensor(labels, dtype=torch.int64) for labels in reassessed]
     listing = list_class_folders(root, split)
     numbers = [re.search(rb"_(\d+)\.[^./]*$", name) for name in listing.names.tolist()]
     rows = [int(number[1]) - 1 if number else -1 for number in numbers]
     if not all(0 <= row < len(found) for row in rows):
-        raise Refusal(f"{file}: has {len(found)} entries, none for some of the {len(rows)} images of {root}; {form}")
+        raise InvalidValue(file, f"has {len(found)} entries, none for some of the {len(rows)} images of {root}; {form}")
     if len(set(rows)) < len(rows):
         number, images = Counter(rows).most_common(1)[0]
-        raise Refusal(f"{file}: {images} images of {root} have the number {number + 1}; {form}")
+        raise InvalidValue(file, f"{images} images of {root} have the number {number + 1}; {form}")
     labels = torch.nn.utils.rnn.pad_sequence([found[row] for row in rows], batch_first=True, padding_value=-1)
     if labels.numel() and labels.max() >= len(listing.classes):
-        raise Refusal(f"{file}: has a class {labels.max()} of {len(listing.classes)}, which count from 0; {form}")
+        raise InvalidValue(file, f"has a class {labels.max()} of {len(listing.classes)}, which count from 0; {form}")
     return listing.with_labels(labels).select((labels >= 0).any(1))
 
 
@@ -169,7 +169,7 @@ def list_unlabeled(root: Path) -> Listing:
     """All images below a folder, whatever their folders are called.
 
     Raises:
-        Refusal: there are none.
+        InvalidValue: there are none.
     """
     files = listing.list_images(root)
     return Listing(root, _as_bytes(files.names), None, None, files.passed_over)
@@ -182,7 +182,8 @@ def _as_bytes(names: Sequence[str]) -> np.ndarray:
 def refuse_absent(file: str, listing: Listing) -> None:
     """Refuse a list with entries that are not there."""
     if absent := listing.missing():
-        raise Refusal(
-            f"{file}: {len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
-            f"{absent[0]}; it is made for {RELEASE}"
+        raise InvalidValue(
+            file,
+            f"{len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
+            f"{absent[0]}; it is made for {RELEASE}",
         )

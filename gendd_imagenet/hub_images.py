@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendd.errors import Refusal
+from gendd.errors import InvalidValue
 from gendd.split import Split
 from gendd_imagenet.folders import Listing
 
 PREFIX = "hfds/"
 TRAIN, EVALUATION = ("train",), ("validation", "val", "test")
-OTHER_EVALUATION = "--holdout 0.1 evaluates on a part of train, --eval-dataset on another data set"
+OTHER_EVALUATION = "`holdout` 0.1 evaluates on a part of train, `eval_dataset` on another data set"
 # Columns that are meant where several could be.
 IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")
 
@@ -93,19 +93,19 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
     """The images of the first of these splits that there is; downloaded if they are not there yet.
 
     Raises:
-        Refusal: the package `datasets` is not installed, no such data set, configuration or split, or one without
+        InvalidValue: the package `datasets` is not installed, no such data set, configuration or split, or one without
             images.
     """
     tables = _load(name)
     split = next((split for split in splits if split in tables), None)
     if split is None:
         remedy = OTHER_EVALUATION if splits == EVALUATION else "name a data set that has it"
-        raise Refusal(f"{name}: has the splits {', '.join(tables)}; it needs {' or '.join(splits)}: {remedy}")
+        raise InvalidValue(name, f"has the splits {', '.join(tables)}; it needs {' or '.join(splits)}: {remedy}")
     columns = tuple(tables[split].features)
     images = _images(name, tables[split])
     rows = np.flatnonzero(_has_image(images))
     if not len(rows):
-        raise Refusal(f"{name}: its split {split} has no images; name a data set with images")
+        raise InvalidValue(name, f"its split {split} has no images; name a data set with images")
     labels, classes = _labels(tables, split)
     unlearned: tuple[str, ...] = ()
     if labels is not None and classes and TRAIN[0] in tables and split not in TRAIN:
@@ -122,7 +122,7 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
 def _load(name: str) -> Mapping[str, Any]:
     """The tables of all splits of a data set."""
     if not importlib.util.find_spec("datasets"):
-        raise Refusal(f"{name}: needs the package datasets, which is not installed; pip install datasets")
+        raise InvalidValue(name, "needs the package datasets, which is not installed; pip install datasets")
     import datasets
 
     source, _, configuration = name.removeprefix(PREFIX).partition(":")
@@ -134,10 +134,10 @@ def _load(name: str) -> Mapping[str, Any]:
         with contextlib.suppress(Exception):
             known = datasets.get_dataset_config_names(source)
         if known and configuration not in known and (configuration or len(known) > 1):
-            raise Refusal(
-                f"{name}: has the configurations {', '.join(known)}; name one, such as {PREFIX}{source}:{known[0]}"
+            raise InvalidValue(
+                name, f"has the configurations {', '.join(known)}; name one, such as {PREFIX}{source}:{known[0]}"
             ) from error
-        raise Refusal(f"{name}: cannot be loaded ({_line(error)}); check the name and the network") from error
+        raise InvalidValue(name, f"cannot be loaded ({_line(error)}); check the name and the network") from error
 
 
 def _images(name: str, table: Any) -> Any:
@@ -155,9 +155,10 @@ def _images(name: str, table: Any) -> Any:
         # The libraries raise all kinds.
         except Exception as error:
             reason = f"{column} holds none ({_line(error)})"
-    raise Refusal(
-        f"{name}: has the columns {', '.join(table.features)}; {reason}; give it a column {IMAGES[0]} of them, as "
-        "rename_column of datasets does"
+    raise InvalidValue(
+        name,
+        f"has the columns {', '.join(table.features)}; {reason}; give it a column {IMAGES[0]} of them, as "
+        "rename_column of datasets does",
     )
 
 
@@ -189,4 +190,4 @@ def _labels(tables: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple
 
 
 def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).replace("`", "'").strip().split("\n")[0]

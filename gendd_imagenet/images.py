@@ -17,7 +17,7 @@ from torchvision.transforms import ColorJitter, Compose
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
 from gendd.config import Config
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.images import BrokenImage, as_rgb, opened
 from gendd.randomness import generator
 from gendd_imagenet.config import Photographs
@@ -53,9 +53,10 @@ class TrainView:
                 separate=True,
             )
         except (AssertionError, ValueError) as error:
-            raise UserError(
-                f"--auto-augment {config.data.auto_augment}: timm knows no such policy ({error}); give one like "
-                "rand-m7-n2-mstd0.5"
+            raise InvalidSetting(
+                "auto_augment",
+                config.data.auto_augment,
+                f"timm knows no such policy ({error}); give one like rand-m7-n2-mstd0.5",
             ) from error
         self.crop, *flip = first.transforms
         # Not timm's: it leaves the jitter out beside a policy, or, if forced, puts it last.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from gendd.distributed import peer_timeout
-from gendd.errors import PassingFault, UserError
+from gendd.errors import InvalidSetting, PassingFault, UserError
 from gendd.images import BrokenImage
 from gendd.randomness import BatchPlan, Shuffled
 from gendd_imagenet.hub_images import AnyListing
@@ -77,8 +77,8 @@ def made(make: Callable[..., Chunk], *arguments) -> Chunk:
 
 def worker_fault(what: str, workers: int) -> PassingFault:
     return PassingFault(
-        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's --shm-size) ran out, give fewer "
-        f"--workers than {workers}; --workers 0 needs no shared memory and shows where it fails; the same command "
+        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's shm-size) ran out, give fewer "
+        f"`workers` than {workers}; `workers` 0 needs no shared memory and shows where it fails; the same command "
         "resumes from the last checkpoint"
     )
 
@@ -178,7 +178,7 @@ class StreamedImages(IterableDataset):
                 try:
                     name, content = images[other]
                 except UnreadableShard as error:
-                    raise UserError(f"--dataset: {error}") from error
+                    raise InvalidSetting("dataset", "", str(error)) from error
                 try:
                     views.append(self.view(content, self.plan.seed, "augmentation", step, row))
                     break

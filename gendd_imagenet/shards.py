@@ -23,7 +23,7 @@ import torch
 import webdataset
 from webdataset.gopen import gopen_schemes
 
-from gendd.errors import PassingFault, Refusal
+from gendd.errors import InvalidValue, PassingFault
 from gendd.images import ENDINGS, begins_as_image
 from gendd.listing import HIDDEN, NO_ENDING, aside, ending_of
 from gendd.randomness import BatchPlan, generator
@@ -68,15 +68,16 @@ def expand(dataset: str) -> list[str]:
     """The shards that a folder, file, brace pattern, URL or pipe names.
 
     Raises:
-        Refusal: webdataset does not read such URLs.
+        InvalidValue: webdataset does not read such URLs.
     """
     found = _shards_in(dataset) or webdataset.shardlists.expand_urls(dataset)
     for shard in found:
         scheme, is_url, _ = shard.partition("://")
         if is_url and ":" not in scheme and scheme not in {"file", *gopen_schemes}:
-            raise Refusal(
-                f"{dataset}: addresses of {scheme}:// are not supported; name a command that writes each shard to its "
-                f'standard output, such as "pipe:aws s3 cp {dataset} -"'
+            raise InvalidValue(
+                dataset,
+                f"addresses of {scheme}:// are not supported; name a command that writes each shard to its "
+                f'standard output, such as "pipe:aws s3 cp {dataset} -"',
             )
     return found
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gendd.config import Config
 from gendd.data import DataSummary
-from gendd.errors import Refusal, UserError, naming, not_there
+from gendd.errors import InvalidSetting, InvalidValue, naming, no_such
 from gendd.listing import class_names
 from gendd_imagenet import hub_images, shards
 from gendd_imagenet.config import Photographs
@@ -42,9 +42,9 @@ def class_count(folder: Path) -> int:
     return max(len(class_names(folder / split)) for split in ("train", *EVAL_SPLITS))
 
 
-def eval_flag(config: Config[Photographs]) -> str:
-    """The flag that names the evaluation images."""
-    return "--eval-dataset" if config.data.eval_dataset else "--dataset"
+def eval_field(config: Config[Photographs]) -> str:
+    """Return the field that names the evaluation images."""
+    return "eval_dataset" if config.data.eval_dataset else "dataset"
 
 
 def eval_split(folder: Path) -> str:
@@ -66,32 +66,32 @@ def list_evaluation(config: Config[Photographs]) -> AnyListing:
         UserError: they are not there.
     """
     if is_hub(name := config.data.eval_dataset or config.data.dataset):
-        with naming(eval_flag(config)):
+        with naming(eval_field(config)):
             listing = list_hub(name, hub_images.EVALUATION)
-            return _without_labels(listing) if config.data.images else _labeled(listing, "name another --eval-dataset")
+            return _without_labels(listing) if config.data.images else _labeled(listing, "name another `eval_dataset`")
     folder = eval_folder(config)
     if config.data.images:
-        with naming("--eval-dataset"):
+        with naming("eval_dataset"):
             return list_unlabeled(folder)
     if config.data.eval_list:
-        with naming("--eval-list"):
+        with naming("eval_list"):
             if config.data.eval_list.endswith(".json"):
                 return list_reassessed(config.data.eval_list, folder, eval_split(folder))
             return list_file(config.data.eval_list, folder, class_count(folder), once=True)
     if not (folder / eval_split(folder)).is_dir():
-        raise UserError(_absent(config, eval_flag(config), folder))
-    with naming(eval_flag(config)):
+        raise _absent(config, eval_field(config), folder)
+    with naming(eval_field(config)):
         return list_class_folders(folder, eval_split(folder))
 
 
-def refuse_unlabeled(evaluation: AnyListing, flag: str, dataset: str) -> None:
+def refuse_unlabeled(evaluation: AnyListing, field: str, dataset: str) -> None:
     """Refuse images to evaluate on of which none has a label.
 
     Raises:
-        UserError: it names the data set, by the flag that gave it.
+        InvalidSetting: it names the data set, by the field that gave it.
     """
     if not evaluation.known.any():
-        raise UserError(f"{flag} {dataset}: no image to evaluate on has a label; name images with labels")
+        raise InvalidSetting(field, dataset, "no image to evaluate on has a label; name images with labels")
 
 
 def has_training_labels(config: Config[Photographs]) -> bool:
@@ -110,21 +110,21 @@ def list_training(config: Config[Photographs]) -> AnyListing:
         UserError: they are not there.
     """
     if is_hub(config.data.dataset):
-        with naming("--images" if config.data.images else "--dataset"):
+        with naming("images" if config.data.images else "dataset"):
             listing = list_hub(config.data.dataset, hub_images.TRAIN)
             if config.data.images:
                 return _without_labels(listing)
-            return listing if config.data.unlabeled else _labeled(listing, "train without labels: --unlabeled")
+            return listing if config.data.unlabeled else _labeled(listing, "train without labels: `unlabeled`")
     folder = folder_of(config.data.dataset, config)
     if config.data.images:
-        with naming("--images"):
+        with naming("images"):
             return list_unlabeled(folder)
     if config.data.train_list:
-        with naming("--train-list"):
+        with naming("train_list"):
             return list_file(config.data.train_list, folder, class_count(folder))
     if not folder.is_dir():
-        raise UserError(_absent(config, "--dataset", folder))
-    with naming("--dataset"):
+        raise _absent(config, "dataset", folder)
+    with naming("dataset"):
         if has_training_labels(config):
             return list_class_folders(folder, "train")
         return list_unlabeled(folder / "train" if (folder / "train").is_dir() else folder)
@@ -138,14 +138,16 @@ def _labeled(listing: HubListing, remedy: str) -> HubListing:
     """Refuse a data set of which no column is plainly the label, or whose labels no training image has."""
     if listing.labels is None:
         columns = ", ".join(listing.columns)
-        raise Refusal(
-            f"{hub_images.PREFIX}{listing.root}: has the columns {columns}, of which none is plainly the label; "
-            f"call a column of text, whole numbers or ClassLabel label, as rename_column of datasets does, or {remedy}"
+        raise InvalidValue(
+            f"{hub_images.PREFIX}{listing.root}",
+            f"has the columns {columns}, of which none is plainly the label; "
+            f"call a column of text, whole numbers or ClassLabel label, as rename_column of datasets does, or {remedy}",
         )
     if listing.unlearned:
-        raise Refusal(
-            f"{hub_images.PREFIX}{listing.root}: its split {listing.split} has labels that train lacks, such as "
-            f"{', '.join(listing.unlearned[:3])}; give both splits the same labels, or {remedy}"
+        raise InvalidValue(
+            f"{hub_images.PREFIX}{listing.root}",
+            f"its split {listing.split} has labels that train lacks, such as "
+            f"{', '.join(listing.unlearned[:3])}; give both splits the same labels, or {remedy}",
         )
     return listing
 
@@ -158,15 +160,17 @@ def class_sizes(config: Config[Photographs]) -> Tensor | None:
     return listing.class_counts(len(listing.classes))
 
 
-def _absent(config: Config[Photographs], flag: str, folder: Path) -> str:
-    name = config.data.eval_dataset if flag == "--eval-dataset" else config.data.dataset
+def _absent(config: Config[Photographs], field: str, folder: Path) -> InvalidSetting:
+    name = config.data.eval_dataset if field == "eval_dataset" else config.data.dataset
     needs = f"{RELEASE}, or link it there" if name == "imagenet" else "train/<class>/ and val/<class>/ folders"
-    if flag == "--dataset" and name != "imagenet":
+    if field == "dataset" and name != "imagenet":
         needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
     if class_names(folder / "train"):
         needs += f"; {hub_images.OTHER_EVALUATION}"
-    what = f"{folder} has no such images" if folder.is_dir() else not_there(folder, "folder")
-    return f"{flag} {name}: {what}; it needs {needs}"
+    what = f"{folder} has no such images" if folder.is_dir() else no_such(folder, "folder")
+    if name == "imagenet" and not folder.is_dir():
+        what = f"{folder}: {what}"
+    return InvalidSetting(field, name, f"{what}; it needs {needs}")
 
 
 def summarize(config: Config[Photographs]) -> DataSummary:
@@ -177,19 +181,19 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     if is_hub(config.data.dataset):
         labeled = has_training_labels(config)
     elif shards.is_shards(config.data.dataset):
-        if absent := _absent_shards("--dataset", config.data.dataset):
+        if absent := _absent_shards("dataset", config.data.dataset):
             missing.append(
-                f"--dataset {config.data.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
+                f"`dataset` {config.data.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
             )
         labeled = False
     else:
         folder = folder_of(config.data.dataset, config)
         labeled = not folder.is_dir() or has_training_labels(config)
         if not folder.is_dir():
-            missing.append(_absent(config, "--dataset", folder))
-    for flag, file in (("--train-list", config.data.train_list), ("--eval-list", config.data.eval_list)):
+            missing.append(str(_absent(config, "dataset", folder)))
+    for field, file in (("train_list", config.data.train_list), ("eval_list", config.data.eval_list)):
         if file and not Path(file).is_file():
-            missing.append(f"{flag} {not_there(file)}; {_list_source(file)}")
+            missing.append(str(InvalidSetting(field, file, f"{no_such(file)}; {_list_source(file)}")))
     if is_hub(config.data.eval_dataset or config.data.dataset):
         listing = list_training(config) if config.data.holdout else list_evaluation(config)
         details = _details(config, HELD_OUT if config.data.holdout else listing.root)
@@ -198,7 +202,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     if not config.data.holdout and not (
         folder.is_dir() if config.data.eval_list else class_names(folder / eval_split(folder))
     ):
-        missing.append(_absent(config, eval_flag(config), folder))
+        missing.append(str(_absent(config, eval_field(config), folder)))
     count = class_count(folder)
     if config.data.eval_list and Path(config.data.eval_list).is_file():
         count = len(list_evaluation(config).classes)
@@ -212,24 +216,28 @@ def summarize(config: Config[Photographs]) -> DataSummary:
 def _summarize_images(config: Config[Photographs]) -> DataSummary:
     missing = []
     if shards.is_shards(config.data.images):
-        absent = _absent_shards("--images", config.data.images)
-        missing += [f"--images {config.data.images}: {name} is not there" for name in absent[:1]]
+        absent = _absent_shards("images", config.data.images)
+        missing += [f"`images` {config.data.images}: {name} is not there" for name in absent[:1]]
     elif is_hub(config.data.images):
         list_training(config)
     elif not Path(config.data.images).is_dir():
-        missing.append(f"--images {not_there(config.data.images, 'folder')}; name a folder of images")
+        missing.append(_no_folder("images", config.data.images))
     if (
         config.data.eval_dataset
         and not is_hub(config.data.eval_dataset)
         and not Path(config.data.eval_dataset).is_dir()
     ):
-        missing.append(f"--eval-dataset {not_there(config.data.eval_dataset, 'folder')}; name a folder of images")
+        missing.append(_no_folder("eval_dataset", config.data.eval_dataset))
     evaluated = config.data.eval_dataset or HELD_OUT
     return DataSummary(0, tuple(missing), labeled=False, details=_details(config, evaluated))
 
 
-def _absent_shards(flag: str, dataset: str) -> list[str]:
-    with naming(flag):
+def _no_folder(field: str, path: str) -> str:
+    return str(InvalidSetting(field, path, f"{no_such(path, 'folder')}; name a folder of images"))
+
+
+def _absent_shards(field: str, dataset: str) -> list[str]:
+    with naming(field):
         return shards.absent_shards(shards.expand(dataset))
 
 

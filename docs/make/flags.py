@@ -9,13 +9,13 @@ import typing
 from pathlib import Path
 
 from gendd.command_line import help_of, own_help
+from gendd.errors import flag
 from gendd.family import Tree
 from gendd.methods import METHODS, GenDD
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.evaluate import EvaluateOptions
 from gendd.programs.judge import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
 from gendd.programs.sampling import SamplingProgram
-from gendd.ranges import flag
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.tree import TREE as CIFAR
 from gendd_imagenet.tree import TREE as IMAGENET

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.diffusion.schedule import NUM_TIMESTEPS
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 
 SCHEMES = ("independent", "shared", "paired")
 
@@ -140,10 +140,12 @@ def _stratified(cumulated: Tensor, uniform: Tensor) -> Tensor:
 
 def check_repeats(repeats: int, timesteps: str, condition_dropout: float) -> None:
     if timesteps not in SCHEMES:
-        raise UserError(f"--timesteps {timesteps}: choose one of {', '.join(SCHEMES)}")
+        raise InvalidSetting("timesteps", timesteps, f"choose one of {', '.join(SCHEMES)}")
     least = 4 if condition_dropout > 0 else 2
     if timesteps == "paired" and (repeats % 2 or repeats < least):
-        raise UserError(
-            f"--repeats {repeats}: --timesteps paired draws two and two, with the condition and without; "
-            f"set it to {max(least, repeats + repeats % 2)}"
+        raise InvalidSetting(
+            "repeats",
+            repeats,
+            f"`timesteps` paired draws two and two, with the condition and without; "
+            f"set it to {max(least, repeats + repeats % 2)}",
         )

@@ -13,7 +13,7 @@ from gendd.diffusion.draws import Drawing, Draws
 from gendd.diffusion.objective import Objective
 from gendd.diffusion.schedule import NoiseSchedule
 from gendd.diffusion.slices import sum_in_slices
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 
 # The published head (arXiv 2507.14503), in place of the defaults. Its `repeats` are 30 for CIFAR and 10 for ImageNet.
 PAPER = {
@@ -161,7 +161,8 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
         divisors = sorted(n for n in range(1, feature_dim + 1) if feature_dim % n == 0)
         below = max(n for n in divisors if n <= max(token_dim, 1))
         above = min(n for n in divisors if n >= min(token_dim, feature_dim))
-        raise UserError(
-            f"--token-dim {token_dim} does not divide the teacher's feature width {feature_dim}; "
-            f"nearest that do: {below} and {above}"
+        raise InvalidSetting(
+            "token_dim",
+            token_dim,
+            f"does not divide the teacher's feature width {feature_dim}; nearest that do: {below} and {above}",
         )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.diffusion.schedule import NUM_TIMESTEPS, NoiseSchedule
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 
 MAX_SNR = 5.0
 # Share of the high-noise density that is spread evenly.
@@ -37,14 +37,18 @@ class Objective(nn.Module):
         self.learns_variance = prediction == "noise"
         self.terms = ("mse", "vb") if self.learns_variance else ("mse",)
         if prediction == "noise" and path == "straight":
-            raise UserError(
-                "--noise-path straight does not work with --prediction noise: its last timestep is pure noise. Choose "
-                "--prediction velocity or feature"
+            raise InvalidSetting(
+                "noise_path",
+                "straight",
+                "does not work with `prediction` noise, its last timestep is pure noise. Choose "
+                "`prediction` velocity or feature",
             )
         if prediction == "noise" and weight == "clean":
-            raise UserError(
-                "--loss-weight clean does not work with --prediction noise: the weight grows without bound. Choose "
-                "--prediction velocity or feature, or another weight"
+            raise InvalidSetting(
+                "loss_weight",
+                "clean",
+                "does not work with `prediction` noise, the weight grows without bound. Choose "
+                "`prediction` velocity or feature, or another weight",
             )
         self.schedule = NoiseSchedule(path=path)
         self.register_buffer("error_weight", self._error_weight().float(), persistent=False)
@@ -52,11 +56,15 @@ class Objective(nn.Module):
     def check_sampling(self, sampler: str, start: int) -> None:
         """Raise UserError for a sampler that the objective does not allow."""
         if sampler == "ancestral" and self.path == "straight":
-            raise UserError("--sampler ancestral: --noise-path straight has none; choose --sampler deterministic")
+            raise InvalidSetting(
+                "sampler", "ancestral", "`noise_path` straight has none; choose `sampler` deterministic"
+            )
         if sampler == "deterministic" and self.prediction == "noise" and start > LATEST_FOR_NOISE:
-            raise UserError(
-                f"--start {start}: where there is hardly any signal, --prediction noise tells no feature; choose at "
-                f"most {LATEST_FOR_NOISE}, such as 800"
+            raise InvalidSetting(
+                "start",
+                start,
+                f"where there is hardly any signal, `prediction` noise tells no feature; choose at "
+                f"most {LATEST_FOR_NOISE}, such as 800",
             )
 
     def timestep_density(self) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gendd.diffusion.schedule import NUM_TIMESTEPS, NoiseSchedule
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 
 SAMPLERS = ("ancestral", "deterministic")
 
@@ -54,17 +54,18 @@ def sample_deterministic(schedule: NoiseSchedule, predict: Predict, x: Tensor) -
 def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
     """Raises UserError for settings that a sampler cannot have."""
     if sampler not in SAMPLERS:
-        raise UserError(f"--sampler {sampler}: choose one of {', '.join(SAMPLERS)}")
+        raise InvalidSetting("sampler", sampler, f"choose one of {', '.join(SAMPLERS)}")
     if not 2 <= start < NUM_TIMESTEPS:
-        raise UserError(f"--start {start}: choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
+        raise InvalidSetting("start", start, f"choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
     least = 1 if sampler == "deterministic" else 2
     most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
     if not least <= steps <= most:
-        raise UserError(f"--steps {steps}: the {sampler} sampler takes {least} to {most}")
+        raise InvalidSetting("steps", steps, f"the {sampler} sampler takes {least} to {most}")
     if num_samples < 1:
-        raise UserError(f"--num-samples {num_samples}: must be at least 1")
+        raise InvalidSetting("num_samples", num_samples, "must be at least 1")
     if sampler == "deterministic" and num_samples != 1:
-        raise UserError(
-            f"--num-samples {num_samples}: the deterministic sampler has one outcome; set it to 1, or choose "
-            "--sampler ancestral"
+        raise InvalidSetting(
+            "num_samples",
+            num_samples,
+            "the deterministic sampler has one outcome; set it to 1, or choose `sampler` ancestral",
         )

@@ -1,6 +1,6 @@
 """Training methods, each a file: its options, what it needs, the task that it builds, and how its model classifies."""
 
-from gendd.errors import Refusal, unknown_name
+from gendd.errors import InvalidValue, unknown_name
 from gendd.methods.base import Method
 from gendd.methods.classification import Classification
 from gendd.methods.dist import DIST
@@ -44,7 +44,7 @@ def get_method(name: str) -> type[Method]:
     """Return the method of a name of the table, or of a user's own class, package.module:Class.
 
     Raises:
-        Refusal: no such name, with the nearest known ones, or a class that cannot be a method.
+        InvalidValue: no such name, with the nearest known ones, or a class that cannot be a method.
     """
     if ":" in name:
         return _own_method(name)
@@ -56,15 +56,15 @@ def get_method(name: str) -> type[Method]:
 def _own_method(name: str) -> type[Method]:
     kind = imported(name, "Class")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise Refusal(f"{name}: is not a class that derives from gendd.methods.base.Method; derive it")
+        raise InvalidValue(name, "is not a class that derives from gendd.methods.base.Method; derive it")
     if kind in METHODS.values():
         return kind
     if kind.build is Method.build:
-        raise Refusal(f"{name}: has no build(self, context); add it, it returns the task")
+        raise InvalidValue(name, "has no build(self, context); add it, it returns the task")
     try:
         kind()
     except TypeError as error:
-        raise Refusal(f"{name}: cannot be made without options ({error}); give each field a default") from error
+        raise InvalidValue(name, f"cannot be made without options ({error}); give each field a default") from error
     # By which the run folder names it, and later programs find it.
     kind.name = name
     return kind

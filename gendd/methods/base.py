@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 # What learns from a teacher that classifies nothing.
-FEATURES_ALONE = "its feature alone is learned by gendd and regression with --contraction 0, by feature, srd and vkd"
+FEATURES_ALONE = "its feature alone is learned by gendd and regression with `contraction` 0, by feature, srd and vkd"
 
 
 @dataclass(frozen=True)

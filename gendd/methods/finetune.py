@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gendd.checkpoint import load_weights
 from gendd.data import Batch
-from gendd.errors import UserError, naming
+from gendd.errors import InvalidSetting, naming
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, HeadTask, build_student
 from gendd.student import Student
@@ -49,9 +49,9 @@ class Finetune(GenDD):
 
     def build(self, context: TaskContext) -> FinetuneTask:
         if not context.weights:
-            raise UserError("--student-weights is missing: finetune goes on from a gendd run; name its folder")
+            raise InvalidSetting("student_weights", None, "finetune goes on from a gendd run; name its folder")
         student = build_student(self, context)
-        with naming("--student-weights"):
+        with naming("student_weights"):
             load_weights(student, context.weights, str(context.config.networks.student_weights))
         student.requires_grad_(False)
         return FinetuneTask(self, student, context)
@@ -59,11 +59,13 @@ class Finetune(GenDD):
     def check(self, config: "Config") -> None:
         super().check(config)
         if config.optimizer.ema_decay:
-            raise UserError(
-                f"--ema-decay {config.optimizer.ema_decay}: finetune trains one layer and keeps no average; set it to 0"
+            raise InvalidSetting(
+                "ema_decay", config.optimizer.ema_decay, "finetune trains one layer and keeps no average; set it to 0"
             )
         if config.optimizer.optimizer == "muon":
-            raise UserError("--optimizer muon: moves the backbone's weights, of which finetune trains none; choose sgd")
+            raise InvalidSetting(
+                "optimizer", "muon", "moves the backbone's weights, of which finetune trains none; choose sgd"
+            )
 
     def pretraining(self, config: "Config") -> None:
         """It starts from a trained run."""

@@ -11,7 +11,7 @@ from gendd.data import Batch
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import SplitTokenHead
 from gendd.diffusion.objective import Objective
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.evaluation import ReadOut
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
@@ -152,9 +152,10 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
         objective = Objective(self.prediction, self.timestep_density, self.loss_weight, self.noise_path)
         objective.check_sampling(self.sampler, self.start)
         if self.guidance != 1 and not self.condition_dropout:
-            raise UserError(
-                f"--guidance {self.guidance:g}: needs conditions dropped in training; set --condition-dropout 0.2, or "
-                "--guidance 1"
+            raise InvalidSetting(
+                "guidance",
+                f"{self.guidance:g}",
+                "needs conditions dropped in training; set `condition_dropout` 0.2, or `guidance` 1",
             )
         self.check_contraction(config)
 
@@ -170,10 +171,9 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
 
     def check_contraction(self, config: "Config") -> None:
         if config.data.unlabeled and self.contraction > 0:
-            raise UserError(
-                f"{config.data.unlabeled_flag}: leaves no label for --contraction {self.contraction}, which pulls "
-                "toward the label's class; give --contraction 0"
-            )
+            reason = f"leaves no label for `contraction` {self.contraction}, which pulls toward the label's class"
+            field, value = config.data.unlabeled_by
+            raise InvalidSetting(field, value, f"{reason}; give `contraction` 0")
 
     def describe_head(self, head: nn.Module) -> list[str]:
         unfit = "" if self.token_dim == head.token_dim else f" ({self.token_dim} does not divide {head.feature_dim})"

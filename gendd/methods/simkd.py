@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.data import Batch
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.networks import frozen_copy
 
@@ -58,8 +58,9 @@ class SimKD(Method):
             side = config.data.image_size
             shape = student.eval().forward_features(torch.zeros(1, 3, side, side)).shape
         if len(shape) != 4 or getattr(student, "output_fmt", "NCHW") != "NCHW":
-            raise UserError(
-                f"--student {config.networks.student}: simkd projects a feature map, and it has none; choose a "
-                "convolutional student or another method"
+            raise InvalidSetting(
+                "student",
+                config.networks.student,
+                "simkd projects a feature map, and it has none; choose a convolutional student or another method",
             )
         return SimKDTask(SimKDStudent(student, shape[1], context.teacher.classifier), context)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gendd.config import Config
-from gendd.errors import Absent, UserError
+from gendd.errors import MissingFile, UserError, with_flags
 from gendd.experiment import RANDOM, Experiment, find_weights
 from gendd.family import Tree
 
@@ -15,7 +15,7 @@ def without_absent(config: Config, tree: Tree) -> tuple[Config, dict[str, str]]:
         name, weights = getattr(config.networks, role), getattr(config.networks, f"{role}_weights")
         try:
             find_weights(role, name, weights, tree.names, fetch=False)
-        except Absent as error:
+        except MissingFile as error:
             absent[role] = str(error)
     return config.changed(**dict.fromkeys((f"{role}_weights" for role in absent), RANDOM)), absent
 
@@ -38,4 +38,4 @@ def errors_of(action: Callable[[], object]) -> list[str]:
 
 def list_missing(missing: list[str]) -> str:
     """Return a line for each thing that is missing or wrong."""
-    return "\n".join(["missing or wrong:", *(f"  {line}" for line in missing)]) if missing else "all there"
+    return with_flags("\n".join(["missing or wrong:", *(f"  {line}" for line in missing)])) if missing else "all there"

@@ -10,7 +10,7 @@ from torch import nn
 
 from gendd.command_line import RunArgument, parse
 from gendd.distributed import autocast, first_alone, hardware, resolve_precision
-from gendd.errors import Refusal, UserError
+from gendd.errors import UserError
 from gendd.evaluation import ReadOut, Stopwatch
 from gendd.experiment import load
 from gendd.family import Tree
@@ -98,7 +98,7 @@ def nearest(tree: Tree, names: Iterable[str], classes: int, image_size: int, cos
     counted = []
     for name in names:
         # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.
-        with torch.device("meta"), contextlib.suppress(Refusal):
+        with torch.device("meta"), contextlib.suppress(UserError):
             network = create_network(name, tree.names, classes, image_size)
             counted.append((name, trial(name, network, image_size), parameter_count(network)))
     return sorted(counted, key=lambda entry: max(entry[1], cost) / min(entry[1], cost))

@@ -23,7 +23,7 @@ from gendd.config import Config, D
 from gendd.data import EvaluationData, described
 from gendd.diffusion.head import PAPER
 from gendd.distributed import World, autocast, join_world, resolve_precision
-from gendd.errors import Absent, UserError, naming
+from gendd.errors import MissingFile, UserError, naming, with_flags
 from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
 from gendd.experiment import RANDOM, Experiment, build, teacher_read_out
 from gendd.family import Tree
@@ -94,7 +94,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
         note_absent(built, absent)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
-            with naming("checkpoint"):
+            with naming("CHECKPOINT"):
                 loaded = load_weights(model, tensors, options.checkpoint)
         else:
             missing, loaded = [*missing, f"checkpoint {options.checkpoint}: no such file"], "nothing loaded"
@@ -146,7 +146,7 @@ def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Te
     content: dict[str, Any] = {}
     tensors: Tensors = {}
     if file.exists() or "--dry-run" not in arguments:
-        with naming("checkpoint"):
+        with naming("CHECKPOINT"):
             content = read(file)
             tensors = weights_in(content, str(path), reported_weights(content))
     if path.is_dir():
@@ -203,7 +203,7 @@ def _open_data(
     if subset is None:
         check_classes(path, data.class_names)
         if _names_teacher(tree, options) and built.teacher.loaded.file and built.teacher.classifier:
-            check_classes(built.teacher.loaded.file, data.class_names, settings.networks.teacher_flag)
+            check_classes(built.teacher.loaded.file, data.class_names, settings.networks.teacher_by)
     groups = _class_groups(tree, settings, path) if subset is None else {}
     words = f", classes in groups: {', '.join(groups)}" if groups else ""
     words += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
@@ -258,12 +258,12 @@ def _build(
     precision = resolve_precision(settings.run.precision, world.device)
     try:
         built = build(tree, settings, num_classes, world.device, tensors, precision)
-    except Absent as absent:
+    except MissingFile as absent:
         if _names_teacher(tree, options) or not settings.networks.teacher_classifier:
             raise
         without = settings.changed(teacher_weights=RANDOM)
         built = build(tree, without, num_classes, world.device, tensors, precision)
-        return built, f"not evaluated, {absent}"
+        return built, with_flags(f"not evaluated, {absent}")
     return built, built.teacher.loaded.describe_weights() if built.teacher else ""
 
 

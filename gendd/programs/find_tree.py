@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gendd.config_file import read_content
-from gendd.errors import Refusal, UserError, naming
+from gendd.errors import InvalidValue, UserError
 from gendd.family import TREES, Tree, tree_named
 from gendd.runs import RunFolder, embedded_record
 
@@ -31,8 +31,10 @@ def find_tree(module: str, arguments: Sequence[str], own_flags: bool) -> Tree:
         program = arguments[0]
         commands = " or ".join(f"python -m {tree} {program} ... ({images})" for tree, images in IMAGES.items())
         raise UserError(f"PROGRAM {program}: no run folder is given that names the tree; choose {commands}")
-    with naming(source):
+    try:
         return replace(tree_named(name or TREES[0]), typed=module)
+    except InvalidValue as error:
+        raise UserError(f"{source} {error}") from error
 
 
 def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -49,5 +51,5 @@ def _content(path: Path) -> dict:
     """Return the content of a JSON file; empty for other files."""
     try:
         return read_content(path) if path.suffix == ".json" else {}
-    except Refusal:
+    except InvalidValue:
         return {}

@@ -13,7 +13,7 @@ from gendd.checkpoint import read_any
 from gendd.command_line import RunArgument, parse
 from gendd.data import refuse_other_classes
 from gendd.distributed import World, first_alone
-from gendd.errors import Refusal, UserError, naming
+from gendd.errors import InvalidValue, UserError, naming
 from gendd.evaluation import CalibrationCounter, has_top5, one_label
 from gendd.experiment import Experiment, load
 from gendd.family import Tree
@@ -122,7 +122,7 @@ def knn(tree: Tree, arguments: list[str]) -> None:
 
     def judge(run: Experiment, world: World) -> Judgement:
         train, test = _train_and_test(tree, run, config, world)
-        with naming("--k"):
+        with naming("k"):
             known = train.features, train.labels
             shares = knn_shares(*known, test.features, len(test.class_names), config.k, config.temperature)
         settings = {"k": config.k, "temperature": config.temperature, "training images": len(train.labels)}
@@ -165,7 +165,7 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
                 f"--class-vectors {config.class_vectors}: {len(vectors)} vectors, the data set has "
                 f"{len(test.class_names)} classes"
             )
-        with naming(f"--class-vectors {config.class_vectors}:"):
+        with naming("class_vectors", config.class_vectors):
             logits = zero_shot_logits(test.features, vectors, bias, config.likeness == "cosine")
         # A cosine states no probability.
         probabilities = logits.double().softmax(-1) if config.likeness == "dot" else None
@@ -236,12 +236,12 @@ def _sgd_targets(
 
 def _class_vectors(file: str, world: World) -> tuple[Tensor, Tensor | None]:
     path = Path(file)
-    with naming("--class-vectors"):
+    with naming("class_vectors"):
         content = _matrix(path) if path.suffix == ".npy" else read_any(path)
         tensors = content if isinstance(content, dict) else {"weight": content}
         vectors, bias = tensors.get("weight"), tensors.get("bias")
         if not isinstance(vectors, Tensor) or not (bias is None or isinstance(bias, Tensor)):
-            raise Refusal(f'{file}: holds no class vectors; give a matrix (C, D), or tensors "weight" and "bias"')
+            raise InvalidValue(file, 'holds no class vectors; give a matrix (C, D), or tensors "weight" and "bias"')
     return vectors.float().to(world.device), None if bias is None else bias.float().to(world.device)
 
 
@@ -249,4 +249,4 @@ def _matrix(path: Path) -> Tensor:
     try:
         return torch.from_numpy(np.load(path, allow_pickle=False))
     except (ValueError, TypeError, OSError, EOFError) as error:
-        raise Refusal(f"{path}: cannot be read ({error}); save a matrix (C, D) of numbers by numpy.save") from error
+        raise InvalidValue(path, f"cannot be read ({error}); save a matrix (C, D) of numbers by numpy.save") from error

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gendd.errors import UserError, naming, not_there, unknown_name
+from gendd.errors import UserError, naming, no_such, unknown_name
 from gendd.family import Tree
 from gendd.programs.jobs import Folders, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
@@ -54,9 +54,10 @@ def main(arguments: Sequence[str]) -> None:
         if setting not in VALUES:
             raise unknown_name(setting, (*VALUES, *SAMPLED))
     if plain is None and not Path(script).is_file():
+        given = f"{script}: {no_such(script)}" if script else "none is given"
         raise UserError(
-            f"{setting}: which script trains the pair? {not_there(script) if script else 'none is given'}; name one, "
-            f"or give flags: bash sh/ablate.sh {setting} -- --dataset FOLDER ..."
+            f"{setting}: which script trains the pair? {given}; name one, or give flags: "
+            f"bash sh/ablate.sh {setting} -- --dataset FOLDER ..."
         )
     place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)
     command = ("bash", script, *flags) if plain is None else plain_command(os.environ.get("METHOD") or "gendd", flags)

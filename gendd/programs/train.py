@@ -24,7 +24,7 @@ from gendd.distributed import (
     missing_for_compile,
     resolve_precision,
 )
-from gendd.errors import UserError, naming
+from gendd.errors import InvalidSetting, UserError, flag, naming
 from gendd.evaluation import class_groups, evaluate
 from gendd.experiment import build, teacher_read_out
 from gendd.family import Tree
@@ -39,7 +39,7 @@ from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
 from gendd.randomness import BatchPlan
-from gendd.ranges import check_ranges, flag
+from gendd.ranges import check_ranges
 from gendd.runs import RunFolder, check_classes, earlier_epochs, embedded_record, environment, run_path, stage1_run
 from gendd.scores import PERCENT
 from gendd.stopping import saying_where
@@ -200,7 +200,8 @@ class TrainProgram:
             raise UserError(f"--teacher {config.networks.teacher}: {name} has none; leave it out")
         if config.data.unlabeled and not method.unlabeled:
             able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
-            raise UserError(f"{config.data.unlabeled_flag}: {name} needs labels; without any learn {able}")
+            field, value = config.data.unlabeled_by
+            raise InvalidSetting(field, value, f"{name} needs labels; without any learn {able}")
         if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
         if method.needs_teacher and not config.networks.teacher_weights and not is_foreign(config.networks.teacher):
@@ -328,7 +329,7 @@ class TrainProgram:
         if self.run.last.exists():
             # A run folder is enough to resume: the initial weights are not needed again.
             config = config.changed(student_weights=None)
-            with naming("--resume"):
+            with naming("resume"):
                 trained = read_weights(self.run.path)
         elif self.stage1 and self.stage1.result.exists():
             start = self.stage1.best if getattr(self.method, "pretrain_best", False) else self.stage1.last
@@ -341,7 +342,7 @@ class TrainProgram:
         network = built.student.network
         if self.stage1 and not (trained or self.stage1.result.exists()):
             built.student.loaded = f"initial weights from stage 1, {self.stage1.path}"
-        with naming("--student"):
+        with naming("student"):
             check_trains(config.networks.student, network, config.data.image_size, self.plan.micro_batch_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.optimizer.ema_decay:
@@ -362,7 +363,7 @@ class TrainProgram:
         if not self.teacher:
             return
         if self.teacher.classifier and self.teacher.loaded.file:
-            check_classes(self.teacher.loaded.file, self.evaluation.class_names, self.config.networks.teacher_flag)
+            check_classes(self.teacher.loaded.file, self.evaluation.class_names, self.config.networks.teacher_by)
         self.run.check_teacher(self._weights_record())
 
     def _weights_record(self) -> dict:

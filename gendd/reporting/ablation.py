@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.reporting.groups import by
 from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
 from gendd.reporting.table import DASH, write_csv
@@ -131,7 +131,9 @@ def _refused(folder: Path):
     try:
         yield
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written ({error.strerror}); choose another folder") from error
+        raise InvalidSetting(
+            "output", folder, f"cannot be written ({error.strerror}); choose another folder"
+        ) from error
 
 
 def markdown(rows: Sequence[dict]) -> str:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from gendd.checkpoint import rewrite, rewrite_text
 from gendd.command_line import parse
-from gendd.errors import UserError
+from gendd.errors import InvalidSetting
 from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import cost_picture, cost_table
@@ -149,7 +149,9 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
         write_csv(output / "results.csv", rows_of(groups))
         rewrite_text(output / "report.md", _text(groups, drawn))
     except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); choose another folder") from error
+        raise InvalidSetting(
+            "output", output, f"cannot be written ({error.strerror}); choose another folder"
+        ) from error
     print(f"runs compared: {len(runs)}; see {output / 'report.md'}")
 
 

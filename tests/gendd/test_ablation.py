@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from lines import refuses
 from run_folders import costs as cost_tables
 from run_folders import tables, write_run
 
-from gendd.errors import UserError
 from gendd.reporting.ablate import main as ablate
 from gendd.reporting.report import report
 from gendd_cifar.tree import TREE
@@ -70,7 +70,7 @@ def test_timestep_schemes_get_curves_and_old_runs_no_cost(tmp_path):
 def test_ablation_prints_table_if_folder_is_not_writable(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     run = gendd_run(tmp_path / "a", 60.0, 50.0, COST)
-    with pytest.raises(UserError, match="--output .*file/out: cannot be written"):
+    with refuses("--output .*file/out: cannot be written"):
         ablate(["contraction", run, "--output", str(tmp_path / "file" / "out")])
     assert "| head |" in capsys.readouterr().out
 
@@ -91,7 +91,7 @@ def test_runs_that_differ_in_more_are_refused(tmp_path, other):
         gendd_run(tmp_path / "a", 1.0, 1.0, feature_mixup=0.0),
         gendd_run(tmp_path / "b", 1.0, 1.0, feature_mixup=1.0, **other),
     ]
-    with pytest.raises(UserError, match="more than the setting") as error:
+    with refuses("more than the setting") as error:
         ablate(["feature-mixup", *runs, "--output", str(tmp_path / "out")])
     assert next(iter(other.get("result", other))).replace("_", " ") in str(error.value).replace("_", " ")
 

@@ -16,13 +16,14 @@ import safetensors.torch
 import timm
 import torch
 from faults import STALE, failing
+from lines import refuses
 from torch import nn
 
 import gendd_cifar.models  # noqa: F401  (registers the zoo with timm)
 from gendd import checkpoint, retry
 from gendd.checkpoint import backbone_weights, checksum_of, load_weights, read_weights, rewrite
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.errors import PassingFault, Refusal, UserError
+from gendd.errors import InvalidValue, PassingFault
 from gendd.student import Student
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
@@ -45,9 +46,9 @@ def written(path, content):
 
 
 def refusal(function, *arguments, **options):
-    with pytest.raises(Refusal) as caught:
+    with refuses(kind=InvalidValue) as caught:
         function(*arguments, **options)
-    message = str(caught.value)
+    message = caught.value
     assert len(message.splitlines()) == 1
     return message
 
@@ -91,7 +92,7 @@ def test_a_save_replaces_the_file_and_leaves_nothing_else(save, tmp_path):
 def test_a_failing_write_leaves_the_old_file_whole(save, module, name, failure, tmp_path, monkeypatch):
     path = written(tmp_path / "last.pt", b"old")
     monkeypatch.setattr(module, name, failure)
-    with pytest.raises(UserError, match="cannot write .*last.pt: .*(No space left|unexpected pos)") as caught:
+    with refuses("cannot write .*last.pt: .*(No space left|unexpected pos)") as caught:
         save(path, WEIGHTS)
     assert len(str(caught.value).splitlines()) == 1
     assert path.read_bytes() == b"old"
@@ -141,14 +142,14 @@ def test_a_checkpoint_is_read_in_spite_of_faults_that_pass(save, tmp_path, monke
 def test_a_full_disk_is_named_and_leaves_the_old_file_whole(save, tmp_path):
     path = written(tmp_path / "last.pt", b"old")
     (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
-    with pytest.raises(UserError, match="cannot write .*last.pt: .*No space left.*make room"):
+    with refuses("cannot write .*last.pt: .*No space left.*make room"):
         save(path, {"a": torch.ones(300_000)})
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_a_refusal(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*No such file"):
+    with refuses("cannot write .*No such file"):
         checkpoint.save(tmp_path / "none" / "last.pt", WEIGHTS)
 
 

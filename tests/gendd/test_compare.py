@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from lines import refuses
 
-from gendd.errors import PassingFault, UserError
+from gendd.errors import PassingFault
 from gendd.programs import compare, jobs, plain_flags
 
 BASELINE = """
@@ -123,7 +124,7 @@ def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
                 time.sleep(0.05)
         process.kill()
     assert len(comparison.calls()) == 1
-    with pytest.raises(UserError, match="still at work"):
+    with refuses("still at work"):
         comparison.run("slow kd", "0")
     (comparison.project / "go").touch()
     with open(comparison.output / "lock", "w") as lock:
@@ -147,17 +148,17 @@ def test_gpus_are_those_that_the_environment_leaves(monkeypatch):
 
 
 def test_what_cannot_work_is_refused(comparison):
-    with pytest.raises(UserError, match="SEEDS"):
+    with refuses("SEEDS"):
         compare.main([*PAIR, "kd"])
-    with pytest.raises(UserError, match="--on moon: choose slurm, or local"):
+    with refuses("--on moon: choose slurm, or local"):
         comparison.run("kd", "0", "--on", "moon")
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
-    with pytest.raises(UserError, match="METHODS kd: neither"):
+    with refuses("METHODS kd: neither"):
         comparison.run("gendd kd", "0")
     comparison.output.mkdir(parents=True)
     with open(comparison.output / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="still at work"):
+        with refuses("still at work"):
             comparison.run("gendd", "0")
 
 
@@ -209,13 +210,13 @@ def test_plain_flags_need_no_script(comparison, monkeypatch):
     ],
 )
 def test_plain_flags_that_cannot_work_are_refused(comparison, arguments, reason):
-    with pytest.raises(UserError, match=reason):
+    with refuses(reason):
         compare.main(arguments)
 
 
 def test_without_slurm_its_flag_is_refused(comparison, monkeypatch):
     monkeypatch.setenv("PATH", str(comparison.project))
-    with pytest.raises(UserError, match="^--on slurm: sbatch or srun is not found"):
+    with refuses("^--on slurm: sbatch or srun is not found"):
         comparison.run("kd", "0", "--on", "slurm")
 
 
@@ -225,5 +226,5 @@ def test_what_slurm_refuses_is_one_line(comparison, monkeypatch):
         (comparison.project / name).write_text("#!/bin/sh\necho 'invalid account' >&2\nexit 1\n")
         (comparison.project / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{comparison.project}:{os.environ['PATH']}")
-    with pytest.raises(UserError, match="^--on slurm: .*invalid account"):
+    with refuses("^--on slurm: .*invalid account"):
         comparison.run("kd", "0", "--on", "slurm")

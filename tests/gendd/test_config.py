@@ -7,11 +7,11 @@ import sys
 import typing
 
 import pytest
+from lines import refuses
 from programs import cifar_config, imagenet_config, values_of
 
 from gendd.command_line import parse
 from gendd.config import Networks, Optimizer, Run
-from gendd.errors import UserError
 from gendd.methods import METHODS, GenDD
 from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
@@ -32,9 +32,9 @@ def parsed(*arguments, method="gendd"):
 
 
 def refusal(function, *arguments):
-    with pytest.raises(UserError) as caught:
+    with refuses() as caught:
         function(*arguments)
-    message = str(caught.value)
+    message = caught.value
     assert message and len(message.splitlines()) == 1
     return message
 
@@ -165,7 +165,7 @@ def test_method_help_prints_its_own_and_common_options(tree, method, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--repeat", "3"], ["--repeat,", "--repeats"]),
+        (["--repeat", "3"], ["--repeat:", "--repeats"]),
         (["--flowers", "3"], ["--flowers"]),
         (["--epochs", "many"], ["--epochs", "many"]),
         (["--epochs"], ["--epochs"]),
@@ -186,9 +186,20 @@ def test_a_mistyped_command_is_refused_in_a_line_that_names_it(arguments, named,
 def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     message = refusal(parsed, "--flowers", "3")
-    assert (
-        message == "Unrecognized options: --flowers, 3 For full helptext, run python -m gendd_cifar train gendd --help"
-    )
+    assert message == "--flowers: no such flag; python -m gendd_cifar train gendd --help lists the flags"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--lrr", "0.1", "--epochs", "3"], "--lrr: no such flag; nearest: --lr; python -m"),
+        (["--teacher-wieghts=a.pth"], "--teacher-wieghts: no such flag; nearest: --teacher-weights"),
+        (["--no-sync-b"], "--no-sync-b: no such flag; nearest: --no-sync-bn, --sync-bn;"),
+        (["--sync-bn", "3"], "3: no flag takes this; leave it out;"),
+    ],
+)
+def test_unknown_flag_is_refused_with_nearest_ones(typed, said):
+    assert refusal(parsed, *typed).startswith(said)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from lines import refuses
 
-from gendd.errors import UserError
 from gendd.family import TREES, tree_named
 from gendd.programs.train import configuration
 from gendd.runs import run_path
@@ -82,7 +82,7 @@ def test_what_a_command_did_is_not_read(read, name, value):
     ],
 )
 def test_mistake_in_file_is_refused_with_place(read, changes, words):
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         read(**changes)
     message = str(refused.value)
     assert message.startswith("--config ") and "config.json: " in message and words in message
@@ -90,12 +90,12 @@ def test_mistake_in_file_is_refused_with_place(read, changes, words):
 
 
 def test_other_method_than_file_is_refused(read):
-    with pytest.raises(UserError, match="^METHOD dkd: --config .*config.json is of kd; leave METHOD out$"):
+    with refuses("^METHOD dkd: --config .*config.json is of kd; leave METHOD out$"):
         read(typed="dkd")
 
 
 def test_resume_beside_config_is_refused(read):
-    with pytest.raises(UserError, match="^--config .*: --resume runs/x has a configuration; leave one out$"):
+    with refuses("^--config .*: --resume runs/x has a configuration; leave one out$"):
         read("--resume", "runs/x")
 
 
@@ -115,5 +115,5 @@ def test_file_without_configuration_is_refused(text, words, tmp_path):
         file.mkdir()
     elif text:
         file.write_text(text)
-    with pytest.raises(UserError, match=f"^--config {file}: {words}"):
+    with refuses(f"^--config {file}: {words}"):
         configuration(tree_named("gendd_cifar"), ["--config", str(file)])

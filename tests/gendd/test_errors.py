@@ -1,12 +1,21 @@
 """How programs end: one line, and the exit code that tells whether another start may help."""
 
 import os
+import pickle
 from pathlib import Path
 
 import pytest
 
 from gendd import errors
-from gendd.errors import PassingFault, UserError, run_program
+from gendd.errors import (
+    InvalidSetting,
+    MissingFile,
+    PassingFault,
+    UserError,
+    naming,
+    run_program,
+    with_flags,
+)
 
 
 class Ended(Exception):
@@ -43,3 +52,49 @@ def test_program_names_a_path_it_may_not_read(ends, capsys):
 def test_names_of_files_that_are_no_text_are_printed(capsys):
     run_program(lambda: print(os.fsdecode(b"\xff.png")))
     assert capsys.readouterr().out == "\\udcff.png\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("`teacher_weights` x.pth: no such file", "--teacher-weights x.pth: no such file"),
+        ("choose another `name` or `seed`", "choose another --name or --seed"),
+        ("`teacher_classifier=False`: kd learns from it", "--no-teacher-classifier: kd learns from it"),
+        ("train without labels: `unlabeled=True`", "train without labels: --unlabeled"),
+        ("a file called `some name.png`", "a file called `some name.png`"),
+    ],
+)
+def test_with_flags_names_what_a_user_types(text, typed):
+    assert with_flags(text) == typed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "`lr` is missing: lower it"),
+        (0.5, "`lr` 0.5: lower it"),
+        ((1, 2), "`lr` 1 2: lower it"),
+        (False, "`lr=False`: lower it"),
+    ],
+)
+def test_invalid_setting_text_names_field_and_value(value, text):
+    error = InvalidSetting("lr", value, "lower it")
+    assert (str(error), str(pickle.loads(pickle.dumps(error)))) == (text, text)
+
+
+def test_naming_adds_field_to_an_unnamed_value_only():
+    with pytest.raises(InvalidSetting) as caught, naming("student"):
+        raise MissingFile("a.pth", "no such file")
+    assert (caught.value.field, caught.value.value, caught.value.reason) == ("student", "a.pth", "no such file")
+    assert str(pickle.loads(pickle.dumps(caught.value))) == "`student` a.pth: no such file"
+    with pytest.raises(InvalidSetting, match="^`lr` 3: "), naming("student"):
+        raise InvalidSetting("lr", 3, "lower it")
+
+
+def test_a_program_prints_flags(ends, capsys):
+    def main():
+        raise InvalidSetting("min_lr", 3, "above `lr` 1; lower it")
+
+    with pytest.raises(Ended):
+        run_program(main)
+    assert capsys.readouterr().err == "error: --min-lr 3: above --lr 1; lower it\n"

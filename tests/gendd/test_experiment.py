@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from programs import train_cifar
 
 import gendd
-from gendd.errors import UserError
 from gendd.methods import METHODS
 from gendd.runs import RunFolder, embedded_record
 from gendd_cifar.tree import TREE
@@ -57,7 +57,7 @@ def test_load_takes_other_values_and_refuses_unknown_ones(run):
 
 def test_load_refuses_a_file_without_a_configuration(run, tmp_path):
     torch.save({"model": {}}, tmp_path / "bare.pt")
-    with pytest.raises(UserError, match="bare.pt: holds no configuration; name the run folder"):
+    with refuses("bare.pt: holds no configuration; name the run folder"):
         gendd.load(tmp_path / "bare.pt")
 
 

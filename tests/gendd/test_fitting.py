@@ -3,12 +3,12 @@
 import pytest
 import timm
 import torch
+from lines import refuses
 from programs import build_network
 from toy import ToyNetwork
 
 from gendd import checkpoint
 from gendd.checkpoint import load_weights
-from gendd.errors import Refusal, UserError
 from gendd_cifar.tree import TREE
 
 
@@ -47,21 +47,21 @@ def test_of_two_networks_the_one_that_fits_is_taken():
 
 def test_two_networks_that_fit_are_not_guessed_between():
     tensors = {**prefixed("teacher.", toy(2)), **prefixed("student.", toy())}
-    with pytest.raises(Refusal, match=r"^a.ckpt: holds 2 networks that fit, under student. and teacher.;"):
+    with refuses(r"^a.ckpt: holds 2 networks that fit, under student. and teacher.;"):
         loaded(tensors)
 
 
 def test_a_few_names_that_agree_by_chance_are_no_network():
     """Of a network with four tensors, one has a name of the toy's behind a prefix."""
     other = {"block.classifier.weight": torch.ones(5, 64), "block.classifier.scale": torch.ones(5)}
-    with pytest.raises(Refusal, match="0 of 4 tensors loaded"):
+    with refuses("0 of 4 tensors loaded"):
         loaded(other, allow_partial=True)
 
 
 def test_what_lies_under_the_prefix_must_be_whole():
     tensors = prefixed("model.", toy())
     del tensors["model.convolution.bias"]
-    with pytest.raises(Refusal, match=r"3 of 4 .*1 missing \(convolution.bias"):
+    with refuses(r"3 of 4 .*1 missing \(convolution.bias"):
         loaded(tensors)
 
 
@@ -98,5 +98,5 @@ def test_student_without_classifier_gets_resized_positions(tmp_path):
 
 def test_a_file_of_another_network_is_told_as_it_is(tmp_path):
     torch.save(timm.create_model("cifar_resnet8", num_classes=5).state_dict(), tmp_path / "a.pth")
-    with pytest.raises(UserError, match="of 80 tensors loaded: 78 missing .* 54 left over"):
+    with refuses("of 80 tensors loaded: 78 missing .* 54 left over"):
         build_network("teacher", "timm/test_vit", str(tmp_path / "a.pth"), TREE.names, 5, 32)

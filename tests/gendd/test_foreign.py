@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from lines import refuses
 from torch import nn
 
 from gendd.checkpoint import read_weights
-from gendd.errors import Refusal
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
 
@@ -59,7 +59,7 @@ FILES = {
 @pytest.mark.parametrize(("content", "named"), FILES.values(), ids=FILES)
 def test_a_file_is_refused_by_what_it_is(content, named, name, tmp_path):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(Refusal, match=f"^{tmp_path / name}: no checkpoint but ") as caught:
+    with refuses(f"^{tmp_path / name}: no checkpoint but ") as caught:
         read_weights(tmp_path / name)
     message = str(caught.value)
     assert named in message and "weights_only" not in message and len(message.splitlines()) == 1
@@ -67,14 +67,14 @@ def test_a_file_is_refused_by_what_it_is(content, named, name, tmp_path):
 
 def test_unknown_file_gives_no_advice_to_run_it(tmp_path):
     (tmp_path / "a.pth").write_bytes(bytes(range(256)) * 9)
-    with pytest.raises(Refusal, match="truncated or no checkpoint") as caught:
+    with refuses("truncated or no checkpoint") as caught:
         read_weights(tmp_path / "a.pth")
     assert "weights_only" not in str(caught.value) and "arbitrary code" not in str(caught.value)
 
 
 def test_a_saved_module_is_refused_with_its_class(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(Refusal, match=r"\(torch.nn.modules.linear.Linear\).*save its state_dict alone"):
+    with refuses(r"\(torch.nn.modules.linear.Linear\).*save its state_dict alone"):
         read_weights(tmp_path / "a.pth")
 
 

@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from lines import refuses
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from gendd.distributed import World
-from gendd.errors import Refusal
 from gendd.evaluation import CalibrationCounter, feature_scores
 from gendd.judging import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_shares, zero_shot_logits
 from gendd.programs.judge import Judgement
@@ -42,7 +42,7 @@ def test_knn_is_scikit_learns_to_the_last_image(digits, k, temperature):
 
 
 def test_more_neighbors_than_images_are_refused(digits):
-    with pytest.raises(Refusal, match="^1201: more than the 1200 training images"):
+    with refuses("^1201: more than the 1200 training images"):
         knn_shares(*digits[:3], 10, k=1201)
 
 
@@ -69,7 +69,7 @@ def test_zero_shot_in_plain_numbers():
     features, vectors = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 10.0]])
     assert zero_shot_logits(features, vectors, torch.tensor([0.5, -1.0])).tolist() == [[3.5, 39.0]]
     torch.testing.assert_close(zero_shot_logits(features, vectors, cosine=True), torch.tensor([[0.6, 0.8]]))
-    with pytest.raises(Refusal, match=r"holds vectors of shape \(2, 3\), the features have 2 numbers"):
+    with refuses(r"holds vectors of shape \(2, 3\), the features have 2 numbers"):
         zero_shot_logits(features, torch.zeros(2, 3))
 
 
@@ -120,12 +120,12 @@ def test_features_of_one_image_have_no_share_of_variance():
 def test_class_vectors_that_are_not_finite_are_refused(broken):
     values = {"vectors": torch.ones(3, 2), "bias": torch.zeros(3)}
     values[broken][1] = torch.nan
-    with pytest.raises(Refusal, match="holds values that are not finite"):
+    with refuses("holds values that are not finite"):
         zero_shot_logits(torch.ones(1, 2), values["vectors"], values["bias"])
 
 
 def test_biases_of_another_number_are_refused():
-    with pytest.raises(Refusal, match="holds biases of shape .2,. for 3 vectors"):
+    with refuses("holds biases of shape .2,. for 3 vectors"):
         zero_shot_logits(torch.ones(1, 2), torch.ones(3, 2), torch.zeros(2))
 
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from lines import refuses
 
-from gendd.errors import UserError
 from gendd.family import TREES
 from gendd.programs.find_tree import find_tree
 from gendd.programs.main import PROGRAMS, main
@@ -49,7 +49,7 @@ def test_a_tree_is_a_module_that_starts_its_programs():
 
 
 def test_a_program_of_no_such_name_is_refused():
-    with pytest.raises(UserError, match="PROGRAM trian: no such name; nearest: train"):
+    with refuses("PROGRAM trian: no such name; nearest: train"):
         main("gendd_cifar", ["trian", "--student", "resnet8"])
 
 
@@ -63,7 +63,7 @@ def test_a_run_folder_knows_its_tree(tree, tmp_path, monkeypatch):
 @pytest.mark.parametrize("program", ["train", "evaluate"])
 def test_a_program_with_flags_of_its_tree_asks_for_it(program, monkeypatch):
     monkeypatch.delenv("TREE", raising=False)
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         tree_of([program, "kd", "--images", "some.pth"])
     commands = f"python -m gendd_cifar {program} ... (small images) or python -m gendd_imagenet {program} ..."
     assert f"PROGRAM {program}: no run folder" in str(refused.value) and commands in str(refused.value)
@@ -94,17 +94,17 @@ def test_the_environment_names_the_tree_of_what_is_no_run(tmp_path, monkeypatch)
     monkeypatch.setenv("TREE", "gendd_imagenet")
     assert tree_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_imagenet"
     monkeypatch.setenv("TREE", "imagenet")
-    with pytest.raises(UserError, match="TREE imagenet: no such tree; known: gendd_cifar, gendd_imagenet"):
+    with refuses("TREE imagenet: no such tree; known: gendd_cifar, gendd_imagenet"):
         tree_of(["evaluate"])
 
 
 def test_a_run_of_no_known_tree_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "digits"}')
-    with pytest.raises(UserError, match="config.json: tree None: no such tree"):
+    with refuses("config.json: tree None: no such tree"):
         tree_of(["evaluate", str(tmp_path)])
 
 
 @pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "report"])
 def test_a_missing_run_is_named(program):
-    with pytest.raises(UserError, match="RUN is missing: [^\n]*$"):
+    with refuses("RUN is missing: [^\n]*$"):
         main("gendd_cifar", [program])

@@ -16,12 +16,13 @@ import timm
 import torch
 import torch.distributed as dist
 from faults import failing
+from lines import refuses
 from programs import build_network
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gendd import checkpoint, retry, timm_sources
-from gendd.errors import PassingFault, Refusal, UserError
+from gendd.errors import PassingFault
 from gendd.methods import METHODS
 from gendd.networks import (
     Names,
@@ -138,9 +139,9 @@ def create(name, num_classes=7, image_size=32):
 
 
 def refusal(name):
-    with pytest.raises(Refusal) as caught:
+    with refuses() as caught:
         create(name)
-    message = str(caught.value)
+    message = caught.value
     assert message.startswith(f"{name}: ") and len(message.splitlines()) == 1
     return message
 
@@ -250,23 +251,21 @@ def test_a_module_is_found_where_the_command_was_given(tmp_path, monkeypatch):
 
 def test_a_network_of_another_number_of_channels_is_refused(users_module):
     name = f"{users_module}:gray"
-    with pytest.raises(UserError, match=rf"^--student {name}: cannot classify an image of 3 x 32 x 32 \(") as caught:
+    with refuses(rf"^--student {name}: cannot classify an image of 3 x 32 x 32 \(") as caught:
         build_network("student", name, None, TREE.names, 7, 32)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_network_whose_widths_disagree_is_refused(users_module):
     name = f"{users_module}:too_wide"
-    with pytest.raises(UserError, match=r"shape \(1, 6\), its num_features is 9, its classifier takes 6"):
+    with refuses(r"shape \(1, 6\), its num_features is 9, its classifier takes 6"):
         build_network("student", name, None, TREE.names, 7, 32)
 
 
 @pytest.mark.parametrize("name", ["timm/inception_v3", "timm/vit_tiny_patch16_224"])
 def test_an_image_too_small_for_a_network_is_refused(name):
     size = 32 if "inception" in name else 8
-    with pytest.raises(
-        UserError, match=rf"^--teacher {name}: .*image.*{size}.*another network or --image-size"
-    ) as caught:
+    with refuses(rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
         build_network("teacher", name, None, TREE.names, 7, size)
     assert len(str(caught.value).splitlines()) == 1
 
@@ -280,7 +279,7 @@ def test_a_last_map_of_one_value_cannot_be_trained_alone():
     network.features = nn.BatchNorm1d(7)
     network.register_forward_hook(lambda module, _, logits: module.features(logits))
     before = copy.deepcopy(network.state_dict())
-    with pytest.raises(Refusal, match="^vgg8: cannot be trained on 1 image of 32 pixels at once .*--batch-size"):
+    with refuses("^vgg8: cannot be trained on 1 image of 32 pixels at once .*--batch-size"):
         check_trains("vgg8", network, 32, images=1)
     check_trains("vgg8", network, 32, images=2)
     assert not network.training
@@ -343,7 +342,7 @@ def test_a_network_is_filled_from_its_weights(tmp_path):
 @pytest.mark.parametrize("allow_partial", [False, True])
 def test_weights_for_another_class_count_are_refused_with_both(allow_partial, tmp_path):
     weights = save_weights(tmp_path / "a.pt", 10)
-    with pytest.raises(UserError, match=r"--teacher-weights .*a\.pt: made for 10 classes, the data set has 7"):
+    with refuses(r"--teacher-weights .*a\.pt: made for 10 classes, the data set has 7"):
         build_network("teacher", "resnet8", weights, TREE.names, 7, 32, allow_partial)
 
 
@@ -352,8 +351,8 @@ def test_absent_weights_are_refused_or_listed(tmp_path):
     config = TREE.config(METHODS["kd"](), student="resnet8", teacher="resnet8", teacher_weights=weights)
     config, absent = without_absent(config, TREE)
     assert config.networks.teacher_weights == "random"
-    assert absent["teacher"].startswith(f"--teacher-weights {weights}: no such file")
-    with pytest.raises(UserError, match="no such file"):
+    assert absent["teacher"].startswith(f"`teacher_weights` {weights}: no such file")
+    with refuses("no such file"):
         built(weights, 7)
 
 
@@ -371,7 +370,7 @@ def test_teacher_file_without_classifier_is_always_refused(tmp_path):
             del tensors[f"fc.{name}"]
         checkpoint.save(tmp_path / "a.pt", tensors)
         named = ", ".join(f"fc.{name}" for name in dropped)
-        with pytest.raises(UserError, match=rf"no classifier \({named}\)") as caught:
+        with refuses(rf"no classifier \({named}\)") as caught:
             build_network("teacher", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial)
         assert len(str(caught.value).splitlines()) == 1 and "--allow-partial" not in str(caught.value)
 
@@ -379,7 +378,7 @@ def test_teacher_file_without_classifier_is_always_refused(tmp_path):
 def test_a_classifier_of_another_width_is_no_teachers(tmp_path):
     tensors = {**create("resnet8").state_dict(), "fc.weight": torch.ones(7, 32)}
     checkpoint.save(tmp_path / "a.pt", tensors)
-    with pytest.raises(UserError, match=r"no classifier \(fc.weight\)"):
+    with refuses(r"no classifier \(fc.weight\)"):
         build_network("teacher", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial=True)
 
 
@@ -427,7 +426,7 @@ NAMES = Names({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
 
 
 def weights_refusal(name, weights, names=TREE.names):
-    with pytest.raises(UserError) as caught:
+    with refuses() as caught:
         build_network("teacher", name, weights, names, 1000, 64)
     message = str(caught.value)
     assert message.startswith(f"--teacher-weights {weights}") and len(message.splitlines()) == 1
@@ -535,7 +534,7 @@ def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
 
 def test_timm_weights_of_other_class_count_are_refused(hub):
     save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
-    with pytest.raises(UserError, match="--teacher-weights timm: made for 1000 classes, the data set has 7"):
+    with refuses("--teacher-weights timm: made for 1000 classes, the data set has 7"):
         build_network("teacher", "small", "timm", NAMES, 7, 64)
 
 
@@ -604,7 +603,7 @@ def test_a_folder_without_weights_is_refused_or_listed(published_folder):
     folder, _ = published_folder
     (folder / "model.safetensors").unlink()
     name = f"local-dir:{folder}"
-    with pytest.raises(UserError, match="holds no model.safetensors or pytorch_model.bin"):
+    with refuses("holds no model.safetensors or pytorch_model.bin"):
         build_network("teacher", name, "timm", TREE.names, 7, 64)
     config = TREE.config(METHODS["kd"](), student="resnet8", teacher=name, teacher_weights="timm")
     assert list(without_absent(config, TREE)[1]) == ["teacher"]
@@ -695,7 +694,7 @@ def test_recomputed_activations_under_ddp_change_no_result():
 def test_a_network_that_cannot_recompute_is_refused(name):
     with torch.device("meta"):
         network = create(name, image_size=224)
-    with pytest.raises(Refusal, match=f"^{name} has no gradient checkpointing"):
+    with refuses(f"^{name} has no gradient checkpointing"):
         recompute_activations(name, network)
 
 

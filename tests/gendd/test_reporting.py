@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from lines import refuses
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -22,7 +23,6 @@ from matplotlib.transforms import Bbox
 from run_folders import accuracies, change_settings, costs, write_features, write_run
 
 from gendd.checkpoint import save_tensors
-from gendd.errors import UserError
 from gendd.metrics import MetricsWriter, read_metrics
 from gendd.reporting.comparison import comparison
 from gendd.reporting.curves import curves
@@ -209,7 +209,7 @@ def test_speeds_of_different_hardware_are_not_mixed(tmp_path):
 
 def test_the_same_seed_twice_is_refused(tmp_path):
     runs = [write_run(tmp_path / name, "kd", {"classifier": (70.0, 90.0)}) for name in ("one", "two")]
-    with pytest.raises(UserError, match="same seed 0"):
+    with refuses("same seed 0"):
         report(tmp_path / "out", *runs)
 
 
@@ -299,17 +299,17 @@ def test_incomplete_runs_are_named_and_left_out(tmp_path, capsys):
 
 def test_without_a_complete_run_the_user_is_told(tmp_path):
     cut = write_run(tmp_path / "cut", "kd", {"classifier": (9.0, 9.0)}, complete=False)
-    with pytest.raises(UserError, match="no complete run"):
+    with refuses("no complete run"):
         report(tmp_path / "out", cut)
-    with pytest.raises(UserError, match="no run folder"):
+    with refuses("no run folder"):
         report(tmp_path / "out", tmp_path)
-    with pytest.raises(UserError, match="RUN is missing"):
+    with refuses("RUN is missing"):
         report(tmp_path / "out")
 
 
 def test_an_output_that_cannot_be_written_is_a_user_error(tmp_path):
     run = write_run(tmp_path / "run", "kd", {"classifier": (1.0, 5.0)})
-    with pytest.raises(UserError, match="--output"):
+    with refuses("--output"):
         report(run / "config.json", run)
 
 
@@ -556,7 +556,7 @@ def test_archives_that_hold_no_runs_are_refused(tmp_path):
         ("outside.zip", "leads outside"),
         ("link.zip", "not a plain file"),
     ):
-        with pytest.raises(UserError, match=f"^RUN .*{name}: .*{reason}"):
+        with refuses(f"^RUN .*{name}: .*{reason}"):
             report(tmp_path / "out", tmp_path / name)
     assert not (tmp_path.parent / "file.py").exists()
 
@@ -574,13 +574,13 @@ def test_damaged_archives_are_refused(tmp_path, kind, share):
     else:
         # Where a file begins too, where nothing but the missing end shows it.
         archive.write_bytes(whole[: int(share * len(whole)) // 512 * 512 if kind == "tar" else int(share * len(whole))])
-    with pytest.raises(UserError, match="^RUN .*damaged"):
+    with refuses("^RUN .*damaged"):
         report(tmp_path / "out", archive)
 
 
 def test_a_file_that_is_no_archive_is_refused_in_a_line(tmp_path):
     for name in ("result.json", "runs.tar.xz"):
         (tmp_path / name).write_text("{}")
-        with pytest.raises(UserError, match=f"^RUN .*{name}: .*name run folders") as refused:
+        with refuses(f"^RUN .*{name}: .*name run folders") as refused:
             report(tmp_path / "out", tmp_path / name)
         assert "method gz" not in str(refused.value)

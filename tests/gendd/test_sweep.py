@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from lines import refuses
 
-from gendd.errors import PassingFault, UserError
+from gendd.errors import PassingFault
 from gendd.programs import plain_flags, sweep
 
 SCRIPT = """
@@ -83,11 +84,11 @@ def test_a_dry_run_draws_nothing(swept):
 
 
 def test_what_cannot_work_is_refused(swept):
-    with pytest.raises(UserError, match="SETTING lambda: no such name; .*contraction"):
+    with refuses("SETTING lambda: no such name; .*contraction"):
         swept("lambda")
-    with pytest.raises(UserError, match="which script trains the pair. sh/none.sh: no such file, looked for /"):
+    with refuses("which script trains the pair. sh/none.sh: no such file, looked for /"):
         sweep.main(["feature-mixup", "sh/none.sh"])
-    with pytest.raises(UserError, match="which script trains the pair. none is given"):
+    with refuses("which script trains the pair. none is given"):
         sweep.main(["contraction"])
 
 

@@ -5,13 +5,13 @@ import copy
 import pytest
 import timm
 import torch
+from lines import refuses
 from programs import for_head
 from timm.task import DistillationTeacher
 from torch import nn
 
 import gendd_imagenet.models  # noqa: F401  (registers MobileNetV1 with timm)
 from gendd.data import Batch
-from gendd.errors import UserError
 from gendd.experiment import build, teacher_read_out
 from gendd.methods import METHODS
 from gendd.randomness import BatchPlan
@@ -191,7 +191,7 @@ def test_gradient_checkpointing_changes_no_step(parts):
     ],
 )
 def test_gradient_checkpointing_of_what_is_not_there_is_refused(changes, words):
-    with pytest.raises(UserError, match=words):
+    with refuses(words):
         task_of(**changes)
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from faults import STALE, failing
+from lines import refuses
 from toy import ToyNetwork
 
 from gendd import retry, teacher_cache
 from gendd.config import Config
 from gendd.data import Normalize
 from gendd.distributed import World
-from gendd.errors import PassingFault, UserError
+from gendd.errors import PassingFault
 from gendd.methods import METHODS
 from gendd.randomness import BatchPlan
 from gendd.teacher import FrozenTeacher
@@ -69,7 +70,7 @@ def files(folder) -> dict[str, bytes]:
 
 
 def refusal(setting: Setting) -> str:
-    with pytest.raises(UserError) as caught:
+    with refuses() as caught:
         setting.open()
     assert len(str(caught.value).splitlines()) == 1 and str(caught.value).startswith("--teacher-cache")
     return str(caught.value)
@@ -239,5 +240,5 @@ def test_features_that_are_no_longer_the_teachers_are_refused(tmp_path, monkeypa
 
 def test_a_process_that_does_not_see_the_folder_is_refused(tmp_path):
     setting = Setting(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="process 1 does not see it; name a folder that all machines share"):
+    with refuses("process 1 does not see it; name a folder that all machines share"):
         setting.open(World(1, 1, 1, CPU))

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from lines import refuses
 from torch import nn
 
-from gendd.errors import Refusal
 from gendd.foundation import create_foundation
 from gendd.teacher import FrozenTeacher
 from gendd.teacher_features import check_repeats, describe, projection_width, take, usual, width_of
@@ -153,7 +153,7 @@ def test_every_vision_model_of_transformers_is_looked_at():
 def test_a_fine_tuned_classifier_gives_no_untrained_pooler(kind, tmp_path):
     settings = {"vision_config": {**SMALL_VIT}} if kind == "clip" else {**POOLED[kind], "num_labels": 7}
     if kind == "clip":  # The text tower was not saved with it.
-        with pytest.raises(Refusal, match="are not among its weights and would stay random"):
+        with refuses("are not among its weights and would stay random"):
             small_transformers(tmp_path, kind, settings, classifier=True)
         return
     if kind == "deit":  # It has two classes of classifiers.
@@ -209,7 +209,7 @@ def test_a_tower_saved_with_its_projection_gives_image_embeds(tmp_path):
 
 def test_a_model_that_masks_at_random_is_refused(tmp_path):
     network = small_transformers(tmp_path, "vit_mae", SMALL_VIT)
-    with pytest.raises(Refusal, match="^mae: two passes over the same images differ"):
+    with refuses("^mae: two passes over the same images differ"):
         check_repeats("mae", network, usual(network), 32)
 
 
@@ -219,7 +219,7 @@ def test_a_detector_is_refused(tmp_path):
     settings = {"backbone_config": {**backbone, "out_features": ["stage2"]}, "backbone": None, "d_model": 16}
     settings |= {"use_timm_backbone": False, "use_pretrained_backbone": False, "encoder_layers": 1, "decoder_layers": 1}
     settings |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
-    with pytest.raises(Refusal, match="gives no feature of an image .*encoder_last_hidden_state"):
+    with refuses("gives no feature of an image .*encoder_last_hidden_state"):
         small_transformers(tmp_path, "detr", settings)
 
 
@@ -237,7 +237,7 @@ def test_patches_begin_after_class_and_register_tokens(kind, prefix, tmp_path):
 
 def test_tokens_that_are_not_patches_are_not_averaged(tmp_path):
     network = small_transformers(tmp_path, "yolos", POOLED["yolos"])
-    with pytest.raises(Refusal, match="patch-mean: the network gives no patches; choose pooled"):
+    with refuses("patch-mean: the network gives no patches; choose pooled"):
         width_of(network, "patch-mean", 32)
 
 

@@ -6,10 +6,10 @@ import pytest
 import timm
 import torch
 import toy
+from lines import refuses
 from programs import cifar_config
 
 from gendd.checkpoint import checksum_of
-from gendd.errors import UserError
 from gendd.experiment import build_teacher
 from gendd_cifar.tree import TREE
 
@@ -85,7 +85,7 @@ def test_teacher_has_a_checksum_of_its_tensors(kind, flags_of):
 @pytest.mark.parametrize("kind", KINDS)
 def test_teacher_whose_weights_are_not_finite_is_refused(kind, flags_of):
     flags = flags_of(kind, math.nan)
-    with pytest.raises(UserError, match="^--teacher(-weights)? .*holds values that are not finite"):
+    with refuses("^--teacher(-weights)? .*holds values that are not finite"):
         built(flags)
 
 
@@ -101,6 +101,6 @@ def test_weights_of_timms_names_are_timms_by_default(name, weights):
 
 def test_function_with_random_weights_is_refused_as_teacher():
     """A function that fills its network gives the same one at each call."""
-    with pytest.raises(UserError, match="--teacher toy:network: has random weights: .* change from call to call"):
+    with refuses("--teacher toy:network: has random weights: .* change from call to call"):
         built(["--teacher", "toy:network"])
     assert built(["--teacher", "toy:own"]).loaded == "the weights of toy:own"

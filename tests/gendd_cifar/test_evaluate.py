@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from lines import refuses
 from programs import evaluate_cifar as main
 from programs import sampling_cifar as sample
 from programs import train_cifar as train
@@ -18,7 +19,6 @@ from small_images import write_folder
 
 from gendd import checkpoint as files
 from gendd.checkpoint import backbone_weights, read, read_weights
-from gendd.errors import UserError
 from gendd.methods.options import SamplingOptions
 from gendd.metrics import read_metrics
 from gendd.programs import evaluate as program
@@ -183,7 +183,7 @@ def test_student_learns_from_the_teachers_reported_weights(averaged):
 
 def test_averaged_weights_that_are_not_there_are_refused(runs):
     for path in (runs["gendd"], runs["gendd"] / "student.safetensors"):
-        with pytest.raises(UserError, match="--weights ema: .* holds no averaged weights") as refused:
+        with refuses("--weights ema: .* holds no averaged weights") as refused:
             main([str(path), *NETWORKS, "--weights", "ema"])
         assert len(str(refused.value).splitlines()) == 1
 
@@ -205,10 +205,10 @@ def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_pa
     assert f"; not evaluated, --teacher-weights {tmp_path / 'gone'}: no such file" in capsys.readouterr().out
     monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingOptions()])
     sample(["guidance", str(moved)])
-    with pytest.raises(UserError, match="--teacher-weights nowhere: no such file"):
+    with refuses("--teacher-weights nowhere: no such file"):
         main([str(moved), "--teacher-weights", "nowhere"])
     change_settings(moved, teacher="resnet99")
-    with pytest.raises(UserError, match="--teacher resnet99: no such name"):
+    with refuses("--teacher resnet99: no such name"):
         main([str(moved)])
 
 
@@ -216,14 +216,14 @@ def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_pa
 def test_evaluate_refuses_unwritable_output_before_computing(runs, place, tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
-    with pytest.raises(UserError, match=f"cannot write {tmp_path / place}: [^[]*; name another place .*: --json FILE"):
+    with refuses(f"cannot write {tmp_path / place}: [^[]*; name another place .*: --json FILE"):
         main([str(runs["gendd"]), "--json", str(tmp_path / place)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
 
 def test_figures_do_not_take_the_place_of_a_device(runs, tmp_path):
     (tmp_path / "pipe").symlink_to("/dev/null")
-    with pytest.raises(UserError, match="pipe: it is no plain file; name another place"):
+    with refuses("pipe: it is no plain file; name another place"):
         main([str(runs["gendd"]), "--json", str(tmp_path / "pipe")])
 
 
@@ -246,13 +246,13 @@ def test_two_evaluations_that_write_at_once_leave_whole_figures(runs, tmp_path, 
 def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
     (moved / "evaluation.json").mkdir()
     monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
-    with pytest.raises(UserError, match="evaluation.json: it is a folder"):
+    with refuses("evaluation.json: it is a folder"):
         main([str(moved)])
 
 
 def test_evaluate_prints_its_table_if_figures_cannot_be_saved(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "check_writable", lambda *arguments: None)
-    with pytest.raises(UserError, match="cannot write .*; the figures are printed above"):
+    with refuses("cannot write .*; the figures are printed above"):
         main([str(runs["gendd"]), "--eval-images", "20", "--json", str(tmp_path / "nope" / "x.json")])
     assert "| head |" in capsys.readouterr().out
 
@@ -316,7 +316,7 @@ def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(runs, arguments, message):
-    with pytest.raises(UserError) as error:
+    with refuses() as error:
         main([argument.replace("RUN", str(runs["gendd"])) for argument in arguments])
     assert message in str(error.value)
 
@@ -346,7 +346,7 @@ def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
         [runs["gendd"], "--teacher-weights", tmp_path / "teacher.pt"],
         [tmp_path / "paper.pt", *NETWORKS],
     ):
-        with pytest.raises(UserError, match=r"1 missing \((bn1|norm).weight") as error:
+        with refuses(r"1 missing \((bn1|norm).weight") as error:
             main([*map(str, arguments)])
         assert "allow-partial" not in str(error.value)
 
@@ -379,7 +379,7 @@ def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
         write_folder(tmp_path / name, classes)
         command = [str(learned / file), *flags, "--dataset", str(tmp_path / name), "--json", str(tmp_path / "f.json")]
         if name == "renamed":
-            with pytest.raises(UserError, match="other classes .* only in one of them: b, d"):
+            with refuses("other classes .* only in one of them: b, d"):
                 main(command)
         else:
             main(command)
@@ -394,7 +394,7 @@ def test_a_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
         train([*flags, "--dataset", str(write_folder(tmp_path / name, classes))])
         refusal = f"--teacher-weights {weights}: has learned other classes than the images to evaluate on are of; only"
         assert (refusal in capsys.readouterr().out) == (name == "renamed")
-    with pytest.raises(UserError, match="only in one of them: b, d; name a data set with the same class folders"):
+    with refuses("only in one of them: b, d; name a data set with the same class folders"):
         train([*flags[:-1], "--dataset", str(tmp_path / "renamed")])
 
 
@@ -414,7 +414,7 @@ def test_evaluate_dry_run_finds_all_errors_in_the_data(runs, tmp_path, capsys):
     assert "images      20 of the test split" in capsys.readouterr().out, "it needs no images to train on"
     for image in (tmp_path / "test" / "c").iterdir():
         image.unlink()
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         main(arguments)
     main([*arguments, "--dry-run"])
     assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from lines import refuses
 from programs import evaluate_cifar, for_head, train_cifar
 
 from gendd.checkpoint import metadata, read_weights
-from gendd.errors import UserError
 from gendd.metrics import read_metrics
 from gendd.programs import judge, judged_features
 from gendd.programs.judge import knn, probe, zero_shot
@@ -200,7 +200,7 @@ def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
 )
 def test_class_vectors_that_do_not_fit_are_refused(unlabeled, tmp_path, vectors, message):
     np.save(tmp_path / "vectors.npy", vectors, allow_pickle=True)
-    with pytest.raises(UserError, match=message) as caught:
+    with refuses(message) as caught:
         zero_shot(TREE, [str(unlabeled), "--class-vectors", str(tmp_path / "vectors.npy")])
     assert len(str(caught.value).splitlines()) == 1
 
@@ -215,7 +215,7 @@ def test_class_vectors_that_do_not_fit_are_refused(unlabeled, tmp_path, vectors,
     ],
 )
 def test_method_that_needs_a_classifier_names_alternatives(train, method, flags, message):
-    with pytest.raises(UserError, match=message):
+    with refuses(message):
         train(*flags, runs="refused", method=method)
 
 
@@ -228,7 +228,7 @@ def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
     tensors = {name: value.contiguous() for name, value in read_weights(teacher).items()}
     tensors["conv1.weight"] = torch.full(tensors["conv1.weight"].shape, 3e38)
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors")
-    with pytest.raises(UserError, match="--teacher resnet8: its feature of two random images is not finite; choose"):
+    with refuses("--teacher resnet8: its feature of two random images is not finite; choose"):
         train("--unlabeled", "--teacher-weights", str(tmp_path / "broken.safetensors"), runs="broken-teacher")
 
 
@@ -246,9 +246,9 @@ def test_other_teacher_feature_is_learned_at_its_size(tmp_path, kind, width, pre
 
 
 def test_a_feature_that_the_teacher_lacks_is_refused(train):
-    with pytest.raises(UserError, match="--teacher-feature class-token: the network has no class token"):
+    with refuses("--teacher-feature class-token: the network has no class token"):
         train("--unlabeled", "--teacher-feature", "class-token", runs="refused")
-    with pytest.raises(UserError, match="--teacher-feature patch-mean: is not what the teacher's classifier reads"):
+    with refuses("--teacher-feature patch-mean: is not what the teacher's classifier reads"):
         train("--teacher-feature", "patch-mean", runs="refused", method="kd")
 
 

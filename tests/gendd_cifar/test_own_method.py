@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from lines import refuses
 from programs import evaluate_cifar, train_cifar
 
-from gendd.errors import UserError
 from gendd.reporting.report import ReportConfig, write_report
 from gendd.training import Training
 
@@ -62,7 +62,7 @@ def _losses(run):
 
 
 def test_its_options_have_ranges_and_help(tmp_path, capsys):
-    with pytest.raises(UserError, match="--logit-weight -1.0: must be 0 or more"):
+    with refuses("--logit-weight -1.0: must be 0 or more"):
         train_cifar([*FLAGS, "--logit-weight", "-1", "--runs", str(tmp_path)])
     with pytest.raises(SystemExit):
         train_cifar([*FLAGS, "--help"])
@@ -90,5 +90,5 @@ def test_own_class_that_is_not_a_method_is_refused(code, reason, folder, monkeyp
     (folder / "own_broken.py").write_text(code)
     monkeypatch.delitem(sys.modules, "own_broken", raising=False)
     importlib.invalidate_caches()
-    with pytest.raises(UserError, match=f"^METHOD own_broken:Own: .*{reason}"):
+    with refuses(f"^METHOD own_broken:Own: .*{reason}"):
         train_cifar(["own_broken:Own", "--dataset", "digits", "--student", "resnet8"])

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from lines import refuses
 from programs import equal_cost_cifar as equal_cost
 from programs import evaluate_cifar as evaluate
 from programs import sampling_cifar as main
@@ -17,7 +18,6 @@ from programs import train_cifar as train
 from run_folders import change_settings
 
 from gendd.diffusion.objective import Objective
-from gendd.errors import UserError
 from gendd.methods import GenDD
 from gendd.methods.options import SamplingOptions
 from gendd.programs import sampling
@@ -77,7 +77,7 @@ def test_every_setting_of_the_grids_can_be_sampled(prediction, path, samplers):
 
 
 def test_guidance_without_dropped_conditions_is_refused():
-    with pytest.raises(UserError, match="guidance: the run was trained with --condition-dropout 0"):
+    with refuses("guidance: the run was trained with --condition-dropout 0"):
         sampling.grid("guidance", GenDD())
 
 
@@ -142,20 +142,20 @@ def test_noise_follows_the_seed_of_the_run(run, tmp_path, monkeypatch):
 def test_sampling_refuses_unwritable_folder_before_measuring(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(sampling, "_Head", lambda *arguments: pytest.fail("measured"))
-    with pytest.raises(UserError, match="--output .*: cannot be written .*; choose another folder"):
+    with refuses("--output .*: cannot be written .*; choose another folder"):
         main(["guidance", str(run), "--output", str(tmp_path / "file" / "out")])
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--batch-size"])
 def test_equal_cost_of_nothing_is_refused(run, flag):
-    with pytest.raises(UserError, match=f"{flag} 0: must be at least 1"):
+    with refuses(f"{flag} 0: must be at least 1"):
         equal_cost([str(run), flag, "0"])
 
 
 def test_what_has_no_head_is_refused(tmp_path):
     train(["classification", *COMMON, "--student", "toy:network", "--runs", str(tmp_path)])
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
-    with pytest.raises(UserError, match="no generative head"):
+    with refuses("no generative head"):
         main(["guidance", run])
-    with pytest.raises(UserError, match="trains no head"):
+    with refuses("trains no head"):
         equal_cost([run])

@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 from small_images import config, refusal
 
 from gendd import retry
-from gendd.errors import PassingFault
+from gendd.errors import PassingFault, with_flags
 from gendd.images import SHOWN
 from gendd_cifar import sources
 from gendd_cifar.check import check_data
@@ -237,7 +237,7 @@ def assert_damage_is_told(path, root):
     """By a dry run as by the run."""
     for message in (
         refusal(read_source, "cifar100", str(root), 32),
-        *summarize(config(dataset="cifar100", data_root=root)).missing,
+        *map(with_flags, summarize(config(dataset="cifar100", data_root=root)).missing),
     ):
         assert f"--dataset cifar100: {path} is damaged: delete it" in message
         assert torchvision.datasets.CIFAR100.url in message and f"--data-root {root}" in message
@@ -316,7 +316,7 @@ def test_a_summary_tells_the_setting_and_what_is_missing_of_it(folder, strangers
     told = summarize(config(dataset=folder, unlabeled_dir=strangers, imbalance=0.02))
     assert told.missing == () and told.num_classes == 2
     assert f"trained on the images of {strangers}" in told.details and "the last class 0.02 times" in told.details
-    (absent,) = summarize(config(dataset=folder, unlabeled_dir=strangers / "none")).missing
+    (absent,) = map(with_flags, summarize(config(dataset=folder, unlabeled_dir=strangers / "none")).missing)
     assert absent == f"--unlabeled-dir {strangers}/none: no such folder; name a folder of images"
 
 
@@ -373,7 +373,7 @@ def test_empty_or_broken_unlabeled_folder_is_refused(strangers, tmp_path):
 def test_an_unknown_name_brings_the_nearest(name, nearest):
     message = refusal(read_source, name, "", 8)
     assert message.startswith(f"--dataset {name}") and nearest in message.partition("nearest: ")[2].split(", ")
-    assert summarize(config(dataset=name)).missing == (message,)
+    assert [with_flags(line) for line in summarize(config(dataset=name)).missing] == [message]
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -452,7 +452,7 @@ def test_a_busy_server_is_asked_again_for_an_archive(tmp_path, monkeypatch):
 
     monkeypatch.setattr(retry, "PAUSES", (0, 0))
     monkeypatch.setattr(urllib.request, "urlopen", answer)
-    with pytest.raises(PassingFault, match="--dataset cifar10 cannot be read .HTTP Error 503: busy.*tried 3 times"):
+    with pytest.raises(PassingFault, match="data set cifar10 cannot be read .HTTP Error 503: busy.*tried 3 times"):
         read_source("cifar10", str(tmp_path), 8)
     assert len(asked) >= 3
 

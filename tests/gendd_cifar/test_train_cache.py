@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from lines import refuses
 from run_folders import settings_of
 from small_runs import assert_same_weights, ctrl_c, weights
 
-from gendd.errors import UserError
 from gendd.metrics import read_metrics
 from gendd.teacher import FrozenTeacher
 from gendd.training import Training
@@ -86,13 +86,13 @@ def test_a_cache_that_training_would_not_read_is_said_or_refused(train, tmp_path
     run = train(*flags, "--cached-views", "2", method="pretrain")
     assert "not used, pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert settings_of(run)["teacher_cache"] is None and not cache.exists()
-    with pytest.raises(UserError, match="classification learns from no feature that it could hold; leave it out"):
+    with refuses("classification learns from no feature that it could hold; leave it out"):
         train(*flags, method="classification")
-    with pytest.raises(UserError, match="--cached-views 0: must be at least 1"):
+    with refuses("--cached-views 0: must be at least 1"):
         train(*flags, "--cached-views", "0")
-    with pytest.raises(UserError, match="--cached-views 3: --teacher-cache is missing"):
+    with refuses("--cached-views 3: --teacher-cache is missing"):
         train("--cached-views", "3")
     train(*flags)
     train(*flags, "--seed", "1")
-    with pytest.raises(UserError, match="was made from other settings: hflip 0.0 there, 0.5 here; name another folder"):
+    with refuses("was made from other settings: hflip 0.0 there, 0.5 here; name another folder"):
         train(*flags, "--hflip", "0.5", "--name", "flipped")

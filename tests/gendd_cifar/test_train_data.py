@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 import safetensors
+from lines import refuses
 from programs import train_cifar as main
 from small_images import write_folder
 from small_runs import COMMON, contents, ctrl_c
-
-from gendd.errors import UserError
 
 
 def add_image(data: Path) -> None:
@@ -59,7 +58,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_alone(on_a_folder, capsys, ch
     change(data)
     before = contents(run)
     for again in (command, ["--resume", str(run)]):
-        with pytest.raises(UserError) as refused:
+        with refuses() as refused:
             main(again)
         assert told in str(refused.value) and str(run) in str(refused.value)
         assert len(str(refused.value).splitlines()) == 1
@@ -105,7 +104,7 @@ def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(tmp_path, monkeyp
     for image in (write_folder(tmp_path / "hollow") / "train" / "b").iterdir():
         image.unlink()
     command = ["classification", *COMMON, "--batch-size", "16", "--dataset", "set", *flags]
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         main(command)
     assert message in str(refused.value)
     before = contents(tmp_path)

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from lines import refuses
 from PIL import Image
 from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
@@ -16,7 +17,6 @@ from small_runs import (
 )
 
 from gendd import split
-from gendd.errors import UserError
 from gendd_cifar import data
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images
@@ -102,7 +102,7 @@ def test_other_images_are_learned_from_without_labels(train, tmp_path, capsys):
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 40, 30, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(folder / f"{number}.png")
     flags = ["--unlabeled-dir", str(folder), "--batch-size", "10", "--contraction", "0"]
-    with pytest.raises(UserError, match="--unlabeled-dir .*: has no labels; train without them: --unlabeled"):
+    with refuses("--unlabeled-dir .*: has no labels; train without them: --unlabeled"):
         train(*flags)
     (folder / "notes.txt").write_text("no image")
     run = train(*flags, "--unlabeled", data="digits-from-strangers")

@@ -1,14 +1,13 @@
 """Commands that cannot work are refused before the training, and listed by a dry run."""
 
 import pytest
+from lines import refuses
 from programs import train_cifar as main
 from small_runs import COMMON, GENDD, TOY
 
-from gendd.errors import UserError
-
 
 def test_simkd_refuses_a_student_without_a_feature_map(train):
-    with pytest.raises(UserError, match="--student timm/vit_tiny_patch16_224: simkd projects a feature map"):
+    with refuses("--student timm/vit_tiny_patch16_224: simkd projects a feature map"):
         train("--student", "timm/vit_tiny_patch16_224", "--image-size", "16", method="simkd")
 
 
@@ -38,7 +37,7 @@ def test_simkd_refuses_a_student_without_a_feature_map(train):
 )
 def test_commands_that_cannot_work_are_refused(teacher, tmp_path, flags, message):
     flags = [str(teacher) if flag == "T" else flag for flag in flags]
-    with pytest.raises(UserError) as error:
+    with refuses() as error:
         main([flags[0], *COMMON, "--runs", str(tmp_path), *flags[1:]])
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -54,7 +53,7 @@ def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
 
 def test_student_weights_trained_on_held_out_images_are_refused(train, capsys):
     seen = str(train("--name", "seen", "--epochs", "1"))
-    with pytest.raises(UserError, match=r"^--student-weights .*: .* --holdout 0\.0, .* --holdout 0\.2 "):
+    with refuses(r"^--student-weights .*: .* --holdout 0\.0, .* --holdout 0\.2 "):
         train("--student-weights", seen, "--holdout", "0.2")
     train("--student-weights", seen, "--holdout", "0.2", "--dry-run")
     assert "--holdout 0.2 holds out here" in capsys.readouterr().out
@@ -66,14 +65,14 @@ def test_student_weights_trained_on_held_out_images_are_refused(train, capsys):
 def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
     """The student's last map is 1x1, so that batch norm sees one value per image."""
     flags = ["classification", *COMMON, "--student", "MobileNetV2", "--image-size", "16", "--runs", str(tmp_path)]
-    with pytest.raises(UserError, match="^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
+    with refuses("^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
         main([*flags, "--batch-size", "4", "--grad-accum-steps", "4", "--dry-run"])
     main([*flags, "--batch-size", "4", "--grad-accum-steps", "2", "--dry-run"])
 
 
 @pytest.mark.parametrize("flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"]])
 def test_a_look_at_the_data_refuses_numbers_out_of_range_too(flags):
-    with pytest.raises(UserError, match=f"^{' '.join(flags)}"):
+    with refuses(f"^{' '.join(flags)}"):
         main(["classification", *COMMON, *flags, "--check-data"])
 
 

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from lines import refuses
 from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
 from small_runs import (
@@ -14,7 +15,6 @@ from small_runs import (
     weights,
 )
 
-from gendd.errors import UserError
 from gendd.metrics import read_metrics
 from gendd_cifar.data import TrainingImages
 
@@ -107,7 +107,7 @@ def test_loss_that_is_not_finite_stops_before_the_step(train, whole, monkeypatch
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UserError, match="not finite, at step 36 or up to 50 before; lower --lr"),
+        refuses("not finite, at step 36 or up to 50 before; lower --lr"),
     ):
         patch.setattr(TrainingImages, "batch", poisoned)
         train(runs="parts")

@@ -8,12 +8,12 @@ import subprocess
 import pytest
 import torch
 import toy
+from lines import refuses
 from programs import train_cifar as main
 from run_folders import settings_of
 from small_runs import assert_same_weights, contents, ctrl_c, run_in_two_processes, timeless_metrics
 
 from gendd import lock
-from gendd.errors import UserError
 from gendd.lock import sole_writer
 from gendd.metrics import read_metrics
 from gendd.training import Training
@@ -94,7 +94,7 @@ def test_flags_beside_resume_that_train_nothing_else_are_taken(interrupted, whol
 )
 def test_resume_refuses_flags_that_change_the_run(interrupted, flags, named):
     before = contents(interrupted)
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         main(["--resume", str(interrupted), *flags])
     message = str(refused.value)
     assert all(name in message for name in named) and "leave" in message and len(message.splitlines()) == 1
@@ -119,7 +119,7 @@ def test_resume_refuses_changed_teacher(train, teacher, tmp_path, monkeypatch):
         changed = content["model"] | {"classifier.bias": content["model"]["classifier.bias"] + 1}
         torch.save({"model": changed}, file)
         monkeypatch.setattr(toy, "bias", 1.0)
-        with pytest.raises(UserError, match="holds a run of another teacher: .* had sha256 .*; give it the teacher"):
+        with refuses("holds a run of another teacher: .* had sha256 .*; give it the teacher"):
             train(*flags, "--name", kind)
         torch.save({"model": content["model"]}, file)
         monkeypatch.setattr(toy, "bias", 0.0)
@@ -136,7 +136,7 @@ def test_resume_of_an_older_run_compares_what_it_noted(interrupted, train):
         environment["teacher"]["sha256"] = noted
         (interrupted / "environment.json").write_text(json.dumps(environment))
         if noted:
-            with pytest.raises(UserError, match=f"had sha256 {noted[:12]}, .* has {known[:12]}; give it"):
+            with refuses(f"had sha256 {noted[:12]}, .* has {known[:12]}; give it"):
                 train(runs="parts")
     assert (train(runs="parts") / "result.json").exists()
 
@@ -144,7 +144,7 @@ def test_resume_of_an_older_run_compares_what_it_noted(interrupted, train):
 def test_a_run_of_the_paper_is_not_resumed_as_another(train):
     with ctrl_c("train_epoch", epoch=0):
         train("--paper", "--width", "128")
-    with pytest.raises(UserError, match="--steps 100 there, 4 here"):
+    with refuses("--steps 100 there, 4 here"):
         main(["--resume", str(train.folder()), "--steps", "4"])
 
 
@@ -159,14 +159,14 @@ def test_a_run_can_be_looked_at_before_it_goes_on(interrupted, flag, told, capsy
 def test_a_run_does_not_go_on_from_what_is_no_last_checkpoint(interrupted):
     last = torch.load(interrupted / "checkpoints" / "last.pt", weights_only=True)
     torch.save({"model": last["model"], "epoch": 1, "best": {}}, interrupted / "checkpoints" / "last.pt")
-    with pytest.raises(UserError, match="last.pt: lacks optimizer, step, seconds, .*; put its last checkpoint there"):
+    with refuses("last.pt: lacks optimizer, step, seconds, .*; put its last checkpoint there"):
         main(["--resume", str(interrupted)])
 
 
 def test_resume_names_damaged_files_of_a_run_folder(interrupted):
     for name in ("data.json", "config.json"):
         (interrupted / name).write_text("[]")
-        with pytest.raises(UserError, match=f"{name} is missing or damaged"):
+        with refuses(f"{name} is missing or damaged"):
             main(["--resume", str(interrupted)])
 
 
@@ -192,7 +192,7 @@ def test_a_run_that_is_at_work_is_not_joined_by_the_same_command(train, interrup
         assert held.wait(20)
         before = contents(interrupted)
         for command in (lambda: train(runs="parts"), lambda: main(["--resume", str(interrupted)])):
-            with pytest.raises(UserError, match=f"process {other.pid} on .* is writing this run"):
+            with refuses(f"process {other.pid} on .* is writing this run"):
                 command()
         with pytest.raises(subprocess.CalledProcessError) as refused:
             run_in_two_processes("--resume", str(interrupted))
@@ -210,7 +210,7 @@ def test_a_run_that_is_at_work_is_not_joined_by_the_same_command(train, interrup
 
 def test_folder_of_another_configuration_is_refused(train, interrupted):
     before = contents(interrupted)
-    with pytest.raises(UserError, match=r"--feature-mixup 1.0 there, 0.5 here; .*--repeats 2 there, 3 here"):
+    with refuses(r"--feature-mixup 1.0 there, 0.5 here; .*--repeats 2 there, 3 here"):
         train("--feature-mixup", "0.5", "--repeats", "3", runs="parts")
     assert contents(interrupted) == before
 
@@ -220,7 +220,7 @@ def test_a_run_from_before_a_flag_has_its_default(train, interrupted, capsys):
     config = json.loads(file.read_text())
     del config["optimizer"]["grad_accum_steps"]
     file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="--grad-accum-steps 1 there, 2 here"):
+    with refuses("--grad-accum-steps 1 there, 2 here"):
         train("--grad-accum-steps", "2", runs="parts")
     train("--dry-run", runs="parts")
     assert "all there" in capsys.readouterr().out

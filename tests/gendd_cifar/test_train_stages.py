@@ -3,13 +3,12 @@
 import json
 import shutil
 
-import pytest
 import torch
+from lines import refuses
 from programs import train_cifar as main
 from small_runs import GENDD, assert_same_weights, contents, ctrl_c, weights
 
 from gendd import lock
-from gendd.errors import UserError
 from gendd.lock import sole_writer
 
 
@@ -30,7 +29,7 @@ def test_stage_1_is_trained_once_for_runs_that_share_it(train, capsys):
     assert contents(first.parents[1] / "pretrain" / "0") == stage1
     # Stage 1 in the same process or before it leads to the same bits.
     assert_same_weights(first, second, rtol=0, atol=0)
-    with pytest.raises(UserError, match="--pretrain-epochs 1 there, 2 here; .* another --pretrain-name or"):
+    with refuses("--pretrain-epochs 1 there, 2 here; .* another --pretrain-name or"):
         train("--pretrain-epochs", "2", "--name", "third")
 
 

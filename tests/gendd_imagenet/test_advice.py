@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from lines import refuses
 
-from gendd.errors import UserError
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.train import train
 from gendd_cifar.tree import TREE as CIFAR
@@ -51,7 +51,7 @@ COMMANDS += [(CIFAR, SMALL, flags) for flags in SMALL_COMMANDS]
 def test_flags_to_leave_out_were_given(photos, tmp_path, tree, common, command):
     method, *flags = (word.replace("{photos}", str(photos)) for word in [command[0], *common, *command[1:]])
     words = [method, *flags, "--runs", str(tmp_path)]
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         train(tree, words)
     assert_obeyable(str(refused.value), words)
 
@@ -62,7 +62,7 @@ def test_evaluate_names_flags_that_were_given(photos, tmp_path):
     train(IMAGENET, words)
     run = str(next(tmp_path.rglob("result.json")).parent)
     for flags in (["--steps", "3"], ["--paper"], ["--guidance", "2"], ["--weights", "ema"]):
-        with pytest.raises(UserError) as refused:
+        with refuses() as refused:
             evaluate_checkpoint(IMAGENET, [run, *flags])
         assert_obeyable(str(refused.value), [run, *flags])
 

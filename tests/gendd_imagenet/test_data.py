@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from photos import (
     CLASSES,
     MEAN,
@@ -22,7 +23,6 @@ from photos import (
 from PIL import Image
 
 from gendd.data import refuse_other_classes
-from gendd.errors import Refusal
 from gendd.evaluation import class_groups
 from gendd_imagenet.check import check_data
 from gendd_imagenet.folders import list_file
@@ -207,14 +207,14 @@ def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
             message = refusal(opening, config(photos, **{flag: file}))
             assert f"--{flag.replace('_', '-')} {file}: its labels begin at 1 and end at 3" in message
     write_list(file, {FIRST[name]: label for label, name in enumerate(FIRST, 1)})
-    with pytest.raises(Refusal, match="its labels begin at 1 and end at 3"):
+    with refuses("its labels begin at 1 and end at 3"):
         list_file(str(file), flat, 0)
 
 
 def test_an_image_of_two_labels_in_a_list_is_refused(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 1\n")
-    with pytest.raises(Refusal, match=f"^{file}: gives a/1.png the labels 0 and 1; remove one of the lines"):
+    with refuses(f"^{file}: gives a/1.png the labels 0 and 1; remove one of the lines"):
         list_file(str(file), tmp_path, 2)
 
 
@@ -222,7 +222,7 @@ def test_an_image_named_twice_in_an_evaluation_is_refused(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 0\n")
     assert len(list_file(str(file), tmp_path, 2)) == 3
-    with pytest.raises(Refusal, match=f"^{file}: names a/1.png 2 times, and evaluates each image once"):
+    with refuses(f"^{file}: names a/1.png 2 times, and evaluates each image once"):
         list_file(str(file), tmp_path, 2, once=True)
 
 
@@ -376,7 +376,7 @@ def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
     assert summarize(config(tmp_path / "nowhere")).num_classes is None
     file = Path("data/ImageNet_LT_train.txt")
     absent = summarize(config("imagenet", data_root=tmp_path, train_list=file)).missing[1]
-    assert f"--train-list {file}: no such file, looked for {file.absolute()}; fetch the ImageNet-LT lists" in absent
+    assert f"`train_list` {file}: no such file, looked for {file.absolute()}; fetch the ImageNet-LT lists" in absent
 
 
 def test_odd_parts_cannot_be_mixed(photos):
@@ -409,7 +409,7 @@ def test_check_counts_and_finds_nothing_wrong(photos, lists, capsys):
     assert "6 images to evaluate on" in output and "nothing is missing or broken" in output
     sides = [min(Image.open(photos / line.split()[0]).size) for line in Path(lists["test"]).read_text().splitlines()]
     small = sum(side < 60 for side in sides)
-    assert small and f"{small} of these 6 are smaller than --image-size 60" in output
+    assert small and f"{small} of these 6 are smaller than 60 pixels" in output
 
 
 def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
@@ -423,7 +423,7 @@ def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
 
 def test_a_folder_with_train_alone_needs_holdout(photos, tmp_path):
     (tmp_path / "train").symlink_to(photos / "train")
-    assert "--holdout 0.1 evaluates on a part of train" in summarize(config(tmp_path)).missing[0]
+    assert "`holdout` 0.1 evaluates on a part of train" in summarize(config(tmp_path)).missing[0]
     summary = summarize(config(tmp_path, holdout=0.2))
     assert (summary.num_classes, summary.missing) == (3, ()) and "evaluated on a part held out" in summary.details
     assert open_evaluated(config(tmp_path, holdout=0.2)).size == 18

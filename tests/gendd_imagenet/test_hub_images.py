@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from lines import refuses
 from photos import open_photos
 from PIL import Image
 from programs import imagenet_config, train_imagenet
 
-from gendd.errors import UserError
 from gendd_imagenet.check import check_data
 from gendd_imagenet.hub_images import _load, list_hub
 from gendd_imagenet.sources import list_evaluation, list_training, summarize
@@ -68,17 +68,17 @@ def test_it_distills_without_labels(hub, tmp_path):
 
 @pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
 def test_lists_are_of_files(hub, flag):
-    with pytest.raises(UserError, match=f"{flag} list.txt: hfds/.* has no files to list; leave it out"):
+    with refuses(f"{flag} list.txt: hfds/.* has no files to list; leave it out"):
         imagenet_config(*COMMON, "--dataset", hub, flag, "list.txt", method="classification").check()
 
 
 def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     absent = imagenet_config(*COMMON, "--dataset", f"hfds/{tmp_path}/none", method="classification")
-    with pytest.raises(UserError, match=r"^--dataset hfds/.*none: cannot be loaded"):
+    with refuses(r"^--dataset hfds/.*none: cannot be loaded"):
         list_training(absent)
     with (
-        pytest.raises(UserError, match="has the splits train, test; it needs nowhere"),
+        refuses("has the splits train, test; it needs nowhere"),
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setattr("gendd_imagenet.hub_images.TRAIN", ("nowhere",))
@@ -86,7 +86,7 @@ def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
     _load.cache_clear()
     list_hub.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs the package datasets, which is not installed; pip install datasets"):
+    with refuses("needs the package datasets, which is not installed; pip install datasets"):
         list_training(absent)
 
 
@@ -150,7 +150,7 @@ def test_text_labels_have_one_number_in_all_splits(tmp_path):
 )
 def test_columns_that_are_unclear_are_named(tmp_path, columns, message):
     name = write_set(tmp_path / "set", **columns, labels=lambda size: [0.5] * size)
-    with pytest.raises(UserError, match=f"^--dataset {name}: {message}") as refused:
+    with refuses(f"^--dataset {name}: {message}") as refused:
         summarize(classified(name))
     assert "--unlabeled" in str(refused.value)
     assert len(list_training(imagenet_config(*COMMON, "--images", name))) == 24
@@ -159,7 +159,7 @@ def test_columns_that_are_unclear_are_named(tmp_path, columns, message):
 def test_a_set_without_images_names_its_columns(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
     table.to_parquet(str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet"))
-    with pytest.raises(UserError, match="has the columns text, label; none holds images; give it a column image"):
+    with refuses("has the columns text, label; none holds images; give it a column image"):
         list_training(classified(f"hfds/{tmp_path}/set"))
 
 
@@ -188,7 +188,7 @@ def test_a_test_split_without_labels_is_said_before_the_work(tmp_path):
     name = write_set(tmp_path / "set", labels=lambda size: [-1 if size == 9 else row % 3 for row in range(size)])
     flags = ["classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
     for look in ([], ["--check-data"]):
-        with pytest.raises(UserError, match=f"^--dataset {name}: no image to evaluate on has a label"):
+        with refuses(f"^--dataset {name}: no image to evaluate on has a label"):
             train_imagenet([*flags, *look])
     assert not list((tmp_path / "runs").rglob("*.jsonl"))
     train_imagenet([*flags, "--holdout", "0.3"])
@@ -196,7 +196,7 @@ def test_a_test_split_without_labels_is_said_before_the_work(tmp_path):
 
 def test_a_set_with_train_alone_needs_holdout(tmp_path, capsys):
     name = write_set(tmp_path / "set", {"train": 24})
-    with pytest.raises(UserError, match="has the splits train; it needs validation or val or test: --holdout 0.1"):
+    with refuses("has the splits train; it needs validation or val or test: --holdout 0.1"):
         summarize(classified(name))
     check_data(classified(name, "--holdout", "0.3"))
     flags = [
@@ -221,7 +221,7 @@ def test_one_of_several_configurations_is_named(tmp_path):
     configurations = [f"- config_name: {name}\n  data_dir: {name}\n" for name in ("small", "large")]
     (root / "README.md").write_text("---\nconfigs:\n" + "".join(configurations) + "---\n")
     for name in (f"hfds/{root}", f"hfds/{root}:huge"):
-        with pytest.raises(UserError, match=f"^--dataset {name}: has the configurations small, large; name one"):
+        with refuses(f"^--dataset {name}: has the configurations small, large; name one"):
             summarize(classified(name))
     assert len(list_training(classified(f"hfds/{root}:large"))) == 12
     assert len(list_training(classified(f"hfds/{root}:small"))) == 6
@@ -231,7 +231,7 @@ def test_labels_that_train_lacks_are_refused(tmp_path):
     """Text that is spelled in another way in the test split would be classes that nobody learned."""
     words = {24: [NAMES[row % 3] for row in range(24)], 9: [NAMES[row % 3].upper() for row in range(9)]}
     name = write_set(tmp_path / "set", kind=datasets.Value("string"), labels=words.get)
-    with pytest.raises(UserError, match=f"^--dataset {name}: its split test has labels that train lacks, such as"):
+    with refuses(f"^--dataset {name}: its split test has labels that train lacks, such as"):
         list_evaluation(classified(name))
     assert len(list_evaluation(imagenet_config(*COMMON, "--images", name, "--eval-dataset", name))) == 9
 

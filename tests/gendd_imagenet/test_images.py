@@ -10,10 +10,10 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from lines import refuses
 from PIL import Image
 from programs import imagenet_config
 
-from gendd.errors import UserError
 from gendd_imagenet.images import BrokenImage, EvalView, TrainView, seeded
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
@@ -153,7 +153,7 @@ def test_view_travels_to_workers():
 
 def test_unknown_policy_is_refused():
     for policy in ("randaugment", "rand-m7-x2", "rand-m7.5", "v9"):
-        with pytest.raises(UserError, match=f"^--auto-augment {policy}: "):
+        with refuses(f"^--auto-augment {policy}: "):
             TrainView(config("--auto-augment", policy))
 
 

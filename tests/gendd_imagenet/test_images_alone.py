@@ -6,10 +6,10 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from lines import refuses
 from photos import CLASSES, images_and_labels, open_evaluated, open_photos
 from programs import evaluate_imagenet, imagenet_config, train_imagenet
 
-from gendd.errors import UserError
 from gendd.reporting.report import ReportConfig, write_report
 from gendd_imagenet.sources import held_share, summarize
 
@@ -115,7 +115,7 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
-    with pytest.raises(UserError, match=message) as caught:
+    with refuses(message) as caught:
         train_imagenet(["gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), *flags])
     assert len(str(caught.value).splitlines()) == 1
 
@@ -126,14 +126,14 @@ def test_a_folder_of_five_images_is_too_small(flat, tmp_path):
     for path in sorted(path for path in flat.rglob("*") if path.is_file())[:5]:
         shutil.copy(path, folder)
     words = ["gendd", *COMMON, "--images", str(folder), "--runs", str(tmp_path / "runs")]
-    with pytest.raises(UserError, match=f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than"):
+    with refuses(f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than"):
         train_imagenet(words)
 
 
 def test_a_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     words = ["gendd", *COMMON, "--images", str(tmp_path / "empty"), "--runs", str(tmp_path / "runs")]
-    with pytest.raises(UserError, match=f"--images {tmp_path}/empty: holds no image; name a folder of images"):
+    with refuses(f"--images {tmp_path}/empty: holds no image; name a folder of images"):
         train_imagenet(words)
 
 
@@ -150,5 +150,5 @@ def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, c
     (row,) = json.loads((run / "evaluation-some-val.json").read_text())["read_outs"]
     assert "top5" not in row and 0 <= row["top1"] <= 100
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
-    with pytest.raises(UserError, match="only in one of them: .*n99"):
+    with refuses("only in one of them: .*n99"):
         evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from lines import refuses
 from photos import config, open_evaluated, refusal
 from PIL import Image
 from programs import evaluate_imagenet, train_imagenet
 
 from gendd.checkpoint import read_weights
-from gendd.errors import UserError
 from gendd.metrics import _scalars
 from gendd.programs import judge
 from gendd.programs.judge import knn, probe, zero_shot
@@ -130,14 +130,14 @@ def test_class_vectors_are_read_and_cosines_have_no_ece(run, tmp_path, name, lik
 )
 def test_class_vectors_that_are_none_are_refused(run, tmp_path, content, message):
     torch.save(content, tmp_path / "v.pt")
-    with pytest.raises(UserError, match=message) as caught:
+    with refuses(message) as caught:
         zero_shot(TREE, [str(run), "--features", "backbone", "--class-vectors", str(tmp_path / "v.pt")])
     assert str(caught.value).startswith("--class-vectors ")
 
 
 def test_a_place_that_cannot_be_written_is_refused_first(run, tmp_path, monkeypatch):
     monkeypatch.setattr(judge, "load", lambda *arguments, **changed: pytest.fail("computed"))
-    with pytest.raises(UserError, match="cannot write .*nope/x.json: .*; name another place .*: --json FILE"):
+    with refuses("cannot write .*nope/x.json: .*; name another place .*: --json FILE"):
         knn(TREE, [str(run), "--json", str(tmp_path / "nope" / "x.json")])
 
 
@@ -156,10 +156,10 @@ def test_real_labels_that_share_a_number_are_refused(data, run, tmp_path):
     """The images of each class are numbered anew."""
     (tmp_path / "real.json").write_text(json.dumps([[0, 1]] * 50))
     words = [str(run), "--dataset", str(data / "animals"), "--eval-list", str(tmp_path / "real.json")]
-    with pytest.raises(UserError, match="--eval-list .*real.json: 3 images of .* have the number 1; it needs"):
+    with refuses("--eval-list .*real.json: 3 images of .* have the number 1; it needs"):
         evaluate_imagenet(words)
     (tmp_path / "real.json").write_text("[[0.5], [-1]]")
-    with pytest.raises(UserError, match="holds something else than lists of classes from 0 on"):
+    with refuses("holds something else than lists of classes from 0 on"):
         evaluate_imagenet(words)
 
 
@@ -185,7 +185,7 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
     tensors["classifier.weight"] = torch.full_like(tensors["classifier.weight"], torch.inf)
     torch.save(tensors, tmp_path / "broken.pt")
     words = [str(tmp_path / "broken.pt"), "--student", "toy:network", "--dataset", "imagenet"]
-    with pytest.raises(UserError, match="broken.pt: classifier.weight holds values that are not finite"):
+    with refuses("broken.pt: classifier.weight holds values that are not finite"):
         evaluate_imagenet([*words, "--dataset", json.loads((run / "config.json").read_text())["data"]["dataset"]])
 
 

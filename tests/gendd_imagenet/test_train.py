@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from photos import write_images
 from PIL import Image
 from programs import for_head
 from programs import train_imagenet as main
 
-from gendd.errors import UserError
 from gendd.metrics import read_metrics
 from gendd.training import Training
 from gendd_imagenet.make_shards import main as make_shards
@@ -168,9 +168,9 @@ def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path, mon
 def test_what_no_cache_can_hold_is_refused(run, unlabeled, tmp_path):
     cache = ["--teacher-cache", str(tmp_path / "cache")]
     for mixing in ("--mixup", "--cutmix"):
-        with pytest.raises(UserError, match=f"{mixing} 0.2: mixes images anew in each batch"):
+        with refuses(f"{mixing} 0.2: mixes images anew in each batch"):
             run(*cache, mixing, "0.2")
-    with pytest.raises(UserError, match="--teacher-cache .*: images of shards have no number"):
+    with refuses("--teacher-cache .*: images of shards have no number"):
         run(*cache, *unlabeled)
     assert not (tmp_path / "cache").exists()
 
@@ -185,24 +185,24 @@ def test_a_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
         (["rand-m7-n2", "--image-size", "48"], "image size 32 there, 48 here"),
         (["rand-m7-n2", "--interpolation", "bicubic"], "interpolation bilinear there, bicubic here"),
     ):
-        with pytest.raises(UserError, match=f"was made from other settings: {words}; name another folder"):
+        with refuses(f"was made from other settings: {words}; name another folder"):
             run(*cache, *flags, dataset=str(copy), runs="second")
     for path in (copy / "train").glob("*/*"):
         Image.new("RGB", (50, 50), (255, 0, 255)).save(path)
-    with pytest.raises(UserError, match="features of today are .* away from those in view-000-000000.fp16"):
+    with refuses("features of today are .* away from those in view-000-000000.fp16"):
         run(*cache, "rand-m7-n2", dataset=str(copy), runs="second")
     (copy / "train" / "n01" / "n01_0.JPEG").rename(copy / "train" / "n01" / "n01_x.JPEG")
-    with pytest.raises(UserError, match="image names sha256"):
+    with refuses("image names sha256"):
         run(*cache, "rand-m7-n2", dataset=str(copy), runs="second")
     assert not list((tmp_path / "second").glob("**/result.json"))
 
 
 def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
-    with pytest.raises(UserError, match="has no labels; train without them: --unlabeled"):
+    with refuses("has no labels; train without them: --unlabeled"):
         run(*[flag for flag in unlabeled if flag != "--unlabeled"])
-    with pytest.raises(UserError, match="METHOD kl: reads no label; say so with --unlabeled"):
+    with refuses("METHOD kl: reads no label; say so with --unlabeled"):
         run(method="kl")
-    with pytest.raises(UserError, match="--unlabeled: kd needs labels; without any learn kl, "):
+    with refuses("--unlabeled: kd needs labels; without any learn kl, "):
         run("--unlabeled", method="kd")
 
 
@@ -221,7 +221,7 @@ def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(
 ):
     monkeypatch.chdir(tmp_path)
     Path("list.txt").write_text("train/n01/nowhere.JPEG 0\n" * 20)
-    with pytest.raises(UserError) as refused:
+    with refuses() as refused:
         run(*flags, method=method)
     assert message in str(refused.value)
     before = list(tmp_path.rglob("*"))
@@ -249,13 +249,13 @@ def test_a_run_goes_on_with_the_data_it_began_with_alone(run, photos, tmp_path, 
     told["training images of each class"] = [30, 30, 30]
     assert json.loads((folder / "data.json").read_text()) == told
     write_images(copy / "train" / "n01", 12, first=500)
-    with pytest.raises(UserError, match="90 training images there, 102 here"):
+    with refuses("90 training images there, 102 here"):
         run(dataset=str(copy))
     for image in (copy / "train" / "n01").glob("n01_5??.JPEG"):
         image.unlink()
     for split in ("train", "val"):
         (copy / split / "n01").rename(copy / split / "n99")
-    with pytest.raises(UserError, match="only in one of them: n01, n99"):
+    with refuses("only in one of them: n01, n99"):
         main(["--resume", str(folder)])
 
 
@@ -312,7 +312,7 @@ def test_out_of_memory_names_what_halves_it(run, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UserError, match="16 images at once .* --grad-accum-steps 2 halves"),
+        refuses("16 images at once .* --grad-accum-steps 2 halves"),
     ):
         patch.setattr("gendd.methods.gendd.GenDDTask.forward", no_room)
         run()

@@ -4,15 +4,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
-import pytest
 import torch
+from lines import refuses
 from PIL import Image
 from programs import cifar_config
 
 import gendd_cifar.data
 from gendd.data import Normalize
 from gendd.distributed import World
-from gendd.errors import UserError
 from gendd.randomness import BatchPlan
 from gendd_cifar.data import EvaluationImages, TrainingImages
 from gendd_cifar.sources import Images, Source
@@ -32,9 +31,9 @@ def write_folder(root: Path, classes=("a", "b"), train: int = 8, test: int = 2) 
 
 
 def refusal(function, *arguments, **options):
-    with pytest.raises(UserError) as caught:
+    with refuses() as caught:
         function(*arguments, **options)
-    message = str(caught.value)
+    message = caught.value
     assert message.startswith("--") and len(message.splitlines()) == 1
     return message
 

@@ -4,10 +4,10 @@ import itertools
 
 import pytest
 import torch
+from lines import refuses
 
 from gendd.diffusion.draws import SCHEMES, Drawing, Draws
 from gendd.diffusion.objective import Objective
-from gendd.errors import UserError
 
 M, D, CPU = 3, 8, torch.device("cpu")
 
@@ -64,7 +64,7 @@ def test_a_process_keeps_its_rows_of_the_draws_of_all():
 
 @pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
 def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
-    with pytest.raises(UserError, match=f"--repeats {repeats}: --timesteps paired .* set it to {remedy}"):
+    with refuses(f"--repeats {repeats}: --timesteps paired .* set it to {remedy}"):
         drawn("paired", repeats, 1)
 
 

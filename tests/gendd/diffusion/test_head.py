@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from lines import refuses
 from torch import nn
 
 from gendd.diffusion import denoiser
@@ -10,7 +11,6 @@ from gendd.diffusion import head as head_module
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.diffusion.schedule import NoiseSchedule
-from gendd.errors import UserError
 
 B, M, K, D, COND = 5, 3, 4, 8, 12
 KINDS = {
@@ -255,12 +255,12 @@ def test_one_step_from_zero_is_its_closed_form(head, batch):
     ],
 )
 def test_sampling_that_the_objective_does_not_allow_is_refused(batch, kind, settings, words):
-    with pytest.raises(UserError, match=words):
+    with refuses(words):
         fresh(kind).sample(batch[0], **settings)
 
 
 def test_token_dim_not_dividing_is_refused_with_nearest():
-    with pytest.raises(UserError, match=r"--token-dim 48 .* 64; nearest that do: 32 and 64"):
+    with refuses(r"--token-dim 48 .* 64; nearest that do: 32 and 64"):
         SplitTokenHead(64, COND, token_dim=48)
 
 
@@ -275,5 +275,5 @@ def test_token_dim_not_dividing_is_refused_with_nearest():
     ],
 )
 def test_sampling_that_cannot_work_is_refused(head, batch, settings, word):
-    with pytest.raises(UserError, match=word):
+    with refuses(word):
         head.sample(batch[0], **settings)
