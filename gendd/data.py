@@ -13,6 +13,9 @@ from gendd.errors import InvalidSetting
 from gendd.evaluation import Batches
 from gendd.randomness import StepRandom
 
+# The split that is a part of the training images.
+HELD_OUT = "held-out"
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -42,12 +45,14 @@ class DataSummary:
     Args:
         num_classes: None if unknown.
         missing: what is not there, and where to get it, a line each.
+        fetched: whether a training fetches it.
         labeled: whether its training images have labels.
         details: how its images are chosen and changed, for the plan.
     """
 
     num_classes: int | None
     missing: tuple[str, ...] = ()
+    fetched: bool = False
     labeled: bool = True
     details: str = ""
 
@@ -91,7 +96,7 @@ class EvaluationData(Protocol):
     size: int
     # The data set, as it is named on the command line.
     dataset: str
-    # Such as "test", or "validation" for a part held out of the training set.
+    # Such as "test", or HELD_OUT.
     split: str
     normalize: "Normalize"
     # How an image file is brought to `image_size`, in timm's words: interpolation, crop_pct, crop_mode.
@@ -125,6 +130,8 @@ class Normalize:
 
 def described(data: EvaluationData) -> str:
     """Return which images these are, such as "the test split of digits"."""
+    if data.split == HELD_OUT:
+        return f"the training images held out of {data.dataset}"
     return data.dataset if Path(data.dataset).name == data.split else f"the {data.split} split of {data.dataset}"
 
 

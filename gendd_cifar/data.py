@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.config import Config
-from gendd.data import Batch, Normalize
+from gendd.data import HELD_OUT, Batch, Normalize
 from gendd.distributed import World
 from gendd.errors import InvalidSetting
 from gendd.evaluation import Batches
@@ -77,7 +77,7 @@ def open_evaluation(
     _, held = source.images.hold_out(config.data.holdout)
     # What was passed over is told of the training images.
     source = replace(source, images=held, passed_over=Counter())
-    return EvaluationImages(source, config.data.dataset, "validation", plan, normalize, world.device)
+    return EvaluationImages(source, config.data.dataset, HELD_OUT, plan, normalize, world.device)
 
 
 def _read(config: Config[SmallImages], split: str, world: World) -> Source:

@@ -213,7 +213,8 @@ def summarize(config: Config[SmallImages]) -> DataSummary:
     if config.data.unlabeled_dir and not Path(config.data.unlabeled_dir).is_dir():
         reason = f"{no_such(config.data.unlabeled_dir, 'folder')}; name a folder of images"
         missing.append(str(InvalidSetting("unlabeled_dir", config.data.unlabeled_dir, reason)))
-    return DataSummary(num_classes or None, tuple(missing), details=_details(config))
+    fetched = name in NAMES and not config.data.unlabeled_dir
+    return DataSummary(num_classes or None, tuple(missing), fetched, details=_details(config))
 
 
 def _details(config: Config[SmallImages]) -> str:

@@ -17,7 +17,6 @@ from gendd_imagenet.folders import RELEASE
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView
 from gendd_imagenet.sources import (
-    eval_field,
     eval_folder,
     list_evaluation,
     list_training,
@@ -42,7 +41,7 @@ def check_data(config: Config[Photographs]) -> None:
     held_out = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     evaluation = None if held_out else list_evaluation(config)
     if evaluation and not config.data.images:
-        refuse_unlabeled(evaluation, eval_field(config), config.data.eval_dataset or config.data.dataset)
+        refuse_unlabeled(config, evaluation)
     if shards.is_shards(config.data.dataset):
         problems = list(_check_shards(config.data.dataset, view))
     else:

@@ -16,7 +16,7 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from gendd.config import Config
-from gendd.data import Batch, Normalize
+from gendd.data import HELD_OUT, Batch, Normalize
 from gendd.distributed import World, usable_cores
 from gendd.errors import InvalidSetting, naming
 from gendd.evaluation import Batches
@@ -27,7 +27,6 @@ from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.sources import (
-    eval_field,
     eval_folder,
     eval_split,
     has_training_labels,
@@ -69,25 +68,20 @@ def open_evaluation(
     normalize = Normalize.of(network, world.device)
     held = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     if of_training or held:
-        field, dataset, split = "dataset", config.data.dataset, "train" if of_training else "validation"
+        dataset, split = config.data.dataset, "train" if of_training else HELD_OUT
         listing = list_training(config)
         if held:
             listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
         # What was passed over is told of the training images.
         listing = replace(listing, passed_over=Counter())
     else:
-        field, dataset, listing = (
-            eval_field(config),
-            config.data.eval_dataset or config.data.dataset,
-            list_evaluation(config),
-        )
+        dataset, listing = config.data.eval_dataset or config.data.dataset, list_evaluation(config)
         if config.data.eval_list and world.is_first and isinstance(listing, Listing):
             with naming("eval_list"):
                 refuse_absent(config.data.eval_list, listing)
         split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
     if not (of_training or config.data.images):
-        given = ("eval_list", config.data.eval_list) if config.data.eval_list and not held else (field, dataset)
-        refuse_unlabeled(listing, *given)
+        refuse_unlabeled(config, listing, held_out=bool(held))
     if listing.known.any():
         listing = _with_label(listing)
     return EvaluationPhotos(config, listing, dataset, split, plan, world, normalize)

@@ -84,14 +84,21 @@ def list_evaluation(config: Config[Photographs]) -> AnyListing:
         return list_class_folders(folder, eval_split(folder))
 
 
-def refuse_unlabeled(evaluation: AnyListing, field: str, dataset: str) -> None:
+def refuse_unlabeled(config: Config[Photographs], evaluation: AnyListing, held_out: bool = False) -> None:
     """Refuse images to evaluate on of which none has a label.
 
+    Args:
+        held_out: whether they are a part of the training images.
+
     Raises:
-        InvalidSetting: it names the data set, by the field that gave it.
+        InvalidSetting: it names the list or the data set.
     """
+    field = "eval_list" if config.data.eval_list else eval_field(config)
+    field = "dataset" if held_out else field
     if not evaluation.known.any():
-        raise InvalidSetting(field, dataset, "no image to evaluate on has a label; name images with labels")
+        raise InvalidSetting(
+            field, getattr(config.data, field), "no image to evaluate on has a label; name images with labels"
+        )
 
 
 def has_training_labels(config: Config[Photographs]) -> bool:
@@ -197,7 +204,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     if is_hub(config.data.eval_dataset or config.data.dataset):
         listing = list_training(config) if config.data.holdout else list_evaluation(config)
         details = _details(config, HELD_OUT if config.data.holdout else listing.root)
-        return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled, details)
+        return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled=labeled, details=details)
     folder = eval_folder(config)
     if not config.data.holdout and not (
         folder.is_dir() if config.data.eval_list else class_names(folder / eval_split(folder))
@@ -210,7 +217,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
         count = 1000
     evaluated = HELD_OUT if config.data.holdout else config.data.eval_list or folder / eval_split(folder)
     details = _details(config, evaluated)
-    return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled, details)
+    return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled=labeled, details=details)
 
 
 def _summarize_images(config: Config[Photographs]) -> DataSummary:

@@ -206,7 +206,8 @@ def _open_data(
             check_classes(built.teacher.loaded.file, data.class_names, settings.networks.teacher_by)
     groups = _class_groups(tree, settings, path) if subset is None else {}
     words = f", classes in groups: {', '.join(groups)}" if groups else ""
-    words += f", of {len(subset)} of the classes, among which it chooses" if subset else ""
+    if subset:
+        words += f", {len(subset)} of the {len(learned_classes(path))} classes of the run, among which it chooses"
     if world.is_first:
         print(f"images      {_images(data, settings)} of {described(data)}{words}", flush=True)
     return data, groups

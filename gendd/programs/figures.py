@@ -32,4 +32,4 @@ def write_figures(file: Path, content: dict) -> None:
     text = json.dumps(content, indent=2) + "\n"
     remedy = f"the figures are printed above; {ELSEWHERE}"
     write_whole(file, lambda stream: stream.write(text.encode()), shared=True, remedy=remedy)
-    print(f"figures in {file}")
+    print(f"figures in {file.absolute()}")

@@ -62,7 +62,7 @@ def plan_of(
         "schedule": f"{_schedule(config)}, {_warmup(config)}",
         **_average(config),
         "hardware": f"{world.describe()}, {precision}",
-        "results": str(results),
+        "results": str(results.absolute()),
     }
     return "\n".join(["plan", *(f"  {name:<10} {text}" for name, text in lines.items())])
 
@@ -110,7 +110,7 @@ def _warmup(config: Config) -> str:
 def steps_line(steps_per_epoch: int, epochs: int) -> str:
     """The plan's line of the optimizer steps, which are known once the images are listed."""
     total = steps_per_epoch * epochs
-    advice = f"; few, most students need {FEW_STEPS}: raise --epochs or lower --batch-size" if total < FEW_STEPS else ""
+    advice = f"; few, most students need {FEW_STEPS}" if total < FEW_STEPS else ""
     return f"  {'steps':<10} {steps_per_epoch} per epoch, {total} in all{advice}"
 
 

@@ -14,7 +14,7 @@ from gendd.checkpoint import checksum, read_weights, save_tensors, weights_file
 from gendd.command_line import parse
 from gendd.config import Config
 from gendd.config_file import read_config
-from gendd.data import identity, refuse_other_classes
+from gendd.data import HELD_OUT, identity, refuse_other_classes
 from gendd.distributed import (
     World,
     autocast,
@@ -307,7 +307,8 @@ class TrainProgram:
             refuse_other_classes(config.data.dataset, self.data.class_names, self.evaluation.class_names)
         sizes = self.data.class_sizes
         self.groups = {} if sizes is None else class_groups(sizes)
-        held = f"{self.evaluation.size} of {self.evaluation.split} to evaluate on"
+        split = "training images held out" if self.evaluation.split == HELD_OUT else f"of {self.evaluation.split}"
+        held = f"{self.evaluation.size} {split} to evaluate on"
         self._say(f"  images     {self.data.size} to train on, {held}")
         self._say(steps_line(self.data.steps_per_epoch, self.config.optimizer.epochs))
         if passed_over := self.data.passed_over + self.evaluation.passed_over:
@@ -320,7 +321,7 @@ class TrainProgram:
         config = self.config
         summary = self.tree.summarize(config)
         self.missing.extend(summary.missing)
-        if summary.num_classes is None:
+        if summary.num_classes is None or (summary.missing and not summary.fetched and not config.run.dry_run):
             raise UserError("; ".join(summary.missing))
         if not summary.labeled and not config.data.unlabeled:
             raise UserError(f"--dataset {config.data.dataset}: has no labels; train without them: --unlabeled")

@@ -58,7 +58,7 @@ class Ablation:
             text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
             text.append(markdown(self.rows))
             rewrite_text(folder / f"{name}.md", "\n\n".join(text) + "\n")
-        print(f"\nsee {folder / name}.md")
+        print(f"\nsee {(folder / name).absolute()}.md")
 
     @property
     def _floor(self) -> float:

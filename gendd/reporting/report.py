@@ -152,7 +152,7 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
         raise InvalidSetting(
             "output", output, f"cannot be written ({error.strerror}); choose another folder"
         ) from error
-    print(f"runs compared: {len(runs)}; see {output / 'report.md'}")
+    print(f"runs compared: {len(runs)}; see {(output / 'report.md').absolute()}")
 
 
 def _drawn(path: Path, figure: Figure | None) -> bool:

@@ -1,7 +1,9 @@
 """How programs end: one line, and the exit code that tells whether another start may help."""
 
+import ast
 import os
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,9 @@ from gendd.errors import (
     run_program,
     with_flags,
 )
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("gendd", "gendd_cifar", "gendd_imagenet")
 
 
 class Ended(Exception):
@@ -98,3 +103,28 @@ def test_a_program_prints_flags(ends, capsys):
     with pytest.raises(Ended):
         run_program(main)
     assert capsys.readouterr().err == "error: --min-lr 3: above --lr 1; lower it\n"
+
+
+PROGRAMS = (
+    "gendd/programs/",
+    "__main__.py",
+    "gendd_imagenet/make_shards.py",
+    "gendd/launch.py",
+    "gendd/command_line.py",
+)
+# Flags of git, TensorBoard and Slurm.
+FOREIGN = ("--porcelain", "--untracked-files", "--logdir", "--ntasks-per-node")
+
+
+def test_library_names_no_flags():
+    """Its errors name fields, of which programs print the flags. Docstrings may name flags."""
+    found = []
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        if any(name in str(path) for name in PROGRAMS):
+            continue
+        tree = ast.parse(path.read_text())
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in prose]
+        flags = [flag for node in texts for flag in re.findall(r"--[a-z][a-z-]*", str(node.value))]
+        found += [f"{path.relative_to(ROOT)}: {flag}" for flag in flags if flag not in FOREIGN]
+    assert found == []

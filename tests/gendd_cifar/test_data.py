@@ -138,7 +138,7 @@ def test_holdout_is_the_same_for_all_seeds(fraction, held):
     splits = [opened(numbered(20), batch=1, seed=seed, holdout=fraction) for seed in (0, 1)]
     for images, held_out in splits:
         validation = torch.cat([labels for _, _, labels in held_out.batches()]).tolist()
-        assert held_out.split == "validation" and held_out.size == held == len(validation)
+        assert held_out.split == "held-out" and held_out.size == held == len(validation)
         assert images.size == 20 - held
         assert sorted(validation + images.labels.tolist()) == list(range(20))
         assert set(epoch_labels(images, 0)) == set(range(20)) - set(validation)
@@ -184,7 +184,7 @@ def test_the_data_follow_configuration_and_network():
     settings = config(dataset="digits", image_size=8, crop_padding=0, hflip=0, holdout=0.5)
     plan, alone = BatchPlan(0, 64), World(0, 1, 0, CPU)
     images, held = open_training(settings, 10, plan, alone, network), open_evaluation(settings, plan, alone, network)
-    assert (images.size, held.size, held.split) == (599, 599, "validation")
+    assert (images.size, held.size, held.split) == (599, 599, "held-out")
     batch = next(iter(images.batches(range(1)))).images
     darkest = -torch.tensor(MEAN) / torch.tensor(STD)
     assert batch.shape == (64, 3, 8, 8)

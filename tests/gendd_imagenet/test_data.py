@@ -143,7 +143,7 @@ def test_folder_without_classes_is_unlabeled(photos, tmp_path):
 def test_holdout_shares_no_image_with_training(photos):
     settings = config(photos, holdout=0.2)
     data, held = open_photos(settings), open_evaluated(settings)
-    assert held.split == "validation" and (data.size, held.size) == (72, 18)
+    assert held.split == "held-out" and (data.size, held.size) == (72, 18)
     assert not set(data.listing.names.tolist()) & set(held.listing.names.tolist())
 
 

@@ -211,7 +211,7 @@ def test_a_set_with_train_alone_needs_holdout(tmp_path, capsys):
     ]
     train_imagenet(flags)
     told = capsys.readouterr().out
-    assert "images     17 to train on, 7 of validation to evaluate on" in told and "a part held out" in told
+    assert "images     17 to train on, 7 training images held out to evaluate on" in told and "a part held out" in told
 
 
 def test_one_of_several_configurations_is_named(tmp_path):

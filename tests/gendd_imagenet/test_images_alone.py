@@ -10,6 +10,7 @@ from lines import refuses
 from photos import CLASSES, images_and_labels, open_evaluated, open_photos
 from programs import evaluate_imagenet, imagenet_config, train_imagenet
 
+from gendd.programs import train as program
 from gendd.reporting.report import ReportConfig, write_report
 from gendd_imagenet.sources import held_share, summarize
 
@@ -61,7 +62,7 @@ def test_two_percent_are_held_out_within_limits(flat, images, held):
 def test_what_is_held_out_is_not_trained_on(flat):
     settings = config(flat)
     training, held = open_photos(settings), open_evaluated(settings)
-    assert (training.size, held.size, held.split, held.class_names) == (81, 9, "validation", ())
+    assert (training.size, held.size, held.split, held.class_names) == (81, 9, "held-out", ())
     assert not set(training.listing.names.tolist()) & set(held.listing.names.tolist())
     assert all((labels == -1).all() for _, labels in images_and_labels(training, range(2)))
 
@@ -152,3 +153,9 @@ def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, c
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
     with refuses("only in one of them: .*n99"):
         evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
+
+
+def test_missing_folder_is_refused_before_networks_are_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "build", lambda *arguments: pytest.fail("built"))
+    with refuses(f"^--images {tmp_path}/none: no such folder; name a folder of images"):
+        train_imagenet(["gendd", *COMMON, "--images", str(tmp_path / "none"), "--runs", str(tmp_path / "runs")])
