@@ -355,7 +355,8 @@ def untrained_task(tree: Tree, config: Config) -> Task:
     frozen = None
     if config.networks.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)
-        frozen = SimpleNamespace(classifier=classifier, width=classifier.in_features)
+        model = SimpleNamespace(get_classifier=lambda: classifier)
+        frozen = SimpleNamespace(classifier=classifier, width=classifier.in_features, model=model)
     if hasattr(config.method, "width"):
         config = config.changed(width=8)
     return config.method.build(TaskContext(config, student, frozen, {}, torch.device("cpu")))

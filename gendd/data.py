@@ -172,5 +172,5 @@ def class_difference(ours: Sequence[str | None], theirs: Sequence[str | None]) -
         return ""
     if len(ours) == len(theirs) and all(None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)):
         return ""
-    differing = sorted(({*ours} ^ {*theirs}) - {None})
+    differing = sorted(name for name in {*ours} ^ {*theirs} if name is not None)
     return f"only in one of them: {', '.join(differing[:5])}" if differing else "their order or number differs"

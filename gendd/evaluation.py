@@ -99,7 +99,7 @@ def evaluate(
     Sampling noise depends on the seed and the batch's number, not on the process.
     """
     if read_out.target:
-        return _evaluate_features(read_out, batches, world, seed)
+        return _evaluate_features(read_out, read_out.target, batches, world, seed)
     evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
     counters = {name: GroupCounter(groups or {}, world.device) for name in read_out.names}
     gaps = {name: CalibrationCounter(world.device) for name in read_out.names if calibrated}
@@ -137,12 +137,14 @@ def one_label(logits: Tensor, labels: Tensor) -> Tensor:
     return labels.gather(1, scores.argmax(1, keepdim=True))[:, 0]
 
 
-def _evaluate_features(read_out: ReadOut, batches: Batches, world: World, seed: int) -> dict[str, dict]:
+def _evaluate_features(
+    read_out: ReadOut, target: Callable[[Tensor], Tensor], batches: Batches, world: World, seed: int
+) -> dict[str, dict]:
     """`feature_scores` of each read-out; those of the first `SCORED` images' neighbors."""
     parts: dict[str, list[Tensor]] = {name: [] for name in (*read_out.names, "")}
     for number, images, _ in batches:
         noise = generator(world.device, seed, "evaluation", number)
-        outputs = read_out.outputs(images, noise) | {"": read_out.target(images)}
+        outputs = read_out.outputs(images, noise) | {"": target(images)}
         for name, part in parts.items():
             part.append(outputs[name].float())
     # Of few images a process may have none; the others know the width.

@@ -82,10 +82,9 @@ def build_teacher(
     Raises:
         UserError: as `build_student`; or the method learns from a classifier that is not there.
     """
-    networks = config.networks
-    name, weights, image_size = networks.teacher, networks.teacher_weights, networks.teacher_image_size
-    size_field = "teacher_image_size" if image_size else "image_size"
-    image_size = image_size or config.data.image_size
+    networks, weights, name = config.networks, config.networks.teacher_weights, config.networks.teacher or ""
+    size_field = "teacher_image_size" if networks.teacher_image_size else "image_size"
+    image_size = networks.teacher_image_size or config.data.image_size
     found = find_weights("teacher", name, weights, names)
     with naming("teacher"):
         own = _own_classes(found, name, names, num_classes, image_size, size_field)
@@ -204,7 +203,7 @@ def _fill(
     loaded: LoadedNetwork,
     found: Weights,
     field: str,
-    weights: str,
+    weights: str | None,
     image_size: int,
     allow_partial: bool | None,
     needs_classifier: bool = False,
@@ -212,7 +211,7 @@ def _fill(
     with naming(field):
         tensors = found.published.read(found, image_size) if found.published else found
         plain = checkpoint.backbone_weights(tensors)
-        summary = checkpoint.load_weights(loaded.network, plain, weights, allow_partial, needs_classifier)
+        summary = checkpoint.load_weights(loaded.network, plain, str(weights), allow_partial, needs_classifier)
     loaded.file, loaded.tensors, loaded.loaded = found.file, tensors, f"{summary} from {found.file}{found.note}"
 
 
@@ -264,9 +263,10 @@ def _find(name: str, weights: str, names: Names, fetch: bool) -> Weights:
         file = timm_sources.find(name, timm_sources.WEIGHTS, fetch)
     else:
         published = hub.published(name, names.in_timm(name))
-        file = published.at_hand() or (published.fetch() if fetch else None)
-        if not file:
+        found = published.at_hand() or (published.fetch() if fetch else None)
+        if not found:
             raise published.absent()
+        file = found
     tensors = checkpoint.read_weights(weights if weights != hub.TIMM else file)
     tensors.file, tensors.published = file, published
     return tensors

@@ -25,14 +25,14 @@ class ImageFiles:
 
     Args:
         names: N paths below `root`, in order.
-        labels: the class of each, and `classes` their names; None where folders are no classes.
+        labels: the class of each, and `classes` their names; empty where folders are not classes.
         passed_over: how many files and folders of each kind were.
     """
 
     root: Path
     names: list[str]
     labels: list[int] | None
-    classes: list[str] | None
+    classes: list[str]
     passed_over: Counter[str]
 
 
@@ -47,7 +47,7 @@ def list_images(root: Path) -> ImageFiles:
     names, passed_over = _walk(root)
     if not names:
         raise InvalidValue(root, f"holds no image{aside(passed_over)}; name a folder of images")
-    return ImageFiles(root, names, None, None, passed_over)
+    return ImageFiles(root, names, None, [], passed_over)
 
 
 def list_class_folders(root: Path, split: str) -> ImageFiles:

@@ -148,8 +148,8 @@ def _from_timm(name: str, names: Names, num_classes: int, image_size: int, size_
     if timm_sources.is_source(name):
         timm_name = f"{timm_sources.LOCAL}{timm_sources.find(name, timm_sources.CONFIG).parent}"
     else:
-        timm_name = names.in_timm(name)
-        if not timm_name or not timm.is_model(timm_name):
+        timm_name = names.in_timm(name) or ""
+        if not timm.is_model(timm_name):
             raise _unknown_network(name, names)
         _check_tag(name, timm_name)
     try:

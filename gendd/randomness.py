@@ -63,7 +63,7 @@ class Shuffled:
 
     def __init__(self, size: int):
         self.size, self.number = size, -1
-        self.order: Tensor | None = None
+        self.order = torch.empty(0, dtype=torch.int64)
 
     def locate(self, random: StepRandom) -> tuple[int, Tensor]:
         """Number of the pass that a micro-batch lies in, and its images' numbers (B,)."""

@@ -36,6 +36,13 @@ class Split:
             return torch.zeros(len(self), dtype=torch.bool)
         return self.labels >= 0 if self.labels.dim() == 1 else (self.labels >= 0).any(1)
 
+    @property
+    def known_labels(self) -> Tensor:
+        """Labels (N,) or (N, K), -1 where none is known; ValueError without any."""
+        if self.labels is None:
+            raise ValueError("these images have no labels")
+        return self.labels
+
     def hold_out(self: AnySplit, share: float) -> tuple[AnySplit, AnySplit]:
         """The rest, and a random share.
 
@@ -50,12 +57,13 @@ class Split:
 
     def long_tailed(self: AnySplit, imbalance: float) -> AnySplit:
         """The split as it is, or its long-tailed part."""
-        return self.select(long_tailed(self.labels, imbalance)) if imbalance < 1 else self
+        return self.select(long_tailed(self.known_labels, imbalance)) if imbalance < 1 else self
 
     def partly_labeled(self: AnySplit, fraction: float, labeled_only: bool) -> AnySplit:
         """This fraction with labels, and the others without, or (labeled_only) not at all."""
-        known = labeled(self.labels, fraction)
-        return self.select(known) if labeled_only else self.with_labels(self.labels.where(known, -1))
+        labels = self.known_labels
+        known = labeled(labels, fraction)
+        return self.select(known) if labeled_only else self.with_labels(labels.where(known, -1))
 
     def in_evaluation_order(self: AnySplit) -> AnySplit:
         """In a random order: folders come sorted by class, and the first images should hold them all."""
@@ -63,7 +71,8 @@ class Split:
 
     def class_counts(self, num_classes: int) -> Tensor:
         """Number of images (C,) of each class; those without a label belong to none."""
-        return torch.bincount(self.labels[self.labels >= 0], minlength=num_classes)
+        labels = self.known_labels
+        return torch.bincount(labels[labels >= 0], minlength=num_classes)
 
 
 def long_tailed(labels: Tensor, imbalance: float) -> Tensor:

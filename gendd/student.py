@@ -29,7 +29,7 @@ class Student(nn.Module):
         self.backbone = backbone
         self.norm = nn.LayerNorm(feature_width(backbone))
         self.head = head
-        self.classifier = frozen_copy(classifier) if classifier else None
+        self.classifier: nn.Module | None = frozen_copy(classifier) if classifier else None
         self.linear = None if has_classifier(backbone) else nn.Linear(feature_width(backbone), head.feature_dim)
         self.scale = FeatureScale(head.feature_dim) if standardized else None
 
@@ -86,9 +86,12 @@ class Student(nn.Module):
         probe = {"probe": self.backbone.get_classifier()(h)}
         if self.classifier is None:
             return probe
-        return {"head": self.classifier(self.generate(h, generator, **sampling)), **probe}
+        generated = self.generate(h, generator, **sampling)
+        return {"head": self.classifier(generated), **probe}
 
     def mapped(self, h: Tensor) -> Tensor:
         """The linear map's features (B, D_t) of the backbone's (B, D_s)."""
+        if self.linear is None:
+            raise ValueError("a student with classes has no linear map")
         features = self.linear(h).float()
         return self.scale.inverse(features) if self.scale else features

@@ -22,6 +22,8 @@ def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, 
     feature = feature.detach().float()
     if contraction == 0:
         return feature
+    if classifier_weight is None or labels is None:
+        raise ValueError("contraction needs labels and class centers; give both, or contraction 0")
     weight = classifier_weight.detach().float()
     # Autocast would round the product of soft labels to bf16.
     with torch.autocast(feature.device.type, enabled=False):

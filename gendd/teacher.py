@@ -45,7 +45,7 @@ class FrozenTeacher(DistillationTeacher):
     """
 
     cache: Features | None = None
-    loaded: LoadedNetwork | None = None
+    loaded: LoadedNetwork
 
     def __init__(
         self,
@@ -89,6 +89,15 @@ class FrozenTeacher(DistillationTeacher):
     def classifier(self) -> nn.Linear | None:
         """Of the data's classes, if it has one."""
         return self.model.get_classifier() if self.has_classifier else None
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return the classifier's logits (B, C) of features (B, D_t)."""
+        return self.model.get_classifier()(features)
+
+    @property
+    def class_centers(self) -> Tensor:
+        """Rows (C, D_t) of the classifier's weight."""
+        return self.model.get_classifier().weight
 
     def features(self, batch: Batch) -> Tensor:
         """The features (B, D_t), float32, of a batch of training images."""

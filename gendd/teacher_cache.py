@@ -206,6 +206,8 @@ class TeacherCache:
         """The features (B, D_t), float16 on the CPU, of a batch."""
         if batch.view != self.mapped_view:
             self.mapped_view, self.mapped = batch.view, [self.map(shard) for shard in self.shards_of(batch.view)]
+        if batch.indices is None:
+            raise ValueError("images of shards have no numbers by which a cache could find their features")
         rows = (divmod(image, SHARD_IMAGES) for image in batch.indices.tolist())
         return torch.from_numpy(np.stack([self.mapped[shard][row] for shard, row in rows]))
 

@@ -57,6 +57,8 @@ def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
     if kind == "projection":
         return network.forward_head(network.forward_features(images))
     places = places_of(network, images)
+    if places is None:
+        raise InvalidValue(kind, "the network gives no patches; choose pooled")
     prefix = getattr(network, "num_prefix_tokens", 0)
     if kind == "class-token":
         return places[:, 0]
@@ -84,8 +86,6 @@ def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
         raise InvalidValue(kind, "the network ends without one; choose pooled")
     image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
     with torch.no_grad():
-        if kind == "patch-mean" and places_of(network.eval(), image) is None:
-            raise InvalidValue(kind, "the network gives no patches; choose pooled")
         feature = take(network.eval(), image, kind)
     if feature.dim() != 2:
         raise InvalidValue(kind, f"is no vector but of shape {tuple(feature.shape[1:])}; choose another")

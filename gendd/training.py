@@ -119,8 +119,8 @@ class Training:
             self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
         self.evaluate_if_due()
         steps = self.config.optimizer.epochs * self.data.steps_per_epoch
-        shown = (self.config.optimizer.epochs, steps, self.step, self.config.optimizer.batch_size, self.world.is_first)
-        with Progress(*shown) as self.progress:
+        optimizer = self.config.optimizer
+        with Progress(optimizer.epochs, steps, self.step, optimizer.batch_size, self.world.is_first) as self.progress:
             while self.epoch < self.config.optimizer.epochs:
                 record = self.train_epoch()
                 self.epoch += 1

@@ -115,8 +115,7 @@ class TrainingImages:
         self.plan, self.normalize, self.device = plan, normalize, device
         self.crop_padding, self.hflip = crop_padding, hflip
         self.cached_views = cached_views
-        self.drawn_view: int | None = None
-        self.drawn: tuple[Tensor, Tensor] | None = None
+        self.drawn_view, self.drawn = -1, (torch.empty(0), torch.empty(0))
         self.class_names, self.class_sizes, self.passed_over = source.class_names, class_sizes, source.passed_over
         images, self.size = source.images.images, len(source.images)
         self.image_size, self.steps_per_epoch = images.shape[-1], self.size // plan.batch

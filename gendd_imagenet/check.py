@@ -48,7 +48,7 @@ def check_data(config: Config[Photographs]) -> None:
         training = list_training(config)
         problems = list(_check_listing("to train on", training, view))
         if evaluation and not config.data.unlabeled:
-            refuse_other_classes(config.data.dataset, training.classes or (), evaluation.classes)
+            refuse_other_classes(config.data.dataset, training.classes, evaluation.classes)
     if evaluation:
         problems += _check_listing("to evaluate on", evaluation, view)
     for line in problems[:SHOWN]:

@@ -263,7 +263,7 @@ class TrainingPhotos:
 
 
 def _name_of_evaluation(config: Config[Photographs]) -> str:
-    if config.data.images:
+    if config.data.images and config.data.eval_dataset:
         return Path(config.data.eval_dataset).name
     return Path(config.data.eval_list).stem if config.data.eval_list else eval_split(eval_folder(config))
 
@@ -291,7 +291,7 @@ class EvaluationPhotos:
             "crop_mode": "center",
         }
         self.passed_over = listing.passed_over
-        self.class_names = (listing.classes or ()) if listing.known.any() else ()
+        self.class_names = listing.classes if listing.known.any() else ()
         if listing.labels is None:
             listing = listing.with_labels(torch.full((len(listing),), -1))
         self.listing, self.size = listing.in_evaluation_order(), len(listing)

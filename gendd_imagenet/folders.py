@@ -38,7 +38,7 @@ class Listing(Split):
     root: Path
     names: np.ndarray
     labels: Tensor | None
-    classes: tuple[str | None, ...] | None
+    classes: tuple[str | None, ...]
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
@@ -172,7 +172,7 @@ def list_unlabeled(root: Path) -> Listing:
         InvalidValue: there are none.
     """
     files = listing.list_images(root)
-    return Listing(root, _as_bytes(files.names), None, None, files.passed_over)
+    return Listing(root, _as_bytes(files.names), None, (), files.passed_over)
 
 
 def _as_bytes(names: Sequence[str]) -> np.ndarray:

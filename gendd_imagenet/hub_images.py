@@ -52,7 +52,7 @@ class HubListing(Split):
     columns: tuple[str, ...]
     rows: np.ndarray
     labels: Tensor | None
-    classes: tuple[str, ...] | None
+    classes: tuple[str, ...]
     passed_over: Counter[str] = field(default_factory=Counter)
     unlearned: tuple[str, ...] = ()
 
@@ -115,7 +115,7 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
             unlearned = tuple(classes[number] for number in absent)
     passed_over = Counter({"without an image": len(images) - len(rows)} if len(rows) < len(images) else {})
     root, labels = Path(name.removeprefix(PREFIX)), None if labels is None else labels[rows]
-    return HubListing(root, split, images, columns, rows, labels, classes, passed_over, unlearned)
+    return HubListing(root, split, images, columns, rows, labels, classes or (), passed_over, unlearned)
 
 
 @cache

@@ -112,7 +112,7 @@ class ListedImages(Dataset):
                 other %= len(self.listing)
                 try:
                     images.append(self.view(self.listing.content(other), *key))
-                    labels.append(int(self.listing.labels[other]) if self.labeled else -1)
+                    labels.append(int(self.listing.known_labels[other]) if self.labeled else -1)
                     break
                 except (BrokenImage, OSError) as error:
                     broken.append(f"{self.listing.name(other)}: {error}")
@@ -143,7 +143,7 @@ class ListedForEvaluation(Dataset):
                     f"{self.listing.name(index)}: {error}; every image counts in an evaluation: replace it, or take it "
                     "off"
                 ) from error
-        return Chunk(stacked(images), self.listing.labels[rows])
+        return Chunk(stacked(images), self.listing.known_labels[rows])
 
 
 class StreamedImages(IterableDataset):

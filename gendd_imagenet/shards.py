@@ -153,7 +153,8 @@ def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tup
             continue
         kind = _kind(member)
         if kind in ENDINGS or kind == NO_ENDING:
-            content = archive.extractfile(member).read()
+            file = archive.extractfile(member)
+            content = file.read() if file else b""
             if kind in ENDINGS or begins_as_image(io.BytesIO(content)):
                 yield member.name, content
                 continue

@@ -138,7 +138,7 @@ def list_training(config: Config[Photographs]) -> AnyListing:
 
 
 def _without_labels(listing: HubListing) -> HubListing:
-    return replace(listing, labels=None, classes=None)
+    return replace(listing, labels=None, classes=())
 
 
 def _labeled(listing: HubListing, remedy: str) -> HubListing:
@@ -183,7 +183,7 @@ def _absent(config: Config[Photographs], field: str, folder: Path) -> InvalidSet
 def summarize(config: Config[Photographs]) -> DataSummary:
     """Number of classes, and what is missing, without walking through the images."""
     if config.data.images:
-        return _summarize_images(config)
+        return _summarize_images(config, config.data.images)
     missing = []
     if is_hub(config.data.dataset):
         labeled = has_training_labels(config)
@@ -204,7 +204,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     if is_hub(config.data.eval_dataset or config.data.dataset):
         listing = list_training(config) if config.data.holdout else list_evaluation(config)
         details = _details(config, HELD_OUT if config.data.holdout else listing.root)
-        return DataSummary(len(listing.classes or ()) or None, tuple(missing), labeled=labeled, details=details)
+        return DataSummary(len(listing.classes) or None, tuple(missing), labeled=labeled, details=details)
     folder = eval_folder(config)
     if not config.data.holdout and not (
         folder.is_dir() if config.data.eval_list else class_names(folder / eval_split(folder))
@@ -220,15 +220,15 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled=labeled, details=details)
 
 
-def _summarize_images(config: Config[Photographs]) -> DataSummary:
+def _summarize_images(config: Config[Photographs], images: str) -> DataSummary:
     missing = []
-    if shards.is_shards(config.data.images):
-        absent = _absent_shards("images", config.data.images)
-        missing += [f"`images` {config.data.images}: {name} is not there" for name in absent[:1]]
-    elif is_hub(config.data.images):
+    if shards.is_shards(images):
+        absent = _absent_shards("images", images)
+        missing += [f"`images` {images}: {name} is not there" for name in absent[:1]]
+    elif is_hub(images):
         list_training(config)
-    elif not Path(config.data.images).is_dir():
-        missing.append(_no_folder("images", config.data.images))
+    elif not Path(images).is_dir():
+        missing.append(_no_folder("images", images))
     if (
         config.data.eval_dataset
         and not is_hub(config.data.eval_dataset)

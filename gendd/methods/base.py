@@ -4,7 +4,7 @@ teacher that is not, and ways to classify."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,17 @@ class TaskContext:
     weights: dict[str, Tensor]
     device: torch.device
 
+    @property
+    def needed_teacher(self) -> FrozenTeacher:
+        """The teacher, for a method that needs one.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.teacher is None:
+            raise ValueError(f"{self.config.method.name} needs a teacher; name one in the configuration")
+        return self.teacher
+
 
 class Task(TrainingTask):
     """Called with a `Batch`, it returns the losses: "loss", its named terms, and the logits as "output".
@@ -109,6 +120,8 @@ class Task(TrainingTask):
         trainable: module that holds every trained parameter; DistributedDataParallel wraps it.
         head: the module of it that has a learning rate of its own, and that is evaluated; None without.
     """
+
+    head: Any
 
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(device=context.device, verbose=False)
@@ -143,7 +156,7 @@ class DistillationTask(Task):
 
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(trainable, context, head)
-        self.teacher = context.teacher
+        self.teacher = context.needed_teacher
         self.unlabeled, self.lacks_labels = context.config.data.unlabeled, context.config.data.lacks_labels
 
     @torch.no_grad()
@@ -152,7 +165,7 @@ class DistillationTask(Task):
         (B, D_t) in the rows without a label, which is -1. With `unlabeled` in all rows, and no label is read."""
         if not self.lacks_labels:
             return labels
-        probabilities = self.teacher.classifier(feature).float().softmax(-1)
+        probabilities = self.teacher.classify(feature).float().softmax(-1)
         if self.unlabeled:
             return probabilities
         known = F.one_hot(labels.clamp(min=0), probabilities.shape[-1]).to(probabilities)

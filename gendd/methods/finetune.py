@@ -21,6 +21,8 @@ class FinetuneTask(HeadTask):
     """Only the student's classifier is the trainable module; the student around it stays in eval mode."""
 
     def __init__(self, method: GenDD, student: Student, context: TaskContext):
+        if student.classifier is None:
+            raise ValueError("the student has no classifier to finetune; its teacher must classify")
         super().__init__(method, student.classifier.requires_grad_(True), context, student.head)
         self.student = student
 

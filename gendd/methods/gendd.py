@@ -68,7 +68,7 @@ class HeadTask(DistillationTask):
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
         """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
-        centers = self.teacher.classifier.weight if self.contraction else None
+        centers = self.teacher.class_centers if self.contraction else None
         return contract(feature, centers, labels, self.contraction)
 
     def measure_features(self, features: Tensor) -> None:
@@ -105,7 +105,7 @@ class GenDDTask(HeadTask):
         )
 
     def draws(self, random: StepRandom, device: torch.device) -> Draws | None:
-        """The head's random numbers for a micro-batch."""
+        """Draw the head's random numbers for a micro-batch."""
         return self.head.draw(random.batch, random.generator("diffusion", device)).images(random.rows)
 
     def mixup_share(self, random: StepRandom, device: torch.device) -> Tensor | None:
@@ -120,7 +120,7 @@ class GenDDTask(HeadTask):
 
 def build_student(head_options: HeadOptions, context: TaskContext) -> Student:
     """The student with a fresh head for the teacher's features."""
-    teacher = context.teacher
+    teacher = context.needed_teacher
     head = SplitTokenHead(teacher.width, feature_width(context.student), **head_options.fitting(teacher.width))
     return Student(context.student, head, teacher.classifier, head_options.standardizes(teacher.classifier))
 

@@ -38,7 +38,7 @@ class LogitTask(DistillationTask):
         self.losses, self.warmup_epochs = losses, warmup_epochs
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        teacher_logits = self.teacher.classifier(self.teacher.features(batch)).float()
+        teacher_logits = self.teacher.classify(self.teacher.features(batch)).float()
         logits = self.trainable_module(batch.images)
         task_loss, kd_loss = self.losses(logits.float(), teacher_logits, batch.labels)
         weight = min(batch.epoch / self.warmup_epochs, 1) if self.warmup_epochs else 1

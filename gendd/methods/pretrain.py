@@ -52,7 +52,7 @@ class Pretrain(Method):
     name, feature, unlabeled = "pretrain", "without labels", True
 
     def build(self, context: TaskContext) -> PretrainTask:
-        return PretrainTask(ProjectedStudent(context.student, context.teacher.classifier), context)
+        return PretrainTask(ProjectedStudent(context.student, context.needed_teacher.model.get_classifier()), context)
 
 
 def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":

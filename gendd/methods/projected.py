@@ -63,4 +63,4 @@ class ProjectedTask(DistillationTask):
 
 def widths(context: TaskContext) -> tuple[int, int]:
     """D_s and D_t."""
-    return feature_width(context.student), context.teacher.width
+    return feature_width(context.student), context.needed_teacher.width

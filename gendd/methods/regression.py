@@ -56,7 +56,7 @@ class Regression(GenDD):
     name = "regression"
 
     def build(self, context: TaskContext) -> RegressionTask:
-        teacher = context.teacher
+        teacher = context.needed_teacher
         widths = (teacher.width, feature_width(context.student))
         with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
             size = parameter_count(SplitTokenHead(*widths, **self.fitting(teacher.width)))

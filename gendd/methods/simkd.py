@@ -63,4 +63,4 @@ class SimKD(Method):
                 config.networks.student,
                 "simkd projects a feature map, and it has none; choose a convolutional student or another method",
             )
-        return SimKDTask(SimKDStudent(student, shape[1], context.teacher.classifier), context)
+        return SimKDTask(SimKDStudent(student, shape[1], context.needed_teacher.model.get_classifier()), context)

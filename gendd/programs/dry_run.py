@@ -23,8 +23,8 @@ def without_absent(config: Config, tree: Tree) -> tuple[Config, dict[str, str]]:
 def note_absent(experiment: Experiment, absent: dict[str, str]) -> None:
     """Have the plan say whose weights are missing."""
     for role in absent:
-        loaded = experiment.student if role == "student" else experiment.teacher.loaded
-        loaded.loaded, loaded.checksum = "its weights are missing", None
+        network = experiment.teacher.loaded if role == "teacher" and experiment.teacher else experiment.student
+        network.loaded, network.checksum = "its weights are missing", None
 
 
 def errors_of(action: Callable[[], object]) -> list[str]:

@@ -202,8 +202,9 @@ def _open_data(
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
-        if _names_teacher(tree, options) and built.teacher.loaded.file and built.teacher.classifier:
-            check_classes(built.teacher.loaded.file, data.class_names, settings.networks.teacher_by)
+        teacher = built.teacher if _names_teacher(tree, options) else None
+        if teacher and teacher.loaded.file and teacher.classifier:
+            check_classes(teacher.loaded.file, data.class_names, settings.networks.teacher_by)
     groups = _class_groups(tree, settings, path) if subset is None else {}
     words = f", classes in groups: {', '.join(groups)}" if groups else ""
     if subset:
@@ -272,9 +273,10 @@ def _read_outs(built: Experiment, model: nn.Module, settings: Config, world: Wor
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
     read_outs = built.task.read_outs_apart(model)
-    loaded = bool(built.teacher and built.teacher.loaded.tensors)
-    if world.all_true(torch.tensor(loaded, device=world.device)) and built.teacher.classifier:
-        read_outs.insert(0, (teacher_read_out(built.teacher), parameter_count(built.teacher.model)))
+    teacher = built.teacher
+    loaded = bool(teacher and teacher.loaded.tensors)
+    if world.all_true(torch.tensor(loaded, device=world.device)) and teacher and teacher.classifier:
+        read_outs.insert(0, (teacher_read_out(teacher), parameter_count(teacher.model)))
     return read_outs
 
 

@@ -143,7 +143,7 @@ def train_here(jobs: Sequence[Job], lock: int) -> Folders:
     if not gpus and at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // at_once)))
     free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-    for gpu in gpus or [None] * at_once:
+    for gpu in gpus or [""] * at_once:
         free.put({"CUDA_VISIBLE_DEVICES": gpu, "GPUS": "1"} if gpu else {})
 
     def train(job: Job) -> str | None:

@@ -150,10 +150,11 @@ class _Head:
         """A row of the table."""
         sampling.check_sampling()
         student, settings = self.student, sampling.sampling()
+        classifier: Any = student.classifier
         deterministic = sampling.sampler == "deterministic"
 
         def head(conditions: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-            return {"head": student.classifier(student.head.sample(conditions, generator=noise, **settings).mean(1))}
+            return {"head": classifier(student.head.sample(conditions, generator=noise, **settings).mean(1))}
 
         stopwatch = Stopwatch(ReadOut(("head",), head))
         batches = self.conditions if deterministic else _first(self.conditions, noisy_images)

@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> None:
         if setting not in VALUES:
             raise unknown_name(setting, (*VALUES, *SAMPLED))
     if plain is None and not Path(script).is_file():
-        given = f"{script}: {no_such(script)}" if script else "none is given"
+        named = f"{script}: {no_such(script)}" if script else "none is given"
         raise UserError(
-            f"{setting}: which script trains the pair? {given}; name one, or give flags: "
+            f"{setting}: which script trains the pair? {named}; name one, or give flags: "
             f"bash sh/ablate.sh {setting} -- --dataset FOLDER ..."
         )
     place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)

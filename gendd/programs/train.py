@@ -32,7 +32,7 @@ from gendd.listing import describe
 from gendd.lock import Busy, sole_writer
 from gendd.methods import METHODS, get_method
 from gendd.methods.pretrain import SET_BY
-from gendd.networks import check_trains, is_foreign, parameter_count
+from gendd.networks import LoadedNetwork, check_trains, is_foreign, parameter_count
 from gendd.optim import create_optimizer
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.measurement import Measurement
@@ -204,7 +204,8 @@ class TrainProgram:
             raise InvalidSetting(field, value, f"{name} needs labels; without any learn {able}")
         if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
-        if method.needs_teacher and not config.networks.teacher_weights and not is_foreign(config.networks.teacher):
+        teacher = config.networks.teacher
+        if teacher and not config.networks.teacher_weights and not is_foreign(teacher):
             self._refuse(
                 "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
                 "random, for a trial of speed and memory)"
@@ -255,18 +256,20 @@ class TrainProgram:
     def _run(self) -> None:
         config, world = self.config, self.world
         self._build()
-        shared = (self.plan, self.world, self.precision, self.run.path)
-        self._say(plan_of(self.tree, self.config, self.summary, self.built, *shared))
+        self._say(
+            plan_of(self.tree, config, self.summary, self.built, self.plan, self.world, self.precision, self.run.path)
+        )
         if config.run.dry_run:
             if not self.summary.missing:
                 self.missing += errors_of(self._open_data)
             self._say(list_missing(self.missing))
             return
         self._open_data()
-        circumstances = (config, self.task, self.student.network, self.evaluation, self.groups)
-        self.measurement = Measurement(*circumstances, world, self.precision)
+        self.measurement = Measurement(
+            config, self.task, self.student.network, self.evaluation, self.groups, world, self.precision
+        )
         surroundings = {**environment(world), **self._teacher_record()}
-        if config.data.teacher_cache:
+        if config.data.teacher_cache and self.teacher:
             self.teacher.cache = open_cache(config, self.data, self.teacher, world)
         if world.is_first:
             self.run.claim(config, self.tree, self.data, self.evaluation)
@@ -285,12 +288,13 @@ class TrainProgram:
     @torch.no_grad()
     def _measure_features(self) -> None:
         """Show the task some of the teacher's features, of the first training images, before it learns from them."""
-        if not self.task.measures_features:
+        teacher = self.teacher
+        if not teacher or not self.task.measures_features:
             return
         features, steps = [], max(1, MEASURED_FEATURES // self.config.optimizer.batch_size)
         with autocast(self.precision, self.world.device):
             for batch in self.data.batches(range(min(steps, self.data.steps_per_epoch))):
-                features.append(self.teacher.features(batch))
+                features.append(teacher.features(batch))
         features = self.world.gather(torch.cat(features))
         if not features.isfinite().all():
             raise UserError(
@@ -365,26 +369,20 @@ class TrainProgram:
             return
         if self.teacher.classifier and self.teacher.loaded.file:
             check_classes(self.teacher.loaded.file, self.evaluation.class_names, self.config.networks.teacher_by)
-        self.run.check_teacher(self._weights_record())
-
-    def _weights_record(self) -> dict:
-        """The teacher's file and its checksum, if it is from one, and the checksum of the tensors."""
-        loaded = self.teacher.loaded
-        sums = {"sha256": checksum(loaded.file) if loaded.file else None, "tensors_sha256": loaded.checksum}
-        return {"weights": str(loaded.file or loaded.loaded), **sums}
+        self.run.check_teacher(weights_record(self.teacher.loaded))
 
     def _teacher_record(self) -> dict:
         """The teacher's weights, and, if it classifies, its accuracy on the evaluation images, measured."""
-        if not self.teacher:
-            return {}
-        record = self._weights_record()
         teacher = self.teacher
+        if not teacher:
+            return {}
+        record = weights_record(teacher.loaded)
         record |= {"feature": teacher.kind, "width": teacher.width, "image_size": teacher.image_size}
         if not teacher.classifier:
             return {"teacher": record}
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
-            accuracy = evaluate(teacher_read_out(self.teacher), batches, self.world, groups=self.groups)["teacher"]
+            accuracy = evaluate(teacher_read_out(teacher), batches, self.world, groups=self.groups)["teacher"]
         shown = (f"{PERCENT[name]} {accuracy[name]:.2f} %" for name in ("top1", "top5") if name in accuracy)
         self._say(f"  teacher    measured: {', '.join(shown)}")
         return {"teacher": {**record, **accuracy}}
@@ -400,8 +398,18 @@ class TrainProgram:
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.get_trainable_module(), config.optimizer, self.task.head)
-        parts = (config, self.task, self.data, optimizer, self.run, world, self.precision)
-        return Training(*parts, self.measurement, student.record, student.write)
+        return Training(
+            config,
+            self.task,
+            self.data,
+            optimizer,
+            self.run,
+            world,
+            self.precision,
+            self.measurement,
+            student.record,
+            student.write,
+        )
 
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result and some features."""
@@ -443,3 +451,9 @@ class TrainProgram:
     def _say(self, text: str) -> None:
         if self.world.is_first:
             print(text, flush=True)
+
+
+def weights_record(loaded: LoadedNetwork) -> dict:
+    """Return the file of a network's weights and its checksum, if there is one, and the checksum of the tensors."""
+    sums = {"sha256": checksum(loaded.file) if loaded.file else None, "tensors_sha256": loaded.checksum}
+    return {"weights": str(loaded.file or loaded.loaded), **sums}

@@ -70,14 +70,16 @@ def _row(group: Group, read_out: str) -> Row:
 def _teacher_top1(runs: Iterable[FinishedRun]) -> float | None:
     """Of a teacher that classifies."""
     measured = [run.teacher_top1 for run in runs]
-    return None if None in measured else statistics.mean(measured)
+    known = [top1 for top1 in measured if top1 is not None]
+    return statistics.mean(known) if len(known) == len(measured) else None
 
 
 def _mean(name: str, values: list[float | None]) -> Row:
     """Mean and sample standard deviation (n - 1) over seeds; one value has none, and a missing one leaves no mean."""
-    if None in values:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return {name: None, f"{name}_sd": None}
-    return {name: statistics.mean(values), f"{name}_sd": statistics.stdev(values) if len(values) > 1 else None}
+    return {name: statistics.mean(known), f"{name}_sd": statistics.stdev(known) if len(known) > 1 else None}
 
 
 def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:

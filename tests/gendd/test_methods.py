@@ -178,7 +178,7 @@ class OfLogits(LogitTask):
         nn.Module.__init__(self)
         self.losses, self.warmup_epochs = losses, warmup_epochs
         self.trainable_module = lambda images: student
-        self.teacher = SimpleNamespace(features=lambda batch: None, classifier=lambda _: teacher_logits)
+        self.teacher = SimpleNamespace(features=lambda batch: None, classify=lambda _: teacher_logits)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
 
     def built(name, **more):
         config = TREE.config(METHODS[name](**options[name], **more))
-        return config.method.build(TaskContext(config, network, None, {}, torch.device("cpu")))
+        return config.method.build(TaskContext(config, network, SimpleNamespace(), {}, torch.device("cpu")))
 
     hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()
     p, log_q = (teacher_logits / T).softmax(-1), (student / T).log_softmax(-1)
