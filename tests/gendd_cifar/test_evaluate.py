@@ -309,7 +309,7 @@ def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
     "arguments, message",
     [
         ([], "CHECKPOINT is missing"),
-        (["nowhere"], "checkpoint nowhere: no such file"),
+        (["nowhere"], "CHECKPOINT nowhere: no such file"),
         (["RUN", "--teacher", "resnet8x4"], "conv1.weight is (16, 3, 3, 3), not (32, 3, 3, 3)"),
         (["RUN", "--sampler", "ancestral", "--steps", "2000"], "--steps 2000"),
         (["RUN/config.json", *NETWORKS], "no checkpoint"),

@@ -8,15 +8,17 @@ import safetensors.torch
 import torch
 from lines import refuses
 from photos import CLASSES, images_and_labels, open_evaluated, open_photos
-from programs import evaluate_imagenet, imagenet_config, train_imagenet
+from programs import evaluate_imagenet, for_head, imagenet_config, train_imagenet
 
 from gendd.programs import train as program
 from gendd.reporting.report import ReportConfig, write_report
 from gendd_imagenet.sources import held_share, summarize
 
-COMMON = ["--student", "toy:network", "--teacher", "resnet18", "--teacher-weights", "random", "--image-size", "32"]
-COMMON += ["--batch-size", "20", "--workers", "0", "--warmup-epochs", "0", "--epochs", "2", "--lr", "5e-3", "--width"]
-COMMON += ["16", "--depth", "1", "--trunk-depth", "1", "--repeats", "4", "--feature-mixup", "0", "--precision", "fp32"]
+SHARED = ["--student", "toy:network", "--teacher", "resnet18", "--teacher-weights", "random", "--image-size", "32"]
+SHARED += ["--batch-size", "20", "--workers", "0", "--warmup-epochs", "0", "--epochs", "2", "--lr", "5e-3"]
+SHARED += ["--precision", "fp32"]
+HEAD = ["--width", "16", "--depth", "1", "--trunk-depth", "1", "--repeats", "4", "--feature-mixup", "0"]
+COMMON = [*SHARED, *HEAD]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,9 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
 def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
     method, *flags = flags if flags[0] in ("kd", "kl") else ["gendd", *flags]
     with refuses(message) as caught:
-        train_imagenet([method, *COMMON, "--images", str(flat), "--runs", str(tmp_path), *flags])
+        train_imagenet(
+            [method, *SHARED, *for_head(method, HEAD), "--images", str(flat), "--runs", str(tmp_path), *flags]
+        )
     assert len(str(caught.value).splitlines()) == 1
 
 
