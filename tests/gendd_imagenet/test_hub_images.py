@@ -63,7 +63,7 @@ def test_it_distills_without_labels(hub, tmp_path):
     flags = ["gendd", *COMMON, "--images", hub, "--teacher", "resnet18", "--teacher-weights", "random"]
     train_imagenet([*flags, "--width", "16", "--repeats", "2", "--runs", str(tmp_path)])
     result = json.loads((tmp_path / "pets" / "resnet18_toy.network" / "gendd" / "0" / "result.json").read_text())
-    assert result["split"] == "validation" and result["images"] == 2 and "cosine" in result["last"]["head"]
+    assert result["split"] == "held-out" and result["images"] == 2 and "cosine" in result["last"]["head"]
 
 
 @pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
