@@ -4,24 +4,22 @@ import json
 import sys
 from pathlib import Path
 
+import allocator
+import input_imagenet
+import methods
+import on_paper
 import pytest
+import reference
+import scaling
+import suite
 import torch
+import train_step
+from measure import record, take_turns
+from read_out import build_student
+from reference import head_loss
 
 from gendd.diffusion import head as head_module
 from gendd.diffusion.head import PAPER, SplitTokenHead
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-import allocator  # noqa: E402
-import input_imagenet  # noqa: E402
-import methods  # noqa: E402
-import on_paper  # noqa: E402
-import reference  # noqa: E402
-import scaling  # noqa: E402
-import suite  # noqa: E402
-import train_step  # noqa: E402
-from measure import record, take_turns  # noqa: E402
-from read_out import build_student  # noqa: E402
-from reference import head_loss  # noqa: E402
 
 
 @pytest.mark.parametrize("rows", [64, 10**6])

@@ -1,13 +1,8 @@
 """Every script sets what is published, and docs/results/recipes.md says what the scripts set."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-import recipes  # noqa: E402
-from recipes import OURS, PAGE, SAMPLING, page, permitted, trainings  # noqa: E402
+import recipes
+from recipes import OURS, PAGE, SAMPLING, page, permitted, trainings
 
 COMMANDS = [command for section, commands in recipes.PUBLISHED.items() if section != OURS for command in commands]
 

@@ -1,0 +1,45 @@
+"""Programs that a script starts, their dry runs, and a project that scripts may fill."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import recipes
+from shell import ROOT
+
+from gendd.programs.train import train
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Function: shell command -> (module, arguments) of each Python program that it would start."""
+    return lambda command, **variables: recipes.programs(command, tmp_path, **variables)
+
+
+@pytest.fixture
+def dry_run(tmp_path, monkeypatch, capsys):
+    """Function: (module, arguments) -> what the train program prints in a dry run, which asks no network."""
+    asked = []
+
+    def look_up(host, *_, **__):
+        asked.append(host)
+        raise socket.gaierror(f"{host}: tests have no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("CPU_PROCS", "1")
+
+    def run(module: str, arguments: list[str]) -> str:
+        train(recipes.tree_of(module), [*arguments, "--dry-run", "--runs", str(tmp_path / "runs")])
+        assert not asked
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A checkout that scripts may fill."""
+    shutil.copytree(ROOT / "sh", tmp_path / "project" / "sh")
+    return tmp_path / "project"
