@@ -1,5 +1,6 @@
 """Run folders such as a training leaves, and the tables of their reports."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 
 from gendd.checkpoint import save_tensors
 from gendd.methods import METHODS
+from gendd.reporting.report import report as write
 from gendd.runs import by_name
 from gendd_cifar.tree import TREE
 
@@ -99,3 +101,19 @@ def accuracies(text: str) -> list[list[dict[str, str]]]:
 def costs(text: str) -> list[list[dict[str, str]]]:
     """Rows of a report's tables of cost, one per data set."""
     return [rows for rows in tables(text) if "MFLOPs per image" in rows[0]]
+
+
+def report(output: Path, *runs: Path) -> str:
+    """Write a report of runs, and return its text."""
+    write(TREE, [*map(str, runs), "--output", str(output)])
+    return (output / "report.md").read_text()
+
+
+def csv_rows(output: Path) -> list[dict[str, str]]:
+    with open(output / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def file_numbers(folder: Path) -> dict[str, int]:
+    """Return the inode of each file of a folder by name: a file that replaces another has a new one."""
+    return {path.name: path.stat().st_ino for path in folder.iterdir() if path.is_file()}
