@@ -8,7 +8,7 @@ from run_folders import file_numbers
 from gendd.metrics import MetricsWriter, read_metrics
 
 
-def test_metrics_survive_a_kill_at_the_moment_of_going_on(tmp_path, monkeypatch):
+def test_metrics_survive_a_kill_during_resume(tmp_path, monkeypatch):
     MetricsWriter(tmp_path, 0).write("train", 1, 10, {"loss": 1.0})
     before = (tmp_path / "metrics.jsonl").read_bytes()
 

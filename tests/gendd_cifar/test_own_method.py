@@ -30,7 +30,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_it_trains_goes_on_evaluates_and_is_reported(tmp_path, capsys, monkeypatch):
+def test_own_method_trains_resumes_and_is_reported(tmp_path, capsys, monkeypatch):
     whole = [*FLAGS, "--epochs", "2", "--runs", str(tmp_path / "whole"), "--logit-weight", "0.25"]
     train_cifar(whole)
     run = tmp_path / "whole" / "digits" / "resnet8_toy.network" / "own_methods.SquaredError" / "0"

@@ -27,7 +27,7 @@ SMALL_STEPS = {
 @pytest.mark.parametrize(
     "method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "dist", "feature", "srd", "simkd", "regression"]
 )
-def test_a_run_from_a_cache_is_the_run_beside_a_teacher(train, whole, method, monkeypatch):
+def test_run_from_a_cache_equals_the_run_with_its_teacher(train, whole, method, monkeypatch):
     """Both runs agree up to rounding if all views are the same. The run from a cache needs no teacher in training."""
     flags = ["--crop-padding", "0", "--epochs", "2", "--optimizer", "sgd", "--lr", "1e-2", *SMALL_STEPS.get(method, [])]
     flags += ["--student-weights", str(whole)] if method == "finetune" else []
@@ -80,7 +80,7 @@ def test_a_cache_reads_no_label(train, tmp_path, monkeypatch):
         assert path.read_bytes() == (tmp_path / "garbage" / path.name).read_bytes()
 
 
-def test_a_cache_that_training_would_not_read_is_said_or_refused(train, tmp_path, capsys):
+def test_unused_cache_is_printed_or_refused(train, tmp_path, capsys):
     cache = tmp_path / "cache"
     flags = ["--teacher-cache", str(cache), "--epochs", "1"]
     run = train(*flags, "--cached-views", "2", method="pretrain")

@@ -52,7 +52,7 @@ def interrupted_on(data: Path, command: list[str], epoch: int) -> Path:
         (rename_class, "only in one of them: a, z"),
     ],
 )
-def test_a_run_goes_on_with_the_data_it_began_with_alone(on_a_folder, capsys, change, told):
+def test_resume_refuses_changed_training_data(on_a_folder, capsys, change, told):
     data, command = on_a_folder
     run = interrupted_on(data, command, epoch=1)
     change(data)
@@ -67,7 +67,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_alone(on_a_folder, capsys, ch
     assert contents(run) == before
 
 
-def test_a_run_may_be_evaluated_on_more_images_and_says_so(on_a_folder, capsys):
+def test_resume_accepts_and_prints_more_evaluation_images(on_a_folder, capsys):
     data, command = on_a_folder
     run = interrupted_on(data, command, epoch=1)
     add_test_image(data)
@@ -97,7 +97,7 @@ def test_data_may_change_until_something_is_trained(on_a_folder):
         (["--dataset", "hollow"], "for the classes b"),
     ],
 )
-def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(tmp_path, monkeypatch, capsys, flags, message):
+def test_dry_run_finds_all_errors_in_the_data(tmp_path, monkeypatch, capsys, flags, message):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "set")
     shutil.copytree(write_folder(tmp_path / "uneven") / "train" / "a", tmp_path / "uneven" / "train" / "c")

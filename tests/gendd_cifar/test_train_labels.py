@@ -22,7 +22,7 @@ from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images
 
 
-def test_without_labels_garbage_labels_change_nothing(train, monkeypatch):
+def test_wrong_labels_change_nothing_without_labels(train, monkeypatch):
     flags = ("--contraction", "0", "--unlabeled", "--epochs", "1")
     honest = train(*flags, runs="honest")
     train_batch = TrainingImages.batch
@@ -62,7 +62,7 @@ def test_labels_that_a_run_is_not_given_change_nothing(train, whole, method, mon
     assert any(not torch.equal(value, lied_to[name]) for name, value in weights(honest).items())
 
 
-def test_a_plan_tells_which_images_few_labels_leave(train, capsys):
+def test_plan_prints_which_images_few_labels_leave(train, capsys):
     few = ("--label-fraction", "0.1", "--epochs", "1")
     train(*few, data="digits-labels0.1")
     plan = capsys.readouterr().out
@@ -75,7 +75,7 @@ def test_a_plan_tells_which_images_few_labels_leave(train, capsys):
 
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain"])
-def test_few_labels_go_with_a_cache_which_serves_all_labels_too(train, method, tmp_path):
+def test_few_labels_share_the_cache_of_all_labels(train, method, tmp_path):
     flags = ["--crop-padding", "0", "--epochs", "2", "--optimizer", "sgd"]
     few, cache = ["--label-fraction", "0.1"], ["--teacher-cache", str(tmp_path / "cache")]
     beside = train(*flags, *few, method=method, runs="beside", data="digits-labels0.1")
@@ -96,7 +96,7 @@ def test_long_tail_run_reports_groups_of_classes(train, tmp_path, capsys):
         assert list(accuracy) == ["top1", "top5", "many", "medium", "few"]
 
 
-def test_other_images_are_learned_from_without_labels(train, tmp_path, capsys):
+def test_unlabeled_dir_trains_without_labels(train, tmp_path, capsys):
     folder = tmp_path / "strangers"
     folder.mkdir()
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 40, 30, 3), dtype=np.uint8)):
@@ -112,7 +112,7 @@ def test_other_images_are_learned_from_without_labels(train, tmp_path, capsys):
     assert json.loads((run / "evaluation.json").read_text())["split"] == "test"
 
 
-def test_with_labels_they_do_change_the_result(train, whole, monkeypatch):
+def test_wrong_labels_change_a_labeled_run(train, whole, monkeypatch):
     train_batch = TrainingImages.batch
 
     def wrong(self, random):

@@ -42,7 +42,7 @@ def test_two_processes_train_and_count_as_one(whole, together):
     assert json.loads((together / "environment.json").read_text())["processes"] == 2
 
 
-def test_a_killed_process_brings_all_back(together, teacher, tmp_path):
+def test_run_restarts_after_a_killed_process(together, teacher, tmp_path):
     flags = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path)]
     fault = {"FAULT": "kill", "FAULT_MARK": str(tmp_path / "mark"), "MAX_RESTARTS": "1"}
     errors = run_in_two_processes(*flags, program="faulty", **fault)

@@ -71,7 +71,7 @@ def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"]])
-def test_a_look_at_the_data_refuses_numbers_out_of_range_too(flags):
+def test_check_data_refuses_numbers_out_of_range(flags):
     with refuses(f"^{' '.join(flags)}"):
         main(["classification", *COMMON, *flags, "--check-data"])
 

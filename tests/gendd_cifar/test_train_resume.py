@@ -73,7 +73,7 @@ def test_resume_flag_needs_only_the_folder(train, whole, capsys):
     assert capsys.readouterr().out.splitlines() == done
 
 
-def test_flags_beside_resume_that_train_nothing_else_are_taken(interrupted, whole, tmp_path):
+def test_resume_accepts_flags_that_train_nothing_else(interrupted, whole, tmp_path):
     main(["--resume", str(interrupted), "--eval-every", "2", "--data-root", str(tmp_path), "--epochs", "3"])
     assert [record["epoch"] for record in read_metrics(interrupted) if record["kind"] == "eval"] == [1, 2, 3]
     config = settings_of(interrupted)
@@ -141,7 +141,7 @@ def test_resume_of_an_older_run_compares_what_it_noted(interrupted, train):
     assert (train(runs="parts") / "result.json").exists()
 
 
-def test_a_run_of_the_paper_is_not_resumed_as_another(train):
+def test_resume_refuses_another_sampler_than_the_papers(train):
     with ctrl_c("train_epoch", epoch=0):
         train("--paper", "--width", "128")
     with refuses("--steps 100 there, 4 here"):
@@ -149,14 +149,14 @@ def test_a_run_of_the_paper_is_not_resumed_as_another(train):
 
 
 @pytest.mark.parametrize("flag, told", [("--check-data", "all images read"), ("--dry-run", "all there")])
-def test_a_run_can_be_looked_at_before_it_goes_on(interrupted, flag, told, capsys):
+def test_resume_with_dry_run_or_check_data_changes_nothing(interrupted, flag, told, capsys):
     before = contents(interrupted)
     main(["--resume", str(interrupted), flag])
     assert told in capsys.readouterr().out
     assert contents(interrupted) == before
 
 
-def test_a_run_does_not_go_on_from_what_is_no_last_checkpoint(interrupted):
+def test_resume_refuses_a_file_that_is_no_last_checkpoint(interrupted):
     last = torch.load(interrupted / "checkpoints" / "last.pt", weights_only=True)
     torch.save({"model": last["model"], "epoch": 1, "best": {}}, interrupted / "checkpoints" / "last.pt")
     with refuses("last.pt: lacks optimizer, step, seconds, .*; put its last checkpoint there"):
@@ -170,14 +170,14 @@ def test_resume_names_damaged_files_of_a_run_folder(interrupted):
             main(["--resume", str(interrupted)])
 
 
-def test_a_moved_folder_of_runs_goes_on_where_it_lies(interrupted, tmp_path):
+def test_resume_continues_in_a_moved_folder(interrupted, tmp_path):
     shutil.move(tmp_path / "parts", tmp_path / "moved")
     run = tmp_path / "moved" / interrupted.relative_to(tmp_path / "parts")
     main(["--resume", str(run), "--runs", str(tmp_path / "moved")])
     assert (run / "result.json").exists()
 
 
-def test_a_run_that_is_at_work_is_not_joined_by_the_same_command(train, interrupted, capsys):
+def test_resume_refuses_a_run_that_another_process_trains(train, interrupted, capsys):
     fork = multiprocessing.get_context("fork")
     held, done = fork.Event(), fork.Event()
 

@@ -127,7 +127,7 @@ def test_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled, mon
 VIEWS = ["--cached-views", "2", "--auto-augment", "rand-m7-n2-mstd0.5", "--label-smoothing", "0.1", "--epochs", "3"]
 
 
-def test_a_run_from_a_cache_is_the_run_beside_a_teacher(run, tmp_path):
+def test_run_from_a_cache_equals_the_run_with_its_teacher(run, tmp_path):
     """Where views do not differ, but for rounding: one crop of the whole image, without a flip."""
     same = ["--crop-scale", "1", "1", "--hflip", "0", "--optimizer", "sgd", "--lr", "1e-1", "--batch-size", "4"]
     same += ["--train-list", str(tmp_path / "squares.txt")]
@@ -216,9 +216,7 @@ def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
         ("gendd", ["--train-list", "list.txt"], "entries are not below"),
     ],
 )
-def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(
-    run, tmp_path, monkeypatch, capsys, method, flags, message
-):
+def test_dry_run_finds_all_errors_in_the_data(run, tmp_path, monkeypatch, capsys, method, flags, message):
     monkeypatch.chdir(tmp_path)
     Path("list.txt").write_text("train/n01/nowhere.JPEG 0\n" * 20)
     with refuses() as refused:
@@ -232,7 +230,7 @@ def test_a_dry_run_finds_what_the_run_would_refuse_of_its_data(
     assert list(tmp_path.rglob("*")) == before
 
 
-def test_a_run_goes_on_with_the_data_it_began_with_alone(run, photos, tmp_path, monkeypatch):
+def test_resume_refuses_changed_training_data(run, photos, tmp_path, monkeypatch):
     copy = shutil.copytree(photos, tmp_path / "copy")
     train_epoch = Training.train_epoch
 
