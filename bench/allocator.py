@@ -20,9 +20,9 @@ import torch
 import tyro
 from scaling import spread
 
-from gendd.distributed import hardware
+from gendd.core.distributed import hardware
 from gendd.launch import KEPT_BLOCKS
-from gendd.metrics import read_metrics
+from gendd.runs.metrics import read_metrics
 
 STARTS = {"glibc as it is": ["-m"], "freed blocks kept": ["-m", "gendd.launch"]}
 

@@ -19,11 +19,11 @@ from machine import describe
 from torch import Tensor
 from trained import TrainedRun
 
+from gendd.core.distributed import autocast
+from gendd.core.seeding import generator
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.schedule import NUM_TIMESTEPS
-from gendd.distributed import autocast
-from gendd.networks import pooled_feature
-from gendd.randomness import generator
+from gendd.networks.create import pooled_feature
 
 TENTHS = 10
 

@@ -18,9 +18,9 @@ import tyro
 from machine import describe
 from trained import TrainedRun
 
+from gendd.core.distributed import autocast
+from gendd.core.seeding import generator
 from gendd.diffusion.draws import Drawing
-from gendd.distributed import autocast
-from gendd.randomness import generator
 
 PUBLISHED = ("independent", 30)
 SETTINGS = [

@@ -19,12 +19,12 @@ from read_out import build_student, head_logits
 from suite import FOLDER
 from torch import nn
 
-from gendd.checkpoint import rewrite
+from gendd.core.distributed import autocast, resolve_precision
+from gendd.core.files import rewrite
 from gendd.diffusion.head import PAPER
-from gendd.distributed import autocast, resolve_precision
+from gendd.distill.student import Student
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
-from gendd.student import Student
 
 STUDENT, TOKENS, CLASSES, BATCH, DRAWS, HEAD_WIDTH = "resnet8x4", 4, 100, 64, 12, 1024
 IMAGES, CALLS = 500, 3

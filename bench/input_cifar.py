@@ -12,8 +12,8 @@ import torch
 from machine import describe, memory_rate
 from measure import record, take_turns
 
-from gendd.data import Normalize
-from gendd.randomness import BatchPlan
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Normalize
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
 from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD

@@ -24,9 +24,9 @@ import tyro
 from measure import take_turns
 from PIL import Image, features
 
-from gendd.distributed import hardware
-from gendd.errors import UserError, run_program
-from gendd.images import as_rgb
+from gendd.core.distributed import hardware
+from gendd.core.errors import UserError, run_program
+from gendd.data.decode import as_rgb
 from gendd.methods.classification import Classification
 from gendd_imagenet.images import EvalView, TrainView, seeded
 from gendd_imagenet.tree import TREE

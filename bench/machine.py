@@ -14,7 +14,7 @@ from importlib.metadata import version
 import torch
 from measure import seconds
 
-from gendd.distributed import hardware
+from gendd.core.distributed import hardware
 
 # Side of the square matrices, and values of the memory test's arrays: beyond every cache.
 SIDE = {"cpu": 2048, "cuda": 8192}

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from gendd.data import Batch
+from gendd.data.batch import Batch
 
 Clock = Callable[[], float]
 Result = TypeVar("Result")

@@ -17,14 +17,15 @@ from machine import describe, the_device
 from measure import Cached, take_turns, wall_clock
 from timm.utils import unwrap_model
 
-from gendd.data import Batch
-from gendd.distributed import autocast, resolve_precision
+from gendd.core.distributed import autocast, resolve_precision
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
+from gendd.distill.teacher import FrozenTeacher
 from gendd.methods import get_method
 from gendd.methods.base import TaskContext
-from gendd.networks import create_network, flops
-from gendd.optim import create_optimizer
-from gendd.randomness import BatchPlan
-from gendd.teacher import FrozenTeacher
+from gendd.networks.cost import flops
+from gendd.networks.create import create_network
+from gendd.training.optim import create_optimizer
 from gendd_cifar.tree import TREE
 
 TEACHER, STUDENT, BATCH, STEPS = "resnet56", "resnet20", 128, 3

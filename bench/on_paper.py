@@ -22,7 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import GenDD
-from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
+from gendd.networks.cost import parameter_count
+from gendd.networks.create import create_network, feature_width, pooled_feature
 from gendd_imagenet.tree import TREE
 
 IMAGES = 1_281_167

@@ -16,11 +16,12 @@ from measure import record, take_turns
 from reference import read_out as reference_read_out
 from torch import nn
 
+from gendd.core.distributed import autocast, resolve_precision
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distributed import autocast, resolve_precision
+from gendd.distill.student import Student
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
-from gendd.networks import create_network, feature_width, flops
-from gendd.student import Student
+from gendd.networks.cost import flops
+from gendd.networks.create import create_network, feature_width
 from gendd_cifar.data import EVAL_BATCH
 from gendd_cifar.tree import TREE
 

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from gendd.config import Config
+from gendd.core.ranges import field_names
 from gendd.family import Tree
 from gendd.methods.base import Task, TaskContext
 from gendd.methods.options import PretrainOptions
-from gendd.networks import create_network, feature_width
-from gendd.optim import parameter_groups
+from gendd.networks.create import create_network, feature_width
 from gendd.programs.train import configuration
-from gendd.ranges import field_names
+from gendd.training.optim import parameter_groups
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "recipes.md"

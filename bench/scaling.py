@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 import tyro
 
-from gendd.distributed import hardware
-from gendd.metrics import read_metrics
+from gendd.core.distributed import hardware
+from gendd.runs.metrics import read_metrics
 
 # Processes and threads of each; the first is what the others are compared with.
 SETTINGS = ((1, 2), (2, 1), (1, 1))

@@ -20,9 +20,9 @@ import train_step
 from machine import limits, the_device, versions
 from measure import peak_memory
 
-from gendd.checkpoint import rewrite_text
-from gendd.distributed import hardware
-from gendd.runs import git_commit
+from gendd.core.distributed import hardware
+from gendd.core.files import rewrite_text
+from gendd.runs.folder import git_commit
 
 FOLDER = Path(__file__).parents[1] / "docs" / "bench"
 

@@ -19,14 +19,14 @@ from importlib.metadata import version
 
 import torch
 
-from gendd.data import Normalize
-from gendd.distributed import World, autocast, hardware, resolve_precision
-from gendd.experiment import build
+from gendd.core.distributed import World, autocast, hardware, resolve_precision
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Normalize
+from gendd.distill.teacher_cache import TeacherCache, open_cache
 from gendd.family import Tree
 from gendd.methods import GenDD
-from gendd.optim import create_optimizer
-from gendd.randomness import BatchPlan
-from gendd.teacher_cache import TeacherCache, open_cache
+from gendd.runs.experiment import build
+from gendd.training.optim import create_optimizer
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
 

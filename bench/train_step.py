@@ -26,15 +26,15 @@ from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 from gendd.config import Config
-from gendd.data import Batch
-from gendd.distributed import autocast, missing_for_compile, resolve_precision
+from gendd.core.distributed import autocast, missing_for_compile, resolve_precision
+from gendd.core.ranges import field_names
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
+from gendd.distill.teacher import FrozenTeacher
 from gendd.methods import GenDD
 from gendd.methods.base import TaskContext
 from gendd.methods.options import HeadOptions
-from gendd.networks import create_network
-from gendd.randomness import BatchPlan
-from gendd.ranges import field_names
-from gendd.teacher import FrozenTeacher
+from gendd.networks.create import create_network
 from gendd_cifar.tree import TREE
 
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gendd.data import Batch
-from gendd.distributed import World, autocast, resolve_precision
-from gendd.experiment import load
-from gendd.randomness import BatchPlan
-from gendd.runs import RunFolder
+from gendd.core.distributed import World, autocast, resolve_precision
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
+from gendd.runs.experiment import load
+from gendd.runs.folder import RunFolder
 from gendd_cifar.tree import TREE
 
 

@@ -11,7 +11,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from gendd import torchvision_import
+from gendd.core import torchvision_import
 
 # Before anything imports timm or torchvision.
 torchvision_import.install()
@@ -19,9 +19,9 @@ torchvision_import.install()
 _HOMES = {
     "Config": "gendd.config",
     "SplitTokenHead": "gendd.diffusion.head",
-    "Student": "gendd.student",
-    "contract": "gendd.targets",
-    "load": "gendd.experiment",
+    "Student": "gendd.distill.student",
+    "contract": "gendd.distill.targets",
+    "load": "gendd.runs.experiment",
 }
 __all__ = ["Config", "SplitTokenHead", "Student", "__version__", "contract", "load"]  # noqa: F822  (by __getattr__)
 

@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
-from gendd.errors import InvalidSetting
-from gendd.hub import TIMM
-from gendd.methods import Method, get_method
-from gendd.ranges import (
+from gendd.core.errors import InvalidSetting
+from gendd.core.ranges import (
     Amount,
     Count,
     CountOrNone,
@@ -26,8 +24,10 @@ from gendd.ranges import (
     check_ranges,
     field_names,
 )
-from gendd.teacher_features import Kind
-from gendd.timm_sources import has_weights
+from gendd.distill.teacher_feature import Kind
+from gendd.methods import Method, get_method
+from gendd.networks.timm_names import has_weights
+from gendd.networks.timm_weights import TIMM
 
 CACHED_VIEWS = 10
 

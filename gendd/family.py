@@ -7,13 +7,13 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from gendd.config import Config, Data, Optimizer, Run
-from gendd.data import DataSummary, EvaluationData, TrainingData
+from gendd.core.errors import InvalidValue
+from gendd.core.ranges import field_names
+from gendd.data.batch import DataSummary, EvaluationData, TrainingData
 from gendd.diffusion.head import PAPER
-from gendd.errors import InvalidValue
 from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
-from gendd.networks import Names
-from gendd.ranges import field_names
+from gendd.networks.create import Names
 
 PAPERS, AS_PAPER = "the paper's", "as the paper's"
 # What the tensors of a checkpoint file say of its head.

@@ -21,8 +21,8 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 from torch.distributed.run import parse_args, run
 
-from gendd.distributed import usable_cores, whole_number
-from gendd.errors import PassingFault, UserError, run_program
+from gendd.core.distributed import usable_cores, whole_number
+from gendd.core.errors import PassingFault, UserError, run_program
 
 # Seconds that a machine waits for the machine of rank 0.
 PATIENCE = 600

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from gendd.errors import run_program
+from gendd.core.errors import run_program
 from gendd.programs.main import main
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from gendd.config import Config
-from gendd.data import refuse_other_classes
-from gendd.errors import InvalidSetting
-from gendd.evaluation import class_groups
-from gendd.images import SHOWN
-from gendd.listing import describe
+from gendd.core.errors import InvalidSetting
+from gendd.data.batch import refuse_other_classes
+from gendd.data.decode import SHOWN
+from gendd.data.image_files import describe
+from gendd.evaluation.accuracy import class_groups
 from gendd_cifar.config import SmallImages
 from gendd_cifar.sources import SPLITS, BrokenFiles, Images, read_source, read_unlabeled
 

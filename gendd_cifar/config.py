@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from gendd.config import Data
-from gendd.errors import InvalidSetting
-from gendd.ranges import PixelCount, Range, Share
+from gendd.core.errors import InvalidSetting
+from gendd.core.ranges import PixelCount, Range, Share
 
 
 @dataclass(frozen=True)

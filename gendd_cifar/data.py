@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from gendd.config import Config
-from gendd.data import HELD_OUT, Batch, Normalize
-from gendd.distributed import World
-from gendd.errors import InvalidSetting
-from gendd.evaluation import Batches
-from gendd.randomness import BatchPlan, Shuffled, StepRandom, generator
+from gendd.core.distributed import World
+from gendd.core.errors import InvalidSetting
+from gendd.core.seeding import BatchPlan, Shuffled, StepRandom, generator
+from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
 from gendd_cifar.config import SmallImages
 from gendd_cifar.sources import Source, read_source, read_unlabeled
 
@@ -90,8 +89,7 @@ def _read(config: Config[SmallImages], split: str, world: World) -> Source:
 
 
 class TrainingImages:
-    """A source as the training loop wants it (`gendd.data.TrainingData`). All images are read at once: none is passed
-    over.
+    """A source as the training loop wants it (`TrainingData`). All images are read at once: none is passed over.
 
     Args:
         plan: how the global batch is divided.
@@ -180,7 +178,7 @@ class TrainingImages:
 
 
 class EvaluationImages:
-    """A source as the evaluation wants it (`gendd.data.EvaluationData`)."""
+    """A source as the evaluation wants it (`gendd.data.batch.EvaluationData`)."""
 
     def __init__(
         self, source: Source, dataset: str, split: str, plan: BatchPlan, normalize: Normalize, device: torch.device

@@ -20,12 +20,12 @@ from torch import Tensor
 from torchvision.datasets.utils import check_integrity
 
 from gendd.config import Config
-from gendd.data import DataSummary
-from gendd.errors import InvalidSetting, UserError, naming, no_such, unknown_name
-from gendd.images import BrokenImage, as_rgb, opened
-from gendd.listing import ImageFiles, class_names, list_class_folders, list_images
-from gendd.retry import retried
-from gendd.split import Split
+from gendd.core.errors import InvalidSetting, UserError, naming, no_such, unknown_name
+from gendd.core.retry import retried
+from gendd.data.batch import DataSummary
+from gendd.data.decode import BrokenImage, as_rgb, opened
+from gendd.data.image_files import ImageFiles, class_names, list_class_folders, list_images
+from gendd.data.split import Split
 from gendd_cifar.config import SmallImages
 
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}

@@ -1,7 +1,7 @@
 """This tree for the shared programs."""
 
 from gendd.family import Tree, paper_protocol
-from gendd.networks import Names
+from gendd.networks.create import Names
 from gendd_cifar.check import check_data
 from gendd_cifar.config import SmallImages
 from gendd_cifar.data import open_evaluation, open_training

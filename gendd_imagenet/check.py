@@ -7,10 +7,10 @@ import torch
 from tqdm import tqdm
 
 from gendd.config import Config
-from gendd.data import refuse_other_classes
-from gendd.errors import InvalidSetting, UserError
-from gendd.images import SHOWN, BrokenImage, opened
-from gendd.listing import describe
+from gendd.core.errors import InvalidSetting, UserError
+from gendd.data.batch import refuse_other_classes
+from gendd.data.decode import SHOWN, BrokenImage, opened
+from gendd.data.image_files import describe
 from gendd_imagenet import shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import RELEASE

@@ -4,9 +4,9 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 from gendd.config import Config, Data, Optimizer, Run
-from gendd.errors import InvalidSetting
+from gendd.core.errors import InvalidSetting
+from gendd.core.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd.methods.base import FEATURES_ALONE
-from gendd.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd_imagenet.hub_images import is_hub
 from gendd_imagenet.shards import is_shards
 

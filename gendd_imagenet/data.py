@@ -16,11 +16,10 @@ from timm.data import Mixup
 from torch import Tensor, nn
 
 from gendd.config import Config
-from gendd.data import HELD_OUT, Batch, Normalize
-from gendd.distributed import World, usable_cores
-from gendd.errors import InvalidSetting, naming
-from gendd.evaluation import Batches
-from gendd.randomness import BatchPlan, StepRandom
+from gendd.core.distributed import World, usable_cores
+from gendd.core.errors import InvalidSetting, naming
+from gendd.core.seeding import BatchPlan, StepRandom
+from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import Listing, refuse_absent
@@ -95,7 +94,7 @@ def _with_label(listing: AnyListing) -> AnyListing:
 
 
 class TrainingPhotos:
-    """Images for the training loop (`gendd.data.TrainingData`).
+    """Images for the training loop (`gendd.data.batch.TrainingData`).
 
     Args:
         plan: how the global batch is divided.
@@ -269,7 +268,7 @@ def _name_of_evaluation(config: Config[Photographs]) -> str:
 
 
 class EvaluationPhotos:
-    """Images for the evaluation (`gendd.data.EvaluationData`)."""
+    """Images for the evaluation (`gendd.data.batch.EvaluationData`)."""
 
     def __init__(
         self,

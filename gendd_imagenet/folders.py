@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendd import listing
-from gendd.errors import InvalidValue
-from gendd.retry import retried
-from gendd.split import Split
+from gendd.core.errors import InvalidValue
+from gendd.core.retry import retried
+from gendd.data import image_files
+from gendd.data.split import Split
 
 RELEASE = (
     "ILSVRC2012 classification (CLS-LOC): 1000 class folders such as n01440764, "
@@ -77,7 +77,7 @@ def list_class_folders(root: Path, split: str) -> Listing:
     Raises:
         InvalidValue: no class folders, or one without images.
     """
-    files = listing.list_class_folders(root, split)
+    files = image_files.list_class_folders(root, split)
     return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
 
 
@@ -171,7 +171,7 @@ def list_unlabeled(root: Path) -> Listing:
     Raises:
         InvalidValue: there are none.
     """
-    files = listing.list_images(root)
+    files = image_files.list_images(root)
     return Listing(root, _as_bytes(files.names), None, (), files.passed_over)
 
 

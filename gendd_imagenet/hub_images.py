@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gendd.errors import InvalidValue
-from gendd.split import Split
+from gendd.core.errors import InvalidValue
+from gendd.data.split import Split
 from gendd_imagenet.folders import Listing
 
 PREFIX = "hfds/"

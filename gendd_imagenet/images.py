@@ -17,9 +17,9 @@ from torchvision.transforms import ColorJitter, Compose
 from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
 
 from gendd.config import Config
-from gendd.errors import InvalidSetting
-from gendd.images import BrokenImage, as_rgb, opened
-from gendd.randomness import generator
+from gendd.core.errors import InvalidSetting
+from gendd.core.seeding import generator
+from gendd.data.decode import BrokenImage, as_rgb, opened
 from gendd_imagenet.config import Photographs
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from gendd.distributed import peer_timeout
-from gendd.errors import InvalidSetting, PassingFault, UserError
-from gendd.images import BrokenImage
-from gendd.randomness import BatchPlan, Shuffled
+from gendd.core.distributed import peer_timeout
+from gendd.core.errors import InvalidSetting, PassingFault, UserError
+from gendd.core.seeding import BatchPlan, Shuffled
+from gendd.data.decode import BrokenImage
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import Part, Places, UnreadableShard, own_parts, stream_count, stream_images

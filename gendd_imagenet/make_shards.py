@@ -10,11 +10,11 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from gendd.command_line import parse
-from gendd.errors import UserError, naming, run_program
-from gendd.listing import describe
-from gendd.randomness import generator
-from gendd.ranges import Count, CountOrNone, check_ranges
+from gendd.core.errors import UserError, naming, run_program
+from gendd.core.ranges import Count, CountOrNone, check_ranges
+from gendd.core.seeding import generator
+from gendd.data.image_files import describe
+from gendd.programs.command_line import parse
 from gendd_imagenet.folders import Listing, list_unlabeled
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import webdataset
 from webdataset.gopen import Pipe
 
-from gendd.retry import BUSY, retried
+from gendd.core.retry import BUSY, retried
 
 # Exit codes of a shell that finds no such command, or may not run it.
 NO_COMMAND = (126, 127)

@@ -23,10 +23,10 @@ import torch
 import webdataset
 from webdataset.gopen import gopen_schemes
 
-from gendd.errors import InvalidValue, PassingFault
-from gendd.images import ENDINGS, begins_as_image
-from gendd.listing import HIDDEN, NO_ENDING, aside, ending_of
-from gendd.randomness import BatchPlan, generator
+from gendd.core.errors import InvalidValue, PassingFault
+from gendd.core.seeding import BatchPlan, generator
+from gendd.data.decode import ENDINGS, begins_as_image
+from gendd.data.image_files import HIDDEN, NO_ENDING, aside, ending_of
 from gendd_imagenet.shard_stream import ShardStream
 
 MOST_STREAMS = 64
@@ -110,7 +110,7 @@ def absent_shards(shards: Sequence[str]) -> list[str]:
 
 
 def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each image of a shard, told from other files as in folders (`gendd.listing`).
+    """Name and content of each image of a shard, told from other files as in folders (`gendd.data.image_files`).
 
     Args:
         passed_over: counts how many files of each kind were.

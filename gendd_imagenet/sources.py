@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from gendd.config import Config
-from gendd.data import DataSummary
-from gendd.errors import InvalidSetting, InvalidValue, naming, no_such
-from gendd.listing import class_names
+from gendd.core.errors import InvalidSetting, InvalidValue, naming, no_such
+from gendd.data.batch import DataSummary
+from gendd.data.image_files import class_names
 from gendd_imagenet import hub_images, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import (

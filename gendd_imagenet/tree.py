@@ -3,7 +3,7 @@
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from gendd.family import Tree, paper_protocol
-from gendd.networks import Names
+from gendd.networks.create import Names
 from gendd_imagenet.check import check_data
 from gendd_imagenet.config import OPTIMIZER, RUN, Photographs
 from gendd_imagenet.data import open_evaluation, open_training

@@ -8,13 +8,13 @@ import json
 import typing
 from pathlib import Path
 
-from gendd.command_line import help_of, own_help
-from gendd.errors import flag
+from gendd.core.errors import flag
 from gendd.family import Tree
 from gendd.methods import METHODS, GenDD
+from gendd.programs.command_line import help_of, own_help
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.evaluate import EvaluateOptions
-from gendd.programs.judge import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
+from gendd.programs.probes import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
 from gendd.programs.sampling import SamplingProgram
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.tree import TREE as CIFAR

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gendd.core.errors import InvalidSetting
 from gendd.diffusion.schedule import NUM_TIMESTEPS
-from gendd.errors import InvalidSetting
 
 SCHEMES = ("independent", "shared", "paired")
 

@@ -7,13 +7,13 @@ A token has K draws, in G groups of n (`gendd.diffusion.draws`).
 import torch
 from torch import Tensor, nn
 
+from gendd.core.errors import InvalidSetting
 from gendd.diffusion import samplers
 from gendd.diffusion.denoiser import Denoiser
 from gendd.diffusion.draws import Drawing, Draws
 from gendd.diffusion.objective import Objective
 from gendd.diffusion.schedule import NoiseSchedule
 from gendd.diffusion.slices import sum_in_slices
-from gendd.errors import InvalidSetting
 
 # The published head (arXiv 2507.14503), in place of the defaults. Its `repeats` are 30 for CIFAR and 10 for ImageNet.
 PAPER = {

@@ -14,8 +14,8 @@ weight      of the clean feature's squared error: own (the squared error of what
 import torch
 from torch import Tensor, nn
 
+from gendd.core.errors import InvalidSetting
 from gendd.diffusion.schedule import NUM_TIMESTEPS, NoiseSchedule
-from gendd.errors import InvalidSetting
 
 MAX_SNR = 5.0
 # Share of the high-noise density that is spread evenly.

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gendd.core.errors import InvalidSetting
 from gendd.diffusion.schedule import NUM_TIMESTEPS, NoiseSchedule
-from gendd.errors import InvalidSetting
 
 SAMPLERS = ("ancestral", "deterministic")
 

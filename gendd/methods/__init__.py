@@ -1,6 +1,7 @@
 """Training methods, each a file: its options, what it needs, the task that it builds, and how its model classifies."""
 
-from gendd.errors import InvalidValue, unknown_name
+from gendd.core.errors import InvalidValue, unknown_name
+from gendd.core.own_code import imported
 from gendd.methods.base import Method
 from gendd.methods.classification import Classification
 from gendd.methods.dist import DIST
@@ -16,7 +17,6 @@ from gendd.methods.regression import Regression
 from gendd.methods.simkd import SimKD
 from gendd.methods.srd import SRD
 from gendd.methods.vkd import VkD
-from gendd.own_code import imported
 
 # Those that the programs know, in the order of reports.
 METHODS: dict[str, type[Method]] = {

@@ -12,10 +12,10 @@ from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gendd.data import Batch
-from gendd.evaluation import ReadOut
-from gendd.networks import parameter_count
-from gendd.teacher import FrozenTeacher
+from gendd.data.batch import Batch
+from gendd.distill.teacher import FrozenTeacher
+from gendd.evaluation.accuracy import ReadOut
+from gendd.networks.cost import parameter_count
 
 if TYPE_CHECKING:
     from gendd.config import Config

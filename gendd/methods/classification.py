@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.data import Batch
+from gendd.data.batch import Batch
 from gendd.methods.base import Method, Task, TaskContext
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gendd.core.ranges import Amount, Positive
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask, compared, divergence
-from gendd.ranges import Amount, Positive
 
 
 def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

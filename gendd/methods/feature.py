@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
+from gendd.core.ranges import Amount
 from gendd.methods.base import TaskContext
 from gendd.methods.projected import ProjectedMethod, ProjectedTask, widths
-from gendd.ranges import Amount
 
 
 @dataclass(frozen=True)

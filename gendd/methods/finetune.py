@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.checkpoint import load_weights
-from gendd.data import Batch
-from gendd.errors import InvalidSetting, naming
+from gendd.core.errors import InvalidSetting, naming
+from gendd.data.batch import Batch
+from gendd.distill.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, HeadTask, build_student
-from gendd.student import Student
+from gendd.networks.checkpoint import load_weights
 
 if TYPE_CHECKING:
     from gendd.config import Config

@@ -7,20 +7,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gendd.data import Batch
+from gendd.core.errors import InvalidSetting
+from gendd.core.ranges import Amount, Share, field_names
+from gendd.core.seeding import StepRandom
+from gendd.data.batch import Batch
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import SplitTokenHead
 from gendd.diffusion.objective import Objective
-from gendd.errors import InvalidSetting
-from gendd.evaluation import ReadOut
+from gendd.distill.student import Student
+from gendd.distill.targets import contract
+from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
 from gendd.methods.pretrain import pretraining
-from gendd.networks import feature_width, parameter_count, pooled_feature
-from gendd.randomness import StepRandom
-from gendd.ranges import Amount, Share, field_names
-from gendd.student import Student
-from gendd.targets import contract
+from gendd.networks.cost import parameter_count
+from gendd.networks.create import feature_width, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config

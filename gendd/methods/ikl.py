@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from gendd.core.ranges import Amount, Positive
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask
-from gendd.ranges import Amount, Positive
 
 
 def weighted_pairwise_error(teacher_logits: Tensor, logits: Tensor, weights: Tensor) -> Tensor:

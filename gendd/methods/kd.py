@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from gendd.core.ranges import Positive, Share
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask, compared, divergence
-from gendd.ranges import Positive, Share
 
 
 @dataclass(frozen=True)

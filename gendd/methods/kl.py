@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gendd.core.ranges import Positive
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask, divergence
-from gendd.ranges import Positive
 
 
 @dataclass(frozen=True)

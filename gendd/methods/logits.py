@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gendd.data import Batch
+from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 
 # Student's and teacher's logits (B, C) float32 and the labels, (B,) classes or (B, C) probabilities -> the loss that

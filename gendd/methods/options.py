@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from gendd.core.ranges import Count, CountOrNone, Number, Positive, Range, Share, check_ranges, field_values
 from gendd.diffusion.samplers import check_sampling
 from gendd.diffusion.schedule import NUM_TIMESTEPS
-from gendd.ranges import Count, CountOrNone, Number, Positive, Range, Share, check_ranges, field_values
 
 # How the head of a checkpoint file that predicts the noise is sampled (docs/evaluation.md has the measurement).
 NOISE_OUTPUT: dict[str, Any] = {"steps": 4, "guidance": 2.0, "start": 800}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.data import Batch
+from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import PretrainOptions
-from gendd.networks import feature_width, frozen_copy, pooled_feature
+from gendd.networks.create import feature_width, frozen_copy, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.data import Batch
+from gendd.core.ranges import Amount
+from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
-from gendd.networks import feature_width, pooled_feature
-from gendd.ranges import Amount
+from gendd.networks.create import feature_width, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config

@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gendd.core.seeding import StepRandom
 from gendd.diffusion.denoiser import ResidualBlock
 from gendd.diffusion.head import SplitTokenHead
+from gendd.distill.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
-from gendd.networks import feature_width, parameter_count
-from gendd.randomness import StepRandom
-from gendd.student import Student
+from gendd.networks.cost import parameter_count
+from gendd.networks.create import feature_width
 
 if TYPE_CHECKING:
     from gendd.config import Config

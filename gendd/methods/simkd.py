@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gendd.data import Batch
-from gendd.errors import InvalidSetting
+from gendd.core.errors import InvalidSetting
+from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
-from gendd.networks import frozen_copy
+from gendd.networks.create import frozen_copy
 
 
 class SimKDStudent(nn.Module):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gendd.errors import UserError, naming
+from gendd.core.errors import UserError, naming
 from gendd.family import Tree
 from gendd.methods import get_method
 from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all

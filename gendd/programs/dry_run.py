@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from gendd.config import Config
-from gendd.errors import MissingFile, UserError, with_flags
-from gendd.experiment import RANDOM, Experiment, find_weights
+from gendd.core.errors import MissingFile, UserError, with_flags
 from gendd.family import Tree
+from gendd.runs.experiment import RANDOM, Experiment, find_weights
 
 
 def without_absent(config: Config, tree: Tree) -> tuple[Config, dict[str, str]]:

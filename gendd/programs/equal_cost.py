@@ -8,14 +8,15 @@ from functools import partial
 import torch
 from torch import nn
 
-from gendd.command_line import RunArgument, parse
-from gendd.distributed import autocast, first_alone, hardware, resolve_precision
-from gendd.errors import UserError
-from gendd.evaluation import ReadOut, Stopwatch
-from gendd.experiment import load
+from gendd.core.distributed import autocast, first_alone, hardware, resolve_precision
+from gendd.core.errors import UserError
+from gendd.core.ranges import Count, check_ranges
+from gendd.evaluation.accuracy import ReadOut, Stopwatch
 from gendd.family import Tree
-from gendd.networks import create_network, flops, parameter_count, trial
-from gendd.ranges import Count, check_ranges
+from gendd.networks.cost import flops, parameter_count
+from gendd.networks.create import create_network, trial
+from gendd.programs.command_line import RunArgument, parse
+from gendd.runs.experiment import load
 
 NEAREST = 5
 

@@ -9,32 +9,26 @@ import tyro
 from timm.utils import unwrap_model
 from torch import Tensor, nn
 
-from gendd.checkpoint import (
-    Tensors,
-    checksum,
-    load_weights,
-    read,
-    reported_weights,
-    weights_file,
-    weights_in,
-)
-from gendd.command_line import parse
 from gendd.config import Config, D
-from gendd.data import EvaluationData, described
+from gendd.core.distributed import World, autocast, join_world, resolve_precision
+from gendd.core.errors import MissingFile, UserError, naming, with_flags
+from gendd.core.files import checksum
+from gendd.core.ranges import check_ranges, field_names
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import EvaluationData, described
 from gendd.diffusion.head import PAPER
-from gendd.distributed import World, autocast, join_world, resolve_precision
-from gendd.errors import MissingFile, UserError, naming, with_flags
-from gendd.evaluation import ReadOut, class_groups, evaluate_with_cost
-from gendd.experiment import RANDOM, Experiment, build, teacher_read_out
+from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
+from gendd.evaluation.scores import PERCENT, score_title
 from gendd.family import Tree
 from gendd.methods import Classification, GenDD, Method
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
-from gendd.networks import parameter_count
+from gendd.networks.checkpoint import Tensors, load_weights, read, reported_weights, weights_file, weights_in
+from gendd.networks.cost import parameter_count
+from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.randomness import BatchPlan
-from gendd.ranges import check_ranges, field_names
-from gendd.runs import (
+from gendd.runs.experiment import RANDOM, Experiment, build, teacher_read_out
+from gendd.runs.folder import (
     SCORES,
     RunFolder,
     check_classes,
@@ -45,7 +39,6 @@ from gendd.runs import (
     progress,
     saved_config,
 )
-from gendd.scores import PERCENT, score_title
 
 RATES = ("median", "min", "max")
 

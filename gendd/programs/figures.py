@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
-from gendd.checkpoint import check_writable, write_whole
 from gendd.config import Config
-from gendd.runs import data_name
+from gendd.core.files import check_writable, write_whole
+from gendd.runs.folder import data_name
 
 ELSEWHERE = "name another place for the figures: --json FILE"
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gendd.config_file import read_content
-from gendd.errors import InvalidValue, UserError
+from gendd.core.errors import InvalidValue, UserError
 from gendd.family import TREES, Tree, tree_named
-from gendd.runs import RunFolder, embedded_record
+from gendd.runs.config_file import read_content
+from gendd.runs.folder import RunFolder, embedded_record
 
 IMAGES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from gendd.checkpoint import rewrite_text
-from gendd.distributed import usable_cores, whole_number
-from gendd.errors import PassingFault, UserError
-from gendd.runs import RunFolder
+from gendd.core.distributed import usable_cores, whole_number
+from gendd.core.errors import PassingFault, UserError
+from gendd.core.files import rewrite_text
+from gendd.runs.folder import RunFolder
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
 

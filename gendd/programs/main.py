@@ -4,7 +4,7 @@ import importlib
 import sys
 from typing import NamedTuple
 
-from gendd.errors import naming, unknown_name
+from gendd.core.errors import naming, unknown_name
 
 
 class Program(NamedTuple):
@@ -28,9 +28,9 @@ PROGRAMS = {
         "gendd.programs.evaluate", "evaluate_checkpoint", "measure a run or a checkpoint", own_flags=True
     ),
     "sampling": Program("gendd.programs.sampling", "ablate_sampling", "what guidance and sampler do to a trained head"),
-    "knn": Program("gendd.programs.judge", "knn", "judge a student's features by their nearest neighbors"),
-    "probe": Program("gendd.programs.judge", "probe", "judge them by a linear classifier, fitted afterwards"),
-    "zero-shot": Program("gendd.programs.judge", "zero_shot", "judge them by a vector for each class"),
+    "knn": Program("gendd.programs.probes", "knn", "judge a student's features by their nearest neighbors"),
+    "probe": Program("gendd.programs.probes", "probe", "judge them by a linear classifier, fitted afterwards"),
+    "zero-shot": Program("gendd.programs.probes", "zero_shot", "judge them by a vector for each class"),
     "report": Program("gendd.reporting.report", "report", "compare finished runs: tables and pictures"),
     "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, and report on all"),
     "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then draw"),
@@ -58,7 +58,7 @@ def main(module: str, arguments: list[str] | None = None) -> None:
         if name not in PROGRAMS:
             raise unknown_name(name, PROGRAMS)
     program = PROGRAMS[name]
-    from gendd.programs.find_tree import find_tree  # Here, because it imports torch.
+    from gendd.programs.find_tree import find_tree
 
     tree = find_tree(module, [name, *flags], program.own_flags)
     getattr(importlib.import_module(program.module), program.function)(tree, flags)

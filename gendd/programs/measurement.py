@@ -7,17 +7,17 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.config import Config
-from gendd.data import EvaluationData
-from gendd.distributed import World, autocast
-from gendd.evaluation import evaluate, evaluate_with_cost, feature_agreement
+from gendd.core.distributed import World, autocast
+from gendd.core.seeding import generator
+from gendd.data.batch import EvaluationData
+from gendd.distill.student import Student
+from gendd.evaluation.accuracy import evaluate, evaluate_with_cost, feature_agreement
+from gendd.evaluation.scores import AGREEMENT
 from gendd.methods.base import Task
-from gendd.networks import parameter_count
+from gendd.networks.cost import parameter_count
 from gendd.programs.plan import loss_flops
-from gendd.randomness import generator
-from gendd.runs import AVERAGED
-from gendd.scores import AGREEMENT
-from gendd.student import Student
-from gendd.training import Measured
+from gendd.runs.folder import AVERAGED
+from gendd.training.loop import Measured
 
 TIMED_IMAGES = 2000
 COSTS = ("parameters", "flops", "images_per_second")

@@ -5,10 +5,10 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
-from gendd.errors import UserError
+from gendd.core.errors import UserError
 from gendd.methods import Method
 from gendd.programs.jobs import SCRIPTS
-from gendd.runs import data_name
+from gendd.runs.folder import data_name
 
 SMALL_IMAGES, PHOTOGRAPHS = "gendd_cifar", "gendd_imagenet"
 # How flags begin that need a teacher.

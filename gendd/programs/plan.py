@@ -8,13 +8,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gendd.config import Config
-from gendd.data import DataSummary
-from gendd.distributed import World
-from gendd.experiment import Experiment, LoadedNetwork, synchronizes_norms
+from gendd.core.distributed import World
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import DataSummary
+from gendd.distill.student import Student
 from gendd.family import PAPERS, Tree
-from gendd.networks import as_flops, flops, parameter_count
-from gendd.randomness import BatchPlan
-from gendd.student import Student
+from gendd.networks.cost import as_flops, flops, parameter_count
+from gendd.runs.experiment import Experiment, LoadedNetwork, synchronizes_norms
 
 # Optimizer steps of a training below which the plan warns.
 FEW_STEPS = 1000

@@ -12,20 +12,22 @@ import torch
 import tyro
 from torch import Tensor
 
-from gendd.command_line import RunArgument, parse
-from gendd.distributed import World, autocast, first_alone, resolve_precision
-from gendd.errors import UserError
-from gendd.evaluation import Batches, ReadOut, Stopwatch, evaluate
-from gendd.experiment import load
+from gendd.core.distributed import World, autocast, first_alone, resolve_precision
+from gendd.core.errors import UserError
+from gendd.core.ranges import CountOrNone, check_ranges
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batches
+from gendd.distill.student import Student
+from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate
 from gendd.family import Tree
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import SamplingOptions
-from gendd.networks import flops, pooled_feature
-from gendd.randomness import BatchPlan
-from gendd.ranges import CountOrNone, check_ranges
+from gendd.networks.cost import flops
+from gendd.networks.create import pooled_feature
+from gendd.programs.command_line import RunArgument, parse
 from gendd.reporting.ablation import TOP1, Ablation, prepare
-from gendd.runs import check_classes, environment
-from gendd.student import Student
+from gendd.runs.experiment import load
+from gendd.runs.folder import check_classes, environment
 
 GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
 STARTS, NOISE_STARTS, FEW_STEPS = (999, 900, 800), (950, 800, 600), (1, 2, 4, 8)

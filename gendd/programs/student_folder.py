@@ -10,11 +10,11 @@ from typing import Any
 # timm's own writer of such a folder's config.json, which it exports under no public name.
 from timm.models._hub import save_config_for_hf
 
-from gendd.checkpoint import save_tensors
+from gendd.core.files import save_tensors
 from gendd.methods import Classification
-from gendd.networks import timm_can_build
+from gendd.networks.create import timm_can_build
 from gendd.programs.measurement import Measurement
-from gendd.runs import RunFolder
+from gendd.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from gendd.errors import UserError, naming, no_such, unknown_name
+from gendd.core.errors import UserError, naming, no_such, unknown_name
 from gendd.family import Tree
 from gendd.programs.jobs import Folders, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes

@@ -10,12 +10,8 @@ from typing import Any
 
 import torch
 
-from gendd.checkpoint import checksum, read_weights, save_tensors, weights_file
-from gendd.command_line import parse
 from gendd.config import Config
-from gendd.config_file import read_config
-from gendd.data import HELD_OUT, identity, refuse_other_classes
-from gendd.distributed import (
+from gendd.core.distributed import (
     World,
     autocast,
     check_batch,
@@ -24,27 +20,41 @@ from gendd.distributed import (
     missing_for_compile,
     resolve_precision,
 )
-from gendd.errors import InvalidSetting, UserError, flag, naming
-from gendd.evaluation import class_groups, evaluate
-from gendd.experiment import build, teacher_read_out
+from gendd.core.errors import InvalidSetting, UserError, flag, naming
+from gendd.core.files import checksum, save_tensors
+from gendd.core.ranges import check_ranges
+from gendd.core.seeding import BatchPlan
+from gendd.core.stopping import saying_where
+from gendd.data.batch import HELD_OUT, identity, refuse_other_classes
+from gendd.data.image_files import describe
+from gendd.distill.teacher_cache import open_cache
+from gendd.evaluation.accuracy import class_groups, evaluate
+from gendd.evaluation.scores import PERCENT
 from gendd.family import Tree
-from gendd.listing import describe
-from gendd.lock import Busy, sole_writer
 from gendd.methods import METHODS, get_method
 from gendd.methods.pretrain import SET_BY
-from gendd.networks import LoadedNetwork, check_trains, is_foreign, parameter_count
-from gendd.optim import create_optimizer
+from gendd.networks.checkpoint import read_weights, weights_file
+from gendd.networks.cost import parameter_count
+from gendd.networks.create import LoadedNetwork, check_trains, is_foreign
+from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
-from gendd.randomness import BatchPlan
-from gendd.ranges import check_ranges
-from gendd.runs import RunFolder, check_classes, earlier_epochs, embedded_record, environment, run_path, stage1_run
-from gendd.scores import PERCENT
-from gendd.stopping import saying_where
-from gendd.teacher_cache import open_cache
-from gendd.training import Training
+from gendd.runs.config_file import read_config
+from gendd.runs.experiment import build, teacher_read_out
+from gendd.runs.folder import (
+    RunFolder,
+    check_classes,
+    earlier_epochs,
+    embedded_record,
+    environment,
+    run_path,
+    stage1_run,
+)
+from gendd.runs.lock import Busy, sole_writer
+from gendd.training.loop import Training
+from gendd.training.optim import create_optimizer
 
 # The flags that open the help of a method.
 MOST_USED = (

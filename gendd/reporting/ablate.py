@@ -10,8 +10,8 @@ from typing import Literal
 
 import tyro
 
-from gendd.command_line import parse
-from gendd.errors import UserError, run_program
+from gendd.core.errors import UserError, run_program
+from gendd.programs.command_line import parse
 from gendd.reporting.ablation import SD, TOP1, Ablation
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped

@@ -12,8 +12,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gendd.checkpoint import rewrite, rewrite_text
-from gendd.errors import InvalidSetting
+from gendd.core.errors import InvalidSetting
+from gendd.core.files import rewrite, rewrite_text
 from gendd.reporting.groups import by
 from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
 from gendd.reporting.table import DASH, write_csv

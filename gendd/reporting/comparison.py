@@ -9,18 +9,7 @@ from matplotlib.figure import Figure
 
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import Group, by_data
-from gendd.reporting.pictures import (
-    DPI,
-    LARGE,
-    LINE,
-    NORMAL,
-    SMALL,
-    TEACHER,
-    WIDTH,
-    colors_of,
-    percent_limits,
-    set_up,
-)
+from gendd.reporting.pictures import DPI, LARGE, LINE, NORMAL, SMALL, TEACHER, WIDTH, colors_of, percent_limits, set_up
 from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 

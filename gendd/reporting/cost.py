@@ -22,7 +22,7 @@ from gendd.reporting.pictures import (
 )
 from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, DASH, DIFFERING, RUNS, mean_text, present, table, title
-from gendd.runs import AVERAGED
+from gendd.runs.folder import AVERAGED
 
 RATIO = "FLOPs, times the head's"
 MARKERS = {"head": "o", "probe": "D"}

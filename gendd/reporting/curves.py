@@ -24,7 +24,7 @@ from gendd.reporting.pictures import (
     percent_limits,
     set_up,
 )
-from gendd.runs import SCORES
+from gendd.runs.folder import SCORES
 
 # Inches of a panel of scores at least, and of a panel of losses, of which so many stand side by side.
 TALL, FLAT, COLUMNS = 3.0, 1.4, 3

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gendd import checkpoint
-from gendd.evaluation import feature_agreement, nearest
+from gendd.evaluation.accuracy import feature_agreement, nearest
+from gendd.networks import checkpoint
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.pictures import DPI, LARGE, NORMAL, SMALL, WIDTH, parts_of, set_up
 

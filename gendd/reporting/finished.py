@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from gendd import checkpoint
 from gendd.config import Config
-from gendd.errors import UserError
+from gendd.core.errors import UserError
 from gendd.methods import METHODS, Classification, get_method
-from gendd.metrics import read_metrics
-from gendd.runs import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
+from gendd.networks import checkpoint
+from gendd.runs.folder import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
+from gendd.runs.metrics import read_metrics
 
 # Not told by their flags: `FinishedRun.settings` says what stands for them.
 FILES = {"teacher_weights", "student_weights", "teacher_cache"}

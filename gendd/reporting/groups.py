@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-from gendd.errors import UserError
+from gendd.core.errors import UserError
 from gendd.reporting.finished import FinishedRun
 
 # Settings that have a column. The column of differing settings leaves them out.

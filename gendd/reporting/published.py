@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gendd.runs import AVERAGED, data_name
+from gendd.runs.folder import AVERAGED, data_name
 
 PAPER, RELEASE = "arXiv 2507.14503", "a later release of arXiv 2507.14503"
 LITERATURE = "literature, RepDistiller's protocol"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import tyro
 from matplotlib.figure import Figure
 
-from gendd.checkpoint import rewrite, rewrite_text
-from gendd.command_line import parse
-from gendd.errors import InvalidSetting
+from gendd.core.errors import InvalidSetting
+from gendd.core.files import rewrite, rewrite_text
+from gendd.programs.command_line import parse
 from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import cost_picture, cost_table

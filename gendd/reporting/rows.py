@@ -7,7 +7,7 @@ from typing import Any
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import Group
 from gendd.reporting.published import quoted_of
-from gendd.runs import AVERAGED
+from gendd.runs.folder import AVERAGED
 
 # A value is None where the runs do not have it, or not the same one.
 Row = dict[str, Any]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from gendd.checkpoint import rewrite_text
+from gendd.core.files import rewrite_text
+from gendd.evaluation.scores import score_title
 from gendd.reporting.rows import Row
-from gendd.scores import score_title
 
 DASH = "–"
 

@@ -49,7 +49,7 @@ class CifarNet(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the stages in the backward pass. BatchNorm then meets each batch twice, which
-        `gendd.networks.recompute_activations` has it count once."""
+        `gendd.networks.create.recompute_activations` has it count once."""
         self.grad_checkpointing = enable
 
     def stem(self, x: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import pytest
 from lines import refuses
 from programs import cifar_config, imagenet_config, values_of
 
-from gendd.command_line import parse
 from gendd.config import Networks, Optimizer, Run
 from gendd.methods import METHODS, GenDD
 from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
 from gendd.programs import equal_cost, sampling
+from gendd.programs.command_line import parse
 from gendd.programs.train import configuration
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.config import SmallImages

@@ -21,7 +21,7 @@ def test_torchvision_imports_after_gendd_with_any_torch():
 
 
 def test_the_training_loop_imports_nothing_of_reports():
-    code = "import gendd.training, gendd.evaluation, gendd.methods, sys"
+    code = "import gendd.training.loop, gendd.evaluation.accuracy, gendd.methods, sys"
     assert run(f"{code}; print([name for name in sys.modules if name.startswith('gendd.reporting')])") == "[]"
 
 

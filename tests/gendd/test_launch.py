@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from lines import refuses
 
-from gendd.distributed import join_world
-from gendd.errors import UserError
+from gendd.core.distributed import join_world
+from gendd.core.errors import UserError
 from gendd.launch import local_processes, main, rendezvous
 
 SLURM = {
@@ -98,7 +98,8 @@ def launch(tmp_path):
 
     def run(body: str, processes: int, **variables: str) -> subprocess.CompletedProcess:
         (tmp_path / "program.py").write_text(
-            "import time\nfrom gendd.distributed import join_world\nfrom gendd.errors import UserError, run_program\n"
+            "import time\nfrom gendd.core.distributed import join_world\n"
+            "from gendd.core.errors import UserError, run_program\n"
             f"def main():\n    {body}\nrun_program(main)\n"
         )
         environment = {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1", "CPU_PROCS": str(processes), **variables}
@@ -145,7 +146,7 @@ def test_master_port_that_is_taken_is_one_line(launch):
 def test_torchrun_on_two_machines_joins_all_processes(tmp_path, options):
     """Two launchers of two processes each, with variables as an engine such as Kubeflow sets them."""
     (tmp_path / "program.py").write_text(
-        "import os\nfrom gendd.distributed import join_world\nwith join_world() as world:\n"
+        "import os\nfrom gendd.core.distributed import join_world\nwith join_world() as world:\n"
         "    world.barrier()\n    os.write(1, b'%d\\n' % world.size)\n"
     )
     with socket.create_server(("localhost", 0)) as free:
@@ -180,7 +181,7 @@ def test_a_process_that_waits_in_vain_gives_up(launch):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_launcher_that_is_killed_takes_its_processes_along(tmp_path):
     (tmp_path / "program.py").write_text(
-        "import os, time\nfrom gendd.distributed import join_world\nwith join_world() as world:\n"
+        "import os, time\nfrom gendd.core.distributed import join_world\nwith join_world() as world:\n"
         "    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(300)\n"
     )
     environment = {**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{tmp_path}", "CPU_PROCS": "2"}

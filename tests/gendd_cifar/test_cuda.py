@@ -9,11 +9,11 @@ import torch
 from programs import cifar_config, for_head
 from programs import train_cifar as main
 
-from gendd.data import Batch
+from gendd.core.distributed import autocast, missing_for_compile
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distributed import autocast, missing_for_compile
-from gendd.experiment import build
-from gendd.randomness import BatchPlan
+from gendd.runs.experiment import build
 from gendd_cifar.tree import TREE
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

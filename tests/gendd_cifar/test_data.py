@@ -5,8 +5,8 @@ import pytest
 import torch
 from small_images import CPU, MEAN, STD, config, evaluation, numbered, opened, refusal, training
 
-from gendd.distributed import World
-from gendd.randomness import BatchPlan, generator
+from gendd.core.distributed import World
+from gendd.core.seeding import BatchPlan, generator
 from gendd_cifar.data import EVAL_BATCH, open_evaluation, open_training
 from gendd_cifar.sources import Images
 

@@ -17,13 +17,13 @@ from programs import train_cifar as train
 from run_folders import change_settings
 from small_images import write_folder
 
-from gendd import checkpoint as files
-from gendd.checkpoint import backbone_weights, read, read_weights
+from gendd.core import files
 from gendd.methods.options import SamplingOptions
-from gendd.metrics import read_metrics
+from gendd.networks.checkpoint import backbone_weights, read, read_weights
 from gendd.programs import evaluate as program
 from gendd.programs import figures, sampling
-from gendd.runs import RunFolder
+from gendd.runs.folder import RunFolder
+from gendd.runs.metrics import read_metrics
 
 HEAD = [
     "--token-dim",

@@ -10,12 +10,12 @@ import torch
 from lines import refuses
 from programs import evaluate_cifar, for_head, train_cifar
 
-from gendd.checkpoint import metadata, read_weights
-from gendd.metrics import read_metrics
-from gendd.programs import judge, judged_features
-from gendd.programs.judge import knn, probe, zero_shot
-from gendd.targets import FeatureScale
-from gendd.training import Training
+from gendd.distill.targets import FeatureScale
+from gendd.networks.checkpoint import metadata, read_weights
+from gendd.programs import probed_features, probes
+from gendd.programs.probes import knn, probe, zero_shot
+from gendd.runs.metrics import read_metrics
+from gendd.training.loop import Training
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.tree import TREE
 
@@ -139,9 +139,9 @@ def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):
 
 
 def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
-    run, computed, kept = train("--unlabeled", "--epochs", "1", runs="judged"), [], judged_features.pooled_feature
+    run, computed, kept = train("--unlabeled", "--epochs", "1", runs="judged"), [], probed_features.pooled_feature
     count = lambda *arguments: computed.append(len(arguments[1])) or kept(*arguments)  # noqa: E731
-    monkeypatch.setattr(judged_features, "pooled_feature", count)
+    monkeypatch.setattr(probed_features, "pooled_feature", count)
 
     def judged() -> int:
         """Images whose features were computed."""
@@ -268,8 +268,8 @@ def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monk
     ]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
-    given, fit = [], judge.fit_by_sgd
-    monkeypatch.setattr(judge, "fit_by_sgd", lambda *arguments: given.append(arguments[1]) or fit(*arguments))
+    given, fit = [], probes.fit_by_sgd
+    monkeypatch.setattr(probes, "fit_by_sgd", lambda *arguments: given.append(arguments[1]) or fit(*arguments))
     probe(TREE, [str(run), "--protocol", "sgd"])
     (targets,) = given
     assert targets.shape == (1198, 10) and (targets.sum(-1) - 1).abs().max() < 1e-4

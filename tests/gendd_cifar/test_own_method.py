@@ -11,7 +11,7 @@ from lines import refuses
 from programs import evaluate_cifar, train_cifar
 
 from gendd.reporting.report import ReportConfig, write_report
-from gendd.training import Training
+from gendd.training.loop import Training
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 METHOD = "own_methods:SquaredError"
@@ -43,7 +43,7 @@ def test_own_method_trains_resumes_and_is_reported(tmp_path, capsys, monkeypatch
     broken = tmp_path / "broken" / run.relative_to(tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr(Training, "evaluate_epoch", stop)
-        patch.setattr("gendd.training.CHECK_EVERY", 1)
+        patch.setattr("gendd.training.loop.CHECK_EVERY", 1)
         with pytest.raises(KeyboardInterrupt):
             train_cifar([*whole, "--eval-every", "2", "--runs", str(tmp_path / "broken")])
     assert (broken / "checkpoints" / "last.pt").exists()

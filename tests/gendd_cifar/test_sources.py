@@ -18,9 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from small_images import config, refusal
 
-from gendd import retry
-from gendd.errors import PassingFault, with_flags
-from gendd.images import SHOWN
+from gendd.core import retry
+from gendd.core.errors import PassingFault, with_flags
+from gendd.data.decode import SHOWN
 from gendd_cifar import sources
 from gendd_cifar.check import check_data
 from gendd_cifar.sources import read_unlabeled, summarize

@@ -6,9 +6,9 @@ from lines import refuses
 from run_folders import settings_of
 from small_runs import assert_same_weights, ctrl_c, weights
 
-from gendd.metrics import read_metrics
-from gendd.teacher import FrozenTeacher
-from gendd.training import Training
+from gendd.distill.teacher import FrozenTeacher
+from gendd.runs.metrics import read_metrics
+from gendd.training.loop import Training
 from gendd_cifar.data import TrainingImages
 
 # Small weights of the losses, so that SGD stays stable; and no labels, where a method reads no feature otherwise.

@@ -16,7 +16,7 @@ from small_runs import (
     weights,
 )
 
-from gendd import split
+from gendd.data import split
 from gendd_cifar import data
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images

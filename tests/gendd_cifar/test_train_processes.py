@@ -10,7 +10,7 @@ from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
 from small_runs import COMMON, GENDD, TOYS, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics
 
-from gendd.metrics import read_metrics
+from gendd.runs.metrics import read_metrics
 
 
 def test_two_processes_fill_the_cache_of_one_and_train_from_it(train, teacher, tmp_path):
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_one_process_does_not_see_is_refused(tmp_path):
     with ctrl_c("evaluate_epoch", epoch=2):
         main(flags)
     (tmp_path / "apart.py").write_text(
-        "import os, sys\nfrom gendd.errors import run_program\nfrom programs import train_cifar as main\n"
+        "import os, sys\nfrom gendd.core.errors import run_program\nfrom programs import train_cifar as main\n"
         "sys.argv[-1] = sys.argv[-1][:-1] + os.environ['RANK']\nrun_program(main)\n"
     )
     with pytest.raises(subprocess.CalledProcessError) as refused:

@@ -15,7 +15,7 @@ from small_runs import (
     weights,
 )
 
-from gendd.metrics import read_metrics
+from gendd.runs.metrics import read_metrics
 from gendd_cifar.data import TrainingImages
 
 

@@ -13,10 +13,10 @@ from programs import train_cifar as main
 from run_folders import settings_of
 from small_runs import assert_same_weights, contents, ctrl_c, run_in_two_processes, timeless_metrics
 
-from gendd import lock
-from gendd.lock import sole_writer
-from gendd.metrics import read_metrics
-from gendd.training import Training
+from gendd.runs import lock
+from gendd.runs.lock import sole_writer
+from gendd.runs.metrics import read_metrics
+from gendd.training.loop import Training
 
 
 @pytest.mark.parametrize("flags", [(), ("--ema-decay", "0.9", "--weights", "ema"), ("--optimizer", "muon")])

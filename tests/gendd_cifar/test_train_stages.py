@@ -8,8 +8,8 @@ from lines import refuses
 from programs import train_cifar as main
 from small_runs import GENDD, assert_same_weights, contents, ctrl_c, weights
 
-from gendd import lock
-from gendd.lock import sole_writer
+from gendd.runs import lock
+from gendd.runs.lock import sole_writer
 
 
 def test_resumed_stage_2_equals_whole_run_without_stage_1(train, tmp_path):

@@ -22,8 +22,8 @@ from photos import (
 )
 from PIL import Image
 
-from gendd.data import refuse_other_classes
-from gendd.evaluation import class_groups
+from gendd.data.batch import refuse_other_classes
+from gendd.evaluation.accuracy import class_groups
 from gendd_imagenet.check import check_data
 from gendd_imagenet.folders import list_file
 from gendd_imagenet.sources import summarize

@@ -9,8 +9,8 @@ import torch
 from programs import evaluate_imagenet as main
 
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.networks import feature_width
-from gendd.student import Student
+from gendd.distill.student import Student
+from gendd.networks.create import feature_width
 from gendd_imagenet.models import ZOO
 
 CLASSES = 3

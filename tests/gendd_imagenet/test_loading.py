@@ -11,8 +11,8 @@ import pytest
 from faults import STALE, failing
 from photos import assert_same, config, images_and_labels, open_evaluated, open_photos, refusal, write_images
 
-from gendd import retry
-from gendd.errors import PassingFault
+from gendd.core import retry
+from gendd.core.errors import PassingFault
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 

@@ -7,10 +7,12 @@ import torchvision
 from programs import build_network
 from torch import nn
 
-from gendd.checkpoint import backbone_weights, load_weights, read_weights, save
+from gendd.core.files import save
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.networks import create_network, feature_width, parameter_count, pooled_feature
-from gendd.student import Student
+from gendd.distill.student import Student
+from gendd.networks.checkpoint import backbone_weights, load_weights, read_weights
+from gendd.networks.cost import parameter_count
+from gendd.networks.create import create_network, feature_width, pooled_feature
 from gendd_imagenet.models import ZOO
 from gendd_imagenet.tree import TREE
 

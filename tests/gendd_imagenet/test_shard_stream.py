@@ -12,8 +12,8 @@ import webdataset
 from faults import STALE
 from photos import assert_same, config, images_and_labels, open_photos, refusal
 
-from gendd import retry
-from gendd.errors import PassingFault
+from gendd.core import retry
+from gendd.core.errors import PassingFault
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shard_stream import ShardStream
 from gendd_imagenet.shards import UnreadableShard, images_of

@@ -14,10 +14,10 @@ import torch
 from photos import assert_same, config, images_and_labels, open_photos, refusal
 from PIL import Image
 
-from gendd import retry
-from gendd.errors import PassingFault
-from gendd.randomness import BatchPlan
-from gendd.runs import data_name
+from gendd.core import retry
+from gendd.core.errors import PassingFault
+from gendd.core.seeding import BatchPlan
+from gendd.runs.folder import data_name
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shards import (

@@ -13,12 +13,12 @@ import torch
 from photos import ALONE
 from programs import imagenet_config, train_cifar, train_imagenet
 
+from gendd.core.seeding import BatchPlan
 from gendd.methods import METHODS
-from gendd.networks import create_network
+from gendd.networks.create import create_network
 from gendd.programs.student_folder import StudentFolder
-from gendd.randomness import BatchPlan
-from gendd.runs import RunFolder, learned_classes
-from gendd.training import Training
+from gendd.runs.folder import RunFolder, learned_classes
+from gendd.training.loop import Training
 from gendd_cifar.tree import TREE as CIFAR
 from gendd_imagenet.tree import TREE
 

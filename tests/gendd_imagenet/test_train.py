@@ -15,8 +15,8 @@ from PIL import Image
 from programs import for_head
 from programs import train_imagenet as main
 
-from gendd.metrics import read_metrics
-from gendd.training import Training
+from gendd.runs.metrics import read_metrics
+from gendd.training.loop import Training
 from gendd_imagenet.make_shards import main as make_shards
 
 TOY = "toy:network"

@@ -15,7 +15,7 @@ import pytest
 from golden_runs import FIGURES, RUNS, arguments, figures, run_folder, train
 from photos import write_photos
 
-from gendd.training import Training
+from gendd.training.loop import Training
 
 EXACT = os.environ.get("GOLDEN")
 EXPECTED = json.loads(Path(EXACT or FIGURES).read_text())

@@ -7,7 +7,7 @@ import recipes
 from programs import values_of
 from shell import ROOT, bash, configuration, refusal
 
-from gendd.runs import RunFolder, run_path, stage1_run
+from gendd.runs.folder import RunFolder, run_path, stage1_run
 
 SCRIPTS = sorted((ROOT / "sh").glob("*.sh"))
 PAIRS = [pair.replace(" ", "_") for pair in (*recipes.CONTRACTIONS, *recipes.WITHOUT_RECIPE)]

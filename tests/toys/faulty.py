@@ -10,8 +10,8 @@ from pathlib import Path
 
 from programs import train_cifar as main
 
-from gendd.errors import run_program
-from gendd.training import Training
+from gendd.core.errors import run_program
+from gendd.training.loop import Training
 
 STEP = 25
 train_step = Training.train_step

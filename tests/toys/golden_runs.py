@@ -21,7 +21,7 @@ from photos import write_photos
 from programs import train_cifar as train_small
 from programs import train_imagenet as train_photos
 
-from gendd.metrics import read_metrics
+from gendd.runs.metrics import read_metrics
 
 FIGURES = Path(__file__).parents[1] / "golden" / "figures.json"
 TOY = "toy:network"

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gendd.errors import UserError, with_flags
+from gendd.core.errors import UserError, with_flags
 
 
 @contextlib.contextmanager

@@ -4,11 +4,7 @@ import torch
 from lines import refuses
 from programs import build_network
 
-from gendd.networks import (
-    create_network,
-    feature_width,
-    pooled_feature,
-)
+from gendd.networks.create import create_network, feature_width, pooled_feature
 from gendd_cifar.tree import TREE
 
 

@@ -10,9 +10,9 @@ from PIL import Image
 from programs import imagenet_config
 
 from gendd.config import Config
-from gendd.data import Normalize
-from gendd.distributed import World
-from gendd.randomness import BatchPlan
+from gendd.core.distributed import World
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Normalize
 from gendd_imagenet.data import EvaluationPhotos, TrainingPhotos, open_evaluation
 
 CLASSES = ("n01", "n02", "n03")

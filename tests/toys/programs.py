@@ -4,12 +4,12 @@ import sys
 from functools import partial
 
 from gendd.config import Config
-from gendd.experiment import build_student, build_teacher
 from gendd.methods import METHODS
 from gendd.programs.equal_cost import equal_cost
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.sampling import ablate_sampling
 from gendd.programs.train import configuration, train
+from gendd.runs.experiment import build_student, build_teacher
 from gendd_cifar.tree import TREE as CIFAR
 from gendd_imagenet.tree import TREE as IMAGENET
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from gendd.checkpoint import save_tensors
+from gendd.core.files import save_tensors
 from gendd.methods import METHODS
 from gendd.reporting.report import report as write
-from gendd.runs import by_name
+from gendd.runs.folder import by_name
 from gendd_cifar.tree import TREE
 
 EPOCHS = 3

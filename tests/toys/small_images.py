@@ -10,9 +10,9 @@ from PIL import Image
 from programs import cifar_config
 
 import gendd_cifar.data
-from gendd.data import Normalize
-from gendd.distributed import World
-from gendd.randomness import BatchPlan
+from gendd.core.distributed import World
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Normalize
 from gendd_cifar.data import EvaluationImages, TrainingImages
 from gendd_cifar.sources import Images, Source
 

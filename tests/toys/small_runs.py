@@ -10,8 +10,8 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from gendd.metrics import read_metrics
-from gendd.training import Training
+from gendd.runs.metrics import read_metrics
+from gendd.training.loop import Training
 
 TOY = "toy:network"
 TOYS = str(Path(__file__).parent)

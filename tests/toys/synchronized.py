@@ -7,9 +7,9 @@ import torch.distributed as dist
 from programs import cifar_config
 from torch import Tensor
 
-from gendd.data import Batch
-from gendd.experiment import build
-from gendd.randomness import BatchPlan
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
+from gendd.runs.experiment import build
 from gendd_cifar.tree import TREE
 
 BATCH = 16

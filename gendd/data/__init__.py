@@ -1,0 +1,1 @@
+"""Images and labels, whatever the tree."""

@@ -1,0 +1,156 @@
+"""Which files below a folder are images, and of which class: one rule for both trees, with classes and without.
+
+A file is an image if it has the ending of a format of images.py, whether it can be read or not (what is broken is
+reported, not dropped), or if it has no ending but an image's header. Hidden files and folders and all other
+files are passed over, and counted. Links are followed, but not to a folder that they lie in.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from gendd.core.errors import InvalidValue, UserError, no_such
+from gendd.core.retry import retried
+from gendd.data.decode import ENDINGS, begins_as_image
+
+# Kinds of what was passed over that are told by name, the most frequent ones.
+KINDS_TOLD = 6
+HIDDEN, NO_ENDING = "hidden", "without an ending"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """N image files below a folder.
+
+    Args:
+        names: N paths below `root`, in order.
+        labels: the class of each, and `classes` their names; empty where folders are not classes.
+        passed_over: how many files and folders of each kind were.
+    """
+
+    root: Path
+    names: list[str]
+    labels: list[int] | None
+    classes: list[str]
+    passed_over: Counter[str]
+
+
+def list_images(root: Path) -> ImageFiles:
+    """All images below a folder, whatever their folders are called, in order of their paths.
+
+    Raises:
+        InvalidValue: there are none.
+    """
+    if not root.is_dir():
+        raise InvalidValue(root, f"{no_such(root, 'folder')}; name a folder of images")
+    names, passed_over = _walk(root)
+    if not names:
+        raise InvalidValue(root, f"holds no image{aside(passed_over)}; name a folder of images")
+    return ImageFiles(root, names, None, [], passed_over)
+
+
+def list_class_folders(root: Path, split: str) -> ImageFiles:
+    """The images of root/split/<class>/, class by class; their names begin with the split.
+
+    Raises:
+        InvalidValue: no class folders, or one without images.
+    """
+    needs = f"it needs {split}/<class>/<image> files"
+    classes = class_names(root / split)
+    if not classes:
+        raise InvalidValue(root, f"{split}/ is not there or holds no class folder; {needs}")
+    names, passed_over = _walk(root / split)
+    number = {name: label for label, name in enumerate(classes)}
+    inside = [name for name in names if "/" in name]
+    if len(inside) < len(names):
+        passed_over["beside the class folders"] += len(names) - len(inside)
+    # A stable sort: the images of a class stay in order.
+    inside.sort(key=lambda name: number[name.partition("/")[0]])
+    labels = [number[name.partition("/")[0]] for name in inside]
+    empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
+    if empty:
+        more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
+        raise InvalidValue(
+            root, f"no image in {split}/ for the classes {', '.join(empty[:5])}{more}{aside(passed_over)}; {needs}"
+        )
+    return ImageFiles(root, [f"{split}/{name}" for name in inside], labels, classes, passed_over)
+
+
+def class_names(folder: Path) -> list[str]:
+    """Names of the class folders, in the order of their labels; none if the folder is not there.
+
+    Sorted as torchvision does, but as numbers where all of them are numbers, as timm does: 2 comes before 10.
+    """
+    if not folder.is_dir():
+        return []
+    names = sorted(entry.name for entry in _entries(str(folder)) if _is_folder(entry) and not _hidden(entry))
+    if all(name.isascii() and name.isdecimal() for name in names):
+        names.sort(key=int)
+    return names
+
+
+def describe(passed_over: Counter[str]) -> str:
+    """What was passed over, such as "3 hidden, 2 .txt"; nothing if nothing was."""
+    told = [f"{count} {kind}" for kind, count in passed_over.most_common(KINDS_TOLD)]
+    others = passed_over.total() - sum(count for _, count in passed_over.most_common(KINDS_TOLD))
+    return ", ".join([*told, *([f"{others} others"] if others else [])])
+
+
+def ending_of(path: str) -> str:
+    return os.path.splitext(path)[1].lower() or NO_ENDING
+
+
+def aside(passed_over: Counter[str]) -> str:
+    return f" (passed over: {describe(passed_over)})" if passed_over else ""
+
+
+def _walk(root: Path) -> tuple[list[str], Counter[str]]:
+    """Paths of all images below a folder, in order, and how many of each kind of other entries there are."""
+    names: list[str] = []
+    passed_over: Counter[str] = Counter()
+    # Folders below the root, each with those around it.
+    pending: list[tuple[str, frozenset]] = [("", frozenset())]
+    while pending:
+        below, around = pending.pop()
+        here = os.stat(root / below)
+        if (here.st_dev, here.st_ino) in around:
+            passed_over["links to a folder around them"] += 1
+            continue
+        inside = around | {(here.st_dev, here.st_ino)}
+        for entry in _entries(os.path.join(root, below)):
+            if _hidden(entry):
+                passed_over[HIDDEN] += 1
+            elif _is_folder(entry):
+                pending.append((f"{below}{entry.name}/", inside))
+            elif _claims_to_be_image(entry.path):
+                names.append(below + entry.name)
+            else:
+                passed_over[ending_of(entry.path)] += 1
+    return sorted(names, key=os.fsencode), passed_over
+
+
+def _claims_to_be_image(path: str) -> bool:
+    ending = ending_of(path)
+    return ending in ENDINGS or (ending == NO_ENDING and os.path.isfile(path) and begins_as_image(path))
+
+
+def _entries(folder: str) -> list[os.DirEntry]:
+    def read() -> list[os.DirEntry]:
+        with os.scandir(folder) as entries:
+            return list(entries)
+
+    try:
+        return retried(read, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend that, or take it away") from error
+
+
+def _hidden(entry: os.DirEntry) -> bool:
+    # macOS puts what it knows of a folder's files into its archives so.
+    return entry.name.startswith(".") or entry.name == "__MACOSX"
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    # A link to itself is an error for DirEntry.is_dir alone.
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))

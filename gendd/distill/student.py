@@ -1,0 +1,97 @@
+"""The student with all that GenDD trains beside it, and the read-outs it is evaluated by."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendd.diffusion.draws import Draws
+from gendd.distill.targets import FeatureScale, feature_mixup, swap_neighbors
+from gendd.networks.create import feature_width, frozen_copy, has_classifier, pooled_feature
+
+
+class Student(nn.Module):
+    """Backbone, LayerNorm, generative head, linear probe, and the teacher's frozen classifier, if it has one.
+
+    The probe is the backbone's own classifier, so that the backbone alone is a complete plain network. One without a
+    classifier, which learns from no labels, has a linear map to the teacher's feature in the probe's place. All that
+    is trained lies in this one module: DistributedDataParallel wraps it and sees every trained parameter.
+
+    Args:
+        backbone: speaks timm's interface; its classifier is the probe.
+        head: generates teacher features from conditions as wide as the backbone's feature: a `SplitTokenHead`, or
+            what stands in its place.
+        classifier: the teacher's, copied and frozen; None without.
+        standardized: whether the head generates features in units of their own (`FeatureScale`).
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, classifier: nn.Linear | None, standardized: bool = False):
+        super().__init__()
+        self.backbone = backbone
+        self.norm = nn.LayerNorm(feature_width(backbone))
+        self.head = head
+        self.classifier: nn.Module | None = frozen_copy(classifier) if classifier else None
+        self.linear = None if has_classifier(backbone) else nn.Linear(feature_width(backbone), head.feature_dim)
+        self.scale = FeatureScale(head.feature_dim) if standardized else None
+
+    def forward(
+        self,
+        images: Tensor,
+        target: Tensor,
+        probe_target: Tensor,
+        mixup_share: Tensor | None = None,
+        draws: Draws | None = None,
+    ) -> dict[str, Tensor]:
+        """The training loss.
+
+        Args:
+            images: (B, 3, H, W); target: (B, D_t) contracted teacher features.
+            probe_target: (B,) labels or (B, C) probabilities for the probe, whose gradient stops at its input; not
+                read without a probe.
+            mixup_share: feature mixup's share m, or None for no mixup.
+
+        Returns:
+            "loss" = "mse" + "vb" + "probe_loss", and the probe's logits as "output"; or + "linear_loss", the linear
+            map's mean squared error, and no output.
+        """
+        h = pooled_feature(self.backbone, images)
+        z = self.norm(h)
+        whole = target = self.scale(target) if self.scale else target
+        if mixup_share is not None:
+            permutation = swap_neighbors(len(z)).to(z.device)
+            z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
+        losses = self.head(z, target, draws)
+        if self.linear:
+            linear_loss = F.mse_loss(self.linear(h.detach()).float(), whole)
+            return {**losses, "loss": losses["loss"] + linear_loss, "linear_loss": linear_loss.detach()}
+        logits = self.backbone.get_classifier()(h.detach())
+        probe_loss = F.cross_entropy(logits.float(), probe_target)
+        losses["loss"] = losses["loss"] + probe_loss
+        return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
+
+    def sample(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
+        """Mean (B, D_t) of the features that the head generates for images (B, 3, H, W)."""
+        return self.generate(pooled_feature(self.backbone, images), generator, **sampling)
+
+    def generate(self, h: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
+        """The same for the backbone's features (B, D_s)."""
+        generated = self.head.sample(self.norm(h), generator=generator, **sampling).mean(1)
+        return self.scale.inverse(generated) if self.scale else generated
+
+    def read_out(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> dict[str, Tensor]:
+        """Logits (B, C): "head", the teacher's classifier on generated features, and "probe", the backbone's own; or,
+        without classes, features (B, D_t): "head", the generated ones, and "linear", the linear map's."""
+        h = pooled_feature(self.backbone, images)
+        if self.linear:
+            return {"head": self.generate(h, generator, **sampling), "linear": self.mapped(h)}
+        probe = {"probe": self.backbone.get_classifier()(h)}
+        if self.classifier is None:
+            return probe
+        generated = self.generate(h, generator, **sampling)
+        return {"head": self.classifier(generated), **probe}
+
+    def mapped(self, h: Tensor) -> Tensor:
+        """The linear map's features (B, D_t) of the backbone's (B, D_s)."""
+        if self.linear is None:
+            raise ValueError("a student with classes has no linear map")
+        features = self.linear(h).float()
+        return self.scale.inverse(features) if self.scale else features

@@ -1,0 +1,117 @@
+"""Which feature of a teacher the student learns, by the name of --teacher-feature.
+
+auto           what the family is used by: its projection if timm publishes the network with one, or the pooled feature
+pooled         as the network's own classifier sees it; of other libraries what they pool themselves
+class-token    the first token of a transformer
+patch-mean     mean over all places of the last feature map, of a transformer without its class and register tokens
+projection     the output of the network's last layer, such as CLIP's
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.data import infer_imagenet_subset
+from torch import Tensor, nn
+
+from gendd.core.errors import InvalidValue
+from gendd.networks.create import pooled_feature
+from gendd.networks.external import Output
+
+Kind = Literal["auto", "pooled", "class-token", "patch-mean", "projection"]
+
+
+# Classes of networks that timm publishes, beyond those that it lists: ImageNet-21k of winter 2021 and Bamboo.
+OTHER_CLASSES = (19168, 115217)
+
+
+def projection_width(cfg: Mapping[str, Any]) -> int:
+    """Return the width of the projection that timm publishes a network with; 0 if its last layer is a classifier.
+
+    Either is timm's `num_classes`. It is a projection's where no data set has as many classes.
+    """
+    width = cfg.get("num_classes") or 0
+    published = timm.models.get_arch_pretrained_cfgs(str(cfg.get("architecture", ""))).values()
+    if width not in {other.num_classes for other in published if other.hf_hub_id}:
+        return 0
+    return 0 if infer_imagenet_subset({"num_classes": width}) or width in OTHER_CLASSES else width
+
+
+def usual(network: nn.Module) -> Kind:
+    """Return the kind that "auto" stands for."""
+    width, last = projection_width(network.pretrained_cfg), network.get_classifier()
+    return "projection" if width and isinstance(last, nn.Linear) and last.out_features == width else "pooled"
+
+
+def describe(network: nn.Module, kind: Kind) -> str:
+    """Return the kind, with what the network's own library calls it."""
+    name = getattr(network, "feature_name", None)
+    return f"{kind} ({name})" if name and kind == "pooled" else kind
+
+
+def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
+    """The feature (B, D_t) of images (B, 3, H, W)."""
+    if kind == "pooled":
+        return pooled_feature(network, images)
+    if kind == "projection":
+        return network.forward_head(network.forward_features(images))
+    places = places_of(network, images)
+    if places is None:
+        raise InvalidValue(kind, "the network gives no patches; choose pooled")
+    prefix = getattr(network, "num_prefix_tokens", 0)
+    if kind == "class-token":
+        return places[:, 0]
+    if places.dim() == 3:
+        return places[:, prefix:].mean(1)
+    channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return places.mean((1, 2) if channels_last else (2, 3))
+
+
+def places_of(network: nn.Module, images: Tensor) -> Tensor | None:
+    """Return the tokens or the map before pooling; None if another library's network gives neither."""
+    features = network.forward_features(images)
+    return features.places if isinstance(features, Output) else features
+
+
+def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
+    """D_t.
+
+    Raises:
+        InvalidValue: the network has no such feature.
+    """
+    if kind == "class-token" and not getattr(network, "num_prefix_tokens", 0):
+        raise InvalidValue(kind, "the network has no class token; choose pooled or patch-mean")
+    if kind == "projection" and not isinstance(network.get_classifier(), nn.Linear):
+        raise InvalidValue(kind, "the network ends without one; choose pooled")
+    image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
+    with torch.no_grad():
+        feature = take(network.eval(), image, kind)
+    if feature.dim() != 2:
+        raise InvalidValue(kind, f"is no vector but of shape {tuple(feature.shape[1:])}; choose another")
+    return feature.shape[1]
+
+
+# Of the greatest number of a feature: the arithmetic of one image and of several differs in the last bits.
+TOLERANCE = 1e-3
+
+
+@torch.no_grad()
+def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) -> None:
+    """Refuse a network whose feature of an image depends on chance, on the images around it, or not on the image."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, image_size, image_size, generator=generator)
+    first = take(network.eval(), images, kind)
+    second = torch.cat([take(network, image, kind) for image in images.split(1)])
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise InvalidValue(
+            name, "its feature of two random images is not finite; choose another network or other weights"
+        )
+    if torch.equal(first[0], first[1]):
+        raise InvalidValue(name, "its feature is the same for every image; choose another network or other weights")
+    if (first - second).abs().max() > TOLERANCE * first.abs().max():
+        raise InvalidValue(
+            name,
+            "two passes over the same images differ, in evaluation mode too: it masks at random, keeps its "
+            "dropout, or compares images of a batch; switch that off, or choose another network",
+        )

@@ -1,0 +1,1 @@
+"""Accuracy, feature scores, nearest neighbors and linear probes."""

@@ -1,0 +1,329 @@
+"""Teachers and students: any network that speaks timm's interface, by name or from a user's own function."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.module_tracker import ModuleTracker
+
+from gendd.core.errors import InvalidValue, unknown_name
+from gendd.core.own_code import brief, imported, raised
+from gendd.networks import timm_names
+from gendd.networks.cost import as_flops, flops, parameter_count
+from gendd.networks.external import create_foundation, is_foundation
+
+SMALL_IMAGE = 64
+UNSTATED = "this tree's: its pretrained_cfg states none"
+INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
+
+
+def pooled_feature(network: nn.Module, images: Tensor) -> Tensor:
+    """Penultimate feature (B, D), as the classifier sees it."""
+    return network.forward_head(network.forward_features(images), pre_logits=True)
+
+
+def feature_width(network: nn.Module) -> int:
+    """Width D of `pooled_feature`."""
+    return getattr(network, "head_hidden_size", None) or network.num_features
+
+
+def frozen_copy(classifier: nn.Linear) -> nn.Linear:
+    """A classifier with the same weights, which training leaves as they are."""
+    copy = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
+    copy.load_state_dict(classifier.state_dict())
+    return copy.requires_grad_(False)
+
+
+def has_classifier(network: nn.Module) -> bool:
+    classifier = network.get_classifier()
+    return isinstance(classifier, nn.Linear) and classifier.out_features > 0
+
+
+def take_classifier(name: str, network: nn.Module) -> None:
+    """Take a network's classifier away.
+
+    Raises:
+        InvalidValue: it cannot be.
+    """
+    if not hasattr(network, "reset_classifier"):
+        raise InvalidValue(
+            name, "lacks reset_classifier of timm's interface, and there are no classes to learn; add it"
+        )
+    network.reset_classifier(0)
+
+
+def classifier_name(network: nn.Module) -> str:
+    """Name of the classifier among the network's modules."""
+    return next(name for name, module in network.named_modules() if module is network.get_classifier())
+
+
+@dataclass(frozen=True)
+class Names:
+    """The networks that a tree names, and the normalization of networks that state none.
+
+    Args:
+        short: the tree's own names, each with timm's name for it.
+        small_stems: whether timm's other networks keep the resolution of small images in their stem.
+        remedy: for a file that is not in pretrained/; {name} stands for the network's.
+    """
+
+    short: dict[str, str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    small_stems: bool = False
+    remedy: str = "give the word timm in its place for the weights that timm publishes"
+
+    def in_timm(self, name: str) -> str | None:
+        """timm's name of the network, if it may have one."""
+        return name.removeprefix("timm/") if name.startswith("timm/") else self.short.get(name)
+
+
+def is_foreign(name: str) -> bool:
+    """Whether another library or a user's function creates the network, with weights that it chooses."""
+    return ":" in name and not timm_names.is_source(name)
+
+
+def create_network(
+    name: str,
+    names: Names,
+    num_classes: int,
+    image_size: int,
+    needs_classifier: bool = True,
+    size_field: str = "image_size",
+) -> nn.Module:
+    """Build a network, with random weights unless another library or a user's function gives them.
+
+    Args:
+        name: a short one, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", or
+            "package.module:function"; the function takes num_classes and returns a module that speaks timm's interface.
+
+        num_classes: 0 for a network without a classifier.
+        needs_classifier: whether it must have one for so many classes.
+        size_field: the setting that gives the image size.
+
+    Raises:
+        InvalidValue: no such name, or a network without the interface.
+    """
+    if is_foundation(name):
+        # Libraries draw what their files lack, such as a pooler. Drawn alike, the network is one for all seeds.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = create_foundation(name)
+    elif is_foreign(name):
+        network = _from_function(name, num_classes)
+    else:
+        network = _from_timm(name, names, num_classes, image_size, size_field)
+    # "normalization" says who states it, where it is not the network itself.
+    cfg = dict(getattr(network, "pretrained_cfg", None) or {})
+    if not (cfg.get("mean") and cfg.get("std")):
+        network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "normalization": UNSTATED}
+    if next(network.parameters(), None) is None:
+        raise InvalidValue(name, "has no parameters, so it has learned nothing; choose another network")
+    missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
+    if missing:
+        raise InvalidValue(name, f"the network lacks {', '.join(missing)} of timm's interface; add them")
+    if not num_classes or not needs_classifier:
+        return network
+    if not isinstance(network.get_classifier(), nn.Linear):
+        raise InvalidValue(name, "its classifier is no nn.Linear, which the method needs; choose another network")
+    outputs = network.get_classifier().out_features
+    if outputs != num_classes:
+        raise InvalidValue(name, f"its classifier has {outputs} outputs, the data set {num_classes} classes")
+    return network
+
+
+def timm_can_build(name: str, network: nn.Module) -> bool:
+    """Whether timm alone builds this network again: it is not a user's function's, and has timm's own stem."""
+    return (":" not in name or timm_names.is_source(name)) and not getattr(network, "has_small_stem", False)
+
+
+def _from_timm(name: str, names: Names, num_classes: int, image_size: int, size_field: str) -> nn.Module:
+    if timm_names.is_source(name):
+        timm_name = f"{timm_names.LOCAL}{timm_names.find(name, timm_names.CONFIG).parent}"
+    else:
+        timm_name = names.in_timm(name) or ""
+        if not timm.is_model(timm_name):
+            raise _unknown_network(name, names)
+        _check_tag(name, timm_name)
+    try:
+        network = create_timm(timm_name, num_classes, image_size)
+    except Exception as error:  # timm's networks raise almost anything at sizes that they are not made for.
+        raise InvalidValue(
+            name,
+            f"timm cannot build it for images of {image_size} pixels ({brief(error)}); choose another "
+            f"network or `{size_field}`",
+        ) from error
+    architecture = network.pretrained_cfg.get("architecture")
+    if names.small_stems and image_size <= SMALL_IMAGE and architecture not in names.short.values():
+        _fit_small_images(network)
+    return network
+
+
+def _unknown_network(name: str, names: Names) -> InvalidValue:
+    if timm.is_model(name):
+        return InvalidValue(name, f"no short name here; timm's network of this name is timm/{name}")
+    in_timm = [f"timm/{model}" for model in timm.list_models()] if name.startswith("timm/") else []
+    return unknown_name(name, in_timm or names.short)
+
+
+def _check_tag(name: str, timm_name: str) -> None:
+    """`timm.is_model` looks at the part before the dot alone."""
+    try:
+        timm.models.get_pretrained_cfg(timm_name)
+    except RuntimeError as error:
+        tagged = timm.models.get_arch_pretrained_cfgs(timm_name)
+        raise unknown_name(name, [f"timm/{known}" for known in tagged]) from error
+
+
+def _from_function(name: str, num_classes: int) -> nn.Module:
+    function = cast(Callable[..., object], imported(name, "function"))
+    try:
+        inspect.signature(function).bind(num_classes=num_classes)
+    except (TypeError, ValueError) as error:
+        raise InvalidValue(
+            name, f"cannot be called with num_classes alone ({error}); give a function that can"
+        ) from error
+    try:
+        network = function(num_classes=num_classes)
+    except Exception as error:
+        raise raised(name, f"fails for num_classes={num_classes}", error) from error
+    if not isinstance(network, nn.Module):
+        raise InvalidValue(name, f"returns a {type(network).__name__}; give a function that returns an nn.Module")
+    return network
+
+
+def create_timm(name: str, num_classes: int, image_size: int, **options) -> nn.Module:
+    """timm's network of this name for images of this size; `options` are `timm.create_model`'s."""
+    try:
+        # Transformers size their position embedding by the image; other families do not know the argument.
+        return timm.create_model(name, num_classes=num_classes, img_size=image_size, **options)
+    except TypeError:
+        return timm.create_model(name, num_classes=num_classes, **options)
+
+
+def _fit_small_images(network: nn.Module) -> None:
+    """Keep the resolution in the stem, as CIFAR networks do: first convolution of stride 1, no max-pooling."""
+    first = network.pretrained_cfg.get("first_conv")
+    if isinstance(first, str):
+        convolution = network.get_submodule(first)
+        if isinstance(convolution, nn.Conv2d) and convolution.stride == (2, 2):
+            network.has_small_stem = True
+            network.set_submodule(
+                first,
+                nn.Conv2d(
+                    convolution.in_channels, convolution.out_channels, 3, padding=1, bias=convolution.bias is not None
+                ),
+            )
+    if isinstance(getattr(network, "maxpool", None), nn.MaxPool2d):
+        network.has_small_stem = True
+        network.maxpool = nn.Identity()
+
+
+def trial(name: str, network: nn.Module, image_size: int, size_field: str = "image_size") -> int:
+    """Have a network look at an image; its floating-point operations.
+
+    Raises:
+        InvalidValue: it cannot, or its pooled feature is not what it says, or its classifier takes.
+    """
+    image = torch.zeros(1, 3, image_size, image_size)
+    try:
+        cost = flops(lambda: network.eval()(image))
+        with torch.no_grad():
+            shape = tuple(pooled_feature(network, image).shape)
+    except Exception as error:  # Networks raise almost anything at images that they are not made for.
+        raise InvalidValue(
+            name,
+            f"cannot classify an image of 3 x {image_size} x {image_size} ({brief(error)}); choose "
+            f"another network or `{size_field}`",
+        ) from error
+    said, classifier = feature_width(network), network.get_classifier()
+    taken = classifier.in_features if isinstance(classifier, nn.Linear) else said
+    if not shape == (1, said) == (1, taken):
+        raise InvalidValue(
+            name,
+            f"its pooled feature of one image has shape {shape}, its num_features is {said}, its "
+            f"classifier takes {taken}; make them agree",
+        )
+    return cost
+
+
+@torch.no_grad()
+def check_trains(name: str, network: nn.Module, image_size: int, images: int) -> None:
+    """Refuse a network that in training, where layers such as batch norm take statistics, cannot take so many images
+    of its device at once. It stays as it is."""
+    device = next(network.parameters()).device
+    kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        network.train()(torch.zeros(min(images, 2), 3, image_size, image_size, device=device))
+    except Exception as error:
+        raise InvalidValue(
+            name,
+            f"cannot be trained on {images} image{'s' * (images > 1)} of {image_size} pixels at once "
+            f"({brief(error)}); give a greater `batch_size`, a smaller `grad_accum_steps` or another `image_size`",
+        ) from error
+    finally:
+        network.eval()
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+
+def recompute_activations(name: str, network: nn.Module) -> None:
+    """Have a network recompute its activations in the backward pass, by timm's `set_grad_checkpointing`.
+
+    Raises:
+        InvalidValue: the network cannot.
+    """
+    try:
+        network.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError, NotImplementedError) as error:
+        raise InvalidValue("", f"{name} has no gradient checkpointing; leave its part out") from error
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            module.register_forward_pre_hook(partial(_count_once, module.momentum))
+
+
+def _count_once(momentum: float | None, norm: _BatchNorm, _) -> None:
+    """A batch that is met again, in the backward pass, leaves the running statistics as they are."""
+    if torch.compiler.is_compiling():  # Compiled code does so by itself.
+        return
+    again = ModuleTracker().is_bw
+    norm.momentum = 0.0 if again else momentum
+    if again:
+        norm.num_batches_tracked.sub_(1)
+
+
+@dataclass
+class LoadedNetwork:
+    """A network with its weights, and words on both for the plan.
+
+    Attributes:
+        flops: per image.
+        tensors: all tensors of the weights' file; a distilled student's file holds more than the network.
+        file: of the weights; None without.
+        loaded: what was loaded.
+        normalization: what is assumed of the images, if the network does not state it.
+        checksum: of all of the network's own tensors, where the record needs it.
+    """
+
+    name: str
+    network: nn.Module
+    flops: int
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    file: Path | None = None
+    loaded: str = "random weights"
+    normalization: str = ""
+    checksum: str | None = None
+
+    def describe(self) -> str:
+        size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} per image"
+        return f"{self.name}: {size}{self.normalization}"
+
+    def describe_weights(self) -> str:
+        return self.loaded + (f", sha256 {self.checksum[:12]}" if self.checksum else "")

@@ -1,0 +1,318 @@
+"""Teachers of other libraries behind timm's interface, by the name of --teacher. Each has its own weights.
+
+hub:OWNER/REPO:ENTRY          torch.hub; a folder in place of OWNER/REPO
+transformers:ID               a vision model of Hugging Face's transformers, by its id on the hub, or a folder
+open_clip:MODEL/TAG           the image tower of a CLIP model of open_clip; TAG may be a file
+open_clip:local-dir:FOLDER    the same from a folder with open_clip_config.json
+open_clip:hf-hub:OWNER/NAME   the same from the hub
+
+The libraries are imported when such a name is given, and not needed otherwise.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from math import isqrt
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gendd.core.errors import InvalidValue, no_such
+from gendd.core.own_code import brief
+from gendd.networks.processors import Normalization, measure
+
+PREFIXES = ("hub:", "transformers:", "open_clip:")
+OPEN_CLIP_PLACES = ("local-dir:", "hf-hub:")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DEFAULT_SIDE = 224
+CLASS_TOKENS = ("cls_token", "class_embedding")
+# Detectors of transformers give what their queries found, which is no feature of the image.
+QUERIES = ("encoder_last_hidden_state", "intermediate_hidden_states")
+# Class, distillation and register tokens of the published transformers; a detector has hundreds of others.
+MOST_PREFIX_TOKENS = 16
+
+
+def is_foundation(name: str) -> bool:
+    return name.startswith(PREFIXES)
+
+
+class Output(NamedTuple):
+    """What a network makes of images: its feature (B, D), and, if it gives them, its last tokens (B, N, D) or map
+    (B, D, H, W). The name is the feature's, for the plan."""
+
+    feature: Tensor
+    places: Tensor | None = None
+    name: str = "what the network returns"
+
+
+class Foundation(nn.Module):
+    """A network without a classifier.
+
+    Args:
+        read: images (B, 3, H, W) in the network's normalization -> Output.
+        side: of the images that it takes by default.
+
+    Attributes:
+        feature_name: what the network's library calls the feature.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        read: Callable[[Tensor], Output],
+        side: int,
+        normalization: Normalization,
+    ):
+        super().__init__()
+        self.network, self._read = network.float(), read
+        self._blue_first, self._gives_places = normalization.blue_first, True
+        self.pretrained_cfg = {
+            "mean": normalization.mean,
+            "std": normalization.std,
+            "normalization": normalization.source,
+            "input_size": (3, side, side),
+            "num_classes": 0,
+        }
+        with torch.no_grad():
+            output = self.eval().forward_features(torch.zeros(1, 3, side, side))
+        if output.feature.dim() != 2:
+            raise ValueError(f"{output.name} of shape {tuple(output.feature.shape)} is not one feature per image")
+        self.num_features, self.feature_name = output.feature.shape[1], output.name
+        self.num_prefix_tokens = _prefix_tokens(network, output.places, side)
+        self._gives_places = output.places is not None and self.num_prefix_tokens <= MOST_PREFIX_TOKENS
+
+    def forward_features(self, images: Tensor) -> Output:
+        output = self._read(images.flip(1) if self._blue_first else images)
+        return output if self._gives_places else output._replace(places=None)
+
+    def forward_head(self, output: Output, pre_logits: bool = False) -> Tensor:
+        return output.feature
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_features(images).feature
+
+    def get_classifier(self) -> nn.Module:
+        return nn.Identity()
+
+
+def create_foundation(name: str) -> Foundation:
+    """Return the network of a name, with its weights, in single precision.
+
+    Raises:
+        InvalidValue: its library is not installed, does not give it, or gives something else.
+    """
+    prefix, _, rest = name.partition(":")
+    load = {"hub": _hub, "transformers": _transformers, "open_clip": _open_clip}[prefix]
+    try:
+        arguments = load(name, rest)
+    except InvalidValue:
+        raise
+    except Exception as error:  # The libraries raise almost anything: their own errors, their transport's, the disk's.
+        raise InvalidValue(
+            name, f"cannot be loaded ({_brief(error)}); check the name, and that this machine may fetch it"
+        ) from error
+    try:
+        return Foundation(*arguments)
+    except InvalidValue:
+        raise
+    except Exception as error:
+        side = arguments[2]
+        raise InvalidValue(
+            name, f"cannot take an image of 3 x {side} x {side} ({_brief(error)}); choose another network"
+        ) from error
+
+
+Arguments = tuple[nn.Module, Callable[[Tensor], Output], int, Normalization]
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {brief(error)}"
+
+
+def _library(name: str, package: str, install: str) -> ModuleType:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise InvalidValue(
+            name, f"needs the package {package}, which is not installed; pip install {install}"
+        ) from error
+
+
+def _assumed(why: str) -> Normalization:
+    return Normalization(*IMAGENET, f"ImageNet's, assumed: {why}")
+
+
+def _side(name: str, stated: int | Iterable[int] | Mapping[str, int]) -> int:
+    """The side of the images, which libraries state as a number, a list or a dictionary."""
+    sides = [stated] if isinstance(stated, int) else list(stated.values() if isinstance(stated, Mapping) else stated)
+    if len(set(sides)) != 1:
+        raise InvalidValue(
+            name, f"takes images of {' x '.join(map(str, sides))} pixels; choose a network for square ones"
+        )
+    return int(sides[0])
+
+
+def _prefix_tokens(network: nn.Module, places: Tensor | None, side: int) -> int:
+    """How many tokens stand before those of the patches; the first of them is the class token."""
+    if places is None or places.dim() != 3:
+        return 0
+    patch = getattr(getattr(network, "config", None), "patch_size", None)
+    count = places.shape[1]
+    patches = (side // patch) ** 2 if isinstance(patch, int) else isqrt(count) ** 2
+    # Pyramids state the patches of their first stage, which are more than the tokens of their last.
+    return count - (patches if patches <= count else isqrt(count) ** 2)
+
+
+# torch.hub
+
+
+def _hub(name: str, rest: str) -> Arguments:
+    repository, _, entry = rest.rpartition(":")
+    if not repository:
+        raise InvalidValue(name, "does not name an entry; give hub:OWNER/REPO:ENTRY")
+    folder = repository
+    if not Path(folder).is_dir():
+        if repository.partition(":")[0].count("/") != 1:
+            raise InvalidValue(
+                name, f"{folder}: {no_such(folder, 'folder')}, nor a repository OWNER/REPO; check the name"
+            )
+        folder = torch.hub._get_cache_or_reload(repository, False, trust_repo=True)
+    with torch.hub._add_to_sys_path(folder):
+        module = torch.hub._import_module(torch.hub.MODULE_HUBCONF, str(Path(folder, torch.hub.MODULE_HUBCONF)))
+        function = torch.hub._load_entry_from_hubconf(module, entry)
+        asked = _asks_for_weights(function)
+        network = function(**asked)
+        if not isinstance(network, nn.Module):
+            raise InvalidValue(name, f"returns a {type(network).__name__}; choose an entry that returns an nn.Module")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() + 1)
+            again = function(**asked).state_dict()
+    kept = partial(torch.allclose, rtol=0, atol=0, equal_nan=True)
+    changed = [key for key, value in network.state_dict().items() if not kept(value, again[key])]
+    if changed:
+        raise InvalidValue(
+            name,
+            f"has random weights: {len(changed)} of {len(again)} tensors, such as {changed[0]}, change from "
+            "call to call; choose an entry that loads its weights",
+        )
+    return (
+        network,
+        lambda images: _output_of(name, network(images)),
+        DEFAULT_SIDE,
+        _assumed("torch.hub states none"),
+    )
+
+
+def _asks_for_weights(function: Callable) -> dict[str, Any]:
+    """The arguments that ask an entry for its trained weights, where its default is none."""
+    parameters = inspect.signature(function).parameters
+    for argument, value in (("pretrained", True), ("weights", "DEFAULT")):
+        if argument in parameters:
+            default = parameters[argument].default
+            return {} if default and default is not inspect.Parameter.empty else {argument: value}
+    return {}
+
+
+def _output_of(name: str, output: Any) -> Output:
+    """The output of a network that states nothing about it.
+
+    Raises:
+        InvalidValue: it is not a tensor of features, tokens or maps.
+    """
+    if not isinstance(output, Tensor):
+        parts = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
+        raise InvalidValue(
+            name,
+            f"returns a {type(output).__name__}{parts}, not a tensor; wrap the network in a function of yours "
+            "that returns its feature, and name that as package.module:function",
+        )
+    if output.dim() == 2:
+        return Output(output)
+    if output.dim() in (3, 4):
+        return _mean(output)
+    raise InvalidValue(
+        name, f"returns a tensor of shape {tuple(output.shape)}, not one feature per image; choose another"
+    )
+
+
+def _mean(places: Tensor) -> Output:
+    return Output(places.mean(1 if places.dim() == 3 else (2, 3)), places, "mean over all places")
+
+
+# transformers
+
+
+def _transformers(name: str, rest: str) -> Arguments:
+    library = _library(name, "transformers", "transformers")
+    config = library.AutoConfig.from_pretrained(rest)
+    # AutoModel drops the projection of a vision tower that was saved with it.
+    saved = [stated for stated in config.architectures or () if stated.endswith("VisionModelWithProjection")]
+    model = getattr(library, saved[0]) if saved else library.AutoModel
+    network, report = model.from_pretrained(rest, output_loading_info=True)
+    absent = sorted(report["missing_keys"])
+    others = [key for key in absent if "pooler" not in key]
+    if others:
+        raise InvalidValue(
+            name,
+            f"{len(others)} of its tensors, such as {others[0]}, are not among its weights and would stay "
+            "random; choose a model that was saved whole",
+        )
+    normalization = _of_processor(name, library, rest)
+    vision = getattr(config, "vision_config", config)
+    stated = getattr(vision, "image_size", None) or normalization.side or DEFAULT_SIDE
+    class_token = any(key.endswith(CLASS_TOKENS) for key, _ in network.named_parameters())
+
+    def read(images: Tensor) -> Output:
+        if hasattr(network, "get_image_features"):
+            output = network.get_image_features(pixel_values=images)
+            return Output(output, None, "image features") if isinstance(output, Tensor) else _read(name, output)
+        return _read(name, network(pixel_values=images), class_token, trained_pooler=not absent)
+
+    return network, read, _side(name, stated), normalization
+
+
+def _of_processor(name: str, library: ModuleType, rest: str) -> Normalization:
+    try:
+        processor = library.AutoImageProcessor.from_pretrained(rest)
+    except (OSError, ValueError):  # It has no file of a processor, as most such errors say.
+        return _assumed("the model has no image processor")
+    return measure(name, processor)
+
+
+def _read(name: str, output: Any, class_token: bool = False, trained_pooler: bool = True) -> Output:
+    """The feature that a model pools itself; without one, its class token or the mean over its places."""
+    places = getattr(output, "last_hidden_state", None)
+    for field in ("image_embeds", "pooler_output"):
+        feature = getattr(output, field, None)
+        if feature is not None and (trained_pooler or field != "pooler_output"):
+            # Convolutional networks pool to maps of one place.
+            return Output(feature.flatten(1) if feature.dim() == 4 else feature, places, field)
+    if places is None or any(field in output for field in QUERIES):
+        raise InvalidValue(name, f"gives no feature of an image ({', '.join(output)}); choose another model")
+    if places.dim() == 3 and class_token:
+        return Output(places[:, 0], places, "class token")
+    return _mean(places)
+
+
+# open_clip
+
+
+def _open_clip(name: str, rest: str) -> Arguments:
+    library = _library(name, "open_clip", "open_clip_torch")
+    in_place = rest.startswith(OPEN_CLIP_PLACES)
+    model, _, tag = (rest, "", "") if in_place else rest.partition("/")
+    if not (tag or in_place):
+        raise InvalidValue(
+            name,
+            "does not name weights; give open_clip:MODEL/TAG, such as open_clip:ViT-B-32/openai, "
+            "open_clip:local-dir:FOLDER or open_clip:hf-hub:OWNER/NAME",
+        )
+    network = library.create_model(model, pretrained=tag or None, require_pretrained=True)
+    visual = network.visual
+    stated = Normalization(tuple(visual.image_mean), tuple(visual.image_std), "its configuration's")
+    read = lambda images: Output(network.encode_image(images), None, "image embedding")  # noqa: E731
+    return visual, read, _side(name, visual.image_size), stated

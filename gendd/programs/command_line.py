@@ -1,0 +1,114 @@
+"""From a command line to dataclasses, by tyro: flags and help are their fields and docstrings."""
+
+import ast
+import contextlib
+import dataclasses
+import difflib
+import functools
+import inspect
+import io
+import os
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+import tyro
+
+from gendd.core.errors import UserError
+
+RunArgument = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
+# A missing argument in tyro's words: its name and its help, after the program's name.
+MISSING = re.compile(r"(?:Missing from .*?: )?(\S+) (.*?)\.? \(required\)")
+
+
+def parse(
+    kind: Any,
+    program: str,
+    arguments: Sequence[str] | None = None,
+    default: Any = None,
+    description: str | None = None,
+) -> Any:
+    """Parse a command line into a dataclass. A nested dataclass is a section of the help, its flags have no prefix.
+
+    Args:
+        default: has the values of flags that are not given, in place of the class's own defaults.
+
+    Raises:
+        UserError: a mistake in the command line, in one line.
+    """
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            config, unknown = tyro.cli(
+                kind,
+                prog=f"python -m {program}",
+                description=description,
+                args=arguments,
+                default=default,
+                return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro's box without its colors, frame and rules (dashes where the terminal is not UTF-8), and first line.
+        title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
+        text = " ".join(" ".join(lines or [title]).split())
+        if missing := MISSING.findall(text):
+            text = "; ".join(f"{name} is missing: give it before the flags ({help})" for name, help in missing)
+        raise UserError(text) from None
+    if unknown:
+        raise UserError(f"{_unknown(unknown, _flags(config))}; python -m {program} --help lists the flags")
+    return _at_home(config)
+
+
+def _unknown(words: list[str], known: list[str]) -> str:
+    """Say which words are no flags, with the nearest flags, or which value belongs to none."""
+    flags = [word.partition("=")[0] for word in words if re.match("--?[a-z]", word)]
+    if not flags:
+        return f"{' '.join(words)}: no flag takes this; leave it out"
+    return "; ".join(f"{flag}: no such flag{_nearest(flag, known)}" for flag in flags)
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word.lstrip("-").replace("_", "-"), known, n=3, cutoff=0.7)
+    return f"; nearest: {', '.join(f'--{name}' for name in near)}" if near else ""
+
+
+def _flags(config: Any) -> list[str]:
+    """Return the flags of a dataclass and of those within it, without dashes."""
+    names = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            names += _flags(value)
+        else:
+            names += [field.name, f"no_{field.name}"] if isinstance(value, bool) else [field.name]
+    return [name.replace("_", "-") for name in names]
+
+
+def help_of(kind: type) -> dict[str, str]:
+    """Return the help of all fields of a dataclass, those of its parents too."""
+    bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
+    return {name: text for base in bases for name, text in own_help(base).items()}
+
+
+@functools.cache
+def own_help(kind: type) -> dict[str, str]:
+    """Return what the docstring below each of a dataclass's own fields says."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    body, found = cast(ast.ClassDef, definition).body, {}
+    for field, text in zip(body, body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[cast(ast.Name, field.target).id] = " ".join(str(text.value.value).split())
+    return found
+
+
+def _at_home(value: Any) -> Any:
+    """Replace a path's ~ by the home folder, as a shell does, but not in `flag=~/path`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(value, **{name: _at_home(part) for name, part in vars(value).items()})
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    return os.path.expanduser(value) if isinstance(value, str) else value

@@ -1,0 +1,252 @@
+"""The programs that judge a trained student by its features, whatever it was trained for: knn, probe, zero-shot."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gendd.core.distributed import World, first_alone
+from gendd.core.errors import InvalidValue, UserError, naming
+from gendd.core.ranges import Count, Positive, check_ranges
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import refuse_other_classes
+from gendd.evaluation.accuracy import CalibrationCounter, has_top5, one_label
+from gendd.evaluation.probes import (
+    NEIGHBORS,
+    TEACHER_SHARE,
+    TEMPERATURE,
+    fit_by_lbfgs,
+    fit_by_sgd,
+    knn_shares,
+    zero_shot_logits,
+)
+from gendd.evaluation.scores import PERCENT
+from gendd.family import Tree
+from gendd.networks.checkpoint import read_any
+from gendd.programs.command_line import RunArgument, parse
+from gendd.programs.figures import figures_file, other_data, write_figures
+from gendd.programs.probed_features import Judged, judged_features
+from gendd.runs.experiment import Experiment, load
+from gendd.runs.folder import RunFolder, environment, progress
+
+Which = Literal["backbone", "generated"]
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    run: RunArgument
+    """Run folder."""
+    dataset: str | None = None
+    """Labeled data set to judge on; the run's own if not given."""
+    data_root: str | None = None
+    """Folder of data sets; the run's own if not given."""
+    features: Which = "backbone"
+    """Which features are judged: the plain student's, or those that its head generates."""
+    json: str | None = None
+    """File for the figures; <program>.json in the run folder if not given, with the data set's and the features' name
+    where they are not the usual ones."""
+
+
+@dataclass(frozen=True)
+class KnnConfig(JudgeConfig):
+    """Classify the test images by the nearest training images: no training, no classifier (DINO, 2021)."""
+
+    k: Count = NEIGHBORS
+    """Nearest training images that vote."""
+    temperature: Positive = TEMPERATURE
+    """Each counts exp(cosine / temperature)."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig(JudgeConfig):
+    """Fit a linear classifier to the frozen features of the training images, and test it."""
+
+    protocol: Literal["lbfgs", "sgd"] = "lbfgs"
+    """lbfgs: all images at a time, penalty chosen on a tenth of the training images; or, for large sets, sgd: rate 30,
+    no weight decay, cosine, 100 epochs, targets half label and half teacher's probability where it classifies."""
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig(JudgeConfig):
+    """Classify the test images by a vector of each class: text embeddings, or a teacher's classifier."""
+
+    features: Which = "generated"
+    """Which features are judged: those that the head generates, or the plain student's."""
+    class_vectors: str | None = None
+    """File of a matrix, a row for each class in order: .npy, a tensor in .pt, or "weight" (and "bias") in .pt or
+    safetensors."""
+    likeness: Literal["cosine", "dot"] = "cosine"
+    """What a class is chosen by: cosine, or dot product (and bias, as a linear classifier)."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a program found.
+
+    Args:
+        settings: that the figures depend on.
+        test: N images.
+        scores: (N, C), the higher the likelier the class.
+        probabilities: (N, C), or None where the scores state none.
+    """
+
+    settings: Mapping[str, object]
+    test: Judged
+    scores: Tensor
+    probabilities: Tensor | None
+
+    def figures(self) -> dict[str, float]:
+        """Return, in percent, top-1, of more than five classes top-5, and of probabilities the calibration error."""
+        labels, device = one_label(self.scores, self.test.labels), self.scores.device
+        hits = self.scores.topk(min(5, self.scores.shape[1]), dim=-1).indices == labels[:, None]
+        if self.probabilities is not None:
+            # Among classes without a single vote, the order is arbitrary.
+            hits &= self.probabilities.gather(1, labels[:, None]) > 0
+        found = {"images": len(labels), "top1": round(100 * hits[:, 0].double().mean().item(), 4)}
+        if has_top5(self.scores):
+            found["top5"] = round(100 * hits.any(-1).double().mean().item(), 4)
+        if self.probabilities is None:
+            return found
+        counter = CalibrationCounter(device)
+        counter.update(self.probabilities, labels)
+        return {**found, "ece": counter.compute(World(0, 1, 0, device))}
+
+
+def knn(tree: Tree, arguments: list[str]) -> None:
+    """The knn program of a tree. Raises UserError: no run, no labels, or too few images."""
+    config = parse(KnnConfig, f"{tree.module} knn", arguments)
+
+    def judge(run: Experiment, world: World) -> Judgement:
+        train, test = _train_and_test(tree, run, config, world)
+        with naming("k"):
+            known = train.features, train.labels
+            shares = knn_shares(*known, test.features, len(test.class_names), config.k, config.temperature)
+        settings = {"k": config.k, "temperature": config.temperature, "training images": len(train.labels)}
+        return Judgement(settings, test, shares, shares)
+
+    _run(tree, config, "knn", judge)
+
+
+def probe(tree: Tree, arguments: list[str]) -> None:
+    """The probe program of a tree. Raises UserError: no run, or no labels."""
+    config = parse(ProbeConfig, f"{tree.module} probe", arguments)
+
+    def judge(run: Experiment, world: World) -> Judgement:
+        train, test = _train_and_test(tree, run, config, world)
+        classes = len(test.class_names)
+        found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
+        with torch.enable_grad():
+            if config.protocol == "lbfgs":
+                fitted, found["penalty"] = fit_by_lbfgs(train.features, train.labels, classes)
+            else:
+                targets = _sgd_targets(tree, run, config, world, train.labels, classes)
+                fitted = fit_by_sgd(train.features, targets, classes)
+        logits = fitted(test.features)
+        return Judgement(found, test, logits, logits.double().softmax(-1))
+
+    _run(tree, config, "probe", judge)
+
+
+def zero_shot(tree: Tree, arguments: list[str]) -> None:
+    """The zero-shot program of a tree. Raises UserError: no run, no labels, or vectors that do not fit."""
+    config = parse(ZeroShotConfig, f"{tree.module} zero-shot", arguments)
+    if not config.class_vectors:
+        raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy, .pt, safetensors)")
+
+    def judge(run: Experiment, world: World) -> Judgement:
+        vectors, bias = _class_vectors(config.class_vectors, world)
+        test = _features(tree, run, config, world)
+        if len(vectors) != len(test.class_names):
+            raise UserError(
+                f"--class-vectors {config.class_vectors}: {len(vectors)} vectors, the data set has "
+                f"{len(test.class_names)} classes"
+            )
+        with naming("class_vectors", config.class_vectors):
+            logits = zero_shot_logits(test.features, vectors, bias, config.likeness == "cosine")
+        # A cosine states no probability.
+        probabilities = logits.double().softmax(-1) if config.likeness == "dot" else None
+        settings = {"class vectors": config.class_vectors, "likeness": config.likeness}
+        return Judgement(settings, test, logits, probabilities)
+
+    _run(tree, config, "zero-shot", judge)
+
+
+def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[Experiment, World], Judgement]) -> None:
+    """Open the run, judge it, print and write what was found."""
+    check_ranges(config)
+    world = first_alone()
+    if not world:
+        return
+    run_folder = Path(config.run)
+    own = RunFolder(run_folder).config(tree)
+    figures_file(config.json, run_folder, program)
+    changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
+    run = load(config.run, tree, world.device, judged_on=config.dataset, **changed)
+    if config.features == "generated" and run.task.head is None:
+        raise UserError(f"run {config.run}: {run.config.method.name} trains no head; give --features backbone")
+    print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
+    with torch.no_grad():
+        judgement = judge(run, world)
+    test, figures = judgement.test, judgement.figures()
+    content: dict[str, object] = {
+        "run": config.run,
+        "dataset": test.dataset,
+        "split": test.split,
+        "features": config.features,
+    }
+    content |= {**judgement.settings, **figures}
+    words = ", ".join(f"{name} {value}" for name, value in content.items() if name not in ("run", *PERCENT))
+    print(f"{program}: {words}")
+    print(", ".join(f"{PERCENT[name]} {figures[name]:.2f} %" for name in PERCENT if name in figures))
+    differing = other_data(own, run.config, test.dataset, test.split)
+    if config.features != type(config).features:
+        differing.append(config.features)
+    file = figures_file(config.json, run_folder, program, *differing)
+    write_figures(file, content | {"epoch": run.epoch} | environment(world))
+
+
+def _train_and_test(tree: Tree, run: Experiment, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
+    train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
+    refuse_other_classes(train.dataset, train.class_names, test.class_names)
+    return train, test
+
+
+def _features(tree: Tree, run: Experiment, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
+    return judged_features(tree, config.run, run, config.features, world, of_training)
+
+
+def _sgd_targets(
+    tree: Tree, run: Experiment, config: JudgeConfig, world: World, labels: Tensor, classes: int
+) -> Tensor:
+    """Labels (N,), or, with a teacher that classifies, half label and half its probability (N, C)."""
+    teacher = getattr(run.task, "teacher", None)
+    if config.dataset or not teacher or not teacher.classifier:
+        # Of other data it knows no classes.
+        return labels
+    opened = load(config.run, tree, world.device, taught=True)
+    data = tree.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
+    soft = [opened.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
+    one_hot = torch.nn.functional.one_hot(labels, classes).float()
+    return (1 - TEACHER_SHARE) * one_hot + TEACHER_SHARE * torch.cat(soft)
+
+
+def _class_vectors(file: str, world: World) -> tuple[Tensor, Tensor | None]:
+    path = Path(file)
+    with naming("class_vectors"):
+        content = _matrix(path) if path.suffix == ".npy" else read_any(path)
+        tensors = content if isinstance(content, dict) else {"weight": content}
+        vectors, bias = tensors.get("weight"), tensors.get("bias")
+        if not isinstance(vectors, Tensor) or not (bias is None or isinstance(bias, Tensor)):
+            raise InvalidValue(file, 'holds no class vectors; give a matrix (C, D), or tensors "weight" and "bias"')
+    return vectors.float().to(world.device), None if bias is None else bias.float().to(world.device)
+
+
+def _matrix(path: Path) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    except (ValueError, TypeError, OSError, EOFError) as error:
+        raise InvalidValue(path, f"cannot be read ({error}); save a matrix (C, D) of numbers by numpy.save") from error

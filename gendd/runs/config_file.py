@@ -1,0 +1,89 @@
+"""Read a configuration from a JSON file such as `config.json` of a run, for `train --config FILE`."""
+
+import json
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from gendd.config import Config
+from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, no_such, unknown_name
+from gendd.core.ranges import field_names
+from gendd.family import Tree
+from gendd.methods import get_method
+
+
+def read_config(path: Path, tree: Tree) -> Config:
+    """Return the configuration in a file. Fields that the file does not name have the tree's defaults.
+
+    Raises:
+        InvalidValue: no such file, another tree, an unknown field, or a value of a wrong type.
+    """
+    content = read_content(path)
+    try:
+        if (name := content.pop("tree", None)) != tree.name:
+            raise InvalidValue(f"tree {name}", f"the program is {tree.name}'s; name a file of {tree.name}")
+        for section, values in content.items():
+            _check_name(section, "", field_names(Config))
+            _check_type(values, dict, section)
+        method = content.get("method", {}).get("name")
+        _check_type(method, str, "method.name")
+        default = tree.config(get_method(method)())
+        for section, values in content.items():
+            hints = get_type_hints(type(getattr(default, section)))
+            known = {name: hints[name] for name in field_names(type(getattr(default, section)))}
+            for name, value in values.items():
+                if (section, name) != ("method", "name"):
+                    _check_name(name, f"{section}.", known)
+                    _check_type(value, known[name], f"{section}.{name}")
+    except InvalidSetting as error:
+        raise InvalidValue(path, str(error)) from error
+    return default.filled(content)
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        InvalidValue: no such file, or other content.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MissingFile(path, no_such(path)) from None
+    except OSError as error:
+        raise InvalidValue(path, f"{error.strerror}; name a file such as a run's config.json") from error
+    except ValueError as error:
+        raise InvalidValue(path, f"is not JSON, {error}; correct it") from error
+    if not isinstance(content, dict):
+        raise InvalidValue(path, "is not a JSON object; name a file such as a run's config.json")
+    return content
+
+
+def _check_name(name: str, section: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise InvalidValue(f"{section}{name}", unknown_name(name, known).reason)
+
+
+def _check_type(value: Any, hint: Any, name: str) -> None:
+    if not _fits(value, hint):
+        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+        raise InvalidValue(f"{name} {json.dumps(value)}", f"is not of type {expected}; correct it")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Return whether a JSON value is of the type of a field. A list is a tuple's value, an integer a float's."""
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, choice) for choice in choices)
+    if origin is Literal:
+        return value in choices
+    if origin is tuple:
+        if not isinstance(value, list):
+            return False
+        kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
+        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    # True is an integer in Python, and no number here.
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)

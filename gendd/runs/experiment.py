@@ -1,0 +1,399 @@
+"""Networks with their weights, and the task around them, as a configuration names them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.utils import unwrap_model
+from torch import Tensor, nn
+
+from gendd.config import Config
+from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
+from gendd.core.seeding import generator
+from gendd.distill.teacher import FrozenTeacher
+from gendd.distill.teacher_feature import check_repeats, describe, projection_width, usual, width_of
+from gendd.evaluation.accuracy import ReadOut
+from gendd.family import Tree, tree_named
+from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
+from gendd.networks import checkpoint, timm_names, timm_weights
+from gendd.networks.checkpoint import Weights, load_weights, read, reported_weights, weights_file, weights_in
+from gendd.networks.create import (
+    LoadedNetwork,
+    Names,
+    create_network,
+    has_classifier,
+    is_foreign,
+    recompute_activations,
+    take_classifier,
+    trial,
+)
+from gendd.networks.external import is_foundation
+from gendd.runs.folder import run_record, saved_config
+
+# In place of a file's path, on the command line: a trial of a recipe needs no trained teacher.
+RANDOM = "random"
+
+
+def build_student(
+    name: str,
+    weights: str | None,
+    names: Names,
+    num_classes: int,
+    image_size: int,
+    allow_partial: bool | None = False,
+) -> LoadedNetwork:
+    """Create the student and fill it.
+
+    Args:
+        weights: a file, a run folder, "timm": those that timm publishes, or "random", as None: for trials.
+        allow_partial: as `checkpoint.load_weights` has it.
+
+    Raises:
+        UserError: unknown name, absent or unfit weights, another class count than the data's.
+    """
+    with naming("student"):
+        network = create_network(name, names, num_classes, image_size)
+        student = LoadedNetwork(name, network, trial(name, network, image_size))
+    student.normalization = _normalize(network, None, None)
+    found = find_weights("student", name, weights, names)
+    if found:
+        _fill(student, found, "student_weights", weights, image_size, allow_partial)
+    else:
+        _accept_as_created(student, "student", weights)
+    return student
+
+
+def build_teacher(
+    config: Config,
+    names: Names,
+    num_classes: int,
+    student: nn.Module | None = None,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+) -> FrozenTeacher:
+    """Create the teacher, fill it, and find out whether it classifies the data.
+
+    It does not if it has no classifier, one for another number of classes, or is not to (--no-teacher-classifier).
+
+    Raises:
+        UserError: as `build_student`; or the method learns from a classifier that is not there.
+    """
+    networks, weights, name = config.networks, config.networks.teacher_weights, config.networks.teacher or ""
+    size_field = "teacher_image_size" if networks.teacher_image_size else "image_size"
+    image_size = networks.teacher_image_size or config.data.image_size
+    found = find_weights("teacher", name, weights, names)
+    with naming("teacher"):
+        own = _own_classes(found, name, names, num_classes, image_size, size_field)
+        # What its classifier reads is the pooled feature.
+        is_classifier = own == num_classes > 0 and own != _projection(name, names)
+        classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
+        if not classifies and config.method.needs_classifier(config):
+            _refuse_classless(config, own, num_classes, found)
+        network = create_network(name, names, own, image_size, classifies, size_field)
+        if is_foundation(name) and not networks.teacher_image_size:
+            image_size = network.pretrained_cfg["input_size"][-1]
+        loaded = LoadedNetwork(name, network, trial(name, network, image_size, size_field))
+        kind = usual(network) if networks.teacher_feature == "auto" else networks.teacher_feature
+    with naming("teacher_feature"):
+        width = width_of(network, kind, image_size)
+    loaded.normalization = _normalize(network, networks.teacher_mean, networks.teacher_std)
+    if found:
+        needed = config.method.needs_classifier(config)
+        _fill(loaded, found, "teacher_weights", weights, image_size, networks.allow_partial, needed)
+    else:
+        _accept_as_created(loaded, "teacher", weights)
+        if weights is None and is_foreign(name) and not is_foundation(name):
+            _refuse_random(loaded, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
+    loaded.checksum = checkpoint.checksum_of(network.state_dict())
+    with naming("teacher"):
+        check_repeats(name, network, kind, image_size)
+    if not classifies:
+        loaded.normalization += (
+            f"; learned by its {describe(network, kind)} feature of {width} numbers, it classifies nothing here"
+        )
+    if image_size != config.data.image_size:
+        loaded.normalization += f"; sees images of {image_size} pixels"
+    device = device or torch.device("cpu")
+    frozen = FrozenTeacher(
+        network, student or network, device, precision, networks.teacher_chunk, kind, width, image_size, classifies
+    )
+    frozen.loaded = loaded
+    return frozen
+
+
+# Features that the teacher's classifier reads.
+READABLE = ("auto", "pooled")
+
+
+def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights | None) -> None:
+    """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
+    name = config.method.name
+    if config.networks.teacher_feature not in READABLE:
+        raise InvalidSetting(
+            "teacher_feature",
+            config.networks.teacher_feature,
+            f"is not what the teacher's classifier reads, from which {name} learns; {FEATURES_ALONE}",
+        )
+    if not config.networks.teacher_classifier:
+        raise InvalidSetting("teacher_classifier", False, f"{name} learns from it; leave it out; {FEATURES_ALONE}")
+    if own and found:
+        raise InvalidSetting(
+            "teacher_weights",
+            config.networks.teacher_weights,
+            f"made for {own} classes, the data set has "
+            f"{num_classes}; choose the `dataset` it was trained on, or other weights; {FEATURES_ALONE}",
+        )
+    raise InvalidSetting(
+        "teacher", config.networks.teacher, f"has no classifier, from which {name} learns; {FEATURES_ALONE}"
+    )
+
+
+def _own_classes(
+    found: Weights | None, name: str, names: Names, num_classes: int, image_size: int, size_field: str
+) -> int:
+    """Of how many classes a teacher's last layer is: of what its weights were trained for. 0: it has none."""
+    if is_foundation(name):
+        return 0
+    if found and found.published:
+        return found.published.num_classes
+    timm_name = names.in_timm(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
+    stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
+    if not found:
+        # A trial: as many as the data has, of a network that comes with a classifier.
+        return _projection(name, names) or (num_classes if stated else 0)
+    with torch.random.fork_rng(devices=[]):
+        network = create_network(name, names, num_classes or 1, image_size, False, size_field)
+    rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
+    return (num_classes if stated else 0) if rows is None else rows
+
+
+def _projection(name: str, names: Names) -> int:
+    """Return the width of the projection that timm publishes a network with, or 0."""
+    timm_name = names.in_timm(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
+    return projection_width(cfg.to_dict()) if cfg else 0
+
+
+def find_weights(
+    role: Literal["student", "teacher"], name: str, weights: str | None, names: Names, fetch: bool = True
+) -> Weights | None:
+    """Return the tensors of a network's weights; None if they are to be random, or the network has weights already.
+
+    Args:
+        fetch: whether the hub may be asked.
+
+    Raises:
+        MissingFile: they are not there. UserError: they cannot be read.
+    """
+    field = f"{role}_weights"
+    if weights in (None, RANDOM):
+        return None
+    if is_foundation(name):
+        raise InvalidSetting(field, weights, f"{name} brings its own; leave it out")
+    with naming(field):
+        return _find(name, weights, names, fetch)
+
+
+def _fill(
+    loaded: LoadedNetwork,
+    found: Weights,
+    field: str,
+    weights: str | None,
+    image_size: int,
+    allow_partial: bool | None,
+    needs_classifier: bool = False,
+) -> None:
+    with naming(field):
+        tensors = found.published.read(found, image_size) if found.published else found
+        plain = checkpoint.backbone_weights(tensors)
+        summary = checkpoint.load_weights(loaded.network, plain, str(weights), allow_partial, needs_classifier)
+    loaded.file, loaded.tensors, loaded.loaded = found.file, tensors, f"{summary} from {found.file}{found.note}"
+
+
+def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> None:
+    """Refuse a user's function whose network has other weights at each call: they are random. Raises UserError."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = create().state_dict()
+    changed = [name for name, value in built.network.state_dict().items() if not torch.equal(value, again[name])]
+    if changed:
+        raise InvalidSetting(
+            "teacher",
+            built.name,
+            f"has random weights: {len(changed)} of {len(again)} tensors, such as "
+            f"{changed[0]}, change from call to call; load trained weights in the function, or give `teacher_weights`",
+        )
+
+
+def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) -> None:
+    """Say what a network holds that no file filled; refuse values that are not finite."""
+    with naming(field):
+        checkpoint.check_finite(built.network.state_dict(), built.name)
+    if is_foreign(built.name):
+        built.loaded = f"the weights of {built.name}"
+
+
+def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
+    """Set the normalization of a network's images, where one is given; a word on what it does not state itself."""
+    cfg = network.pretrained_cfg
+    source = "" if mean and std else cfg.get("normalization", "")
+    if not source and not mean and not std:
+        return ""
+    cfg = network.pretrained_cfg = {**cfg, "mean": mean or cfg["mean"], "std": std or cfg["std"]}
+    values = f"; images with mean {_numbers(cfg['mean'])} and std {_numbers(cfg['std'])}"
+    return f"{values}, {source}" if source else values
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _find(name: str, weights: str, names: Names, fetch: bool) -> Weights:
+    published = None
+    if weights != timm_weights.TIMM:
+        file = checkpoint.weights_file(weights)
+        if not file.exists() and "pretrained" in file.parts:
+            raise MissingFile(weights, f"{no_such(weights)}; {names.remedy.format(name=name)}")
+    elif timm_names.is_source(name):
+        file = timm_names.find(name, timm_names.WEIGHTS, fetch)
+    else:
+        published = timm_weights.published(name, names.in_timm(name))
+        found = published.at_hand() or (published.fetch() if fetch else None)
+        if not found:
+            raise published.absent()
+        file = found
+    tensors = checkpoint.read_weights(weights if weights != timm_weights.TIMM else file)
+    tensors.file, tensors.published = file, published
+    return tensors
+
+
+@dataclass
+class Experiment:
+    """A configuration with its networks, and the task that trains the student.
+
+    Attributes:
+        epoch: after which the loaded weights were saved; None without them.
+    """
+
+    tree: Tree
+    config: Config
+    student: LoadedNetwork
+    teacher: FrozenTeacher | None
+    task: Task
+    epoch: int | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained model: of a GenDD run the `Student`, with backbone, head and probe."""
+        return unwrap_model(self.task.get_eval_model())
+
+
+def load(
+    path: str | Path,
+    tree: Tree | None = None,
+    device: torch.device | None = None,
+    trained: bool = True,
+    taught: bool = False,
+    judged_on: str | None = None,
+    **changes: Any,
+) -> Experiment:
+    """Load a run from its folder, or from one of its checkpoints alone.
+
+    Args:
+        path: run folder (its last checkpoint), or a checkpoint file.
+        tree: the one that the run must be of; its own if not given.
+        device: of the networks; the CPU if not given.
+        trained: load the run's weights; otherwise they are random, for measurements of speed and size.
+        taught: load the teacher's weights too; what a student needs of the teacher is among the student's own.
+        judged_on: another data set, whole, in place of the images that the run chose.
+        changes: values of the configuration in place of the run's own.
+
+    Raises:
+        UserError: no run, a damaged one, or one of another tree.
+    """
+    path = Path(path)
+    with naming("RUN"):
+        content = read(weights_file(path)) if trained or not path.is_dir() else {}
+    record = run_record(path)
+    tree = tree or tree_named(record.get("tree"))
+    config = saved_config(record, tree, path)
+    if judged_on:
+        config = replace(config, data=config.data.whole(judged_on))
+    own = {"student_weights": None} | ({} if taught or not config.networks.teacher else {"teacher_weights": RANDOM})
+    config, device = config.changed(**own | changes), device or torch.device("cpu")
+    tensors = weights_in(content, path, reported_weights(content)) if trained else None
+    experiment = build(tree, config, len(record["classes"]), device, trained=tensors)
+    experiment.task.eval()
+    if tensors:
+        with naming("RUN"):
+            load_weights(experiment.model, tensors, str(path))
+    experiment.epoch = content.get("epoch")
+    return experiment
+
+
+def build(
+    tree: Tree,
+    config: Config,
+    num_classes: int,
+    device: torch.device,
+    trained: dict[str, Tensor] | None = None,
+    precision: str = "fp32",
+    processes: int = 1,
+) -> Experiment:
+    """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
+
+    Args:
+        trained: tensors of a trained student, for a method that cannot be built without; read from the
+            configuration's file if not given.
+        precision: of the teacher, "bf16" or "fp32".
+        processes: that train together.
+    """
+    torch.manual_seed(generator("cpu", config.run.seed, "initial weights").initial_seed())
+    # Without labels, it is the teacher's classes that a student's classifier learns.
+    classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
+    networks, image_size = config.networks, config.data.image_size
+    student = build_student(
+        networks.student, networks.student_weights, tree.names, classes, image_size, networks.allow_partial
+    )
+    teacher = None
+    if networks.teacher:
+        teacher = build_teacher(config, tree.names, num_classes, student.network, device, precision)
+        if config.data.unlabeled and not teacher.has_classifier and has_classifier(student.network):
+            with naming("student"):
+                take_classifier(networks.student, student.network)
+    context = TaskContext(config, student.network, teacher, trained or student.tensors, device)
+    task = config.method.build(context).to(device, memory_format=torch.channels_last)
+    if synchronizes_norms(config, device, processes):
+        # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
+        convert_sync_batchnorm(task.get_trainable_module())
+    _recompute(config, student, task)
+    return Experiment(tree, config, student, teacher, task)
+
+
+def synchronizes_norms(config: Config, device: torch.device, processes: int) -> bool:
+    """Whether batch norm takes its statistics over the images of all processes; torch has kernels for GPUs alone."""
+    return config.optimizer.sync_bn and processes > 1 and device.type == "cuda"
+
+
+def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
+    """Gradient checkpointing of the parts that the configuration names."""
+    if config.networks.grad_checkpointing in ("student", "both"):
+        with naming("grad_checkpointing", config.networks.grad_checkpointing):
+            recompute_activations(student.name, student.network)
+    if config.networks.grad_checkpointing in ("head", "both"):
+        if task.head is not None and task.head.draws_features:
+            task.head.set_grad_checkpointing(True)
+        elif config.networks.grad_checkpointing == "head":
+            raise InvalidSetting(
+                "grad_checkpointing", "head", f"{config.method.name} has no head; choose student or none"
+            )
+
+
+def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:
+    """The teacher, on images in the student's normalization."""
+    return ReadOut(("teacher",), lambda images, _: {"teacher": teacher.logits_of(images)})

@@ -1,0 +1,61 @@
+"""Metrics of a run, to a JSON-lines file and to TensorBoard."""
+
+import json
+import math
+from pathlib import Path
+
+from gendd.core.files import write_whole
+from gendd.evaluation.scores import in_percent, score_title
+from gendd.runs.folder import RunFolder
+
+
+class MetricsWriter:
+    """Appends records to `metrics.jsonl` and scalars to `tensorboard/`.
+
+    Args:
+        folder: the run folder.
+        step: where the run resumes. Records beyond it, and of the end, are dropped: that work is done again.
+        evaluated: the last epoch that is evaluated. Evaluations beyond it are dropped too.
+    """
+
+    def __init__(self, folder: Path, step: int, evaluated: float = math.inf):
+        self.path = folder / "metrics.jsonl"
+        # Epochs whose record of this kind is kept.
+        last = {"train": math.inf, "eval": evaluated, "final": -1}
+        records = read_metrics(folder)
+        kept = [record for record in records if record["step"] <= step and record["epoch"] <= last[record["kind"]]]
+        content = "".join(json.dumps(record) + "\n" for record in kept).encode()
+        write_whole(self.path, lambda file: file.write(content))
+        from torch.utils.tensorboard import SummaryWriter  # Here, because it is slow to import.
+
+        self.board = SummaryWriter(RunFolder(folder).tensorboard, purge_step=step + 1)
+
+    def write(self, kind: str, epoch: int, step: int, values: dict) -> None:
+        """Add a record {"kind", "epoch", "step", **values}; numbers in it, nested too, become TensorBoard scalars."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
+        for name, value in _scalars((kind,), values, values.get("images", 0)):
+            self.board.add_scalar(name, value, step)
+        self.board.flush()
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """Records of a run; a last line that a kill cut short is left out."""
+    path = folder / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def _scalars(above: tuple[str, ...], values: dict, images: int):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _scalars((*above, name), value, images)
+        elif isinstance(value, int | float):
+            percent = in_percent(above[-1], name, value)
+            title = name if percent is None else f"{score_title(name, images)} (%)"
+            yield "/".join((*above, title)), value if percent is None else percent

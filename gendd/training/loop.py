@@ -1,0 +1,319 @@
+"""The training loop. It knows tasks (batch -> losses), never methods."""
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.utils import unwrap_model
+from torch import Tensor
+
+from gendd.config import Config
+from gendd.core import files
+from gendd.core.distributed import World, autocast
+from gendd.core.errors import InvalidSetting, UserError
+from gendd.core.seeding import generator
+from gendd.data.batch import TrainingData
+from gendd.evaluation.scores import in_percent, score_title
+from gendd.methods.base import Task
+from gendd.networks import checkpoint
+from gendd.runs.folder import RECORD, RunFolder
+from gendd.runs.metrics import MetricsWriter
+from gendd.training.optim import Schedule
+from gendd.training.progress import Progress, say
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation: of which images, accuracies {"head": {"top1": ..., "top5": ...}, ...} with the read-out to report
+    first (without classes, scores of features, {"head": {"cosine": ...}, ...}), and what else was measured."""
+
+    images: dict
+    accuracies: dict[str, dict]
+    others: dict
+
+    def record(self) -> dict:
+        return {**self.images, **self.accuracies, **self.others}
+
+
+Evaluate = Callable[[int], Measured]
+
+
+# Steps between looks at whether the losses are finite: each waits until the device has done all its work.
+CHECK_EVERY = 50
+# How far a run is: attributes of `Training` that its checkpoints hold.
+PROGRESS = ("epoch", "step", "seconds", "best")
+
+
+class Means:
+    """Means of the scalars that a task returns, kept on the device until they are read."""
+
+    def __init__(self):
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        self.count += 1
+        for name, value in losses.items():
+            if value.dim() == 0:
+                self.sums[name] = self.sums.get(name, 0) + value.detach().double()
+
+    def own_loss(self) -> float:
+        """Mean loss of this process so far."""
+        return self.sums["loss"].item() / self.count
+
+    def read(self, world: World) -> dict[str, float]:
+        """Means over all calls and processes."""
+        sums = torch.stack(list(self.sums.values()))
+        if world.size > 1:
+            dist.all_reduce(sums)
+        return dict(zip(self.sums, (sums / (self.count * world.size)).tolist(), strict=True))
+
+
+@dataclass
+class Training:
+    """A run from where it stands to its last epoch.
+
+    Args:
+        task: on its device, wrapped for all processes.
+        evaluate: measures on the first so many evaluation images (0: all).
+        keep: writes what others use of the network, as it is after this epoch.
+        precision: "bf16" or "fp32".
+    """
+
+    config: Config
+    task: Task
+    data: TrainingData
+    optimizer: torch.optim.Optimizer
+    run: RunFolder
+    world: World
+    precision: str
+    evaluate: Evaluate
+    record: Mapping[str, Any]
+    keep: Callable[[int], None]
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    best: dict = field(default_factory=dict)
+    # The last epoch whose evaluation is recorded.
+    evaluated: int = 0
+    # The epoch that the last checkpoint is of; 0 without one.
+    saved: int = 0
+
+    def __post_init__(self):
+        self.schedule = Schedule(self.optimizer, self.config.optimizer, self.data.steps_per_epoch)
+
+    def fit(self) -> None:
+        """Train the epochs that are left."""
+        if self.run.last.exists():
+            self.load()
+        if not self.world.agrees(self.step):
+            raise InvalidSetting(
+                "runs", self.config.run.runs, "not the same folder on all machines; name one that all see"
+            )
+        if self.world.is_first:
+            self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
+        self.evaluate_if_due()
+        steps = self.config.optimizer.epochs * self.data.steps_per_epoch
+        optimizer = self.config.optimizer
+        with Progress(optimizer.epochs, steps, self.step, optimizer.batch_size, self.world.is_first) as self.progress:
+            while self.epoch < self.config.optimizer.epochs:
+                record = self.train_epoch()
+                self.epoch += 1
+                self.report("train", record, self.progress.left(self.step))
+                if self.world.is_first:
+                    # Before the checkpoint, so that none is without it.
+                    self.keep(self.epoch)
+                # Before the evaluation: if that fails, the epoch is not trained again.
+                self.save()
+                self.evaluate_if_due()
+
+    def evaluate_if_due(self) -> None:
+        """Evaluate the epoch if it is one to evaluate and its evaluation is not recorded yet."""
+        chosen = self.epoch % self.config.run.eval_every == 0 or self.epoch == self.config.optimizer.epochs
+        if chosen and self.evaluated < self.epoch:
+            self.evaluate_epoch()
+            self.evaluated = self.epoch
+            self.save()
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass; means of the losses, images/s and the share of time spent waiting for data."""
+        self.task.train()
+        self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
+        means = Means()
+        begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
+        steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
+        batches = self.data.batches(steps)
+        self.progress.begin_epoch(self.epoch + 1)
+        for _ in steps:
+            waiting += self.train_step(batches, means)
+            self.step += 1
+            self.progress.advance(self.step, means.own_loss)
+            if self.step % CHECK_EVERY == 0 or self.step == steps.stop:
+                self.check_losses()
+        seconds = time.perf_counter() - begin
+        self.seconds += seconds
+        broken = self.world.all_reduce(torch.tensor(self.data.broken_images - broken_before, device=self.world.device))
+        return {
+            **means.read(self.world),
+            **({"broken_images": int(broken)} if broken else {}),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": len(steps) * self.config.optimizer.batch_size / seconds,
+            "waiting_for_data": waiting / seconds,
+        }
+
+    def train_step(self, batches, means: Means) -> float:
+        """One optimizer step over the global batch; seconds spent waiting for data."""
+        self.schedule.set(self.step)
+        # For networks with dropout: their numbers, too, follow from seed and step.
+        torch.manual_seed(generator("cpu", self.config.run.seed, "dropout", self.step, self.world.rank).initial_seed())
+        waiting = 0.0
+        for micro_batch in range(self.config.optimizer.grad_accum_steps):
+            begin = time.perf_counter()
+            batch = next(batches)
+            waiting += time.perf_counter() - begin
+            last = micro_batch == self.config.optimizer.grad_accum_steps - 1
+            with (
+                memory_remedy(self.config, len(batch.images)),
+                contextlib.nullcontext() if last else self.task.no_sync(),
+            ):
+                with autocast(self.precision, self.world.device):
+                    losses = self.task(batch)
+                (losses["loss"] / self.config.optimizer.grad_accum_steps).backward()
+            self.finite &= losses["loss"].isfinite()
+            means.add(losses)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.task.update_ema(self.step)
+        return waiting
+
+    def check_losses(self) -> None:
+        """
+        Raises:
+            UserError: a loss of this epoch was not finite; nothing that came of it has been saved.
+        """
+        if not self.world.all_true(self.finite):
+            optimizer = self.config.optimizer
+            raise UserError(
+                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower `lr` {optimizer.lr} "
+                f"or lengthen `warmup_epochs` {optimizer.warmup_epochs} (the last good checkpoint is {self.run.last})"
+            )
+
+    def evaluate_epoch(self) -> None:
+        """Accuracies on the evaluation's images; keeps the best epoch's weights."""
+        measured = self.evaluate(self.config.run.eval_images)
+        self.report("eval", measured.record())
+        read_out, accuracy = next(iter(measured.accuracies.items()))
+        # The first score of the first read-out: "top1", or "cosine" without classes.
+        name, score = next(iter(accuracy.items()))
+        if score > self.best.get(name, -math.inf):
+            self.best = {"epoch": self.epoch, "read_out": read_out, name: score, **measured.images}
+            if self.world.is_first:
+                files.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
+
+    def report(self, kind: str, values: dict, end: str = "") -> None:
+        """Write values to the metrics and print them as a line, with this end."""
+        if not self.world.is_first:
+            return
+        self.metrics.write(kind, self.epoch, self.step, values)
+        say(f"epoch {self.epoch:>3}/{self.config.optimizer.epochs}  {kind:<5}  {_as_line(values)}{end}")
+
+    def where_stopped(self) -> str:
+        """What the user may do after a stop."""
+        epochs = self.config.optimizer.epochs
+        if not self.saved:
+            return f"stopped in epoch 1 of {epochs}, before its checkpoint; the same command begins again"
+        return f"stopped after epoch {self.saved} of {epochs}; the same command resumes ({self.run.last})"
+
+    def weights(self) -> dict:
+        """Return what a checkpoint holds to be evaluated: trained weights, their average, and the run's record."""
+        content = {"model": self._state(), "reported": self.config.optimizer.weights, RECORD: json.dumps(self.record)}
+        if self.task.has_ema():
+            content["ema"] = self._state(ema=True)
+        return content
+
+    def _state(self, ema: bool = False) -> dict[str, Tensor]:
+        return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
+
+    def save(self) -> None:
+        if self.world.is_first:
+            content = {
+                **self.weights(),
+                "optimizer": self.optimizer.state_dict(),
+                **{name: getattr(self, name) for name in PROGRESS},
+                "evaluated": self.evaluated,
+            }
+            files.save(self.run.last, content)
+            self.saved = self.epoch
+        self.world.barrier()
+
+    def load(self) -> None:
+        """Go on from the last checkpoint. All random numbers follow from the step, so nothing else is needed."""
+        content = checkpoint.read(self.run.last)
+        lacking = [name for name in ("model", "optimizer", *PROGRESS) if name not in content]
+        if lacking:
+            raise InvalidSetting(
+                "resume",
+                self.run.last,
+                f"lacks {', '.join(lacking)}, without which no run goes on, as best.pt and "
+                "weights alone do; put its last checkpoint there, or start another run with `student_weights`",
+            )
+        unwrap_model(self.task.get_eval_model()).load_state_dict(content["model"])
+        if self.task.has_ema():
+            unwrap_model(self.task.get_eval_model(ema=True)).load_state_dict(content["ema"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        for name in PROGRESS:
+            setattr(self, name, content[name])
+        # Older checkpoints were written after the evaluation.
+        self.evaluated = content.get("evaluated", self.epoch)
+        self.saved = self.epoch
+        if self.world.is_first:
+            print(f"going on after epoch {self.epoch} of {self.config.optimizer.epochs} ({self.run.last})", flush=True)
+
+
+@contextlib.contextmanager
+def memory_remedy(config: Config, images: int):
+    """Turns running out of memory, over a micro-batch of so many images, into the setting that halves what it needs."""
+    try:
+        yield
+    except RuntimeError as error:
+        # A GPU's allocator has a type of its own, the CPU's only these words.
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        steps = config.optimizer.grad_accum_steps
+        raise InvalidSetting(
+            "grad_accum_steps",
+            steps,
+            f"{images} images at once do not fit into the memory; "
+            f"`grad_accum_steps` {2 * steps} halves them, `grad_checkpointing` both needs less for "
+            "each",
+        ) from error
+
+
+def _as_line(values: dict) -> str:
+    words = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            shown = (_shown(name, key, number, values.get("images", 0)) for key, number in value.items())
+            words.append(f"{name} {', '.join(shown)}")
+        elif name == "waiting_for_data":
+            words.append(f"waiting for data {value:.0%}")
+        elif name == "images_per_second":
+            words.append(f"{value:.0f} images/s")
+        else:
+            words.append(f"{name} {_rounded(value)}")
+    return "  ".join(words)
+
+
+def _shown(group: str, name: str, value, images: int) -> str:
+    percent = in_percent(group, name, value)
+    return f"{name} {_rounded(value)}" if percent is None else f"{score_title(name, images)} {percent:.2f} %"
+
+
+def _rounded(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,21 @@
+"""What tells one data set from another."""
+
+import pytest
+
+from gendd.data.batch import class_difference
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "told"),
+    [
+        ("ab", "ab", ""),
+        ([None, "b"], "ab", ""),
+        ([None, "b"], ["a", None], ""),
+        ("ab", "ba", "their order or number differs"),
+        ([None, None], [None, None, None], "their order or number differs"),
+        ("ab", "abc", "only in one of them: c"),
+        ([None, "b"], "ac", "only in one of them: a, b, c"),
+    ],
+)
+def test_a_difference_of_classes_is_named(ours, theirs, told):
+    assert class_difference(ours, theirs) == class_difference(theirs, ours) == told

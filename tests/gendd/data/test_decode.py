@@ -1,0 +1,103 @@
+"""Formats and modes of image files: 8-bit RGB from each, or a refusal that names the mode."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gendd.data.decode import ENDINGS, FORMATS, BrokenImage, as_rgb, begins_as_image, opened
+
+# Bright and dark squares, in steps that 16 bits and 8 bits both have.
+GREYS = np.kron(np.array([[0, 64], [129, 255]], np.uint8), np.ones((8, 8), np.uint8))
+
+
+def encoded(pixels, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def read(content):
+    with opened(content) as image:
+        return np.asarray(as_rgb(image))
+
+
+def tiff_of_12_bits(greys):
+    """Each two pixels in three bytes; greys are written as multiples of 16."""
+    values = (greys.astype(int) << 4).reshape(-1, 2)
+    packed = b"".join(((one << 12) | other).to_bytes(3, "big") for one, other in values.tolist())
+    height, width = greys.shape
+    tags = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 9 * 12 + 4, 277: 1, 278: height,
+            279: len(packed)}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + packed
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF", "JPEG2000"])
+def test_greys_of_16_bits_are_scaled_to_8(kind):
+    """A PPM of 16 bits has mode I, whose range otherwise nothing states."""
+    content = encoded(GREYS.astype(np.uint16) * 257, kind, **({"irreversible": False} if kind == "JPEG2000" else {}))
+    with opened(content) as image:
+        assert image.mode in ("I", "I;16")
+    assert np.array_equal(read(content), np.repeat(GREYS[..., None], 3, axis=2))
+
+
+def test_greys_of_12_bits_are_scaled_to_8():
+    assert np.array_equal(read(tiff_of_12_bits(GREYS))[..., 0], GREYS)
+
+
+def test_a_16_bit_png_that_pillow_opens_as_32_bits_is_scaled_too():
+    image = Image.fromarray(GREYS.astype(np.int32) * 257)
+    image.format = "PNG"
+    assert np.array_equal(np.asarray(as_rgb(image))[..., 0], GREYS)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
+def test_greys_without_a_range_are_refused_by_their_mode(kind, mode):
+    with pytest.raises(BrokenImage, match=f"^mode {mode}, "):
+        read(encoded(GREYS.astype(kind), "TIFF"))
+
+
+def test_every_format_is_read_that_common_endings_name():
+    assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".ppm", ".mpo"} <= ENDINGS
+    rgb = np.repeat(GREYS[..., None], 3, axis=2)
+    for kind in ("PNG", "GIF", "BMP", "TIFF", "PPM"):
+        assert np.array_equal(read(encoded(rgb, kind)), rgb), kind
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PSD", "TGA", "ICO", "PCX"])
+def test_format_that_nobody_trains_on_is_not_opened(kind):
+    """The reader of each format is one more program that an unknown file may attack; an EPS would start another."""
+    assert kind not in FORMATS and not ENDINGS & {f".{kind.lower()}"}
+    content = b"8BPS\0\1" + bytes(40) if kind == "PSD" else encoded(np.repeat(GREYS[..., None], 3, axis=2), kind)
+    with pytest.raises(BrokenImage, match="^empty, or in none of the formats JPEG, PNG"):
+        read(content)
+    assert not begins_as_image(io.BytesIO(content))
+
+
+def test_the_beginning_of_a_file_tells_whether_it_is_an_image(tmp_path):
+    png = encoded(GREYS, "PNG")
+    for content, image in ((png, True), (png[:-20], True), (b"", False), (b"Copyright: none\n" * 20, False)):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        assert begins_as_image(str(path)) == image, content[:16]
+
+
+def without_content(avif):
+    begin = avif.index(b"mdat") + 4
+    return avif[:begin] + b"\xff" * (len(avif) - begin)
+
+
+def test_damaged_avif_is_a_broken_image():
+    """Its decoder raises RuntimeError, as no other one does."""
+    content = without_content(encoded(np.repeat(GREYS[..., None], 3, axis=2), "AVIF"))
+    with pytest.raises(BrokenImage):
+        read(content)
+    assert begins_as_image(io.BytesIO(content))
+
+
+def test_memory_that_runs_out_breaks_no_image():
+    with pytest.raises(MemoryError), opened(encoded(GREYS, "PNG")):
+        raise MemoryError

@@ -1,0 +1,149 @@
+"""Which files count as images, the same for class folders and folders without classes, and the order of classes."""
+
+import io
+import os
+from collections import Counter
+
+import pytest
+import torchvision
+from lines import refuses
+from PIL import Image
+from timm.data.readers.reader_image_folder import ReaderImageFolder
+
+from gendd.data.image_files import class_names, describe, list_class_folders, list_images
+
+PIXELS = io.BytesIO()
+Image.new("RGB", (4, 4)).save(PIXELS, "PNG")
+PNG = PIXELS.getvalue()
+IMAGES = ("b.PNG", "a.gif", "c.avif", "d.jfif", "deep/e.jpg", "f.v2.0001.jpeg", "without", "broken.png")
+
+
+def write(path, content=PNG):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """train/cat/ and train/dog/, each with IMAGES and much that is none."""
+    for name in ("cat", "dog"):
+        folder = tmp_path / "train" / name
+        for image in IMAGES:
+            write(folder / image)
+        write(folder / "broken.png", b"no image")
+        for other in ("._b.PNG", ".DS_Store", ".ipynb_checkpoints/a.gif", "notes.txt", "README", "clip.mpg"):
+            write(folder / other, b"something else")
+    write(tmp_path / "train" / ".ipynb_checkpoints" / "a.gif")
+    return tmp_path
+
+
+NOT_IMAGES = Counter({"hidden": 7, ".txt": 2, "without an ending": 2, ".mpg": 2})
+
+
+def refusal(function, *arguments):
+    with refuses() as caught:
+        function(*arguments)
+    assert len(caught.value.splitlines()) == 1
+    return caught.value
+
+
+def test_folders_with_and_without_classes_list_same_images(root):
+    expected = sorted(f"{name}/{image}" for name in ("cat", "dog") for image in IMAGES)
+    unlabeled = list_images(root / "train")
+    assert unlabeled.names == expected and unlabeled.labels is None
+    labeled = list_class_folders(root, "train")
+    assert labeled.names == [f"train/{name}" for name in expected]
+    assert labeled.classes == ["cat", "dog"] and labeled.labels == [0] * len(IMAGES) + [1] * len(IMAGES)
+    assert labeled.passed_over == unlabeled.passed_over == NOT_IMAGES
+    assert describe(NOT_IMAGES) == "7 hidden, 2 .txt, 2 without an ending, 2 .mpg"
+
+
+def test_class_folders_are_listed_as_by_torchvision(tmp_path):
+    for name in ("a", "a-b", "B"):
+        for number in range(12):
+            write(tmp_path / "train" / name / f"{number}.png")
+    theirs = torchvision.datasets.ImageFolder(tmp_path / "train")
+    ours = list_class_folders(tmp_path, "train")
+    paths = [str(tmp_path / name) for name in ours.names]
+    assert list(zip(paths, ours.labels, strict=True)) == theirs.samples
+    assert ours.classes == theirs.classes
+
+
+def test_images_outside_class_folders_are_counted_not_used(root):
+    write(root / "train" / "loose.png")
+    listed = list_class_folders(root, "train")
+    assert "train/loose.png" not in listed.names
+    assert listed.passed_over - NOT_IMAGES == {"beside the class folders": 1}
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    write(tmp_path / "elsewhere" / "x.png")
+    for name in ("cat", "dog"):
+        write(tmp_path / "train" / name / "a.png")
+    cat = tmp_path / "train" / "cat"
+    (cat / "file.png").symlink_to(tmp_path / "elsewhere" / "x.png")
+    (cat / "folder").symlink_to(tmp_path / "elsewhere")
+    (cat / "circle").symlink_to(tmp_path / "train")
+    (cat / "gone.png").symlink_to(tmp_path / "gone.png")
+    (cat / "itself").symlink_to(cat / "itself")
+    (tmp_path / "train" / "wolf").symlink_to(tmp_path / "elsewhere")
+    expected = ["cat/a.png", "cat/file.png", "cat/folder/x.png", "cat/gone.png", "dog/a.png", "wolf/x.png"]
+    assert list_images(tmp_path / "train").names == expected
+    labeled = list_class_folders(tmp_path, "train")
+    assert [name.removeprefix("train/") for name in labeled.names] == expected
+    assert labeled.passed_over == {"links to a folder around them": 1, "without an ending": 1}
+
+
+def test_names_that_no_encoding_has_are_listed(tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write(PNG)
+    assert [os.fsencode(name) for name in list_images(tmp_path).names] == [b"caf\xe9.png"]
+
+
+def test_numbered_classes_sort_by_number_as_in_timm(tmp_path):
+    names = [str(number) for number in range(12)]
+    for name in names:
+        write(tmp_path / "train" / name / "a.png")
+    assert class_names(tmp_path / "train") == names
+    theirs = ReaderImageFolder(str(tmp_path / "train")).class_to_idx
+    assert list_class_folders(tmp_path, "train").labels == [theirs[name] for name in names]
+
+
+def test_named_classes_sort_as_text_as_in_torchvision(tmp_path):
+    for name in ("1", "10", "2", "n9", "n10", ".hidden", "__MACOSX"):
+        (tmp_path / name).mkdir()
+    assert class_names(tmp_path) == ["1", "10", "2", "n10", "n9"]
+    (tmp_path / ".hidden").rmdir()
+    (tmp_path / "__MACOSX").rmdir()
+    assert class_names(tmp_path) == torchvision.datasets.folder.find_classes(tmp_path)[0]
+    assert class_names(tmp_path / "none") == []
+
+
+# Refusals
+
+
+def test_a_class_without_images_is_refused_with_what_lies_there(root):
+    write(root / "train" / "wolf" / "a.heic")
+    message = refusal(list_class_folders, root, "train")
+    assert f"{root}: no image in train/ for the classes wolf" in message and "1 .heic" in message
+
+
+def test_a_folder_without_images_is_refused_with_what_lies_there(tmp_path):
+    write(tmp_path / "a.heic")
+    assert "holds no image (passed over: 1 .heic)" in refusal(list_images, tmp_path)
+    assert "no such folder" in refusal(list_images, tmp_path / "none")
+    assert "holds no class folder" in refusal(list_class_folders, tmp_path, "train")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_named(root, monkeypatch):
+    scandir = os.scandir
+
+    def forbidden(folder):
+        if folder.rstrip("/").endswith("dog"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    for message in (refusal(list_images, root), refusal(list_class_folders, root, "train")):
+        assert f"{root}/train/dog" in message and "Permission denied" in message

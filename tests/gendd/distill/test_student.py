@@ -1,0 +1,69 @@
+"""The student: where gradients reach, and that its read-outs are what they say."""
+
+import timm
+import torch
+from torch import nn
+
+import gendd_cifar.models  # noqa: F401
+from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.distill.student import Student
+from gendd.networks.create import pooled_feature
+
+
+def make_student() -> Student:
+    torch.manual_seed(0)
+    backbone = timm.create_model("cifar_resnet8", num_classes=10)
+    student = Student(backbone, SplitTokenHead(32, 64, token_dim=16, width=32, repeats=2, **PAPER), nn.Linear(32, 10))
+    for parameter in student.head.parameters():
+        parameter.data.add_(0.05 * torch.randn_like(parameter))
+    return student
+
+
+def forward(student: Student, **options) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images, target = torch.randn(4, 3, 32, 32, generator=generator), torch.randn(4, 32, generator=generator)
+    draws = student.head.draw(4, torch.Generator().manual_seed(2))
+    return student(images, target, torch.tensor([0, 1, 2, 3]), draws=draws, **options)
+
+
+def backbone_gradients(student: Student) -> list[torch.Tensor]:
+    student.zero_grad()
+    forward(student)["loss"].backward()
+    return [p.grad.clone() for name, p in student.backbone.named_parameters() if not name.startswith("fc")]
+
+
+def test_probe_loss_does_not_reach_the_backbone():
+    student = make_student()
+    with_probe = backbone_gradients(student)
+    student.backbone.get_classifier().weight.data.zero_()
+    for one, other in zip(with_probe, backbone_gradients(student), strict=True):
+        torch.testing.assert_close(one, other)
+    assert any(gradient.abs().max() > 0 for gradient in with_probe)
+
+
+def test_only_trained_parameters_get_a_gradient():
+    student = make_student()
+    forward(student)["loss"].backward()
+    assert not [name for name, p in student.named_parameters() if p.requires_grad and p.grad is None]
+    assert [name for name, p in student.named_parameters() if not p.requires_grad] == [
+        "classifier.weight",
+        "classifier.bias",
+    ]
+
+
+def test_mixup_with_share_one_changes_nothing():
+    student = make_student().eval()
+    plain, mixed = forward(student)["loss"], forward(student, mixup_share=torch.tensor(1.0))["loss"]
+    torch.testing.assert_close(plain, mixed)
+    assert forward(student, mixup_share=torch.tensor(0.6))["loss"] != plain
+
+
+def test_student_predicts_from_mean_sample_and_from_probe():
+    student, images = make_student().eval(), torch.randn(3, 3, 32, 32)
+    settings = {"sampler": "ancestral", "steps": 4, "num_samples": 3}
+    logits = student.read_out(images, torch.Generator().manual_seed(3), **settings)
+    z = student.norm(pooled_feature(student.backbone, images))
+    features = student.head.sample(z, generator=torch.Generator().manual_seed(3), **settings)
+    mean = (features[:, 0] + features[:, 1] + features[:, 2]) / 3
+    torch.testing.assert_close(logits["head"], mean @ student.classifier.weight.T + student.classifier.bias)
+    torch.testing.assert_close(logits["probe"], student.backbone(images))

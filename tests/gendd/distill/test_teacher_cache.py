@@ -1,0 +1,245 @@
+"""The cache of the teacher's features: what it holds, who may fill it, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from faults import STALE, failing
+from lines import refuses
+from toy import ToyNetwork
+
+from gendd.config import Config
+from gendd.core import retry
+from gendd.core.distributed import World
+from gendd.core.errors import PassingFault
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Normalize
+from gendd.distill import teacher_cache
+from gendd.distill.teacher import FrozenTeacher
+from gendd.distill.teacher_cache import open_cache
+from gendd.methods import METHODS
+from gendd_cifar.data import TrainingImages
+from gendd_cifar.sources import Images, Source
+
+CPU = torch.device("cpu")
+ALONE = World(0, 1, 0, CPU)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+IMAGES, BATCH, VIEWS = 50, 16, 3
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    """Seven shards a view, the last one shorter, each taken in three batches."""
+    monkeypatch.setattr(teacher_cache, "SHARD_IMAGES", 8)
+    monkeypatch.setattr(teacher_cache, "TEACHER_BATCH", 3)
+
+
+def teacher_of(seed=0, precision="fp32"):
+    torch.manual_seed(seed)
+    network = ToyNetwork(10)
+    network.pretrained_cfg = {"mean": MEAN, "std": STD}
+    return FrozenTeacher(network, network, CPU, precision)
+
+
+class Setting:
+    """A run with a cache, but for the training."""
+
+    def __init__(self, folder, teacher=None, images=IMAGES, images_seed=0, seed=0, views=VIEWS, **options):
+        noise = torch.Generator().manual_seed(images_seed)
+        pixels = torch.randint(256, (images, 3, 16, 16), generator=noise, dtype=torch.uint8)
+        train = Images(pixels, torch.arange(images))
+        plan = BatchPlan(seed, BATCH)
+        source, normalize = Source(train, (None,) * images), Normalize(MEAN, STD, CPU)
+        self.data = TrainingImages(source, plan, normalize, CPU, cached_views=views, **options)
+        self.config = Config(method=METHODS["kd"]()).changed(
+            teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
+        )
+        self.teacher, self.taken = teacher or teacher_of(), []
+        self.compute, self.teacher.features_of = self.teacher.features_of, self.features_of
+
+    def features_of(self, images):
+        self.taken.append(len(images))
+        return self.compute(images)
+
+    def open(self, world=ALONE):
+        return open_cache(self.config, self.data, self.teacher, world)
+
+
+def files(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refusal(setting: Setting) -> str:
+    with refuses() as caught:
+        setting.open()
+    assert len(str(caught.value).splitlines()) == 1 and str(caught.value).startswith("--teacher-cache")
+    return str(caught.value)
+
+
+@torch.no_grad()
+def test_it_holds_the_teachers_features_of_what_the_student_sees(tmp_path):
+    setting = Setting(tmp_path)
+    cache, steps = setting.open(), range(4 * setting.data.steps_per_epoch)
+    for batch in setting.data.batches(steps):
+        feature_map = setting.teacher.model.forward_features(batch.images)
+        expected = setting.teacher.model.forward_head(feature_map, pre_logits=True)
+        torch.testing.assert_close(cache.features(batch).float(), expected, rtol=1e-3, atol=1e-4)
+    assert sum(setting.taken) == VIEWS * IMAGES, "the teacher sees each view of an image once"
+
+
+def test_an_opened_cache_is_read_and_tried_only(tmp_path):
+    Setting(tmp_path).open()
+    again = Setting(tmp_path)
+    again.open()
+    assert again.taken == [8]
+
+
+def test_more_processes_fill_it_with_the_same_bytes(tmp_path):
+    Setting(tmp_path / "one").open()
+    for rank in (1, 2, 0):
+        setting = Setting(tmp_path / "three")
+        cache = teacher_cache.TeacherCache(setting.config.data.teacher_cache, VIEWS, setting.data, 64)
+        (tmp_path / "three").mkdir(exist_ok=True)
+        cache.fill(setting.features_of, World(rank, 3, rank, CPU))
+        assert sum(setting.taken) < VIEWS * IMAGES / 2
+    one, three = files(tmp_path / "one"), files(tmp_path / "three")
+    assert one.pop("cache.json") and one == three and len(one) == 7 * VIEWS
+
+
+def test_an_interrupted_fill_goes_on(tmp_path):
+    whole = Setting(tmp_path / "whole")
+    whole.open()
+    setting = Setting(tmp_path / "parts")
+    compute = setting.compute
+
+    def dies(images):
+        if len(setting.taken) == 10:
+            raise KeyboardInterrupt
+        return compute(images)
+
+    setting.compute = dies
+    with pytest.raises(KeyboardInterrupt):
+        setting.open()
+    there = files(tmp_path / "parts")
+    assert len(there) == 1 + 3, "three shards of three batches, and cache.json"
+    setting.compute, setting.taken = compute, []
+    setting.open()
+    assert sum(setting.taken) == 8 + VIEWS * IMAGES - 3 * 8, "a trial, and what was left"
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+
+def test_views_are_added_and_fewer_are_enough(tmp_path):
+    Setting(tmp_path / "whole").open()
+    Setting(tmp_path / "grown", views=1).open()
+    assert len(files(tmp_path / "grown")) == 1 + 7
+    Setting(tmp_path / "grown").open()
+    assert files(tmp_path / "grown") == files(tmp_path / "whole")
+    fewer = Setting(tmp_path / "grown", views=2)
+    fewer.open()
+    assert fewer.taken == [8]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"crop_padding": 2}, "crop padding 4 there, 2 here"),
+        ({"hflip": 0.0}, "hflip 0.5 there, 0.0 here"),
+        ({"images": 48}, "images 50 there, 48 here; images sha256"),
+        ({"images_seed": 1}, "images sha256"),
+        ({"teacher": teacher_of(1)}, "teacher weights sha256"),
+        ({"teacher": teacher_of(0, "bf16")}, "teacher precision fp32 there, bf16 here; teacher weights sha256"),
+    ],
+)
+def test_a_cache_of_something_else_is_refused(changes, words, tmp_path):
+    Setting(tmp_path).open()
+    before = files(tmp_path)
+    message = refusal(Setting(tmp_path, **changes))
+    assert f"was made from other settings: {words}" in message
+    assert message.endswith("name another folder, or delete this one")
+    assert files(tmp_path) == before
+
+
+def test_a_cache_of_a_teacher_of_another_name_is_refused(tmp_path):
+    Setting(tmp_path).open()
+    setting = Setting(tmp_path)
+    setting.config = setting.config.changed(teacher="resnet8")
+    assert "teacher toy:network there, resnet8 here;" in refusal(setting)
+
+
+def test_a_cache_of_another_normalization_is_refused(tmp_path):
+    Setting(tmp_path).open()
+    setting = Setting(tmp_path)
+    setting.config = setting.config.changed(teacher_mean=(0.1, 0.2, 0.3))
+    assert "teacher mean None there, [0.1, 0.2, 0.3] here;" in refusal(setting)
+
+
+@pytest.mark.parametrize("shard", ["view-000-000000.fp16", "view-002-000006.fp16"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: content[:1],
+        lambda content: b"",
+        lambda content: content + b"x",
+        lambda content: bytes([content[0] ^ 1]) + content[1:],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    ],
+)
+def test_damaged_cache_shard_is_named_and_rebuilt_if_deleted(shard, damage, tmp_path):
+    Setting(tmp_path).open()
+    whole = files(tmp_path)
+    (tmp_path / shard).write_bytes(damage(whole[shard]))
+    assert f"{shard} is damaged; delete this file" in refusal(Setting(tmp_path))
+    (tmp_path / shard).unlink()
+    Setting(tmp_path).open()
+    assert files(tmp_path) == whole
+
+
+def test_without_its_record_a_cache_is_refused(tmp_path):
+    Setting(tmp_path).open()
+    record = tmp_path / "cache.json"
+    assert json.loads(record.read_text())["teacher"] == "toy:network"
+    record.write_text(record.read_text()[:-5])
+    assert "its cache.json is damaged" in refusal(Setting(tmp_path))
+    record.unlink()
+    assert "holds features, but no cache.json" in refusal(Setting(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["read_text", "read_bytes"])
+def test_a_disk_that_fails_for_a_while_damages_no_cache(name, tmp_path, monkeypatch):
+    Setting(tmp_path).open()
+    monkeypatch.setattr(retry, "PAUSES", (0,))
+    monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE]))
+    Setting(tmp_path).open()
+    monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE] * 2))
+    with pytest.raises(PassingFault, match="cannot be read"):
+        Setting(tmp_path).open()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be made (Not a directory)" in refusal(Setting(tmp_path / "file" / "cache"))
+
+
+def test_features_beyond_float16_are_refused(tmp_path):
+    teacher = teacher_of()
+    with torch.no_grad():
+        teacher.model.convolution.weight.mul_(1e6)
+    assert "does not fit into float16" in refusal(Setting(tmp_path, teacher))
+
+
+def test_features_that_are_no_longer_the_teachers_are_refused(tmp_path, monkeypatch):
+    """Such as those of another version of a library, which draws other crops."""
+    Setting(tmp_path, hflip=1.0).open()
+    draw = TrainingImages.draw
+    monkeypatch.setattr(TrainingImages, "draw", lambda *arguments: (draw(*arguments)[0], ~draw(*arguments)[1]))
+    assert "away from those in view-000-000000.fp16: images or libraries are not the same" in refusal(
+        Setting(tmp_path, hflip=1.0)
+    )
+
+
+def test_a_process_that_does_not_see_the_folder_is_refused(tmp_path):
+    setting = Setting(tmp_path / "elsewhere")
+    with refuses("process 1 does not see it; name a folder that all machines share"):
+        setting.open(World(1, 1, 1, CPU))

@@ -1,0 +1,69 @@
+"""Counting: exact, and the same however many processes share the images."""
+
+import pytest
+import torch
+
+from gendd.core.distributed import World
+from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate, feature_agreement
+
+ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
+
+
+def batches_of(logits: torch.Tensor, labels: torch.Tensor, size: int):
+    for number, first in enumerate(range(0, len(labels), size)):
+        yield number, logits[first : first + size], labels[first : first + size]
+
+
+def test_accuracy_counts_a_last_smaller_batch():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(103, 10, generator=generator), torch.randint(10, (103,), generator=generator)
+    ranks = (logits > logits.gather(1, labels[:, None])).sum(1)
+    expected = [100 * (ranks < k).double().mean().item() for k in (1, 5)]
+    read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
+    result = evaluate(read_out, batches_of(logits, labels, 25), ALONE)["classifier"]
+    assert [result["top1"], result["top5"]] == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top5_is_left_out_of_five_classes(classes):
+    read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
+    batches = batches_of(torch.eye(classes), torch.arange(classes), 2)
+    assert ("top5" in evaluate(read_out, batches, ALONE)["classifier"]) == (classes > 5)
+
+
+def test_an_image_of_several_labels_is_recognized_by_any_of_them():
+    logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [0.0, 1, 2, 3, 4, 5], [5.0, 4, 3, 2, 1, 0]])
+    # The first is right by its second label; of the second, class 2 is fourth; of the third, none is among five.
+    labels = torch.tensor([[4, 0], [0, 2], [5, -1]])
+    read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
+    result = evaluate(read_out, batches_of(logits, labels, 2), ALONE)["classifier"]
+    assert (result["top1"], result["top5"]) == pytest.approx((100 / 3, 200 / 3), abs=1e-3)
+
+
+def test_sampling_noise_follows_from_seed_and_batch_number():
+    def noisy(images, generator):
+        seen.append(torch.randn(3, generator=generator))
+        return {"head": images}
+
+    logits, labels, runs = torch.randn(20, 3), torch.randint(3, (20,)), []
+    for seed in (0, 0, 1):
+        seen: list[torch.Tensor] = []
+        evaluate(ReadOut(("head",), noisy), batches_of(logits, labels, 5), ALONE, seed)
+        runs.append(torch.stack(seen))
+    torch.testing.assert_close(runs[0], runs[1], rtol=0, atol=0)
+    assert not torch.equal(runs[0], runs[2])
+    assert not torch.equal(runs[0][0], runs[0][1])
+
+
+def test_stopwatch_counts_batches_and_returns_the_same():
+    watch = Stopwatch(ReadOut(("classifier",), lambda images, noise: {"classifier": images * 2}))
+    for _ in range(3):
+        images = torch.ones(4, 2)
+        torch.testing.assert_close(watch.outputs(images, torch.Generator())["classifier"], images * 2)
+    summary = watch.summary()
+    assert summary["batches"] == 3 and 0 < summary["min"] <= summary["median"] <= summary["max"]
+
+
+def test_feature_agreement_of_known_vectors():
+    generated, target = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[6.0, 8.0], [1.0, 0.0]])
+    assert feature_agreement(generated, target) == pytest.approx({"cosine": 0.5, "norm": 3.5, "target_norm": 5.5})

@@ -1,0 +1,144 @@
+"""Judging features: against scikit-learn, and worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lines import refuses
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from gendd.core.distributed import World
+from gendd.evaluation.accuracy import CalibrationCounter, feature_scores
+from gendd.evaluation.probes import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_shares, zero_shot_logits
+from gendd.evaluation.scores import neighbors_by_chance, score_title
+from gendd.programs.probed_features import Judged
+from gendd.programs.probes import Judgement
+
+ALONE = World(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """Features, pixels with noise, and classes, of images to train and to test on."""
+    data = load_digits()
+    noise = torch.randn(1797, 64, generator=torch.Generator().manual_seed(0))
+    features = torch.from_numpy(data.data).float() + 3 * noise
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(1))
+    labels = torch.from_numpy(data.target)[order]
+    return features[order][:1200], labels[:1200], features[order][1200:], labels[1200:]
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (1, 0.07), (7, 1.0)])
+def test_knn_is_scikit_learns_to_the_last_image(digits, k, temperature):
+    train, labels, test, _ = digits
+    theirs = KNeighborsClassifier(k, weights=lambda apart: np.exp((1 - apart) / temperature), metric="cosine")
+    theirs.fit(train.double().numpy(), labels.numpy())
+    ours = knn_shares(train.double(), labels, test.double(), 10, k, temperature)
+    assert (ours.argmax(-1).numpy() == theirs.predict(test.double().numpy())).all()
+    np.testing.assert_allclose(ours.numpy(), theirs.predict_proba(test.double().numpy()), atol=1e-8)
+
+
+def test_more_neighbors_than_images_are_refused(digits):
+    with refuses("^1201: more than the 1200 training images"):
+        knn_shares(*digits[:3], 10, k=1201)
+
+
+def test_probe_equals_scikit_learn_at_the_same_penalty(digits):
+    train, labels, test, known = digits
+    probe, penalty = fit_by_lbfgs(train, labels, 10)
+    standardized = LinearProbe(train, 10)
+    inputs = [((part - standardized.mean) / standardized.std).double().numpy() for part in (train, test)]
+    theirs = LogisticRegression(C=1 / (2 * penalty * len(train)), max_iter=2000, tol=1e-8)
+    theirs.fit(inputs[0], labels.numpy())
+    agreement = (probe(test).argmax(-1).numpy() == theirs.predict(inputs[1])).mean()
+    assert agreement > 0.99 and (probe(test).argmax(-1) == known).float().mean() > 0.9
+    np.testing.assert_allclose(probe(test).softmax(-1).numpy(), theirs.predict_proba(inputs[1]), atol=0.02)
+
+
+def test_the_probe_by_sgd_learns_from_classes_and_probabilities(digits):
+    train, labels, test, known = digits
+    for targets in (labels, torch.nn.functional.one_hot(labels, 10).float()):
+        probe = fit_by_sgd(train, targets, 10)
+        assert (probe(test).argmax(-1) == known).float().mean() > 0.8
+
+
+def test_zero_shot_in_plain_numbers():
+    features, vectors = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 10.0]])
+    assert zero_shot_logits(features, vectors, torch.tensor([0.5, -1.0])).tolist() == [[3.5, 39.0]]
+    torch.testing.assert_close(zero_shot_logits(features, vectors, cosine=True), torch.tensor([[0.6, 0.8]]))
+    with refuses(r"holds vectors of shape \(2, 3\), the features have 2 numbers"):
+        zero_shot_logits(features, torch.zeros(2, 3))
+
+
+def test_calibration_in_plain_numbers():
+    """Confidences 0.9, 0.9 and 0.6; hits, a miss, a hit: gaps |1 - 1.8| and |1 - 0.6| over three images."""
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
+    counter = CalibrationCounter(ALONE.device)
+    for part, label in zip(probabilities, (0, 1, 1), strict=True):
+        counter.update(part[None], torch.tensor([label]))
+    assert counter.compute(ALONE) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-3)
+
+
+def test_feature_scores_in_plain_numbers():
+    target = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
+    same = feature_scores(target * 2, target)
+    assert same["cosine"] == 100
+    # Variance about the mean (0.25, 0.5) is 2.75 + 1 = 3.75; the error is that of the features doubled, 5.
+    assert same["r2"] == pytest.approx(100 * (1 - 5 / 3.75), abs=1e-3)
+    assert feature_scores(target, target)["r2"] == 100
+    assert feature_scores(-target, target)["cosine"] == -100
+    mean = target.mean(0).expand(4, 2)
+    assert feature_scores(mean, target)["r2"] == pytest.approx(0, abs=1e-4)
+
+
+def test_neighbors_that_agree_by_half():
+    """Forty images on a circle, in another order."""
+    angles = torch.arange(40) * math.tau / 40
+    circle = torch.stack([angles.cos(), angles.sin()], -1)
+    shuffled = circle[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
+    assert 10 < feature_scores(shuffled, circle)["neighbors"] < 45, "ten of thirty-nine by chance"
+
+
+@pytest.mark.parametrize(("images", "expected"), [(10, None), (20, None), (21, 50), (51, 20), (20_000, 0.10001)])
+def test_neighbors_are_scored_where_chance_leaves_room(images, expected):
+    features = torch.randn(min(images, 60), 4)
+    if images <= 60:
+        assert ("neighbors" in feature_scores(features, features)) == (expected is not None)
+    if expected:
+        assert neighbors_by_chance(images) == pytest.approx(expected, rel=1e-4)
+        assert score_title("neighbors", images) == f"neighbors (chance {expected:.1f} %)"
+
+
+def test_features_of_one_image_have_no_share_of_variance():
+    assert feature_scores(torch.ones(1, 4), torch.ones(1, 4)) == {"cosine": 100}
+
+
+@pytest.mark.parametrize("broken", ["vectors", "bias"])
+def test_class_vectors_that_are_not_finite_are_refused(broken):
+    values = {"vectors": torch.ones(3, 2), "bias": torch.zeros(3)}
+    values[broken][1] = torch.nan
+    with refuses("holds values that are not finite"):
+        zero_shot_logits(torch.ones(1, 2), values["vectors"], values["bias"])
+
+
+def test_biases_of_another_number_are_refused():
+    with refuses("holds biases of shape .2,. for 3 vectors"):
+        zero_shot_logits(torch.ones(1, 2), torch.ones(3, 2), torch.zeros(2))
+
+
+def test_images_of_several_labels_are_right_by_any_of_them():
+    test = Judged(torch.zeros(3, 1), torch.tensor([[2, 1], [0, -1], [1, -1]]), ("a", "b", "c"), "set", "val")
+    scores = torch.eye(3)[[1, 2, 1]].double()
+    assert Judgement({}, test, scores, scores).figures() == {
+        "images": 3, "top1": pytest.approx(66.6667), "ece": pytest.approx(33.3333)
+    }  # fmt: skip
+
+
+def test_classes_without_a_vote_are_not_among_the_first_five():
+    test = Judged(torch.zeros(1, 1), torch.tensor([0]), tuple("abcdef"), "set", "val")
+    shares = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
+    assert Judgement({}, test, shares, shares).figures()["top5"] == 0
+    assert Judgement({}, test, shares, None).figures() == {"images": 1, "top1": 0, "top5": 100}

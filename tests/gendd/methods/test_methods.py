@@ -1,0 +1,267 @@
+"""Losses of the methods that GenDD is compared with, against arithmetic of their own."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gendd.config import Config
+from gendd.data.batch import Batch
+from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.methods import METHODS
+from gendd.methods.base import TaskContext
+from gendd.methods.dist import relations
+from gendd.methods.dkd import decoupled
+from gendd.methods.ikl import weighted_pairwise_error
+from gendd.methods.logits import LogitTask, divergence, standardized
+from gendd.methods.regression import RegressionHead
+from gendd.methods.simkd import SimKDStudent
+from gendd.methods.srd import log_sum
+from gendd.methods.vkd import standardized_error
+from gendd.networks.cost import parameter_count
+from gendd_cifar.tree import TREE
+
+B, C, T = 7, 5, 4.0
+
+
+@pytest.fixture
+def logits() -> tuple[Tensor, Tensor, Tensor]:
+    """Teacher's and student's logits, and labels."""
+    noise = torch.Generator().manual_seed(0)
+    teacher_logits, student = 3 * torch.randn(2, B, C, generator=noise, dtype=torch.float64)
+    return teacher_logits, student, torch.randint(C, (B,), generator=noise)
+
+
+def softmax(values: list[float]) -> list[float]:
+    total = sum(map(math.exp, values))
+    return [math.exp(value) / total for value in values]
+
+
+def kl(p: list[float], q: list[float]) -> float:
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+def test_divergence_in_plain_numbers(logits):
+    teacher_logits, student, _ = logits
+    ours = divergence(teacher_logits, student, T)
+    for row in range(B):
+        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (teacher_logits, student))
+        assert ours[row].item() == pytest.approx(T * T * kl(p, q))
+
+
+def test_dkd_parts_in_plain_numbers(logits):
+    teacher_logits, student, labels = logits
+    tckd, nckd = decoupled(teacher_logits, student, labels, T)
+    for row in range(B):
+        y = labels[row].item()
+        p, q = (softmax([value / T for value in values[row].tolist()]) for values in (teacher_logits, student))
+        binary = kl([p[y], 1 - p[y]], [q[y], 1 - q[y]])
+        others = ([value / (1 - all_[y]) for i, value in enumerate(all_) if i != y] for all_ in (p, q))
+        assert tckd[row].item() == pytest.approx(T * T * binary)
+        assert nckd[row].item() == pytest.approx(T * T * kl(*others))
+
+
+def test_dkd_with_beta_the_non_target_probability_is_kd(logits):
+    teacher_logits, student, labels = logits
+    tckd, nckd = decoupled(teacher_logits, student, labels, T)
+    target = (teacher_logits / T).softmax(-1).gather(1, labels[:, None])[:, 0]
+    torch.testing.assert_close(tckd + (1 - target) * nckd, divergence(teacher_logits, student, T))
+
+
+def test_dkd_stays_finite_for_a_certain_teacher():
+    teacher_logits, student = torch.tensor([[400.0, 0, 0]]), torch.zeros(1, 3, requires_grad=True)
+    tckd, nckd = decoupled(teacher_logits, student, torch.tensor([0]), 1.0)
+    (tckd + nckd).sum().backward()
+    assert tckd.isfinite().all() and nckd.isfinite().all() and student.grad.isfinite().all()
+
+
+def pairwise(teacher_logits: Tensor, student: Tensor, weights: Tensor) -> Tensor:
+    """The paper's double sum over pairs of classes."""
+    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (teacher_logits, student))
+    return 0.25 * (weights[:, :, None] * weights[:, None, :] * (ours - theirs) ** 2).sum((1, 2))
+
+
+def test_ikl_error_is_the_sum_over_pairs(logits):
+    teacher_logits, student, _ = logits
+    weights = (teacher_logits / T).softmax(-1)
+    torch.testing.assert_close(
+        weighted_pairwise_error(teacher_logits, student, weights), pairwise(teacher_logits, student, weights)
+    )
+
+
+def test_ikl_error_with_uniform_weights_is_a_plain_pairwise_mse(logits):
+    teacher_logits, student, _ = logits
+    even = torch.full((B, C), 1 / C, dtype=torch.float64)
+    ours, theirs = (values[:, :, None] - values[:, None, :] for values in (teacher_logits, student))
+    mse = ((ours - theirs) ** 2).mean((1, 2))
+    torch.testing.assert_close(weighted_pairwise_error(teacher_logits, student, even), mse / 4)
+
+
+def test_ikl_error_is_kd_to_second_order(logits):
+    """T^2 KL of logits that hardly differ is half their variance under the teacher's softmax."""
+    teacher_logits, apart, _ = logits
+    student = teacher_logits + 1e-4 * apart
+    error = weighted_pairwise_error(teacher_logits, student, (teacher_logits / T).softmax(-1))
+    torch.testing.assert_close(error, divergence(teacher_logits, student, T), rtol=1e-3, atol=0)
+
+
+def test_standardized_logits_in_plain_numbers():
+    """Of 1, 2, 3 the mean is 2 and the deviation (n - 1) is 1."""
+    expected = torch.tensor([[-1.0, 0, 1], [1, 0, -1]])
+    torch.testing.assert_close(standardized(torch.tensor([[1.0, 2, 3], [70, 50, 30]])), expected)
+
+
+def test_dist_in_plain_numbers(logits):
+    teacher_logits, student, _ = logits
+    inter, intra = relations(teacher_logits, student, T)
+    p, q = (
+        np.array([softmax([value / T for value in row]) for row in values.tolist()])
+        for values in (teacher_logits, student)
+    )
+    by_image = [1 - np.corrcoef(p[row], q[row])[0, 1] for row in range(B)]
+    by_class = [1 - np.corrcoef(p[:, column], q[:, column])[0, 1] for column in range(C)]
+    assert inter.item() == pytest.approx(T * T * np.mean(by_image))
+    assert intra.item() == pytest.approx(T * T * np.mean(by_class))
+
+
+def test_dist_asks_for_the_same_ranking_not_for_the_same_values():
+    teacher_logits = torch.tensor([[0.0, 0], [math.log(3), 0]])
+    inter, intra = relations(teacher_logits, 1e-3 * teacher_logits[:, [0, 1]], 1.0)
+    # Over two images, any two values that rise alike correlate wholly; over two equal classes nothing does.
+    assert intra.item() == pytest.approx(0, abs=1e-5)
+    assert inter.item() == pytest.approx(0.5, abs=1e-5)
+
+
+def test_srd_in_plain_numbers():
+    """One dimension, two images: normalized, they are -1 and 1, or 1 and -1."""
+    rising, falling = torch.tensor([[0.0], [2000]]), torch.tensor([[5000.0], [3000]])
+    assert log_sum(rising, falling).item() == pytest.approx(math.log(2 * 2**4), rel=1e-5)
+    three = torch.tensor([[0.0], [0], [3000]])  # mean 1000, deviation 1000 sqrt 2
+    other = torch.tensor([[3000.0], [0], [0]])
+    assert log_sum(three, other).item() == pytest.approx(math.log(2 * (3 / math.sqrt(2)) ** 4), rel=1e-5)
+
+
+def test_vkd_in_plain_numbers():
+    feature = torch.tensor([[0.0, 7], [2000, 7]])  # standardized: -1 and 1; a constant becomes 0
+    assert standardized_error(torch.tensor([[0.0, 0], [0, 2]]), feature).item() == pytest.approx((1 + 0 + 1 + 4) / 4)
+
+
+@pytest.mark.parametrize("teacher_width", [24, 512, 700])
+def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
+    torch.manual_seed(0)
+    student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
+    teacher.width = teacher_width
+    task = METHODS["vkd"]().build(
+        TaskContext(Config(method=METHODS["vkd"]()).changed(), student, teacher, {}, torch.device("cpu"))
+    )
+    projector = task.trainable_module.projector
+    before, optimizer = projector.weight.detach().clone(), torch.optim.SGD(projector.parameters(), 1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        task.loss(projector(torch.randn(8, 512)), torch.randn(8, teacher_width)).backward()
+        optimizer.step()
+    weight = projector.weight.detach()
+    assert (weight - before).norm() > 1e-2 and weight.shape == (teacher_width, 512)
+    narrow = weight.T @ weight if teacher_width >= 512 else weight @ weight.T
+    torch.testing.assert_close(narrow, torch.eye(len(narrow)), rtol=0, atol=1e-3)
+
+
+class OfLogits(LogitTask):
+    """The task around given logits: its methods alone, without networks."""
+
+    def __init__(self, losses, warmup_epochs, teacher_logits, student):
+        nn.Module.__init__(self)
+        self.losses, self.warmup_epochs = losses, warmup_epochs
+        self.trainable_module = lambda images: student
+        self.teacher = SimpleNamespace(features=lambda batch: None, classify=lambda _: teacher_logits)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "epoch", "weight"), [(0, 1, 1.0), (20, 1, 0.05), (20, 7, 0.35), (20, 20, 1.0), (20, 240, 1.0)]
+)
+def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
+    teacher_logits, student, labels = logits
+    task = OfLogits(
+        lambda logits, teacher_logits, labels: (torch.tensor(2.0), torch.tensor(3.0)), warmup, teacher_logits, student
+    )
+    assert task(Batch(None, labels, None, epoch))["loss"].item() == pytest.approx(2 + weight * 3)
+
+
+def test_losses_of_the_registry_are_the_published_sums(logits):
+    """Each method's task, built for a real student, on given logits."""
+    teacher_logits, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
+    network = timm.create_model("resnet10t", num_classes=C)
+    options = {
+        "kd": {"temperature": T, "label_share": 0.1},
+        "kl": {"temperature": T},
+        "dkd": {"temperature": T, "alpha": 3, "beta": 12, "distill_warmup_epochs": 0},
+        "dist": {"temperature": T, "beta": 12, "gamma": 5},
+        "ikl": {"temperature": T, "alpha": 3, "beta": 12, "distill_warmup_epochs": 0},
+    }
+
+    def built(name, **more):
+        config = TREE.config(METHODS[name](**options[name], **more))
+        return config.method.build(TaskContext(config, network, SimpleNamespace(), {}, torch.device("cpu")))
+
+    hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()
+    p, log_q = (teacher_logits / T).softmax(-1), (student / T).log_softmax(-1)
+    kd = T * T * (p * (p.log() - log_q)).sum(-1).mean()
+    tckd, nckd = decoupled(teacher_logits, student, labels, T)
+    expected = {
+        "kd": (0.1 * hard, 0.9 * kd),
+        "kl": (torch.zeros(()), kd),
+        "dkd": (hard, (3 * tckd + 12 * nckd).mean()),
+        "dist": (hard, 12 * relations(teacher_logits, student, T)[0] + 5 * relations(teacher_logits, student, T)[1]),
+        "ikl": (hard, 3 * -(p * log_q).sum(-1).mean() + 12 * pairwise(teacher_logits, student, p).mean()),
+    }
+    for name, sums in expected.items():
+        task = built(name)
+        for ours, theirs in zip(task.losses(student, teacher_logits, labels), sums, strict=True):
+            torch.testing.assert_close(ours, theirs, msg=lambda text, name=name: f"{name}: {text}")
+    like = [
+        (values - values.mean(-1, keepdim=True)) / values.std(-1, keepdim=True) for values in (teacher_logits, student)
+    ]
+    tckd, nckd = decoupled(*like, labels, T)
+    for name, loss in (("kd", 0.9 * divergence(*like, T).mean()), ("dkd", (3 * tckd + 12 * nckd).mean())):
+        task_loss, kd_loss = built(name, logit_standardization=True).losses(student, teacher_logits, labels)
+        torch.testing.assert_close(kd_loss, loss)
+        torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
+
+
+def test_regression_has_head_size_and_predicts_its_target():
+    torch.manual_seed(0)
+    drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64, **PAPER))
+    head = RegressionHead(64, 16, width=64, size=drawn)
+    assert parameter_count(head) == pytest.approx(drawn, rel=0.05)
+    z, wanted = torch.randn(8, 16), torch.randn(8, 64)
+    before = head(z, wanted)["loss"].item()
+    assert before == pytest.approx(((head.sample(z)[:, 0] - wanted) ** 2).mean().item())
+    optimizer = torch.optim.Adam(head.parameters(), 1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        head(z, wanted)["loss"].backward()
+        optimizer.step()
+    generated = head.sample(z, sampler="deterministic", steps=2)
+    assert generated.shape == (8, 1, 64)
+    assert F.mse_loss(generated[:, 0], wanted) < 0.05 * before
+    torch.testing.assert_close(head.sample(z[2:3])[0], generated[2])
+
+
+def test_simkd_pools_projection_for_the_teacher_classifier():
+    torch.manual_seed(0)
+    backbone, classifier = timm.create_model("resnet10t", num_classes=C), nn.Linear(24, C)
+    student = SimKDStudent(backbone, 512, classifier).eval()
+    images, target = torch.randn(2, 3, 64, 64), torch.randn(2, 24)
+    features = student.projector[:6](backbone.eval().forward_features(images))
+    last = student.projector[-1]
+    each_place = torch.einsum("bchw,oc->bohw", features, last.weight) + last.bias[:, None, None]
+    feature = each_place.mean((2, 3))
+    torch.testing.assert_close(student(images), classifier(feature))
+    torch.testing.assert_close(student(images, target)["loss"], ((feature - target) ** 2).mean())
+    student.train()(images, target)["loss"].backward()
+    assert student.classifier.weight.grad is None and student.projector[0].weight.grad.abs().sum() > 0

@@ -1,0 +1,76 @@
+"""Where labels are missing the teacher stands in, in every method that can do without."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from programs import for_head
+
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
+from gendd.distill.teacher import FrozenTeacher
+from gendd.methods import METHODS
+from gendd.runs.experiment import build
+from gendd_cifar.tree import TREE
+
+CLASSES, BATCH = 7, 4
+SOME = torch.tensor([3, -1, 0, -1])
+IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def task_of(method="gendd", **changes):
+    settings = for_head(method, {"width": 16, "depth": 1, "repeats": 4}) | changes
+    config = TREE.config(METHODS[method](), student="resnet8", teacher="resnet8x4", **settings)
+    task = build(TREE, config, CLASSES, torch.device("cpu")).task.train()
+    return task
+
+
+def batch(labels):
+    return Batch(IMAGES, labels, next(BatchPlan(0, BATCH).micro_batches(0)))
+
+
+def soft_labels(task):
+    """Rows 0 and 2 of SOME as they are, rows 1 and 3 the teacher's."""
+    with torch.no_grad():
+        soft = task.teacher.model.eval()(IMAGES).softmax(-1)
+    soft[[0, 2]] = 0
+    soft[0, 3] = soft[2, 0] = 1
+    return soft
+
+
+def test_known_labels_stay_and_the_teacher_fills_the_others():
+    task = task_of(label_fraction=0.5)
+    torch.testing.assert_close(task.class_targets(task.teacher.features_of(IMAGES), SOME), soft_labels(task))
+
+
+def test_with_all_labels_they_stay_as_they_are():
+    task, labels = task_of(), torch.tensor([3, 1, 0, 2])
+    assert task.class_targets(None, labels) is labels and task.training_targets(batch(labels)) is labels
+
+
+@pytest.mark.parametrize("method", ["gendd", "regression"])
+def test_targets_are_contracted_towards_the_same_soft_labels(method, monkeypatch):
+    task, seen = task_of(method, label_fraction=0.5, contraction=0.75), {}
+
+    def student(images, target, probe_target, *others):
+        seen.update(target=target, probe_target=probe_target)
+        return {}
+
+    monkeypatch.setattr(task.trainable_module, "forward", student)
+    task(batch(SOME))
+    soft, feature = soft_labels(task), task.teacher.features_of(IMAGES)
+    torch.testing.assert_close(seen["probe_target"], soft)
+    torch.testing.assert_close(seen["target"], 0.25 * feature + 0.75 * soft @ task.teacher.classifier.weight)
+
+
+@pytest.mark.parametrize("method", ["pretrain", "gendd"])
+def test_rows_without_labels_use_soft_cross_entropy(method):
+    task = task_of(method, label_fraction=0.5)
+    losses = task(batch(SOME))
+    loss = losses["loss"] if method == "pretrain" else losses["probe_loss"]
+    expected = -(soft_labels(task) * F.log_softmax(losses["output"].float(), -1)).sum(-1).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_with_all_labels_pretraining_runs_no_teacher(monkeypatch):
+    monkeypatch.setattr(FrozenTeacher, "forward", None)
+    assert task_of("pretrain")(batch(torch.tensor([3, 1, 0, 2])))["loss"] > 0

@@ -1,0 +1,480 @@
+"""Weights and checkpoints: whole files or none, every container, and files that are refused."""
+
+import argparse
+import errno
+import io
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import tarfile
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from faults import STALE, failing
+from lines import refuses
+from torch import nn
+
+import gendd_cifar.models  # noqa: F401  (registers the zoo with timm)
+from gendd.core import files, retry
+from gendd.core.errors import InvalidValue, PassingFault
+from gendd.core.files import rewrite
+from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.distill.student import Student
+from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, read_weights
+
+WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
+
+
+def torch_bytes(content, **options):
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **options)
+    return buffer.getvalue()
+
+
+def legacy_bytes(content):
+    """torch's format before version 1.6, which RepDistiller's files are in."""
+    return torch_bytes(content, _use_new_zipfile_serialization=False)
+
+
+def written(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def refusal(function, *arguments, **options):
+    with refuses(kind=InvalidValue) as caught:
+        function(*arguments, **options)
+    message = caught.value
+    assert len(message.splitlines()) == 1
+    return message
+
+
+def assert_same(tensors, expected):
+    assert set(tensors) == set(expected)
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def no_space(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def failing_save(content, file):
+    file.write(b"half a file")
+    raise RuntimeError("unexpected pos 64 vs 0\nsecond line")
+
+
+SAVES = [files.save, files.save_tensors]
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_save_replaces_the_file_and_leaves_nothing_else(save, tmp_path):
+    path = written(tmp_path / "last.safetensors", b"old")
+    path = path if save is files.save_tensors else path.rename(tmp_path / "last.pt")
+    save(path, WEIGHTS)
+    assert_same(read_weights(path), WEIGHTS)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("save", "module", "name", "failure"),
+    [
+        (files.save, torch, "save", failing_save),
+        (files.save, os, "fsync", no_space),
+        (files.save, os, "replace", no_space),
+        (files.save_tensors, os, "fsync", no_space),
+        (files.save_tensors, os, "replace", no_space),
+    ],
+)
+def test_a_failing_write_leaves_the_old_file_whole(save, module, name, failure, tmp_path, monkeypatch):
+    path = written(tmp_path / "last.pt", b"old")
+    monkeypatch.setattr(module, name, failure)
+    with refuses("cannot write .*last.pt: .*(No space left|unexpected pos)") as caught:
+        save(path, WEIGHTS)
+    assert len(str(caught.value).splitlines()) == 1
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def of_torch(fault):
+    """What torch.save makes of a disk's fault."""
+    error = RuntimeError("unexpected pos 64 vs 0")
+    error.__context__ = fault
+    return error
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "fault"),
+    [(torch, "save", of_torch), (os, "fsync", lambda fault: fault), (os, "replace", lambda fault: fault)],
+    ids=["save", "fsync", "replace"],
+)
+def test_a_disk_that_fails_for_a_while_is_written_to_again(module, name, fault, tmp_path, monkeypatch):
+    """And if it fails for long, that is no fault of the user's, which would end the restarts."""
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    path, working = written(tmp_path / "last.pt", b"old"), getattr(module, name)
+    monkeypatch.setattr(module, name, failing(working, [fault(STALE) for _ in range(3)]))
+    with pytest.raises(PassingFault, match="last.pt cannot be written .*Stale file handle.*tried 3 times"):
+        files.save(path, WEIGHTS)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    monkeypatch.setattr(module, name, failing(working, [fault(STALE) for _ in range(2)]))
+    files.save(path, WEIGHTS)
+    assert_same(read_weights(path), WEIGHTS)
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_checkpoint_is_read_in_spite_of_faults_that_pass(save, tmp_path, monkeypatch):
+    monkeypatch.setattr(retry, "PAUSES", (0, 0))
+    module, name = (torch, "load") if save is files.save else (safetensors.torch, "load_file")
+    save(tmp_path / "weights", WEIGHTS)
+    working = getattr(module, name)
+    monkeypatch.setattr(module, name, failing(working, [STALE] * 2))
+    assert_same(read_weights(tmp_path / "weights"), WEIGHTS)
+    monkeypatch.setattr(module, name, failing(working, [STALE] * 3))
+    with pytest.raises(PassingFault, match="weights cannot be read"):
+        read_weights(tmp_path / "weights")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("save", SAVES)
+def test_a_full_disk_is_named_and_leaves_the_old_file_whole(save, tmp_path):
+    path = written(tmp_path / "last.pt", b"old")
+    (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
+    with refuses("cannot write .*last.pt: .*No space left.*make room"):
+        save(path, {"a": torch.ones(300_000)})
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_a_refusal(tmp_path):
+    with refuses("cannot write .*No such file"):
+        files.save(tmp_path / "none" / "last.pt", WEIGHTS)
+
+
+def prefixed(prefix, tensors=WEIGHTS):
+    return {prefix + name: value for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        WEIGHTS,
+        {"epoch": 240, "model": WEIGHTS, "accuracy": 71.9},
+        {"state_dict": prefixed("module.")},
+        {"model": prefixed("_orig_mod."), "optimizer": {"state": {}, "param_groups": []}},
+        prefixed("module._orig_mod."),
+        prefixed("_orig_mod.module."),
+        {"model": WEIGHTS, "args": argparse.Namespace(lr=0.1, milestones=[150, 180], data="x")},
+        {"model_state_dict": WEIGHTS, "epoch": 3},
+        {"net": prefixed("module."), "acc": 71.9, "scaler": {"scale": 2.0}},
+        {"my_student": WEIGHTS, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}},
+    ],
+    ids=["plain", "model", "state_dict", "compiled", "wrapped", "wrapped twice", "namespace", "model_state_dict"]
+    + ["net", "only one"],
+)
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
+def test_weights_are_found_in_every_container(content, write, tmp_path):
+    assert_same(read_weights(written(tmp_path / "a.pth", write(content))), WEIGHTS)
+
+
+def test_weights_under_two_unknown_keys_are_refused(tmp_path):
+    content = {"encoder": WEIGHTS, "momentum_encoder": WEIGHTS, "epoch": 3}
+    told = refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)))
+    assert "named tensors under encoder, momentum_encoder; save the state_dict of one alone" in told
+
+
+@pytest.mark.parametrize("average", ["state_dict_ema", "model_ema", "ema_state_dict", "params_ema"])
+def test_averaged_weights_come_first_as_in_timm_and_are_named(average, tmp_path):
+    raw = {name: value + 1 for name, value in WEIGHTS.items()}
+    for content, note in (({"state_dict": raw, average: WEIGHTS}, f"averaged weights ({average})"),
+                          ({"state_dict": WEIGHTS, average: None}, "")):  # fmt: skip
+        tensors = read_weights(written(tmp_path / "a.pth", torch_bytes(content)))
+        assert_same(tensors, WEIGHTS)
+        assert note in tensors.note and bool(note) == bool(tensors.note)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_found_in_safetensors(prefix, tmp_path):
+    safetensors.torch.save_file(prefixed(prefix), tmp_path / "a.safetensors")
+    assert_same(read_weights(tmp_path / "a.safetensors"), WEIGHTS)
+
+
+def test_a_run_folder_stands_for_its_last_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    files.save(tmp_path / "checkpoints" / "best.pt", {"model": {"other": torch.ones(1)}})
+    files.save(tmp_path / "checkpoints" / "last.pt", {"model": WEIGHTS, "epoch": 3})
+    assert_same(read_weights(str(tmp_path)), WEIGHTS)
+
+
+def student():
+    torch.manual_seed(0)
+    head = SplitTokenHead(feature_dim=16, cond_dim=64, token_dim=8, width=12, **PAPER | {"depth": 1})
+    return Student(timm.create_model("cifar_resnet8", num_classes=5), head, nn.Linear(16, 5))
+
+
+def published(module):
+    """A student's tensors by the names of published checkpoints, with the buffers that only those have."""
+    renamed = {"cls_centers": torch.ones(5, 16), "chunk_idx": torch.arange(2)[None]}
+    theirs = {"backbone.": "model.", "norm.": "cls_projector.0.", "head.net.": "diffloss.net.", "classifier.": None}
+    for name, value in module.state_dict().items():
+        for ours, prefix in theirs.items():
+            if name.startswith(ours):
+                renamed[(prefix or ours) + name.removeprefix(ours)] = value
+    return renamed
+
+
+@pytest.mark.parametrize("container", ["model", "state_dict"])
+def test_published_students_fill_ours(container, tmp_path):
+    module = student()
+    tensors = published(module)
+    content = {"model": tensors} if container == "model" else {"state_dict": prefixed("module.", tensors)}
+    path = written(tmp_path / "student_last.pth", torch_bytes({**content, "args": argparse.Namespace(K=30)}))
+
+    read = read_weights(path)
+    fresh = student()
+    for parameter in fresh.parameters():
+        nn.init.zeros_(parameter)
+    size = len(module.state_dict())
+    assert load_weights(fresh, read, "it") == f"{size} of {size} tensors loaded"
+    assert_same(fresh.state_dict(), module.state_dict())
+    assert_same(backbone_weights(read), module.backbone.state_dict())
+
+
+def test_the_backbone_of_a_plain_network_is_itself():
+    assert_same(backbone_weights(WEIGHTS), WEIGHTS)
+
+
+class TouchesAFile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
+def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
+    trace = tmp_path / "trace"
+    path = written(tmp_path / "a.pth", write({"model": WEIGHTS, "extra": TouchesAFile(trace)}))
+    assert "not loaded for safety" in refusal(read_weights, path)
+    assert not trace.exists()
+    torch.load(path, weights_only=False)
+    assert trace.exists(), "this file would not have run anything"
+
+
+def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
+    trace = tmp_path / "trace"
+    refusal(read_weights, written(tmp_path / "a.pth", pickle.dumps(TouchesAFile(trace), protocol=2)))
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_is_told_from_a_checkpoint(mode, tmp_path):
+    inner = written(tmp_path / "inner.pth", torch_bytes(WEIGHTS))
+    path = tmp_path / "cifar_teachers.tar"
+    with tarfile.open(path, mode) as archive:
+        archive.add(inner, "inner.pth")
+    assert f"unpack it first: tar xf {path}" in refusal(read_weights, path)
+
+
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes, safetensors.torch.save])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 0.9, 0.999])
+def test_truncated_files_are_refused(write, share, tmp_path):
+    content = write(WEIGHTS)
+    name = "a.safetensors" if write is safetensors.torch.save else "a.pth"
+    path = written(tmp_path / name, content[: int(share * len(content))])
+    message = refusal(read_weights, path)
+    assert "truncated or no checkpoint" in message and str(path) in message
+    assert_same(read_weights(written(path, content)), WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"hello world", bytes(range(256)) * 9])
+def test_files_that_are_something_else_are_refused(name, content, tmp_path):
+    assert "no checkpoint" in refusal(read_weights, written(tmp_path / name, content))
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [([torch.ones(2)], "a list"), (torch.ones(2), "a Tensor"), ({"epoch": 3}, "no weights"), ({}, "no weights")]
+    # The names of an optimizer's; a shape without numbers; and a layout that no network here has.
+    + [({0: torch.ones(2)}, "no weights"), ({"model": {("a", 1): torch.ones(2)}}, "no weights")]
+    + [({"a": torch.ones(2, device="meta")}, "no weights"), ({"a": torch.ones(2).to_sparse()}, "no weights")],
+)
+def test_files_without_named_tensors_are_refused(content, named, tmp_path):
+    assert named in refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)))
+
+
+def test_a_missing_file_is_named_with_its_remedy(tmp_path):
+    message = refusal(read_weights, tmp_path / "gone.pth")
+    assert f"{tmp_path}/gone.pth: no such file; check the path" in message
+    assert "checkpoints/last.pt" in refusal(read_weights, tmp_path)
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
+
+
+def other_weights(**changes):
+    """Weights for `network`, other than its own; None drops a tensor."""
+    tensors = {name: torch.full_like(value, 7) for name, value in network().state_dict().items()}
+    tensors.update({name.replace("__", "."): value for name, value in changes.items()})
+    return {name: value for name, value in tensors.items() if value is not None}
+
+
+def test_checkpoint_without_batch_counters_is_complete():
+    module, tensors = network(), other_weights(**{"1__num_batches_tracked": None})
+    network().load_state_dict(tensors, strict=True)
+    summary = load_weights(module, tensors, "a.pth", allow_partial=False)
+    assert summary == "8 of 9 tensors loaded (1 num_batches_tracked, which old files lack, left at 0)"
+    counter = module.state_dict().pop("1.num_batches_tracked")
+    assert counter == 0 and all((value == 7).all() for name, value in module.state_dict().items() if "num" not in name)
+
+
+def test_checkpoint_without_a_norm_is_incomplete():
+    tensors = {name: value for name, value in other_weights().items() if not name.startswith("1.")}
+    assert "5 missing (1.weight, 1.bias, 1.running_mean" in refusal(load_weights, network(), tensors, "a")
+
+
+def test_all_tensors_are_loaded_and_counted():
+    module = network()
+    assert load_weights(module, other_weights(), "a.pth") == "9 of 9 tensors loaded"
+    assert all((value == 7).all() for value in module.state_dict().values())
+
+
+UNFIT = {
+    "missing": ({"0__bias": None}, ["8 of 9", "1 missing (0.bias"]),
+    "left over": ({"fc__weight": torch.ones(2)}, ["9 of 9", "1 left over (fc.weight"]),
+    "shape": ({"2__weight": torch.ones(3, 4)}, ["8 of 9", "2.weight is (3, 4), not (2, 4)"]),
+}
+
+
+@pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
+def test_weights_that_do_not_fit_load_nothing(changes, named):
+    module = network()
+    message = refusal(load_weights, module, other_weights(**changes), "a.pth", allow_partial=False)
+    assert all(word in message for word in [*named, "a.pth", "--allow-partial"])
+    # Where the program knows no such flag, none is recommended.
+    assert "--allow-partial" not in refusal(load_weights, module, other_weights(**changes), "a.pth")
+    assert_same(module.state_dict(), network().state_dict())
+
+
+@pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
+def test_a_partial_load_is_allowed_when_asked_for(changes, named):
+    module, untouched = network(), network().state_dict()
+    summary = load_weights(module, other_weights(**changes), "a.pth", allow_partial=True)
+    assert summary == f"{named[0]} tensors loaded"
+    kept = {name.replace("__", ".") for name in changes} & set(untouched)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, untouched[name]) if name in kept else (value == 7).all()
+
+
+class Renamed(nn.Module):
+    """Published as `body.0`, with `fc` for its classifier."""
+
+    published_names = {"body.0": "layer"}
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.output = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def get_classifier(self):
+        return self.output
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("classifier", ["fc", "output"])
+def test_a_network_takes_the_names_it_is_published_under(prefix, classifier):
+    theirs = {"layer": "body.0", "output": classifier}
+    original, module = Renamed(), nn.ModuleDict({"backbone": Renamed()}) if prefix else Renamed()
+    tensors = {}
+    for name, value in original.state_dict().items():
+        layer, _, tensor = name.partition(".")
+        tensors[f"{prefix}{theirs[layer]}.{tensor}"] = value
+    assert load_weights(module, tensors, "a.pth") == "4 of 4 tensors loaded"
+    assert_same(module.state_dict(), prefixed(prefix, original.state_dict()))
+
+
+def test_a_classifier_under_two_names_is_not_guessed():
+    tensors = {**Renamed().state_dict(), "fc.weight": torch.ones(2, 4)}
+    assert "1 left over (fc.weight" in refusal(load_weights, Renamed(), tensors, "a.pth")
+
+
+def test_student_weights_of_other_class_count_are_refused():
+    tensors = prefixed("backbone.", {**Renamed().state_dict(), "output.weight": torch.ones(3, 4)})
+    module = nn.ModuleDict({"backbone": Renamed()})
+    message = refusal(load_weights, module, tensors, "a.pth", allow_partial=True)
+    assert "made for 3 classes, the data set has 2" in message
+
+
+def test_weights_of_another_network_are_refused_even_as_a_part():
+    message = refusal(load_weights, network(), WEIGHTS, "a.pth", allow_partial=True)
+    assert "0 of 9" in message and "--allow-partial" not in message
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(value):
+    weights = other_weights()
+    name = next(iter(weights))
+    weights[name] = torch.full_like(weights[name], value)
+    assert f"a.pth: {name} holds values that are not finite" in refusal(load_weights, network(), weights, "a.pth")
+
+
+def test_checksum_of_tensors_follows_from_all_but_their_order():
+    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
+    same = checksum_of(weights)
+    assert checksum_of(dict(reversed(weights.items()))) == same
+    for changes in (
+        {"b": torch.tensor(4)},
+        {"b": torch.tensor(3, dtype=torch.int32)},
+        {"a": torch.arange(6.0).view(3, 2)},
+        {"a": weights["a"].half()},
+        {"d": torch.tensor(3)},
+    ):
+        assert checksum_of(weights | changes) != same
+
+
+def test_checksum_is_sha256(tmp_path):
+    path = written(tmp_path / "a", b"abc")
+    assert files.checksum(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_real_teacher_is_read(shared):
+    path = shared / "pretrained" / "resnet56_cifar100.pth"
+    if not path.exists():
+        pytest.skip(f"needs the optional teacher {path.name}")
+    tensors = read_weights(path)
+    model = timm.create_model("cifar_resnet56", num_classes=100)
+    size = len(model.state_dict())
+    assert load_weights(model, tensors, str(path)) == f"{size} of {size} tensors loaded"
+
+
+def test_temporary_file_of_a_killed_writer_is_swept(tmp_path):
+    """A live writer's is left alone."""
+
+    def killed(file) -> None:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def slow(file) -> None:
+        ready.set()
+        done.wait()
+        file.write(b"whole")
+
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    writers = [context.Process(target=rewrite, args=(tmp_path / "figures", write, True)) for write in (killed, slow)]
+    writers[0].start()
+    writers[0].join()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".tmp"]
+    writers[1].start()
+    ready.wait()
+    rewrite(tmp_path / "others", lambda file: file.write(b"whole"), shared=True)
+    done.set()
+    writers[1].join()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"figures": b"whole", "others": b"whole"}

@@ -1,0 +1,124 @@
+"""The sweep program, on a train script that only notes how it is called."""
+
+import json
+
+import pytest
+from lines import refuses
+
+from gendd.core.errors import PassingFault
+from gendd.programs import plain_flags, sweep
+
+SCRIPT = """
+echo "$*" >>calls
+[[ $* != *" 0.25 "* ]] || { echo "error: broken" >&2 && exit 2; }
+[[ $* == *--dry-run* ]] && echo plan && exit
+mkdir -p "runs/${*: -1}" && echo '{"head": {"feature_dim": 144}}' >"runs/${*: -1}/result.json"
+echo "results in runs/pretrain/0"
+echo "results in runs/${*: -1}"
+"""
+
+
+@pytest.fixture
+def swept(tmp_path, monkeypatch):
+    """Function: (setting, flags) -> the calls of the script, and what is drawn of which runs."""
+    (tmp_path / "pair.sh").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS", "METHOD", "TREE"):
+        monkeypatch.delenv(name, raising=False)
+    drawn = []
+    monkeypatch.setattr(sweep, "draw", lambda config: drawn.append((config.setting, config.runs, config.output)))
+
+    def run(setting, *flags):
+        sweep.main([setting, "pair.sh", *flags])
+        return (tmp_path / "calls").read_text().splitlines(), drawn
+
+    run.drawn = drawn
+    return run
+
+
+def test_each_value_is_trained_with_each_seed_and_drawn(swept, monkeypatch):
+    monkeypatch.setenv("VALUES", "0 0.5")
+    monkeypatch.setenv("SEEDS", "0 1")
+    calls, [(setting, runs, output)] = swept("contraction", "--lr", "1")
+    assert calls == [
+        f"--lr 1 --seed {seed} --contraction {value} --name gendd-contraction-{value}"
+        for seed in (0, 1)
+        for value in ("0", "0.5")
+    ]
+    assert setting == "contraction" and output == "runs/ablations/pair"
+    assert runs == ("runs/gendd-contraction-0", "runs/gendd-contraction-0.5") * 2
+
+
+def test_draws_are_tried_with_each_scheme_of_timesteps(swept, monkeypatch):
+    monkeypatch.setenv("VALUES", "4")
+    calls, _ = swept("repeats")
+    assert calls == [
+        f"--seed 0 --repeats 4 --timesteps {scheme} --name gendd-repeats-4-{scheme}"
+        for scheme in ("independent", "shared", "paired")
+    ]
+
+
+def test_tokens_grow_to_the_whole_feature(swept):
+    calls, [(_, runs, _)] = swept("token-dim")
+    assert [call.split()[-1].removeprefix("gendd-token-dim-") for call in calls] == ["8", "16", "144"]
+    assert len(runs) == 3
+
+
+@pytest.mark.parametrize(
+    ("narrowest", "width", "wider"), [(8, 64, [16, 32, 64]), (8, 8, []), (8, 0, []), (8, 24, [24])]
+)
+def test_token_widths_are_doubles_that_divide_the_feature(narrowest, width, wider):
+    assert sweep.wider_tokens(narrowest, width) == list(map(str, wider))
+
+
+def test_what_fails_is_named_and_the_rest_drawn(swept):
+    with pytest.raises(PassingFault, match="1 of the runs failed: runs/ablations/pair/gendd-contraction-0.25-0.log"):
+        swept("contraction")
+    ((_, runs, _),) = swept.drawn
+    assert len(runs) == 4
+
+
+def test_a_dry_run_draws_nothing(swept):
+    calls, drawn = swept("feature-mixup", "--dry-run")
+    assert len(calls) == 2 and not drawn
+
+
+def test_what_cannot_work_is_refused(swept):
+    with refuses("SETTING lambda: no such name; .*contraction"):
+        swept("lambda")
+    with refuses("which script trains the pair. sh/none.sh: no such file, looked for /"):
+        sweep.main(["feature-mixup", "sh/none.sh"])
+    with refuses("which script trains the pair. none is given"):
+        sweep.main(["contraction"])
+
+
+def test_a_runs_result_tells_the_features_width(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"head": {"feature_dim": 256}}))
+    assert sweep.feature_width({None: str(tmp_path)}) == 256 and sweep.feature_width({None: ""}) == 0
+
+
+def test_one_more_seed_draws_earlier_runs_too(swept, monkeypatch):
+    swept("feature-mixup")
+    monkeypatch.setenv("SEEDS", "1")
+    _, [_, (_, runs, _)] = swept("feature-mixup", "--lr", "1")
+    # The script names one folder for all seeds.
+    assert runs == ("runs/gendd-feature-mixup-0", "runs/gendd-feature-mixup-1")
+    monkeypatch.setenv("VALUES", "0.5")
+    assert len(swept("feature-mixup")[1][-1][1]) == 3
+    assert len(swept("contraction")[1][-1][1]) == 1
+
+
+def test_plain_flags_need_no_script(swept, tmp_path, monkeypatch):
+    (tmp_path / "sh").mkdir()
+    (tmp_path / "sh" / "launch.sh").write_text(SCRIPT)
+    monkeypatch.setattr(plain_flags, "SCRIPTS", tmp_path / "sh")
+    sweep.main(["feature-mixup", "--", "--dataset", "digits", "--lr", "1"])
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"gendd_cifar train gendd --dataset digits --lr 1 --seed 0 --feature-mixup {value} "
+        f"--name gendd-feature-mixup-{value}"
+        for value in (0, 1)
+    ]
+    assert swept.drawn[0][2] == "runs/ablations/digits"
+    monkeypatch.setenv("METHOD", "regression")
+    sweep.main(["feature-mixup", "--", "--dataset", "digits"])
+    assert "gendd_cifar train regression" in (tmp_path / "calls").read_text()

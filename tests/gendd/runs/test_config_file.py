@@ -1,0 +1,119 @@
+"""`train --config FILE`: a run's configuration file makes the same run, and mistakes in a file are refused."""
+
+import json
+
+import pytest
+from lines import refuses
+
+from gendd.family import TREES, tree_named
+from gendd.programs.train import configuration
+from gendd.runs.folder import run_path
+
+FLAGS = ["--student", "resnet8", "--dataset", "digits", "--milestones", "3", "4", "--warmup-epochs", "2", "--seed", "3"]
+
+
+def write(file, tree, config, /, **changes):
+    """Write the file as a run does, with other values: section__field=value."""
+    content = {"tree": tree.name, **config.content()}
+    for place, value in changes.items():
+        section, _, name = place.partition("__")
+        content = {**content, section: {**content[section], name: value} if name else value}
+    file.write_text(json.dumps(content, indent=2))
+    return file.read_text()
+
+
+@pytest.mark.parametrize("flags", [(), ("--paper",), ("--unlabeled", "--runs", "elsewhere", "--dry-run")])
+@pytest.mark.parametrize("tree", [*map(tree_named, TREES)], ids=TREES)
+def test_file_of_run_gives_same_file_and_path(tree, flags, tmp_path):
+    first = configuration(tree, ["gendd", *FLAGS, *flags])
+    text = write(tmp_path / "config.json", tree, first)
+    for method in ([], ["gendd"]):
+        again = configuration(tree, [*method, "--config", str(tmp_path / "config.json")])
+        assert write(tmp_path / "again.json", tree, again) == text
+        assert run_path(again) == run_path(first) and not again.run.dry_run
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Returns a function that reads the file of a run, changed, with further flags."""
+    tree = tree_named("gendd_cifar")
+
+    def read_changed(*flags, typed="kd", **changes):
+        write(tmp_path / "config.json", tree, configuration(tree, ["kd", *FLAGS]), **changes)
+        return configuration(tree, [typed, f"--config={tmp_path / 'config.json'}", *flags])
+
+    return read_changed
+
+
+def test_flags_win_over_file(read):
+    config = read("--lr", "0.5", "--seed", "7", "--milestones", "9")
+    assert (config.optimizer.lr, config.run.seed, config.optimizer.milestones) == (0.5, 7, (9,))
+    assert config.optimizer.warmup_epochs == 2
+
+
+def test_fields_missing_in_file_have_defaults(read):
+    config = read(optimizer={"lr": 0.25}, run={})
+    assert (config.optimizer.lr, config.optimizer.batch_size, config.run.seed) == (0.25, 64, 0)
+
+
+@pytest.mark.parametrize("name, value", [("resume", "runs/x"), ("dry_run", True), ("check_data", True)])
+def test_what_a_command_did_is_not_read(read, name, value):
+    assert not getattr(read(**{f"run__{name}": value}).run, name)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"tree": "gendd_imagenet"}, "tree gendd_imagenet: the program is gendd_cifar's"),
+        ({"method": "feature"}, 'method "feature": is not of type dict'),
+        ({"method__name": "kdd"}, "kdd: no such name; nearest: "),
+        ({"method__name": None}, "method.name null: is not of type str"),
+        ({"optimizer__lrr": 1}, "optimizer.lrr: no such name; nearest: lr"),
+        ({"method__epochs": 1}, "method.epochs: no such name"),
+        ({"optimiser": {}}, "optimiser: no such name; nearest: optimizer"),
+        ({"optimizer__lr": "0.1"}, 'optimizer.lr "0.1": is not of type float'),
+        ({"optimizer__epochs": 2.5}, "optimizer.epochs 2.5: is not of type int"),
+        ({"optimizer__epochs": True}, "optimizer.epochs true: is not of type int"),
+        ({"optimizer__sync_bn": 1}, "optimizer.sync_bn 1: is not of type bool"),
+        ({"optimizer__milestones": [1, "2"]}, 'optimizer.milestones [1, "2"]: is not of type tuple[int, ...]'),
+        ({"optimizer__schedule": "cosin"}, "optimizer.schedule \"cosin\": is not of type Literal['cosine', 'step']"),
+        ({"networks__teacher_mean": [1, 2]}, "networks.teacher_mean [1, 2]: is not of type tuple[float, float, float]"),
+        ({"run__seed": None}, "run.seed null: is not of type int"),
+    ],
+)
+def test_mistake_in_file_is_refused_with_place(read, changes, words):
+    with refuses() as refused:
+        read(**changes)
+    message = str(refused.value)
+    assert message.startswith("--config ") and "config.json: " in message and words in message
+    assert len(message.splitlines()) == 1
+
+
+def test_other_method_than_file_is_refused(read):
+    with refuses("^METHOD dkd: --config .*config.json is of kd; leave METHOD out$"):
+        read(typed="dkd")
+
+
+def test_resume_beside_config_is_refused(read):
+    with refuses("^--config .*: --resume runs/x has a configuration; leave one out$"):
+        read("--resume", "runs/x")
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (None, "no such file"),
+        ("{", "is not JSON, Expecting property name"),
+        ("[]", "is not a JSON object"),
+        ("{}", "tree None"),
+        ("folder", "Is a directory"),
+    ],
+)
+def test_file_without_configuration_is_refused(text, words, tmp_path):
+    file = tmp_path / "config.json"
+    if text == "folder":
+        file.mkdir()
+    elif text:
+        file.write_text(text)
+    with refuses(f"^--config {file}: {words}"):
+        configuration(tree_named("gendd_cifar"), ["--config", str(file)])

@@ -1,0 +1,79 @@
+"""A run is one value: loaded from its folder or from one checkpoint alone, it is the run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from lines import refuses
+from programs import train_cifar
+
+import gendd
+from gendd.methods import METHODS
+from gendd.runs.folder import RunFolder, embedded_record
+from gendd_cifar.tree import TREE
+
+FLAGS = ["--dataset", "digits", "--epochs", "1", "--eval-every", "1", "--eval-images", "50", "--precision", "fp32"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A GenDD run of one epoch, and its teacher's beside it."""
+    root = tmp_path_factory.mktemp("runs")
+    train_cifar(["classification", *FLAGS, "--student", "toy:network", "--runs", str(root)])
+    teacher = root / "digits" / "toy.network" / "classification" / "0"
+    pair = ["--teacher", "toy:network", "--teacher-weights", str(teacher), "--student", "toy:network"]
+    train_cifar(["gendd", *FLAGS, *pair, "--width", "16", "--repeats", "2", "--runs", str(root)])
+    return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_load_of_folder_or_file_gives_the_same_student(run, tmp_path, images):
+    file = shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "alone.pt")
+    ours, alone = gendd.load(run), gendd.load(file)
+    assert ours.config == alone.config and ours.epoch == alone.epoch == 1
+    assert torch.equal(ours.model.sample(images), alone.model.sample(images))
+    assert ours.model.sample(images).shape == (3, ours.model.head.feature_dim)
+
+
+def test_load_reads_the_teacher_when_asked(run):
+    without, taught = gendd.load(run), gendd.load(run, taught=True)
+    assert not without.teacher.loaded.tensors and taught.teacher.loaded.tensors
+    for name, value in gendd.load(taught.config.networks.teacher_weights).model.state_dict().items():
+        assert torch.equal(value, taught.teacher.model.state_dict()[name])
+
+
+def test_load_takes_other_values_and_refuses_unknown_ones(run):
+    assert gendd.load(run, trained=False, batch_size=7).config.optimizer.batch_size == 7
+    with pytest.raises(TypeError, match="no field of the configuration: batchsize"):
+        gendd.load(run, batchsize=7)
+
+
+def test_load_refuses_a_file_without_a_configuration(run, tmp_path):
+    torch.save({"model": {}}, tmp_path / "bare.pt")
+    with refuses("bare.pt: holds no configuration; name the run folder"):
+        gendd.load(tmp_path / "bare.pt")
+
+
+def test_config_json_gives_the_same_configuration_back():
+    config = TREE.config(METHODS["gendd"](), milestones=(3, 5), contraction=0.25, teacher_mean=(0.1, 0.2, 0.3), seed=4)
+    content = json.loads(json.dumps(config.content()))
+    assert TREE.config(type(config.method)()).filled(content) == config
+
+
+def test_student_file_is_recorded_as_a_plain_network(run):
+    record = embedded_record(run / "student.safetensors")
+    assert record["method"] == {"name": "classification"} and record["networks"]["teacher"] is None
+    assert record["classes"] == RunFolder(run).read("data.json")["classes"]
+    assert embedded_record(run / "checkpoints" / "best.pt")["method"]["name"] == "gendd"
+
+
+@pytest.mark.parametrize("name", gendd.__all__)
+def test_public_name_is_there(name):
+    assert getattr(gendd, name)

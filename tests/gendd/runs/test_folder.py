@@ -1,0 +1,61 @@
+"""Where runs lie."""
+
+from pathlib import Path
+
+import pytest
+from faults import STALE, failing
+
+from gendd.config import Config
+from gendd.core import retry
+from gendd.core.errors import PassingFault
+from gendd.methods import METHODS
+from gendd.runs.folder import RunFolder, data_label, run_path
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [
+        ("cifar100", "cifar100"),
+        ("some/where/flowers/", "flowers"),
+        ("data/cc3m/cc3m-train-{0000..0575}.tar", "cc3m"),
+        ("https://example.org/sets/cc3m/{00000..00331}.tar?download=true", "cc3m"),
+        ("pipe:aws s3 cp s3://bucket/cc3m/{000..331}.tar -", "cc3m"),
+        ("00000.tar", "00000"),
+    ],
+)
+def test_the_folder_of_a_run_names_its_data(dataset, name):
+    config = Config(method=METHODS["kd"]()).changed(
+        dataset=dataset, teacher="timm/resnet34", student="package.module:network", seed=2
+    )
+    assert run_path(config) == Path("runs", name, "resnet34_package.module.network", "kd", "2")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({}, "cifar100"),
+        ({"imbalance": 1.0, "label_fraction": 1.0, "unlabeled_dir": None}, "cifar100"),
+        ({"imbalance": 0.01}, "cifar100-lt0.01"),
+        ({"label_fraction": 0.1}, "cifar100-labels0.1"),
+        ({"imbalance": 0.02, "label_fraction": 0.5}, "cifar100-lt0.02-labels0.5"),
+        ({"unlabeled_dir": "some/where/photos/"}, "cifar100-from-photos"),
+    ],
+)
+def test_data_is_named_by_what_a_setting_made_of_it(settings, name):
+    assert data_label({"dataset": "cifar100", **settings}) == name
+
+
+def test_the_folder_of_a_run_tells_its_setting():
+    config = Config(method=METHODS["gendd"]()).changed(dataset="cifar100", student="resnet20", label_fraction=0.1)
+    assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")
+
+
+def test_run_on_a_briefly_failing_disk_is_found(tmp_path, monkeypatch):
+    run, read = RunFolder(tmp_path), Path.read_text
+    run.write("config.json", {"seed": 1})
+    monkeypatch.setattr(retry, "PAUSES", (0,))
+    monkeypatch.setattr(Path, "read_text", failing(read, [STALE]))
+    assert run.read("config.json") == {"seed": 1}
+    monkeypatch.setattr(Path, "read_text", failing(read, [STALE] * 2))
+    with pytest.raises(PassingFault, match="config.json"):
+        run.read("config.json")

@@ -1,0 +1,119 @@
+"""One writer a folder: a second one is refused, a dead one is not waited for, on this machine and on others."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from lines import refuses
+
+from gendd.core.errors import UserError
+from gendd.runs import lock
+from gendd.runs.lock import NAME, sole_writer
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE", 0.6)
+
+
+@pytest.fixture
+def writer():
+    """Function: start another process, on a host, that writes to a folder until it is killed; return the process."""
+    started = []
+
+    def start(folder: Path, host: str | None = None):
+        ready = FORK.Event()
+        started.append(FORK.Process(target=_write_on, args=(folder, ready, host or socket.gethostname())))
+        started[-1].start()
+        assert ready.wait(20)
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
+
+
+def _write_on(folder: Path, ready, host: str) -> None:
+    socket.gethostname = lambda: host
+    with sole_writer(folder):
+        ready.set()
+        threading.Event().wait()
+
+
+def refusal(folder: Path) -> str:
+    with refuses() as refused, sole_writer(folder):
+        pass
+    assert len(refused.value.splitlines()) == 1
+    return refused.value
+
+
+def test_a_second_writer_is_refused_and_told_of_the_first(tmp_path, writer):
+    first = writer(tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for _ in range(2):
+        message = refusal(tmp_path / "run")
+        assert f"process {first.pid} on {socket.gethostname()}" in message and str(tmp_path / "run") in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_writer_is_not_waited_for(tmp_path, writer, monkeypatch):
+    first = writer(tmp_path / "run")
+    os.kill(first.pid, signal.SIGKILL)
+    first.join()
+    monkeypatch.setattr(lock, "SILENCE", 3600)
+    with sole_writer(tmp_path / "run"):
+        assert f"pid={os.getpid()}\n" in (tmp_path / "run" / NAME).read_text()
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
+def test_what_a_killed_writer_forked_does_not_hold_the_folder(tmp_path):
+    ready, pid = FORK.Event(), FORK.Value("i")
+
+    def write_and_fork():
+        with sole_writer(tmp_path):
+            worker = FORK.Process(target=signal.pause)
+            worker.start()
+            pid.value = worker.pid
+            ready.set()
+            worker.join()
+
+    first = FORK.Process(target=write_and_fork)
+    first.start()
+    assert ready.wait(20)
+    first.kill()
+    first.join()
+    try:
+        with sole_writer(tmp_path):
+            pass
+    finally:
+        os.kill(pid.value, signal.SIGKILL)
+
+
+def test_writer_on_another_machine_counts_until_it_is_silent(tmp_path, writer):
+    first = writer(tmp_path, "elsewhere")
+    assert f"process {first.pid} on elsewhere is writing" in refusal(tmp_path)
+    first.kill()
+    first.join()
+    with sole_writer(tmp_path):
+        assert f"pid={os.getpid()}\n" in (tmp_path / NAME).read_text()
+
+
+def test_a_folder_goes_again_if_nothing_was_written(tmp_path):
+    with refuses("no such network"), sole_writer(tmp_path / "runs" / "set" / "0"):
+        raise UserError("no such network")
+    assert not list(tmp_path.iterdir())
+    with sole_writer(tmp_path / "runs" / "set" / "0"):
+        (tmp_path / "runs" / "set" / "0" / "metrics.jsonl").touch()
+    assert [path.name for path in (tmp_path / "runs" / "set" / "0").iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+    (tmp_path / "file").touch()
+    assert "--runs" in refusal(tmp_path / "file" / "run")

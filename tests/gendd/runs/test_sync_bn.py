@@ -1,0 +1,81 @@
+"""Batch norm's statistics over the images of all processes: what is converted, and when."""
+
+import pytest
+import torch
+from programs import cifar_config, for_head, imagenet_config
+from torch import nn
+
+from gendd.config import Config
+from gendd.core.distributed import World
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch
+from gendd.programs.plan import plan_of
+from gendd.runs import experiment as programs
+from gendd.runs.experiment import build, synchronizes_norms
+from gendd_cifar.tree import TREE
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8"]
+HEAD = ["--width", "16", "--depth", "1", "--repeats", "2", "--timesteps", "shared"]
+
+
+def config(*flags: str, method: str = "gendd") -> Config:
+    return cifar_config(*FLAGS, *for_head(method, HEAD), *flags, method=method)
+
+
+def norms(network: nn.Module) -> set[type]:
+    """Kinds of the layers that keep running statistics."""
+    return {type(layer) for layer in network.modules() if getattr(layer, "running_mean", None) is not None}
+
+
+@pytest.fixture
+def anywhere(monkeypatch):
+    """As on a GPU. torch's layers compute as plain ones where no process group is joined."""
+    monkeypatch.setattr(programs, "synchronizes_norms", lambda config, device, processes: config.optimizer.sync_bn)
+
+
+@pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "srd", "simkd"])
+def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
+    """With activations of their own (timm's), and under the same names."""
+    plain, converted = (
+        build(TREE, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
+    )
+    assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.get_trainable_module()))
+    assert norms(converted.teacher.model) == {nn.BatchNorm2d}
+    states = [built.task.get_trainable_module().state_dict() for built in (plain, converted)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_sync_bn_counts_recomputed_activations_once(anywhere):
+    plain, converted = (build(TREE, config(*flags), 10, CPU) for flags in ([], ["--sync-bn", "--grad-checkpointing",
+                                                                               "student"]))  # fmt: skip
+    batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4), next(BatchPlan(0, 4).micro_batches(0)))
+    for built in (plain, converted):
+        built.task.train()
+        torch.manual_seed(0)
+        built.task(batch)["loss"].backward()
+    for (name, one), other in zip(
+        plain.student.network.named_buffers(), converted.student.network.buffers(), strict=True
+    ):
+        torch.testing.assert_close(one, other, msg=name)
+
+
+def test_only_several_processes_on_gpus_synchronize():
+    assert synchronizes_norms(config("--sync-bn"), GPU, 2)
+    assert not synchronizes_norms(config("--sync-bn"), GPU, 1)
+    assert not synchronizes_norms(config("--sync-bn"), CPU, 2)
+    assert not synchronizes_norms(config(), GPU, 2)
+    assert not synchronizes_norms(imagenet_config("--student", "resnet18"), GPU, 2)
+
+
+def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):
+    def line(settings: Config, world: World) -> list[str]:
+        built = build(TREE, settings, 10, CPU)
+        plan = plan_of(TREE, settings, TREE.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path)
+        return [line for line in plan.splitlines() if line.startswith("  batch norm")]
+
+    alone, two = World(0, 1, 0, CPU), World(0, 2, 0, CPU)
+    assert not line(config("--sync-bn"), alone)
+    assert "each process's own images; --sync-bn needs GPUs" in line(config("--sync-bn"), two)[0]
+    assert line(config(), two)[0].endswith("each process's own images")

@@ -1,0 +1,106 @@
+"""What a training shows on its way, and says when it is stopped."""
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gendd.training import progress
+from gendd.training.progress import Progress, say
+
+ROOT = Path(__file__).parents[3]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of two seconds per step of 20 epochs of 50 steps of 30 images, and a function that takes some steps."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def run(first: int, last: int, shown: bool = True) -> None:
+        with Progress(20, 1000, first - 1, 30, shown) as shower:
+            for step in range(first, last + 1):
+                if step in (first, 51):
+                    shower.begin_epoch((step - 1) // 50 + 1)
+                now[0] += 2
+                shower.advance(step, lambda: 2.5)
+            say("epoch line")
+
+    return run
+
+
+def test_a_file_gets_a_line_per_minute(clock, capsys):
+    clock(1, 65)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["epoch   1/20  step   30/1000  loss 2.5  15 images/s  0:32:20 left", "epoch line"]
+
+
+def test_the_time_left_counts_the_steps_of_this_start(clock, capsys):
+    clock(901, 940)
+    assert "step  930/1000  loss 2.5  15 images/s  0:02:20 left" in capsys.readouterr().out
+
+
+def test_an_epoch_line_ends_with_the_time_left(clock, monkeypatch):
+    lefts = []
+    monkeypatch.setattr(Progress, "advance", lambda shower, step, loss: lefts.append(shower.left(step)))
+    clock(991, 1000)
+    assert lefts[:2] == ["  0:00:18 left", "  0:00:16 left"] and lefts[-1] == ""
+
+
+def test_a_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
+    output, bar = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", bar)
+    clock(1, 40)
+    assert output.getvalue() == "epoch line\n"
+    assert "epoch   1/20" in bar.getvalue() and "1000" in bar.getvalue() and "step" in bar.getvalue()
+
+
+def test_other_processes_show_nothing(clock, capsys):
+    clock(1, 100, shown=False)
+    assert capsys.readouterr() == ("epoch line\n", "")
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Function: a training that has ended its first epochs, as a process."""
+
+    def start() -> subprocess.Popen:
+        command = [sys.executable, "-u", "-m", "gendd_cifar", "train", "classification", "--dataset", "digits"]
+        command += ["--student", "toy:network", "--image-size", "8", "--epochs", "100000", "--eval-every", "100000"]
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'toys'}"}
+        process = subprocess.Popen(
+            [*command, "--runs", str(tmp_path)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # A shell that starts the tests in the background has them ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        for line in process.stdout:
+            if line.startswith("epoch   3/100000  train"):
+                break
+        return process
+
+    return start
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_stopped_run_says_after_which_epoch(started, number, code):
+    process = started()
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in said
+    assert re.search(r"\nstopped after epoch [2-9] of 100000; the same command resumes \(\S+/last.pt\)\n", said)
