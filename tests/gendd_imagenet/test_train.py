@@ -14,9 +14,9 @@ from photos import write_images
 from PIL import Image
 from programs import for_head
 from programs import train_imagenet as main
+from small_runs import assert_same_weights, ctrl_c
 
 from gendd.runs.metrics import read_metrics
-from gendd.training.loop import Training
 from gendd_imagenet.make_shards import main as make_shards
 
 TOY = "toy:network"
@@ -65,15 +65,6 @@ def result(run: Path) -> dict:
     return json.loads((run / "result.json").read_text())
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return torch.load(run / "checkpoints" / "last.pt", weights_only=True)["model"]
-
-
-def assert_same_weights(one: Path, other: Path, **tolerance) -> None:
-    for (name, value), expected in zip(weights(one).items(), weights(other).values(), strict=True):
-        torch.testing.assert_close(value, expected, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
-
-
 def test_teacher_learns_the_colors(teacher):
     assert result(teacher)["last"]["classifier"]["top1"] > 80
 
@@ -107,17 +98,9 @@ def test_methods(run, method, flags):
     assert result(folder)["images"] == 21 and result(folder)["split"] == "val"
 
 
-def test_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled, monkeypatch):
+def test_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled):
     whole = run(*unlabeled, runs="whole")
-    train_step = Training.train_step
-
-    def dies(self, *arguments):
-        if self.step == 7:
-            raise KeyboardInterrupt
-        return train_step(self, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "train_step", dies)
+    with ctrl_c("train_step", step=7):
         run(*unlabeled, runs="parts")
     assert_same_weights(run(*unlabeled, runs="parts"), whole, rtol=0, atol=0)
 
@@ -147,20 +130,12 @@ def test_run_from_a_cache_equals_the_run_with_its_teacher(run, tmp_path):
     assert_same_weights(cached, beside, rtol=1e-2, atol=1e-3)
 
 
-def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path, monkeypatch):
+def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path):
     cache = [*VIEWS, "--teacher-cache", str(tmp_path / "cache")]
     whole = run(*cache, runs="whole")
     record = json.loads((tmp_path / "cache" / "cache.json").read_text())
     assert record["images"] == 90 and record["auto_augment"] == "rand-m7-n2-mstd0.5"
-    train_step = Training.train_step
-
-    def dies(self, *arguments):
-        if self.step == 7:
-            raise KeyboardInterrupt
-        return train_step(self, *arguments)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "train_step", dies)
+    with ctrl_c("train_step", step=7):
         run(*cache, runs="parts")
     assert_same_weights(run(*cache, "--workers", "2", runs="parts"), whole, rtol=0, atol=0)
 
@@ -230,17 +205,9 @@ def test_dry_run_finds_all_errors_in_the_data(run, tmp_path, monkeypatch, capsys
     assert list(tmp_path.rglob("*")) == before
 
 
-def test_resume_refuses_changed_training_data(run, photos, tmp_path, monkeypatch):
+def test_resume_refuses_changed_training_data(run, photos, tmp_path):
     copy = shutil.copytree(photos, tmp_path / "copy")
-    train_epoch = Training.train_epoch
-
-    def killed(self):
-        if self.epoch == 1:
-            raise KeyboardInterrupt
-        return train_epoch(self)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Training, "train_epoch", killed)
+    with ctrl_c("train_epoch", epoch=1):
         run(dataset=str(copy))
     (folder,) = (file.parent for file in (tmp_path / "runs").glob("**/data.json"))
     told = {"classes": ["n01", "n02", "n03"], "training images": 90, "evaluation images": 21}

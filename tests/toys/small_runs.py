@@ -1,4 +1,4 @@
-"""Runs of toy networks on the built-in digits: their flags, how they are interrupted, what tests compare."""
+"""Small runs: flags of toy networks on the built-in digits, interruption, and what tests compare."""
 
 import os
 import subprocess
