@@ -56,8 +56,8 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def train(data: Path, runs: Path, *flags: str) -> Path:
-    words = ["classification", *COMMON, "--dataset", str(data / "animals"), "--runs", str(runs)]
+def train(data: Path, runs: Path, *flags: str, method: str = "classification") -> Path:
+    words = [method, *COMMON, "--dataset", str(data / "animals"), "--runs", str(runs)]
     train_imagenet([*words, *flags])
     return next(runs.rglob("config.json")).parent
 
@@ -73,14 +73,15 @@ CHOICES = [
     ["--holdout", "0.3"],
     ["--eval-list", "{data}/val.txt"],
     ["--train-list", "{data}/train.txt"],
-    ["gendd", "--images", "{data}/animals", "--dataset", "imagenet", "--teacher", "resnet18",
+    ["--images", "{data}/animals", "--dataset", "imagenet", "--teacher", "resnet18",
      "--teacher-weights", "random", "--width", "16", "--repeats", "2", "--feature-mixup", "0"],
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("flags", CHOICES, ids=lambda flags: flags[0])
 def test_other_data_is_judged_on_its_own_test_images(data, tmp_path, flags):
-    run = train(data, tmp_path, *(flag.format(data=data) for flag in flags))
+    method = "gendd" if "--teacher" in flags else "classification"
+    run = train(data, tmp_path, *(flag.format(data=data) for flag in flags), method=method)
     words = [str(run), "--dataset", str(data / "cars")]
     knn(TREE, [*words, "--k", "5"])
     probe(TREE, words)
@@ -171,9 +172,9 @@ def test_real_labels_are_judged_and_trained_beside(data, tmp_path):
         path.rename(path.parent / f"val_{number:08d}.png")
     labels = [[ANIMALS.index(path.parent.name), 0] for path in paths[:20]] + [[]] * 10
     (tmp_path / "real.json").write_text(json.dumps(labels))
-    flags = ["gendd", "--dataset", str(tmp_path / "animals"), "--teacher", "resnet18", "--teacher-weights"]
+    flags = ["--dataset", str(tmp_path / "animals"), "--teacher", "resnet18", "--teacher-weights"]
     flags += ["random", "--width", "16", "--repeats", "2", "--feature-mixup", "0", "--contraction", "0.5"]
-    run = train(data, tmp_path / "runs", *flags, "--eval-list", str(tmp_path / "real.json"))
+    run = train(data, tmp_path / "runs", *flags, "--eval-list", str(tmp_path / "real.json"), method="gendd")
     knn(TREE, [str(run), "--k", "1"])
     found = json.loads((run / "knn.json").read_text())
     assert (found["images"], found["top1"]) == (20, 100)
