@@ -50,7 +50,7 @@ def main(config: Config) -> None:
     settings, density = run.settings.method, run.task.head.objective.timestep_density().view(TENTHS, -1).sum(-1)
     print(
         f"{config.run.parts[-2]}: {settings.prediction} prediction, {settings.timestep_density} timesteps, "
-        f"{settings.loss_weight} weight; {config.batches} batches of {config.images} images; {describe()}\n"
+        f"{settings.loss_weighting} weight; {config.batches} batches of {config.images} images; {describe()}\n"
     )
     print("| timesteps | share of draws | signal: median (least-greatest) | share of the gradient |\n|---|---|---|---|")
     medians = [statistics.median(values) for values in signals]

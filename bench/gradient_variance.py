@@ -26,7 +26,7 @@ PUBLISHED = ("independent", 30)
 SETTINGS = [
     PUBLISHED,
     *(("shared", repeats) for repeats in (12, 8)),
-    *(("paired", repeats) for repeats in (12, 8, 6)),
+    *(("antithetic", repeats) for repeats in (12, 8, 6)),
 ]
 
 

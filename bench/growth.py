@@ -72,7 +72,7 @@ def step(
     repeats: int = DRAWS, tokens: int = TOKENS, batch: int = BATCH, width: int = HEAD_WIDTH
 ) -> Callable[[], object]:
     """Loss and gradients of the student and its head; the teacher is left out."""
-    device, student = _student(tokens, CLASSES, width, repeats=repeats, timesteps="shared")
+    device, student = _student(tokens, CLASSES, width, repeats=repeats, draw_scheme="shared")
     student.train().requires_grad_(True)
     images, target = _images(batch), torch.randn(batch, student.head.feature_dim, device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
@@ -87,10 +87,10 @@ def step(
 
 
 def reading(
-    steps: int = NOISE_OUTPUT["steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
+    steps: int = NOISE_OUTPUT["sampling_steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
 ) -> Callable[[], object]:
     device, student = _student(tokens, classes, width)
-    images, sampling = _images(IMAGES), SamplingOptions(**NOISE_OUTPUT | {"steps": steps})
+    images, sampling = _images(IMAGES), SamplingOptions(**NOISE_OUTPUT | {"sampling_steps": steps})
 
     @torch.no_grad()
     def work() -> None:

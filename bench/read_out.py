@@ -55,7 +55,7 @@ def records() -> list[dict]:
 
     def reference() -> None:
         noise = lambda: torch.randn(shape, device=device)  # noqa: E731
-        reference_read_out(plain, few, TREE.paper["steps"], TREE.paper["num_samples"], noise)
+        reference_read_out(plain, few, TREE.paper["sampling_steps"], TREE.paper["num_samples"], noise)
 
     def all_images(read) -> None:
         with autocast(precision, device):

@@ -37,8 +37,8 @@ CLASSES = {"cifar100": 100, "digits": 10}
 FP32 = {"precision": "fp32"}
 ADAMW = {"optimizer": "adamw", "beta1": 0.9, "beta2_end": 0.999, **FP32}
 HEAD = {"token_dim": 64, "width": 1024, "depth": 3, "trunk_depth": 0, "condition_dropout": 0.2}
-OBJECTIVE = {"prediction": "noise", "noise_path": "cosine", "timestep_density": "uniform", "loss_weight": "own"}
-GENDD = {**ADAMW, **HEAD, **OBJECTIVE, "method": "gendd", "timesteps": "independent", "decayed": "all but the head"}
+OBJECTIVE = {"prediction": "noise", "noise_path": "cosine", "timestep_density": "uniform", "loss_weighting": "none"}
+GENDD = {**ADAMW, **HEAD, **OBJECTIVE, "method": "gendd", "draw_scheme": "independent", "decayed": "all but the head"}
 GENDD |= {"sampler": "ancestral", "num_samples": 5, "guidance": 2.0}
 PRETRAIN = {**ADAMW, "method": "pretrain", "beta2_start": 0.999, "schedule": "cosine", "decayed": "all"}
 SGD = {"optimizer": "sgd", "momentum": 0.9, "decayed": "all", **FP32}
@@ -47,7 +47,7 @@ SMALL = {"image_size": 32, "crop_padding": 4, "hflip": 0.5, "batch_size": 64}
 STEPS_DOWN = {"epochs": 240, "schedule": "step", "milestones": (150, 180, 210)}
 CIFAR_1 = {**PRETRAIN, **SMALL, "epochs": 50, "lr": 3e-3, "weight_decay": 5e-2, "min_lr": 0}
 CIFAR_2 = {**GENDD, **SMALL, **STEPS_DOWN, "lr": 1e-3, "weight_decay": 5e-2, "warmup_epochs": 50, "beta2_start": 0.95}
-CIFAR_2 |= {"repeats": 30, "steps": 100, "feature_mixup": 1, "pretrain_best": False}
+CIFAR_2 |= {"repeats": 30, "sampling_steps": 100, "feature_mixup": 1, "pretrain_best": False}
 CIFAR_SGD = {**SGD, **SMALL, **STEPS_DOWN, "lr": 0.05, "weight_decay": 5e-4}
 # Students that learn with this rate, by every method but stage 1 of GenDD.
 SLOWER = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
@@ -87,7 +87,7 @@ A1 = {**A2, "mixup": 0.2, "label_smoothing": 0.1}
 COSINE = {"schedule": "cosine", "min_lr": 1e-6, "lr": 2e-3}
 IMAGENET_1 = {**PRETRAIN, **LARGE, **COSINE, "epochs": 20, "batch_size": 512, "warmup_epochs": 0}
 IMAGENET_1 |= {"crop_scale": (0.08, 1)}
-LARGE_2 = {**GENDD, **LARGE, **COSINE, "beta2_start": 0.96, "repeats": 10, "steps": 64, "crop_scale": (0.6, 1)}
+LARGE_2 = {**GENDD, **LARGE, **COSINE, "beta2_start": 0.96, "repeats": 10, "sampling_steps": 64, "crop_scale": (0.6, 1)}
 IMAGENET_2 = {**LARGE_2, "batch_size": 512, "contraction": 0.9, "pretrain_best": False}
 LT = {**LARGE_2, **NOT_MIXED, "batch_size": 256, "epochs": 100, "warmup_epochs": 20, "weight_decay": 2e-1}
 LT |= {"teacher": "resnext101_32x4d", "contraction": 0, "feature_mixup": 1}
@@ -190,14 +190,14 @@ PUBLISHED: dict[str, dict[str, list[dict]]] = {
     },
 }
 # Where a script may differ, and why.
-SAMPLING = {"sampler", "steps", "num_samples"}
-DRAWS = {"repeats", "timesteps"}
+SAMPLING = {"sampler", "sampling_steps", "num_samples"}
+DRAWS = {"repeats", "draw_scheme"}
 WHY = {
     "precision": "bf16 where the hardware multiplies in it; `--precision fp32` is the published one.",
-    "sampler, steps, num_samples": "the few-step sampler reads better and costs a hundredth "
+    "sampler, sampling steps, num samples": "the few-step sampler reads better and costs a hundredth "
     "([measured](samplers/README.md)); `--paper` sets the published one.",
-    "repeats, timesteps": "the pairs without a published recipe take 8 paired draws, whose gradient varies no more "
-    "than that of 30 independent ones ([measured](../speed.md)); `--paper` sets the published ones.",
+    "repeats, draw scheme": "the pairs without a published recipe take 8 antithetic draws, whose gradient varies no "
+    "more than that of 30 independent ones ([measured](../speed.md)); `--paper` sets the published ones.",
 }
 IMAGES = {
     *("image_size", "crop_padding", "crop_scale", "interpolation", "hflip", "color_jitter", "auto_augment"),
@@ -326,7 +326,7 @@ class Training:
         options = [name for name in field_names(type(method)) if name not in (*method.evaluation_only, *STAGE1)]
         names += options
         names += ["pretrain_best"] if method.pretraining(config) else []
-        names += ["sampler", "steps", "num_samples", "guidance"] if method.name == "gendd" else []
+        names += ["sampler", "sampling_steps", "num_samples", "guidance"] if method.name == "gendd" else []
         # What few have.
         names += [name for name in RARE if flat.get(name) or name in self.published]
         return {**{name: flat[name] for name in names}, "decayed": self.decayed}

@@ -27,7 +27,7 @@ from gendd.runs.metrics import read_metrics
 # Processes and threads of each; the first is what the others are compared with.
 SETTINGS = ((1, 2), (2, 1), (1, 1))
 # The short recipe's.
-HEAD = ("--width", "512", "--repeats", "8", "--timesteps", "paired")
+HEAD = ("--width", "512", "--repeats", "8", "--draw-scheme", "antithetic")
 
 
 @dataclass(frozen=True)

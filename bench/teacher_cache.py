@@ -58,7 +58,7 @@ def main() -> None:
             image_size=arguments.image_size,
             batch_size=arguments.batch_size,
             repeats=arguments.repeats,
-            timesteps="shared",
+            draw_scheme="shared",
             width=arguments.width,
             epochs=arguments.views,
             teacher_cache=folder,

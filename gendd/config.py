@@ -188,7 +188,7 @@ class Optimizer:
     """Epochs of linear warm-up from 0. A value of --epochs or more becomes a tenth of --epochs."""
     ema_decay: Decay = 0.0
     """Decay of a moving average of the weights, which is evaluated as well. 0 turns it off."""
-    weights: Literal["trained", "ema"] = "trained"
+    eval_weights: Literal["trained", "ema"] = "trained"
     """Which weights to evaluate, select and export: the trained ones or their moving average."""
     sync_bn: bool = False
     """Synchronize batch norm statistics over all processes. Needs GPUs."""
@@ -205,9 +205,9 @@ class Optimizer:
                 raise InvalidSetting("min_lr", self.min_lr, f"above `{name}` {getattr(self, name)}; lower it")
         if self.min_lr and self.schedule == "step":
             raise InvalidSetting("min_lr", self.min_lr, "ends a cosine alone; give `schedule` cosine, or leave it out")
-        if self.weights == "ema" and not self.ema_decay:
+        if self.eval_weights == "ema" and not self.ema_decay:
             raise InvalidSetting(
-                "weights", "ema", "there is no average without `ema_decay`; give its decay, such as `ema_decay` 0.999"
+                "eval_weights", "ema", "there is no average without `ema_decay`; give its decay, such as 0.999"
             )
 
 

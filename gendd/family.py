@@ -112,5 +112,5 @@ def tree_named(name: object) -> Tree:
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
     """`Tree.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
-    sampling = {"sampler": "ancestral", "steps": steps, "num_samples": 5, "guidance": 2.0}
+    sampling = {"sampler": "ancestral", "sampling_steps": steps, "num_samples": 5, "guidance": 2.0}
     return {**PAPER, "repeats": repeats, **sampling}

@@ -44,10 +44,10 @@ stage2=(
   --prediction noise
   --timestep-density uniform
   --repeats 8
-  --timesteps paired
-  --steps 2
+  --draw-scheme antithetic
+  --sampling-steps 2
   --guidance 2
-  --start 800
+  --sampling-start 800
 )
 
 bash "$(dirname "$0")/launch.sh" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

@@ -40,10 +40,10 @@ stage2=(
   --prediction noise
   --timestep-density uniform
   --repeats 30
-  --timesteps independent
-  --steps 2
+  --draw-scheme independent
+  --sampling-steps 2
   --guidance 2
-  --start 800
+  --sampling-start 800
 )
 
 bash "$(dirname "$0")/launch.sh" gendd_cifar train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

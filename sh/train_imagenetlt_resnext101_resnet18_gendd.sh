@@ -41,10 +41,10 @@ recipe=(
   --prediction noise
   --timestep-density uniform
   --repeats 10
-  --timesteps independent
-  --steps 2
+  --draw-scheme independent
+  --sampling-steps 2
   --guidance 2
-  --start 800
+  --sampling-start 800
   --crop-scale 0.6 1
   --name "${METHOD:-gendd}-lt"
 )

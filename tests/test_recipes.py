@@ -26,7 +26,7 @@ def test_published_pairs_differ_in_sampling_and_precision_alone():
               "cifar100_resnet32x4_vgg8", "imagenet_beitv2b_resnet50_a1")}  # fmt: skip
     differing = {name: set(training.differing()) for name, training in second.items()}
     assert differing["cifar100_vgg13_vgg8"] == differing["imagenet_beitv2b_resnet50_a1"] == {*SAMPLING, "precision"}
-    assert differing["cifar100_resnet32x4_vgg8"] == {*SAMPLING, "precision", "repeats", "timesteps"}
+    assert differing["cifar100_resnet32x4_vgg8"] == {*SAMPLING, "precision", "repeats", "draw_scheme"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

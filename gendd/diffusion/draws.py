@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 
-SCHEMES = ("independent", "shared", "paired")
+SCHEMES = ("independent", "shared", "antithetic")
 
 # Random numbers of a size.
 Random = Callable[..., Tensor]
@@ -61,8 +61,8 @@ class Drawing(nn.Module):
 
     Args:
         scheme: "independent" (the paper's); "shared": all tokens of all images share K stratified timesteps, so that
-            what depends on time alone is computed K times; or "paired": antithetic draws. The expectation of the loss
-            is the same.
+            what depends on time alone is computed K times; or "antithetic": pairs of opposite noise. The expectation of
+            the loss is the same.
         density: probability (1000,) of each timestep in the loss.
         proposal: probability (1000,) of drawing each timestep in antithetic draws, which are weighted accordingly.
         condition_dropout: probability of a zero condition.
@@ -95,7 +95,7 @@ class Drawing(nn.Module):
         def normal(*size: int) -> Tensor:
             return torch.randn(*size, token_dim, generator=generator, device=device)
 
-        if self.scheme == "paired":
+        if self.scheme == "antithetic":
             return self._antithetic(images, tokens, uniform, normal)
         noise = normal(*shape)
         if self.scheme == "shared":
@@ -138,14 +138,14 @@ def _stratified(cumulated: Tensor, uniform: Tensor) -> Tensor:
     return _inverse(cumulated, (uniform + torch.arange(count, device=uniform.device)) / max(count, 1))
 
 
-def check_repeats(repeats: int, timesteps: str, condition_dropout: float) -> None:
-    if timesteps not in SCHEMES:
-        raise InvalidSetting("timesteps", timesteps, f"choose one of {', '.join(SCHEMES)}")
+def check_repeats(repeats: int, scheme: str, condition_dropout: float) -> None:
+    if scheme not in SCHEMES:
+        raise InvalidSetting("draw_scheme", scheme, f"choose one of {', '.join(SCHEMES)}")
     least = 4 if condition_dropout > 0 else 2
-    if timesteps == "paired" and (repeats % 2 or repeats < least):
+    if scheme == "antithetic" and (repeats % 2 or repeats < least):
         raise InvalidSetting(
             "repeats",
             repeats,
-            f"`timesteps` paired draws two and two, with the condition and without; "
-            f"set it to {max(least, repeats + repeats % 2)}",
+            f"`draw_scheme` antithetic takes pairs, with the condition and without. "
+            f"Set it to {max(least, repeats + repeats % 2)}",
         )

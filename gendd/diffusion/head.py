@@ -20,10 +20,10 @@ PAPER = {
     "depth": 3,
     "trunk_depth": 0,
     "condition_dropout": 0.2,
-    "timesteps": "independent",
+    "draw_scheme": "independent",
     "prediction": "noise",
     "timestep_density": "uniform",
-    "loss_weight": "own",
+    "loss_weighting": "none",
     "noise_path": "cosine",
 }
 # Noisy tokens that go through the denoiser at once in training: enough to fill a CPU or a GPU, and no more memory.
@@ -38,8 +38,8 @@ class SplitTokenHead(nn.Module):
         width, depth, trunk_depth: of the `Denoiser`.
         repeats: K, draws of (timestep, noise) per token in one loss.
         condition_dropout: probability of a zero condition, per (image, token, draw).
-        timesteps: scheme of `Drawing`.
-        prediction, timestep_density, loss_weight, noise_path: of the `Objective`.
+        draw_scheme: of `Drawing`.
+        prediction, timestep_density, loss_weighting, noise_path: of the `Objective`.
 
     Raises:
         UserError: the token width does not divide the feature, or choices that do not work together.
@@ -57,20 +57,20 @@ class SplitTokenHead(nn.Module):
         trunk_depth: int = 3,
         repeats: int = 16,
         condition_dropout: float = 0.0,
-        timesteps: str = "shared",
+        draw_scheme: str = "shared",
         prediction: str = "feature",
         timestep_density: str = "high-noise",
-        loss_weight: str = "own",
+        loss_weighting: str = "none",
         noise_path: str = "cosine",
     ):
         super().__init__()
         check_token_dim(feature_dim, token_dim)
         self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
-        self.objective = Objective(prediction, timestep_density, loss_weight, noise_path)
+        self.objective = Objective(prediction, timestep_density, loss_weighting, noise_path)
         outputs = 2 * token_dim if self.objective.learns_variance else token_dim
         self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, outputs, trunk_depth)
         densities = self.objective.timestep_density(), self.objective.proposal()
-        self.drawing = Drawing(timesteps, repeats, *densities, condition_dropout)
+        self.drawing = Drawing(draw_scheme, repeats, *densities, condition_dropout)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the residual blocks in the backward pass: less memory, more time, the same result."""

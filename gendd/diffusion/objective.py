@@ -7,8 +7,9 @@ prediction  noise     n, as the paper; its learned variance comes with it
             feature   x_0 itself; at the highest noise this is regression
 density     of the timesteps t that training looks at: uniform (the paper's), high-noise, or logit-normal
             (Esser et al., 2024)
-weight      of the clean feature's squared error: own (the squared error of what is predicted: SNR_t for noise,
-            1 / b_t^2 for velocity, 1 for feature), clean (1 for all), or min-snr (min(SNR_t, 5); Hang et al., 2023)
+weight      none: the squared error of the prediction. That weighs the squared error of the feature by SNR_t for
+            noise, by 1 / b_t^2 for velocity, by 1 for feature. feature: weight 1 of the feature's squared error.
+            min-snr: min(SNR_t, 5) (Hang et al., 2023)
 """
 
 import torch
@@ -31,7 +32,7 @@ class Objective(nn.Module):
         UserError: choices that do not work together.
     """
 
-    def __init__(self, prediction: str = "noise", density: str = "uniform", weight: str = "own", path: str = "cosine"):
+    def __init__(self, prediction: str = "noise", density: str = "uniform", weight: str = "none", path: str = "cosine"):
         super().__init__()
         self.prediction, self.density, self.weight, self.path = prediction, density, weight, path
         self.learns_variance = prediction == "noise"
@@ -43,10 +44,10 @@ class Objective(nn.Module):
                 "does not work with `prediction` noise, its last timestep is pure noise. Choose "
                 "`prediction` velocity or feature",
             )
-        if prediction == "noise" and weight == "clean":
+        if prediction == "noise" and weight == "feature":
             raise InvalidSetting(
-                "loss_weight",
-                "clean",
+                "loss_weighting",
+                "feature",
                 "does not work with `prediction` noise, the weight grows without bound. Choose "
                 "`prediction` velocity or feature, or another weight",
             )
@@ -61,7 +62,7 @@ class Objective(nn.Module):
             )
         if sampler == "deterministic" and self.prediction == "noise" and start > LATEST_FOR_NOISE:
             raise InvalidSetting(
-                "start",
+                "sampling_start",
                 start,
                 f"where there is hardly any signal, `prediction` noise tells no feature; choose at "
                 f"most {LATEST_FOR_NOISE}, such as 800",
@@ -84,7 +85,7 @@ class Objective(nn.Module):
         The gradient that the noise's error sends to the condition falls with the noise, about as (1 - t / 1000)^2. A
         fifth is spread evenly, so that a timestep's draws weigh at most five times what uniform ones do.
         """
-        if (self.prediction, self.density, self.weight) != ("noise", "uniform", "own"):
+        if (self.prediction, self.density, self.weight) != ("noise", "uniform", "none"):
             return self.timestep_density()
         signal = 1 - (torch.arange(NUM_TIMESTEPS, dtype=torch.float64) + 0.5) / NUM_TIMESTEPS
         return with_even_share(signal.square())
@@ -93,12 +94,12 @@ class Objective(nn.Module):
         """Return the weight (1000,) float64 of the predicted quantity's squared error at each timestep."""
         signal_scale, noise_scale = self.schedule.exact["signal_scale"], self.schedule.exact["noise_scale"]
         snr = signal_scale.square() / noise_scale.square()
-        own = torch.ones_like(snr)
-        if self.weight == "own":
-            return own
+        ones = torch.ones_like(snr)
+        if self.weight == "none":
+            return ones
         # Squared error of the clean feature per squared error of what is predicted.
-        clean = {"noise": 1 / snr, "velocity": noise_scale.square(), "feature": own}[self.prediction]
-        return clean if self.weight == "clean" else clean * snr.clamp(max=MAX_SNR)
+        clean = {"noise": 1 / snr, "velocity": noise_scale.square(), "feature": ones}[self.prediction]
+        return clean if self.weight == "feature" else clean * snr.clamp(max=MAX_SNR)
 
     def errors(self, output: Tensor, x_start: Tensor, noise: Tensor, t: Tensor) -> list[Tensor]:
         """Return the loss's `terms`, each (...).

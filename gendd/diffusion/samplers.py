@@ -56,11 +56,11 @@ def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> No
     if sampler not in SAMPLERS:
         raise InvalidSetting("sampler", sampler, f"choose one of {', '.join(SAMPLERS)}")
     if not 2 <= start < NUM_TIMESTEPS:
-        raise InvalidSetting("start", start, f"choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
+        raise InvalidSetting("sampling_start", start, f"choose a timestep from 2 to {NUM_TIMESTEPS - 1}")
     least = 1 if sampler == "deterministic" else 2
     most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
     if not least <= steps <= most:
-        raise InvalidSetting("steps", steps, f"the {sampler} sampler takes {least} to {most}")
+        raise InvalidSetting("sampling_steps", steps, f"the {sampler} sampler takes {least} to {most}")
     if num_samples < 1:
         raise InvalidSetting("num_samples", num_samples, "must be at least 1")
     if sampler == "deterministic" and num_samples != 1:

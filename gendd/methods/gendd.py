@@ -150,8 +150,8 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
 
     def check(self, config: "Config") -> None:
         self.check_sampling()
-        objective = Objective(self.prediction, self.timestep_density, self.loss_weight, self.noise_path)
-        objective.check_sampling(self.sampler, self.start)
+        objective = Objective(self.prediction, self.timestep_density, self.loss_weighting, self.noise_path)
+        objective.check_sampling(self.sampler, self.sampling_start)
         if self.guidance != 1 and not self.condition_dropout:
             raise InvalidSetting(
                 "guidance",
@@ -181,9 +181,10 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
         return [
             f"{head.num_tokens} token{'s' * (head.num_tokens > 1)} of width {head.token_dim}{unfit}",
             f"predicts the {self.prediction} on the {self.noise_path} path, {self.timestep_density} timesteps, "
-            f"{self.loss_weight} weight",
-            f"loss over {self.repeats} {self.timesteps} draws per token",
-            f"sampled {self.sampler}, steps {self.steps}, samples {self.num_samples}, guidance {self.guidance:g}",
+            f"loss weighting {self.loss_weighting}",
+            f"loss over {self.repeats} {self.draw_scheme} draws per token",
+            f"sampled {self.sampler}, steps {self.sampling_steps}, samples {self.num_samples}, "
+            f"guidance {self.guidance:g}",
         ]
 
     def describe(self) -> str:

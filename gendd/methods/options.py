@@ -8,7 +8,7 @@ from gendd.diffusion.samplers import check_sampling
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 
 # How the head of a checkpoint file that predicts the noise is sampled (docs/evaluation.md has the measurement).
-NOISE_OUTPUT: dict[str, Any] = {"steps": 4, "guidance": 2.0, "start": 800}
+NOISE_OUTPUT: dict[str, Any] = {"sampling_steps": 4, "guidance": 2.0, "sampling_start": 800}
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class HeadOptions:
     """What the denoiser predicts: the noise with its variance (the paper), the velocity, or the clean feature."""
     timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
     """Density of the timesteps in training: uniform (the paper), mostly high noise, or logit-normal."""
-    loss_weight: Literal["own", "clean", "min-snr"] = "own"
-    """Weight of the noise levels in the loss. own: the squared error of the prediction (the paper). clean: the squared
+    loss_weighting: Literal["none", "feature", "min-snr"] = "none"
+    """Weighting of the noise levels in the loss. none: squared error of the prediction (the paper). feature: squared
     error of the clean feature. min-snr: the same times the signal-to-noise ratio, at most 5."""
     noise_path: Literal["cosine", "straight"] = "cosine"
     """Path from feature to noise: the cosine schedule (the paper), or a straight line (flow matching)."""
     repeats: Count = 16
     """Draws of timestep and noise per token and step, K (the paper: 30 for CIFAR, 10 for ImageNet)."""
-    timesteps: Literal["independent", "shared", "paired"] = "shared"
+    draw_scheme: Literal["independent", "shared", "antithetic"] = "shared"
     """How timesteps are drawn. independent: one per draw (the paper). shared: K stratified ones for the whole batch.
-    paired: antithetic pairs of noise, K even."""
+    antithetic: pairs of opposite noise, K even."""
     condition_dropout: Share = 0.0
     """Probability of a zero condition per image, token and draw (the paper: 0.2). Guidance needs it."""
 
@@ -83,19 +83,19 @@ class SamplingOptions:
 
     sampler: Literal["ancestral", "deterministic"] = "deterministic"
     """Sampler: ancestral (the paper), or deterministic, the DDIM path from zero in one or a few steps."""
-    steps: Count = 1
+    sampling_steps: Count = 1
     """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
     num_samples: Count = 1
     """Sampled features to average per image (the paper: 5). The deterministic sampler takes 1."""
     guidance: Number = 1.0
     """Scale of classifier-free guidance (the paper: 2). 1 turns it off and halves the time."""
-    start: Annotated[int, Range(2, NUM_TIMESTEPS - 1)] = 999
+    sampling_start: Annotated[int, Range(2, NUM_TIMESTEPS - 1)] = 999
     """First timestep of the deterministic sampler. At most 990 with noise prediction, such as 800."""
 
     def sampling(self) -> dict:
-        """Keyword arguments of `SplitTokenHead.sample`."""
-        return field_values(self, SamplingOptions)
+        """Return keyword arguments of `SplitTokenHead.sample`."""
+        return {name.removeprefix("sampling_"): value for name, value in field_values(self, SamplingOptions).items()}
 
     def check_sampling(self) -> None:
         check_ranges(self)
-        check_sampling(self.sampler, self.steps, self.num_samples, self.start)
+        check_sampling(self.sampler, self.sampling_steps, self.num_samples, self.sampling_start)

@@ -150,7 +150,9 @@ def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
     container = next((name for name in containers if isinstance(content.get(name), dict)), None)
     if weights == "ema" and not container:
         raise InvalidSetting(
-            "weights", "ema", f"{path} holds no averaged weights; train with `ema_decay`, or leave `weights` out"
+            "eval_weights",
+            "ema",
+            f"{path} holds no averaged weights; train with `ema_decay`, or leave `eval_weights` out",
         )
     tensors = _named_tensors(content[container] if container else content)
     if not tensors:

@@ -93,7 +93,7 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
             missing, loaded = [*missing, f"checkpoint {options.checkpoint}: no such file"], "nothing loaded"
         if world.is_first:
             reached = progress(path, epoch)
-            print(f"checkpoint  {options.checkpoint}: {loaded}, {settings.optimizer.weights} weights{reached}")
+            print(f"checkpoint  {options.checkpoint}: {loaded}, {settings.optimizer.eval_weights} weights{reached}")
             print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.loaded.describe()}; {teacher}", flush=True)
@@ -152,7 +152,7 @@ def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Te
     # the run allowed is allowed again; None says that no flag of this program allows more.
     allowed = default.networks.allow_partial or None
     own = {"student_weights": None, "allow_partial": allowed, "eval_images": 0}
-    default = default.changed(**own, weights=reported_weights(content))
+    default = default.changed(**own, eval_weights=reported_weights(content))
     options = _parse(tree, arguments, default)
     if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):
         # A data set that is named is evaluated whole, unless flags choose of it.
@@ -164,7 +164,7 @@ def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Te
     if isinstance(settings.method, SamplingOptions):
         settings.method.check_sampling()
     _check_networks(settings)
-    weights = settings.optimizer.weights
+    weights = settings.optimizer.eval_weights
     return options, settings, weights_in(content, str(path), weights) if content else {}, content.get("epoch")
 
 
@@ -337,7 +337,7 @@ def _content(
         "checkpoint": {
             "file": str(file),
             "sha256": checksum(file),
-            "weights": settings.optimizer.weights,
+            "weights": settings.optimizer.eval_weights,
             "epoch": epoch,
         },
         "dataset": data.dataset,

@@ -55,7 +55,7 @@ class Measurement:
                 measured = evaluate(read_out, batches, self.world, self.config.run.seed, self.groups)
                 prefix = AVERAGED if weights == "ema" else ""
                 accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
-            model = self.model(self.config.optimizer.weights)
+            model = self.model(self.config.optimizer.eval_weights)
             if self.task.head is not None and not read_out.target and self.world.is_first:
                 pairs = self.features(model, count=1)
                 features = {AGREEMENT: feature_agreement(pairs["generated"], pairs["target"])}
@@ -66,7 +66,7 @@ class Measurement:
     def _kinds_of_weights(self) -> list[str]:
         """Those that are evaluated, the reported ones first."""
         kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
-        return sorted(kinds, key=lambda weights: weights != self.config.optimizer.weights)
+        return sorted(kinds, key=lambda weights: weights != self.config.optimizer.eval_weights)
 
     def model(self, weights: str) -> nn.Module:
         """What is trained, with its "trained" weights or with their average, "ema"."""

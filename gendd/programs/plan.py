@@ -86,7 +86,7 @@ def _method(config: Config) -> str:
 
 
 def _average(config: Config) -> dict[str, str]:
-    use = "reported" if config.optimizer.weights == "ema" else "evaluated beside the trained ones"
+    use = "reported" if config.optimizer.eval_weights == "ema" else "evaluated beside the trained ones"
     return (
         {"average": f"of the weights, decay {config.optimizer.ema_decay:g}, {use}"}
         if config.optimizer.ema_decay

@@ -113,12 +113,16 @@ def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
         if not trained.condition_dropout:
             raise UserError("guidance: the run was trained with --condition-dropout 0, which guidance needs")
         return [
-            SamplingOptions(steps=steps, guidance=scale, start=trained.start)
+            SamplingOptions(sampling_steps=steps, guidance=scale, sampling_start=trained.sampling_start)
             for steps in GUIDED_STEPS
             for scale in GUIDANCES
         ]
     guidance, starts = trained.guidance, NOISE_STARTS if trained.prediction == "noise" else STARTS
-    few = [SamplingOptions(steps=steps, guidance=guidance, start=start) for start in starts for steps in FEW_STEPS]
+    few = [
+        SamplingOptions(sampling_steps=steps, guidance=guidance, sampling_start=start)
+        for start in starts
+        for steps in FEW_STEPS
+    ]
     if trained.noise_path == "straight":
         return few
     many = [(steps, samples) for samples in SAMPLES for steps in MANY_STEPS]
@@ -165,7 +169,7 @@ class _Head:
         least, median, most = (1000 / backbone["median"] + 1000 / rest[name] for name in ("max", "median", "min"))
         operations = flops(partial(student.sample, self.image, torch.Generator(self.image.device), **settings))
         return {
-            "steps": sampling.steps,
+            "steps": sampling.sampling_steps,
             "guidance": sampling.guidance,
             TOP1: top1,
             "images": sum(len(labels) for _, _, labels in batches),
@@ -185,7 +189,7 @@ def _first(batches: list[tuple[int, Tensor, Tensor]], images: int) -> list[tuple
 def curve_name(what: str, sampling: SamplingOptions) -> str:
     """What the settings on one curve share."""
     if what == "guidance":
-        return f"steps {sampling.steps}"
+        return f"steps {sampling.sampling_steps}"
     if sampling.sampler == "deterministic":
-        return f"from zero at {sampling.start}"
+        return f"from zero at {sampling.sampling_start}"
     return f"{sampling.sampler}, samples {sampling.num_samples}"

@@ -35,7 +35,7 @@ class StudentFolder:
     def write(self, epoch: int) -> None:
         """Write the student with the reported weights, as it is after this epoch."""
         measurement, folder = self.measurement, self.run.student
-        plain = measurement.plain(measurement.model(measurement.config.optimizer.weights)).state_dict()
+        plain = measurement.plain(measurement.model(measurement.config.optimizer.eval_weights)).state_dict()
         config = self.config(epoch)
         folder.mkdir(exist_ok=True)
         # One key: safetensors writes several in an order that differs from call to call.

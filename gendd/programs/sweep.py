@@ -22,7 +22,7 @@ VALUES = {
     "feature-mixup": ("0", "1"),
 }
 # What is tried with each value, as other flags, and its name.
-VARIANTS = {"repeats": {f"-{scheme}": ("--timesteps", scheme) for scheme in ("independent", "shared", "paired")}}
+VARIANTS = {"repeats": {f"-{scheme}": ("--draw-scheme", scheme) for scheme in ("independent", "shared", "antithetic")}}
 
 
 def ablate(tree: Tree, arguments: list[str]) -> None:

@@ -427,7 +427,7 @@ class TrainProgram:
         measured, costs = measurement(0), measurement.costs()
         if not self.world.is_first:
             return
-        reported = measurement.model(self.config.optimizer.weights)
+        reported = measurement.model(self.config.optimizer.eval_weights)
         training.report("final", measured.record())
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):

@@ -17,8 +17,8 @@ from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped
 from gendd.reporting.rows import Row, rows_of
 
-# What may differ beside the setting; curves of other timesteps are drawn apart.
-TOGETHER = {"repeats": ("timesteps",)}
+# What may differ beside the setting; curves of other draw schemes are separate lines.
+TOGETHER = {"repeats": ("draw_scheme",)}
 COST = "MFLOPs per image of the head's loss"
 NOTE = """\
 Top-1 of the last epoch: mean over seeds, their standard deviation, their number. FLOPs (a multiply-add counts two) are
@@ -60,12 +60,12 @@ def ablation_of(setting: str, runs: Sequence[FinishedRun]) -> Ablation:
     Raises:
         UserError: they differ in more than the setting and the seed.
     """
-    varied = {setting.replace("-", "_"), *TOGETHER.get(setting, ())}
+    varied = (setting.replace("-", "_"), *TOGETHER.get(setting, ()))
     groups = grouped(runs)
     _check_alike(groups, varied)
     rows = [
         _row(setting, group, row)
-        for group in sorted(groups, key=lambda group: [group.first.config[name] for name in sorted(varied)])
+        for group in sorted(groups, key=lambda group: [group.first.config[name] for name in varied])
         for row in rows_of([group])
     ]
     first = groups[0].first
@@ -75,7 +75,7 @@ def ablation_of(setting: str, runs: Sequence[FinishedRun]) -> Ablation:
     return Ablation(title, note, "read-out", setting, COST, rows)
 
 
-def _check_alike(groups: Sequence[Group], varied: set[str]) -> None:
+def _check_alike(groups: Sequence[Group], varied: Sequence[str]) -> None:
     # Stage 1 does not read what is varied.
     free = {"name", *varied, *(f"earlier {name}" for name in varied)}
     first = groups[0].first

@@ -43,7 +43,7 @@ def _row(group: Group, read_out: str) -> Row:
         "teacher_top1": _teacher_top1(runs),
         "student": run.student,
         "read_out": read_out,
-        "reported": "yes" if read_out.startswith(AVERAGED) == (run.config["weights"] == "ema") else "no",
+        "reported": "yes" if read_out.startswith(AVERAGED) == (run.config["eval_weights"] == "ema") else "no",
         "labels": "no" if run.config["unlabeled"] else "yes",
         "epochs": run.result["epochs"],
         "earlier_epochs": run.result["earlier_epochs"],

@@ -239,7 +239,7 @@ def saved_config(record: Mapping[str, Any], tree: Tree, path: Path) -> Config:
     """Return the configuration in a run's record; fields that are newer than the run have their defaults.
 
     Raises:
-        UserError: a damaged record, or one of another tree.
+        UserError: a damaged record, one of another tree, or one with options that this version does not know.
     """
     if record.get("tree") != tree.name:
         raise UserError(f"{path.absolute()}: a run of {record.get('tree')}, not of {tree.name}")
@@ -249,7 +249,14 @@ def saved_config(record: Mapping[str, Any], tree: Tree, path: Path) -> Config:
         raise UserError(f"{path.absolute()}: its configuration names no method; name another run") from error
     except InvalidValue as error:
         raise UserError(f"{path}: method {error}") from error
-    return tree.config(method()).filled(record)
+    config = tree.config(method()).filled(record)
+    known = by_name(config.content())
+    if unknown := [name for name, value in by_name(record).items() if name not in known and value not in (None, False)]:
+        raise UserError(
+            f"{path.absolute()}: a run of another version, with unknown options {', '.join(unknown)}; use the version "
+            "that made it"
+        )
+    return config
 
 
 def embedded_record(path: Path) -> dict[str, Any]:

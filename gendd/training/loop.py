@@ -232,7 +232,8 @@ class Training:
 
     def weights(self) -> dict:
         """Return what a checkpoint holds to be evaluated: trained weights, their average, and the run's record."""
-        content = {"model": self._state(), "reported": self.config.optimizer.weights, RECORD: json.dumps(self.record)}
+        reported = self.config.optimizer.eval_weights
+        content = {"model": self._state(), "reported": reported, RECORD: json.dumps(self.record)}
         if self.task.has_ema():
             content["ema"] = self._state(ema=True)
         return content

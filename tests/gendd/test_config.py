@@ -70,15 +70,15 @@ def test_defaults_are_the_papers_with_three_exceptions():
 
 
 # The paper's protocol of objective, draws and sampling (its section of experiments and its release), by tree.
-PAPER = [(CIFAR, {"repeats": 30, "steps": 100}), (IMAGENET, {"repeats": 10, "steps": 64})]
+PAPER = [(CIFAR, {"repeats": 30, "sampling_steps": 100}), (IMAGENET, {"repeats": 10, "sampling_steps": 64})]
 EVERYWHERE = {
-    "timesteps": "independent",
+    "draw_scheme": "independent",
     "depth": 3,
     "trunk_depth": 0,
     "prediction": "noise",
     "noise_path": "cosine",
     "timestep_density": "uniform",
-    "loss_weight": "own",
+    "loss_weighting": "none",
     "condition_dropout": 0.2,
     "sampler": "ancestral",
     "num_samples": 5,
@@ -88,14 +88,14 @@ EVERYWHERE = {
 
 @pytest.mark.parametrize(("tree", "paper"), PAPER)
 def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
-    others = ["--steps", "3", "--sampler", "deterministic", "--guidance", "1"]
+    others = ["--sampling-steps", "3", "--sampler", "deterministic", "--guidance", "1"]
     train = lambda *flags: configuration(tree, ["gendd", *flags]).method  # noqa: E731
     method = train(*others, "--repeats", "7", "--paper")
     values, expected = dataclasses.asdict(method), {**EVERYWHERE, **paper}
     assert {name: values[name] for name in expected} == expected
     assert tree.protocol(method) == "the paper's"
     method = train(*others, "--repeats", "7")
-    assert (method.steps, method.sampler) == (3, "deterministic")
+    assert (method.sampling_steps, method.sampler) == (3, "deterministic")
     assert "steps 3 (the paper: " in tree.protocol(method)
 
 
@@ -113,9 +113,9 @@ def test_the_default_protocol_says_that_it_is_not_the_papers():
         "depth",
         "trunk depth",
         "repeats",
-        "timesteps",
+        "draw scheme",
         "sampler",
-        "steps",
+        "sampling steps",
         "num samples",
         "guidance",
     ):
@@ -235,11 +235,11 @@ def test_unknown_flag_is_refused_with_nearest_ones(typed, said):
         ("--head-lr", "0"),
         ("--student", ""),
         ("--dataset", ""),
-        ("--steps", "0"),
-        ("--steps", "999"),
+        ("--sampling-steps", "0"),
+        ("--sampling-steps", "999"),
         ("--num-samples", "2"),
-        ("--start", "1"),
-        ("--start", "1000"),
+        ("--sampling-start", "1"),
+        ("--sampling-start", "1000"),
     ],
 )
 def test_value_out_of_range_is_refused_with_its_flag(flag, value):
@@ -326,16 +326,16 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
     ("arguments", "named"),
     [
         (["--unlabeled", "--contraction", "0.5"], ["--contraction 0.5", "--unlabeled"]),
-        (["--sampler", "ancestral", "--steps", "1"], ["--steps 1", "ancestral"]),
-        (["--sampler", "ancestral", "--steps", "1001"], ["--steps 1001", "1000"]),
-        (["--prediction", "noise"], ["--start 999", "--prediction noise", "at most 990"]),
+        (["--sampler", "ancestral", "--sampling-steps", "1"], ["--sampling-steps 1", "ancestral"]),
+        (["--sampler", "ancestral", "--sampling-steps", "1001"], ["--sampling-steps 1001", "1000"]),
+        (["--prediction", "noise"], ["--sampling-start 999", "--prediction noise", "at most 990"]),
         (["--guidance", "2"], ["--guidance 2", "--condition-dropout 0.2"]),
         (
-            ["--prediction", "velocity", "--noise-path", "straight", "--sampler", "ancestral", "--steps", "9"],
+            ["--prediction", "velocity", "--noise-path", "straight", "--sampler", "ancestral", "--sampling-steps", "9"],
             ["--sampler ancestral", "--noise-path straight"],
         ),
         (["--sampler", "ancestral", "--num-samples", "0"], ["--num-samples 0"]),
-        (["--weights", "ema"], ["--weights ema", "--ema-decay"]),
+        (["--eval-weights", "ema"], ["--eval-weights ema", "--ema-decay"]),
         (["--lr", "0.1", "--min-lr", "0.2"], ["--min-lr 0.2", "--lr 0.1"]),
         (["--lr", "0.1", "--head-lr", "1e-3", "--min-lr", "0.01"], ["--min-lr 0.01", "--head-lr 0.001"]),
         (["--schedule", "step", "--min-lr", "0.01", "--lr", "0.1"], ["--min-lr 0.01", "--schedule cosine"]),
@@ -355,9 +355,9 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
         ["--unlabeled", "--contraction", "0"],
         ["--pretrain-epochs", "50"],
         ["--contraction", "1", "--feature-mixup", "0", "--weight-decay", "0", "--eval-images", "0", "--holdout", "0.9"],
-        ["--sampler", "ancestral", "--steps", "1000", "--num-samples", "5"],
-        ["--steps", "1", "--start", "999"],
-        ["--steps", "1", "--start", "2"],
+        ["--sampler", "ancestral", "--sampling-steps", "1000", "--num-samples", "5"],
+        ["--sampling-steps", "1", "--sampling-start", "999"],
+        ["--sampling-steps", "1", "--sampling-start", "2"],
         ["--epochs", "1", "--warmup-epochs", "0.5"],
     ],
 )
@@ -370,9 +370,9 @@ def test_pretraining_without_labels_is_accepted():
 
 
 def test_the_objective_is_a_part_of_the_head():
-    config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--timesteps", "paired")
+    config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--draw-scheme", "antithetic")
     head = config.method.head()
-    assert (head["prediction"], head["trunk_depth"], head["timesteps"]) == ("velocity", 0, "paired")
+    assert (head["prediction"], head["trunk_depth"], head["draw_scheme"]) == ("velocity", 0, "antithetic")
     assert parsed(*COMPLETE).method.prediction == "feature"
 
 

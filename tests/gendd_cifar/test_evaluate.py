@@ -36,12 +36,12 @@ HEAD = [
     "1",
     "--repeats",
     "2",
-    "--timesteps",
+    "--draw-scheme",
     "shared",
 ]
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32"]
 PAPER = ["--trunk-depth", "0", "--prediction", "noise", "--timestep-density", "uniform", "--condition-dropout", "0.2",
-         "--steps", "4", "--guidance", "2", "--start", "800"]  # fmt: skip
+         "--sampling-steps", "4", "--guidance", "2", "--sampling-start", "800"]  # fmt: skip
 NETWORKS = ["--dataset", "digits", "--student", "toy:network", "--teacher", "resnet8", "--precision", "fp32"]
 
 
@@ -84,23 +84,32 @@ def test_a_run_is_evaluated_as_training_did(runs, tmp_path):
 
 
 def test_sampling_flags_replace_the_run_s(runs, tmp_path):
-    quick = evaluated(tmp_path, runs["gendd"], "--steps", "1", "--guidance", "1")["head"]["flops"]
-    guided = evaluated(tmp_path, runs["gendd"], "--steps", "1", "--guidance", "2")["head"]["flops"]
+    quick = evaluated(tmp_path, runs["gendd"], "--sampling-steps", "1", "--guidance", "1")["head"]["flops"]
+    guided = evaluated(tmp_path, runs["gendd"], "--sampling-steps", "1", "--guidance", "2")["head"]["flops"]
     noisy = evaluated(
-        tmp_path, runs["gendd"], "--sampler", "ancestral", "--steps", "10", "--num-samples", "3", "--eval-images", "20"
+        tmp_path,
+        runs["gendd"],
+        "--sampler",
+        "ancestral",
+        "--sampling-steps",
+        "10",
+        "--num-samples",
+        "3",
+        "--eval-images",
+        "20",
     )["head"]["flops"]
     assert quick < guided < noisy
 
 
 def test_the_same_seed_samples_the_same(runs, tmp_path):
-    flags = ("--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--eval-images", "100")
+    flags = ("--sampler", "ancestral", "--sampling-steps", "5", "--num-samples", "2", "--eval-images", "100")
     first, again = (accuracies(evaluated(tmp_path, runs["gendd"], *flags)) for _ in range(2))
     assert first == again
 
 
 def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
     """With its own sampling, seed and precision."""
-    own = ["--sampler", "ancestral", "--steps", "5", "--num-samples", "2", "--guidance", "1", "--seed", "3"]
+    own = ["--sampler", "ancestral", "--sampling-steps", "5", "--num-samples", "2", "--guidance", "1", "--seed", "3"]
     train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8",
            "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path), *own])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "3"
@@ -110,7 +119,7 @@ def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
     content = json.loads((tmp_path / "figures.json").read_text())
     assert (content["sampling"]["steps"], content["seed"], content["precision"]) == (5, 3, "fp32")
     assert "steps 5 (the paper: 100), num samples 2 (the paper: 5), guidance 1.0 (" in capsys.readouterr().out
-    evaluated(tmp_path, run, "--seed", "4", "--steps", "6", "--eval-images", "20")
+    evaluated(tmp_path, run, "--seed", "4", "--sampling-steps", "6", "--eval-images", "20")
     content = json.loads((tmp_path / "figures.json").read_text())
     assert (content["sampling"]["steps"], content["sampling"]["num_samples"], content["seed"]) == (6, 2, 4)
 
@@ -120,11 +129,11 @@ def averaged(tmp_path_factory) -> dict[str, Path]:
     """A teacher's run that reports the average of its weights, and students of it that report either weights."""
     root = tmp_path_factory.mktemp("averaged")
     flags = [*COMMON, "--lr", "0.01", "--ema-decay", "0.99", "--epochs", "2", "--eval-every", "1", "--runs", str(root)]
-    train(["classification", *flags, "--student", "toy:network", "--weights", "ema"])
+    train(["classification", *flags, "--student", "toy:network", "--eval-weights", "ema"])
     runs = {"teacher": root / "digits" / "toy.network" / "classification" / "0"}
     for weights in ("ema", "trained"):
         train(["gendd", *flags, *HEAD, "--student", "toy:network", "--teacher", "toy:network",
-               "--teacher-weights", str(runs["teacher"]), "--weights", weights, "--name", weights])  # fmt: skip
+               "--teacher-weights", str(runs["teacher"]), "--eval-weights", weights, "--name", weights])  # fmt: skip
         runs[weights] = root / "digits" / "toy.network_toy.network" / weights / "0"
     return runs
 
@@ -165,7 +174,7 @@ def test_a_run_reports_its_averaged_weights_everywhere(averaged):
 def test_either_weights_are_evaluated(averaged, tmp_path):
     last = result_of(averaged["ema"])["last"]
     assert last["head"] != last["ema_head"]
-    for flags, prefix in (((), "ema_"), (("--weights", "trained"), "")):
+    for flags, prefix in (((), "ema_"), (("--eval-weights", "trained"), "")):
         for path in (averaged["ema"], averaged["ema"] / "checkpoints" / "last.pt"):
             rows = evaluated(tmp_path, path, *NETWORKS, "--teacher", "toy:network", *flags)
             for name in ("head", "probe"):
@@ -183,8 +192,8 @@ def test_student_learns_from_the_teachers_reported_weights(averaged):
 
 def test_averaged_weights_that_are_not_there_are_refused(runs):
     for path in (runs["gendd"], runs["gendd"] / "student.safetensors"):
-        with refuses("--weights ema: .* holds no averaged weights") as refused:
-            main([str(path), *NETWORKS, "--weights", "ema"])
+        with refuses("--eval-weights ema: .* holds no averaged weights") as refused:
+            main([str(path), *NETWORKS, "--eval-weights", "ema"])
         assert len(str(refused.value).splitlines()) == 1
 
 
@@ -276,13 +285,14 @@ def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
 
 
 @pytest.mark.parametrize(
-    "flags", [["--prediction", "velocity", "--noise-path", "straight"], ["--prediction", "noise", "--start", "800"]]
+    "flags",
+    [["--prediction", "velocity", "--noise-path", "straight"], ["--prediction", "noise", "--sampling-start", "800"]],
 )
 def test_checkpoint_alone_is_evaluated_as_its_run(runs, tmp_path, flags):
     train(["gendd", *COMMON, *HEAD, *flags, "--student", "toy:network", "--teacher",
            "resnet8", "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path)])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0"
-    read_out = ["--steps", "2", "--start", "800", "--precision", "fp32"]
+    read_out = ["--sampling-steps", "2", "--sampling-start", "800", "--precision", "fp32"]
     expected = accuracies(evaluated(tmp_path, run, *read_out))
     file = shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "alone.pt")
     assert accuracies(evaluated(tmp_path, file, *read_out)) == expected
@@ -311,7 +321,7 @@ def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
         ([], "CHECKPOINT is missing"),
         (["nowhere"], "CHECKPOINT nowhere: no such file"),
         (["RUN", "--teacher", "resnet8x4"], "conv1.weight is (16, 3, 3, 3), not (32, 3, 3, 3)"),
-        (["RUN", "--sampler", "ancestral", "--steps", "2000"], "--steps 2000"),
+        (["RUN", "--sampler", "ancestral", "--sampling-steps", "2000"], "--sampling-steps 2000"),
         (["RUN/config.json", *NETWORKS], "no checkpoint"),
     ],
 )
@@ -359,7 +369,8 @@ def test_external_file_gives_ema_unless_trained_is_asked(runs, tmp_path, capsys)
     rows = evaluated(tmp_path, tmp_path / "last.pth.tar", *flags)
     assert accuracies(rows) == accuracies(evaluated(tmp_path, runs["teacher"], "--precision", "fp32"))
     assert "tensors loaded, ema weights" in capsys.readouterr().out
-    assert evaluated(tmp_path, tmp_path / "last.pth.tar", *flags, "--weights", "trained")["classifier"]["top1"] < 20
+    trained = evaluated(tmp_path, tmp_path / "last.pth.tar", *flags, "--eval-weights", "trained")
+    assert trained["classifier"]["top1"] < 20
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     train(["gendd", *COMMON, "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
            "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
-           "--timesteps", "shared", "--runs", str(root)])  # fmt: skip
+           "--draw-scheme", "shared", "--runs", str(root)])  # fmt: skip
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
@@ -43,7 +43,8 @@ def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     with open(tmp_path / "guidance.csv", newline="") as file:
         found = list(csv.DictReader(file))
     for row, setting in zip(found, grid, strict=True):
-        flags = ["--sampler", setting.sampler, "--steps", str(setting.steps), "--num-samples", str(setting.num_samples)]
+        steps, samples = str(setting.sampling_steps), str(setting.num_samples)
+        flags = ["--sampler", setting.sampler, "--sampling-steps", steps, "--num-samples", samples]
         images = [] if setting.sampler == "deterministic" else ["--eval-images", "250"]
         evaluate([str(run), *flags, "--guidance", str(setting.guidance), *images, "--precision", "fp32",
                   "--json", str(tmp_path / "evaluation.json")])  # fmt: skip
@@ -67,12 +68,12 @@ def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     ],
 )
 def test_every_setting_of_the_grids_can_be_sampled(prediction, path, samplers):
-    settings = GenDD(prediction=prediction, noise_path=path, condition_dropout=0.2, start=800)
+    settings = GenDD(prediction=prediction, noise_path=path, condition_dropout=0.2, sampling_start=800)
     objective = Objective(prediction, path=path)
     for what in ("guidance", "sampling"):
         for setting in sampling.grid(what, settings):
             setting.check_sampling()
-            objective.check_sampling(setting.sampler, setting.start)
+            objective.check_sampling(setting.sampler, setting.sampling_start)
     assert {setting.sampler for setting in sampling.grid("sampling", settings)} == samplers
 
 

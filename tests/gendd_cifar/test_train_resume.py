@@ -19,7 +19,7 @@ from gendd.runs.metrics import read_metrics
 from gendd.training.loop import Training
 
 
-@pytest.mark.parametrize("flags", [(), ("--ema-decay", "0.9", "--weights", "ema"), ("--optimizer", "muon")])
+@pytest.mark.parametrize("flags", [(), ("--ema-decay", "0.9", "--eval-weights", "ema"), ("--optimizer", "muon")])
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(train, whole, flags):
     whole = train(*flags, runs="whole") if flags else whole
     with ctrl_c("train_step", step=25):
@@ -144,8 +144,8 @@ def test_resume_of_an_older_run_compares_what_it_noted(interrupted, train):
 def test_resume_refuses_another_sampler_than_the_papers(train):
     with ctrl_c("train_epoch", epoch=0):
         train("--paper", "--width", "128")
-    with refuses("--steps 100 there, 4 here"):
-        main(["--resume", str(train.folder()), "--steps", "4"])
+    with refuses("--sampling-steps 100 there, 4 here"):
+        main(["--resume", str(train.folder()), "--sampling-steps", "4"])
 
 
 @pytest.mark.parametrize("flag, told", [("--check-data", "all images read"), ("--dry-run", "all there")])

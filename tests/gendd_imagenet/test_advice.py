@@ -61,7 +61,7 @@ def test_evaluate_names_flags_that_were_given(photos, tmp_path):
     words += ["0", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "30", "--runs", str(tmp_path)]
     train(IMAGENET, words)
     run = str(next(tmp_path.rglob("result.json")).parent)
-    for flags in (["--steps", "3"], ["--paper"], ["--guidance", "2"], ["--weights", "ema"]):
+    for flags in (["--sampling-steps", "3"], ["--paper"], ["--guidance", "2"], ["--eval-weights", "ema"]):
         with refuses() as refused:
             evaluate_checkpoint(IMAGENET, [run, *flags])
         assert_obeyable(str(refused.value), [run, *flags])

@@ -22,7 +22,7 @@ from gendd_imagenet.make_shards import main as make_shards
 TOY = "toy:network"
 COMMON = ["--student", TOY, "--image-size", "32", "--batch-size", "16", "--epochs", "2", "--warmup-epochs", "0",
           "--eval-every", "1", "--precision", "fp32", "--workers", "0", "--crop-pct", "1"]  # fmt: skip
-HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2", "--steps", "1"]
+HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2", "--sampling-steps", "1"]
 
 
 @pytest.fixture(scope="module")

@@ -252,8 +252,8 @@ def test_script_starts_the_program_from_any_folder(tmp_path):
 
 
 def test_evaluate_asks_the_run_for_its_tree(tmp_path, recorded):
-    assert recorded(f"bash sh/evaluate.sh {tmp_path} --steps 2") == [
-        ("gendd evaluate", [str(tmp_path), "--steps", "2"])
+    assert recorded(f"bash sh/evaluate.sh {tmp_path} --sampling-steps 2") == [
+        ("gendd evaluate", [str(tmp_path), "--sampling-steps", "2"])
     ]
     assert "CHECKPOINT is missing" in refusal(bash("sh/evaluate.sh"))
 

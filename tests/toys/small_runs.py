@@ -18,7 +18,7 @@ TOYS = str(Path(__file__).parent)
 COMMON = ["--dataset", "digits", "--student", TOY, "--epochs", "3", "--schedule", "cosine", "--eval-every", "1",
           "--hflip", "0", "--crop-padding", "1", "--precision", "fp32"]  # fmt: skip
 HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--trunk-depth", "1", "--repeats", "2",
-        "--timesteps", "shared", "--steps", "1"]  # fmt: skip
+        "--draw-scheme", "shared", "--sampling-steps", "1"]  # fmt: skip
 GENDD = ["gendd", *COMMON, *HEAD, "--teacher", TOY]
 
 

@@ -41,7 +41,7 @@ def test_each_scheme_draws_its_density_and_drops_at_its_rate(scheme, density, pr
 
 @pytest.mark.parametrize("repeats, given", [(4, 2), (6, 4), (10, 8), (20, 16)])
 def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
-    draws = drawn("paired", repeats, 50)
+    draws = drawn("antithetic", repeats, 50)
     assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats // 2, 1)
     assert draws.noise.shape == (50, M, repeats // 2, 2, D)
     assert (draws.dropped[..., 0] == (torch.arange(0, repeats, 2) >= given)).all()
@@ -57,19 +57,19 @@ def test_shared_timesteps_are_one_of_each_share_of_the_density():
 
 
 def test_a_process_keeps_its_rows_of_the_draws_of_all():
-    draws = drawn("paired", 4, 10)
+    draws = drawn("antithetic", 4, 10)
     rows = draws.images(slice(4, 7))
     assert torch.equal(rows.noise, draws.noise[4:7]) and torch.equal(rows.weight, draws.weight[4:7])
 
 
 @pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
 def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
-    with refuses(f"--repeats {repeats}: --timesteps paired .* set it to {remedy}"):
-        drawn("paired", repeats, 1)
+    with refuses(f"--repeats {repeats}: --draw-scheme antithetic .* Set it to {remedy}"):
+        drawn("antithetic", repeats, 1)
 
 
 def test_without_dropped_conditions_one_pair_is_enough():
-    draws = drawn("paired", 2, 5, dropout=0)
+    draws = drawn("antithetic", 2, 5, dropout=0)
     assert not draws.dropped.any() and drawn("shared", 1, 100, dropout=0).dropped is None
 
 

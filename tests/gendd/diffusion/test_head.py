@@ -16,7 +16,7 @@ B, M, K, D, COND = 5, 3, 4, 8, 12
 KINDS = {
     "paper": {},
     "feature": {"prediction": "feature", "trunk_depth": 2, "timestep_density": "high-noise"},
-    "flow": {"prediction": "velocity", "noise_path": "straight", "loss_weight": "min-snr"},
+    "flow": {"prediction": "velocity", "noise_path": "straight", "loss_weighting": "min-snr"},
 }
 
 
@@ -90,12 +90,12 @@ def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dropout", [0.2, 0.0])
-@pytest.mark.parametrize("timesteps", ["independent", "shared", "paired"])
+@pytest.mark.parametrize("scheme", ["independent", "shared", "antithetic"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, timesteps, dropout):
+def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, scheme, dropout):
     z, target = batch
     z.requires_grad_()
-    head = moved(fresh(kind, timesteps=timesteps, condition_dropout=dropout))
+    head = moved(fresh(kind, draw_scheme=scheme, condition_dropout=dropout))
     draws = head.draw(B, torch.Generator().manual_seed(2))
     assert not dropout or draws.dropped.any() and not draws.dropped.all()
     inputs = [z, *head.parameters()]
@@ -198,7 +198,7 @@ def test_a_trunk_s_gradient_reaches_the_backbone_after_one_step(batch):
 
 def test_what_a_pair_shares_is_projected_once(head, batch):
     """In parts and in one: as many rows of conditioning as pairs, twice as many of tokens."""
-    head.drawing.scheme, head.drawing.repeats = "paired", 160
+    head.drawing.scheme, head.drawing.repeats = "antithetic", 160
     tokens, conditions = [], []
     head.net.input_proj.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0][..., 0].numel()))
     head.net.res_blocks[0].register_forward_pre_hook(lambda _, inputs: conditions.append(inputs[1][..., 0].numel()))
@@ -250,7 +250,7 @@ def test_one_step_from_zero_is_its_closed_form(head, batch):
 @pytest.mark.parametrize(
     "kind, settings, words",
     [
-        ("paper", {"start": 999}, "--start 999: .* at most 990"),
+        ("paper", {"start": 999}, "--sampling-start 999: .* at most 990"),
         ("flow", {"sampler": "ancestral", "steps": 5}, "--sampler ancestral: --noise-path straight has none"),
     ],
 )
@@ -260,7 +260,7 @@ def test_sampling_that_the_objective_does_not_allow_is_refused(batch, kind, sett
 
 
 def test_token_dim_not_dividing_is_refused_with_nearest():
-    with refuses(r"--token-dim 48 .* 64; nearest that do: 32 and 64"):
+    with refuses(r"--token-dim 48: .* 64; nearest that do: 32 and 64"):
         SplitTokenHead(64, COND, token_dim=48)
 
 
@@ -268,10 +268,10 @@ def test_token_dim_not_dividing_is_refused_with_nearest():
     "settings, word",
     [
         ({"sampler": "euler"}, "--sampler euler"),
-        ({"sampler": "ancestral", "steps": 1}, "--steps 1"),
-        ({"steps": 0}, "--steps 0"),
+        ({"sampler": "ancestral", "steps": 1}, "--sampling-steps 1"),
+        ({"steps": 0}, "--sampling-steps 0"),
         ({"num_samples": 5}, "--num-samples 5"),
-        ({"start": 1000}, "--start 1000"),
+        ({"start": 1000}, "--sampling-start 1000"),
     ],
 )
 def test_sampling_that_cannot_work_is_refused(head, batch, settings, word):

@@ -52,8 +52,8 @@ def test_the_velocity_is_the_speed_of_the_path():
 
 @pytest.mark.parametrize(
     "objective, weight",
-    # Of the noise, "clean" is refused: it has no bound.
-    [(o, weight) for o in ALL for weight in ("clean", "min-snr") if (o.prediction, weight) != ("noise", "clean")],
+    # Of the noise, "feature" is refused: it has no bound.
+    [(o, weight) for o in ALL for weight in ("feature", "min-snr") if (o.prediction, weight) != ("noise", "feature")],
 )
 def test_the_weights_count_the_clean_features_error(objective, weight):
     """Whatever is predicted, from an error of the prediction to the error of the feature that it means."""
@@ -64,7 +64,7 @@ def test_the_weights_count_the_clean_features_error(objective, weight):
         means = [objective.denoised(schedule, values, x, t)[0] for values in (prediction, prediction + error)]
         clean = (means[1] - means[0]).square().mean()
         snr = (schedule.exact["signal_scale"][t] / schedule.exact["noise_scale"][t]).square()
-        expected = clean * (1 if weight == "clean" else min(snr.item(), 5.0))
+        expected = clean * (1 if weight == "feature" else min(snr.item(), 5.0))
         assert (weighted[t] * error.square().mean()).item() == pytest.approx(expected.item(), rel=1e-3)
 
 
@@ -121,7 +121,7 @@ def test_the_path_from_pure_noise_ends_at_the_mean(objective, steps):
     "choices, words",
     [
         ({"path": "straight"}, "--noise-path straight: .* --prediction velocity or feature"),
-        ({"weight": "clean"}, "--loss-weight clean: .* --prediction velocity or feature"),
+        ({"weight": "feature"}, "--loss-weighting feature: .* --prediction velocity or feature"),
     ],
 )
 def test_what_the_noise_cannot_be_predicted_with_is_refused(choices, words):

@@ -14,9 +14,9 @@ CPU = torch.device("cpu")
 FEATURE, TOKEN, CONDITION, WIDTH, DEPTH = 160, 16, 64, 128, 2
 
 
-def student(repeats, width=WIDTH, feature=FEATURE, timesteps="independent"):
+def student(repeats, width=WIDTH, feature=FEATURE, scheme="independent"):
     head = SplitTokenHead(
-        feature, CONDITION, TOKEN, width, **PAPER | {"depth": DEPTH, "repeats": repeats, "timesteps": timesteps}
+        feature, CONDITION, TOKEN, width, **PAPER | {"depth": DEPTH, "repeats": repeats, "draw_scheme": scheme}
     )
     return Student(ToyNetwork(5), head, nn.Linear(feature, 5))
 
@@ -35,10 +35,10 @@ def test_the_loss_of_one_image_costs_what_its_products_cost(repeats):
     assert loss_flops(student(repeats), 1, CPU) == by_hand(FEATURE // TOKEN * repeats)
 
 
-@pytest.mark.parametrize("timesteps", ["independent", "shared", "paired"])
-def test_the_cost_of_an_image_is_its_share_of_a_batch(timesteps):
+@pytest.mark.parametrize("scheme", ["independent", "shared", "antithetic"])
+def test_the_cost_of_an_image_is_its_share_of_a_batch(scheme):
     """As training takes it, where timesteps are embedded once for all, and not as an image that comes alone."""
-    batch, one = 50, student(8, timesteps=timesteps)
+    batch, one = 50, student(8, scheme=scheme)
     whole = flops(lambda: one.head(torch.randn(batch, CONDITION), torch.randn(batch, FEATURE)))
     assert loss_flops(one, batch, CPU) == round(whole / batch) <= loss_flops(one, 1, CPU)
 

@@ -53,8 +53,8 @@ def test_draws_are_tried_with_each_scheme_of_timesteps(swept, monkeypatch):
     monkeypatch.setenv("VALUES", "4")
     calls, _ = swept("repeats")
     assert calls == [
-        f"--seed 0 --repeats 4 --timesteps {scheme} --name gendd-repeats-4-{scheme}"
-        for scheme in ("independent", "shared", "paired")
+        f"--seed 0 --repeats 4 --draw-scheme {scheme} --name gendd-repeats-4-{scheme}"
+        for scheme in ("independent", "shared", "antithetic")
     ]
 
 

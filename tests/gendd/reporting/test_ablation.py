@@ -55,7 +55,7 @@ def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
 
 def test_timestep_schemes_get_curves_and_old_runs_no_cost(tmp_path):
     runs = [
-        gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, timesteps=scheme, name=f"{k}-{scheme}")
+        gendd_run(tmp_path / f"{k}{scheme}", k, 1.0, repeats=k, draw_scheme=scheme, name=f"{k}-{scheme}")
         for k in (4, 30)
         for scheme in ("independent", "shared")
     ]
@@ -78,14 +78,14 @@ def test_ablation_prints_table_if_folder_is_not_writable(tmp_path, capsys):
 @pytest.mark.parametrize(("weights", "reported"), [("ema", ("ema_probe", "ema_head")), ("trained", ("probe", "head"))])
 def test_ablation_gives_cost_of_the_reported_weights(tmp_path, weights, reported):
     accuracies = dict.fromkeys(("ema_head", "ema_probe", "head", "probe"), (50.0, 90.0))
-    run = write_run(tmp_path / "run", "gendd", accuracies, ema_decay=0.9, weights=weights)
+    run = write_run(tmp_path / "run", "gendd", accuracies, ema_decay=0.9, eval_weights=weights)
     main([str(run), "--output", str(tmp_path / "out")])
     (table,) = cost_tables((tmp_path / "out" / "report.md").read_text())
     assert [row["Read-out"] for row in table] == [name.replace("_", " ") for name in reported]
     assert table[-1]["FLOPs, times the head's"] == "1.00"
 
 
-@pytest.mark.parametrize("other", [{"lr": 0.5}, {"timesteps": "paired"}, {"result": {"earlier_epochs": 7}}])
+@pytest.mark.parametrize("other", [{"lr": 0.5}, {"draw_scheme": "antithetic"}, {"result": {"earlier_epochs": 7}}])
 def test_runs_that_differ_in_more_are_refused(tmp_path, other):
     runs = [
         gendd_run(tmp_path / "a", 1.0, 1.0, feature_mixup=0.0),

@@ -16,7 +16,7 @@ from gendd_cifar.tree import TREE
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8"]
-HEAD = ["--width", "16", "--depth", "1", "--repeats", "2", "--timesteps", "shared"]
+HEAD = ["--width", "16", "--depth", "1", "--repeats", "2", "--draw-scheme", "shared"]
 
 
 def config(*flags: str, method: str = "gendd") -> Config:
