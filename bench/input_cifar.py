@@ -15,8 +15,8 @@ from measure import record, take_turns
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
 from gendd_cifar.data import TrainingImages
+from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD
 from gendd_cifar.sources import Images, Source
-from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
 from torchvision import transforms  # isort: skip

@@ -28,8 +28,8 @@ from gendd.core.distributed import hardware
 from gendd.core.errors import UserError, run_program
 from gendd.data.decode import as_rgb
 from gendd.methods.classification import Classification
+from gendd_imagenet.family import FAMILY
 from gendd_imagenet.images import EvalView, TrainView, seeded
-from gendd_imagenet.tree import TREE
 
 # After gendd, which makes torchvision work beside a CPU-only torch.
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
@@ -109,7 +109,7 @@ def read(folder: Path | None, count: int) -> list[bytes]:
 def views(photographs: list[bytes]) -> Iterator[tuple[str, Callable, Callable]]:
     """Each recipe's view as timm's transforms make it of a decoded photograph, and as the input path makes it."""
     for name, flags in RECIPES.items():
-        config = TREE.config(Classification(), image_size=SIZE, interpolation="bicubic", **flags)
+        config = FAMILY.config(Classification(), image_size=SIZE, interpolation="bicubic", **flags)
         ours = TrainView(config)
         timms = transforms_imagenet_train(
             SIZE,
@@ -141,7 +141,7 @@ def stages(photographs: list[bytes]) -> Iterator[list[Way]]:
             lambda i: resize(pil_to_tensor(squares[i]), [SIZE, SIZE], CUBIC),
         ),
     ]
-    randaugment = TrainView(TREE.config(Classification(), image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)).augment
+    randaugment = TrainView(FAMILY.config(Classification(), image_size=SIZE, hflip=0, auto_augment=RANDAUGMENT)).augment
     pixels = [pil_to_tensor(square.resize((SIZE, SIZE))) for square in squares]
 
     def augment(i: int) -> torch.Tensor:

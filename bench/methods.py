@@ -26,7 +26,7 @@ from gendd.methods.base import TaskContext
 from gendd.networks.cost import flops
 from gendd.networks.create import create_network
 from gendd.training.optim import create_optimizer
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 TEACHER, STUDENT, BATCH, STEPS = "resnet56", "resnet20", 128, 3
 RECIPE = {
@@ -44,8 +44,10 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     its read-outs."""
     torch.manual_seed(0)
     device = the_device()
-    config = TREE.config(get_method(method)(), **RECIPE, **({} if method == "kd" else HEAD))
-    teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in (TEACHER, STUDENT))
+    config = FAMILY.config(get_method(method)(), **RECIPE, **({} if method == "kd" else HEAD))
+    teacher, student = (
+        create_network(name, FAMILY.names, num_classes=100, image_size=32) for name in (TEACHER, STUDENT)
+    )
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))

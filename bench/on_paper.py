@@ -24,7 +24,7 @@ from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import GenDD
 from gendd.networks.cost import parameter_count
 from gendd.networks.create import create_network, feature_width, pooled_feature
-from gendd_imagenet.tree import TREE
+from gendd_imagenet.family import FAMILY
 
 IMAGES = 1_281_167
 # Assumed of the machine: 8 GPUs (dense bf16 peak and memory rate of an H100 SXM), what a program sees of either, the
@@ -88,7 +88,7 @@ def count(work: Callable[[], object], images: int) -> Cost:
 
 
 def network(name: str) -> nn.Module:
-    return create_network(name, TREE.names, 1000, 224).to("meta", torch.bfloat16)
+    return create_network(name, FAMILY.names, 1000, 224).to("meta", torch.bfloat16)
 
 
 def forward(model: nn.Module, images: int) -> Cost:
@@ -103,7 +103,7 @@ def train(model: nn.Module, images: int) -> Cost:
 def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost, int]:
     """Of the head's loss and gradients, the paper's and the default's, and the head's parameters."""
     costs = []
-    for repeats, plain in ((TREE.paper["repeats"], True), (GenDD.repeats, False)):
+    for repeats, plain in ((FAMILY.paper["repeats"], True), (GenDD.repeats, False)):
         settings = {**PAPER, "repeats": repeats} if plain else GenDD().head()
         head = SplitTokenHead(feature_dim, cond_dim, **settings).to("meta", torch.bfloat16)
         z, target = _of(images, cond_dim).requires_grad_(), _of(images, feature_dim)

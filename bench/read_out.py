@@ -23,7 +23,7 @@ from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks.cost import flops
 from gendd.networks.create import create_network, feature_width
 from gendd_cifar.data import EVAL_BATCH
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
 IMAGES, ROUNDS = 10_000, 5
@@ -33,7 +33,7 @@ REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
 
 def build_student(name: str, classifier: nn.Linear, **head) -> Student:
     """A student of random weights, in eval mode, for the features that a teacher's classifier takes."""
-    network = create_network(name, TREE.names, classifier.out_features, image_size=32)
+    network = create_network(name, FAMILY.names, classifier.out_features, image_size=32)
     built = SplitTokenHead(classifier.in_features, feature_width(network), **head)
     return Student(network, built, classifier).eval().requires_grad_(False)
 
@@ -51,11 +51,11 @@ def records() -> list[dict]:
     student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))
     images = images.to(memory_format=torch.channels_last)
-    shape = (len(few), TREE.paper["num_samples"], plain.head.num_tokens, plain.head.token_dim)
+    shape = (len(few), FAMILY.paper["num_samples"], plain.head.num_tokens, plain.head.token_dim)
 
     def reference() -> None:
         noise = lambda: torch.randn(shape, device=device)  # noqa: E731
-        reference_read_out(plain, few, TREE.paper["sampling_steps"], TREE.paper["num_samples"], noise)
+        reference_read_out(plain, few, FAMILY.paper["sampling_steps"], FAMILY.paper["num_samples"], noise)
 
     def all_images(read) -> None:
         with autocast(precision, device):

@@ -22,7 +22,7 @@ from torch import nn
 
 from gendd.config import Config
 from gendd.core.ranges import field_names
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods.base import Task, TaskContext
 from gendd.methods.options import PretrainOptions
 from gendd.networks.create import create_network, feature_width
@@ -217,7 +217,7 @@ ELSEWHERE = """Differences that no flag tells:
 - Learning rates change at every step; in the release once per epoch, at the epoch's first step.
 - CIFAR's stage 2 reaches the flag's rate at the end of the warm-up. The release stays at 49/50 of it until epoch 150.
 - An epoch's last partial batch is left out: 16 of 50,000 images of CIFAR-100, 143 of 1,281,167 of ImageNet. The
-  release trains on it in all trees. The next epoch draws another order, so that no image is left out for good.
+  release trains on it in all families. The next epoch draws another order, so that no image is left out for good.
 - The release evaluates the best checkpoint, chosen on the test images: published figures are of that one. A run here
   reports its last epoch, and names its best one. `sh/evaluate.sh RUN --best` evaluates the best. ImageNet-LT's
   students learn from the teacher's best epoch in both.
@@ -268,10 +268,10 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     ]
 
 
-def tree_of(module: str) -> Tree:
-    """The tree that a program, such as gendd_cifar train, is of; of one that asks its run folder, gendd_cifar."""
+def family_of(module: str) -> Family:
+    """The family that a program, such as gendd_cifar train, is of; of one that asks its run folder, gendd_cifar."""
     package = module.split()[0]
-    return importlib.import_module(f"{'gendd_cifar' if package == 'gendd' else package}.tree").TREE
+    return importlib.import_module(f"{'gendd_cifar' if package == 'gendd' else package}.family").FAMILY
 
 
 @dataclass(frozen=True)
@@ -294,12 +294,12 @@ class Training:
         return self.with_flags()
 
     def with_flags(self, *flags: str) -> Config:
-        return stages(tree_of(self.module), [*self.arguments, *flags])[self.stage]
+        return stages(family_of(self.module), [*self.arguments, *flags])[self.stage]
 
     @cached_property
     def decays(self) -> dict[str, bool]:
         """Names of the trained parameters, and whether each decays."""
-        task = untrained_task(tree_of(self.module), self.config)
+        task = untrained_task(family_of(self.module), self.config)
         module = task.get_trainable_module()
         groups = parameter_groups(module, self.config.optimizer, task.head)
         decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
@@ -337,21 +337,21 @@ class Training:
         return {name: (ours[name], value) for name, value in self.published.items() if ours[name] != value}
 
 
-def stages(tree: Tree, arguments: list[str]) -> list[Config]:
+def stages(family: Family, arguments: list[str]) -> list[Config]:
     """The runs that the train program makes of its arguments, in order."""
-    config = configuration(tree, arguments)
+    config = configuration(family, arguments)
     first = config.method.pretraining(config)
     return [first, config] if first else [config]
 
 
-def untrained_task(tree: Tree, config: Config) -> Task:
+def untrained_task(family: Family, config: Config) -> Task:
     """The task of a training, with random weights and a narrow head. Of the teacher only the classifier is there."""
     classes = CLASSES.get(config.data.dataset, 1000)
     # Shapes are all that the networks are asked for.
     with torch.device("meta"):
-        student = create_network(config.networks.student, tree.names, classes, config.data.image_size)
+        student = create_network(config.networks.student, family.names, classes, config.data.image_size)
         if config.networks.teacher:
-            teacher = create_network(config.networks.teacher, tree.names, classes, config.data.image_size)
+            teacher = create_network(config.networks.teacher, family.names, classes, config.data.image_size)
     frozen = None
     if config.networks.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)
@@ -377,7 +377,7 @@ def trainings_of(command: str, published: list[dict], folder: str) -> list[Train
     runs = [
         (module, arguments, stage)
         for module, arguments in started
-        for stage in range(len(stages(tree_of(module), arguments)))
+        for stage in range(len(stages(family_of(module), arguments)))
     ]
     return [
         Training(command, module, arguments, values, stage)

@@ -1,7 +1,7 @@
 """Seconds of a GenDD training step from a teacher cache beside one that runs the teacher, in one run.
 
     python bench/teacher_cache.py
-    python bench/teacher_cache.py --tree gendd_imagenet --teacher beitv2_large --student resnet50 --image-size 224 \
+    python bench/teacher_cache.py --family gendd_imagenet --teacher beitv2_large --student resnet50 --image-size 224 \
         --batch-size 8 --images 16 --views 1 --rounds 5
 
 Random images and weights. A step is the whole of it: views of the images, task, gradients, optimizer. Both paths train
@@ -23,7 +23,7 @@ from gendd.core.distributed import World, autocast, hardware, resolve_precision
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
 from gendd.distill.teacher_cache import TeacherCache, open_cache
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import GenDD
 from gendd.runs.experiment import build
 from gendd.training.optim import create_optimizer
@@ -35,7 +35,7 @@ IMAGENET_IMAGES, CLASSES = 1_281_167, 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tree", default="gendd_cifar")
+    parser.add_argument("--family", default="gendd_cifar")
     parser.add_argument("--teacher", default="resnet56")
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--image-size", type=int, default=32)
@@ -49,9 +49,9 @@ def main() -> None:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world, precision = World(0, 1, 0, device), resolve_precision("auto", device)
-    tree = importlib.import_module(f"{arguments.tree}.tree").TREE
+    family = importlib.import_module(f"{arguments.family}.family").FAMILY
     with tempfile.TemporaryDirectory() as folder:
-        config = tree.config(
+        config = family.config(
             GenDD(),
             teacher=arguments.teacher,
             student=arguments.student,
@@ -64,12 +64,12 @@ def main() -> None:
             teacher_cache=folder,
             cached_views=arguments.views,
         )
-        data = random_data(tree, config, arguments.images, device)
+        data = random_data(family, config, arguments.images, device)
         size = f"batch {arguments.batch_size}, {arguments.image_size} pixels"
         print(f"{arguments.teacher} > {arguments.student}, {size}")
         versions = f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}"
         print(f"{hardware(device)}, {precision}; {versions}")
-        paths = {name: Trained(tree, config, data, device, precision) for name in ("teacher", "cache")}
+        paths = {name: Trained(family, config, data, device, precision) for name in ("teacher", "cache")}
         task = paths["cache"].task
         begin = time.perf_counter()
         cache = open_cache(config, data, task.teacher, world)
@@ -86,11 +86,11 @@ def main() -> None:
         report_steps({name: path.seconds for name, path in paths.items()}, config.optimizer.batch_size)
 
 
-def random_data(tree: Tree, config, count: int, device: torch.device) -> TrainingImages:
+def random_data(family: Family, config, count: int, device: torch.device) -> TrainingImages:
     noise = torch.Generator().manual_seed(0)
     shape = (count, 3, config.data.image_size, config.data.image_size)
     images = Images(torch.randint(256, shape, generator=noise, dtype=torch.uint8), torch.arange(count) % CLASSES)
-    plan, names = BatchPlan(config.run.seed, config.optimizer.batch_size), tree.names
+    plan, names = BatchPlan(config.run.seed, config.optimizer.batch_size), family.names
     normalize = Normalize(names.mean, names.std, device)
     return TrainingImages(Source(images, (None,) * CLASSES), plan, normalize, device, cached_views=config.views)
 
@@ -98,9 +98,9 @@ def random_data(tree: Tree, config, count: int, device: torch.device) -> Trainin
 class Trained:
     """A task of its own, its optimizer, and the seconds its steps took."""
 
-    def __init__(self, tree: Tree, config, data: TrainingImages, device: torch.device, precision: str):
+    def __init__(self, family: Family, config, data: TrainingImages, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
-        self.task = build(tree, config, CLASSES, device, precision=precision).task.train()
+        self.task = build(family, config, CLASSES, device, precision=precision).task.train()
         self.optimizer = create_optimizer(self.task.get_trainable_module(), config.optimizer, self.task.head)
 
     def step(self, number: int, timed: bool = False) -> None:

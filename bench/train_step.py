@@ -35,11 +35,11 @@ from gendd.methods import GenDD
 from gendd.methods.base import TaskContext
 from gendd.methods.options import HeadOptions
 from gendd.networks.create import create_network
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")
 BATCH, WIDTH, ROUNDS = 64, 1024, 3
-PUBLISHED = {name: value for name, value in TREE.paper.items() if name in field_names(HeadOptions)}
+PUBLISHED = {name: value for name, value in FAMILY.paper.items() if name in field_names(HeadOptions)}
 # The fewest draws whose gradient of the student varies no more than with the published ones (`gradient_variance.py`).
 EQUAL_VARIANCE = PUBLISHED | {"repeats": 8, "draw_scheme": "antithetic"}
 # The works of each pair, and what ours has there.
@@ -64,7 +64,7 @@ def build(
     torch.manual_seed(0)
     device = the_device()
     config = Config(method=GenDD(width=WIDTH, **head)).changed(batch_size=BATCH)
-    teacher, student = (create_network(name, TREE.names, num_classes=100, image_size=32) for name in pair)
+    teacher, student = (create_network(name, FAMILY.names, num_classes=100, image_size=32) for name in pair)
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)

@@ -12,7 +12,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.runs.experiment import load
 from gendd.runs.folder import RunFolder
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 
 @dataclasses.dataclass
@@ -31,15 +31,15 @@ class TrainedRun:
     teacher_weights: str = ""
 
     def __post_init__(self):
-        device, settings = torch.device("cpu"), RunFolder(self.run).config(TREE)
+        device, settings = torch.device("cpu"), RunFolder(self.run).config(FAMILY)
         changed = {"dataset": self.dataset, "batch_size": self.images}
         changed["teacher_weights"] = self.teacher_weights or settings.networks.teacher_weights
-        run = load(self.run, TREE, device, taught=True, **changed)
+        run = load(self.run, FAMILY, device, taught=True, **changed)
         self.precision = resolve_precision("auto", device)
         self.settings, self.task = run.config, run.task.train()
         world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.student.network
         classes = self.task.teacher.classifier.out_features
-        self.data = TREE.open_training(run.config, classes, plan, world, network)
+        self.data = FAMILY.open_training(run.config, classes, plan, world, network)
 
     def batches(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
         """Some training batches and their targets f'."""

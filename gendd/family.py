@@ -1,4 +1,4 @@
-"""A family of images: what a tree adds to the shared programs."""
+"""A family of images: what a family adds to the shared programs."""
 
 import importlib
 from collections.abc import Callable, Collection
@@ -21,7 +21,7 @@ NETWORK = ("depth", "trunk_depth", "prediction", "noise_path")
 
 
 @dataclass(frozen=True)
-class Tree:
+class Family:
     """
     Args:
         name: of the package, such as "gendd_cifar".
@@ -35,7 +35,7 @@ class Tree:
         class_sizes: number of training images (C,) of each class; None if the training set is not there or has no
             labels.
         paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.
-        typed: module that the user named after python -m; the tree's own if empty.
+        typed: module that the user named after python -m; the family's own if empty.
     """
 
     name: str
@@ -96,21 +96,21 @@ class Tree:
         return [name for name in self.paper if hasattr(config, name)]
 
 
-TREES = ("gendd_cifar", "gendd_imagenet")
+FAMILIES = ("gendd_cifar", "gendd_imagenet")
 
 
-def tree_named(name: object) -> Tree:
-    """Return the tree of this name.
+def family_named(name: object) -> Family:
+    """Return the family of this name.
 
     Raises:
         InvalidValue: there is none.
     """
-    if name not in TREES:
-        raise InvalidValue(name, f"no such tree; known: {', '.join(TREES)}")
-    return importlib.import_module(f"{name}.tree").TREE
+    if name not in FAMILIES:
+        raise InvalidValue(name, f"no such family; known: {', '.join(FAMILIES)}")
+    return importlib.import_module(f"{name}.family").FAMILY
 
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
-    """`Tree.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
+    """`Family.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
     sampling = {"sampler": "ancestral", "sampling_steps": steps, "num_samples": 5, "guidance": 2.0}
     return {**PAPER, "repeats": repeats, **sampling}

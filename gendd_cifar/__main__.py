@@ -1,4 +1,4 @@
-"""The programs of this tree, for small images: python -m gendd_cifar --help."""
+"""The programs of this family, for small images: python -m gendd_cifar --help."""
 
 from functools import partial
 

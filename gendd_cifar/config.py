@@ -1,4 +1,4 @@
-"""The flags of this tree, with its own defaults. The paper's CIFAR protocol stands in the scripts of sh/."""
+"""The flags of this family, with its own defaults. The paper's CIFAR protocol stands in the scripts of sh/."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The programs of this tree, for photographs: python -m gendd_imagenet --help."""
+"""The programs of this family, for photographs: python -m gendd_imagenet --help."""
 
 from functools import partial
 

@@ -9,7 +9,7 @@
 # such as
 #   bash sh/ablate.sh contraction sh/train_cifar100_resnet56_resnet20_gendd_short.sh --lr 1e-2
 # Flags may take the place of the script, for any data: bash sh/ablate.sh contraction -- --dataset FOLDER [flags]
-# (METHOD=regression for the control; TREE as for sh/compare.sh). Runs of earlier seeds and values are drawn too.
+# (METHOD=regression for the control; FAMILY as for sh/compare.sh). Runs of earlier seeds and values are drawn too.
 # Of a trained head: measures a run under many settings.
 #   bash sh/ablate.sh guidance RUN [flags]
 #   bash sh/ablate.sh sampling RUN [flags]          sampler, steps, samples, start

@@ -6,7 +6,7 @@
 #   bash sh/compare.sh "METHODS" "SEEDS" -- --dataset FOLDER [flags]
 #   bash sh/compare.sh "classification kd gendd" "0 1 2" -- --dataset digits --student resnet8 --teacher resnet14 ...
 # Each method takes the options that it has, and the teacher if it learns from one. The images are photographs, unless
-# the data set is digits, cifar10 or cifar100, or TREE=gendd_cifar says so.
+# the data set is digits, cifar10 or cifar100, or FAMILY=gendd_cifar says so.
 # Of a pair, a method is trained by sh/train_DATA_TEACHER_STUDENT_METHOD.sh where there is one (such as gendd_short), else by
 # sh/train_DATA_baseline.sh METHOD TEACHER STUDENT, which lists its methods; classification is the student alone.
 # The same command again keeps what is done and trains the rest. The report holds earlier runs too, such as those of

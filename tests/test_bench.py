@@ -130,7 +130,7 @@ def test_operations_on_paper_are_those_of_the_definition():
     """Of the plain path: what its products cost, counted by hand; of the fast one: less."""
     images, feature, condition, width, token = 8, 128, 32, 1024, 64
     plain, ours, parameters = on_paper.head_costs(feature, condition, images)
-    rows = on_paper.TREE.paper["repeats"] * feature // token
+    rows = on_paper.FAMILY.paper["repeats"] * feature // token
     # Multiply-adds of a row, but for the input's; the input's has no gradient toward its noise.
     layers = condition * width + 256 * width + width**2 + 3 * 5 * width**2 + 2 * width**2 + width * 2 * token
     assert plain.flops == pytest.approx(2 * rows * (3 * layers + 2 * token * width), rel=0.02)

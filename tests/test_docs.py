@@ -98,7 +98,7 @@ def test_extending_layout_names_files_that_exist():
     there = {
         path.name for package in ("gendd", "gendd_cifar", "gendd_imagenet") for path in (ROOT / package).rglob("*.py")
     }
-    assert {"head.py", "training.py"} <= named and named <= there
+    assert {"head.py", "loop.py"} <= named and named <= there
 
 
 def test_every_program_that_a_page_names_is_there():

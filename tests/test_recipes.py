@@ -40,7 +40,7 @@ def test_paper_recipes_decay_all_but_the_head(command):
 @pytest.mark.parametrize("command", recipes.PUBLISHED[OURS])
 def test_weight_matrices_alone_decay_in_our_own_recipes(command):
     for training in of_command(command):
-        module = recipes.untrained_task(recipes.tree_of(training.module), training.config).get_trainable_module()
+        module = recipes.untrained_task(recipes.family_of(training.module), training.config).get_trainable_module()
         matrices = {name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 1}
         decaying = {name for name, decays in training.decays.items() if decays}
         assert decaying == {name for name in matrices if not name.startswith("head.")}

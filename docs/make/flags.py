@@ -9,7 +9,7 @@ import typing
 from pathlib import Path
 
 from gendd.core.errors import flag
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import METHODS, GenDD
 from gendd.programs.command_line import help_of, own_help
 from gendd.programs.equal_cost import EqualCostConfig
@@ -17,8 +17,8 @@ from gendd.programs.evaluate import EvaluateOptions
 from gendd.programs.probes import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
 from gendd.programs.sampling import SamplingProgram
 from gendd.reporting.report import ReportConfig
-from gendd_cifar.tree import TREE as CIFAR
-from gendd_imagenet.tree import TREE as IMAGENET
+from gendd_cifar.family import FAMILY as CIFAR
+from gendd_imagenet.family import FAMILY as IMAGENET
 
 PAGE = Path(__file__).parents[1] / "flags.md"
 HEAD = """# Every flag
@@ -84,12 +84,12 @@ def fields_of(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def train_flags(tree: Tree) -> str:
-    parts = [f"## {tree.name} train\n"]
-    for name, part in vars(tree.config(GenDD())).items():
+def train_flags(family: Family) -> str:
+    parts = [f"## {family.name} train\n"]
+    for name, part in vars(family.config(GenDD())).items():
         if name != "method":
             kind = type(part)
-            parts.append(f"### {TITLES[name]}: {tree.name}\n\n{table(kind, fields_of(kind), part)}\n")
+            parts.append(f"### {TITLES[name]}: {family.name}\n\n{table(kind, fields_of(kind), part)}\n")
     return "\n".join(parts)
 
 

@@ -1,1 +1,1 @@
-"""Images and labels, whatever the tree."""
+"""Images and labels, whatever the family."""

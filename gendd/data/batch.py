@@ -1,4 +1,4 @@
-"""What the training loop and the evaluation ask of a data set; each tree has its own."""
+"""What the training loop and the evaluation ask of a data set; each family has its own."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

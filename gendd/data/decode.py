@@ -1,4 +1,4 @@
-"""Image files as both trees decode them: which formats, whole or refused, and 8-bit RGB from every mode.
+"""Image files as both families decode them: which formats, whole or refused, and 8-bit RGB from every mode.
 
 EXIF orientation is ignored and transparency dropped, as in timm and torchvision; of several frames the first is read.
 """

@@ -1,4 +1,4 @@
-"""Which files below a folder are images, and of which class: one rule for both trees, with classes and without.
+"""Which files below a folder are images, and of which class: one rule for both families, with classes and without.
 
 A file is an image if it has the ending of a format of images.py, whether it can be read or not (what is broken is
 reported, not dropped), or if it has no ending but an image's header. Hidden files and folders and all other

@@ -14,7 +14,7 @@ AnySplit = TypeVar("AnySplit", bound="Split")
 class Split:
     """N images and their labels (N,) int64, -1 where one is not known, or None where none is.
 
-    Each tree has its own: a dataclass with `labels`, and `select`.
+    Each family has its own: a dataclass with `labels`, and `select`.
     """
 
     labels: Tensor | None

@@ -20,7 +20,7 @@ from gendd.networks.cost import as_flops, flops, parameter_count
 from gendd.networks.external import create_foundation, is_foundation
 
 SMALL_IMAGE = 64
-UNSTATED = "this tree's: its pretrained_cfg states none"
+UNSTATED = "this family's: its pretrained_cfg states none"
 INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
@@ -66,10 +66,10 @@ def classifier_name(network: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class Names:
-    """The networks that a tree names, and the normalization of networks that state none.
+    """The networks that a family names, and the normalization of networks that state none.
 
     Args:
-        short: the tree's own names, each with timm's name for it.
+        short: the family's own names, each with timm's name for it.
         small_stems: whether timm's other networks keep the resolution of small images in their stem.
         remedy: for a file that is not in pretrained/; {name} stands for the network's.
     """

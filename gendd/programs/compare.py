@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gendd.core.errors import UserError, naming
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import get_method
 from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
@@ -14,10 +14,10 @@ from gendd.reporting.report import ReportConfig, write_report
 USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
 
 
-def compare(tree: Tree, arguments: list[str]) -> None:
-    """The compare program, the same of both trees. Raises UserError, PassingFault: as `main`."""
+def compare(family: Family, arguments: list[str]) -> None:
+    """The compare program, the same of both families. Raises UserError, PassingFault: as `main`."""
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: python -m {tree.module} compare {USAGE}\n\n{explanation('compare.sh')}")
+        print(f"usage: python -m {family.module} compare {USAGE}\n\n{explanation('compare.sh')}")
         return
     main(arguments)
 

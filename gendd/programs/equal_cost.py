@@ -1,4 +1,4 @@
-"""The equal-cost program of both trees: which of the tree's networks cost as much as a student with its head."""
+"""The equal-cost program of both families: which of the family's networks cost as much as a student with its head."""
 
 import contextlib
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from gendd.core.distributed import autocast, first_alone, hardware, resolve_prec
 from gendd.core.errors import UserError
 from gendd.core.ranges import Count, check_ranges
 from gendd.evaluation.accuracy import ReadOut, Stopwatch
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.networks.cost import flops, parameter_count
 from gendd.networks.create import create_network, trial
 from gendd.programs.command_line import RunArgument, parse
@@ -43,19 +43,19 @@ class Timed:
     stopwatch: Stopwatch
 
 
-def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
-    """The equal-cost program of a tree.
+def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
+    """The equal-cost program of a family.
 
     Raises:
         UserError: no run folder, a run without a head, or nothing to time.
     """
-    config = parse(EqualCostConfig, f"{tree.module} equal-cost", arguments)
+    config = parse(EqualCostConfig, f"{family.module} equal-cost", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:
         return
     device = world.device
-    run = load(config.run, tree, device, trained=False)
+    run = load(config.run, family, device, trained=False)
     settings, task, size = run.config, run.task, run.config.data.image_size
     if task.head is None:
         raise UserError(f"run {config.run}: {settings.method.name} trains no head; name a run of gendd")
@@ -72,8 +72,8 @@ def equal_cost(tree: Tree, arguments: list[str] | None = None) -> None:
     ]
     classifier, cost = run.model.classifier, rows[0].flops
     classes = classifier.out_features if classifier else 0
-    for name, operations, parameters in nearest(tree, tree.names.short, classes, size, cost)[:NEAREST]:
-        network = create_network(name, tree.names, classes, size)
+    for name, operations, parameters in nearest(family, family.names.short, classes, size, cost)[:NEAREST]:
+        network = create_network(name, family.names, classes, size)
         rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
     images = image.expand(config.batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), autocast(precision, device):
@@ -94,12 +94,14 @@ def _alone(network: nn.Module, device: torch.device) -> ReadOut:
     return ReadOut(("classifier",), lambda images, _: {"classifier": network(images)})
 
 
-def nearest(tree: Tree, names: Iterable[str], classes: int, image_size: int, cost: float) -> list[tuple[str, int, int]]:
+def nearest(
+    family: Family, names: Iterable[str], classes: int, image_size: int, cost: float
+) -> list[tuple[str, int, int]]:
     """Names, FLOPs per image and parameters of networks, those whose FLOPs are nearest to `cost` first, in ratio."""
     counted = []
     for name in names:
         # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.
         with torch.device("meta"), contextlib.suppress(UserError):
-            network = create_network(name, tree.names, classes, image_size)
+            network = create_network(name, family.names, classes, image_size)
             counted.append((name, trial(name, network, image_size), parameter_count(network)))
     return sorted(counted, key=lambda entry: max(entry[1], cost) / min(entry[1], cost))

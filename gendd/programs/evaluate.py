@@ -1,4 +1,4 @@
-"""The evaluate program of both trees: accuracy, size and measured speed of the teacher and of every read-out."""
+"""The evaluate program of both families: accuracy, size and measured speed of the teacher and of every read-out."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from gendd.data.batch import EvaluationData, described
 from gendd.diffusion.head import PAPER
 from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
 from gendd.evaluation.scores import PERCENT, score_title
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import Classification, GenDD, Method
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks.checkpoint import Tensors, load_weights, read, reported_weights, weights_file, weights_in
@@ -59,31 +59,31 @@ class EvaluateOptions(Generic[D]):
     """File for the figures; evaluation.json in the run folder if not given."""
 
 
-def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
+def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
     """Evaluate what the first argument names.
 
     Raises:
         UserError: something in the command, the data or the checkpoint cannot work.
     """
     if arguments[:1] in (["-h"], ["--help"]):
-        _parse(tree, arguments, tree.config(GenDD()))
+        _parse(family, arguments, family.config(GenDD()))
     if not arguments or arguments[0].startswith("-"):
         raise UserError("CHECKPOINT is missing: name a run folder or a checkpoint file first, then the flags")
     with join_world() as world:
-        options, settings, tensors, epoch = _read(tree, arguments)
+        options, settings, tensors, epoch = _read(family, arguments)
         path, file = Path(options.checkpoint), _file(options)
         if world.is_first:
             _figures(options)
-        summary = tree.summarize(settings)
+        summary = family.summarize(settings)
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
         missing = list(summary.missing)
         # Images may be of some of the classes alone.
         classes = max(summary.num_classes, len(learned_classes(path)))
-        settings, absent = without_absent(settings, tree) if settings.run.dry_run else (settings, {})
+        settings, absent = without_absent(settings, family) if settings.run.dry_run else (settings, {})
         missing += absent.values()
         options = replace(options, config=settings)
-        built, teacher = _build(tree, options, classes, world, tensors)
+        built, teacher = _build(family, options, classes, world, tensors)
         note_absent(built, absent)
         model = unwrap_model(built.task.get_eval_model())
         if tensors:
@@ -100,15 +100,15 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
             head = built.task.head
             # The paper's protocol is one of labeled data sets.
             if head is not None and head.draws_features and classes:
-                print(f"protocol    {tree.protocol(settings.method, path.is_dir())}", flush=True)
+                print(f"protocol    {family.protocol(settings.method, path.is_dir())}", flush=True)
         if settings.run.dry_run:
             if not summary.missing:
-                missing += errors_of(lambda: _open_data(tree, settings, options, built, world))
+                missing += errors_of(lambda: _open_data(family, settings, options, built, world))
             if world.is_first:
                 print(list_missing(missing))
             return
-        data, groups = _open_data(tree, settings, options, built, world)
-        figures = _figures(options, *_other_data(tree, options, data)) if world.is_first else None
+        data, groups = _open_data(family, settings, options, built, world)
+        figures = _figures(options, *_other_data(family, options, data)) if world.is_first else None
         rows = _measure(built, model, data, groups, options, world)
         if world.is_first:
             _print(rows, list(groups), _images(data, settings), settings, world)
@@ -117,18 +117,18 @@ def evaluate_checkpoint(tree: Tree, arguments: list[str]) -> None:
             write_figures(figures, _content(rows, data, options, file, epoch, world))
 
 
-def _parse(tree: Tree, arguments: list[str], default: Config) -> EvaluateOptions:
-    program = f"{tree.module} evaluate"
+def _parse(family: Family, arguments: list[str], default: Config) -> EvaluateOptions:
+    program = f"{family.module} evaluate"
     kind: Any = EvaluateOptions[type(default.data)]  # type: ignore[misc]
     options: EvaluateOptions = parse(kind, program, arguments, EvaluateOptions(default), EvaluateOptions.__doc__)
     config = options.config
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
         # The network and its training are the checkpoint's.
-        config = replace(config, method=tree.in_protocol(config.method, field_names(SamplingOptions)))
+        config = replace(config, method=family.in_protocol(config.method, field_names(SamplingOptions)))
     return replace(options, config=config)
 
 
-def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Tensors, int | None]:
+def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config, Tensors, int | None]:
     """Return the command, the configuration to evaluate, the tensors and their epoch.
 
     The run's own configuration, or what the tensors say, is the default of the flags. In a dry run the file may be
@@ -143,21 +143,21 @@ def _read(tree: Tree, arguments: list[str]) -> tuple[EvaluateOptions, Config, Te
             content = read(file)
             tensors = weights_in(content, str(path), reported_weights(content))
     if path.is_dir():
-        default = RunFolder(path).config(tree)
+        default = RunFolder(path).config(family)
     elif record := embedded_record(path):
-        default = saved_config(record, tree, path)
+        default = saved_config(record, family, path)
     else:
-        default = tree.config(_method(tensors))
+        default = family.config(_method(tensors))
     # The weights are the checkpoint's: what the run once started from is not read again. A part of the teacher's that
     # the run allowed is allowed again; None says that no flag of this program allows more.
     allowed = default.networks.allow_partial or None
     own = {"student_weights": None, "allow_partial": allowed, "eval_images": 0}
     default = default.changed(**own, eval_weights=reported_weights(content))
-    options = _parse(tree, arguments, default)
+    options = _parse(family, arguments, default)
     if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):
         # A data set that is named is evaluated whole, unless flags choose of it.
         data = default.data.whole(options.config.data.dataset)
-        options = _parse(tree, arguments, replace(default, data=data))
+        options = _parse(family, arguments, replace(default, data=data))
     settings = options.config
     for part in vars(settings).values():
         check_ranges(part)
@@ -187,18 +187,18 @@ def _method(tensors: Tensors) -> Method:
 
 
 def _open_data(
-    tree: Tree, settings: Config, options: EvaluateOptions, built: Experiment, world: World
+    family: Family, settings: Config, options: EvaluateOptions, built: Experiment, world: World
 ) -> tuple[EvaluationData, dict[str, Tensor]]:
     """Open the images to evaluate on, and the groups of classes to report by."""
     path, plan = Path(options.checkpoint), BatchPlan(settings.run.seed, 1, world.rank, world.size)
-    data = tree.open_evaluation(settings, plan, world, built.student.network)
+    data = family.open_evaluation(settings, plan, world, built.student.network)
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
-        teacher = built.teacher if _names_teacher(tree, options) else None
+        teacher = built.teacher if _names_teacher(family, options) else None
         if teacher and teacher.loaded.file and teacher.classifier:
             check_classes(teacher.loaded.file, data.class_names, settings.networks.teacher_by)
-    groups = _class_groups(tree, settings, path) if subset is None else {}
+    groups = _class_groups(family, settings, path) if subset is None else {}
     words = f", classes in groups: {', '.join(groups)}" if groups else ""
     if subset:
         words += f", {len(subset)} of the {len(learned_classes(path))} classes of the run, among which it chooses"
@@ -207,18 +207,18 @@ def _open_data(
     return data, groups
 
 
-def _names_teacher(tree: Tree, options: EvaluateOptions) -> bool:
+def _names_teacher(family: Family, options: EvaluateOptions) -> bool:
     """Whether the command names other weights of the teacher than the run's."""
     path, weights = Path(options.checkpoint), options.config.networks.teacher_weights
-    own = RunFolder(path).config(tree).networks.teacher_weights if path.is_dir() else None
+    own = RunFolder(path).config(family).networks.teacher_weights if path.is_dir() else None
     return weights not in (None, own)
 
 
-def _class_groups(tree: Tree, settings: Config, path: Path) -> dict[str, Tensor]:
+def _class_groups(family: Family, settings: Config, path: Path) -> dict[str, Tensor]:
     """Group classes by their numbers of training images: a run's own, or those of a named list."""
     run, listed = RunFolder(path), getattr(settings.data, "train_list", None)
-    own = (path / "data.json").exists() and listed == getattr(run.config(tree).data, "train_list", None)
-    sizes = run.read("data.json").get("training images of each class") if own else tree.class_sizes(settings)
+    own = (path / "data.json").exists() and listed == getattr(run.config(family).data, "train_list", None)
+    sizes = run.read("data.json").get("training images of each class") if own else family.class_sizes(settings)
     return {} if sizes is None else class_groups(torch.as_tensor(sizes))
 
 
@@ -233,13 +233,13 @@ def _figures(options: EvaluateOptions, *differing: str) -> Path | None:
     return figures_file(options.json, path, "evaluation", *differing) if options.json or path.is_dir() else None
 
 
-def _other_data(tree: Tree, options: EvaluateOptions, data: EvaluationData) -> list[str]:
+def _other_data(family: Family, options: EvaluateOptions, data: EvaluationData) -> list[str]:
     path = Path(options.checkpoint)
-    return other_data(RunFolder(path).config(tree), options.config, data.dataset, data.split) if path.is_dir() else []
+    return other_data(RunFolder(path).config(family), options.config, data.dataset, data.split) if path.is_dir() else []
 
 
 def _build(
-    tree: Tree,
+    family: Family,
     options: EvaluateOptions,
     num_classes: int,
     world: World,
@@ -252,12 +252,12 @@ def _build(
     settings = options.config
     precision = resolve_precision(settings.run.precision, world.device)
     try:
-        built = build(tree, settings, num_classes, world.device, tensors, precision)
+        built = build(family, settings, num_classes, world.device, tensors, precision)
     except MissingFile as absent:
-        if _names_teacher(tree, options) or not settings.networks.teacher_classifier:
+        if _names_teacher(family, options) or not settings.networks.teacher_classifier:
             raise
         without = settings.changed(teacher_weights=RANDOM)
-        built = build(tree, without, num_classes, world.device, tensors, precision)
+        built = build(family, without, num_classes, world.device, tensors, precision)
         return built, with_flags(f"not evaluated, {absent}")
     return built, built.teacher.loaded.describe_weights() if built.teacher else ""
 

@@ -11,7 +11,7 @@ class Program(NamedTuple):
     """A program of the command line. Its module is imported when it is named.
 
     Args:
-        own_flags: whether its flags differ between the trees.
+        own_flags: whether its flags differ between the families.
     """
 
     module: str
@@ -58,7 +58,7 @@ def main(module: str, arguments: list[str] | None = None) -> None:
         if name not in PROGRAMS:
             raise unknown_name(name, PROGRAMS)
     program = PROGRAMS[name]
-    from gendd.programs.find_tree import find_tree
+    from gendd.programs.find_family import find_family
 
-    tree = find_tree(module, [name, *flags], program.own_flags)
-    getattr(importlib.import_module(program.module), program.function)(tree, flags)
+    family = find_family(module, [name, *flags], program.own_flags)
+    getattr(importlib.import_module(program.module), program.function)(family, flags)

@@ -65,6 +65,6 @@ def _dataset(flags: Sequence[str]) -> str:
 
 
 def _program(flags: Sequence[str]) -> str:
-    """Return the environment's TREE, or else the tree whose images these are: photographs, unless a name is known."""
+    """Return the environment's FAMILY, or else that of the images: photographs, unless a name is known."""
     small = _dataset(flags) in importlib.import_module(f"{SMALL_IMAGES}.sources").NAMES
-    return os.environ.get("TREE") or (SMALL_IMAGES if small else PHOTOGRAPHS)
+    return os.environ.get("FAMILY") or (SMALL_IMAGES if small else PHOTOGRAPHS)

@@ -12,7 +12,7 @@ from gendd.core.distributed import World
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import DataSummary
 from gendd.distill.student import Student
-from gendd.family import PAPERS, Tree
+from gendd.family import PAPERS, Family
 from gendd.networks.cost import as_flops, flops, parameter_count
 from gendd.runs.experiment import Experiment, LoadedNetwork, synchronizes_norms
 
@@ -22,7 +22,7 @@ DECAYED = {"matrices": "weight matrices but the head's", "head-exempt": "all but
 
 
 def plan_of(
-    tree: Tree,
+    family: Family,
     config: Config,
     summary: DataSummary,
     built: Experiment,
@@ -45,7 +45,7 @@ def plan_of(
         lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
         # The paper's protocol is one of labeled data sets.
         if head.draws_features and summary.num_classes:
-            protocol = tree.protocol(config.method)
+            protocol = family.protocol(config.method)
             lines["protocol"] = protocol if protocol == PAPERS else f"{protocol}; --paper sets the paper's"
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
         lines["batch norm"] = _batch_norm(config, world)

@@ -17,7 +17,7 @@ from gendd.core.errors import UserError
 from gendd.core.files import checksum, rewrite
 from gendd.core.seeding import BatchPlan, generator
 from gendd.data.batch import EvaluationData, described
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.networks.checkpoint import metadata, weights_file
 from gendd.networks.create import pooled_feature
 from gendd.runs.experiment import Experiment
@@ -43,7 +43,7 @@ class Judged:
 
 
 def judged_features(
-    tree: Tree, path: str, run: Experiment, kind: str, world: World, of_training: bool = False
+    family: Family, path: str, run: Experiment, kind: str, world: World, of_training: bool = False
 ) -> Judged:
     """Features of the images to test on, or to train on, as the file in the run folder or anew.
 
@@ -55,7 +55,7 @@ def judged_features(
         UserError: the images have no labels, or their features are not finite.
     """
     settings = run.config
-    data = tree.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network, of_training)
+    data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network, of_training)
     if not data.class_names:
         raise UserError(f"run {path}: {described(data)} has no labels; name a labeled data set: --dataset")
     batches, title = _batches(run, data, kind, world), "training images" if of_training else "test images"

@@ -25,7 +25,7 @@ from gendd.evaluation.probes import (
     zero_shot_logits,
 )
 from gendd.evaluation.scores import PERCENT
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.networks.checkpoint import read_any
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.figures import figures_file, other_data, write_figures
@@ -116,50 +116,50 @@ class Judgement:
         return {**found, "ece": counter.compute(World(0, 1, 0, device))}
 
 
-def knn(tree: Tree, arguments: list[str]) -> None:
-    """The knn program of a tree. Raises UserError: no run, no labels, or too few images."""
-    config = parse(KnnConfig, f"{tree.module} knn", arguments)
+def knn(family: Family, arguments: list[str]) -> None:
+    """The knn program of a family. Raises UserError: no run, no labels, or too few images."""
+    config = parse(KnnConfig, f"{family.module} knn", arguments)
 
     def judge(run: Experiment, world: World) -> Judgement:
-        train, test = _train_and_test(tree, run, config, world)
+        train, test = _train_and_test(family, run, config, world)
         with naming("k"):
             known = train.features, train.labels
             shares = knn_shares(*known, test.features, len(test.class_names), config.k, config.temperature)
         settings = {"k": config.k, "temperature": config.temperature, "training images": len(train.labels)}
         return Judgement(settings, test, shares, shares)
 
-    _run(tree, config, "knn", judge)
+    _run(family, config, "knn", judge)
 
 
-def probe(tree: Tree, arguments: list[str]) -> None:
-    """The probe program of a tree. Raises UserError: no run, or no labels."""
-    config = parse(ProbeConfig, f"{tree.module} probe", arguments)
+def probe(family: Family, arguments: list[str]) -> None:
+    """The probe program of a family. Raises UserError: no run, or no labels."""
+    config = parse(ProbeConfig, f"{family.module} probe", arguments)
 
     def judge(run: Experiment, world: World) -> Judgement:
-        train, test = _train_and_test(tree, run, config, world)
+        train, test = _train_and_test(family, run, config, world)
         classes = len(test.class_names)
         found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
         with torch.enable_grad():
             if config.protocol == "lbfgs":
                 fitted, found["penalty"] = fit_by_lbfgs(train.features, train.labels, classes)
             else:
-                targets = _sgd_targets(tree, run, config, world, train.labels, classes)
+                targets = _sgd_targets(family, run, config, world, train.labels, classes)
                 fitted = fit_by_sgd(train.features, targets, classes)
         logits = fitted(test.features)
         return Judgement(found, test, logits, logits.double().softmax(-1))
 
-    _run(tree, config, "probe", judge)
+    _run(family, config, "probe", judge)
 
 
-def zero_shot(tree: Tree, arguments: list[str]) -> None:
-    """The zero-shot program of a tree. Raises UserError: no run, no labels, or vectors that do not fit."""
-    config = parse(ZeroShotConfig, f"{tree.module} zero-shot", arguments)
+def zero_shot(family: Family, arguments: list[str]) -> None:
+    """The zero-shot program of a family. Raises UserError: no run, no labels, or vectors that do not fit."""
+    config = parse(ZeroShotConfig, f"{family.module} zero-shot", arguments)
     if not config.class_vectors:
         raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy, .pt, safetensors)")
 
     def judge(run: Experiment, world: World) -> Judgement:
         vectors, bias = _class_vectors(config.class_vectors, world)
-        test = _features(tree, run, config, world)
+        test = _features(family, run, config, world)
         if len(vectors) != len(test.class_names):
             raise UserError(
                 f"--class-vectors {config.class_vectors}: {len(vectors)} vectors, the data set has "
@@ -172,20 +172,20 @@ def zero_shot(tree: Tree, arguments: list[str]) -> None:
         settings = {"class vectors": config.class_vectors, "likeness": config.likeness}
         return Judgement(settings, test, logits, probabilities)
 
-    _run(tree, config, "zero-shot", judge)
+    _run(family, config, "zero-shot", judge)
 
 
-def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[Experiment, World], Judgement]) -> None:
+def _run(family: Family, config: JudgeConfig, program: str, judge: Callable[[Experiment, World], Judgement]) -> None:
     """Open the run, judge it, print and write what was found."""
     check_ranges(config)
     world = first_alone()
     if not world:
         return
     run_folder = Path(config.run)
-    own = RunFolder(run_folder).config(tree)
+    own = RunFolder(run_folder).config(family)
     figures_file(config.json, run_folder, program)
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
-    run = load(config.run, tree, world.device, judged_on=config.dataset, **changed)
+    run = load(config.run, family, world.device, judged_on=config.dataset, **changed)
     if config.features == "generated" and run.task.head is None:
         raise UserError(f"run {config.run}: {run.config.method.name} trains no head; give --features backbone")
     print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
@@ -209,26 +209,26 @@ def _run(tree: Tree, config: JudgeConfig, program: str, judge: Callable[[Experim
     write_figures(file, content | {"epoch": run.epoch} | environment(world))
 
 
-def _train_and_test(tree: Tree, run: Experiment, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
-    train, test = (_features(tree, run, config, world, of_training) for of_training in (True, False))
+def _train_and_test(family: Family, run: Experiment, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
+    train, test = (_features(family, run, config, world, of_training) for of_training in (True, False))
     refuse_other_classes(train.dataset, train.class_names, test.class_names)
     return train, test
 
 
-def _features(tree: Tree, run: Experiment, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
-    return judged_features(tree, config.run, run, config.features, world, of_training)
+def _features(family: Family, run: Experiment, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
+    return judged_features(family, config.run, run, config.features, world, of_training)
 
 
 def _sgd_targets(
-    tree: Tree, run: Experiment, config: JudgeConfig, world: World, labels: Tensor, classes: int
+    family: Family, run: Experiment, config: JudgeConfig, world: World, labels: Tensor, classes: int
 ) -> Tensor:
     """Labels (N,), or, with a teacher that classifies, half label and half its probability (N, C)."""
     teacher = getattr(run.task, "teacher", None)
     if config.dataset or not teacher or not teacher.classifier:
         # Of other data it knows no classes.
         return labels
-    opened = load(config.run, tree, world.device, taught=True)
-    data = tree.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
+    opened = load(config.run, family, world.device, taught=True)
+    data = family.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
     soft = [opened.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
     one_hot = torch.nn.functional.one_hot(labels, classes).float()
     return (1 - TEACHER_SHARE) * one_hot + TEACHER_SHARE * torch.cat(soft)

@@ -1,4 +1,4 @@
-"""The sampling program of both trees: what guidance, or sampler, steps, samples and start, make of one trained head.
+"""The sampling program of both families: what guidance, or sampler, steps, samples and start, make of one trained head.
 
 Backbone and conditions are computed once; only the head is sampled again for every setting.
 """
@@ -19,7 +19,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batches
 from gendd.distill.student import Student
 from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import SamplingOptions
 from gendd.networks.cost import flops
@@ -62,27 +62,27 @@ class SamplingProgram:
     """Seed of the sampling noise; the run's own if not given."""
 
 
-def ablate_sampling(tree: Tree, arguments: list[str] | None = None) -> None:
-    """The sampling program of a tree.
+def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
+    """The sampling program of a family.
 
     Raises:
         UserError: no run folder, a run without a generative head, or data that is missing.
     """
-    config = parse(SamplingProgram, f"{tree.module} sampling", arguments)
+    config = parse(SamplingProgram, f"{family.module} sampling", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:
         return
     folder = Path(config.output or config.run)
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
-    run = load(config.run, tree, world.device, **changed)
+    run = load(config.run, family, world.device, **changed)
     settings, task = run.config, run.task
     if task.head is None or not task.head.draws_features:
         raise UserError(f"run {config.run}: {settings.method.name} trains no generative head; name a run of gendd")
     if run.model.classifier is None:
         raise UserError(f"run {config.run}: its teacher classifies nothing, so that its head has no top-1")
     prepare(folder)
-    data = tree.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
+    data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
     check_classes(Path(config.run), data.class_names)
     precision = resolve_precision(config.precision or settings.run.precision, world.device)
     seed = settings.run.seed if config.seed is None else config.seed

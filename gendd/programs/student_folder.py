@@ -24,7 +24,7 @@ class StudentFolder:
     Args:
         measurement: of the training whose student it is.
         teacher: the run's record of its teacher; empty without one.
-        record: what a file alone needs to be evaluated: tree, configuration, class names.
+        record: what a file alone needs to be evaluated: family, configuration, class names.
     """
 
     run: RunFolder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from gendd.core.errors import UserError, naming, no_such, unknown_name
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.programs.jobs import Folders, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
 from gendd.programs.sampling import VALUES as SAMPLED
@@ -25,7 +25,7 @@ VALUES = {
 VARIANTS = {"repeats": {f"-{scheme}": ("--draw-scheme", scheme) for scheme in ("independent", "shared", "antithetic")}}
 
 
-def ablate(tree: Tree, arguments: list[str]) -> None:
+def ablate(family: Family, arguments: list[str]) -> None:
     """The ablate program: a setting of the training by a script, or one of the sampling by a run.
 
     Raises:
@@ -33,11 +33,11 @@ def ablate(tree: Tree, arguments: list[str]) -> None:
     """
     settings = "|".join((*VALUES, *SAMPLED))
     if arguments[:1] in (["-h"], ["--help"]):
-        usage = f"usage: python -m {tree.module} ablate {settings} SCRIPT_OR_RUN [flags]"
+        usage = f"usage: python -m {family.module} ablate {settings} SCRIPT_OR_RUN [flags]"
         print(f"{usage}\n\n{explanation('ablate.sh')}")
     elif arguments and arguments[0] in SAMPLED:
         output = os.environ.get("OUTPUT")
-        ablate_sampling(tree, [*arguments, *(("--output", output) if output else ())])
+        ablate_sampling(family, [*arguments, *(("--output", output) if output else ())])
     else:
         main(arguments)
 

@@ -1,4 +1,4 @@
-"""The train program of both trees: build, print the plan, train, evaluate, keep the result."""
+"""The train program of both families: build, print the plan, train, evaluate, keep the result."""
 
 import argparse
 import contextlib
@@ -30,7 +30,7 @@ from gendd.data.image_files import describe
 from gendd.distill.teacher_cache import open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import METHODS, get_method
 from gendd.methods.pretrain import SET_BY
 from gendd.networks.checkpoint import read_weights, weights_file
@@ -68,39 +68,39 @@ PICTURED_FEATURES = 1000
 MEASURED_FEATURES = 4096
 
 
-def train(tree: Tree, arguments: list[str]) -> None:
-    """The train program of a tree: METHOD [flags], --config FILE [flags], or --resume RUN.
+def train(family: Family, arguments: list[str]) -> None:
+    """The train program of a family: METHOD [flags], --config FILE [flags], or --resume RUN.
 
     Raises:
         UserError: whatever in the command, the data or the weights cannot work.
     """
     if arguments[:1] in ([], ["-h"], ["--help"]):
-        print(_usage(tree))
+        print(_usage(family))
         return
-    config = configuration(tree, arguments)
+    config = configuration(family, arguments)
     with join_world() as world:
         if not config.run.check_data:
             config.check()
-            run = TrainProgram(tree, config, world)
+            run = TrainProgram(family, config, world)
             first = config.method.pretraining(config)
             if first and not run.run.last.exists():
-                TrainProgram(tree, first, world, shared=True).execute()
+                TrainProgram(family, first, world, shared=True).execute()
             run.execute()
         elif world.is_first:
             check_ranges(config.data)
             config.data.check_training_images()
-            tree.check_data(config)
+            family.check_data(config)
 
 
-def _usage(tree: Tree) -> str:
+def _usage(family: Family) -> str:
     methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
-    start = f"usage: python -m {tree.module} train"
+    start = f"usage: python -m {family.module} train"
     own = "  package.module:Class, a method of your own (docs/extending.md)"
     usage = f"{start} METHOD [flags], --config FILE [flags], or --resume RUN; METHOD --help lists the flags\n"
     return "\n".join([usage, *methods, own])
 
 
-def configuration(tree: Tree, arguments: list[str]) -> Config:
+def configuration(family: Family, arguments: list[str]) -> Config:
     """Return the configuration of METHOD [flags], of a file that --config names, or of a run that --resume names."""
     method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -110,31 +110,33 @@ def configuration(tree: Tree, arguments: list[str]) -> Config:
     if found.resume:
         if found.config:
             raise UserError(f"--config {found.config}: --resume {found.resume} has a configuration; leave one out")
-        return _resumed(tree, RunFolder(Path(os.path.expanduser(found.resume))), method, flags)
+        return _resumed(family, RunFolder(Path(os.path.expanduser(found.resume))), method, flags)
     if found.config:
-        return parsed(tree, flags, _from_file(tree, found.config, method))
+        return parsed(family, flags, _from_file(family, found.config, method))
     if not method:
-        raise UserError(f"METHOD is missing: name it first, python -m {tree.module} train METHOD; {', '.join(METHODS)}")
+        raise UserError(
+            f"METHOD is missing: name it first, python -m {family.module} train METHOD; {', '.join(METHODS)}"
+        )
     with naming("METHOD"):
         kind = get_method(method)
-    return parsed(tree, flags, tree.config(kind()))
+    return parsed(family, flags, family.config(kind()))
 
 
-def _from_file(tree: Tree, file: str, method: str) -> Config:
+def _from_file(family: Family, file: str, method: str) -> Config:
     with naming("--config"):
-        config = read_config(Path(os.path.expanduser(file)), tree)
+        config = read_config(Path(os.path.expanduser(file)), family)
     if method not in ("", config.method.name):
         raise UserError(f"METHOD {method}: --config {file} is of {config.method.name}; leave METHOD out")
     return config
 
 
-def parsed(tree: Tree, flags: list[str], default: Config) -> Config:
+def parsed(family: Family, flags: list[str], default: Config) -> Config:
     """Parse flags over a configuration. --paper sets its flags, unless it had in `default` already."""
-    program = f"{tree.module} train {default.method.name}"
+    program = f"{family.module} train {default.method.name}"
     kind: Any = Config[type(default.data)]  # type: ignore[misc]
     config: Config = parse(kind, program, flags, default, _description(default))
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
-        config = dataclasses.replace(config, method=tree.in_protocol(config.method))
+        config = dataclasses.replace(config, method=family.in_protocol(config.method))
     config = config.resolved()
     # Without labels the default contraction is 0. Another value, which was typed, is refused (`Method.check`).
     if config.data.unlabeled and contraction_of(config) == contraction_of(default):
@@ -152,17 +154,17 @@ def _description(config: Config) -> str:
     return f"{type(config.method).__doc__}\n\nMost used: {', '.join(most_used)}."
 
 
-def _resumed(tree: Tree, run: RunFolder, method: str, flags: list[str]) -> Config:
+def _resumed(family: Family, run: RunFolder, method: str, flags: list[str]) -> Config:
     """The configuration of a run, with what the flags beside --resume change of it.
 
     Raises:
         UserError: no such run, or a flag that would make it another one.
     """
-    saved = run.config(tree)
+    saved = run.config(family)
     if method not in ("", saved.method.name):
         raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave it out beside --resume")
-    config = parsed(tree, flags, saved)
-    run.check(config, tree)
+    config = parsed(family, flags, saved)
+    run.check(config, family)
     if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
         raise UserError(f"--runs {config.run.runs}: --resume {run.path} does not lie there; leave one of them out")
     return config
@@ -178,8 +180,8 @@ class TrainProgram:
         missing: what a dry run found absent.
     """
 
-    def __init__(self, tree: Tree, config: Config, world: World, shared: bool = False):
-        self.tree, self.world, self.shared = tree, world, shared
+    def __init__(self, family: Family, config: Config, world: World, shared: bool = False):
+        self.family, self.world, self.shared = family, world, shared
         self.run = RunFolder(Path(config.run.resume or run_path(config)))
         self.method, self.stage1 = config.method, stage1_run(config)
         self.config = self._without_idle_cache(config)
@@ -221,7 +223,7 @@ class TrainProgram:
                 "random, for a trial of speed and memory)"
             )
         check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)
-        self.run.check(config, self.tree, SET_BY if self.shared else None)
+        self.run.check(config, self.family, SET_BY if self.shared else None)
 
     def _refuse(self, message: str) -> None:
         """Ends the program, but a dry run lists it with what else is missing."""
@@ -267,7 +269,7 @@ class TrainProgram:
         config, world = self.config, self.world
         self._build()
         self._say(
-            plan_of(self.tree, config, self.summary, self.built, self.plan, self.world, self.precision, self.run.path)
+            plan_of(self.family, config, self.summary, self.built, self.plan, self.world, self.precision, self.run.path)
         )
         if config.run.dry_run:
             if not self.summary.missing:
@@ -282,13 +284,13 @@ class TrainProgram:
         if config.data.teacher_cache and self.teacher:
             self.teacher.cache = open_cache(config, self.data, self.teacher, world)
         if world.is_first:
-            self.run.claim(config, self.tree, self.data, self.evaluation)
+            self.run.claim(config, self.family, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
         world.barrier()
         if not self.run.last.exists():
             self._measure_features()
         classes = identity(self.data, self.evaluation)["classes"]
-        record = {"tree": self.tree.name, **config.content(), "classes": classes}
+        record = {"family": self.family.name, **config.content(), "classes": classes}
         student = StudentFolder(self.run, self.measurement, surroundings.get("teacher", {}), record)
         training = self._training(student)
         with saying_where(training.where_stopped) if world.is_first else contextlib.nullcontext():
@@ -315,8 +317,8 @@ class TrainProgram:
     def _open_data(self) -> None:
         config, network = self.config, self.student.network
         labeled_only = not self.method.unlabeled
-        self.data = self.tree.open_training(config, self.num_classes, self.plan, self.world, network, labeled_only)
-        self.evaluation = self.tree.open_evaluation(config, self.plan, self.world, network)
+        self.data = self.family.open_training(config, self.num_classes, self.plan, self.world, network, labeled_only)
+        self.evaluation = self.family.open_evaluation(config, self.plan, self.world, network)
         if not config.data.unlabeled:
             refuse_other_classes(config.data.dataset, self.data.class_names, self.evaluation.class_names)
         sizes = self.data.class_sizes
@@ -333,7 +335,7 @@ class TrainProgram:
 
     def _build(self) -> None:
         config = self.config
-        summary = self.tree.summarize(config)
+        summary = self.family.summarize(config)
         self.missing.extend(summary.missing)
         if summary.num_classes is None or (summary.missing and not summary.fetched and not config.run.dry_run):
             raise UserError("; ".join(summary.missing))
@@ -350,9 +352,11 @@ class TrainProgram:
             start = self.stage1.best if getattr(self.method, "pretrain_best", False) else self.stage1.last
             config = config.changed(student_weights=str(start))
         self._check_start(config)
-        config, absent = without_absent(config, self.tree) if config.run.dry_run else (config, {})
+        config, absent = without_absent(config, self.family) if config.run.dry_run else (config, {})
         self.missing += absent.values()
-        built = build(self.tree, config, self.num_classes, self.world.device, trained, self.precision, self.world.size)
+        built = build(
+            self.family, config, self.num_classes, self.world.device, trained, self.precision, self.world.size
+        )
         note_absent(built, absent)
         network = built.student.network
         if self.stage1 and not (trained or self.stage1.result.exists()):

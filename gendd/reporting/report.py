@@ -25,7 +25,7 @@ from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
 
 if TYPE_CHECKING:
-    from gendd.family import Tree
+    from gendd.family import Family
 
 HOW_TO_READ = """\
 A row is one read-out of all runs that differ by nothing but their seed. *head* samples features and classifies them
@@ -110,9 +110,9 @@ class ReportConfig:
     """Folder that report.md, its pictures and results.csv are written to."""
 
 
-def report(tree: "Tree", arguments: list[str]) -> None:
-    """The report program, the same of both trees. Raises UserError: as `write_report`."""
-    write_report(parse(ReportConfig, f"{tree.module} report", arguments))
+def report(family: "Family", arguments: list[str]) -> None:
+    """The report program, the same of both families. Raises UserError: as `write_report`."""
+    write_report(parse(ReportConfig, f"{family.module} report", arguments))
 
 
 def write_report(config: ReportConfig) -> None:

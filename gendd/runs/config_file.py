@@ -9,26 +9,26 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, no_such, unknown_name
 from gendd.core.ranges import field_names
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import get_method
 
 
-def read_config(path: Path, tree: Tree) -> Config:
-    """Return the configuration in a file. Fields that the file does not name have the tree's defaults.
+def read_config(path: Path, family: Family) -> Config:
+    """Return the configuration in a file. Fields that the file does not name have the family's defaults.
 
     Raises:
-        InvalidValue: no such file, another tree, an unknown field, or a value of a wrong type.
+        InvalidValue: no such file, another family, an unknown field, or a value of a wrong type.
     """
     content = read_content(path)
     try:
-        if (name := content.pop("tree", None)) != tree.name:
-            raise InvalidValue(f"tree {name}", f"the program is {tree.name}'s; name a file of {tree.name}")
+        if (name := content.pop("family", None)) != family.name:
+            raise InvalidValue(f"family {name}", f"the program is {family.name}'s; name a file of {family.name}")
         for section, values in content.items():
             _check_name(section, "", field_names(Config))
             _check_type(values, dict, section)
         method = content.get("method", {}).get("name")
         _check_type(method, str, "method.name")
-        default = tree.config(get_method(method)())
+        default = family.config(get_method(method)())
         for section, values in content.items():
             hints = get_type_hints(type(getattr(default, section)))
             known = {name: hints[name] for name in field_names(type(getattr(default, section)))}

@@ -17,7 +17,7 @@ from gendd.core.seeding import generator
 from gendd.distill.teacher import FrozenTeacher
 from gendd.distill.teacher_feature import check_repeats, describe, projection_width, usual, width_of
 from gendd.evaluation.accuracy import ReadOut
-from gendd.family import Tree, tree_named
+from gendd.family import Family, family_named
 from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
 from gendd.networks import checkpoint, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights, load_weights, read, reported_weights, weights_file, weights_in
@@ -280,7 +280,7 @@ class Experiment:
         epoch: after which the loaded weights were saved; None without them.
     """
 
-    tree: Tree
+    family: Family
     config: Config
     student: LoadedNetwork
     teacher: FrozenTeacher | None
@@ -295,7 +295,7 @@ class Experiment:
 
 def load(
     path: str | Path,
-    tree: Tree | None = None,
+    family: Family | None = None,
     device: torch.device | None = None,
     trained: bool = True,
     taught: bool = False,
@@ -306,7 +306,7 @@ def load(
 
     Args:
         path: run folder (its last checkpoint), or a checkpoint file.
-        tree: the one that the run must be of; its own if not given.
+        family: the one that the run must be of; its own if not given.
         device: of the networks; the CPU if not given.
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
         taught: load the teacher's weights too; what a student needs of the teacher is among the student's own.
@@ -314,20 +314,20 @@ def load(
         changes: values of the configuration in place of the run's own.
 
     Raises:
-        UserError: no run, a damaged one, or one of another tree.
+        UserError: no run, a damaged one, or one of another family.
     """
     path = Path(path)
     with naming("RUN"):
         content = read(weights_file(path)) if trained or not path.is_dir() else {}
     record = run_record(path)
-    tree = tree or tree_named(record.get("tree"))
-    config = saved_config(record, tree, path)
+    family = family or family_named(record.get("family"))
+    config = saved_config(record, family, path)
     if judged_on:
         config = replace(config, data=config.data.whole(judged_on))
     own = {"student_weights": None} | ({} if taught or not config.networks.teacher else {"teacher_weights": RANDOM})
     config, device = config.changed(**own | changes), device or torch.device("cpu")
     tensors = weights_in(content, path, reported_weights(content)) if trained else None
-    experiment = build(tree, config, len(record["classes"]), device, trained=tensors)
+    experiment = build(family, config, len(record["classes"]), device, trained=tensors)
     experiment.task.eval()
     if tensors:
         with naming("RUN"):
@@ -337,7 +337,7 @@ def load(
 
 
 def build(
-    tree: Tree,
+    family: Family,
     config: Config,
     num_classes: int,
     device: torch.device,
@@ -358,11 +358,11 @@ def build(
     classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
     networks, image_size = config.networks, config.data.image_size
     student = build_student(
-        networks.student, networks.student_weights, tree.names, classes, image_size, networks.allow_partial
+        networks.student, networks.student_weights, family.names, classes, image_size, networks.allow_partial
     )
     teacher = None
     if networks.teacher:
-        teacher = build_teacher(config, tree.names, num_classes, student.network, device, precision)
+        teacher = build_teacher(config, family.names, num_classes, student.network, device, precision)
         if config.data.unlabeled and not teacher.has_classifier and has_classifier(student.network):
             with naming("student"):
                 take_classifier(networks.student, student.network)
@@ -372,7 +372,7 @@ def build(
         # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
         convert_sync_batchnorm(task.get_trainable_module())
     _recompute(config, student, task)
-    return Experiment(tree, config, student, teacher, task)
+    return Experiment(family, config, student, teacher, task)
 
 
 def synchronizes_norms(config: Config, device: torch.device, processes: int) -> bool:

@@ -1,6 +1,6 @@
 """Run folders: everything that resumes, evaluates, reports or exports a run lies in its folder.
 
-config.json         resolved configuration, and the tree it is for
+config.json         resolved configuration, and the family it is for
 data.json           names of the classes, numbers of images, of all and of each class
 environment.json    versions, git commit, hardware, processes, the teacher's checksums and measured accuracy
 metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
@@ -33,7 +33,7 @@ from gendd.core.errors import InvalidSetting, InvalidValue, UserError
 from gendd.core.files import write_whole
 from gendd.core.retry import retried
 from gendd.data.batch import EvaluationData, TrainingData, class_difference, identity
-from gendd.family import Tree
+from gendd.family import Family
 from gendd.methods import get_method
 from gendd.networks.checkpoint import metadata
 from gendd.networks.file_format import is_safetensors
@@ -104,11 +104,11 @@ class RunFolder:
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
-    def config(self, tree: Tree) -> Config:
+    def config(self, family: Family) -> Config:
         """Return the configuration that the run was made with. Raises UserError as `saved_config` does."""
-        return saved_config(self.read("config.json"), tree, self.path)
+        return saved_config(self.read("config.json"), family, self.path)
 
-    def check(self, config: Config, tree: Tree, set_by: Mapping[str, str] | None = None) -> None:
+    def check(self, config: Config, family: Family, set_by: Mapping[str, str] | None = None) -> None:
         """Refuse a folder whose run has another configuration, where that changes what is trained.
 
         Args:
@@ -117,7 +117,7 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             return
         options = set_by or {}
-        theirs, mine = (by_name(one.content()) for one in (self.config(tree), config))
+        theirs, mine = (by_name(one.content()) for one in (self.config(family), config))
         differing = [
             f"`{options.get(name, name)}` {theirs.get(name)} there, {mine[name]} here"
             for name in sorted(mine.keys() - NOT_COMPARED)
@@ -170,10 +170,10 @@ class RunFolder:
                 "`name` or `seed`, or delete the folder"
             )
 
-    def claim(self, config: Config, tree: Tree, training: TrainingData, evaluation: EvaluationData) -> None:
+    def claim(self, config: Config, family: Family, training: TrainingData, evaluation: EvaluationData) -> None:
         """Make the folder this configuration's and this data's."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
-        self.write("config.json", {"tree": tree.name, **config.content()})
+        self.write("config.json", {"family": family.name, **config.content()})
         self.write("data.json", identity(training, evaluation))
 
     def headline(self) -> str:
@@ -235,21 +235,21 @@ def run_path(config: Config) -> Path:
     return Path(run.runs, data, pair, run.name or _as_folder(config.method.name), str(run.seed))
 
 
-def saved_config(record: Mapping[str, Any], tree: Tree, path: Path) -> Config:
+def saved_config(record: Mapping[str, Any], family: Family, path: Path) -> Config:
     """Return the configuration in a run's record; fields that are newer than the run have their defaults.
 
     Raises:
-        UserError: a damaged record, one of another tree, or one with options that this version does not know.
+        UserError: a damaged record, one of another family, or one with options that this version does not know.
     """
-    if record.get("tree") != tree.name:
-        raise UserError(f"{path.absolute()}: a run of {record.get('tree')}, not of {tree.name}")
+    if record.get("family") != family.name:
+        raise UserError(f"{path.absolute()}: a run of {record.get('family')}, not of {family.name}")
     try:
         method = get_method(record["method"]["name"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{path.absolute()}: its configuration names no method; name another run") from error
     except InvalidValue as error:
         raise UserError(f"{path}: method {error}") from error
-    config = tree.config(method()).filled(record)
+    config = family.config(method()).filled(record)
     known = by_name(config.content())
     if unknown := [name for name, value in by_name(record).items() if name not in known and value not in (None, False)]:
         raise UserError(
@@ -271,7 +271,7 @@ def embedded_record(path: Path) -> dict[str, Any]:
 
 
 def run_record(path: Path) -> dict[str, Any]:
-    """Return what is known of a run: tree, configuration and class names, from its folder or one of its files.
+    """Return what is known of a run: family, configuration and class names, from its folder or one of its files.
 
     Raises:
         UserError: a damaged run folder, or a file that holds no configuration.

@@ -19,10 +19,10 @@ from gendd.programs.command_line import parse
 from gendd.programs.train import configuration
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.config import SmallImages
-from gendd_cifar.tree import TREE as CIFAR
+from gendd_cifar.family import FAMILY as CIFAR
 from gendd_imagenet import make_shards
 from gendd_imagenet.config import Photographs
-from gendd_imagenet.tree import TREE as IMAGENET
+from gendd_imagenet.family import FAMILY as IMAGENET
 
 COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
@@ -69,7 +69,7 @@ def test_defaults_are_the_papers_with_three_exceptions():
     assert (kd.temperature, kd.label_share) == (4, 0.1)
 
 
-# The paper's protocol of objective, draws and sampling (its section of experiments and its release), by tree.
+# The paper's protocol of objective, draws and sampling (its section of experiments and its release), by family.
 PAPER = [(CIFAR, {"repeats": 30, "sampling_steps": 100}), (IMAGENET, {"repeats": 10, "sampling_steps": 64})]
 EVERYWHERE = {
     "draw_scheme": "independent",
@@ -86,17 +86,17 @@ EVERYWHERE = {
 }
 
 
-@pytest.mark.parametrize(("tree", "paper"), PAPER)
-def test_paper_sets_the_published_protocol_over_all_flags(tree, paper):
+@pytest.mark.parametrize(("family", "paper"), PAPER)
+def test_paper_sets_the_published_protocol_over_all_flags(family, paper):
     others = ["--sampling-steps", "3", "--sampler", "deterministic", "--guidance", "1"]
-    train = lambda *flags: configuration(tree, ["gendd", *flags]).method  # noqa: E731
+    train = lambda *flags: configuration(family, ["gendd", *flags]).method  # noqa: E731
     method = train(*others, "--repeats", "7", "--paper")
     values, expected = dataclasses.asdict(method), {**EVERYWHERE, **paper}
     assert {name: values[name] for name in expected} == expected
-    assert tree.protocol(method) == "the paper's"
+    assert family.protocol(method) == "the paper's"
     method = train(*others, "--repeats", "7")
     assert (method.sampling_steps, method.sampler) == (3, "deterministic")
-    assert "steps 3 (the paper: " in tree.protocol(method)
+    assert "steps 3 (the paper: " in family.protocol(method)
 
 
 def test_the_protocol_of_a_file_says_nothing_of_its_training():
@@ -148,18 +148,18 @@ def test_the_home_folder_is_found_in_every_path(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("tree", [CIFAR, IMAGENET], ids=["cifar", "imagenet"])
+@pytest.mark.parametrize("family", [CIFAR, IMAGENET], ids=["cifar", "imagenet"])
 @pytest.mark.parametrize("method", METHODS)
-def test_method_help_prints_its_own_and_common_options(tree, method, capsys):
+def test_method_help_prints_its_own_and_common_options(family, method, capsys):
     with pytest.raises(SystemExit):
-        configuration(tree, [method, "--help"])
+        configuration(family, [method, "--help"])
     printed = set(re.findall(r"--([a-z0-9-]+)", capsys.readouterr().out))
     for kind in METHODS.values():
         for field in dataclasses.fields(kind):
             known = any(field.name == own.name for own in dataclasses.fields(METHODS[method]))
             assert (field.name.replace("_", "-") in printed) == known, field.name
-    names = {name.replace("_", "-") for name in values_of(tree.config(METHODS[method]()))} - {"method"}
-    assert names <= printed and ("images" in printed) == (tree is IMAGENET)
+    names = {name.replace("_", "-") for name in values_of(family.config(METHODS[method]()))} - {"method"}
+    assert names <= printed and ("images" in printed) == (family is IMAGENET)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_the_objective_is_a_part_of_the_head():
     assert parsed(*COMPLETE).method.prediction == "feature"
 
 
-def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
+def test_a_familys_own_defaults_and_help_stand_in_the_sections(capsys):
     with pytest.raises(SystemExit):
         imagenet_config("--help")
     printed = " ".join(capsys.readouterr().out.split())
@@ -391,10 +391,10 @@ def test_a_trees_own_defaults_and_help_stand_in_the_sections(capsys):
     )
 
 
-@pytest.mark.parametrize(("tree", "own"), [(CIFAR, "--unlabeled"), (IMAGENET, "--images")], ids=["cifar", "imagenet"])
-def test_the_help_of_train_opens_with_the_ten_flags_most_used(tree, own, capsys):
+@pytest.mark.parametrize(("family", "own"), [(CIFAR, "--unlabeled"), (IMAGENET, "--images")], ids=["cifar", "imagenet"])
+def test_the_help_of_train_opens_with_the_ten_flags_most_used(family, own, capsys):
     with pytest.raises(SystemExit):
-        configuration(tree, ["kd", "--help"])
+        configuration(family, ["kd", "--help"])
     opening = capsys.readouterr().out.partition("Most used: ")[2].partition("options")[0]
     shown = re.findall(r"--[a-z-]+", opening)
     assert len(shown) >= 10 and {"--student", "--teacher", "--dataset", "--epochs", "--dry-run", own} <= set(shown)

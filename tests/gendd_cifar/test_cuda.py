@@ -14,7 +14,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.runs.experiment import build
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
@@ -46,7 +46,7 @@ def step(method: str, device: str, precision: str = "fp32", compiles: bool = Fal
     if method != "classification":
         flags += ["--teacher", "resnet8", "--teacher-weights", "random"]
     config = cifar_config(*flags, method=method)
-    task = build(TREE, config, 10, torch.device(device), precision=precision).task.train()
+    task = build(FAMILY, config, 10, torch.device(device), precision=precision).task.train()
     random = next(BatchPlan(0, 32).micro_batches(0))
     images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
     if method == "gendd":

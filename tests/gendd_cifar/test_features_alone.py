@@ -17,7 +17,7 @@ from gendd.programs.probes import knn, probe, zero_shot
 from gendd.runs.metrics import read_metrics
 from gendd.training.loop import Training
 from gendd_cifar.data import TrainingImages
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 COMMON = ["--dataset", "digits", "--student", "resnet8", "--batch-size", "128", "--hflip", "0", "--precision", "fp32"]
 COMMON += ["--crop-padding", "1", "--schedule", "cosine"]
@@ -130,8 +130,8 @@ def test_it_is_evaluated_as_it_was_in_training(unlabeled, capsys):
 
 
 def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):
-    knn(TREE, [str(unlabeled)])
-    probe(TREE, [str(unlabeled)])
+    knn(FAMILY, [str(unlabeled)])
+    probe(FAMILY, [str(unlabeled)])
     found = {name: json.loads((unlabeled / f"{name}.json").read_text()) for name in ("knn", "probe")}
     assert found["knn"]["images"] == found["probe"]["images"] == 599
     assert found["knn"]["training images"] == 1198 and found["knn"]["top1"] > 40 and found["probe"]["top1"] > 60
@@ -146,7 +146,7 @@ def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
     def judged() -> int:
         """Images whose features were computed."""
         computed.clear()
-        knn(TREE, [str(run)])
+        knn(FAMILY, [str(run)])
         return sum(computed)
 
     assert judged() == 1198 + 599
@@ -184,7 +184,7 @@ def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
     tensors = {name.removeprefix("fc."): value for name, value in read_weights(teacher).items() if "fc." in name}
     safetensors.torch.save_file(tensors, tmp_path / "rows.safetensors")
-    zero_shot(TREE, [str(run), "--class-vectors", str(tmp_path / "rows.safetensors"), "--likeness", "dot"])
+    zero_shot(FAMILY, [str(run), "--class-vectors", str(tmp_path / "rows.safetensors"), "--likeness", "dot"])
     found = json.loads((run / "zero-shot.json").read_text())
     head = json.loads((run / "result.json").read_text())["last"]["head"]
     assert (found["top1"], found["top5"]) == (head["top1"], head["top5"])
@@ -201,7 +201,7 @@ def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
 def test_class_vectors_that_do_not_fit_are_refused(unlabeled, tmp_path, vectors, message):
     np.save(tmp_path / "vectors.npy", vectors, allow_pickle=True)
     with refuses(message) as caught:
-        zero_shot(TREE, [str(unlabeled), "--class-vectors", str(tmp_path / "vectors.npy")])
+        zero_shot(FAMILY, [str(unlabeled), "--class-vectors", str(tmp_path / "vectors.npy")])
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -270,7 +270,7 @@ def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monk
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
     given, fit = [], probes.fit_by_sgd
     monkeypatch.setattr(probes, "fit_by_sgd", lambda *arguments: given.append(arguments[1]) or fit(*arguments))
-    probe(TREE, [str(run), "--protocol", "sgd"])
+    probe(FAMILY, [str(run), "--protocol", "sgd"])
     (targets,) = given
     assert targets.shape == (1198, 10) and (targets.sum(-1) - 1).abs().max() < 1e-4
     assert (targets.max(-1).values >= 0.5).all() and targets.max(-1).values.min() < 0.999

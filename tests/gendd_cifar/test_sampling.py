@@ -22,7 +22,7 @@ from gendd.methods import GenDD
 from gendd.methods.options import SamplingOptions
 from gendd.programs import sampling
 from gendd.programs.equal_cost import nearest
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 COMMON = ["--dataset", "digits", "--epochs", "1", "--hflip", "0", "--precision", "fp32", "--lr", "0.01"]
 
@@ -83,7 +83,7 @@ def test_guidance_without_dropped_conditions_is_refused():
 
 
 def test_nearest_networks_come_first():
-    found = nearest(TREE, ("resnet8", "resnet14", "vgg8"), 100, 32, 50e6)
+    found = nearest(FAMILY, ("resnet8", "resnet14", "vgg8"), 100, 32, 50e6)
     assert [name for name, *_ in found] == ["resnet14", "resnet8", "vgg8"]
     assert found[1][2] == 83892
 

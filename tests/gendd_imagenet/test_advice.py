@@ -7,8 +7,8 @@ from lines import refuses
 
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.train import train
-from gendd_cifar.tree import TREE as CIFAR
-from gendd_imagenet.tree import TREE as IMAGENET
+from gendd_cifar.family import FAMILY as CIFAR
+from gendd_imagenet.family import FAMILY as IMAGENET
 
 LEAVE = re.compile(r"leave \S+( \S+)? out|keep one|set it to 0")
 NETWORKS = ["--student", "resnet18", "--dataset", "{photos}", "--image-size", "32", "--workers", "0", "--dry-run"]
@@ -46,13 +46,13 @@ COMMANDS += [(CIFAR, SMALL, flags) for flags in SMALL_COMMANDS]
 
 
 @pytest.mark.parametrize(
-    ("tree", "common", "command"), COMMANDS, ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else ""
+    ("family", "common", "command"), COMMANDS, ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else ""
 )
-def test_flags_to_leave_out_were_given(photos, tmp_path, tree, common, command):
+def test_flags_to_leave_out_were_given(photos, tmp_path, family, common, command):
     method, *flags = (word.replace("{photos}", str(photos)) for word in [command[0], *common, *command[1:]])
     words = [method, *flags, "--runs", str(tmp_path)]
     with refuses() as refused:
-        train(tree, words)
+        train(family, words)
     assert_obeyable(str(refused.value), words)
 
 

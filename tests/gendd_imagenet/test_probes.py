@@ -21,8 +21,8 @@ from gendd.runs.metrics import _scalars
 from gendd.training.loop import _as_line
 from gendd_imagenet import check
 from gendd_imagenet import data as images
+from gendd_imagenet.family import FAMILY
 from gendd_imagenet.folders import list_class_folders
-from gendd_imagenet.tree import TREE
 
 COMMON = ["--student", "toy:network", "--image-size", "32", "--batch-size", "16", "--workers", "0", "--epochs", "1"]
 COMMON += ["--warmup-epochs", "0", "--precision", "fp32", "--lr", "1e-2"]
@@ -83,8 +83,8 @@ def test_other_data_is_judged_on_its_own_test_images(data, tmp_path, flags):
     method = "gendd" if "--teacher" in flags else "classification"
     run = train(data, tmp_path, *(flag.format(data=data) for flag in flags), method=method)
     words = [str(run), "--dataset", str(data / "cars")]
-    knn(TREE, [*words, "--k", "5"])
-    probe(TREE, words)
+    knn(FAMILY, [*words, "--k", "5"])
+    probe(FAMILY, words)
     for program in ("knn", "probe"):
         found = json.loads((run / f"{program}-cars-val.json").read_text())
         assert (found["dataset"], found["split"], found["images"]) == (str(data / "cars"), "val", 30)
@@ -101,14 +101,14 @@ def test_evaluate_with_other_data_takes_its_own_test_images(data, run, capsys):
 
 
 def test_figures_of_other_data_leave_the_usual_ones_alone(data, run):
-    knn(TREE, [str(run), "--k", "5"])
+    knn(FAMILY, [str(run), "--k", "5"])
     usual = (run / "knn.json").read_bytes()
-    knn(TREE, [str(run), "--k", "5", "--dataset", str(data / "cars")])
+    knn(FAMILY, [str(run), "--k", "5", "--dataset", str(data / "cars")])
     assert (run / "knn.json").read_bytes() == usual and json.loads(usual)["dataset"] == str(data / "v2")
 
 
 def test_neighbors_that_all_agree_have_no_calibration_error(run):
-    knn(TREE, [str(run), "--k", "1"])
+    knn(FAMILY, [str(run), "--k", "1"])
     found = json.loads((run / "knn.json").read_text())
     assert found["top1"] == 100 and found["ece"] == 0
 
@@ -120,7 +120,7 @@ def test_class_vectors_are_read_and_cosines_have_no_ece(run, tmp_path, name, lik
     np.save(tmp_path / "v.npy", vectors.numpy())
     torch.save({"weight": vectors, "bias": torch.zeros(3)}, tmp_path / "named.pt")
     words = [str(run), "--features", "backbone", "--class-vectors", str(tmp_path / name), "--likeness", likeness]
-    zero_shot(TREE, words)
+    zero_shot(FAMILY, words)
     found = json.loads((run / "zero-shot-backbone.json").read_text())
     assert ("ece" in found) == (likeness == "dot") and found["images"] == 24
 
@@ -132,14 +132,14 @@ def test_class_vectors_are_read_and_cosines_have_no_ece(run, tmp_path, name, lik
 def test_class_vectors_that_are_none_are_refused(run, tmp_path, content, message):
     torch.save(content, tmp_path / "v.pt")
     with refuses(message) as caught:
-        zero_shot(TREE, [str(run), "--features", "backbone", "--class-vectors", str(tmp_path / "v.pt")])
+        zero_shot(FAMILY, [str(run), "--features", "backbone", "--class-vectors", str(tmp_path / "v.pt")])
     assert str(caught.value).startswith("--class-vectors ")
 
 
 def test_a_place_that_cannot_be_written_is_refused_first(run, tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "load", lambda *arguments, **changed: pytest.fail("computed"))
     with refuses("cannot write .*nope/x.json: .*; name another place .*: --json FILE"):
-        knn(TREE, [str(run), "--json", str(tmp_path / "nope" / "x.json")])
+        knn(FAMILY, [str(run), "--json", str(tmp_path / "nope" / "x.json")])
 
 
 def test_an_unfinished_run_says_so(run, tmp_path, capsys):
@@ -148,7 +148,7 @@ def test_an_unfinished_run_says_so(run, tmp_path, capsys):
     assert "weights, after epoch 1 of 1\n" in capsys.readouterr().out
     (tmp_path / "run" / "result.json").unlink()
     evaluate_imagenet([str(tmp_path / "run")])
-    knn(TREE, [str(tmp_path / "run"), "--k", "1"])
+    knn(FAMILY, [str(tmp_path / "run"), "--k", "1"])
     words = "after epoch 1 of 1: the run is unfinished, it lacks its final evaluation\n"
     assert capsys.readouterr().out.count(words) == 2
 
@@ -175,7 +175,7 @@ def test_real_labels_are_judged_and_trained_beside(data, tmp_path):
     flags = ["--dataset", str(tmp_path / "animals"), "--teacher", "resnet18", "--teacher-weights"]
     flags += ["random", "--width", "16", "--repeats", "2", "--feature-mixup", "0", "--contraction", "0.5"]
     run = train(data, tmp_path / "runs", *flags, "--eval-list", str(tmp_path / "real.json"), method="gendd")
-    knn(TREE, [str(run), "--k", "1"])
+    knn(FAMILY, [str(run), "--k", "1"])
     found = json.loads((run / "knn.json").read_text())
     assert (found["images"], found["top1"]) == (20, 100)
     assert safetensors.torch.load_file(run / "features.safetensors")["labels"].shape == (20,)

@@ -19,8 +19,8 @@ from gendd.networks.create import create_network
 from gendd.programs.student_folder import StudentFolder
 from gendd.runs.folder import RunFolder, learned_classes
 from gendd.training.loop import Training
-from gendd_cifar.tree import TREE as CIFAR
-from gendd_imagenet.tree import TREE
+from gendd_cifar.family import FAMILY as CIFAR
+from gendd_imagenet.family import FAMILY
 
 DOCS = Path(__file__).parents[2] / "docs"
 RECIPE = ["--student", "timm/test_vit", "--image-size", "96", "--crop-pct", "0.75", "--interpolation", "bicubic"]
@@ -41,16 +41,16 @@ def run(command) -> Path:
     return next(Path(command[-1]).rglob("result.json")).parent
 
 
-def folder_of(tree, name: str, num_classes: int, image_size: int, path: Path) -> tuple[torch.nn.Module, Path]:
+def folder_of(family, name: str, num_classes: int, image_size: int, path: Path) -> tuple[torch.nn.Module, Path]:
     """A network with random weights, written as a run's student."""
     torch.manual_seed(0)
-    network = create_network(name, tree.names, num_classes, image_size).eval()
+    network = create_network(name, family.names, num_classes, image_size).eval()
     evaluation = SimpleNamespace(
         image_size=image_size,
         class_names=tuple(f"class {number}" for number in range(num_classes)),
         geometry={"interpolation": "bilinear", "crop_pct": 0.7, "crop_mode": "center"},
     )
-    config = tree.config(METHODS["gendd"](), student=name, dataset="set", epochs=1)
+    config = family.config(METHODS["gendd"](), student=name, dataset="set", epochs=1)
     measurement = SimpleNamespace(
         config=config, network=network, evaluation=evaluation, plain=lambda model: model, model=lambda weights: network
     )
@@ -63,7 +63,7 @@ def folder_of(tree, name: str, num_classes: int, image_size: int, path: Path) ->
     "name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_byobnet", "test_vit4"]
 )
 def test_timm_rebuilds_a_student_of_any_family(name, num_classes, tmp_path):
-    network, folder = folder_of(TREE, f"timm/{name}", num_classes, 64, tmp_path)
+    network, folder = folder_of(FAMILY, f"timm/{name}", num_classes, 64, tmp_path)
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=0)
@@ -80,7 +80,7 @@ def test_timm_rebuilds_a_student_of_the_cifar_zoo(tmp_path):
 
 @pytest.mark.parametrize("name", ["toy:network", "timm/test_resnet", "timm/test_efficientnet"])
 def test_no_architecture_is_named_that_timm_builds_otherwise(name, tmp_path):
-    """A user's function, and timm's networks whose stems the CIFAR tree changes."""
+    """A user's function, and timm's networks whose stems the CIFAR family changes."""
     _, folder = folder_of(CIFAR, name, 5, 32, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert "architecture" not in config and config["gendd"]["network"] == name
@@ -100,9 +100,9 @@ def test_the_page_says_how_a_student_is_used(run, command, photos, tmp_path, mon
     """The lines under "Use it", as they are, see what the evaluation sees."""
     (code,) = re.findall(r"## Use it.*?```python\n(.*?)```", (DOCS / "folder.md").read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 9
-    trained = create_network("timm/test_vit", TREE.names, 0, 96).eval()
+    trained = create_network("timm/test_vit", FAMILY.names, 0, 96).eval()
     trained.load_state_dict(safetensors.torch.load_file(run / "student.safetensors"))
-    data = TREE.open_evaluation(imagenet_config(*command[1:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
+    data = FAMILY.open_evaluation(imagenet_config(*command[1:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
     shutil.copytree(run / "student", tmp_path / "RUN" / "student")
     shutil.copy(Path(data.listing.root, data.listing.names[0].decode()), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,7 @@ def dry_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CPU_PROCS", "1")
 
     def run(module: str, arguments: list[str]) -> str:
-        train(recipes.tree_of(module), [*arguments, "--dry-run", "--runs", str(tmp_path / "runs")])
+        train(recipes.family_of(module), [*arguments, "--dry-run", "--runs", str(tmp_path / "runs")])
         assert not asked
         return capsys.readouterr().out
 

@@ -120,7 +120,7 @@ def test_documented_command(command, recorded, dry_run, stand_ins):
                 )
         else:
             with refuses(r"runs/|path/to/|text\.npy"):
-                run_program(recipes.tree_of(module).name, [module.split()[1], *arguments])
+                run_program(recipes.family_of(module).name, [module.split()[1], *arguments])
 
 
 @pytest.mark.parametrize("pattern", UNTRIED)

@@ -166,8 +166,8 @@ BASELINES = {
 
 
 def baseline(words: str) -> str:
-    *recipe, tree, method, teacher, student = words.split()
-    return " ".join([*recipe, f"bash sh/train_{tree}_baseline.sh {method} {teacher} {student}"])
+    *recipe, family, method, teacher, student = words.split()
+    return " ".join([*recipe, f"bash sh/train_{family}_baseline.sh {method} {teacher} {student}"])
 
 
 @pytest.mark.parametrize("words", BASELINES)
@@ -218,9 +218,9 @@ def test_gendd_among_the_baselines_is_the_pair_s_own_script(words, script, recor
     assert recorded(f"{baseline(words)} --seed 3") == recorded(f"bash sh/train_{script}.sh --seed 3")
 
 
-@pytest.mark.parametrize("tree", ["cifar100", "imagenet"])
-def test_baseline_scripts_name_what_is_missing(tree):
-    script = f"sh/train_{tree}_baseline.sh"
+@pytest.mark.parametrize("family", ["cifar100", "imagenet"])
+def test_baseline_scripts_name_what_is_missing(family):
+    script = f"sh/train_{family}_baseline.sh"
     assert "METHOD TEACHER STUDENT are missing" in refusal(bash(script, "kd", "resnet34", "--dry-run"))
     assert "there is no" in refusal(bash(script, "regression", "resnet34", "resnet19"))
 
@@ -251,7 +251,7 @@ def test_script_starts_the_program_from_any_folder(tmp_path):
     assert "--student resnet7" in refusal(bash(script, "resnet7", cwd=tmp_path))
 
 
-def test_evaluate_asks_the_run_for_its_tree(tmp_path, recorded):
+def test_evaluate_asks_the_run_for_its_family(tmp_path, recorded):
     assert recorded(f"bash sh/evaluate.sh {tmp_path} --sampling-steps 2") == [
         ("gendd evaluate", [str(tmp_path), "--sampling-steps", "2"])
     ]

@@ -1,4 +1,4 @@
-"""The programs of both trees as functions of their command line, and configurations of the train program."""
+"""The programs of both families as functions of their command line, and configurations of the train program."""
 
 import sys
 from functools import partial
@@ -10,8 +10,8 @@ from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.sampling import ablate_sampling
 from gendd.programs.train import configuration, train
 from gendd.runs.experiment import build_student, build_teacher
-from gendd_cifar.tree import TREE as CIFAR
-from gendd_imagenet.tree import TREE as IMAGENET
+from gendd_cifar.family import FAMILY as CIFAR
+from gendd_imagenet.family import FAMILY as IMAGENET
 
 
 def cifar_config(*flags: str, method: str = "gendd") -> Config:

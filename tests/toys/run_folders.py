@@ -10,7 +10,7 @@ from gendd.core.files import save_tensors
 from gendd.methods import METHODS
 from gendd.reporting.report import report as write
 from gendd.runs.folder import by_name
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 EPOCHS = 3
 
@@ -28,9 +28,9 @@ def write_run(
     distilled = method != "classification"
     values = {"student": "small", "teacher": "large" if distilled else None, "epochs": EPOCHS, **config}
     kind = METHODS[method]
-    settings = TREE.config(kind(), dataset="digits")
+    settings = FAMILY.config(kind(), dataset="digits")
     known = {name: value for name, value in values.items() if name in by_name(settings.content())}
-    content = {"tree": TREE.name, **settings.changed(**known).content()}
+    content = {"family": FAMILY.name, **settings.changed(**known).content()}
     teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if distilled else {}
     environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
     names = ("top1", "top5", "many", "few")
@@ -105,7 +105,7 @@ def costs(text: str) -> list[list[dict[str, str]]]:
 
 def report(output: Path, *runs: Path) -> str:
     """Write a report of runs, and return its text."""
-    write(TREE, [*map(str, runs), "--output", str(output)])
+    write(FAMILY, [*map(str, runs), "--output", str(output)])
     return (output / "report.md").read_text()
 
 

@@ -34,4 +34,4 @@ def refusal(result: subprocess.CompletedProcess) -> str:
 
 
 def configuration(module: str, arguments: list[str]) -> Config:
-    return train.configuration(recipes.tree_of(module), arguments)
+    return train.configuration(recipes.family_of(module), arguments)

@@ -10,7 +10,7 @@ from torch import Tensor
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.runs.experiment import build
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 BATCH = 16
 
@@ -22,7 +22,7 @@ def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
     torch.backends.cudnn.allow_tf32 = False
     arguments = ["--dataset", "digits", "--student", "resnet8", *flags]
     config = cifar_config(*arguments, method="classification")
-    built = build(TREE, config, 10, device, processes=processes)
+    built = build(FAMILY, config, 10, device, processes=processes)
     task, network = built.task, built.student.network
     if processes > 1:
         task.prepare_distributed()

@@ -16,7 +16,7 @@ from gendd.data.batch import Batch
 from gendd.distill.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.runs.experiment import build, teacher_read_out
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 CPU = torch.device("cpu")
 BEIT = {"embed_dim": 64, "depth": 2, "num_heads": 2, "img_size": 64}
@@ -122,8 +122,8 @@ def task_of(method, precision="fp32", **changes):
     """A method's task on small networks, built as the programs build it."""
     settings = {"student": "resnet8", "teacher": "resnet8x4", "batch_size": 4}
     settings |= for_head(method, {"width": 16, "depth": 2, "repeats": 4})
-    config = TREE.config(METHODS[method](), **settings | changes)
-    return build(TREE, config, 7, CPU, precision=precision).task.train()
+    config = FAMILY.config(METHODS[method](), **settings | changes)
+    return build(FAMILY, config, 7, CPU, precision=precision).task.train()
 
 
 def step(task, precision="fp32"):

@@ -11,7 +11,7 @@ from programs import cifar_config
 
 from gendd.networks.checkpoint import checksum_of
 from gendd.runs.experiment import build_teacher
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 KINDS = ("file", "timm", "hub", "transformers", "open_clip", "function")
 HUB = """import torch
@@ -69,7 +69,7 @@ def flags_of(tmp_path, monkeypatch):
 def built(flags: list[str], seed: int = 0):
     torch.manual_seed(seed)
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--contraction", "0", *flags)
-    return build_teacher(config, TREE.names, 10).loaded
+    return build_teacher(config, FAMILY.names, 10).loaded
 
 
 @pytest.mark.parametrize("kind", KINDS)

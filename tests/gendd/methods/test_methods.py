@@ -24,7 +24,7 @@ from gendd.methods.simkd import SimKDStudent
 from gendd.methods.srd import log_sum
 from gendd.methods.vkd import standardized_error
 from gendd.networks.cost import parameter_count
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 B, C, T = 7, 5, 4.0
 
@@ -205,7 +205,7 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
     }
 
     def built(name, **more):
-        config = TREE.config(METHODS[name](**options[name], **more))
+        config = FAMILY.config(METHODS[name](**options[name], **more))
         return config.method.build(TaskContext(config, network, SimpleNamespace(), {}, torch.device("cpu")))
 
     hard = -student.log_softmax(-1).gather(1, labels[:, None]).mean()

@@ -10,7 +10,7 @@ from gendd.data.batch import Batch
 from gendd.distill.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.runs.experiment import build
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 CLASSES, BATCH = 7, 4
 SOME = torch.tensor([3, -1, 0, -1])
@@ -19,8 +19,8 @@ IMAGES = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(1
 
 def task_of(method="gendd", **changes):
     settings = for_head(method, {"width": 16, "depth": 1, "repeats": 4}) | changes
-    config = TREE.config(METHODS[method](), student="resnet8", teacher="resnet8x4", **settings)
-    task = build(TREE, config, CLASSES, torch.device("cpu")).task.train()
+    config = FAMILY.config(METHODS[method](), student="resnet8", teacher="resnet8x4", **settings)
+    task = build(FAMILY, config, CLASSES, torch.device("cpu")).task.train()
     return task
 
 

@@ -16,10 +16,10 @@ from gendd.networks import checkpoint
 from gendd.networks.cost import flops, parameter_count
 from gendd.networks.create import check_trains, trial
 from gendd.programs.dry_run import without_absent
-from gendd_cifar.tree import CIFAR100_MEAN, CIFAR100_STD, TREE
+from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD, FAMILY
 
 
-def test_a_short_name_is_the_trees_own_network():
+def test_a_short_name_is_the_familys_own_network():
     network = create("vgg8")
     assert_speaks_the_interface(network, 512)
     assert parameter_count(network) == 3965028 - 93 * 513
@@ -58,7 +58,7 @@ def test_feature_width_is_that_after_the_heads_hidden_layer():
 def test_an_image_too_small_for_a_network_is_refused(name):
     size = 32 if "inception" in name else 8
     with refuses(rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
-        build_network("teacher", name, None, TREE.names, 7, size)
+        build_network("teacher", name, None, FAMILY.names, 7, size)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -97,13 +97,13 @@ def test_a_name_that_only_timm_has_brings_timms_spelling():
     assert refusal("resnet18").endswith(" timm/resnet18")
 
 
-def test_a_name_like_no_other_brings_the_trees_own():
+def test_a_name_like_no_other_brings_the_familys_own():
     message = refusal("qqqqqq")
     assert "resnet8" in message and "timm/" not in message
 
 
 @pytest.mark.parametrize("name", ["timm/vgg13", "vgg13"])
-def test_a_name_of_both_is_the_trees_unless_timms_is_asked_for(name):
+def test_a_name_of_both_is_the_familys_unless_timms_is_asked_for(name):
     with torch.device("meta"):
         parameters = parameter_count(create(name, num_classes=100))
     assert (parameters == 9462180) == (name == "vgg13")
@@ -115,7 +115,7 @@ def save_weights(path, num_classes):
 
 
 def built(weights, num_classes):
-    return build_network("teacher", "resnet8", weights, TREE.names, num_classes, 32)
+    return build_network("teacher", "resnet8", weights, FAMILY.names, num_classes, 32)
 
 
 def test_a_network_is_filled_from_its_weights(tmp_path):
@@ -130,20 +130,20 @@ def test_a_network_is_filled_from_its_weights(tmp_path):
 def test_weights_for_another_class_count_are_refused_with_both(allow_partial, tmp_path):
     weights = save_weights(tmp_path / "a.pt", 10)
     with refuses(r"--teacher-weights .*a\.pt: made for 10 classes, the data set has 7"):
-        build_network("teacher", "resnet8", weights, TREE.names, 7, 32, allow_partial)
+        build_network("teacher", "resnet8", weights, FAMILY.names, 7, 32, allow_partial)
 
 
 def test_absent_weights_are_refused_or_listed(tmp_path):
     weights = str(tmp_path / "absent.pth")
-    config = TREE.config(METHODS["kd"](), student="resnet8", teacher="resnet8", teacher_weights=weights)
-    config, absent = without_absent(config, TREE)
+    config = FAMILY.config(METHODS["kd"](), student="resnet8", teacher="resnet8", teacher_weights=weights)
+    config, absent = without_absent(config, FAMILY)
     assert config.networks.teacher_weights == "random"
     assert absent["teacher"].startswith(f"`teacher_weights` {weights}: no such file")
     with refuses("no such file"):
         built(weights, 7)
 
 
-def test_a_file_absent_from_pretrained_brings_the_trees_remedy():
+def test_a_file_absent_from_pretrained_brings_the_familys_remedy():
     message = weights_refusal("resnet8", "pretrained/resnet8_vanilla/absent.pth")
     looked_for = Path("pretrained/resnet8_vanilla/absent.pth").absolute()
     assert f"no such file, looked for {looked_for}; bash sh/fetch_pretrained_teachers.sh fetches it" in message
@@ -158,7 +158,7 @@ def test_teacher_file_without_classifier_is_always_refused(tmp_path):
         files.save(tmp_path / "a.pt", tensors)
         named = ", ".join(f"fc.{name}" for name in dropped)
         with refuses(rf"no classifier \({named}\)") as caught:
-            build_network("teacher", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial)
+            build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.names, 7, 32, allow_partial)
         assert len(str(caught.value).splitlines()) == 1 and "--allow-partial" not in str(caught.value)
 
 
@@ -166,14 +166,14 @@ def test_a_classifier_of_another_width_is_no_teachers(tmp_path):
     tensors = {**create("resnet8").state_dict(), "fc.weight": torch.ones(7, 32)}
     files.save(tmp_path / "a.pt", tensors)
     with refuses(r"no classifier \(fc.weight\)"):
-        build_network("teacher", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial=True)
+        build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.names, 7, 32, allow_partial=True)
 
 
 def test_a_student_may_start_without_its_probe(tmp_path):
     tensors = create("resnet8").state_dict()
     del tensors["fc.weight"], tensors["fc.bias"]
     files.save(tmp_path / "a.pt", tensors)
-    built = build_network("student", "resnet8", str(tmp_path / "a.pt"), TREE.names, 7, 32, allow_partial=True)
+    built = build_network("student", "resnet8", str(tmp_path / "a.pt"), FAMILY.names, 7, 32, allow_partial=True)
     assert built.loaded.startswith(f"{len(tensors)} of {len(tensors) + 2} tensors loaded")
 
 
@@ -184,7 +184,7 @@ def test_averaged_weights_are_named_in_the_plan(tmp_path):
 
 
 def normalization(name, **given):
-    built = build_network("teacher", name, None, TREE.names, 7, 32, **given)
+    built = build_network("teacher", name, None, FAMILY.names, 7, 32, **given)
     cfg = built.network.pretrained_cfg
     return cfg["mean"], cfg["std"], built.describe()
 

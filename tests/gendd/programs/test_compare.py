@@ -52,7 +52,7 @@ class Comparison:
         for module in (compare, plain_flags):
             monkeypatch.setattr(module, "SCRIPTS", project / "sh")
         monkeypatch.setattr(compare, "write_report", self.reports.append)
-        for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "TREE"):
+        for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "FAMILY"):
             monkeypatch.delenv(name, raising=False)
 
     def run(self, methods: str, seeds: str, *flags: str) -> None:
@@ -196,7 +196,7 @@ def test_plain_flags_need_no_script(comparison, monkeypatch):
     assert comparison.reports.pop().output == "runs/comparisons/photos"
     compare.main(["kd", "3", "--", "--dataset=digits"])
     assert comparison.calls() == ["gendd_cifar train kd --dataset=digits --seed 3"]
-    monkeypatch.setenv("TREE", "gendd_cifar")
+    monkeypatch.setenv("FAMILY", "gendd_cifar")
     compare.main(["kd", "3", "--", "--dataset", "my/photos"])
     assert comparison.calls() == ["gendd_cifar train kd --dataset my/photos --seed 3"]
 

@@ -1,4 +1,4 @@
-"""One command line a tree, with its programs."""
+"""One command line a family, with its programs."""
 
 import contextlib
 import json
@@ -8,13 +8,13 @@ import sys
 import pytest
 from lines import refuses
 
-from gendd.family import TREES
-from gendd.programs.find_tree import find_tree
+from gendd.family import FAMILIES
+from gendd.programs.find_family import find_family
 from gendd.programs.main import PROGRAMS, main
 
 
-def tree_of(arguments):
-    return find_tree("gendd", arguments, PROGRAMS[arguments[0]].own_flags)
+def family_of(arguments):
+    return find_family("gendd", arguments, PROGRAMS[arguments[0]].own_flags)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -24,12 +24,12 @@ def test_without_a_program_it_tells_them_all(arguments, capsys):
     assert printed.startswith("usage: python -m gendd_cifar PROGRAM") and all(name in printed for name in PROGRAMS)
 
 
-@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_program_tells_its_flags(tree, program, capsys):
+def test_each_program_tells_its_flags(family, program, capsys):
     with contextlib.suppress(SystemExit):
-        main(tree, [program, "--help"])
-    assert capsys.readouterr().out.startswith(f"usage: python -m {tree} {program} ")
+        main(family, [program, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: python -m {family} {program} ")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_help_of_a_script_program_explains_it(program, words, capsys):
     assert words in printed and "#" not in printed and "set -euo" not in printed
 
 
-def test_a_tree_is_a_module_that_starts_its_programs():
+def test_a_family_is_a_module_that_starts_its_programs():
     command = [sys.executable, "-m", "gendd_imagenet", "evaluate", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.startswith("usage: python -m gendd_imagenet evaluate ")
@@ -53,55 +53,55 @@ def test_a_program_of_no_such_name_is_refused():
         main("gendd_cifar", ["trian", "--student", "resnet8"])
 
 
-@pytest.mark.parametrize("tree", ["gendd_cifar", "gendd_imagenet"])
-def test_a_run_folder_knows_its_tree(tree, tmp_path, monkeypatch):
-    (tmp_path / "config.json").write_text(json.dumps({"tree": tree}))
-    monkeypatch.setenv("TREE", "gendd_cifar" if tree == "gendd_imagenet" else "gendd_imagenet")
-    assert tree_of(["sampling", "guidance", str(tmp_path), "--images", "9"]).name == tree
+@pytest.mark.parametrize("family", ["gendd_cifar", "gendd_imagenet"])
+def test_a_run_folder_knows_its_family(family, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text(json.dumps({"family": family}))
+    monkeypatch.setenv("FAMILY", "gendd_cifar" if family == "gendd_imagenet" else "gendd_imagenet")
+    assert family_of(["sampling", "guidance", str(tmp_path), "--images", "9"]).name == family
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
-def test_a_program_with_flags_of_its_tree_asks_for_it(program, monkeypatch):
-    monkeypatch.delenv("TREE", raising=False)
+def test_a_program_with_flags_of_its_family_asks_for_it(program, monkeypatch):
+    monkeypatch.delenv("FAMILY", raising=False)
     with refuses() as refused:
-        tree_of([program, "kd", "--images", "some.pth"])
+        family_of([program, "kd", "--images", "some.pth"])
     commands = f"python -m gendd_cifar {program} ... (small images) or python -m gendd_imagenet {program} ..."
     assert f"PROGRAM {program}: no run folder" in str(refused.value) and commands in str(refused.value)
 
 
 @pytest.mark.parametrize("flags", [["--resume", "RUN"], ["--resume=RUN"]])
-def test_a_run_names_its_tree_in_any_flag(flags, tmp_path, monkeypatch):
-    monkeypatch.delenv("TREE", raising=False)
-    (tmp_path / "config.json").write_text('{"tree": "gendd_imagenet"}')
-    assert tree_of(["train", *(flag.replace("RUN", str(tmp_path)) for flag in flags)]).name == "gendd_imagenet"
+def test_a_run_names_its_family_in_any_flag(flags, tmp_path, monkeypatch):
+    monkeypatch.delenv("FAMILY", raising=False)
+    (tmp_path / "config.json").write_text('{"family": "gendd_imagenet"}')
+    assert family_of(["train", *(flag.replace("RUN", str(tmp_path)) for flag in flags)]).name == "gendd_imagenet"
 
 
-def test_a_configuration_file_names_its_tree(tmp_path, monkeypatch):
-    monkeypatch.delenv("TREE", raising=False)
-    (tmp_path / "recipe.json").write_text('{"tree": "gendd_imagenet"}')
-    assert tree_of(["train", "--config", str(tmp_path / "recipe.json")]).name == "gendd_imagenet"
+def test_a_configuration_file_names_its_family(tmp_path, monkeypatch):
+    monkeypatch.delenv("FAMILY", raising=False)
+    (tmp_path / "recipe.json").write_text('{"family": "gendd_imagenet"}')
+    assert family_of(["train", "--config", str(tmp_path / "recipe.json")]).name == "gendd_imagenet"
 
 
 @pytest.mark.parametrize("program", [name for name, program in PROGRAMS.items() if not program.own_flags])
 def test_usage_names_the_module_that_was_typed(program, monkeypatch, capsys):
-    monkeypatch.delenv("TREE", raising=False)
+    monkeypatch.delenv("FAMILY", raising=False)
     with contextlib.suppress(SystemExit):
         main("gendd", [program, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: python -m gendd {program} ")
 
 
-def test_the_environment_names_the_tree_of_what_is_no_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TREE", "gendd_imagenet")
-    assert tree_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_imagenet"
-    monkeypatch.setenv("TREE", "imagenet")
-    with refuses("TREE imagenet: no such tree; known: gendd_cifar, gendd_imagenet"):
-        tree_of(["evaluate"])
+def test_the_environment_names_the_family_of_what_is_no_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAMILY", "gendd_imagenet")
+    assert family_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_imagenet"
+    monkeypatch.setenv("FAMILY", "imagenet")
+    with refuses("FAMILY imagenet: no such family; known: gendd_cifar, gendd_imagenet"):
+        family_of(["evaluate"])
 
 
-def test_a_run_of_no_known_tree_is_refused(tmp_path):
+def test_a_run_of_no_known_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "digits"}')
-    with refuses("config.json: tree None: no such tree"):
-        tree_of(["evaluate", str(tmp_path)])
+    with refuses("config.json: family None: no such family"):
+        family_of(["evaluate", str(tmp_path)])
 
 
 @pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "report"])

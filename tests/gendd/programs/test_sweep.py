@@ -23,7 +23,7 @@ def swept(tmp_path, monkeypatch):
     """Function: (setting, flags) -> the calls of the script, and what is drawn of which runs."""
     (tmp_path / "pair.sh").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
-    for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS", "METHOD", "TREE"):
+    for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS", "METHOD", "FAMILY"):
         monkeypatch.delenv(name, raising=False)
     drawn = []
     monkeypatch.setattr(sweep, "draw", lambda config: drawn.append((config.setting, config.runs, config.output)))

@@ -12,11 +12,11 @@ from run_folders import tables, write_run
 
 from gendd.reporting.ablate import main as ablate
 from gendd.reporting.report import report
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
 
-main = partial(report, TREE)
+main = partial(report, FAMILY)
 
 
 def gendd_run(folder: Path, head: float, probe: float, result: dict | None = None, **config) -> str:

@@ -5,16 +5,16 @@ import json
 import pytest
 from lines import refuses
 
-from gendd.family import TREES, tree_named
+from gendd.family import FAMILIES, family_named
 from gendd.programs.train import configuration
 from gendd.runs.folder import run_path
 
 FLAGS = ["--student", "resnet8", "--dataset", "digits", "--milestones", "3", "4", "--warmup-epochs", "2", "--seed", "3"]
 
 
-def write(file, tree, config, /, **changes):
+def write(file, family, config, /, **changes):
     """Write the file as a run does, with other values: section__field=value."""
-    content = {"tree": tree.name, **config.content()}
+    content = {"family": family.name, **config.content()}
     for place, value in changes.items():
         section, _, name = place.partition("__")
         content = {**content, section: {**content[section], name: value} if name else value}
@@ -23,24 +23,24 @@ def write(file, tree, config, /, **changes):
 
 
 @pytest.mark.parametrize("flags", [(), ("--paper",), ("--unlabeled", "--runs", "elsewhere", "--dry-run")])
-@pytest.mark.parametrize("tree", [*map(tree_named, TREES)], ids=TREES)
-def test_file_of_run_gives_same_file_and_path(tree, flags, tmp_path):
-    first = configuration(tree, ["gendd", *FLAGS, *flags])
-    text = write(tmp_path / "config.json", tree, first)
+@pytest.mark.parametrize("family", [*map(family_named, FAMILIES)], ids=FAMILIES)
+def test_file_of_run_gives_same_file_and_path(family, flags, tmp_path):
+    first = configuration(family, ["gendd", *FLAGS, *flags])
+    text = write(tmp_path / "config.json", family, first)
     for method in ([], ["gendd"]):
-        again = configuration(tree, [*method, "--config", str(tmp_path / "config.json")])
-        assert write(tmp_path / "again.json", tree, again) == text
+        again = configuration(family, [*method, "--config", str(tmp_path / "config.json")])
+        assert write(tmp_path / "again.json", family, again) == text
         assert run_path(again) == run_path(first) and not again.run.dry_run
 
 
 @pytest.fixture
 def read(tmp_path):
     """Returns a function that reads the file of a run, changed, with further flags."""
-    tree = tree_named("gendd_cifar")
+    family = family_named("gendd_cifar")
 
     def read_changed(*flags, typed="kd", **changes):
-        write(tmp_path / "config.json", tree, configuration(tree, ["kd", *FLAGS]), **changes)
-        return configuration(tree, [typed, f"--config={tmp_path / 'config.json'}", *flags])
+        write(tmp_path / "config.json", family, configuration(family, ["kd", *FLAGS]), **changes)
+        return configuration(family, [typed, f"--config={tmp_path / 'config.json'}", *flags])
 
     return read_changed
 
@@ -64,7 +64,7 @@ def test_what_a_command_did_is_not_read(read, name, value):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"tree": "gendd_imagenet"}, "tree gendd_imagenet: the program is gendd_cifar's"),
+        ({"family": "gendd_imagenet"}, "family gendd_imagenet: the program is gendd_cifar's"),
         ({"method": "feature"}, 'method "feature": is not of type dict'),
         ({"method__name": "kdd"}, "kdd: no such name; nearest: "),
         ({"method__name": None}, "method.name null: is not of type str"),
@@ -105,7 +105,7 @@ def test_resume_beside_config_is_refused(read):
         (None, "no such file"),
         ("{", "is not JSON, Expecting property name"),
         ("[]", "is not a JSON object"),
-        ("{}", "tree None"),
+        ("{}", "family None"),
         ("folder", "Is a directory"),
     ],
 )
@@ -116,4 +116,4 @@ def test_file_without_configuration_is_refused(text, words, tmp_path):
     elif text:
         file.write_text(text)
     with refuses(f"^--config {file}: {words}"):
-        configuration(tree_named("gendd_cifar"), ["--config", str(file)])
+        configuration(family_named("gendd_cifar"), ["--config", str(file)])

@@ -12,7 +12,7 @@ from programs import train_cifar
 import gendd
 from gendd.methods import METHODS
 from gendd.runs.folder import RunFolder, embedded_record
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 FLAGS = ["--dataset", "digits", "--epochs", "1", "--eval-every", "1", "--eval-images", "50", "--precision", "fp32"]
 
@@ -62,9 +62,11 @@ def test_load_refuses_a_file_without_a_configuration(run, tmp_path):
 
 
 def test_config_json_gives_the_same_configuration_back():
-    config = TREE.config(METHODS["gendd"](), milestones=(3, 5), contraction=0.25, teacher_mean=(0.1, 0.2, 0.3), seed=4)
+    config = FAMILY.config(
+        METHODS["gendd"](), milestones=(3, 5), contraction=0.25, teacher_mean=(0.1, 0.2, 0.3), seed=4
+    )
     content = json.loads(json.dumps(config.content()))
-    assert TREE.config(type(config.method)()).filled(content) == config
+    assert FAMILY.config(type(config.method)()).filled(content) == config
 
 
 def test_student_file_is_recorded_as_a_plain_network(run):

@@ -12,7 +12,7 @@ from gendd.data.batch import Batch
 from gendd.programs.plan import plan_of
 from gendd.runs import experiment as programs
 from gendd.runs.experiment import build, synchronizes_norms
-from gendd_cifar.tree import TREE
+from gendd_cifar.family import FAMILY
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 FLAGS = ["--dataset", "digits", "--student", "timm/efficientnet_b0", "--teacher", "resnet8"]
@@ -38,7 +38,7 @@ def anywhere(monkeypatch):
 def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
     """With activations of their own (timm's), and under the same names."""
     plain, converted = (
-        build(TREE, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
+        build(FAMILY, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
     )
     assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.get_trainable_module()))
     assert norms(converted.teacher.model) == {nn.BatchNorm2d}
@@ -48,7 +48,7 @@ def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
 
 
 def test_sync_bn_counts_recomputed_activations_once(anywhere):
-    plain, converted = (build(TREE, config(*flags), 10, CPU) for flags in ([], ["--sync-bn", "--grad-checkpointing",
+    plain, converted = (build(FAMILY, config(*flags), 10, CPU) for flags in ([], ["--sync-bn", "--grad-checkpointing",
                                                                                "student"]))  # fmt: skip
     batch = Batch(torch.randn(4, 3, 32, 32), torch.arange(4), next(BatchPlan(0, 4).micro_batches(0)))
     for built in (plain, converted):
@@ -71,8 +71,10 @@ def test_only_several_processes_on_gpus_synchronize():
 
 def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):
     def line(settings: Config, world: World) -> list[str]:
-        built = build(TREE, settings, 10, CPU)
-        plan = plan_of(TREE, settings, TREE.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path)
+        built = build(FAMILY, settings, 10, CPU)
+        plan = plan_of(
+            FAMILY, settings, FAMILY.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path
+        )
         return [line for line in plan.splitlines() if line.startswith("  batch norm")]
 
     alone, two = World(0, 1, 0, CPU), World(0, 2, 0, CPU)

@@ -1,6 +1,6 @@
-"""This tree for the shared programs."""
+"""This family for the shared programs."""
 
-from gendd.family import Tree, paper_protocol
+from gendd.family import Family, paper_protocol
 from gendd.networks.create import Names
 from gendd_cifar.check import check_data
 from gendd_cifar.config import SmallImages
@@ -11,7 +11,7 @@ from gendd_cifar.sources import class_sizes, summarize
 CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
 CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
-TREE = Tree(
+FAMILY = Family(
     name="gendd_cifar",
     names=Names(
         {name: f"cifar_{name}" for name in ZOO},

@@ -1,8 +1,8 @@
-"""This tree for the shared programs."""
+"""This family for the shared programs."""
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from gendd.family import Tree, paper_protocol
+from gendd.family import Family, paper_protocol
 from gendd.networks.create import Names
 from gendd_imagenet.check import check_data
 from gendd_imagenet.config import OPTIMIZER, RUN, Photographs
@@ -10,7 +10,7 @@ from gendd_imagenet.data import open_evaluation, open_training
 from gendd_imagenet.models import ZOO
 from gendd_imagenet.sources import class_sizes, summarize
 
-TREE = Tree(
+FAMILY = Family(
     name="gendd_imagenet",
     names=Names(ZOO, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     data=Photographs(),

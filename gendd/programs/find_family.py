@@ -1,0 +1,55 @@
+"""Find the family of a command: the module that the user typed, or the family of a run among the arguments."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gendd.core.errors import InvalidValue, UserError
+from gendd.family import FAMILIES, Family, family_named
+from gendd.runs.config_file import read_content
+from gendd.runs.folder import RunFolder, embedded_record
+
+IMAGES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
+
+
+def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Family:
+    """Return the family of a module: its own, or for `python -m gendd` the family of the run that the arguments name.
+
+    Without a run the environment's FAMILY names it.
+
+    Args:
+        own_flags: whether the program's flags differ between the families.
+
+    Raises:
+        UserError: a damaged run folder, a family of no such name, or none where the program's flags depend on it.
+    """
+    if module in FAMILIES:
+        return family_named(module)
+    source, name = next(_named(arguments), ("FAMILY", os.environ.get("FAMILY")))
+    if not name and own_flags:
+        program = arguments[0]
+        commands = " or ".join(f"python -m {family} {program} ... ({images})" for family, images in IMAGES.items())
+        raise UserError(f"PROGRAM {program}: no run folder is given that names the family; choose {commands}")
+    try:
+        return replace(family_named(name or FAMILIES[0]), typed=module)
+    except InvalidValue as error:
+        raise UserError(f"{source} {error}") from error
+
+
+def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the families that runs, their files and configuration files among the arguments name, and where."""
+    values = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)
+    for path in (Path(value) for value in values if value):
+        if Path(path, "config.json").is_file():
+            yield f"{path}/config.json: family", str(RunFolder(path).read("config.json").get("family"))
+        elif path.is_file() and (record := embedded_record(path) or _content(path)):
+            yield f"{path}: family", str(record.get("family"))
+
+
+def _content(path: Path) -> dict:
+    """Return the content of a JSON file; empty for other files."""
+    try:
+        return read_content(path) if path.suffix == ".json" else {}
+    except InvalidValue:
+        return {}
