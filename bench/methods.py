@@ -45,9 +45,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     torch.manual_seed(0)
     device = the_device()
     config = FAMILY.config(get_method(method)(), **RECIPE, **({} if method == "kd" else HEAD))
-    teacher, student = (
-        create_network(name, FAMILY.names, num_classes=100, image_size=32) for name in (TEACHER, STUDENT)
-    )
+    teacher, student = (create_network(name, FAMILY.zoo, num_classes=100, image_size=32) for name in (TEACHER, STUDENT))
     precision = resolve_precision("auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))

@@ -88,7 +88,7 @@ def count(work: Callable[[], object], images: int) -> Cost:
 
 
 def network(name: str) -> nn.Module:
-    return create_network(name, FAMILY.names, 1000, 224).to("meta", torch.bfloat16)
+    return create_network(name, FAMILY.zoo, 1000, 224).to("meta", torch.bfloat16)
 
 
 def forward(model: nn.Module, images: int) -> Cost:

@@ -33,7 +33,7 @@ REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
 
 def build_student(name: str, classifier: nn.Linear, **head) -> Student:
     """A student of random weights, in eval mode, for the features that a teacher's classifier takes."""
-    network = create_network(name, FAMILY.names, classifier.out_features, image_size=32)
+    network = create_network(name, FAMILY.zoo, classifier.out_features, image_size=32)
     built = SplitTokenHead(classifier.in_features, feature_width(network), **head)
     return Student(network, built, classifier).eval().requires_grad_(False)
 

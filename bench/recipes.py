@@ -349,9 +349,9 @@ def untrained_task(family: Family, config: Config) -> Task:
     classes = CLASSES.get(config.data.dataset, 1000)
     # Shapes are all that the networks are asked for.
     with torch.device("meta"):
-        student = create_network(config.networks.student, family.names, classes, config.data.image_size)
+        student = create_network(config.networks.student, family.zoo, classes, config.data.image_size)
         if config.networks.teacher:
-            teacher = create_network(config.networks.teacher, family.names, classes, config.data.image_size)
+            teacher = create_network(config.networks.teacher, family.zoo, classes, config.data.image_size)
     frozen = None
     if config.networks.teacher:
         classifier = nn.Linear(feature_width(teacher), classes)

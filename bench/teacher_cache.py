@@ -90,7 +90,7 @@ def random_data(family: Family, config, count: int, device: torch.device) -> Tra
     noise = torch.Generator().manual_seed(0)
     shape = (count, 3, config.data.image_size, config.data.image_size)
     images = Images(torch.randint(256, shape, generator=noise, dtype=torch.uint8), torch.arange(count) % CLASSES)
-    plan, names = BatchPlan(config.run.seed, config.optimizer.batch_size), family.names
+    plan, names = BatchPlan(config.run.seed, config.optimizer.batch_size), family.zoo
     normalize = Normalize(names.mean, names.std, device)
     return TrainingImages(Source(images, (None,) * CLASSES), plan, normalize, device, cached_views=config.views)
 

@@ -64,7 +64,7 @@ def build(
     torch.manual_seed(0)
     device = the_device()
     config = Config(method=GenDD(width=WIDTH, **head)).changed(batch_size=BATCH)
-    teacher, student = (create_network(name, FAMILY.names, num_classes=100, image_size=32) for name in pair)
+    teacher, student = (create_network(name, FAMILY.zoo, num_classes=100, image_size=32) for name in pair)
     plain_teacher = copy.deepcopy(teacher).to(device).eval() if path == "reference" else None
     precision = resolve_precision("fp32" if path == "reference" else "auto", device)
     frozen = FrozenTeacher(teacher, student, device, precision)

@@ -34,7 +34,7 @@ class TrainedRun:
         device, settings = torch.device("cpu"), RunFolder(self.run).config(FAMILY)
         changed = {"dataset": self.dataset, "batch_size": self.images}
         changed["teacher_weights"] = self.teacher_weights or settings.networks.teacher_weights
-        run = load(self.run, FAMILY, device, taught=True, **changed)
+        run = load(self.run, FAMILY, device, with_teacher=True, **changed)
         self.precision = resolve_precision("auto", device)
         self.settings, self.task = run.config, run.task.train()
         world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.student.network

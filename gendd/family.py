@@ -13,7 +13,7 @@ from gendd.data.batch import DataSummary, EvaluationData, TrainingData
 from gendd.diffusion.head import PAPER
 from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
-from gendd.networks.create import Names
+from gendd.networks.create import Zoo
 
 PAPERS, AS_PAPER = "the paper's", "as the paper's"
 # What the tensors of a checkpoint file say of its head.
@@ -39,7 +39,7 @@ class Family:
     """
 
     name: str
-    names: Names
+    zoo: Zoo
     data: Data
     summarize: Callable[..., DataSummary]
     check_data: Callable[..., None]

@@ -1,7 +1,7 @@
 """This family for the shared programs."""
 
 from gendd.family import Family, paper_protocol
-from gendd.networks.create import Names
+from gendd.networks.create import Zoo
 from gendd_cifar.check import check_data
 from gendd_cifar.config import SmallImages
 from gendd_cifar.data import open_evaluation, open_training
@@ -13,7 +13,7 @@ CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
 FAMILY = Family(
     name="gendd_cifar",
-    names=Names(
+    zoo=Zoo(
         {name: f"cifar_{name}" for name in ZOO},
         CIFAR100_MEAN,
         CIFAR100_STD,

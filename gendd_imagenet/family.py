@@ -3,7 +3,7 @@
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from gendd.family import Family, paper_protocol
-from gendd.networks.create import Names
+from gendd.networks.create import Zoo
 from gendd_imagenet.check import check_data
 from gendd_imagenet.config import OPTIMIZER, RUN, Photographs
 from gendd_imagenet.data import open_evaluation, open_training
@@ -12,7 +12,7 @@ from gendd_imagenet.sources import class_sizes, summarize
 
 FAMILY = Family(
     name="gendd_imagenet",
-    names=Names(ZOO, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    zoo=Zoo(ZOO, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
     data=Photographs(),
     optimizer=OPTIMIZER,
     run=RUN,

@@ -14,7 +14,7 @@ from gendd.methods import METHODS, GenDD
 from gendd.programs.command_line import help_of, own_help
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.evaluate import EvaluateOptions
-from gendd.programs.probes import JudgeConfig, KnnConfig, ProbeConfig, ZeroShotConfig
+from gendd.programs.probes import FeatureProgram, KnnConfig, ProbeConfig, ZeroShotConfig
 from gendd.programs.sampling import SamplingProgram
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.family import FAMILY as CIFAR
@@ -114,7 +114,7 @@ def program_flags() -> str:
     parts = []
     for name, kind in {
         "evaluate": EvaluateOptions,
-        "knn, probe, zero-shot": JudgeConfig,
+        "knn, probe, zero-shot": FeatureProgram,
         "knn": KnnConfig,
         "probe": ProbeConfig,
         "zero-shot": ZeroShotConfig,
@@ -122,7 +122,7 @@ def program_flags() -> str:
         "equal-cost": EqualCostConfig,
         "report": ReportConfig,
     }.items():
-        own = kind is not JudgeConfig and issubclass(kind, JudgeConfig)
+        own = kind is not FeatureProgram and issubclass(kind, FeatureProgram)
         parts.append(f"## {name}\n\n{table(kind, list(own_help(kind)) if own else fields_of(kind))}\n")
     return "\n".join(parts)
 

@@ -58,7 +58,7 @@ def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world
         raise cache.refusal(f"process {world.rank} does not see it; name a folder that all machines share")
     cache.verify(world)
     if world.is_first:
-        cache.try_on(teacher.features_of)
+        cache.compare_with_teacher(teacher.features_of)
     world.barrier()
     cache.fill(teacher.features_of, world)
     world.barrier()
@@ -165,7 +165,7 @@ class TeacherCache:
             if path.exists() and not _is_sealed(retried(path.read_bytes, path), self.feature_bytes(shard)):
                 raise self.refusal(f"{path.name} is damaged; delete this file: the same command computes it again")
 
-    def try_on(self, feature: Callable[[Tensor], Tensor]) -> None:
+    def compare_with_teacher(self, feature: Callable[[Tensor], Tensor]) -> None:
         """Compare the first features with the teacher's of today, if they are there: the files of the images, and
         the libraries that change them, may have changed since.
 

@@ -65,8 +65,8 @@ def classifier_name(network: nn.Module) -> str:
 
 
 @dataclass(frozen=True)
-class Names:
-    """The networks that a family names, and the normalization of networks that state none.
+class Zoo:
+    """A family's short names of networks, and the normalization of networks that state none.
 
     Args:
         short: the family's own names, each with timm's name for it.
@@ -92,7 +92,7 @@ def is_foreign(name: str) -> bool:
 
 def create_network(
     name: str,
-    names: Names,
+    zoo: Zoo,
     num_classes: int,
     image_size: int,
     needs_classifier: bool = True,
@@ -119,11 +119,11 @@ def create_network(
     elif is_foreign(name):
         network = _from_function(name, num_classes)
     else:
-        network = _from_timm(name, names, num_classes, image_size, size_field)
+        network = _from_timm(name, zoo, num_classes, image_size, size_field)
     # "normalization" says who states it, where it is not the network itself.
     cfg = dict(getattr(network, "pretrained_cfg", None) or {})
     if not (cfg.get("mean") and cfg.get("std")):
-        network.pretrained_cfg = {**cfg, "mean": names.mean, "std": names.std, "normalization": UNSTATED}
+        network.pretrained_cfg = {**cfg, "mean": zoo.mean, "std": zoo.std, "normalization": UNSTATED}
     if next(network.parameters(), None) is None:
         raise InvalidValue(name, "has no parameters, so it has learned nothing; choose another network")
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
@@ -144,13 +144,13 @@ def timm_can_build(name: str, network: nn.Module) -> bool:
     return (":" not in name or timm_names.is_source(name)) and not getattr(network, "has_small_stem", False)
 
 
-def _from_timm(name: str, names: Names, num_classes: int, image_size: int, size_field: str) -> nn.Module:
+def _from_timm(name: str, zoo: Zoo, num_classes: int, image_size: int, size_field: str) -> nn.Module:
     if timm_names.is_source(name):
         timm_name = f"{timm_names.LOCAL}{timm_names.find(name, timm_names.CONFIG).parent}"
     else:
-        timm_name = names.in_timm(name) or ""
+        timm_name = zoo.in_timm(name) or ""
         if not timm.is_model(timm_name):
-            raise _unknown_network(name, names)
+            raise _unknown_network(name, zoo)
         _check_tag(name, timm_name)
     try:
         network = create_timm(timm_name, num_classes, image_size)
@@ -161,16 +161,16 @@ def _from_timm(name: str, names: Names, num_classes: int, image_size: int, size_
             f"network or `{size_field}`",
         ) from error
     architecture = network.pretrained_cfg.get("architecture")
-    if names.small_stems and image_size <= SMALL_IMAGE and architecture not in names.short.values():
+    if zoo.small_stems and image_size <= SMALL_IMAGE and architecture not in zoo.short.values():
         _fit_small_images(network)
     return network
 
 
-def _unknown_network(name: str, names: Names) -> InvalidValue:
+def _unknown_network(name: str, zoo: Zoo) -> InvalidValue:
     if timm.is_model(name):
         return InvalidValue(name, f"no short name here; timm's network of this name is timm/{name}")
     in_timm = [f"timm/{model}" for model in timm.list_models()] if name.startswith("timm/") else []
-    return unknown_name(name, in_timm or names.short)
+    return unknown_name(name, in_timm or zoo.short)
 
 
 def _check_tag(name: str, timm_name: str) -> None:

@@ -14,7 +14,7 @@ def without_absent(config: Config, family: Family) -> tuple[Config, dict[str, st
     for role in ("student", "teacher"):
         name, weights = getattr(config.networks, role), getattr(config.networks, f"{role}_weights")
         try:
-            find_weights(role, name, weights, family.names, fetch=False)
+            find_weights(role, name, weights, family.zoo, fetch=False)
         except MissingFile as error:
             absent[role] = str(error)
     return config.changed(**dict.fromkeys((f"{role}_weights" for role in absent), RANDOM)), absent

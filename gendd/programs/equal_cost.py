@@ -72,8 +72,8 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
     ]
     classifier, cost = run.model.classifier, rows[0].flops
     classes = classifier.out_features if classifier else 0
-    for name, operations, parameters in nearest(family, family.names.short, classes, size, cost)[:NEAREST]:
-        network = create_network(name, family.names, classes, size)
+    for name, operations, parameters in nearest(family, family.zoo.short, classes, size, cost)[:NEAREST]:
+        network = create_network(name, family.zoo, classes, size)
         rows.append(Timed(name, operations, parameters, Stopwatch(_alone(network, device))))
     images = image.expand(config.batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), autocast(precision, device):
@@ -102,6 +102,6 @@ def nearest(
     for name in names:
         # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.
         with torch.device("meta"), contextlib.suppress(UserError):
-            network = create_network(name, family.names, classes, image_size)
+            network = create_network(name, family.zoo, classes, image_size)
             counted.append((name, trial(name, network, image_size), parameter_count(network)))
     return sorted(counted, key=lambda entry: max(entry[1], cost) / min(entry[1], cost))

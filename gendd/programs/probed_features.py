@@ -28,7 +28,7 @@ MOST_APART = 0.01
 
 
 @dataclass(frozen=True)
-class Judged:
+class ProbedFeatures:
     """Features (N, D) of N images, their labels (N,), or several of each (N, M), and the names of the C classes.
 
     Args:
@@ -42,9 +42,9 @@ class Judged:
     split: str
 
 
-def judged_features(
+def probed_features(
     family: Family, path: str, run: Experiment, kind: str, world: World, of_training: bool = False
-) -> Judged:
+) -> ProbedFeatures:
     """Features of the images to test on, or to train on, as the file in the run folder or anew.
 
     Args:
@@ -78,7 +78,7 @@ def judged_features(
             raise UserError(f"run {path}: its features of {described(data)} are not finite; judge another run")
         found = {"features": features, "labels": labels}
         _store(file, {name: values.cpu() for name, values in found.items()}, known)
-    return Judged(found["features"], found["labels"], data.class_names, data.dataset, data.split)
+    return ProbedFeatures(found["features"], found["labels"], data.class_names, data.dataset, data.split)
 
 
 def _batches(run: Experiment, data: EvaluationData, kind: str, world: World):

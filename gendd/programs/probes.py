@@ -29,7 +29,7 @@ from gendd.family import Family
 from gendd.networks.checkpoint import read_any
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.programs.probed_features import Judged, judged_features
+from gendd.programs.probed_features import ProbedFeatures, probed_features
 from gendd.runs.experiment import Experiment, load
 from gendd.runs.folder import RunFolder, environment, progress
 
@@ -37,7 +37,7 @@ Which = Literal["backbone", "generated"]
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
+class FeatureProgram:
     run: RunArgument
     """Run folder."""
     dataset: str | None = None
@@ -52,7 +52,7 @@ class JudgeConfig:
 
 
 @dataclass(frozen=True)
-class KnnConfig(JudgeConfig):
+class KnnConfig(FeatureProgram):
     """Classify the test images by the nearest training images: no training, no classifier (DINO, 2021)."""
 
     k: Count = NEIGHBORS
@@ -62,7 +62,7 @@ class KnnConfig(JudgeConfig):
 
 
 @dataclass(frozen=True)
-class ProbeConfig(JudgeConfig):
+class ProbeConfig(FeatureProgram):
     """Fit a linear classifier to the frozen features of the training images, and test it."""
 
     protocol: Literal["lbfgs", "sgd"] = "lbfgs"
@@ -71,7 +71,7 @@ class ProbeConfig(JudgeConfig):
 
 
 @dataclass(frozen=True)
-class ZeroShotConfig(JudgeConfig):
+class ZeroShotConfig(FeatureProgram):
     """Classify the test images by a vector of each class: text embeddings, or a teacher's classifier."""
 
     features: Which = "generated"
@@ -84,7 +84,7 @@ class ZeroShotConfig(JudgeConfig):
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Outcome:
     """What a program found.
 
     Args:
@@ -95,7 +95,7 @@ class Judgement:
     """
 
     settings: Mapping[str, object]
-    test: Judged
+    test: ProbedFeatures
     scores: Tensor
     probabilities: Tensor | None
 
@@ -120,22 +120,22 @@ def knn(family: Family, arguments: list[str]) -> None:
     """The knn program of a family. Raises UserError: no run, no labels, or too few images."""
     config = parse(KnnConfig, f"{family.module} knn", arguments)
 
-    def judge(run: Experiment, world: World) -> Judgement:
+    def measure(run: Experiment, world: World) -> Outcome:
         train, test = _train_and_test(family, run, config, world)
         with naming("k"):
             known = train.features, train.labels
             shares = knn_shares(*known, test.features, len(test.class_names), config.k, config.temperature)
         settings = {"k": config.k, "temperature": config.temperature, "training images": len(train.labels)}
-        return Judgement(settings, test, shares, shares)
+        return Outcome(settings, test, shares, shares)
 
-    _run(family, config, "knn", judge)
+    _run(family, config, "knn", measure)
 
 
 def probe(family: Family, arguments: list[str]) -> None:
     """The probe program of a family. Raises UserError: no run, or no labels."""
     config = parse(ProbeConfig, f"{family.module} probe", arguments)
 
-    def judge(run: Experiment, world: World) -> Judgement:
+    def measure(run: Experiment, world: World) -> Outcome:
         train, test = _train_and_test(family, run, config, world)
         classes = len(test.class_names)
         found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
@@ -146,9 +146,9 @@ def probe(family: Family, arguments: list[str]) -> None:
                 targets = _sgd_targets(family, run, config, world, train.labels, classes)
                 fitted = fit_by_sgd(train.features, targets, classes)
         logits = fitted(test.features)
-        return Judgement(found, test, logits, logits.double().softmax(-1))
+        return Outcome(found, test, logits, logits.double().softmax(-1))
 
-    _run(family, config, "probe", judge)
+    _run(family, config, "probe", measure)
 
 
 def zero_shot(family: Family, arguments: list[str]) -> None:
@@ -157,7 +157,7 @@ def zero_shot(family: Family, arguments: list[str]) -> None:
     if not config.class_vectors:
         raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy, .pt, safetensors)")
 
-    def judge(run: Experiment, world: World) -> Judgement:
+    def measure(run: Experiment, world: World) -> Outcome:
         vectors, bias = _class_vectors(config.class_vectors, world)
         test = _features(family, run, config, world)
         if len(vectors) != len(test.class_names):
@@ -170,12 +170,12 @@ def zero_shot(family: Family, arguments: list[str]) -> None:
         # A cosine states no probability.
         probabilities = logits.double().softmax(-1) if config.likeness == "dot" else None
         settings = {"class vectors": config.class_vectors, "likeness": config.likeness}
-        return Judgement(settings, test, logits, probabilities)
+        return Outcome(settings, test, logits, probabilities)
 
-    _run(family, config, "zero-shot", judge)
+    _run(family, config, "zero-shot", measure)
 
 
-def _run(family: Family, config: JudgeConfig, program: str, judge: Callable[[Experiment, World], Judgement]) -> None:
+def _run(family: Family, config: FeatureProgram, program: str, measure: Callable[[Experiment, World], Outcome]) -> None:
     """Open the run, judge it, print and write what was found."""
     check_ranges(config)
     world = first_alone()
@@ -185,20 +185,20 @@ def _run(family: Family, config: JudgeConfig, program: str, judge: Callable[[Exp
     own = RunFolder(run_folder).config(family)
     figures_file(config.json, run_folder, program)
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
-    run = load(config.run, family, world.device, judged_on=config.dataset, **changed)
+    run = load(config.run, family, world.device, on_dataset=config.dataset, **changed)
     if config.features == "generated" and run.task.head is None:
         raise UserError(f"run {config.run}: {run.config.method.name} trains no head; give --features backbone")
     print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
     with torch.no_grad():
-        judgement = judge(run, world)
-    test, figures = judgement.test, judgement.figures()
+        outcome = measure(run, world)
+    test, figures = outcome.test, outcome.figures()
     content: dict[str, object] = {
         "run": config.run,
         "dataset": test.dataset,
         "split": test.split,
         "features": config.features,
     }
-    content |= {**judgement.settings, **figures}
+    content |= {**outcome.settings, **figures}
     words = ", ".join(f"{name} {value}" for name, value in content.items() if name not in ("run", *PERCENT))
     print(f"{program}: {words}")
     print(", ".join(f"{PERCENT[name]} {figures[name]:.2f} %" for name in PERCENT if name in figures))
@@ -209,25 +209,29 @@ def _run(family: Family, config: JudgeConfig, program: str, judge: Callable[[Exp
     write_figures(file, content | {"epoch": run.epoch} | environment(world))
 
 
-def _train_and_test(family: Family, run: Experiment, config: JudgeConfig, world: World) -> tuple[Judged, Judged]:
+def _train_and_test(
+    family: Family, run: Experiment, config: FeatureProgram, world: World
+) -> tuple[ProbedFeatures, ProbedFeatures]:
     train, test = (_features(family, run, config, world, of_training) for of_training in (True, False))
     refuse_other_classes(train.dataset, train.class_names, test.class_names)
     return train, test
 
 
-def _features(family: Family, run: Experiment, config: JudgeConfig, world: World, of_training: bool = False) -> Judged:
-    return judged_features(family, config.run, run, config.features, world, of_training)
+def _features(
+    family: Family, run: Experiment, config: FeatureProgram, world: World, of_training: bool = False
+) -> ProbedFeatures:
+    return probed_features(family, config.run, run, config.features, world, of_training)
 
 
 def _sgd_targets(
-    family: Family, run: Experiment, config: JudgeConfig, world: World, labels: Tensor, classes: int
+    family: Family, run: Experiment, config: FeatureProgram, world: World, labels: Tensor, classes: int
 ) -> Tensor:
     """Labels (N,), or, with a teacher that classifies, half label and half its probability (N, C)."""
     teacher = getattr(run.task, "teacher", None)
     if config.dataset or not teacher or not teacher.classifier:
         # Of other data it knows no classes.
         return labels
-    opened = load(config.run, family, world.device, taught=True)
+    opened = load(config.run, family, world.device, with_teacher=True)
     data = family.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
     soft = [opened.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
     one_hot = torch.nn.functional.one_hot(labels, classes).float()

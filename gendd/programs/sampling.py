@@ -143,14 +143,14 @@ class _Head:
             latest = student.norm(feature)
             return {"probe": student.backbone.get_classifier()(feature)}
 
-        def noting():
+        def recorded():
             for number, images, labels in batches:
                 yield number, images, labels
                 # The evaluation asks for the next batch once it is done with this one.
                 self.conditions.append((number, latest, labels))
 
         self.backbone = Stopwatch(ReadOut(("probe",), probe))
-        self.probe_top1 = evaluate(self.backbone, noting(), world)["probe"]["top1"]
+        self.probe_top1 = evaluate(self.backbone, recorded(), world)["probe"]["top1"]
 
     def measure(self, sampling: SamplingOptions, noisy_images: CountOrNone) -> dict:
         """A row of the table."""

@@ -23,7 +23,7 @@ from gendd.networks import checkpoint, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights, load_weights, read, reported_weights, weights_file, weights_in
 from gendd.networks.create import (
     LoadedNetwork,
-    Names,
+    Zoo,
     create_network,
     has_classifier,
     is_foreign,
@@ -41,7 +41,7 @@ RANDOM = "random"
 def build_student(
     name: str,
     weights: str | None,
-    names: Names,
+    zoo: Zoo,
     num_classes: int,
     image_size: int,
     allow_partial: bool | None = False,
@@ -56,10 +56,10 @@ def build_student(
         UserError: unknown name, absent or unfit weights, another class count than the data's.
     """
     with naming("student"):
-        network = create_network(name, names, num_classes, image_size)
+        network = create_network(name, zoo, num_classes, image_size)
         student = LoadedNetwork(name, network, trial(name, network, image_size))
     student.normalization = _normalize(network, None, None)
-    found = find_weights("student", name, weights, names)
+    found = find_weights("student", name, weights, zoo)
     if found:
         _fill(student, found, "student_weights", weights, image_size, allow_partial)
     else:
@@ -69,7 +69,7 @@ def build_student(
 
 def build_teacher(
     config: Config,
-    names: Names,
+    zoo: Zoo,
     num_classes: int,
     student: nn.Module | None = None,
     device: torch.device | None = None,
@@ -85,15 +85,15 @@ def build_teacher(
     networks, weights, name = config.networks, config.networks.teacher_weights, config.networks.teacher or ""
     size_field = "teacher_image_size" if networks.teacher_image_size else "image_size"
     image_size = networks.teacher_image_size or config.data.image_size
-    found = find_weights("teacher", name, weights, names)
+    found = find_weights("teacher", name, weights, zoo)
     with naming("teacher"):
-        own = _own_classes(found, name, names, num_classes, image_size, size_field)
+        own = _own_classes(found, name, zoo, num_classes, image_size, size_field)
         # What its classifier reads is the pooled feature.
-        is_classifier = own == num_classes > 0 and own != _projection(name, names)
+        is_classifier = own == num_classes > 0 and own != _projection(name, zoo)
         classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
-        network = create_network(name, names, own, image_size, classifies, size_field)
+        network = create_network(name, zoo, own, image_size, classifies, size_field)
         if is_foundation(name) and not networks.teacher_image_size:
             image_size = network.pretrained_cfg["input_size"][-1]
         loaded = LoadedNetwork(name, network, trial(name, network, image_size, size_field))
@@ -107,7 +107,7 @@ def build_teacher(
     else:
         _accept_as_created(loaded, "teacher", weights)
         if weights is None and is_foreign(name) and not is_foundation(name):
-            _refuse_random(loaded, lambda: create_network(name, names, own, image_size, needs_classifier=classifies))
+            _refuse_random(loaded, lambda: create_network(name, zoo, own, image_size, needs_classifier=classifies))
     loaded.checksum = checkpoint.checksum_of(network.state_dict())
     with naming("teacher"):
         check_repeats(name, network, kind, image_size)
@@ -152,35 +152,33 @@ def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights
     )
 
 
-def _own_classes(
-    found: Weights | None, name: str, names: Names, num_classes: int, image_size: int, size_field: str
-) -> int:
+def _own_classes(found: Weights | None, name: str, zoo: Zoo, num_classes: int, image_size: int, size_field: str) -> int:
     """Of how many classes a teacher's last layer is: of what its weights were trained for. 0: it has none."""
     if is_foundation(name):
         return 0
     if found and found.published:
         return found.published.num_classes
-    timm_name = names.in_timm(name)
+    timm_name = zoo.in_timm(name)
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
     stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
     if not found:
         # A trial: as many as the data has, of a network that comes with a classifier.
-        return _projection(name, names) or (num_classes if stated else 0)
+        return _projection(name, zoo) or (num_classes if stated else 0)
     with torch.random.fork_rng(devices=[]):
-        network = create_network(name, names, num_classes or 1, image_size, False, size_field)
+        network = create_network(name, zoo, num_classes or 1, image_size, False, size_field)
     rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
     return (num_classes if stated else 0) if rows is None else rows
 
 
-def _projection(name: str, names: Names) -> int:
+def _projection(name: str, zoo: Zoo) -> int:
     """Return the width of the projection that timm publishes a network with, or 0."""
-    timm_name = names.in_timm(name)
+    timm_name = zoo.in_timm(name)
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
     return projection_width(cfg.to_dict()) if cfg else 0
 
 
 def find_weights(
-    role: Literal["student", "teacher"], name: str, weights: str | None, names: Names, fetch: bool = True
+    role: Literal["student", "teacher"], name: str, weights: str | None, zoo: Zoo, fetch: bool = True
 ) -> Weights | None:
     """Return the tensors of a network's weights; None if they are to be random, or the network has weights already.
 
@@ -196,7 +194,7 @@ def find_weights(
     if is_foundation(name):
         raise InvalidSetting(field, weights, f"{name} brings its own; leave it out")
     with naming(field):
-        return _find(name, weights, names, fetch)
+        return _find(name, weights, zoo, fetch)
 
 
 def _fill(
@@ -253,16 +251,16 @@ def _numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:g}" for value in values)
 
 
-def _find(name: str, weights: str, names: Names, fetch: bool) -> Weights:
+def _find(name: str, weights: str, zoo: Zoo, fetch: bool) -> Weights:
     published = None
     if weights != timm_weights.TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
-            raise MissingFile(weights, f"{no_such(weights)}; {names.remedy.format(name=name)}")
+            raise MissingFile(weights, f"{no_such(weights)}; {zoo.remedy.format(name=name)}")
     elif timm_names.is_source(name):
         file = timm_names.find(name, timm_names.WEIGHTS, fetch)
     else:
-        published = timm_weights.published(name, names.in_timm(name))
+        published = timm_weights.published(name, zoo.in_timm(name))
         found = published.at_hand() or (published.fetch() if fetch else None)
         if not found:
             raise published.absent()
@@ -298,8 +296,8 @@ def load(
     family: Family | None = None,
     device: torch.device | None = None,
     trained: bool = True,
-    taught: bool = False,
-    judged_on: str | None = None,
+    with_teacher: bool = False,
+    on_dataset: str | None = None,
     **changes: Any,
 ) -> Experiment:
     """Load a run from its folder, or from one of its checkpoints alone.
@@ -309,8 +307,8 @@ def load(
         family: the one that the run must be of; its own if not given.
         device: of the networks; the CPU if not given.
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
-        taught: load the teacher's weights too; what a student needs of the teacher is among the student's own.
-        judged_on: another data set, whole, in place of the images that the run chose.
+        with_teacher: load the teacher's weights too; what a student needs of the teacher is among the student's own.
+        on_dataset: another data set, whole, in place of the images that the run chose.
         changes: values of the configuration in place of the run's own.
 
     Raises:
@@ -322,9 +320,11 @@ def load(
     record = run_record(path)
     family = family or family_named(record.get("family"))
     config = saved_config(record, family, path)
-    if judged_on:
-        config = replace(config, data=config.data.whole(judged_on))
-    own = {"student_weights": None} | ({} if taught or not config.networks.teacher else {"teacher_weights": RANDOM})
+    if on_dataset:
+        config = replace(config, data=config.data.whole(on_dataset))
+    own = {"student_weights": None} | (
+        {} if with_teacher or not config.networks.teacher else {"teacher_weights": RANDOM}
+    )
     config, device = config.changed(**own | changes), device or torch.device("cpu")
     tensors = weights_in(content, path, reported_weights(content)) if trained else None
     experiment = build(family, config, len(record["classes"]), device, trained=tensors)
@@ -358,11 +358,11 @@ def build(
     classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
     networks, image_size = config.networks, config.data.image_size
     student = build_student(
-        networks.student, networks.student_weights, family.names, classes, image_size, networks.allow_partial
+        networks.student, networks.student_weights, family.zoo, classes, image_size, networks.allow_partial
     )
     teacher = None
     if networks.teacher:
-        teacher = build_teacher(config, family.names, num_classes, student.network, device, precision)
+        teacher = build_teacher(config, family.zoo, num_classes, student.network, device, precision)
         if config.data.unlabeled and not teacher.has_classifier and has_classifier(student.network):
             with naming("student"):
                 take_classifier(networks.student, student.network)

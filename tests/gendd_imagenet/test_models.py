@@ -29,7 +29,7 @@ SIZES = {  # million parameters with 1000 classes, feature width
 
 def create(name, num_classes=1000, image_size=64):
     torch.manual_seed(0)
-    return create_network(name, FAMILY.names, num_classes, image_size)
+    return create_network(name, FAMILY.zoo, num_classes, image_size)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -111,7 +111,7 @@ def in_container(path, tensors):
 def test_published_mobilenetv1_gives_same_feature_and_logits(tmp_path):
     theirs = published_mobilenetv1()
     weights = in_container(tmp_path / "mobilenetv1.pth", theirs.state_dict())
-    built = build_network("teacher", "mobilenetv1", weights, FAMILY.names, 5, 224)
+    built = build_network("teacher", "mobilenetv1", weights, FAMILY.zoo, 5, 224)
     size = len(theirs.state_dict())
     assert built.loaded == f"{size} of {size} tensors loaded from {weights}"
     feature = theirs.feature(IMAGES)

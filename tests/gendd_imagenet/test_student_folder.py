@@ -44,7 +44,7 @@ def run(command) -> Path:
 def folder_of(family, name: str, num_classes: int, image_size: int, path: Path) -> tuple[torch.nn.Module, Path]:
     """A network with random weights, written as a run's student."""
     torch.manual_seed(0)
-    network = create_network(name, family.names, num_classes, image_size).eval()
+    network = create_network(name, family.zoo, num_classes, image_size).eval()
     evaluation = SimpleNamespace(
         image_size=image_size,
         class_names=tuple(f"class {number}" for number in range(num_classes)),
@@ -100,7 +100,7 @@ def test_the_page_says_how_a_student_is_used(run, command, photos, tmp_path, mon
     """The lines under "Use it", as they are, see what the evaluation sees."""
     (code,) = re.findall(r"## Use it.*?```python\n(.*?)```", (DOCS / "folder.md").read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 9
-    trained = create_network("timm/test_vit", FAMILY.names, 0, 96).eval()
+    trained = create_network("timm/test_vit", FAMILY.zoo, 0, 96).eval()
     trained.load_state_dict(safetensors.torch.load_file(run / "student.safetensors"))
     data = FAMILY.open_evaluation(imagenet_config(*command[1:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
     shutil.copytree(run / "student", tmp_path / "RUN" / "student")

@@ -10,7 +10,7 @@ from gendd_cifar.family import FAMILY
 
 def create(name, num_classes=7, image_size=32):
     torch.manual_seed(0)
-    return create_network(name, FAMILY.names, num_classes, image_size).eval()
+    return create_network(name, FAMILY.zoo, num_classes, image_size).eval()
 
 
 def refusal(name):
@@ -30,7 +30,7 @@ def assert_speaks_the_interface(network, width, num_classes=7):
     assert network(images).shape == (2, num_classes)
 
 
-def weights_refusal(name, weights, names=FAMILY.names):
+def weights_refusal(name, weights, names=FAMILY.zoo):
     with refuses() as caught:
         build_network("teacher", name, weights, names, 1000, 64)
     message = str(caught.value)

@@ -69,7 +69,7 @@ def flags_of(tmp_path, monkeypatch):
 def built(flags: list[str], seed: int = 0):
     torch.manual_seed(seed)
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--contraction", "0", *flags)
-    return build_teacher(config, FAMILY.names, 10).loaded
+    return build_teacher(config, FAMILY.zoo, 10).loaded
 
 
 @pytest.mark.parametrize("kind", KINDS)

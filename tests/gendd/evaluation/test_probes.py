@@ -14,8 +14,8 @@ from gendd.core.distributed import World
 from gendd.evaluation.accuracy import CalibrationCounter, feature_scores
 from gendd.evaluation.probes import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_shares, zero_shot_logits
 from gendd.evaluation.scores import neighbors_by_chance, score_title
-from gendd.programs.probed_features import Judged
-from gendd.programs.probes import Judgement
+from gendd.programs.probed_features import ProbedFeatures
+from gendd.programs.probes import Outcome
 
 ALONE = World(0, 1, 0, torch.device("cpu"))
 
@@ -130,15 +130,15 @@ def test_biases_of_another_number_are_refused():
 
 
 def test_images_of_several_labels_are_right_by_any_of_them():
-    test = Judged(torch.zeros(3, 1), torch.tensor([[2, 1], [0, -1], [1, -1]]), ("a", "b", "c"), "set", "val")
+    test = ProbedFeatures(torch.zeros(3, 1), torch.tensor([[2, 1], [0, -1], [1, -1]]), ("a", "b", "c"), "set", "val")
     scores = torch.eye(3)[[1, 2, 1]].double()
-    assert Judgement({}, test, scores, scores).figures() == {
+    assert Outcome({}, test, scores, scores).figures() == {
         "images": 3, "top1": pytest.approx(66.6667), "ece": pytest.approx(33.3333)
     }  # fmt: skip
 
 
 def test_classes_without_a_vote_are_not_among_the_first_five():
-    test = Judged(torch.zeros(1, 1), torch.tensor([0]), tuple("abcdef"), "set", "val")
+    test = ProbedFeatures(torch.zeros(1, 1), torch.tensor([0]), tuple("abcdef"), "set", "val")
     shares = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
-    assert Judgement({}, test, shares, shares).figures()["top5"] == 0
-    assert Judgement({}, test, shares, None).figures() == {"images": 1, "top1": 0, "top5": 100}
+    assert Outcome({}, test, shares, shares).figures()["top5"] == 0
+    assert Outcome({}, test, shares, None).figures() == {"images": 1, "top1": 0, "top5": 100}

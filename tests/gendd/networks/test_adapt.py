@@ -70,7 +70,7 @@ def test_a_local_transformers_positions_are_resized_as_timm_does(size, tmp_path)
     torch.manual_seed(0)
     trained = timm.create_model("test_vit", num_classes=5, img_size=160)
     torch.save(trained.state_dict(), tmp_path / "vit.pth")
-    built = build_network("teacher", "timm/test_vit", str(tmp_path / "vit.pth"), FAMILY.names, 5, size)
+    built = build_network("teacher", "timm/test_vit", str(tmp_path / "vit.pth"), FAMILY.zoo, 5, size)
     assert built.loaded == f"80 of 80 tensors loaded (pos_embed resized) from {tmp_path / 'vit.pth'}"
     overlay = {"state_dict": trained.state_dict(), "num_classes": 5}
     expected = timm.create_model(
@@ -84,7 +84,7 @@ def test_a_local_transformers_positions_are_resized_as_timm_does(size, tmp_path)
 def test_positions_that_fit_stay_as_they_are(size, tmp_path):
     trained = timm.create_model("test_vit", num_classes=5, img_size=size)
     files.save_tensors(tmp_path / "vit.safetensors", trained.state_dict())
-    built = build_network("teacher", "timm/test_vit", str(tmp_path / "vit.safetensors"), FAMILY.names, 5, size)
+    built = build_network("teacher", "timm/test_vit", str(tmp_path / "vit.safetensors"), FAMILY.zoo, 5, size)
     assert "resized" not in built.loaded
     assert_same(built.network, trained)
 
@@ -92,13 +92,11 @@ def test_positions_that_fit_stay_as_they_are(size, tmp_path):
 def test_student_without_classifier_gets_resized_positions(tmp_path):
     trained = timm.create_model("test_vit", num_classes=0, img_size=160)
     torch.save(trained.state_dict(), tmp_path / "vit.pth")
-    built = build_network(
-        "student", "timm/test_vit", str(tmp_path / "vit.pth"), FAMILY.names, 5, 32, allow_partial=True
-    )
+    built = build_network("student", "timm/test_vit", str(tmp_path / "vit.pth"), FAMILY.zoo, 5, 32, allow_partial=True)
     assert built.loaded.startswith("78 of 80 tensors loaded (pos_embed resized)")
 
 
 def test_a_file_of_another_network_is_told_as_it_is(tmp_path):
     torch.save(timm.create_model("cifar_resnet8", num_classes=5).state_dict(), tmp_path / "a.pth")
     with refuses("of 80 tensors loaded: 78 missing .* 54 left over"):
-        build_network("teacher", "timm/test_vit", str(tmp_path / "a.pth"), FAMILY.names, 5, 32)
+        build_network("teacher", "timm/test_vit", str(tmp_path / "a.pth"), FAMILY.zoo, 5, 32)

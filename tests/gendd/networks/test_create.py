@@ -58,7 +58,7 @@ def test_feature_width_is_that_after_the_heads_hidden_layer():
 def test_an_image_too_small_for_a_network_is_refused(name):
     size = 32 if "inception" in name else 8
     with refuses(rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
-        build_network("teacher", name, None, FAMILY.names, 7, size)
+        build_network("teacher", name, None, FAMILY.zoo, 7, size)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -115,7 +115,7 @@ def save_weights(path, num_classes):
 
 
 def built(weights, num_classes):
-    return build_network("teacher", "resnet8", weights, FAMILY.names, num_classes, 32)
+    return build_network("teacher", "resnet8", weights, FAMILY.zoo, num_classes, 32)
 
 
 def test_a_network_is_filled_from_its_weights(tmp_path):
@@ -130,7 +130,7 @@ def test_a_network_is_filled_from_its_weights(tmp_path):
 def test_weights_for_another_class_count_are_refused_with_both(allow_partial, tmp_path):
     weights = save_weights(tmp_path / "a.pt", 10)
     with refuses(r"--teacher-weights .*a\.pt: made for 10 classes, the data set has 7"):
-        build_network("teacher", "resnet8", weights, FAMILY.names, 7, 32, allow_partial)
+        build_network("teacher", "resnet8", weights, FAMILY.zoo, 7, 32, allow_partial)
 
 
 def test_absent_weights_are_refused_or_listed(tmp_path):
@@ -158,7 +158,7 @@ def test_teacher_file_without_classifier_is_always_refused(tmp_path):
         files.save(tmp_path / "a.pt", tensors)
         named = ", ".join(f"fc.{name}" for name in dropped)
         with refuses(rf"no classifier \({named}\)") as caught:
-            build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.names, 7, 32, allow_partial)
+            build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.zoo, 7, 32, allow_partial)
         assert len(str(caught.value).splitlines()) == 1 and "--allow-partial" not in str(caught.value)
 
 
@@ -166,14 +166,14 @@ def test_a_classifier_of_another_width_is_no_teachers(tmp_path):
     tensors = {**create("resnet8").state_dict(), "fc.weight": torch.ones(7, 32)}
     files.save(tmp_path / "a.pt", tensors)
     with refuses(r"no classifier \(fc.weight\)"):
-        build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.names, 7, 32, allow_partial=True)
+        build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.zoo, 7, 32, allow_partial=True)
 
 
 def test_a_student_may_start_without_its_probe(tmp_path):
     tensors = create("resnet8").state_dict()
     del tensors["fc.weight"], tensors["fc.bias"]
     files.save(tmp_path / "a.pt", tensors)
-    built = build_network("student", "resnet8", str(tmp_path / "a.pt"), FAMILY.names, 7, 32, allow_partial=True)
+    built = build_network("student", "resnet8", str(tmp_path / "a.pt"), FAMILY.zoo, 7, 32, allow_partial=True)
     assert built.loaded.startswith(f"{len(tensors)} of {len(tensors) + 2} tensors loaded")
 
 
@@ -184,7 +184,7 @@ def test_averaged_weights_are_named_in_the_plan(tmp_path):
 
 
 def normalization(name, **given):
-    built = build_network("teacher", name, None, FAMILY.names, 7, 32, **given)
+    built = build_network("teacher", name, None, FAMILY.zoo, 7, 32, **given)
     cfg = built.network.pretrained_cfg
     return cfg["mean"], cfg["std"], built.describe()
 

@@ -10,12 +10,12 @@ from programs import cifar_config
 from torch import nn
 
 from gendd.distill.teacher_feature import take, usual, width_of
-from gendd.networks.create import Names
+from gendd.networks.create import Zoo
 from gendd.networks.external import create_foundation
 from gendd.runs.experiment import build_teacher
 from gendd_cifar.family import FAMILY
 
-NAMES = Names({}, (0.5,) * 3, (0.2,) * 3)
+NAMES = Zoo({}, (0.5,) * 3, (0.2,) * 3)
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +194,7 @@ def test_a_teacher_that_can_teach_nothing_is_refused(entry, reason, tmp_path):
     name = f"hub:{tmp_path}:{entry}"
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
     with refuses(f"^--teacher {name}: {reason}"):
-        build_teacher(config, FAMILY.names, 10)
+        build_teacher(config, FAMILY.zoo, 10)
 
 
 def test_a_folder_of_torch_hub_that_is_absent_is_named(tmp_path):
@@ -207,7 +207,7 @@ def test_the_plan_says_that_a_feature_is_what_is_returned(tmp_path):
     (tmp_path / "hubconf.py").write_text(HUB)
     name = f"hub:{tmp_path}:by_default"
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
-    described = build_teacher(config, FAMILY.names, 10).loaded.describe()
+    described = build_teacher(config, FAMILY.zoo, 10).loaded.describe()
     assert "learned by its pooled (mean over all places) feature of 5 numbers" in described
     (tmp_path / "hubconf.py").write_text(HUB + "\ndef flat():\n    return nn.Sequential(filled(True), nn.Flatten())\n")
     assert create_foundation(f"hub:{tmp_path}:flat").feature_name == "what the network returns"
@@ -272,7 +272,7 @@ def test_images_are_normalized_as_by_the_processor(kind, tmp_path):
 def test_a_normalization_that_is_assumed_stands_in_the_plan(tmp_path):
     name = small_vit(tmp_path)
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
-    described = build_teacher(config, FAMILY.names, 10).loaded.describe()
+    described = build_teacher(config, FAMILY.zoo, 10).loaded.describe()
     assert "std 0.229 0.224 0.225, ImageNet's, assumed: the model has no image processor" in described
     assert "learned by its pooled (pooler_output) feature of 32 numbers" in described
 
@@ -287,13 +287,13 @@ def test_a_teacher_whose_passes_differ_is_refused(tmp_path, monkeypatch):
     given = ("--student", "resnet8", "--dataset", "digits", "--teacher-weights", "random")
     config = cifar_config(*given, "--teacher", "dropping:network", "--contraction", "0")
     with refuses("^--teacher dropping:network: two passes over the same images differ"):
-        build_teacher(config, FAMILY.names, 10)
+        build_teacher(config, FAMILY.zoo, 10)
 
 
 def test_a_projection_as_wide_as_the_classes_classifies_nothing():
     given = ("--student", "resnet8", "--dataset", "digits", "--teacher-weights", "random", "--contraction", "0")
     config = cifar_config(*given, "--teacher", "timm/vit_xsmall_patch16_clip_224.tinyclip_yfcc15m")
-    teacher = build_teacher(config, FAMILY.names, 512)
+    teacher = build_teacher(config, FAMILY.zoo, 512)
     assert (teacher.kind, teacher.width, teacher.has_classifier) == ("projection", 512, False)
 
 
@@ -322,8 +322,8 @@ def test_what_cannot_be_had_is_told_in_a_line(name, monkeypatch):
 
 def test_it_sees_its_own_size_and_brings_its_weights(dino):
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", dino, "--contraction", "0")
-    teacher = build_teacher(config, FAMILY.names, 10)
+    teacher = build_teacher(config, FAMILY.zoo, 10)
     assert (teacher.image_size, teacher.has_classifier) == (56, False)
     given = cifar_config("--teacher", dino, "--teacher-weights", "a.pth", "--contraction", "0")
     with refuses("--teacher-weights a.pth: transformers:.* brings its own; leave it out"):
-        build_teacher(given, FAMILY.names, 10)
+        build_teacher(given, FAMILY.zoo, 10)

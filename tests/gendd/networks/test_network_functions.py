@@ -76,14 +76,14 @@ def test_a_module_is_found_where_the_command_was_given(tmp_path, monkeypatch):
 def test_a_network_of_another_number_of_channels_is_refused():
     name = "users_networks:gray"
     with refuses(rf"^--student {name}: cannot classify an image of 3 x 32 x 32 \(") as caught:
-        build_network("student", name, None, FAMILY.names, 7, 32)
+        build_network("student", name, None, FAMILY.zoo, 7, 32)
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_network_whose_widths_disagree_is_refused():
     name = "users_networks:too_wide"
     with refuses(r"shape \(1, 6\), its num_features is 9, its classifier takes 6"):
-        build_network("student", name, None, FAMILY.names, 7, 32)
+        build_network("student", name, None, FAMILY.zoo, 7, 32)
 
 
 @pytest.mark.parametrize("name", ["no_such_package:f", "users_networks:absent", "users_networks:", ":f", ".here:f"])

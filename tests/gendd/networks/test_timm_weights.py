@@ -18,11 +18,11 @@ from gendd.core import files, retry
 from gendd.core.errors import PassingFault
 from gendd.methods import METHODS
 from gendd.networks import timm_names
-from gendd.networks.create import Names
+from gendd.networks.create import Zoo
 from gendd.programs.dry_run import without_absent
 from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD, FAMILY
 
-NAMES = Names({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
+NAMES = Zoo({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
     config = FAMILY.config(METHODS["kd"](), student="small", teacher="small", teacher_weights="timm")
-    config, absent = without_absent(config, replace(FAMILY, names=NAMES))
+    config, absent = without_absent(config, replace(FAMILY, zoo=NAMES))
     assert config.networks.teacher_weights == "random" and list(absent) == ["teacher"]
     assert URL in absent["teacher"] and "pretrained/test_vit.r160_in1k.safetensors" in absent["teacher"]
 
@@ -157,7 +157,7 @@ def test_a_folder_of_timms_is_a_network_and_its_weights(file, published_folder):
     if file != "model.safetensors":
         (folder / "model.safetensors").unlink()
         torch.save(network.state_dict(), folder / file)
-    built = build_network("teacher", f"local-dir:{folder}", "timm", FAMILY.names, 7, 64)
+    built = build_network("teacher", f"local-dir:{folder}", "timm", FAMILY.zoo, 7, 64)
     assert built.file == folder / file and "pos_embed resized" in built.loaded
     tensors = built.network.state_dict()
     differing = [name for name, value in network.state_dict().items() if not torch.equal(value, tensors[name])]
@@ -172,7 +172,7 @@ def test_a_repository_of_the_hub_is_read_from_its_cache(hub, published_folder):
     (cached / "snapshots").mkdir()
     folder.rename(cached / "snapshots" / "0123")
     for name in ("hf-hub:someone/network", "hf_hub:someone/network", "hf-hub:someone/network@0123"):
-        built = build_network("teacher", name, "timm", FAMILY.names, 7, 160)
+        built = build_network("teacher", name, "timm", FAMILY.zoo, 7, 160)
         assert torch.equal(built.network.pos_embed, network.pos_embed)
 
 
@@ -196,7 +196,7 @@ def test_a_folder_without_weights_is_refused_or_listed(published_folder):
     (folder / "model.safetensors").unlink()
     name = f"local-dir:{folder}"
     with refuses("holds no model.safetensors or pytorch_model.bin"):
-        build_network("teacher", name, "timm", FAMILY.names, 7, 64)
+        build_network("teacher", name, "timm", FAMILY.zoo, 7, 64)
     config = FAMILY.config(METHODS["kd"](), student="resnet8", teacher=name, teacher_weights="timm")
     assert list(without_absent(config, FAMILY)[1]) == ["teacher"]
 
@@ -205,7 +205,7 @@ def test_a_small_network_of_timms_keeps_its_stem_in_a_folder(tmp_path):
     """The zoo's own stems of stride 2 are left as they are."""
     network = create("MobileNetV2")
     timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
-    assert build_network("teacher", f"local-dir:{tmp_path}", "timm", FAMILY.names, 7, 32).network.conv1[0].stride == (
+    assert build_network("teacher", f"local-dir:{tmp_path}", "timm", FAMILY.zoo, 7, 32).network.conv1[0].stride == (
         2,
         2,
     )

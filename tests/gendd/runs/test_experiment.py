@@ -43,10 +43,10 @@ def test_load_of_folder_or_file_gives_the_same_student(run, tmp_path, images):
 
 
 def test_load_reads_the_teacher_when_asked(run):
-    without, taught = gendd.load(run), gendd.load(run, taught=True)
-    assert not without.teacher.loaded.tensors and taught.teacher.loaded.tensors
-    for name, value in gendd.load(taught.config.networks.teacher_weights).model.state_dict().items():
-        assert torch.equal(value, taught.teacher.model.state_dict()[name])
+    without, with_teacher = gendd.load(run), gendd.load(run, with_teacher=True)
+    assert not without.teacher.loaded.tensors and with_teacher.teacher.loaded.tensors
+    for name, value in gendd.load(with_teacher.config.networks.teacher_weights).model.state_dict().items():
+        assert torch.equal(value, with_teacher.teacher.model.state_dict()[name])
 
 
 def test_load_takes_other_values_and_refuses_unknown_ones(run):
