@@ -3,6 +3,8 @@
     import gendd
     run = gendd.load("runs/cifar100/resnet56_resnet20/gendd/0")    # or one of its checkpoint files
     features = run.model.sample(images)
+    scores = gendd.evaluate("runs/cifar100/resnet56_resnet20/gendd/0")
+    again = gendd.train(run.config.changed(seed=1))
 
 Names are imported when they are first used.
 """
@@ -16,14 +18,17 @@ from gendd.core import torchvision_import
 # Before anything imports timm or torchvision.
 torchvision_import.install()
 
+# Public name -> module and name there.
 _HOMES = {
-    "Config": "gendd.config",
-    "SplitTokenHead": "gendd.diffusion.head",
-    "Student": "gendd.distill.student",
-    "contract": "gendd.distill.targets",
-    "load": "gendd.runs.experiment",
+    "Config": ("gendd.config", "Config"),
+    "SplitTokenHead": ("gendd.diffusion.head", "SplitTokenHead"),
+    "Student": ("gendd.distill.student", "Student"),
+    "contract": ("gendd.distill.targets", "contract"),
+    "evaluate": ("gendd.programs.evaluate", "evaluate"),
+    "load": ("gendd.runs.experiment", "load"),
+    "train": ("gendd.programs.train", "train_config"),
 }
-__all__ = ["Config", "SplitTokenHead", "Student", "__version__", "contract", "load"]  # noqa: F822  (by __getattr__)
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:
@@ -33,5 +38,6 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # A checkout that is not installed.
             return "0+unknown"
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        module, attribute = _HOMES[name]
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module 'gendd' has no attribute '{name}'")

@@ -110,6 +110,18 @@ def family_named(name: object) -> Family:
     return importlib.import_module(f"{name}.family").FAMILY
 
 
+def family_of(config: Config) -> Family:
+    """Return the family whose images a configuration is for.
+
+    Raises:
+        ValueError: its data are of none.
+    """
+    for family in map(family_named, FAMILIES):
+        if isinstance(config.data, type(family.data)):
+            return family
+    raise ValueError(f"the configuration's data are of no family of images: {type(config.data).__name__}")
+
+
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
     """`Family.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
     sampling = {"sampler": "ancestral", "sampling_steps": steps, "num_samples": 5, "guidance": 2.0}

@@ -27,7 +27,7 @@ from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.runs.experiment import RANDOM, Experiment, build, teacher_read_out
+from gendd.runs.experiment import RANDOM, Experiment, build, load, teacher_read_out
 from gendd.runs.folder import (
     SCORES,
     RunFolder,
@@ -109,12 +109,40 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
             return
         data, groups = _open_data(family, settings, options, built, world)
         figures = _figures(options, *_other_data(family, options, data)) if world.is_first else None
-        rows = _measure(built, model, data, groups, options, world)
+        rows = _measure(built, model, data, groups, class_subset(path, data.class_names), world)
         if world.is_first:
             _print(rows, list(groups), _images(data, settings), settings, world)
         if figures:
             print()
             write_figures(figures, _content(rows, data, options, file, epoch, world))
+
+
+def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
+    """Evaluate a run on its test images, in this process, as the program does.
+
+    Args:
+        path: run folder (its last checkpoint), or a checkpoint file.
+        changes: values of the configuration in place of the run's own.
+
+    Returns:
+        {output: its accuracies and calibration error in percent, parameters, FLOPs and images per second}; among them
+        the teacher's, if its weights are there.
+
+    Raises:
+        UserError: no run, images of other classes, or data that is missing.
+    """
+    path, changes = Path(path), {"eval_images": 0} | changes
+    try:
+        experiment = load(path, with_teacher=True, **changes)
+    except MissingFile:
+        experiment = load(path, **changes)
+    config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
+    plan = BatchPlan(config.run.seed, 1)
+    data = experiment.family.open_evaluation(config, plan, world, experiment.student.network)
+    subset = class_subset(path, data.class_names)
+    if subset is None:
+        check_classes(path, data.class_names)
+    return {row.pop("read_out"): row for row in _measure(experiment, experiment.model, data, {}, subset, world)}
 
 
 def _parse(family: Family, arguments: list[str], default: Config) -> EvaluateOptions:
@@ -262,7 +290,7 @@ def _build(
     return built, built.teacher.loaded.describe_weights() if built.teacher else ""
 
 
-def _read_outs(built: Experiment, model: nn.Module, settings: Config, world: World) -> list[tuple[ReadOut, int]]:
+def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[ReadOut, int]]:
     """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
     count."""
     read_outs = built.task.read_outs_apart(model)
@@ -286,15 +314,14 @@ def _measure(
     model: nn.Module,
     data: EvaluationData,
     groups: dict[str, Tensor],
-    options: EvaluateOptions,
+    subset: list[int] | None,
     world: World,
 ) -> list[dict]:
     built.task.eval()
-    settings = options.config
+    settings = built.config
     precision = resolve_precision(settings.run.precision, world.device)
     rows = []
-    subset = class_subset(Path(options.checkpoint), data.class_names)
-    for read_out, parameters in _read_outs(built, model, settings, world):
+    for read_out, parameters in _read_outs(built, model, world):
         if subset:
             read_out = _among(read_out, subset)
         (name,), batches = read_out.names, data.batches(settings.run.eval_images)

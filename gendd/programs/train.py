@@ -30,7 +30,7 @@ from gendd.data.image_files import describe
 from gendd.distill.teacher_cache import open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
-from gendd.family import Family
+from gendd.family import Family, family_of
 from gendd.methods import METHODS, get_method
 from gendd.methods.pretrain import SET_BY
 from gendd.networks.checkpoint import read_weights, weights_file
@@ -42,7 +42,7 @@ from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
 from gendd.programs.student_folder import StudentFolder
 from gendd.runs.config_file import read_config
-from gendd.runs.experiment import build, teacher_read_out
+from gendd.runs.experiment import Experiment, build, load, teacher_read_out
 from gendd.runs.folder import (
     RunFolder,
     check_classes,
@@ -80,16 +80,33 @@ def train(family: Family, arguments: list[str]) -> None:
     config = configuration(family, arguments)
     with join_world() as world:
         if not config.run.check_data:
-            config.check()
-            run = TrainProgram(family, config, world)
-            first = config.method.pretraining(config)
-            if first and not run.run.last.exists():
-                TrainProgram(family, first, world, shared=True).execute()
-            run.execute()
+            _execute(family, config, world)
         elif world.is_first:
             check_ranges(config.data)
             config.data.check_training_images()
             family.check_data(config)
+
+
+def train_config(config: Config) -> Experiment:
+    """Train a configuration, or resume its run, in this process; return the trained run.
+
+    Raises:
+        UserError: the configuration, the data or the weights cannot work.
+    """
+    config = config.resolved()
+    with join_world() as world:
+        _execute(family_of(config), config, world)
+    return load(run_path(config))
+
+
+def _execute(family: Family, config: Config, world: World) -> None:
+    """Train stage 1, if the run has one and needs it, then the run."""
+    config.check()
+    run = TrainProgram(family, config, world)
+    first = config.method.pretraining(config)
+    if first and not run.run.last.exists():
+        TrainProgram(family, first, world, shared=True).execute()
+    run.execute()
 
 
 def _usage(family: Family) -> str:

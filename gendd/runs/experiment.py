@@ -322,12 +322,14 @@ def load(
     config = saved_config(record, family, path)
     if on_dataset:
         config = replace(config, data=config.data.whole(on_dataset))
-    own = {"student_weights": None} | (
+    config, device = config.changed(**changes), device or torch.device("cpu")
+    tensors = weights_in(content, path, reported_weights(content)) if trained else None
+    # The initial weights are not needed again, and of the teacher's the student holds its part.
+    random = {"student_weights": None} | (
         {} if with_teacher or not config.networks.teacher else {"teacher_weights": RANDOM}
     )
-    config, device = config.changed(**own | changes), device or torch.device("cpu")
-    tensors = weights_in(content, path, reported_weights(content)) if trained else None
-    experiment = build(family, config, len(record["classes"]), device, trained=tensors)
+    experiment = build(family, config.changed(**random), len(record["classes"]), device, trained=tensors)
+    experiment.config = config
     experiment.task.eval()
     if tensors:
         with naming("RUN"):

@@ -11,6 +11,7 @@ from programs import train_cifar
 
 import gendd
 from gendd.methods import METHODS
+from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.runs.folder import RunFolder, embedded_record
 from gendd_cifar.family import FAMILY
 
@@ -47,6 +48,22 @@ def test_load_reads_the_teacher_when_asked(run):
     assert not without.teacher.loaded.tensors and with_teacher.teacher.loaded.tensors
     for name, value in gendd.load(with_teacher.config.networks.teacher_weights).model.state_dict().items():
         assert torch.equal(value, with_teacher.teacher.model.state_dict()[name])
+
+
+def test_evaluate_gives_the_figures_of_the_program(run):
+    scores = gendd.evaluate(run)
+    assert list(scores) == ["teacher", "head", "probe"]
+    evaluate_checkpoint(FAMILY, [str(run)])
+    rows = json.loads((run / "evaluation.json").read_text())["read_outs"]
+    assert [(row["read_out"], row["top1"], row["ece"]) for row in rows] == [
+        (name, score["top1"], score["ece"]) for name, score in scores.items()
+    ]
+
+
+def test_train_repeats_a_run_from_its_configuration(run, tmp_path):
+    again = gendd.train(gendd.load(run).config.changed(runs=str(tmp_path)))
+    for name, value in gendd.load(run).model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
 
 
 def test_load_takes_other_values_and_refuses_unknown_ones(run):
