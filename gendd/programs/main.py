@@ -31,7 +31,7 @@ PROGRAMS = {
     "knn": Program("gendd.programs.probes", "knn", "judge a student's features by their nearest neighbors"),
     "probe": Program("gendd.programs.probes", "probe", "judge them by a linear classifier, fitted afterwards"),
     "zero-shot": Program("gendd.programs.probes", "zero_shot", "judge them by a vector for each class"),
-    "report": Program("gendd.reporting.report", "report", "compare finished runs: tables and pictures"),
+    "report": Program("gendd.programs.report", "report", "compare finished runs: tables and pictures"),
     "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, and report on all"),
     "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then draw"),
     "equal-cost": Program(

@@ -10,8 +10,7 @@ from typing import Literal
 
 import tyro
 
-from gendd.core.errors import UserError, run_program
-from gendd.programs.command_line import parse
+from gendd.core.errors import UserError
 from gendd.reporting.ablation import SD, TOP1, Ablation
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped
@@ -36,10 +35,6 @@ class AblateConfig:
     """Run folders."""
     output: str = "ablation"
     """Folder of the table, the CSV file and the picture."""
-
-
-def main(arguments: list[str] | None = None) -> None:
-    draw(parse(AblateConfig, "gendd.reporting.ablate", arguments))
 
 
 def draw(config: AblateConfig) -> None:
@@ -106,7 +101,3 @@ def _row(setting: str, group: Group, results: Row) -> dict:
         "training images/s": results["train_images_per_second"],
         "training s": results["train_seconds"],
     }
-
-
-if __name__ == "__main__":
-    run_program(main)

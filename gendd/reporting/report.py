@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from gendd.core.errors import InvalidSetting
 from gendd.core.files import rewrite, rewrite_text
-from gendd.programs.command_line import parse
 from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import cost_picture, cost_table
@@ -25,7 +24,7 @@ from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
 
 if TYPE_CHECKING:
-    from gendd.family import Family
+    pass
 
 HOW_TO_READ = """\
 A row is one read-out of all runs that differ by nothing but their seed. *head* samples features and classifies them
@@ -108,11 +107,6 @@ class ReportConfig:
     """Run folders, or archives of some (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)."""
     output: str = "report"
     """Folder that report.md, its pictures and results.csv are written to."""
-
-
-def report(family: "Family", arguments: list[str]) -> None:
-    """The report program, the same of both families. Raises UserError: as `write_report`."""
-    write_report(parse(ReportConfig, f"{family.module} report", arguments))
 
 
 def write_report(config: ReportConfig) -> None:

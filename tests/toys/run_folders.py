@@ -8,7 +8,7 @@ import torch
 
 from gendd.core.files import save_tensors
 from gendd.methods import METHODS
-from gendd.reporting.report import report as write
+from gendd.programs.report import report as write
 from gendd.runs.folder import by_name
 from gendd_cifar.family import FAMILY
 

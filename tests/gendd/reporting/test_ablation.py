@@ -10,13 +10,18 @@ from lines import refuses
 from run_folders import costs as cost_tables
 from run_folders import tables, write_run
 
-from gendd.reporting.ablate import main as ablate
-from gendd.reporting.report import report
+from gendd.programs.command_line import parse
+from gendd.programs.report import report
+from gendd.reporting.ablate import AblateConfig, draw
 from gendd_cifar.family import FAMILY
 
 COST = {"head": {"parameters": 2_000_000, "loss_flops": 3_000_000}}
 
 main = partial(report, FAMILY)
+
+
+def ablate(words: list[str]) -> None:
+    draw(parse(AblateConfig, "ablate", words))
 
 
 def gendd_run(folder: Path, head: float, probe: float, result: dict | None = None, **config) -> str:
