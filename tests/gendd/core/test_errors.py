@@ -1,4 +1,4 @@
-"""How programs end: one line, and the exit code that tells whether another start may help."""
+"""Ends of programs: one line, and an exit code that says whether a restart can help."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("gendd", "gendd_cifar", "gendd_imagenet")
 
 
 class Ended(Exception):
-    """In place of a process's end."""
+    """Raised where a process would exit."""
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def ends(monkeypatch):
 
 
 @pytest.mark.parametrize(("error", "code"), [(UserError, 2), (PassingFault, 1)])
-def test_an_error_ends_a_program_with_its_line_and_code(error, code, ends, capsys):
+def test_program_ends_with_line_and_exit_code_of_error(error, code, ends, capsys):
     def main():
         raise error("cannot work,\nnot today")
 
@@ -38,7 +38,7 @@ def test_an_error_ends_a_program_with_its_line_and_code(error, code, ends, capsy
     assert capsys.readouterr().err == "error: cannot work, not today\n"
 
 
-def test_program_names_a_path_it_may_not_read(ends, capsys):
+def test_program_names_unreadable_path(ends, capsys):
     path = Path("x" * 5000)
     with pytest.raises(Ended) as ended:
         run_program(lambda: path.read_bytes())
@@ -46,7 +46,7 @@ def test_program_names_a_path_it_may_not_read(ends, capsys):
     assert capsys.readouterr().err.startswith(f"error: {path.absolute()}: File name too long; ")
 
 
-def test_names_of_files_that_are_no_text_are_printed(capsys):
+def test_program_prints_file_names_that_are_not_text(capsys):
     run_program(lambda: print(os.fsdecode(b"\xff.png")))
     assert capsys.readouterr().out == "\\udcff.png\n"
 
@@ -61,7 +61,7 @@ def test_names_of_files_that_are_no_text_are_printed(capsys):
         ("a file called `some name.png`", "a file called `some name.png`"),
     ],
 )
-def test_with_flags_names_what_a_user_types(text, typed):
+def test_with_flags_turns_settings_into_flags(text, typed):
     assert with_flags(text) == typed
 
 
@@ -79,7 +79,7 @@ def test_invalid_setting_text_names_field_and_value(value, text):
     assert (str(error), str(pickle.loads(pickle.dumps(error)))) == (text, text)
 
 
-def test_naming_adds_field_to_an_unnamed_value_only():
+def test_naming_adds_field_only_to_unnamed_value():
     with pytest.raises(InvalidSetting) as caught, naming("student"):
         raise MissingFile("a.pth", "no such file")
     assert (caught.value.field, caught.value.value, caught.value.reason) == ("student", "a.pth", "no such file")
@@ -88,7 +88,7 @@ def test_naming_adds_field_to_an_unnamed_value_only():
         raise InvalidSetting("lr", 3, "lower it")
 
 
-def test_a_program_prints_flags(ends, capsys):
+def test_program_prints_settings_as_flags(ends, capsys):
     def main():
         raise InvalidSetting("min_lr", 3, "above `lr` 1; lower it")
 
@@ -108,8 +108,8 @@ PROGRAMS = (
 FOREIGN = ("--porcelain", "--untracked-files", "--logdir", "--ntasks-per-node")
 
 
-def test_library_names_no_flags():
-    """Its errors name fields, of which programs print the flags. Docstrings may name flags."""
+def test_library_errors_name_no_flags():
+    """Library errors name fields, which programs print as flags. Docstrings may name flags."""
     found = []
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         if any(name in str(path) for name in PROGRAMS):

@@ -1,4 +1,4 @@
-"""Reading again: which faults may pass, how often they may come, and what is made of them."""
+"""Retries: which errors are retried, how often, and how they end."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from gendd.data.image_files import list_images
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch) -> list[float]:
-    """The pauses made, which take no time."""
+    """Record pauses instead of sleeping."""
     made = []
     monkeypatch.setattr(retry.time, "sleep", made.append)
     return made
@@ -33,7 +33,7 @@ def pauses(monkeypatch) -> list[float]:
     ],
     ids=str,
 )
-def test_a_fault_that_may_pass_is_waited_for_longer_each_time(fault, pauses, capsys):
+def test_retry_waits_longer_each_time(fault, pauses, capsys):
     assert retried(failing(lambda: "content", [fault] * len(retry.PAUSES)), "a.jpg") == "content"
     assert pauses == sorted(pauses) == list(retry.PAUSES)
     assert capsys.readouterr().err.count("a.jpg cannot be read") == len(pauses)
@@ -55,13 +55,13 @@ def test_a_fault_that_may_pass_is_waited_for_longer_each_time(fault, pauses, cap
     ],
     ids=str,
 )
-def test_a_fault_that_stays_is_no_reason_to_wait(fault, pauses):
+def test_retry_raises_permanent_error_at_once(fault, pauses):
     with pytest.raises(type(fault)) as ended:
         retried(failing(lambda: "content", [fault]), "a.jpg")
     assert ended.value is fault and not pauses
 
 
-def test_a_folder_is_listed_in_spite_of_faults_that_pass(tmp_path, monkeypatch, pauses):
+def test_listing_a_folder_retries_temporary_errors(tmp_path, monkeypatch, pauses):
     (tmp_path / "a.jpg").touch()
     monkeypatch.setattr(os, "scandir", failing(os.scandir, [STALE, STALE]))
     assert list_images(tmp_path).names == ["a.jpg"] and len(pauses) == 2

@@ -1,4 +1,4 @@
-"""What tells one data set from another."""
+"""Differences between the classes of two data sets."""
 
 import pytest
 
@@ -17,5 +17,5 @@ from gendd.data.batch import class_difference
         ([None, "b"], "ac", "only in one of them: a, b, c"),
     ],
 )
-def test_a_difference_of_classes_is_named(ours, theirs, told):
+def test_class_difference_names_differing_classes(ours, theirs, told):
     assert class_difference(ours, theirs) == class_difference(theirs, ours) == told

@@ -1,4 +1,4 @@
-"""Formats and modes of image files: 8-bit RGB from each, or a refusal that names the mode."""
+"""Formats and modes of image files: each gives 8-bit RGB or an error that names the mode."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image
 
 from gendd.data.decode import ENDINGS, FORMATS, BrokenImage, as_rgb, begins_as_image, opened
 
-# Bright and dark squares, in steps that 16 bits and 8 bits both have.
+# Bright and dark squares, whose levels exist both in 16 bits and in 8 bits.
 GREYS = np.kron(np.array([[0, 64], [129, 255]], np.uint8), np.ones((8, 8), np.uint8))
 
 
@@ -25,7 +25,7 @@ def read(content):
 
 
 def tiff_of_12_bits(greys):
-    """Each two pixels in three bytes; greys are written as multiples of 16."""
+    """Pack two pixels in three bytes; gray levels are multiples of 16."""
     values = (greys.astype(int) << 4).reshape(-1, 2)
     packed = b"".join(((one << 12) | other).to_bytes(3, "big") for one, other in values.tolist())
     height, width = greys.shape
@@ -36,31 +36,31 @@ def tiff_of_12_bits(greys):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "PPM", "TIFF", "JPEG2000"])
-def test_greys_of_16_bits_are_scaled_to_8(kind):
-    """A PPM of 16 bits has mode I, whose range otherwise nothing states."""
+def test_16_bit_grays_are_scaled_to_8(kind):
+    """A 16-bit PPM has mode I, which does not state its range."""
     content = encoded(GREYS.astype(np.uint16) * 257, kind, **({"irreversible": False} if kind == "JPEG2000" else {}))
     with opened(content) as image:
         assert image.mode in ("I", "I;16")
     assert np.array_equal(read(content), np.repeat(GREYS[..., None], 3, axis=2))
 
 
-def test_greys_of_12_bits_are_scaled_to_8():
+def test_12_bit_grays_are_scaled_to_8():
     assert np.array_equal(read(tiff_of_12_bits(GREYS))[..., 0], GREYS)
 
 
-def test_a_16_bit_png_that_pillow_opens_as_32_bits_is_scaled_too():
+def test_16_bit_png_opened_as_32_bits_is_scaled():
     image = Image.fromarray(GREYS.astype(np.int32) * 257)
     image.format = "PNG"
     assert np.array_equal(np.asarray(as_rgb(image))[..., 0], GREYS)
 
 
 @pytest.mark.parametrize(("kind", "mode"), [(np.int32, "I"), (np.float32, "F")])
-def test_greys_without_a_range_are_refused_by_their_mode(kind, mode):
+def test_grays_of_unknown_range_are_refused_by_mode(kind, mode):
     with pytest.raises(BrokenImage, match=f"^mode {mode}, "):
         read(encoded(GREYS.astype(kind), "TIFF"))
 
 
-def test_every_format_is_read_that_common_endings_name():
+def test_decoder_reads_format_of_every_common_extension():
     assert {".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".ppm", ".mpo"} <= ENDINGS
     rgb = np.repeat(GREYS[..., None], 3, axis=2)
     for kind in ("PNG", "GIF", "BMP", "TIFF", "PPM"):
@@ -68,8 +68,8 @@ def test_every_format_is_read_that_common_endings_name():
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PSD", "TGA", "ICO", "PCX"])
-def test_format_that_nobody_trains_on_is_not_opened(kind):
-    """The reader of each format is one more program that an unknown file may attack; an EPS would start another."""
+def test_decoder_refuses_uncommon_formats(kind):
+    """Each decoder exposes one more program to unknown files; EPS would even start a program."""
     assert kind not in FORMATS and not ENDINGS & {f".{kind.lower()}"}
     content = b"8BPS\0\1" + bytes(40) if kind == "PSD" else encoded(np.repeat(GREYS[..., None], 3, axis=2), kind)
     with pytest.raises(BrokenImage, match="^empty, or in none of the formats JPEG, PNG"):
@@ -77,7 +77,7 @@ def test_format_that_nobody_trains_on_is_not_opened(kind):
     assert not begins_as_image(io.BytesIO(content))
 
 
-def test_the_beginning_of_a_file_tells_whether_it_is_an_image(tmp_path):
+def test_begins_as_image_looks_at_first_bytes(tmp_path):
     png = encoded(GREYS, "PNG")
     for content, image in ((png, True), (png[:-20], True), (b"", False), (b"Copyright: none\n" * 20, False)):
         path = tmp_path / "file"
@@ -91,13 +91,13 @@ def without_content(avif):
 
 
 def test_damaged_avif_is_a_broken_image():
-    """Its decoder raises RuntimeError, as no other one does."""
+    """The AVIF decoder alone raises RuntimeError."""
     content = without_content(encoded(np.repeat(GREYS[..., None], 3, axis=2), "AVIF"))
     with pytest.raises(BrokenImage):
         read(content)
     assert begins_as_image(io.BytesIO(content))
 
 
-def test_memory_that_runs_out_breaks_no_image():
+def test_memory_error_is_not_a_broken_image():
     with pytest.raises(MemoryError), opened(encoded(GREYS, "PNG")):
         raise MemoryError

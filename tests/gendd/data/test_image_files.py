@@ -1,4 +1,4 @@
-"""Which files count as images, the same for class folders and folders without classes, and the order of classes."""
+"""Image files: which files count, with and without class folders, and the order of classes."""
 
 import io
 import os
@@ -25,7 +25,7 @@ def write(path, content=PNG):
 
 @pytest.fixture
 def root(tmp_path):
-    """train/cat/ and train/dog/, each with IMAGES and much that is none."""
+    """Create train/cat/ and train/dog/, each with IMAGES and many files that are not images."""
     for name in ("cat", "dog"):
         folder = tmp_path / "train" / name
         for image in IMAGES:
@@ -58,7 +58,7 @@ def test_folders_with_and_without_classes_list_same_images(root):
     assert describe(NOT_IMAGES) == "7 hidden, 2 .txt, 2 without an ending, 2 .mpg"
 
 
-def test_class_folders_are_listed_as_by_torchvision(tmp_path):
+def test_class_folders_are_listed_as_in_torchvision(tmp_path):
     for name in ("a", "a-b", "B"):
         for number in range(12):
             write(tmp_path / "train" / name / f"{number}.png")
@@ -76,7 +76,7 @@ def test_images_outside_class_folders_are_counted_not_used(root):
     assert listed.passed_over - NOT_IMAGES == {"beside the class folders": 1}
 
 
-def test_links_are_followed_but_not_in_circles(tmp_path):
+def test_links_are_followed_without_circles(tmp_path):
     write(tmp_path / "elsewhere" / "x.png")
     for name in ("cat", "dog"):
         write(tmp_path / "train" / name / "a.png")
@@ -94,7 +94,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     assert labeled.passed_over == {"links to a folder around them": 1, "without an ending": 1}
 
 
-def test_names_that_no_encoding_has_are_listed(tmp_path):
+def test_undecodable_file_names_are_listed(tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(name, "wb") as file:
         file.write(PNG)
@@ -123,20 +123,20 @@ def test_named_classes_sort_as_text_as_in_torchvision(tmp_path):
 # Refusals
 
 
-def test_a_class_without_images_is_refused_with_what_lies_there(root):
+def test_class_without_images_is_refused_with_counts(root):
     write(root / "train" / "wolf" / "a.heic")
     message = refusal(list_class_folders, root, "train")
     assert f"{root}: no image in train/ for the classes wolf" in message and "1 .heic" in message
 
 
-def test_a_folder_without_images_is_refused_with_what_lies_there(tmp_path):
+def test_folder_without_images_is_refused_with_counts(tmp_path):
     write(tmp_path / "a.heic")
     assert "holds no image (passed over: 1 .heic)" in refusal(list_images, tmp_path)
     assert "no such folder" in refusal(list_images, tmp_path / "none")
     assert "holds no class folder" in refusal(list_class_folders, tmp_path, "train")
 
 
-def test_a_folder_that_may_not_be_looked_into_is_named(root, monkeypatch):
+def test_unreadable_folder_is_named(root, monkeypatch):
     scandir = os.scandir
 
     def forbidden(folder):

@@ -1,4 +1,4 @@
-"""The denoiser's initial weights are those of the published code."""
+"""Initial weights of the denoiser, compared with the published code."""
 
 import pytest
 import torch
@@ -18,5 +18,5 @@ def test_initial_weights_are_as_published():
             assert weight.std().item() == pytest.approx(0.02, rel=0.05), name
         elif weight.dim() == 2:  # Xavier: uniform within +-sqrt(6 / (in + out)).
             assert weight.abs().max().item() == pytest.approx((6 / sum(weight.shape)) ** 0.5, rel=0.01), name
-        else:  # Scales of layer norms.
+        else:  # Layer norm scales.
             assert (weight == 1).all(), name

@@ -1,4 +1,4 @@
-"""Which timesteps, noises and zero conditions the head's loss draws."""
+"""Timesteps, noises and zero conditions that the head's loss draws."""
 
 import itertools
 
@@ -25,10 +25,10 @@ def weighted(draws: Draws) -> torch.Tensor:
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("density", ["uniform", "high-noise", "logit-normal"])
 @pytest.mark.parametrize("prediction", ["noise", "feature"])
-def test_each_scheme_draws_its_density_and_drops_at_its_rate(scheme, density, prediction):
-    """Weights summed over tenths of the timesteps, with the condition and without."""
+def test_scheme_draws_its_density_and_dropout_rate(scheme, density, prediction):
+    """Compare sums of weights over tenths of the timesteps, with and without the condition."""
     objective = Objective(prediction, density)
-    # Shared timesteps are few, so that there must be many draws for each image.
+    # Images share few timesteps, so each image needs many draws.
     draws = drawn(scheme, *((16000, 10) if scheme == "shared" else (8, 20000)), objective)
     timesteps = draws.t.expand(draws.noise.shape[:-1])
     expected = objective.timestep_density().view(10, 100).sum(-1)
@@ -40,7 +40,7 @@ def test_each_scheme_draws_its_density_and_drops_at_its_rate(scheme, density, pr
 
 
 @pytest.mark.parametrize("repeats, given", [(4, 2), (6, 4), (10, 8), (20, 16)])
-def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
+def test_antithetic_draws_share_timestep_and_negate_noise(repeats, given):
     draws = drawn("antithetic", repeats, 50)
     assert draws.t.shape == draws.dropped.shape == draws.weight.shape == (50, M, repeats // 2, 1)
     assert draws.noise.shape == (50, M, repeats // 2, 2, D)
@@ -48,33 +48,33 @@ def test_paired_draws_share_a_timestep_and_opposite_noise(repeats, given):
     assert torch.equal(draws.noise[..., 0, :], -draws.noise[..., 1, :])
 
 
-def test_shared_timesteps_are_one_of_each_share_of_the_density():
-    """All images and tokens have them; of 1000 timesteps, evenly, one in each eighth."""
+def test_shared_timesteps_are_stratified_over_the_density():
+    """All images and tokens share them. With 1000 timesteps and uniform density, each eighth gets one."""
     draws = drawn("shared", 8, 20, Objective("feature"))
     assert draws.t.shape == (1, 1, 8, 1) and draws.noise.shape == (20, M, 8, 1, D)
     assert (draws.t.flatten() // 125).tolist() == list(range(8))
     assert draws.images(slice(4, 7)).t is draws.t and len(draws.images(slice(4, 7)).noise) == 3
 
 
-def test_a_process_keeps_its_rows_of_the_draws_of_all():
+def test_process_keeps_its_rows_of_all_draws():
     draws = drawn("antithetic", 4, 10)
     rows = draws.images(slice(4, 7))
     assert torch.equal(rows.noise, draws.noise[4:7]) and torch.equal(rows.weight, draws.weight[4:7])
 
 
 @pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
-def test_paired_draws_that_find_no_partner_are_refused(repeats, remedy):
+def test_antithetic_scheme_refuses_draws_without_partner(repeats, remedy):
     with refuses(f"--repeats {repeats}: --draw-scheme antithetic .* Set it to {remedy}"):
         drawn("antithetic", repeats, 1)
 
 
-def test_without_dropped_conditions_one_pair_is_enough():
+def test_one_antithetic_pair_is_enough_without_dropout():
     draws = drawn("antithetic", 2, 5, dropout=0)
     assert not draws.dropped.any() and drawn("shared", 1, 100, dropout=0).dropped is None
 
 
-def test_all_schemes_estimate_one_integral():
-    """Of a function of timestep, noise and condition; means agree within their standard errors."""
+def test_all_draw_schemes_estimate_the_same_integral():
+    """Integrate a function of timestep, noise and condition: means agree within their standard errors."""
     estimates = {}
     for scheme in SCHEMES:
         draws = drawn(scheme, *((400, 300) if scheme == "shared" else (4, 30000)))

@@ -1,4 +1,4 @@
-"""The head: its loss against a plain one written here, its draws, its samplers."""
+"""The head: its draws, its samplers, and its loss compared with a plain implementation."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def fresh(kind: str = "paper", repeats: int = K, **settings) -> SplitTokenHead:
 
 
 def moved(head: SplitTokenHead) -> SplitTokenHead:
-    """With other weights: the zero initialization would hide mistakes."""
+    """Replace the weights, because the zero initialization would hide mistakes."""
     for parameter in head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return head
@@ -44,7 +44,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def plain_output(net, x, t, z, m) -> torch.Tensor:
-    """The network for one token (d), all projections of its conditioning written out."""
+    """Run the network for one token (d), with all projections of its conditioning written out."""
     u = net.time_embed(t) + net.pos_embed.weight[m]
     x = net.input_proj(x)
     if isinstance(net.cond_embed, nn.Linear):
@@ -64,7 +64,7 @@ def plain_output(net, x, t, z, m) -> torch.Tensor:
 
 
 def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
-    """One token and draw at a time, everything computed anew: the definition."""
+    """Compute the loss by its definition: one token and one draw at a time, without sharing."""
     net, total = head.net, 0.0
     noises = draws.noise.flatten(2, 3)
     images, _, repeats = noises.shape[:3]
@@ -83,7 +83,7 @@ def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
                     loss = terms[0][0] + terms[1][0]
                 elif head.objective.prediction == "feature":
                     loss = (output - x_start).square().mean()
-                else:  # Of the straight path, its error counted as the clean feature's with SNR up to 5.
+                else:  # Velocity on the straight path, with min-SNR weights up to 5.
                     loss = (output - (noise - x_start)).square().mean() * n**2 * ((a / n) ** 2).clamp(max=5)
                 total = total + weight[b, m, k] * loss
     return total / timesteps.numel()
@@ -92,7 +92,7 @@ def plain_loss(head: SplitTokenHead, z, target, draws: Draws) -> torch.Tensor:
 @pytest.mark.parametrize("dropout", [0.2, 0.0])
 @pytest.mark.parametrize("scheme", ["independent", "shared", "antithetic"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, scheme, dropout):
+def test_loss_and_gradients_equal_plain_implementation(batch, kind, scheme, dropout):
     z, target = batch
     z.requires_grad_()
     head = moved(fresh(kind, draw_scheme=scheme, condition_dropout=dropout))
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_those_of_the_plain_definition(batch, kind, schem
 
 @pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.04)])
 def test_head_in_slices_or_with_time_table_keeps_gradients(head, batch, monkeypatch, precision, tolerance):
-    """More tokens x repeats than timesteps: in parts, against one part in fp32, each timestep embedded for itself."""
+    """The head has more tokens x repeats than timesteps; the fp32 reference runs in one part without a time table."""
     z, target = batch
     z.requires_grad_()
     head.drawing.repeats = 80
@@ -118,13 +118,13 @@ def test_head_in_slices_or_with_time_table_keeps_gradients(head, batch, monkeypa
         monkeypatch.setattr(head_module, "ROWS_AT_ONCE", rows)
         with torch.autocast("cpu", torch.bfloat16, enabled=used == torch.bfloat16):
             loss = head(z, target, draws)["loss"]
-        # Scaled, as accumulation over parts of a batch scales it.
+        # Gradient accumulation scales the loss in this way.
         results.append([loss.detach(), *torch.autograd.grad(loss / 4, [z, *head.parameters()])])
     for one, other in zip(*results, strict=True):
         assert (one - other).norm() <= tolerance * other.norm()
 
 
-def test_a_loss_in_parts_holds_the_activations_of_one(head, batch, monkeypatch):
+def test_loss_in_parts_keeps_activations_of_one_part(head, batch, monkeypatch):
     z, target = batch
     head.drawing.repeats, rows = 80, []
     head.net.input_proj.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0][..., 0].numel()))
@@ -133,7 +133,7 @@ def test_a_loss_in_parts_holds_the_activations_of_one(head, batch, monkeypatch):
     assert sum(rows) == B * M * 80 and max(rows) <= 400
 
 
-def test_recomputed_blocks_change_no_result(head, batch):
+def test_gradient_checkpointing_changes_no_head_result(head, batch):
     z, target = batch
     draws = head.draw(B, torch.Generator().manual_seed(2))
     results, kept = [], []
@@ -161,7 +161,7 @@ def test_loss_parts_add_up(head, batch):
     assert ("vb" in parts) == (head.objective.prediction == "noise")
 
 
-def test_diffusion_is_fp32_under_autocast(head, batch):
+def test_diffusion_stays_in_fp32_under_autocast(head, batch):
     draws = head.draw(B, torch.Generator().manual_seed(2))
     full = head(*batch, draws)["loss"]
     with torch.autocast("cpu", torch.bfloat16):
@@ -172,13 +172,13 @@ def test_diffusion_is_fp32_under_autocast(head, batch):
 
 
 def test_fresh_head_predicts_zero(batch):
-    """The output layer starts at zero: the mse is the noise's own variance, or the features' mean square."""
+    """The output layer starts at zero, so the MSE is the variance of the noise, or the mean square of the features."""
     assert fresh(repeats=200)(*batch)["mse"].item() == pytest.approx(1.0, abs=0.05)
     assert fresh("feature")(*batch)["mse"].item() == pytest.approx(batch[1].square().mean().item(), rel=1e-5)
 
 
-def test_a_trunk_s_gradient_reaches_the_backbone_after_one_step(batch):
-    """Through AdaLN it does so only after two: its projections and the output layer start at zero."""
+def test_trunk_gradient_reaches_backbone_after_one_step(batch):
+    """Through AdaLN alone it takes two steps: its projections and the output layer start at zero."""
     z, target = batch
     z.requires_grad_()
     reached = {}
@@ -196,8 +196,8 @@ def test_a_trunk_s_gradient_reaches_the_backbone_after_one_step(batch):
     assert reached == {0: [False, False], 1: [False, True]}
 
 
-def test_what_a_pair_shares_is_projected_once(head, batch):
-    """In parts and in one: as many rows of conditioning as pairs, twice as many of tokens."""
+def test_antithetic_pair_projects_its_condition_once(head, batch):
+    """In one part or several, a pair has one row of conditioning and two rows of tokens."""
     head.drawing.scheme, head.drawing.repeats = "antithetic", 160
     tokens, conditions = [], []
     head.net.input_proj.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0][..., 0].numel()))
@@ -207,7 +207,7 @@ def test_what_a_pair_shares_is_projected_once(head, batch):
 
 
 @pytest.mark.parametrize("kind", ["paper", "feature"])
-def test_ancestral_samples_follow_their_noise(batch, kind):
+def test_ancestral_samples_follow_the_seed(batch, kind):
     head = moved(fresh(kind))
     one, again, other = (
         head.sample(batch[0], "ancestral", 5, 3, generator=torch.Generator().manual_seed(seed)) for seed in (4, 4, 5)
@@ -216,26 +216,26 @@ def test_ancestral_samples_follow_their_noise(batch, kind):
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
-def test_the_deterministic_path_has_one_outcome(head, batch):
+def test_deterministic_sampling_ignores_the_seed(head, batch):
     one, again = (head.sample(batch[0], steps=2, start=800) for _ in range(2))
     assert one.shape == (B, 1, M * D) and torch.equal(one, again)
 
 
-def test_sampling_an_image_does_not_depend_on_the_others(head, batch):
+def test_sample_of_an_image_does_not_depend_on_others(head, batch):
     z, _ = batch
     ours, alone = head.sample(z, start=800), head.sample(z[2:3], start=800)
     torch.testing.assert_close(ours[2:3], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_guidance_extrapolates_from_the_unconditional_prediction(head, batch):
-    """One step from zero is linear in the prediction: guidance 2 is twice guidance 1 minus the zero condition's."""
+def test_guidance_extrapolates_from_unconditional_sample(head, batch):
+    """One step from zero is linear in the prediction, so guidance 2 gives 2 x guidance 1 minus unconditional."""
     z, _ = batch
     guided, conditional = (head.sample(z, guidance=g, start=800) for g in (2.0, 1.0))
     unconditional = head.sample(torch.zeros_like(z), start=800)
     torch.testing.assert_close(guided, 2 * conditional - unconditional, rtol=1e-4, atol=1e-4)
 
 
-def test_one_step_from_zero_is_its_closed_form(head, batch):
+def test_one_step_from_zero_has_its_closed_form(head, batch):
     z, _ = batch
     t, abar = torch.tensor(950), NoiseSchedule().exact["alphas_cumprod"][950].float()
     output = torch.stack(
@@ -254,12 +254,12 @@ def test_one_step_from_zero_is_its_closed_form(head, batch):
         ("flow", {"sampler": "ancestral", "steps": 5}, "--sampler ancestral: --noise-path straight has none"),
     ],
 )
-def test_sampling_that_the_objective_does_not_allow_is_refused(batch, kind, settings, words):
+def test_sampling_refuses_settings_that_objective_forbids(batch, kind, settings, words):
     with refuses(words):
         fresh(kind).sample(batch[0], **settings)
 
 
-def test_token_dim_not_dividing_is_refused_with_nearest():
+def test_token_dim_not_dividing_names_the_nearest():
     with refuses(r"--token-dim 48: .* 64; nearest that do: 32 and 64"):
         SplitTokenHead(64, COND, token_dim=48)
 
@@ -274,6 +274,6 @@ def test_token_dim_not_dividing_is_refused_with_nearest():
         ({"start": 1000}, "--sampling-start 1000"),
     ],
 )
-def test_sampling_that_cannot_work_is_refused(head, batch, settings, word):
+def test_sampling_refuses_invalid_settings(head, batch, settings, word):
     with refuses(word):
         head.sample(batch[0], **settings)

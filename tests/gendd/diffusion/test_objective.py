@@ -1,4 +1,4 @@
-"""What the head is trained to predict, against the definitions written out."""
+"""Prediction targets, weights and densities of the head, compared with their definitions."""
 
 import itertools
 
@@ -23,7 +23,7 @@ def names(objective: Objective) -> str:
 
 
 @pytest.mark.parametrize("objective", ALL, ids=names)
-def test_objective_reads_feature_and_noise_from_true_output(objective):
+def test_objective_recovers_feature_and_noise_from_target(objective):
     schedule = NoiseSchedule(path=objective.path)
     generator = torch.Generator().manual_seed(0)
     x_start, noise = torch.randn(2, 5, D, generator=generator)
@@ -36,8 +36,8 @@ def test_objective_reads_feature_and_noise_from_true_output(objective):
         torch.testing.assert_close(read, (x_start, noise), rtol=0, atol=1e-3)
 
 
-def test_the_velocity_is_the_speed_of_the_path():
-    """Of x_t along its path: by the angle on the cosine path, where a^2 + b^2 = 1, by the time on the straight one."""
+def test_velocity_is_derivative_of_the_path():
+    """Differentiate x_t by the angle on the cosine path, where a^2 + b^2 = 1, and by the time on the straight one."""
     x_start, noise = torch.randn(2, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for path in ("cosine", "straight"):
         exact = NoiseSchedule(path=path).exact
@@ -52,11 +52,11 @@ def test_the_velocity_is_the_speed_of_the_path():
 
 @pytest.mark.parametrize(
     "objective, weight",
-    # Of the noise, "feature" is refused: it has no bound.
+    # Noise prediction refuses weight "feature", which would be unbounded.
     [(o, weight) for o in ALL for weight in ("feature", "min-snr") if (o.prediction, weight) != ("noise", "feature")],
 )
-def test_the_weights_count_the_clean_features_error(objective, weight):
-    """Whatever is predicted, from an error of the prediction to the error of the feature that it means."""
+def test_weights_convert_errors_to_clean_feature_errors(objective, weight):
+    """For each prediction, compare the weighted error with the error of the feature computed from that prediction."""
     schedule = NoiseSchedule(path=objective.path)
     weighted = Objective(objective.prediction, weight=weight, path=objective.path).error_weight
     for t in (100, 500, 800):
@@ -68,24 +68,24 @@ def test_the_weights_count_the_clean_features_error(objective, weight):
         assert (weighted[t] * error.square().mean()).item() == pytest.approx(expected.item(), rel=1e-3)
 
 
-def test_own_weights_count_the_prediction_itself():
+def test_default_weights_leave_prediction_errors_unscaled():
     assert all((objective.error_weight == 1).all() for objective in ALL)
 
 
 @pytest.mark.parametrize(
     "density, share_below_half", [("uniform", 0.5), ("high-noise", 0.2 * 0.5 + 0.8 * 0.125), ("logit-normal", 0.5)]
 )
-def test_densities_are_what_they_are_called(density, share_below_half):
-    """Sums over the lower half of the timesteps by hand: of t^2 it holds an eighth; the logit's normal is even."""
+def test_density_has_its_share_below_half(density, share_below_half):
+    """The lower half holds an eighth of the t^2 density and half of the symmetric logit-normal one."""
     values = Objective("feature", density).timestep_density()
     assert values.sum().item() == pytest.approx(1) and (values > 0).all()
     assert values[:500].sum().item() == pytest.approx(share_below_half, abs=1e-3)
-    if density == "logit-normal":  # P(|logit t| < 1) of a standard normal.
+    if density == "logit-normal":  # P(|logit t| < 1) for a standard normal.
         time = (torch.arange(1000) + 0.5) / 1000
         assert values[time.logit().abs() < 1].sum().item() == pytest.approx(0.6827, abs=0.002)
 
 
-def test_only_the_papers_loss_is_drawn_otherwise_than_it_counts():
+def test_only_the_papers_proposal_differs_from_density():
     papers = Objective()
     assert (papers.proposal().diff() < 0).all() and papers.proposal().min() >= 0.2 / 1000
     for other in (
@@ -99,8 +99,8 @@ def test_only_the_papers_loss_is_drawn_otherwise_than_it_counts():
 
 @pytest.mark.parametrize("objective", [o for o in ALL if o.prediction != "noise"], ids=names)
 @pytest.mark.parametrize("steps", [1, 4])
-def test_the_path_from_pure_noise_ends_at_the_mean(objective, steps):
-    """With the optimal prediction for features N(mean, std^2), from the highest noise."""
+def test_path_from_pure_noise_ends_at_the_mean(objective, steps):
+    """The prediction is optimal for features N(mean, std^2) and starts at the highest noise."""
     schedule = NoiseSchedule(zero_path_timesteps(999, steps), objective.path)
     mean, std = 2.0, 0.1
 
@@ -124,6 +124,6 @@ def test_the_path_from_pure_noise_ends_at_the_mean(objective, steps):
         ({"weight": "feature"}, "--loss-weighting feature: .* --prediction velocity or feature"),
     ],
 )
-def test_what_the_noise_cannot_be_predicted_with_is_refused(choices, words):
+def test_noise_prediction_refuses_path_and_weight(choices, words):
     with refuses(words):
         Objective("noise", **choices)

@@ -1,4 +1,4 @@
-"""The diffusion against recorded figures of a trained head, and against arithmetic of its own."""
+"""The diffusion, compared with recorded values of a trained head and with arithmetic written here."""
 
 import math
 from pathlib import Path
@@ -28,25 +28,25 @@ def net(recorded):
 
 
 def one_token(net, x, t, z, token):
-    """The output (N, 2d) for x (N, d), t (N,), z (N, D_s), each the token of this number (N,)."""
+    """Return the output (N, 2d) for x (N, d), t (N,) and z (N, D_s), where token (N,) selects the token of each row."""
     every = x[:, None].expand(-1, TOKENS, -1)
     return net(every, t[:, None], net.cond_embed(z)[:, None])[torch.arange(len(x)), token]
 
 
-def test_schedule_meets_the_recorded_one_in_double_precision(recorded):
+def test_schedule_equals_recorded_one_in_fp64(recorded):
     schedule = NoiseSchedule().exact
     for name in ("betas", "alphas_cumprod", "posterior_log_variance_clipped"):
         torch.testing.assert_close(schedule[name], recorded[f"schedule.{name}"], rtol=0, atol=1e-10)
 
 
-def test_respaced_schedule_meets_the_recorded_one(recorded):
+def test_respaced_schedule_equals_recorded_one(recorded):
     schedule = NoiseSchedule(spaced_timesteps(10))
     assert schedule.timesteps == recorded["sample.timesteps"].tolist()
     for name in ("betas", "alphas_cumprod"):
         torch.testing.assert_close(schedule.exact[name], recorded[f"respaced.{name}"], rtol=0, atol=1e-10)
 
 
-def test_schedule_is_the_cosine_of_its_definition():
+def test_schedule_equals_its_cosine_definition():
     def signal(s: float) -> float:
         return math.cos((s + 0.008) / 1.008 * math.pi / 2) ** 2
 
@@ -55,7 +55,7 @@ def test_schedule_is_the_cosine_of_its_definition():
         assert betas[t].item() == pytest.approx(min(1 - signal((t + 1) / 1000) / signal(t / 1000), 0.999), abs=1e-12)
 
 
-def test_network_and_losses_meet_the_recorded_case(recorded, net):
+def test_network_and_losses_equal_recorded_values(recorded, net):
     t, schedule = recorded["case.t"], NoiseSchedule()
     x_t = schedule.add_noise(recorded["case.x_start"], recorded["case.noise"], t)
     torch.testing.assert_close(x_t, recorded["case.x_t"], rtol=1e-5, atol=1e-5)
@@ -66,7 +66,7 @@ def test_network_and_losses_meet_the_recorded_case(recorded, net):
         torch.testing.assert_close(value, recorded[f"case.{name}"], rtol=1e-5, atol=1e-5)
 
 
-def test_guided_ancestral_sampling_meets_the_recorded_case(recorded, net):
+def test_guided_ancestral_sampling_equals_recorded_one(recorded, net):
     z, token, noise = recorded["sample.z"], recorded["sample.token_index"], iter(recorded["sample.noise"])
 
     def predict(x, index):
@@ -82,8 +82,8 @@ def test_guided_ancestral_sampling_meets_the_recorded_case(recorded, net):
     )
 
 
-def test_bound_is_the_kl_of_its_two_gaussians():
-    """The short form (difference of means from the error) against the textbook's KL of posterior and model."""
+def test_bound_is_kl_of_posterior_and_model():
+    """Compare the short form (difference of means from the error) with the textbook's KL of posterior and model."""
     torch.manual_seed(0)
     schedule, t = NoiseSchedule(), torch.tensor([1, 17, 400, 900])
     x_start, noise = torch.randn(2, 4, 5, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_bound_is_the_kl_of_its_two_gaussians():
     torch.testing.assert_close(vb.double(), kl, rtol=1e-4, atol=1e-5)
 
 
-def test_bound_trains_the_variance_and_not_the_noise_prediction():
+def test_bound_trains_the_variance_only():
     output = torch.randn(3, 8, requires_grad=True)
     _, vb = NoiseSchedule().loss_terms(output, torch.randn(3, 4), torch.randn(3, 4), torch.tensor([0, 5, 999]))
     vb.sum().backward()
@@ -116,14 +116,14 @@ def test_bound_trains_the_variance_and_not_the_noise_prediction():
     assert (output.grad[:, 4:].abs().sum(-1) > 0).all()
 
 
-def test_likelihoods_of_all_bins_add_up_to_one():
+def test_bin_likelihoods_sum_to_one():
     values = torch.arange(-255, 256, 2, dtype=torch.float64) / 255
     mean, log_scale = torch.tensor(0.3, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
     total = discretized_gaussian_log_likelihood(values, mean, log_scale).exp().sum()
     assert total.item() == pytest.approx(1, abs=1e-6)
 
 
-def test_timesteps_of_the_samplers():
+def test_sampler_timesteps():
     assert spaced_timesteps(100)[[0, 1, -1]].tolist() == [0, 10, 999]
     assert len(set(spaced_timesteps(64).tolist())) == 64
     assert zero_path_timesteps(950, 1).tolist() == [950]
@@ -132,7 +132,7 @@ def test_timesteps_of_the_samplers():
 
 
 def gaussian_predictor(schedule: NoiseSchedule, mean: float, std: float):
-    """The optimal noise prediction for data N(mean, std^2): the samplers must then return such data."""
+    """Return the optimal noise prediction for data N(mean, std^2), with which samplers must return such data."""
 
     def predict(x, index):
         abar = schedule.exact["alphas_cumprod"][index].float()
@@ -143,7 +143,7 @@ def gaussian_predictor(schedule: NoiseSchedule, mean: float, std: float):
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "deterministic"])
-def test_samplers_draw_from_the_networks_distribution(sampler):
+def test_samplers_draw_from_the_data_distribution(sampler):
     generator = torch.Generator().manual_seed(0)
     schedule = NoiseSchedule(spaced_timesteps(250))
     x = torch.randn(20000, 1, generator=generator)

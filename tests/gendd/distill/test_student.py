@@ -1,4 +1,4 @@
-"""The student: where gradients reach, and that its read-outs are what they say."""
+"""The student: where gradients flow, and what each output contains."""
 
 import timm
 import torch

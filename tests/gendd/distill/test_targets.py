@@ -1,17 +1,17 @@
-"""Contraction and mixup against hand-made arithmetic."""
+"""Contraction and mixup, compared with arithmetic written here."""
 
 import torch
 
 from gendd.distill.targets import contract, feature_mixup, swap_neighbors
 
 
-def test_hard_labels_pull_towards_the_classifier_row():
+def test_hard_labels_pull_toward_classifier_row():
     feature, weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 0.0], [0.0, 20.0]])
     pulled = contract(feature, weight, torch.tensor([1, 0]), 0.75)
     torch.testing.assert_close(pulled, torch.tensor([[0.25, 15.5], [8.25, 1.0]]))
 
 
-def test_soft_labels_pull_towards_the_mixed_rows():
+def test_soft_labels_pull_toward_mixed_rows():
     weight, soft = torch.randn(5, 3), torch.rand(4, 5)
     feature = torch.randn(4, 3)
     expected = torch.stack(
@@ -36,18 +36,18 @@ def test_soft_labels_pull_in_full_precision_under_autocast():
     torch.testing.assert_close(pulled, contract(feature, weight, soft, 0.9), rtol=0, atol=0)
 
 
-def test_no_contraction_reads_no_label():
+def test_zero_contraction_does_not_use_labels():
     feature = torch.randn(2, 3)
     torch.testing.assert_close(contract(feature, torch.randn(5, 3), None, 0.0), feature, rtol=0, atol=0)
 
 
-def test_target_carries_no_gradient():
+def test_target_has_no_gradient():
     feature, weight = torch.randn(2, 3, requires_grad=True), torch.nn.Parameter(torch.randn(5, 3))
     assert not contract(feature, weight, torch.tensor([0, 1]), 0.5).requires_grad
 
 
 def test_contracted_target_gives_gradient_of_both_tasks():
-    """Squared error: grad(f') = (1 - lambda) grad(f) + lambda grad(c), given that the center of class y is W[y]."""
+    """Squared error: grad(f') = (1 - lambda) grad(f) + lambda grad(c), if the center of class y is W[y]."""
     feature, weight, labels, share = torch.randn(6, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 4, 0]), 0.7
     prediction = torch.randn(6, 3, requires_grad=True)
 

@@ -1,4 +1,4 @@
-"""The frozen teacher: autocast's arithmetic from weights stored in bf16, chunks, normalization, and the tasks on it."""
+"""The frozen teacher: bf16 weights with autocast's results, chunks, normalization, and the tasks that use it."""
 
 import copy
 
@@ -25,13 +25,13 @@ NETWORKS = [
     ("imagenet_mobilenetv1", {}),
     ("beitv2_base_patch16_224", BEIT),
     ("convnext_atto", {"depths": (1, 1, 1, 1)}),
-    # Its convolutions standardize their weights first, so they have to stay as they are.
+    # Its convolutions standardize their weights first, so these keep their precision.
     ("resnetv2_50", {"conv_layer": timm.layers.StdConv2d, "layers": (1, 1, 1, 1)}),
 ]
 
 
 def create(name, num_classes=7, **options):
-    """A network whose every parameter matters, also those that start at zero or nearly so."""
+    """Create a network in which every parameter matters, including parameters that start near zero."""
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=num_classes, **options).eval()
     with torch.no_grad():
@@ -48,12 +48,12 @@ def images(count=4):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_weights_in_bf16_give_autocasts_results_over_float32(name, options):
+def test_bf16_weights_give_autocasts_results(name, options):
     network = create(name, **options).to(memory_format=torch.channels_last)
     plain, teacher = DistillationTeacher(copy.deepcopy(network)), FrozenTeacher(network, network, CPU, "bf16")
     with torch.autocast("cpu", torch.bfloat16):
         feature, logits = plain(images(), return_features=True), plain(images())
-    for enabled in (True, False):  # The teacher's precision is its own.
+    for enabled in (True, False):  # The teacher ignores the caller's precision.
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             assert torch.equal(teacher(images(), return_features=True), feature)
             assert torch.equal(teacher(images()), logits)
@@ -62,7 +62,7 @@ def test_weights_in_bf16_give_autocasts_results_over_float32(name, options):
 
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
-def test_the_classifier_and_what_autocast_leaves_keep_float32(name, options):
+def test_classifier_and_layers_outside_autocast_stay_fp32(name, options):
     network = create(name, **options)
     before = {parameter: value.clone() for parameter, value in network.named_parameters()}
     FrozenTeacher(network, network, CPU, "bf16")
@@ -77,7 +77,7 @@ def test_the_classifier_and_what_autocast_leaves_keep_float32(name, options):
 
 
 @torch.no_grad()
-def test_in_float32_the_callers_autocast_changes_nothing():
+def test_fp32_teacher_ignores_the_callers_autocast():
     network = create("resnet18")
     teacher = FrozenTeacher(network, network, CPU)
     with torch.autocast("cpu", torch.bfloat16):
@@ -89,7 +89,7 @@ def test_in_float32_the_callers_autocast_changes_nothing():
 @torch.no_grad()
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("chunk", [1, 3, 5, 10])
-def test_teacher_chunks_bound_the_batch_and_keep_the_result(precision, chunk):
+def test_teacher_chunks_bound_batch_and_keep_result(precision, chunk):
     network, tolerance = create("resnet18"), {"fp32": 1e-5, "bf16": 2e-2}[precision]
     whole, chunked = (FrozenTeacher(copy.deepcopy(network), network, CPU, precision, n) for n in (0, chunk))
     taken = []
@@ -119,7 +119,7 @@ def test_teacher_renormalizes_images_as_timm_does(mean, std, monkeypatch):
 
 
 def task_of(method, precision="fp32", **changes):
-    """A method's task on small networks, built as the programs build it."""
+    """Build a method's task on small networks as the programs do."""
     settings = {"student": "resnet8", "teacher": "resnet8x4", "batch_size": 4}
     settings |= for_head(method, {"width": 16, "depth": 2, "repeats": 4})
     config = FAMILY.config(METHODS[method](), **settings | changes)
@@ -127,7 +127,7 @@ def task_of(method, precision="fp32", **changes):
 
 
 def step(task, precision="fp32"):
-    """Loss, gradients and buffers of one step."""
+    """Return loss, gradients and buffers of one step."""
     pixels = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     batch = Batch(pixels, torch.arange(4), next(BatchPlan(0, 4).micro_batches(0)))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
@@ -144,7 +144,7 @@ def assert_same_step(one, other):
 
 
 @pytest.mark.parametrize("method", ["kd", "gendd"])
-def test_every_task_teaches_with_it_as_with_timms_own(method):
+def test_task_step_equals_step_with_timms_teacher(method):
     task, plain = task_of(method, "bf16"), task_of(method)
     assert isinstance(task.teacher, FrozenTeacher) and not task.teacher.model.training
     timms = DistillationTeacher(plain.teacher.model)
@@ -153,7 +153,7 @@ def test_every_task_teaches_with_it_as_with_timms_own(method):
 
 
 @pytest.mark.parametrize("method", ["kd", "gendd"])
-def test_a_compiled_task_teaches_the_same_in_chunks(method):
+def test_compiled_task_gives_same_loss_in_chunks(method):
     networks = {"student": "toy:network", "teacher": "toy:network", "teacher_weights": "random"}
     task, plain = task_of(method, teacher_chunk=3, **networks), task_of(method, **networks)
     task.compile(backend="eager")
@@ -161,7 +161,7 @@ def test_a_compiled_task_teaches_the_same_in_chunks(method):
 
 
 @torch.no_grad()
-def test_teacher_is_evaluated_in_its_precision_and_in_chunks():
+def test_teacher_evaluation_uses_its_precision_and_chunks():
     task = task_of("gendd", "bf16", teacher_chunk=2)
     taken = []
     task.teacher.model.conv1.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
@@ -190,13 +190,13 @@ def test_gradient_checkpointing_changes_no_step(parts):
         ),
     ],
 )
-def test_gradient_checkpointing_of_what_is_not_there_is_refused(changes, words):
+def test_unavailable_gradient_checkpointing_is_refused(changes, words):
     with refuses(words):
         task_of(**changes)
 
 
-def test_a_layer_of_another_class_is_left_alone():
-    """It may compute with its weights before autocast would cast them."""
+def test_subclassed_layer_keeps_fp32_weights():
+    """A subclass may compute with its weights before autocast would cast them."""
 
     class Scaled(nn.Linear):
         def forward(self, x):

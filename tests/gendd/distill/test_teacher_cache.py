@@ -1,4 +1,4 @@
-"""The cache of the teacher's features: what it holds, who may fill it, and what it refuses."""
+"""The cache of teacher features: its content, which processes fill it, and its errors."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ IMAGES, BATCH, VIEWS = 50, 16, 3
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    """Seven shards a view, the last one shorter, each taken in three batches."""
+    """Make seven shards per view, the last one shorter, and three batches per shard."""
     monkeypatch.setattr(teacher_cache, "SHARD_IMAGES", 8)
     monkeypatch.setattr(teacher_cache, "TEACHER_BATCH", 3)
 
@@ -43,7 +43,7 @@ def teacher_of(seed=0, precision="fp32"):
 
 
 class Setting:
-    """A run with a cache, but for the training."""
+    """A run with a cache, without the training."""
 
     def __init__(self, folder, teacher=None, images=IMAGES, images_seed=0, seed=0, views=VIEWS, **options):
         noise = torch.Generator().manual_seed(images_seed)
@@ -78,7 +78,7 @@ def refusal(setting: Setting) -> str:
 
 
 @torch.no_grad()
-def test_it_holds_the_teachers_features_of_what_the_student_sees(tmp_path):
+def test_cache_holds_teacher_features_of_each_view(tmp_path):
     setting = Setting(tmp_path)
     cache, steps = setting.open(), range(4 * setting.data.steps_per_epoch)
     for batch in setting.data.batches(steps):
@@ -88,14 +88,14 @@ def test_it_holds_the_teachers_features_of_what_the_student_sees(tmp_path):
     assert sum(setting.taken) == VIEWS * IMAGES, "the teacher sees each view of an image once"
 
 
-def test_an_opened_cache_is_read_and_tried_only(tmp_path):
+def test_opened_cache_is_read_after_one_trial_batch(tmp_path):
     Setting(tmp_path).open()
     again = Setting(tmp_path)
     again.open()
     assert again.taken == [8]
 
 
-def test_more_processes_fill_it_with_the_same_bytes(tmp_path):
+def test_several_processes_fill_cache_with_same_bytes(tmp_path):
     Setting(tmp_path / "one").open()
     for rank in (1, 2, 0):
         setting = Setting(tmp_path / "three")
@@ -107,7 +107,7 @@ def test_more_processes_fill_it_with_the_same_bytes(tmp_path):
     assert one.pop("cache.json") and one == three and len(one) == 7 * VIEWS
 
 
-def test_an_interrupted_fill_goes_on(tmp_path):
+def test_interrupted_fill_resumes(tmp_path):
     whole = Setting(tmp_path / "whole")
     whole.open()
     setting = Setting(tmp_path / "parts")
@@ -129,7 +129,7 @@ def test_an_interrupted_fill_goes_on(tmp_path):
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
-def test_views_are_added_and_fewer_are_enough(tmp_path):
+def test_cache_adds_views_and_serves_fewer(tmp_path):
     Setting(tmp_path / "whole").open()
     Setting(tmp_path / "grown", views=1).open()
     assert len(files(tmp_path / "grown")) == 1 + 7
@@ -151,7 +151,7 @@ def test_views_are_added_and_fewer_are_enough(tmp_path):
         ({"teacher": teacher_of(0, "bf16")}, "teacher precision fp32 there, bf16 here; teacher weights sha256"),
     ],
 )
-def test_a_cache_of_something_else_is_refused(changes, words, tmp_path):
+def test_cache_of_other_settings_is_refused(changes, words, tmp_path):
     Setting(tmp_path).open()
     before = files(tmp_path)
     message = refusal(Setting(tmp_path, **changes))
@@ -160,14 +160,14 @@ def test_a_cache_of_something_else_is_refused(changes, words, tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_cache_of_a_teacher_of_another_name_is_refused(tmp_path):
+def test_cache_of_teacher_with_other_name_is_refused(tmp_path):
     Setting(tmp_path).open()
     setting = Setting(tmp_path)
     setting.config = setting.config.changed(teacher="resnet8")
     assert "teacher toy:network there, resnet8 here;" in refusal(setting)
 
 
-def test_a_cache_of_another_normalization_is_refused(tmp_path):
+def test_cache_of_other_normalization_is_refused(tmp_path):
     Setting(tmp_path).open()
     setting = Setting(tmp_path)
     setting.config = setting.config.changed(teacher_mean=(0.1, 0.2, 0.3))
@@ -196,7 +196,7 @@ def test_damaged_cache_shard_is_named_and_rebuilt_if_deleted(shard, damage, tmp_
     assert files(tmp_path) == whole
 
 
-def test_without_its_record_a_cache_is_refused(tmp_path):
+def test_cache_without_its_record_is_refused(tmp_path):
     Setting(tmp_path).open()
     record = tmp_path / "cache.json"
     assert json.loads(record.read_text())["teacher"] == "toy:network"
@@ -207,7 +207,7 @@ def test_without_its_record_a_cache_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["read_text", "read_bytes"])
-def test_a_disk_that_fails_for_a_while_damages_no_cache(name, tmp_path, monkeypatch):
+def test_temporary_read_errors_damage_no_cache(name, tmp_path, monkeypatch):
     Setting(tmp_path).open()
     monkeypatch.setattr(retry, "PAUSES", (0,))
     monkeypatch.setattr(Path, name, failing(getattr(Path, name), [STALE]))
@@ -217,7 +217,7 @@ def test_a_disk_that_fails_for_a_while_damages_no_cache(name, tmp_path, monkeypa
         Setting(tmp_path).open()
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+def test_cache_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be made (Not a directory)" in refusal(Setting(tmp_path / "file" / "cache"))
 
@@ -229,8 +229,8 @@ def test_features_beyond_float16_are_refused(tmp_path):
     assert "does not fit into float16" in refusal(Setting(tmp_path, teacher))
 
 
-def test_features_that_are_no_longer_the_teachers_are_refused(tmp_path, monkeypatch):
-    """Such as those of another version of a library, which draws other crops."""
+def test_cache_of_different_crops_is_refused(tmp_path, monkeypatch):
+    """Another version of a library may draw different crops."""
     Setting(tmp_path, hflip=1.0).open()
     draw = TrainingImages.draw
     monkeypatch.setattr(TrainingImages, "draw", lambda *arguments: (draw(*arguments)[0], ~draw(*arguments)[1]))
@@ -239,7 +239,7 @@ def test_features_that_are_no_longer_the_teachers_are_refused(tmp_path, monkeypa
     )
 
 
-def test_a_process_that_does_not_see_the_folder_is_refused(tmp_path):
+def test_process_that_does_not_see_cache_is_refused(tmp_path):
     setting = Setting(tmp_path / "elsewhere")
     with refuses("process 1 does not see it; name a folder that all machines share"):
         setting.open(World(1, 1, 1, CPU))

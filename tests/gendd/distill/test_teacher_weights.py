@@ -1,4 +1,4 @@
-"""The weights of a teacher from a file, timm, another library or a function: what is recorded and refused."""
+"""Teacher weights from a file, timm, another library or a function: records and errors."""
 
 import math
 
@@ -25,7 +25,7 @@ def tiny():
 
 @pytest.fixture
 def flags_of(tmp_path, monkeypatch):
-    """Function: kind of teacher -> flags that name one, whose first tensor holds a value."""
+    """Return a function that maps a kind of teacher to its flags; its first tensor holds a given value."""
 
     def put(network: torch.nn.Module, value: float | None) -> torch.nn.Module:
         with torch.no_grad():
@@ -83,7 +83,7 @@ def test_teacher_has_a_checksum_of_its_tensors(kind, flags_of):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_teacher_whose_weights_are_not_finite_is_refused(kind, flags_of):
+def test_teacher_with_nonfinite_weights_is_refused(kind, flags_of):
     flags = flags_of(kind, math.nan)
     with refuses("^--teacher(-weights)? .*holds values that are not finite"):
         built(flags)
@@ -94,13 +94,13 @@ def test_teacher_whose_weights_are_not_finite_is_refused(kind, flags_of):
     [("timm/resnet18", "timm"), ("hf-hub:a/b", "timm"), ("local-dir:a", "timm"), ("resnet56", None)]
     + [("hub:a/b:c", None), ("transformers:a/b", None), ("open_clip:a/b", None), ("package.module:function", None)],
 )
-def test_weights_of_timms_names_are_timms_by_default(name, weights):
+def test_timm_names_use_timm_weights_by_default(name, weights):
     assert cifar_config("--teacher", name).networks.teacher_weights == weights
     assert cifar_config("--teacher", name, "--teacher-weights", "a.pth").networks.teacher_weights == "a.pth"
 
 
 def test_function_with_random_weights_is_refused_as_teacher():
-    """A function that fills its network gives the same one at each call."""
+    """A function that loads its own weights returns the same network at each call."""
     with refuses("--teacher toy:network: has random weights: .* change from call to call"):
         built(["--teacher", "toy:network"])
     assert built(["--teacher", "toy:own"]).loaded == "the weights of toy:own"
