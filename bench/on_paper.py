@@ -126,7 +126,7 @@ def _of(*shape: int) -> Tensor:
 
 def main() -> None:
     print(
-        "| recipe, epochs | part | GFLOP an image | MB an image | s an epoch |\n|---|---|---|---|---|",
+        "| recipe, epochs | part | GFLOP per image | MB per image | s per epoch |\n|---|---|---|---|---|",
     )
     hours = []
     for recipe in RECIPES:
@@ -142,7 +142,7 @@ def main() -> None:
         print(f"| {recipe.name}, {recipe.epochs} | input | | | {decoding:.0f} |")
         for name, cost in parts.items():
             print(f"| | {name} | {cost.flops / 1e9:.1f} | {cost.bytes / 1e6:.0f} | {cost.seconds():.0f} |")
-        print(f"| | exchange of gradients | | {sent / BATCH / 1e6:.2f} | {exchange:.0f} |")
+        print(f"| | all-reduce of gradients | | {sent / BATCH / 1e6:.2f} | {exchange:.0f} |")
         both = parts["student"].seconds() + exchange
         totals = {
             "before": both + parts["teacher"].seconds() + plain.seconds(),
@@ -151,7 +151,7 @@ def main() -> None:
         }
         hours.append((recipe, decoding, totals))
     names = list(hours[0][2])
-    print(f"\n| recipe | {' | '.join(f'{name}: s, GPU hours of the run' for name in names)} | input: s |")
+    print(f"\n| recipe | {' | '.join(f'{name}: s per epoch, GPU hours of the run' for name in names)} | input: s per epoch |")
     print("|---" * (len(names) + 2) + "|")
     for recipe, decoding, totals in hours:
         cells = [

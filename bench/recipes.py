@@ -151,7 +151,7 @@ def large_method(words: str, own: dict) -> dict:
 CIFAR, PHOTOGRAPHS = "CIFAR-100, GenDD", "ImageNet, ImageNet-LT and CC3M, GenDD"
 CIFAR_OTHERS = "CIFAR-100, teachers and other methods"
 OTHERS, BASELINES = "ImageNet-LT, teacher; CC3M, KL", "ImageNet and ImageNet-LT, other methods"
-OURS = "Recipes of our own"
+OURS = "Recipes that are not published"
 # Section of the page -> command -> published values of each training that it starts.
 PUBLISHED: dict[str, dict[str, list[dict]]] = {
     CIFAR: {
@@ -193,11 +193,11 @@ PUBLISHED: dict[str, dict[str, list[dict]]] = {
 SAMPLING = {"sampler", "sampling_steps", "num_samples"}
 DRAWS = {"repeats", "draw_scheme"}
 WHY = {
-    "precision": "bf16 where the hardware multiplies in it; `--precision fp32` is the published one.",
-    "sampler, sampling steps, num samples": "the few-step sampler reads better and costs a hundredth "
-    "([measured](samplers/README.md)); `--paper` sets the published one.",
-    "repeats, draw scheme": "the pairs without a published recipe take 8 antithetic draws, whose gradient varies no "
-    "more than that of 30 independent ones ([measured](../speed.md)); `--paper` sets the published ones.",
+    "precision": "bf16 on hardware with bf16 matrix units. `--precision fp32` is the published one.",
+    "sampler, sampling steps, num samples": "the few-step sampler is more accurate and costs a hundredth "
+    "([measured](samplers/README.md)). `--paper` sets the published one.",
+    "repeats, draw scheme": "the pairs without a published recipe use 8 antithetic draws, whose gradient varies no "
+    "more than that of 30 independent ones ([measured](../speed.md)). `--paper` sets the published ones.",
 }
 IMAGES = {
     *("image_size", "crop_padding", "crop_scale", "interpolation", "hflip", "color_jitter", "auto_augment"),
@@ -206,27 +206,28 @@ IMAGES = {
 # Set by stage 1's own row.
 STAGE1 = field_names(PretrainOptions)
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
-HEAD_OF_PAGE = """# What the scripts set, beside what is published
+HEAD_OF_PAGE = """# Values of the scripts, and the published ones
 
-Made by `python bench/recipes.py`, which reads each script's own flags and, for what decays, the optimizer's groups. In
-the rows of single scripts a value alone is the published one; (-) marks values of a published recipe that are not
-stated. `tests/test_recipes.py` holds the scripts to this page. On purpose they differ from what is published in
+`python bench/recipes.py` makes this page from each script's flags and, for weight decay, from the optimizer's
+groups. In the rows of single scripts, a single value is also the published one. (-) marks values that a published
+recipe does not state. `tests/test_recipes.py` checks the scripts against this page. Intended differences from the
+published values:
 """
-ELSEWHERE = """Differences that no flag tells:
+ELSEWHERE = """Differences that no flag shows:
 
-- Learning rates change at every step; in the release once per epoch, at the epoch's first step.
+- Learning rates change at every step. In the release they change once per epoch, at its first step.
 - CIFAR's stage 2 reaches the flag's rate at the end of the warm-up. The release stays at 49/50 of it until epoch 150.
-- An epoch's last partial batch is left out: 16 of 50,000 images of CIFAR-100, 143 of 1,281,167 of ImageNet. The
-  release trains on it in all families. The next epoch draws another order, so that no image is left out for good.
-- The release evaluates the best checkpoint, chosen on the test images: published figures are of that one. A run here
+- The last partial batch of an epoch is dropped: 16 of 50,000 images of CIFAR-100, 143 of 1,281,167 of ImageNet. The
+  release trains on it for all data sets. Each epoch has another order, so no image is dropped permanently.
+- The release evaluates the best checkpoint, chosen on the test images, and publishes its figures. A run here
   reports its last epoch, and names its best one. `sh/evaluate.sh RUN --best` evaluates the best. ImageNet-LT's
   students learn from the teacher's best epoch in both.
 - ResNets for ImageNet have timm's initial values: the last batch norm of each block starts at weight 0. In the release
   it starts at 1. A WRN's classifier (bias 0) and MobileNetV1's convolutions (torch's values) start as in the release.
-- Feature mixup draws one share m per batch, whatever the number of processes, and mixes neighbors, whose order is
-  random; the release draws one m and a permutation per process.
-- On CC3M the linear probe learns from the teacher's probabilities, and its gradient reaches nothing else; the release
-  trains none there.
+- Feature mixup draws one share m per batch, for any number of processes, and mixes neighbors, whose order is random.
+  The release draws one m and a permutation per process.
+- On CC3M the linear probe learns from the teacher's probabilities, and its gradient is stopped at the probe. The
+  release trains no probe there.
 """
 
 
@@ -406,7 +407,7 @@ def table(members: list[Training]) -> list[str]:
     names = list(dict.fromkeys(name for row in rows for name in row))
     alike = [name for name in names if all(row.get(name) == rows[0].get(name) for row in rows)]
     apart = [name for name in names if name not in alike]
-    lines = ["| in all | ours | published |", "|---|---|---|"]
+    lines = ["| same for all | here | published |", "|---|---|---|"]
     lines += [f"| {words(name)} | {rows[0][name][0]} | {rows[0][name][1] or '-'} |" for name in alike]
     titles = ["script", "tensors that decay, and not", *map(words, apart)]
     lines += ["", f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
