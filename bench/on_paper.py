@@ -151,7 +151,8 @@ def main() -> None:
         }
         hours.append((recipe, decoding, totals))
     names = list(hours[0][2])
-    print(f"\n| recipe | {' | '.join(f'{name}: s per epoch, GPU hours of the run' for name in names)} | input: s per epoch |")
+    titles = [f"{name}: s per epoch, GPU hours of the run" for name in names]
+    print(f"\n| recipe | {' | '.join(titles)} | input: s per epoch |")
     print("|---" * (len(names) + 2) + "|")
     for recipe, decoding, totals in hours:
         cells = [
