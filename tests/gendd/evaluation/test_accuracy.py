@@ -1,4 +1,4 @@
-"""Counting: exact, and the same however many processes share the images."""
+"""Accuracy: exact counts, for any number of processes."""
 
 import pytest
 import torch
@@ -25,22 +25,22 @@ def test_accuracy_counts_a_last_smaller_batch():
 
 
 @pytest.mark.parametrize("classes", [5, 6])
-def test_top5_is_left_out_of_five_classes(classes):
+def test_top5_is_omitted_with_at_most_five_classes(classes):
     read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
     batches = batches_of(torch.eye(classes), torch.arange(classes), 2)
     assert ("top5" in evaluate(read_out, batches, ALONE)["classifier"]) == (classes > 5)
 
 
-def test_an_image_of_several_labels_is_recognized_by_any_of_them():
+def test_image_with_several_labels_matches_any_of_them():
     logits = torch.tensor([[3.0, 2, 1, 0, -1, -2], [0.0, 1, 2, 3, 4, 5], [5.0, 4, 3, 2, 1, 0]])
-    # The first is right by its second label; of the second, class 2 is fourth; of the third, none is among five.
+    # The second label of image 1 is first, class 2 of image 2 is fourth, and the label of image 3 is sixth.
     labels = torch.tensor([[4, 0], [0, 2], [5, -1]])
     read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
     result = evaluate(read_out, batches_of(logits, labels, 2), ALONE)["classifier"]
     assert (result["top1"], result["top5"]) == pytest.approx((100 / 3, 200 / 3), abs=1e-3)
 
 
-def test_sampling_noise_follows_from_seed_and_batch_number():
+def test_sampling_noise_depends_on_seed_and_batch_number():
     def noisy(images, generator):
         seen.append(torch.randn(3, generator=generator))
         return {"head": images}
@@ -55,7 +55,7 @@ def test_sampling_noise_follows_from_seed_and_batch_number():
     assert not torch.equal(runs[0][0], runs[0][1])
 
 
-def test_stopwatch_counts_batches_and_returns_the_same():
+def test_stopwatch_counts_batches_and_keeps_outputs():
     watch = Stopwatch(ReadOut(("classifier",), lambda images, noise: {"classifier": images * 2}))
     for _ in range(3):
         images = torch.ones(4, 2)

@@ -1,4 +1,4 @@
-"""Judging features: against scikit-learn, and worked by hand."""
+"""Scores of features, compared with scikit-learn and with arithmetic written here."""
 
 import math
 
@@ -22,7 +22,7 @@ ALONE = World(0, 1, 0, torch.device("cpu"))
 
 @pytest.fixture(scope="module")
 def digits():
-    """Features, pixels with noise, and classes, of images to train and to test on."""
+    """Return noisy pixels as features, with classes, of training and test images."""
     data = load_digits()
     noise = torch.randn(1797, 64, generator=torch.Generator().manual_seed(0))
     features = torch.from_numpy(data.data).float() + 3 * noise
@@ -32,7 +32,7 @@ def digits():
 
 
 @pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (1, 0.07), (7, 1.0)])
-def test_knn_is_scikit_learns_to_the_last_image(digits, k, temperature):
+def test_knn_equals_scikit_learn_on_every_image(digits, k, temperature):
     train, labels, test, _ = digits
     theirs = KNeighborsClassifier(k, weights=lambda apart: np.exp((1 - apart) / temperature), metric="cosine")
     theirs.fit(train.double().numpy(), labels.numpy())
@@ -41,7 +41,7 @@ def test_knn_is_scikit_learns_to_the_last_image(digits, k, temperature):
     np.testing.assert_allclose(ours.numpy(), theirs.predict_proba(test.double().numpy()), atol=1e-8)
 
 
-def test_more_neighbors_than_images_are_refused(digits):
+def test_knn_refuses_more_neighbors_than_images(digits):
     with refuses("^1201: more than the 1200 training images"):
         knn_shares(*digits[:3], 10, k=1201)
 
@@ -58,14 +58,14 @@ def test_probe_equals_scikit_learn_at_the_same_penalty(digits):
     np.testing.assert_allclose(probe(test).softmax(-1).numpy(), theirs.predict_proba(inputs[1]), atol=0.02)
 
 
-def test_the_probe_by_sgd_learns_from_classes_and_probabilities(digits):
+def test_sgd_probe_learns_from_classes_and_probabilities(digits):
     train, labels, test, known = digits
     for targets in (labels, torch.nn.functional.one_hot(labels, 10).float()):
         probe = fit_by_sgd(train, targets, 10)
         assert (probe(test).argmax(-1) == known).float().mean() > 0.8
 
 
-def test_zero_shot_in_plain_numbers():
+def test_zero_shot_logits_by_hand():
     features, vectors = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 10.0]])
     assert zero_shot_logits(features, vectors, torch.tensor([0.5, -1.0])).tolist() == [[3.5, 39.0]]
     torch.testing.assert_close(zero_shot_logits(features, vectors, cosine=True), torch.tensor([[0.6, 0.8]]))
@@ -73,8 +73,13 @@ def test_zero_shot_in_plain_numbers():
         zero_shot_logits(features, torch.zeros(2, 3))
 
 
-def test_calibration_in_plain_numbers():
-    """Confidences 0.9, 0.9 and 0.6; hits, a miss, a hit: gaps |1 - 1.8| and |1 - 0.6| over three images."""
+def test_calibration_error_by_hand():
+    """Confidences 0.9, 0.9, 0.6 with hit, miss, hit: the gaps are
+    1 - 1.8
+     and
+    1 - 0.6
+     over three images.
+    """
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
     counter = CalibrationCounter(ALONE.device)
     for part, label in zip(probabilities, (0, 1, 1), strict=True):
@@ -82,11 +87,11 @@ def test_calibration_in_plain_numbers():
     assert counter.compute(ALONE) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-3)
 
 
-def test_feature_scores_in_plain_numbers():
+def test_feature_scores_by_hand():
     target = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
     same = feature_scores(target * 2, target)
     assert same["cosine"] == 100
-    # Variance about the mean (0.25, 0.5) is 2.75 + 1 = 3.75; the error is that of the features doubled, 5.
+    # The variance about the mean (0.25, 0.5) is 2.75 + 1 = 3.75, and the squared error of doubled features is 5.
     assert same["r2"] == pytest.approx(100 * (1 - 5 / 3.75), abs=1e-3)
     assert feature_scores(target, target)["r2"] == 100
     assert feature_scores(-target, target)["cosine"] == -100
@@ -94,8 +99,8 @@ def test_feature_scores_in_plain_numbers():
     assert feature_scores(mean, target)["r2"] == pytest.approx(0, abs=1e-4)
 
 
-def test_neighbors_that_agree_by_half():
-    """Forty images on a circle, in another order."""
+def test_neighbors_of_shuffled_circle_agree_by_chance():
+    """The student's forty images are a shuffled circle."""
     angles = torch.arange(40) * math.tau / 40
     circle = torch.stack([angles.cos(), angles.sin()], -1)
     shuffled = circle[torch.randperm(40, generator=torch.Generator().manual_seed(0))]
@@ -103,7 +108,7 @@ def test_neighbors_that_agree_by_half():
 
 
 @pytest.mark.parametrize(("images", "expected"), [(10, None), (20, None), (21, 50), (51, 20), (20_000, 0.10001)])
-def test_neighbors_are_scored_where_chance_leaves_room(images, expected):
+def test_neighbors_are_scored_if_chance_is_below_100(images, expected):
     features = torch.randn(min(images, 60), 4)
     if images <= 60:
         assert ("neighbors" in feature_scores(features, features)) == (expected is not None)
@@ -112,24 +117,24 @@ def test_neighbors_are_scored_where_chance_leaves_room(images, expected):
         assert score_title("neighbors", images) == f"neighbors (chance {expected:.1f} %)"
 
 
-def test_features_of_one_image_have_no_share_of_variance():
+def test_r2_is_omitted_for_one_image():
     assert feature_scores(torch.ones(1, 4), torch.ones(1, 4)) == {"cosine": 100}
 
 
 @pytest.mark.parametrize("broken", ["vectors", "bias"])
-def test_class_vectors_that_are_not_finite_are_refused(broken):
+def test_zero_shot_refuses_nonfinite_class_vectors(broken):
     values = {"vectors": torch.ones(3, 2), "bias": torch.zeros(3)}
     values[broken][1] = torch.nan
     with refuses("holds values that are not finite"):
         zero_shot_logits(torch.ones(1, 2), values["vectors"], values["bias"])
 
 
-def test_biases_of_another_number_are_refused():
+def test_zero_shot_refuses_wrong_number_of_biases():
     with refuses("holds biases of shape .2,. for 3 vectors"):
         zero_shot_logits(torch.ones(1, 2), torch.ones(3, 2), torch.zeros(2))
 
 
-def test_images_of_several_labels_are_right_by_any_of_them():
+def test_probed_image_matches_any_of_its_labels():
     test = ProbedFeatures(torch.zeros(3, 1), torch.tensor([[2, 1], [0, -1], [1, -1]]), ("a", "b", "c"), "set", "val")
     scores = torch.eye(3)[[1, 2, 1]].double()
     assert Outcome({}, test, scores, scores).figures() == {
@@ -137,7 +142,7 @@ def test_images_of_several_labels_are_right_by_any_of_them():
     }  # fmt: skip
 
 
-def test_classes_without_a_vote_are_not_among_the_first_five():
+def test_class_without_votes_is_not_in_top5():
     test = ProbedFeatures(torch.zeros(1, 1), torch.tensor([0]), tuple("abcdef"), "set", "val")
     shares = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
     assert Outcome({}, test, shares, shares).figures()["top5"] == 0

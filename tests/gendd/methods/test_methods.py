@@ -1,4 +1,4 @@
-"""Losses of the methods that GenDD is compared with, against arithmetic of their own."""
+"""Losses of the methods that GenDD is compared with, against arithmetic written here."""
 
 import math
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ B, C, T = 7, 5, 4.0
 
 @pytest.fixture
 def logits() -> tuple[Tensor, Tensor, Tensor]:
-    """Teacher's and student's logits, and labels."""
+    """Return teacher logits, student logits, and labels."""
     noise = torch.Generator().manual_seed(0)
     teacher_logits, student = 3 * torch.randn(2, B, C, generator=noise, dtype=torch.float64)
     return teacher_logits, student, torch.randint(C, (B,), generator=noise)
@@ -46,7 +46,7 @@ def kl(p: list[float], q: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-def test_divergence_in_plain_numbers(logits):
+def test_divergence_by_hand(logits):
     teacher_logits, student, _ = logits
     ours = divergence(teacher_logits, student, T)
     for row in range(B):
@@ -54,7 +54,7 @@ def test_divergence_in_plain_numbers(logits):
         assert ours[row].item() == pytest.approx(T * T * kl(p, q))
 
 
-def test_dkd_parts_in_plain_numbers(logits):
+def test_dkd_parts_by_hand(logits):
     teacher_logits, student, labels = logits
     tckd, nckd = decoupled(teacher_logits, student, labels, T)
     for row in range(B):
@@ -66,14 +66,14 @@ def test_dkd_parts_in_plain_numbers(logits):
         assert nckd[row].item() == pytest.approx(T * T * kl(*others))
 
 
-def test_dkd_with_beta_the_non_target_probability_is_kd(logits):
+def test_dkd_equals_kd_if_beta_is_non_target_probability(logits):
     teacher_logits, student, labels = logits
     tckd, nckd = decoupled(teacher_logits, student, labels, T)
     target = (teacher_logits / T).softmax(-1).gather(1, labels[:, None])[:, 0]
     torch.testing.assert_close(tckd + (1 - target) * nckd, divergence(teacher_logits, student, T))
 
 
-def test_dkd_stays_finite_for_a_certain_teacher():
+def test_dkd_is_finite_for_a_fully_confident_teacher():
     teacher_logits, student = torch.tensor([[400.0, 0, 0]]), torch.zeros(1, 3, requires_grad=True)
     tckd, nckd = decoupled(teacher_logits, student, torch.tensor([0]), 1.0)
     (tckd + nckd).sum().backward()
@@ -81,12 +81,12 @@ def test_dkd_stays_finite_for_a_certain_teacher():
 
 
 def pairwise(teacher_logits: Tensor, student: Tensor, weights: Tensor) -> Tensor:
-    """The paper's double sum over pairs of classes."""
+    """Compute the paper's double sum over pairs of classes."""
     ours, theirs = (values[:, :, None] - values[:, None, :] for values in (teacher_logits, student))
     return 0.25 * (weights[:, :, None] * weights[:, None, :] * (ours - theirs) ** 2).sum((1, 2))
 
 
-def test_ikl_error_is_the_sum_over_pairs(logits):
+def test_ikl_error_equals_sum_over_pairs(logits):
     teacher_logits, student, _ = logits
     weights = (teacher_logits / T).softmax(-1)
     torch.testing.assert_close(
@@ -94,7 +94,7 @@ def test_ikl_error_is_the_sum_over_pairs(logits):
     )
 
 
-def test_ikl_error_with_uniform_weights_is_a_plain_pairwise_mse(logits):
+def test_ikl_error_with_uniform_weights_is_pairwise_mse(logits):
     teacher_logits, student, _ = logits
     even = torch.full((B, C), 1 / C, dtype=torch.float64)
     ours, theirs = (values[:, :, None] - values[:, None, :] for values in (teacher_logits, student))
@@ -102,21 +102,21 @@ def test_ikl_error_with_uniform_weights_is_a_plain_pairwise_mse(logits):
     torch.testing.assert_close(weighted_pairwise_error(teacher_logits, student, even), mse / 4)
 
 
-def test_ikl_error_is_kd_to_second_order(logits):
-    """T^2 KL of logits that hardly differ is half their variance under the teacher's softmax."""
+def test_ikl_error_equals_kd_to_second_order(logits):
+    """For nearly equal logits, T^2 KL is half the variance of their difference under the teacher's softmax."""
     teacher_logits, apart, _ = logits
     student = teacher_logits + 1e-4 * apart
     error = weighted_pairwise_error(teacher_logits, student, (teacher_logits / T).softmax(-1))
     torch.testing.assert_close(error, divergence(teacher_logits, student, T), rtol=1e-3, atol=0)
 
 
-def test_standardized_logits_in_plain_numbers():
-    """Of 1, 2, 3 the mean is 2 and the deviation (n - 1) is 1."""
+def test_standardized_logits_by_hand():
+    """For 1, 2, 3 the mean is 2 and the deviation (n - 1) is 1."""
     expected = torch.tensor([[-1.0, 0, 1], [1, 0, -1]])
     torch.testing.assert_close(standardized(torch.tensor([[1.0, 2, 3], [70, 50, 30]])), expected)
 
 
-def test_dist_in_plain_numbers(logits):
+def test_dist_relations_by_hand(logits):
     teacher_logits, student, _ = logits
     inter, intra = relations(teacher_logits, student, T)
     p, q = (
@@ -129,16 +129,16 @@ def test_dist_in_plain_numbers(logits):
     assert intra.item() == pytest.approx(T * T * np.mean(by_class))
 
 
-def test_dist_asks_for_the_same_ranking_not_for_the_same_values():
+def test_dist_compares_rankings_not_values():
     teacher_logits = torch.tensor([[0.0, 0], [math.log(3), 0]])
     inter, intra = relations(teacher_logits, 1e-3 * teacher_logits[:, [0, 1]], 1.0)
-    # Over two images, any two values that rise alike correlate wholly; over two equal classes nothing does.
+    # Over two images, two increasing columns correlate fully; over two equal classes there is no correlation.
     assert intra.item() == pytest.approx(0, abs=1e-5)
     assert inter.item() == pytest.approx(0.5, abs=1e-5)
 
 
-def test_srd_in_plain_numbers():
-    """One dimension, two images: normalized, they are -1 and 1, or 1 and -1."""
+def test_srd_log_sum_by_hand():
+    """One dimension and two images normalize to -1 and 1, or to 1 and -1."""
     rising, falling = torch.tensor([[0.0], [2000]]), torch.tensor([[5000.0], [3000]])
     assert log_sum(rising, falling).item() == pytest.approx(math.log(2 * 2**4), rel=1e-5)
     three = torch.tensor([[0.0], [0], [3000]])  # mean 1000, deviation 1000 sqrt 2
@@ -146,13 +146,13 @@ def test_srd_in_plain_numbers():
     assert log_sum(three, other).item() == pytest.approx(math.log(2 * (3 / math.sqrt(2)) ** 4), rel=1e-5)
 
 
-def test_vkd_in_plain_numbers():
-    feature = torch.tensor([[0.0, 7], [2000, 7]])  # standardized: -1 and 1; a constant becomes 0
+def test_vkd_error_by_hand():
+    feature = torch.tensor([[0.0, 7], [2000, 7]])  # standardized to -1 and 1; a constant column becomes 0
     assert standardized_error(torch.tensor([[0.0, 0], [0, 2]]), feature).item() == pytest.approx((1 + 0 + 1 + 4) / 4)
 
 
 @pytest.mark.parametrize("teacher_width", [24, 512, 700])
-def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
+def test_vkd_projector_stays_orthogonal_in_training(teacher_width):
     torch.manual_seed(0)
     student, teacher = timm.create_model("resnet10t", num_classes=C), nn.Module()
     teacher.width = teacher_width
@@ -172,7 +172,7 @@ def test_vkd_projects_orthogonally_whatever_it_has_learned(teacher_width):
 
 
 class OfLogits(LogitTask):
-    """The task around given logits: its methods alone, without networks."""
+    """A task with given logits, without networks."""
 
     def __init__(self, losses, warmup_epochs, teacher_logits, student):
         nn.Module.__init__(self)
@@ -184,7 +184,7 @@ class OfLogits(LogitTask):
 @pytest.mark.parametrize(
     ("warmup", "epoch", "weight"), [(0, 1, 1.0), (20, 1, 0.05), (20, 7, 0.35), (20, 20, 1.0), (20, 240, 1.0)]
 )
-def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
+def test_warm_up_scales_the_distillation_loss(logits, warmup, epoch, weight):
     teacher_logits, student, labels = logits
     task = OfLogits(
         lambda logits, teacher_logits, labels: (torch.tensor(2.0), torch.tensor(3.0)), warmup, teacher_logits, student
@@ -192,8 +192,8 @@ def test_warm_up_of_the_teachers_loss(logits, warmup, epoch, weight):
     assert task(Batch(None, labels, None, epoch))["loss"].item() == pytest.approx(2 + weight * 3)
 
 
-def test_losses_of_the_registry_are_the_published_sums(logits):
-    """Each method's task, built for a real student, on given logits."""
+def test_losses_of_all_methods_equal_published_sums(logits):
+    """Build each method's task for a real student, and feed it given logits."""
     teacher_logits, student, labels = (values.float() if values.is_floating_point() else values for values in logits)
     network = timm.create_model("resnet10t", num_classes=C)
     options = {
@@ -233,7 +233,7 @@ def test_losses_of_the_registry_are_the_published_sums(logits):
         torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
 
 
-def test_regression_has_head_size_and_predicts_its_target():
+def test_regression_has_head_size_and_fits_its_target():
     torch.manual_seed(0)
     drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64, **PAPER))
     head = RegressionHead(64, 16, width=64, size=drawn)

@@ -1,4 +1,4 @@
-"""Where labels are missing the teacher stands in, in every method that can do without."""
+"""Teacher predictions replace missing labels, in every method that can train without labels."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def batch(labels):
 
 
 def soft_labels(task):
-    """Rows 0 and 2 of SOME as they are, rows 1 and 3 the teacher's."""
+    """Return rows 0 and 2 of SOME one-hot, and rows 1 and 3 from the teacher."""
     with torch.no_grad():
         soft = task.teacher.model.eval()(IMAGES).softmax(-1)
     soft[[0, 2]] = 0
@@ -37,18 +37,18 @@ def soft_labels(task):
     return soft
 
 
-def test_known_labels_stay_and_the_teacher_fills_the_others():
+def test_teacher_predictions_fill_missing_labels_only():
     task = task_of(label_fraction=0.5)
     torch.testing.assert_close(task.class_targets(task.teacher.features_of(IMAGES), SOME), soft_labels(task))
 
 
-def test_with_all_labels_they_stay_as_they_are():
+def test_complete_labels_are_unchanged():
     task, labels = task_of(), torch.tensor([3, 1, 0, 2])
     assert task.class_targets(None, labels) is labels and task.training_targets(batch(labels)) is labels
 
 
 @pytest.mark.parametrize("method", ["gendd", "regression"])
-def test_targets_are_contracted_towards_the_same_soft_labels(method, monkeypatch):
+def test_contraction_uses_the_same_soft_labels(method, monkeypatch):
     task, seen = task_of(method, label_fraction=0.5, contraction=0.75), {}
 
     def student(images, target, probe_target, *others):
@@ -71,6 +71,6 @@ def test_rows_without_labels_use_soft_cross_entropy(method):
     torch.testing.assert_close(loss, expected)
 
 
-def test_with_all_labels_pretraining_runs_no_teacher(monkeypatch):
+def test_pretrain_with_all_labels_runs_no_teacher(monkeypatch):
     monkeypatch.setattr(FrozenTeacher, "forward", None)
     assert task_of("pretrain")(batch(torch.tensor([3, 1, 0, 2])))["loss"] > 0

@@ -1,4 +1,4 @@
-"""Weights of others: out of a larger module, and of transformers for images of another size."""
+"""Weights from larger modules, and transformers for images of another size."""
 
 import pytest
 import timm
@@ -33,32 +33,32 @@ def assert_same(network, other):
 
 @pytest.mark.parametrize("prefix", ["model.", "net.", "student.", "model.inner."])
 @pytest.mark.parametrize("others", [{}, {"criterion.weight": torch.ones(5), "temperature": torch.ones(())}])
-def test_a_network_is_taken_out_of_the_module_that_holds_it(prefix, others):
+def test_network_is_found_inside_a_larger_module(prefix, others):
     network, summary = loaded({**prefixed(prefix, toy()), **others})
     assert summary == f"4 of 4 tensors loaded (those under {prefix})"
     assert_same(network, toy())
 
 
-def test_of_two_networks_the_one_that_fits_is_taken():
+def test_fitting_network_of_two_is_loaded():
     network, summary = loaded({**prefixed("teacher.", toy(2, classes=7)), **prefixed("student.", toy())})
     assert "student." in summary
     assert_same(network, toy())
 
 
-def test_two_networks_that_fit_are_not_guessed_between():
+def test_two_fitting_networks_are_refused():
     tensors = {**prefixed("teacher.", toy(2)), **prefixed("student.", toy())}
     with refuses(r"^a.ckpt: holds 2 networks that fit, under student. and teacher.;"):
         loaded(tensors)
 
 
-def test_a_few_names_that_agree_by_chance_are_no_network():
-    """Of a network with four tensors, one has a name of the toy's behind a prefix."""
+def test_few_matching_names_do_not_make_a_network():
+    """One of four tensors has a name of the toy network behind a prefix."""
     other = {"block.classifier.weight": torch.ones(5, 64), "block.classifier.scale": torch.ones(5)}
     with refuses("0 of 4 tensors loaded"):
         loaded(other, allow_partial=True)
 
 
-def test_what_lies_under_the_prefix_must_be_whole():
+def test_network_under_prefix_must_be_complete():
     tensors = prefixed("model.", toy())
     del tensors["model.convolution.bias"]
     with refuses(r"3 of 4 .*1 missing \(convolution.bias"):
@@ -66,7 +66,7 @@ def test_what_lies_under_the_prefix_must_be_whole():
 
 
 @pytest.mark.parametrize("size", [32, 64, 224])
-def test_a_local_transformers_positions_are_resized_as_timm_does(size, tmp_path):
+def test_position_embeddings_are_resized_as_in_timm(size, tmp_path):
     torch.manual_seed(0)
     trained = timm.create_model("test_vit", num_classes=5, img_size=160)
     torch.save(trained.state_dict(), tmp_path / "vit.pth")
@@ -81,7 +81,7 @@ def test_a_local_transformers_positions_are_resized_as_timm_does(size, tmp_path)
 
 
 @pytest.mark.parametrize("size", [160])
-def test_positions_that_fit_stay_as_they_are(size, tmp_path):
+def test_fitting_position_embeddings_are_unchanged(size, tmp_path):
     trained = timm.create_model("test_vit", num_classes=5, img_size=size)
     files.save_tensors(tmp_path / "vit.safetensors", trained.state_dict())
     built = build_network("teacher", "timm/test_vit", str(tmp_path / "vit.safetensors"), FAMILY.zoo, 5, size)
@@ -96,7 +96,7 @@ def test_student_without_classifier_gets_resized_positions(tmp_path):
     assert built.loaded.startswith("78 of 80 tensors loaded (pos_embed resized)")
 
 
-def test_a_file_of_another_network_is_told_as_it_is(tmp_path):
+def test_file_of_another_network_counts_missing_tensors(tmp_path):
     torch.save(timm.create_model("cifar_resnet8", num_classes=5).state_dict(), tmp_path / "a.pth")
     with refuses("of 80 tensors loaded: 78 missing .* 54 left over"):
         build_network("teacher", "timm/test_vit", str(tmp_path / "a.pth"), FAMILY.zoo, 5, 32)

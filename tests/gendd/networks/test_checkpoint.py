@@ -1,4 +1,4 @@
-"""Weights and checkpoints: whole files or none, every container, and files that are refused."""
+"""Weights and checkpoints: atomic writes, all containers, and files that are refused."""
 
 import argparse
 import errno
@@ -37,7 +37,7 @@ def torch_bytes(content, **options):
 
 
 def legacy_bytes(content):
-    """torch's format before version 1.6, which RepDistiller's files are in."""
+    """Return bytes in torch's format before version 1.6, which RepDistiller's files use."""
     return torch_bytes(content, _use_new_zipfile_serialization=False)
 
 
@@ -72,7 +72,7 @@ SAVES = [files.save, files.save_tensors]
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_a_save_replaces_the_file_and_leaves_nothing_else(save, tmp_path):
+def test_save_replaces_file_and_leaves_no_temporary_one(save, tmp_path):
     path = written(tmp_path / "last.safetensors", b"old")
     path = path if save is files.save_tensors else path.rename(tmp_path / "last.pt")
     save(path, WEIGHTS)
@@ -90,7 +90,7 @@ def test_a_save_replaces_the_file_and_leaves_nothing_else(save, tmp_path):
         (files.save_tensors, os, "replace", no_space),
     ],
 )
-def test_a_failing_write_leaves_the_old_file_whole(save, module, name, failure, tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_file(save, module, name, failure, tmp_path, monkeypatch):
     path = written(tmp_path / "last.pt", b"old")
     monkeypatch.setattr(module, name, failure)
     with refuses("cannot write .*last.pt: .*(No space left|unexpected pos)") as caught:
@@ -101,7 +101,7 @@ def test_a_failing_write_leaves_the_old_file_whole(save, module, name, failure, 
 
 
 def of_torch(fault):
-    """What torch.save makes of a disk's fault."""
+    """Return the error that torch.save raises for a disk error."""
     error = RuntimeError("unexpected pos 64 vs 0")
     error.__context__ = fault
     return error
@@ -112,8 +112,8 @@ def of_torch(fault):
     [(torch, "save", of_torch), (os, "fsync", lambda fault: fault), (os, "replace", lambda fault: fault)],
     ids=["save", "fsync", "replace"],
 )
-def test_a_disk_that_fails_for_a_while_is_written_to_again(module, name, fault, tmp_path, monkeypatch):
-    """And if it fails for long, that is no fault of the user's, which would end the restarts."""
+def test_save_retries_temporary_write_errors(module, name, fault, tmp_path, monkeypatch):
+    """Lasting errors raise PassingFault, not a user error, because a user error would end the restarts."""
     monkeypatch.setattr(retry, "PAUSES", (0, 0))
     path, working = written(tmp_path / "last.pt", b"old"), getattr(module, name)
     monkeypatch.setattr(module, name, failing(working, [fault(STALE) for _ in range(3)]))
@@ -126,7 +126,7 @@ def test_a_disk_that_fails_for_a_while_is_written_to_again(module, name, fault, 
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_a_checkpoint_is_read_in_spite_of_faults_that_pass(save, tmp_path, monkeypatch):
+def test_read_retries_temporary_errors(save, tmp_path, monkeypatch):
     monkeypatch.setattr(retry, "PAUSES", (0, 0))
     module, name = (torch, "load") if save is files.save else (safetensors.torch, "load_file")
     save(tmp_path / "weights", WEIGHTS)
@@ -140,7 +140,7 @@ def test_a_checkpoint_is_read_in_spite_of_faults_that_pass(save, tmp_path, monke
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("save", SAVES)
-def test_a_full_disk_is_named_and_leaves_the_old_file_whole(save, tmp_path):
+def test_full_disk_is_named_and_keeps_the_old_file(save, tmp_path):
     path = written(tmp_path / "last.pt", b"old")
     (tmp_path / "last.pt.tmp").symlink_to("/dev/full")
     with refuses("cannot write .*last.pt: .*No space left.*make room"):
@@ -149,7 +149,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_file_whole(save, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_a_refusal(tmp_path):
+def test_save_into_missing_folder_is_refused(tmp_path):
     with refuses("cannot write .*No such file"):
         files.save(tmp_path / "none" / "last.pt", WEIGHTS)
 
@@ -187,7 +187,7 @@ def test_weights_under_two_unknown_keys_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("average", ["state_dict_ema", "model_ema", "ema_state_dict", "params_ema"])
-def test_averaged_weights_come_first_as_in_timm_and_are_named(average, tmp_path):
+def test_averaged_weights_are_preferred_and_named(average, tmp_path):
     raw = {name: value + 1 for name, value in WEIGHTS.items()}
     for content, note in (({"state_dict": raw, average: WEIGHTS}, f"averaged weights ({average})"),
                           ({"state_dict": WEIGHTS, average: None}, "")):  # fmt: skip
@@ -202,7 +202,7 @@ def test_weights_are_found_in_safetensors(prefix, tmp_path):
     assert_same(read_weights(tmp_path / "a.safetensors"), WEIGHTS)
 
 
-def test_a_run_folder_stands_for_its_last_checkpoint(tmp_path):
+def test_run_folder_gives_its_last_checkpoint(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     files.save(tmp_path / "checkpoints" / "best.pt", {"model": {"other": torch.ones(1)}})
     files.save(tmp_path / "checkpoints" / "last.pt", {"model": WEIGHTS, "epoch": 3})
@@ -216,7 +216,7 @@ def student():
 
 
 def published(module):
-    """A student's tensors by the names of published checkpoints, with the buffers that only those have."""
+    """Rename a student's tensors as in published checkpoints, and add the buffers of those files."""
     renamed = {"cls_centers": torch.ones(5, 16), "chunk_idx": torch.arange(2)[None]}
     theirs = {"backbone.": "model.", "norm.": "cls_projector.0.", "head.net.": "diffloss.net.", "classifier.": None}
     for name, value in module.state_dict().items():
@@ -227,7 +227,7 @@ def published(module):
 
 
 @pytest.mark.parametrize("container", ["model", "state_dict"])
-def test_published_students_fill_ours(container, tmp_path):
+def test_published_student_fills_every_tensor(container, tmp_path):
     module = student()
     tensors = published(module)
     content = {"model": tensors} if container == "model" else {"state_dict": prefixed("module.", tensors)}
@@ -243,7 +243,7 @@ def test_published_students_fill_ours(container, tmp_path):
     assert_same(backbone_weights(read), module.backbone.state_dict())
 
 
-def test_the_backbone_of_a_plain_network_is_itself():
+def test_backbone_of_plain_network_is_the_network():
     assert_same(backbone_weights(WEIGHTS), WEIGHTS)
 
 
@@ -256,7 +256,7 @@ class TouchesAFile:
 
 
 @pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
-def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
+def test_pickle_with_code_is_refused_without_running(write, tmp_path):
     trace = tmp_path / "trace"
     path = written(tmp_path / "a.pth", write({"model": WEIGHTS, "extra": TouchesAFile(trace)}))
     assert "not loaded for safety" in refusal(read_weights, path)
@@ -265,14 +265,14 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, tmp_path):
     assert trace.exists(), "this file would not have run anything"
 
 
-def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
+def test_bare_pickle_is_refused_without_running(tmp_path):
     trace = tmp_path / "trace"
     refusal(read_weights, written(tmp_path / "a.pth", pickle.dumps(TouchesAFile(trace), protocol=2)))
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_an_archive_is_told_from_a_checkpoint(mode, tmp_path):
+def test_archive_is_not_taken_for_a_checkpoint(mode, tmp_path):
     inner = written(tmp_path / "inner.pth", torch_bytes(WEIGHTS))
     path = tmp_path / "cifar_teachers.tar"
     with tarfile.open(path, mode) as archive:
@@ -293,14 +293,14 @@ def test_truncated_files_are_refused(write, share, tmp_path):
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
 @pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"hello world", bytes(range(256)) * 9])
-def test_files_that_are_something_else_are_refused(name, content, tmp_path):
+def test_files_of_other_kinds_are_refused(name, content, tmp_path):
     assert "no checkpoint" in refusal(read_weights, written(tmp_path / name, content))
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [([torch.ones(2)], "a list"), (torch.ones(2), "a Tensor"), ({"epoch": 3}, "no weights"), ({}, "no weights")]
-    # The names of an optimizer's; a shape without numbers; and a layout that no network here has.
+    # Optimizer names, a tensor without values, and a sparse layout.
     + [({0: torch.ones(2)}, "no weights"), ({"model": {("a", 1): torch.ones(2)}}, "no weights")]
     + [({"a": torch.ones(2, device="meta")}, "no weights"), ({"a": torch.ones(2).to_sparse()}, "no weights")],
 )
@@ -308,7 +308,7 @@ def test_files_without_named_tensors_are_refused(content, named, tmp_path):
     assert named in refusal(read_weights, written(tmp_path / "a.pth", torch_bytes(content)))
 
 
-def test_a_missing_file_is_named_with_its_remedy(tmp_path):
+def test_missing_file_is_named_with_its_remedy(tmp_path):
     message = refusal(read_weights, tmp_path / "gone.pth")
     assert f"{tmp_path}/gone.pth: no such file; check the path" in message
     assert "checkpoints/last.pt" in refusal(read_weights, tmp_path)
@@ -320,7 +320,7 @@ def network():
 
 
 def other_weights(**changes):
-    """Weights for `network`, other than its own; None drops a tensor."""
+    """Return weights for `network`, all 7; a change to None drops a tensor."""
     tensors = {name: torch.full_like(value, 7) for name, value in network().state_dict().items()}
     tensors.update({name.replace("__", "."): value for name, value in changes.items()})
     return {name: value for name, value in tensors.items() if value is not None}
@@ -354,17 +354,17 @@ UNFIT = {
 
 
 @pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
-def test_weights_that_do_not_fit_load_nothing(changes, named):
+def test_unfitting_weights_load_nothing(changes, named):
     module = network()
     message = refusal(load_weights, module, other_weights(**changes), "a.pth", allow_partial=False)
     assert all(word in message for word in [*named, "a.pth", "--allow-partial"])
-    # Where the program knows no such flag, none is recommended.
+    # A program without this flag does not recommend it.
     assert "--allow-partial" not in refusal(load_weights, module, other_weights(**changes), "a.pth")
     assert_same(module.state_dict(), network().state_dict())
 
 
 @pytest.mark.parametrize(("changes", "named"), UNFIT.values(), ids=UNFIT)
-def test_a_partial_load_is_allowed_when_asked_for(changes, named):
+def test_partial_load_is_allowed_on_request(changes, named):
     module, untouched = network(), network().state_dict()
     summary = load_weights(module, other_weights(**changes), "a.pth", allow_partial=True)
     assert summary == f"{named[0]} tensors loaded"
@@ -374,7 +374,7 @@ def test_a_partial_load_is_allowed_when_asked_for(changes, named):
 
 
 class Renamed(nn.Module):
-    """Published as `body.0`, with `fc` for its classifier."""
+    """Network published as `body.0`, with `fc` as its classifier."""
 
     published_names = {"body.0": "layer"}
 
@@ -388,7 +388,7 @@ class Renamed(nn.Module):
 
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 @pytest.mark.parametrize("classifier", ["fc", "output"])
-def test_a_network_takes_the_names_it_is_published_under(prefix, classifier):
+def test_network_loads_its_published_names(prefix, classifier):
     theirs = {"layer": "body.0", "output": classifier}
     original, module = Renamed(), nn.ModuleDict({"backbone": Renamed()}) if prefix else Renamed()
     tensors = {}
@@ -399,7 +399,7 @@ def test_a_network_takes_the_names_it_is_published_under(prefix, classifier):
     assert_same(module.state_dict(), prefixed(prefix, original.state_dict()))
 
 
-def test_a_classifier_under_two_names_is_not_guessed():
+def test_classifier_under_two_names_is_refused():
     tensors = {**Renamed().state_dict(), "fc.weight": torch.ones(2, 4)}
     assert "1 left over (fc.weight" in refusal(load_weights, Renamed(), tensors, "a.pth")
 
@@ -411,20 +411,20 @@ def test_student_weights_of_other_class_count_are_refused():
     assert "made for 3 classes, the data set has 2" in message
 
 
-def test_weights_of_another_network_are_refused_even_as_a_part():
+def test_weights_of_another_network_are_refused_as_partial():
     message = refusal(load_weights, network(), WEIGHTS, "a.pth", allow_partial=True)
     assert "0 of 9" in message and "--allow-partial" not in message
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weights_that_are_not_finite_are_refused(value):
+def test_nonfinite_weights_are_refused(value):
     weights = other_weights()
     name = next(iter(weights))
     weights[name] = torch.full_like(weights[name], value)
     assert f"a.pth: {name} holds values that are not finite" in refusal(load_weights, network(), weights, "a.pth")
 
 
-def test_checksum_of_tensors_follows_from_all_but_their_order():
+def test_checksum_of_tensors_ignores_their_order_only():
     weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
     same = checksum_of(weights)
     assert checksum_of(dict(reversed(weights.items()))) == same
@@ -453,8 +453,8 @@ def test_real_teacher_is_read(shared):
     assert load_weights(model, tensors, str(path)) == f"{size} of {size} tensors loaded"
 
 
-def test_temporary_file_of_a_killed_writer_is_swept(tmp_path):
-    """A live writer's is left alone."""
+def test_temporary_file_of_a_killed_writer_is_removed(tmp_path):
+    """The temporary file of a live writer stays."""
 
     def killed(file) -> None:
         file.write(b"half")

@@ -1,4 +1,4 @@
-"""Networks by short name and from timm, and the weights that fill them."""
+"""Networks by short name and from timm, and their weights."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ from gendd.programs.dry_run import without_absent
 from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD, FAMILY
 
 
-def test_a_short_name_is_the_familys_own_network():
+def test_short_name_gives_the_familys_network():
     network = create("vgg8")
     assert_speaks_the_interface(network, 512)
     assert parameter_count(network) == 3965028 - 93 * 513
@@ -30,43 +30,43 @@ def test_a_short_name_is_the_familys_own_network():
 def test_timm_stem_keeps_resolution_of_small_images():
     network = create("timm/resnet18")
     assert network.conv1.stride == (1, 1) and isinstance(network.maxpool, nn.Identity)
-    # Stages 2 to 4 halve it three times: 32 to 4, where the stem for large images would leave 1.
+    # Stages 2 to 4 halve it three times, from 32 to 4; the stem for large images would leave 1.
     assert network.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 512, 4, 4)
     assert_speaks_the_interface(network, 512)
 
 
 @torch.no_grad()
-def test_a_timm_network_keeps_its_stem_for_large_images():
+def test_timm_network_keeps_its_stem_for_large_images():
     network = create("timm/resnet18", image_size=224)
     assert network.conv1.stride == (2, 2) and isinstance(network.maxpool, nn.MaxPool2d)
     assert network.forward_features(torch.randn(1, 3, 64, 64)).shape == (1, 512, 2, 2)
 
 
-def test_a_timm_transformer_takes_small_images():
+def test_timm_transformer_takes_small_images():
     network = create("timm/vit_tiny_patch16_224")
     assert_speaks_the_interface(network, 192)
     assert network.pos_embed.shape == (1, 1 + 4, 192)
 
 
-def test_feature_width_is_that_after_the_heads_hidden_layer():
+def test_feature_width_is_the_heads_hidden_width():
     network = create("timm/mobilenetv3_small_050")
     assert network.num_features != network.head_hidden_size
     assert_speaks_the_interface(network, network.head_hidden_size)
 
 
 @pytest.mark.parametrize("name", ["timm/inception_v3", "timm/vit_tiny_patch16_224"])
-def test_an_image_too_small_for_a_network_is_refused(name):
+def test_image_too_small_for_a_network_is_refused(name):
     size = 32 if "inception" in name else 8
     with refuses(rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
         build_network("teacher", name, None, FAMILY.zoo, 7, size)
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_trial_counts_operations():
+def test_trial_counts_flops():
     assert trial("resnet8", create("resnet8"), 32) == flops(lambda: create("resnet8")(torch.zeros(1, 3, 32, 32)))
 
 
-def test_a_last_map_of_one_value_cannot_be_trained_alone():
+def test_network_without_spatial_extent_needs_two_images():
     network = create("vgg8", image_size=32)
     network.features = nn.BatchNorm1d(7)
     network.register_forward_hook(lambda module, _, logits: module.features(logits))
@@ -89,21 +89,21 @@ def test_a_last_map_of_one_value_cannot_be_trained_alone():
         ("timm/resnet18.tv_in2k", "timm/resnet18.tv_in1k"),
     ],
 )
-def test_an_unknown_name_brings_the_nearest(name, nearest):
+def test_unknown_name_gives_the_nearest_names(name, nearest):
     assert nearest in refusal(name).partition("nearest: ")[2].split(", ")
 
 
-def test_a_name_that_only_timm_has_brings_timms_spelling():
+def test_timm_name_without_prefix_gives_timms_spelling():
     assert refusal("resnet18").endswith(" timm/resnet18")
 
 
-def test_a_name_like_no_other_brings_the_familys_own():
+def test_name_unlike_all_others_gives_the_familys_names():
     message = refusal("qqqqqq")
     assert "resnet8" in message and "timm/" not in message
 
 
 @pytest.mark.parametrize("name", ["timm/vgg13", "vgg13"])
-def test_a_name_of_both_is_the_familys_unless_timms_is_asked_for(name):
+def test_prefix_selects_timms_network_of_a_shared_name(name):
     with torch.device("meta"):
         parameters = parameter_count(create(name, num_classes=100))
     assert (parameters == 9462180) == (name == "vgg13")
@@ -118,7 +118,7 @@ def built(weights, num_classes):
     return build_network("teacher", "resnet8", weights, FAMILY.zoo, num_classes, 32)
 
 
-def test_a_network_is_filled_from_its_weights(tmp_path):
+def test_network_loads_its_weights(tmp_path):
     weights = save_weights(tmp_path / "a.pt", 7)
     network = built(weights, 7)
     expected = checkpoint.read_weights(weights)
@@ -127,7 +127,7 @@ def test_a_network_is_filled_from_its_weights(tmp_path):
 
 
 @pytest.mark.parametrize("allow_partial", [False, True])
-def test_weights_for_another_class_count_are_refused_with_both(allow_partial, tmp_path):
+def test_weights_of_other_class_count_name_both_counts(allow_partial, tmp_path):
     weights = save_weights(tmp_path / "a.pt", 10)
     with refuses(r"--teacher-weights .*a\.pt: made for 10 classes, the data set has 7"):
         build_network("teacher", "resnet8", weights, FAMILY.zoo, 7, 32, allow_partial)
@@ -143,7 +143,7 @@ def test_absent_weights_are_refused_or_listed(tmp_path):
         built(weights, 7)
 
 
-def test_a_file_absent_from_pretrained_brings_the_familys_remedy():
+def test_file_absent_from_pretrained_gives_fetch_and_train():
     message = weights_refusal("resnet8", "pretrained/resnet8_vanilla/absent.pth")
     looked_for = Path("pretrained/resnet8_vanilla/absent.pth").absolute()
     assert f"no such file, looked for {looked_for}; bash sh/fetch_pretrained_teachers.sh fetches it" in message
@@ -162,14 +162,14 @@ def test_teacher_file_without_classifier_is_always_refused(tmp_path):
         assert len(str(caught.value).splitlines()) == 1 and "--allow-partial" not in str(caught.value)
 
 
-def test_a_classifier_of_another_width_is_no_teachers(tmp_path):
+def test_teacher_file_with_wider_classifier_is_refused(tmp_path):
     tensors = {**create("resnet8").state_dict(), "fc.weight": torch.ones(7, 32)}
     files.save(tmp_path / "a.pt", tensors)
     with refuses(r"no classifier \(fc.weight\)"):
         build_network("teacher", "resnet8", str(tmp_path / "a.pt"), FAMILY.zoo, 7, 32, allow_partial=True)
 
 
-def test_a_student_may_start_without_its_probe(tmp_path):
+def test_student_may_start_without_its_probe(tmp_path):
     tensors = create("resnet8").state_dict()
     del tensors["fc.weight"], tensors["fc.bias"]
     files.save(tmp_path / "a.pt", tensors)
@@ -177,7 +177,7 @@ def test_a_student_may_start_without_its_probe(tmp_path):
     assert built.loaded.startswith(f"{len(tensors)} of {len(tensors) + 2} tensors loaded")
 
 
-def test_averaged_weights_are_named_in_the_plan(tmp_path):
+def test_plan_names_averaged_weights(tmp_path):
     torch.save({"state_dict": create("resnet8").state_dict(), "state_dict_ema": create("resnet8").state_dict()},
                tmp_path / "a.pth.tar")  # fmt: skip
     assert built(str(tmp_path / "a.pth.tar"), 7).loaded.endswith("a.pth.tar, its averaged weights (state_dict_ema)")
@@ -190,26 +190,26 @@ def normalization(name, **given):
 
 
 @pytest.mark.parametrize("function", ["tiny", "half_stated"])
-def test_a_normalization_that_is_assumed_is_told(function):
+def test_assumed_normalization_is_described(function):
     mean, std, text = normalization(f"users_networks:{function}")
     assert (mean, std) == (CIFAR100_MEAN, CIFAR100_STD)
     assert "mean 0.5071 0.4867 0.4408 and std 0.2675 0.2565 0.2761" in text and "states none" in text
 
 
 @pytest.mark.parametrize("name", ["users_networks:stated", "resnet8"])
-def test_a_normalization_that_is_stated_is_taken_without_a_word(name):
+def test_stated_normalization_is_not_described(name):
     mean, _, text = normalization(name)
     assert mean == ((0.5, 0.5, 0.5) if ":" in name else CIFAR100_MEAN) and "mean" not in text
 
 
 @pytest.mark.parametrize("name", ["users_networks:tiny", "users_networks:stated", "resnet8"])
-def test_a_normalization_that_is_given_replaces_any(name):
+def test_given_normalization_overrides_any(name):
     mean, std, text = normalization(name, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     assert (mean, std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert "mean 0.1 0.2 0.3 and std 0.4 0.5 0.6" in text and "states none" not in text
 
 
-def test_flops_count_two_for_a_multiply_add():
+def test_flops_count_two_per_multiply_add():
     linear, convolution = nn.Linear(5, 7), nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
     assert flops(lambda: linear(torch.zeros(4, 5))) == 2 * 4 * 5 * 7
     assert flops(lambda: convolution(torch.zeros(2, 3, 10, 10))) == 2 * (2 * 8 * 5 * 5) * (3 * 3 * 3)

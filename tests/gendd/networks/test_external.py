@@ -1,4 +1,4 @@
-"""Teachers of other libraries, on tiny networks that are built here; without the libraries, what is said."""
+"""Teachers of other libraries, on small networks that are built here, and errors if a library is missing."""
 
 import sys
 
@@ -48,7 +48,7 @@ def test_transformer_gives_class_token_or_patch_mean(dino):
         width_of(network, "projection", 56)
 
 
-def test_a_convolutional_network_and_clip_of_transformers(tmp_path):
+def test_convolutional_network_and_clip_of_transformers(tmp_path):
     library = pytest.importorskip("transformers", reason="transformers is not installed")
     small = library.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1])
     library.ResNetModel(small).save_pretrained(tmp_path / "resnet")
@@ -68,7 +68,7 @@ def test_a_convolutional_network_and_clip_of_transformers(tmp_path):
     assert (network.num_features, network.pretrained_cfg["input_size"]) == (24, (3, 32, 32))
 
 
-def test_the_image_tower_of_open_clip(tmp_path, monkeypatch):
+def test_image_tower_of_open_clip(tmp_path, monkeypatch):
     library = pytest.importorskip("open_clip", reason="open_clip is not installed")
     config = {
         "embed_dim": 16,
@@ -85,7 +85,7 @@ def test_the_image_tower_of_open_clip(tmp_path, monkeypatch):
         torch.testing.assert_close(network(images), loaded.encode_image(images))
 
 
-def test_a_repository_of_torch_hub(tmp_path):
+def test_torch_hub_repository_gives_a_network(tmp_path):
     (tmp_path / "hubconf.py").write_text(
         "import torch\n\ndef tiny():\n    network = torch.nn.Sequential(torch.nn.Conv2d(3, 5, 8, 8))\n"
         "    for parameter in network.parameters():\n        torch.nn.init.constant_(parameter, 0.1)\n"
@@ -158,7 +158,7 @@ def empty():
 
 
 @pytest.mark.parametrize("entry", ["pretrained", "weights", "by_default", "half"])
-def test_an_entry_of_torch_hub_is_asked_for_its_weights(entry, tmp_path):
+def test_torch_hub_entry_is_called_with_its_weights(entry, tmp_path):
     (tmp_path / "hubconf.py").write_text(HUB)
     network = create_foundation(f"hub:{tmp_path}:{entry}")
     for parameter in network.parameters():
@@ -175,7 +175,7 @@ def test_an_entry_of_torch_hub_is_asked_for_its_weights(entry, tmp_path):
         ("number", "returns a int; choose an entry that returns an nn.Module"),
     ],
 )
-def test_an_entry_without_weights_or_feature_is_refused(entry, reason, tmp_path):
+def test_torch_hub_entry_without_weights_or_feature_fails(entry, reason, tmp_path):
     (tmp_path / "hubconf.py").write_text(HUB)
     with refuses(f"^hub:{tmp_path}:{entry}: {reason}"):
         create_foundation(f"hub:{tmp_path}:{entry}")
@@ -189,7 +189,7 @@ def test_an_entry_without_weights_or_feature_is_refused(entry, reason, tmp_path)
         ("empty", "has no parameters"),
     ],
 )
-def test_a_teacher_that_can_teach_nothing_is_refused(entry, reason, tmp_path):
+def test_useless_teacher_is_refused(entry, reason, tmp_path):
     (tmp_path / "hubconf.py").write_text(HUB)
     name = f"hub:{tmp_path}:{entry}"
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
@@ -197,13 +197,13 @@ def test_a_teacher_that_can_teach_nothing_is_refused(entry, reason, tmp_path):
         build_teacher(config, FAMILY.zoo, 10)
 
 
-def test_a_folder_of_torch_hub_that_is_absent_is_named(tmp_path):
+def test_absent_torch_hub_folder_is_named(tmp_path):
     name = f"hub:{tmp_path / 'absent'}:tiny"
     with refuses(f"^{name}: {tmp_path / 'absent'}: no such folder"):
         create_foundation(name)
 
 
-def test_the_plan_says_that_a_feature_is_what_is_returned(tmp_path):
+def test_plan_describes_a_returned_feature(tmp_path):
     (tmp_path / "hubconf.py").write_text(HUB)
     name = f"hub:{tmp_path}:by_default"
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
@@ -223,17 +223,17 @@ def small_vit(folder, half: bool = False, processor=None, **settings) -> str:
     return f"transformers:{folder}"
 
 
-def test_half_precision_is_loaded_as_float32(tmp_path):
+def test_half_precision_weights_are_loaded_as_float32(tmp_path):
     network = create_foundation(small_vit(tmp_path, half=True))
     assert {value.dtype for value in network.state_dict().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("size", [[32, 32], (32, 32), 32])
-def test_an_image_size_may_be_a_list(size, tmp_path):
+def test_image_size_may_be_a_list(size, tmp_path):
     assert create_foundation(small_vit(tmp_path, image_size=size)).pretrained_cfg["input_size"] == (3, 32, 32)
 
 
-def test_images_that_are_not_square_are_refused(tmp_path):
+def test_non_square_images_are_refused(tmp_path):
     name = small_vit(tmp_path, image_size=[32, 64])
     with refuses(f"^{name}: takes images of 32 x 64 pixels; choose a network for"):
         create_foundation(name)
@@ -269,7 +269,7 @@ def test_images_are_normalized_as_by_the_processor(kind, tmp_path):
     assert ("blue" in cfg["normalization"]) == (kind == "blue-first")
 
 
-def test_a_normalization_that_is_assumed_stands_in_the_plan(tmp_path):
+def test_plan_names_an_assumed_normalization(tmp_path):
     name = small_vit(tmp_path)
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
     described = build_teacher(config, FAMILY.zoo, 10).loaded.describe()
@@ -277,7 +277,7 @@ def test_a_normalization_that_is_assumed_stands_in_the_plan(tmp_path):
     assert "learned by its pooled (pooler_output) feature of 32 numbers" in described
 
 
-def test_a_teacher_whose_passes_differ_is_refused(tmp_path, monkeypatch):
+def test_teacher_with_random_outputs_is_refused(tmp_path, monkeypatch):
     (tmp_path / "dropping.py").write_text(
         "import timm\nfrom torch.nn import functional as F\n\n"
         "def network(num_classes):\n    model = timm.create_model('test_resnet', num_classes=num_classes)\n"
@@ -290,7 +290,7 @@ def test_a_teacher_whose_passes_differ_is_refused(tmp_path, monkeypatch):
         build_teacher(config, FAMILY.zoo, 10)
 
 
-def test_a_projection_as_wide_as_the_classes_classifies_nothing():
+def test_projection_as_wide_as_the_classes_is_no_classifier():
     given = ("--student", "resnet8", "--dataset", "digits", "--teacher-weights", "random", "--contraction", "0")
     config = cifar_config(*given, "--teacher", "timm/vit_xsmall_patch16_clip_224.tinyclip_yfcc15m")
     teacher = build_teacher(config, FAMILY.zoo, 512)
@@ -302,14 +302,14 @@ def test_a_projection_as_wide_as_the_classes_classifies_nothing():
     [("transformers:some/id", "transformers", "pip install transformers"),
      ("open_clip:ViT-B-32/openai", "open_clip", "pip install open_clip_torch")],
 )  # fmt: skip
-def test_a_library_that_is_not_installed_is_named(name, package, told, monkeypatch):
+def test_missing_library_is_named(name, package, told, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with refuses(f"^{name}: needs the package {package}, which is not installed; {told}"):
         create_foundation(name)
 
 
 @pytest.mark.parametrize("name", ["transformers:no/such", "hub:no/such:entry", "hub:entry", "open_clip:ViT-B-32"])
-def test_what_cannot_be_had_is_told_in_a_line(name, monkeypatch):
+def test_unavailable_teacher_is_refused_in_one_line(name, monkeypatch):
     if name.startswith(("transformers", "open_clip")):
         pytest.importorskip(name.partition(":")[0], reason="the library is not installed")
     monkeypatch.setattr(
@@ -320,7 +320,7 @@ def test_what_cannot_be_had_is_told_in_a_line(name, monkeypatch):
     assert str(caught.value).startswith(f"{name}: ") and len(str(caught.value).splitlines()) == 1
 
 
-def test_it_sees_its_own_size_and_brings_its_weights(dino):
+def test_external_teacher_has_its_image_size_and_weights(dino):
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", dino, "--contraction", "0")
     teacher = build_teacher(config, FAMILY.zoo, 10)
     assert (teacher.image_size, teacher.has_classifier) == (56, False)

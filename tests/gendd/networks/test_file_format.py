@@ -1,4 +1,4 @@
-"""Files that are no checkpoints are refused by what they are, never with advice to run them."""
+"""Files that are not checkpoints: the error names their kind and never advises to run them."""
 
 import bz2
 import gzip
@@ -37,7 +37,7 @@ def scripted(buffer):
         torch.jit.save(torch.jit.script(nn.Linear(2, 2)), buffer)
 
 
-# What stands in the file, and what the refusal calls it.
+# File contents, and how the error calls them.
 FILES = {
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 102502400\n", "a Git LFS pointer"),
     "html": (b"\n<!DOCTYPE html><html><title>Quota exceeded</title></html>", "a web page"),
@@ -57,7 +57,7 @@ FILES = {
 
 @pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "a.bin"])
 @pytest.mark.parametrize(("content", "named"), FILES.values(), ids=FILES)
-def test_a_file_is_refused_by_what_it_is(content, named, name, tmp_path):
+def test_other_file_is_refused_with_its_kind(content, named, name, tmp_path):
     (tmp_path / name).write_bytes(content)
     with refuses(f"^{tmp_path / name}: no checkpoint but ") as caught:
         read_weights(tmp_path / name)
@@ -72,19 +72,19 @@ def test_unknown_file_gives_no_advice_to_run_it(tmp_path):
     assert "weights_only" not in str(caught.value) and "arbitrary code" not in str(caught.value)
 
 
-def test_a_saved_module_is_refused_with_its_class(tmp_path):
+def test_saved_module_is_refused_with_its_class(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
     with refuses(r"\(torch.nn.modules.linear.Linear\).*save its state_dict alone"):
         read_weights(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("name", ["a.bin", "a.pth", "a"])
-def test_safetensors_are_read_whatever_their_ending(name, tmp_path):
+def test_safetensors_are_read_with_any_extension(name, tmp_path):
     (tmp_path / name).write_bytes(safetensors.torch.save(WEIGHTS))
     tensors = read_weights(tmp_path / name)
     assert all(torch.equal(tensors[key], value) for key, value in WEIGHTS.items())
 
 
-def test_torchs_files_are_read_whatever_their_ending(tmp_path):
+def test_torch_files_are_read_with_any_extension(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(filled(lambda buffer: torch.save(WEIGHTS, buffer)))
     assert read_weights(tmp_path / "a.safetensors").keys() == WEIGHTS.keys()

@@ -1,4 +1,4 @@
-"""Recomputed activations (gradient checkpointing) of networks."""
+"""Gradient checkpointing of networks."""
 
 import copy
 import gc
@@ -15,7 +15,7 @@ from gendd.networks.create import recompute_activations
 
 
 def recomputing(name, **options):
-    """Two networks of the same weights; the second recomputes its activations."""
+    """Return two networks with the same weights; the second one uses gradient checkpointing."""
     torch.manual_seed(0)
     networks = [timm.create_model(name, num_classes=5, **options).train()]
     networks.append(copy.deepcopy(networks[0]))
@@ -24,7 +24,7 @@ def recomputing(name, **options):
 
 
 def step(network, seed):
-    """Loss and bytes kept for the backward pass, which fills the gradients."""
+    """Run forward and backward; return the loss and the bytes kept for the backward pass."""
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
     kept = {}
 
@@ -48,8 +48,8 @@ def step(network, seed):
         ("test_vit", {"img_size": 32, "proj_drop_rate": 0.2}),
     ],
 )
-def test_recomputed_activations_change_no_result(name, options):
-    """Nor the running statistics of batch norm, which meets each batch twice; nor what dropout draws."""
+def test_grad_checkpointing_changes_no_result(name, options):
+    """Batch norm statistics, which meet each batch twice, and dropout masks are the same too."""
     networks = recomputing(name, **options)
     for seed in (1, 2):
         (loss, kept), (same_loss, less) = (step(network, seed) for network in networks)
@@ -60,7 +60,7 @@ def test_recomputed_activations_change_no_result(name, options):
         assert torch.equal(value, other), buffer
 
 
-def test_recomputed_activations_change_no_result_when_compiled():
+def test_grad_checkpointing_changes_no_compiled_result():
     networks = recomputing("cifar_resnet8")
     networks[1].compile(backend="aot_eager")
     assert torch.equal(*(step(network, 1)[0] for network in networks))
@@ -68,7 +68,7 @@ def test_recomputed_activations_change_no_result_when_compiled():
         assert torch.equal(one, other)
 
 
-def test_recomputed_activations_under_ddp_change_no_result():
+def test_grad_checkpointing_changes_no_result_under_ddp():
     networks = recomputing("cifar_resnet20")
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -86,7 +86,7 @@ def test_recomputed_activations_under_ddp_change_no_result():
 
 
 @pytest.mark.parametrize("name", ["toy:network", "timm/coat_tiny"])
-def test_a_network_that_cannot_recompute_is_refused(name):
+def test_network_without_grad_checkpointing_is_refused(name):
     with torch.device("meta"):
         network = create(name, image_size=224)
     with refuses(f"^{name} has no gradient checkpointing"):

@@ -1,4 +1,4 @@
-"""The feature that a family is used by, over all families of timm, transformers and open_clip, small and random."""
+"""Default features of all families of timm, transformers and open_clip, small and with random weights."""
 
 import json
 from collections.abc import Callable
@@ -21,17 +21,17 @@ def offline(monkeypatch):
 
 
 def student_like(network: nn.Module) -> SimpleNamespace:
-    """A student whose images come in the teacher's normalization."""
+    """Return a student whose normalization is the teacher's."""
     return SimpleNamespace(pretrained_cfg=network.pretrained_cfg)
 
 
-# transformers: settings at which each model type is small. None: what it has by default.
+# transformers: settings that make each model type small. None: the defaults.
 VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SMALL_VIT = {**VIT, "image_size": 32, "patch_size": 8}
 DEPTHS = {"depths": [1, 1, 1, 1]}
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "image_size": 32}
 PYRAMID = {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 2]}
-# Type: settings, what is taken.
+# Type: settings.
 POOLED = {
     "beit": SMALL_VIT,
     "bit": {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "num_groups": 8},
@@ -84,7 +84,7 @@ MEAN = {
     "swiftformer": {"embed_dims": [8, 16, 16, 32], **DEPTHS},
     "vitdet": {**SMALL_VIT, "pretrain_image_size": 32},
 }
-# Masks at random; queries; numbers of a palette; videos; other tasks; made of parts that are downloaded or not here.
+# Random masks, queries, palette numbers, videos, other tasks, and models with parts that are downloaded or missing.
 NOT_TEACHERS = {
     "vit_mae", "conditional_detr", "dab-detr", "deformable_detr", "detr", "table-transformer", "imagegpt",
     "timesformer", "videomae", "videoprism_vision_model", "vivit", "depth_pro", "swin2sr", "cohere2_vision", "llama4",
@@ -103,14 +103,14 @@ def small_transformers(folder, kind: str, settings: dict, classifier: bool = Fal
 
 @torch.no_grad()
 def assert_teaches(network: nn.Module, expected: Callable):
-    """The usual feature is the expected one, the same at each pass, in float32 and in bf16."""
+    """Assert that the default feature is the expected one, equal in each pass, in float32 and in bf16."""
     side = network.pretrained_cfg["input_size"][-1]
     images = torch.randn(2, 3, side, side)
     kind = usual(network)
     wanted = expected(images)
     torch.testing.assert_close(take(network, images, kind), wanted, rtol=1e-4, atol=1e-5)
     assert width_of(network, kind, side) == wanted.shape[1]
-    if not torch.equal(wanted[0], wanted[1]):  # Some small random networks see no difference.
+    if not torch.equal(wanted[0], wanted[1]):  # Some small random networks return the same feature for all images.
         check_repeats("a", network, kind, side)
     width = width_of(network, kind, side)
     teacher = FrozenTeacher(network, student_like(network), torch.device("cpu"), "bf16", kind=kind, width=width)
@@ -118,21 +118,21 @@ def assert_teaches(network: nn.Module, expected: Callable):
 
 
 @pytest.mark.parametrize("kind", POOLED)
-def test_a_model_of_transformers_gives_its_pooler_output(kind, tmp_path):
+def test_transformers_model_gives_its_pooler_output(kind, tmp_path):
     network = small_transformers(tmp_path, kind, POOLED[kind])
     assert describe(network, usual(network)) == "pooled (pooler_output)"
     assert_teaches(network, lambda images: network.network(images).pooler_output.flatten(1))
 
 
 @pytest.mark.parametrize("kind", CLASS_TOKEN)
-def test_a_model_without_pooler_gives_its_class_token(kind, tmp_path):
+def test_transformers_model_without_pooler_gives_class_token(kind, tmp_path):
     network = small_transformers(tmp_path, kind, CLASS_TOKEN[kind])
     assert describe(network, usual(network)) == "pooled (class token)"
     assert_teaches(network, lambda images: network.network(images).last_hidden_state[:, 0])
 
 
 @pytest.mark.parametrize("kind", MEAN)
-def test_a_model_without_class_token_gives_the_mean(kind, tmp_path):
+def test_transformers_model_without_class_token_gives_mean(kind, tmp_path):
     network = small_transformers(tmp_path, kind, MEAN[kind])
     assert describe(network, usual(network)) == "pooled (mean over all places)"
 
@@ -143,20 +143,20 @@ def test_a_model_without_class_token_gives_the_mean(kind, tmp_path):
     assert_teaches(network, mean)
 
 
-def test_every_vision_model_of_transformers_is_looked_at():
+def test_every_vision_model_of_transformers_is_tested():
     auto = pytest.importorskip("transformers.models.auto.modeling_auto", reason="transformers is not installed")
     known = {*POOLED, *CLASS_TOKEN, *MEAN, *NOT_TEACHERS}
     assert not sorted(set(auto.MODEL_FOR_IMAGE_MAPPING_NAMES) - known)
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "beit", "dinov2_with_registers", "swin", "resnet", "clip"])
-def test_a_fine_tuned_classifier_gives_no_untrained_pooler(kind, tmp_path):
+def test_fine_tuned_classifier_gives_no_untrained_pooler(kind, tmp_path):
     settings = {"vision_config": {**SMALL_VIT}} if kind == "clip" else {**POOLED[kind], "num_labels": 7}
-    if kind == "clip":  # The text tower was not saved with it.
+    if kind == "clip":  # The text tower was not saved.
         with refuses("are not among its weights and would stay random"):
             small_transformers(tmp_path, kind, settings, classifier=True)
         return
-    if kind == "deit":  # It has two classes of classifiers.
+    if kind == "deit":  # DeiT has two classes of classifiers.
         settings["architectures"] = ["DeiTForImageClassification"]
     network = small_transformers(tmp_path, kind, settings, classifier=True)
     trained = kind not in ("vit", "deit")
@@ -172,7 +172,7 @@ def test_a_fine_tuned_classifier_gives_no_untrained_pooler(kind, tmp_path):
 @pytest.mark.parametrize(
     "kind", ["clip", "siglip", "metaclip_2", "chinese_clip", "align", "altclip", "blip", "groupvit"]
 )
-def test_a_model_of_two_towers_gives_its_image_features(kind, tmp_path):
+def test_two_tower_model_gives_its_image_features(kind, tmp_path):
     library = pytest.importorskip("transformers", reason="transformers is not installed")
     text = {**VIT, "vocab_size": 50, "max_position_embeddings": 16, "projection_dim": 24, "project_dim": 24}
     text |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
@@ -198,7 +198,7 @@ def test_a_model_of_two_towers_gives_its_image_features(kind, tmp_path):
     assert_teaches(network, expected)
 
 
-def test_a_tower_saved_with_its_projection_gives_image_embeds(tmp_path):
+def test_tower_saved_with_its_projection_gives_image_embeds(tmp_path):
     library = pytest.importorskip("transformers", reason="transformers is not installed")
     tower = library.CLIPVisionModelWithProjection(library.CLIPVisionConfig(**SMALL_VIT, projection_dim=16))
     tower.save_pretrained(tmp_path)
@@ -207,13 +207,13 @@ def test_a_tower_saved_with_its_projection_gives_image_embeds(tmp_path):
     assert_teaches(network, lambda images: tower.eval()(images).image_embeds)
 
 
-def test_a_model_that_masks_at_random_is_refused(tmp_path):
+def test_model_with_random_masks_is_refused(tmp_path):
     network = small_transformers(tmp_path, "vit_mae", SMALL_VIT)
     with refuses("^mae: two passes over the same images differ"):
         check_repeats("mae", network, usual(network), 32)
 
 
-def test_a_detector_is_refused(tmp_path):
+def test_detector_is_refused(tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed")
     backbone = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 8], "depths": [1, 1]}
     settings = {"backbone_config": {**backbone, "out_features": ["stage2"]}, "backbone": None, "d_model": 16}
@@ -226,7 +226,7 @@ def test_a_detector_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "prefix"), [("deit", 2), ("dinov2_with_registers", 4), ("dinov3_vit", 4), ("pixio", 8), ("ijepa", 0)]
 )
-def test_patches_begin_after_class_and_register_tokens(kind, prefix, tmp_path):
+def test_patch_mean_skips_class_and_register_tokens(kind, prefix, tmp_path):
     network = small_transformers(tmp_path, kind, {**POOLED, **MEAN}[kind])
     images = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
@@ -235,13 +235,13 @@ def test_patches_begin_after_class_and_register_tokens(kind, prefix, tmp_path):
         torch.testing.assert_close(take(network, images, "patch-mean"), tokens[:, prefix:].mean(1))
 
 
-def test_tokens_that_are_not_patches_are_not_averaged(tmp_path):
+def test_patch_mean_of_tokens_without_patches_is_refused(tmp_path):
     network = small_transformers(tmp_path, "yolos", POOLED["yolos"])
     with refuses("patch-mean: the network gives no patches; choose pooled"):
         width_of(network, "patch-mean", 32)
 
 
-# open_clip: one small tower for each kind of its configurations.
+# open_clip: one small tower for each kind of configuration.
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 TOWER = {"image_size": 32, "layers": 1, "width": 32, "patch_size": 16, "head_width": 16}
 TIMM = {"timm_model_name": "test_vit", "image_size": 160}
@@ -263,7 +263,7 @@ OPEN_CLIP = {
 
 
 @pytest.mark.parametrize("kind", OPEN_CLIP)
-def test_a_tower_of_open_clip_gives_encode_image(kind, tmp_path, monkeypatch):
+def test_open_clip_tower_gives_encode_image(kind, tmp_path, monkeypatch):
     library = pytest.importorskip("open_clip", reason="open_clip is not installed")
     torch.manual_seed(0)
     # timm's tower without a projection is as wide as its model.
@@ -288,8 +288,8 @@ def published_configurations():
     return [cfg for name in timm.list_models() for cfg in timm.models.get_arch_pretrained_cfgs(name).values()]
 
 
-def test_projections_of_timm_are_told_from_classifiers():
-    """timm names every tower that ends in a projection clip or PE's core; mixes that were fine-tuned have _ft_."""
+def test_timm_projections_differ_from_classifiers():
+    """Towers that end in a projection have clip or PE core in their name; fine-tuned ones have _ft_."""
     seen = {True: 0, False: 0}
     for cfg in published_configurations():
         tag = cfg.tag or ""
@@ -302,7 +302,7 @@ def test_projections_of_timm_are_told_from_classifiers():
     assert seen[True] > 100 and seen[False] > 1500
 
 
-def test_a_users_classes_are_no_projection():
+def test_users_classes_are_not_a_projection():
     cfg = timm.models.get_pretrained_cfg("resnet18").to_dict()
     assert projection_width({**cfg, "num_classes": 10}) == 0
     assert projection_width({}) == 0
@@ -331,7 +331,7 @@ TOWERS = {
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", TOWERS)
-def test_a_tower_of_timm_gives_its_projection(name):
+def test_timm_tower_gives_its_projection(name):
     with torch.device("meta"):
         network = timm.create_model(name).eval()
         images = torch.zeros(2, *network.pretrained_cfg["input_size"])
@@ -340,7 +340,7 @@ def test_a_tower_of_timm_gives_its_projection(name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_nfnet", "lcnet_035", "deit_tiny_patch16_224"])
-def test_the_pooled_feature_is_timms_of_no_classes(name):
+def test_pooled_feature_equals_timms_without_classifier(name):
     network = timm.create_model(name).eval()
     images = torch.randn(2, *network.pretrained_cfg["input_size"])
     feature = take(network, images, usual(network))
@@ -348,7 +348,7 @@ def test_the_pooled_feature_is_timms_of_no_classes(name):
     torch.testing.assert_close(feature, network(images))
 
 
-# Small networks of modules of timm.
+# Small networks of different timm modules.
 FAMILIES = [
     "beit_base_patch16_224", "eca_halonext26ts", "gernet_s", "cait_xxs24_224", "coat_tiny", "convit_tiny",
     "convmixer_768_32", "convnext_atto", "cpubone_nano", "crossvit_tiny_240", "csatv2", "cs3darknet_focus_s",
@@ -365,7 +365,7 @@ FAMILIES = [
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_network_of_timm_gives_what_its_classifier_takes(name):
+def test_timm_network_gives_its_classifiers_input(name):
     with torch.device("meta"):
         network = timm.create_model(name).eval()
         images = torch.zeros(2, *network.pretrained_cfg["input_size"])

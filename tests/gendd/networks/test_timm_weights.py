@@ -1,4 +1,4 @@
-"""Weights that timm publishes, and folders and repositories in timm's layout."""
+"""Weights published by timm, and folders and repositories in timm's layout."""
 
 import json
 from dataclasses import replace
@@ -27,7 +27,7 @@ NAMES = Zoo({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """The hub's cache, empty, in a folder of its own; the hub does not answer."""
+    """Return the empty cache of a hub that does not answer."""
 
     def no_answer(url):
         raise OSError("Name or service not known")
@@ -39,7 +39,7 @@ def hub(tmp_path, monkeypatch):
 
 
 def save_published(path, num_classes=1000):
-    """What timm publishes: a network for larger images."""
+    """Save a network for larger images, as timm publishes it."""
     torch.manual_seed(1)
     network = timm.create_model("test_vit", num_classes=num_classes, img_size=160)
     path.parent.mkdir(parents=True)
@@ -48,7 +48,7 @@ def save_published(path, num_classes=1000):
 
 
 def assert_holds(built, published):
-    """All but the position table are as published; that one fits the images of 64 pixels."""
+    """Assert that all tensors are the published ones, except the positions, which fit images of 64 pixels."""
     tensors = built.network.state_dict()
     differing = [name for name, value in published.items() if not torch.equal(value, tensors[name])]
     assert differing == ["pos_embed"] and tensors["pos_embed"].shape == (1, 1 + 4 * 4, 64)
@@ -56,14 +56,14 @@ def assert_holds(built, published):
 
 
 @pytest.mark.parametrize("name", ["small", "timm/test_vit", "timm/test_vit.r160_in1k"])
-def test_timms_weights_are_taken_from_a_file_fetched_by_hand(hub, name):
+def test_timm_weights_are_read_from_a_fetched_file(hub, name):
     published = save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
     built = build_network("teacher", name, "timm", NAMES, 1000, 64)
     assert built.file == Path("pretrained/test_vit.r160_in1k.safetensors")
     assert_holds(built, published)
 
 
-def test_timms_weights_are_taken_from_the_hubs_cache(hub):
+def test_timm_weights_are_read_from_the_hubs_cache(hub):
     file = hub / "snapshots" / "0123" / "model.safetensors"
     published = save_published(file)
     (hub / "refs").mkdir()
@@ -73,14 +73,14 @@ def test_timms_weights_are_taken_from_the_hubs_cache(hub):
     assert_holds(built, published)
 
 
-def test_timms_weights_are_fetched(hub, tmp_path, monkeypatch):
+def test_timm_weights_are_downloaded(hub, tmp_path, monkeypatch):
     published = save_published(tmp_path / "fetched" / "model.safetensors")
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *asked: tmp_path / "fetched" / asked[1])
     assert_holds(build_network("teacher", "small", "timm", NAMES, 1000, 64), published)
 
 
-def test_where_timms_weights_lie_changes_no_random_number(hub):
+def test_loading_timm_weights_changes_no_random_number(hub):
     save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
     draws = []
     for weights in (None, "timm"):
@@ -93,13 +93,13 @@ def test_where_timms_weights_lie_changes_no_random_number(hub):
 URL = "https://huggingface.co/timm/test_vit.r160_in1k/resolve/main/model.safetensors"
 
 
-def test_unreachable_timm_weights_are_named_with_their_place(hub):
+def test_unreachable_timm_weights_name_address_and_path(hub):
     message = weights_refusal("small", "timm", NAMES)
     assert "Name or service not known" in message
     assert message.endswith(f"fetch {URL} and save it as pretrained/test_vit.r160_in1k.safetensors")
 
 
-def test_a_busy_hub_is_asked_again_and_is_not_the_users_fault(hub, tmp_path, monkeypatch):
+def test_busy_hub_is_retried_and_raises_no_user_error(hub, tmp_path, monkeypatch):
     published = save_published(tmp_path / "fetched" / "model.safetensors")
     monkeypatch.setattr(retry, "PAUSES", (0, 0))
     busy = OSError("Service Unavailable")
@@ -113,7 +113,7 @@ def test_a_busy_hub_is_asked_again_and_is_not_the_users_fault(hub, tmp_path, mon
     assert_holds(build_network("teacher", "small", "timm", NAMES, 1000, 64), published)
 
 
-def test_a_dry_run_lists_timms_weights_without_asking_the_hub(hub, monkeypatch):
+def test_dry_run_lists_timm_weights_without_the_hub(hub, monkeypatch):
     def asked(*_):
         raise AssertionError("the hub was asked")
 
@@ -130,20 +130,20 @@ def test_timm_weights_of_other_class_count_are_refused(hub):
         build_network("teacher", "small", "timm", NAMES, 7, 64)
 
 
-def test_a_file_of_another_network_in_timms_place_is_refused(hub):
+def test_file_of_other_network_as_timm_weights_is_refused(hub):
     save_published(Path("pretrained/test_vit.r160_in1k.safetensors"), num_classes=9)
     message = weights_refusal("small", "timm", NAMES)
     assert "size mismatch" in message and f"fetch {URL} again" in message
 
 
-def test_a_network_that_timm_publishes_nothing_for_is_refused(hub):
+def test_network_without_published_timm_weights_is_refused(hub):
     for name in ("resnet8", "users_networks:tiny"):
         assert "timm publishes no weights of" in weights_refusal(name, "timm")
 
 
 @pytest.fixture
 def published_folder(tmp_path):
-    """A folder as timm's `save_for_hf` leaves one, of a network for images of 160 pixels."""
+    """Save a network for images of 160 pixels with timm's `save_for_hf`; return the folder and the network."""
     torch.manual_seed(1)
     network = timm.create_model("test_vit", num_classes=7, img_size=160)
     network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5)}
@@ -152,7 +152,7 @@ def published_folder(tmp_path):
 
 
 @pytest.mark.parametrize("file", timm_names.WEIGHTS)
-def test_a_folder_of_timms_is_a_network_and_its_weights(file, published_folder):
+def test_timm_folder_gives_network_and_weights(file, published_folder):
     folder, network = published_folder
     if file != "model.safetensors":
         (folder / "model.safetensors").unlink()
@@ -164,7 +164,7 @@ def test_a_folder_of_timms_is_a_network_and_its_weights(file, published_folder):
     assert differing == ["pos_embed"] and tuple(built.network.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
 
 
-def test_a_repository_of_the_hub_is_read_from_its_cache(hub, published_folder):
+def test_hub_repository_is_read_from_its_cache(hub, published_folder):
     folder, network = published_folder
     cached = hub.with_name("models--someone--network")
     (cached / "refs").mkdir(parents=True)
@@ -191,7 +191,7 @@ def test_absent_timm_source_is_refused_in_one_line(hub, tmp_path, monkeypatch):
         assert named in refusal(name)
 
 
-def test_a_folder_without_weights_is_refused_or_listed(published_folder):
+def test_timm_folder_without_weights_is_refused_or_listed(published_folder):
     folder, _ = published_folder
     (folder / "model.safetensors").unlink()
     name = f"local-dir:{folder}"
@@ -201,8 +201,8 @@ def test_a_folder_without_weights_is_refused_or_listed(published_folder):
     assert list(without_absent(config, FAMILY)[1]) == ["teacher"]
 
 
-def test_a_small_network_of_timms_keeps_its_stem_in_a_folder(tmp_path):
-    """The zoo's own stems of stride 2 are left as they are."""
+def test_small_timm_network_in_a_folder_keeps_its_stem(tmp_path):
+    """The zoo's stems of stride 2 are unchanged."""
     network = create("MobileNetV2")
     timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
     assert build_network("teacher", f"local-dir:{tmp_path}", "timm", FAMILY.zoo, 7, 32).network.conv1[0].stride == (
