@@ -1,4 +1,4 @@
-"""Command line to configuration: defaults, help, and refusals of one line that name the flag."""
+"""Command line to configuration: defaults, help, and one-line errors that name the flag."""
 
 import dataclasses
 import io
@@ -69,7 +69,7 @@ def test_defaults_are_the_papers_with_three_exceptions():
     assert (kd.temperature, kd.label_share) == (4, 0.1)
 
 
-# The paper's protocol of objective, draws and sampling (its section of experiments and its release), by family.
+# The paper's protocol of objective, draws and sampling, by family (from its section of experiments and its release).
 PAPER = [(CIFAR, {"repeats": 30, "sampling_steps": 100}), (IMAGENET, {"repeats": 10, "sampling_steps": 64})]
 EVERYWHERE = {
     "draw_scheme": "independent",
@@ -87,7 +87,7 @@ EVERYWHERE = {
 
 
 @pytest.mark.parametrize(("family", "paper"), PAPER)
-def test_paper_sets_the_published_protocol_over_all_flags(family, paper):
+def test_paper_flag_overrides_all_protocol_flags(family, paper):
     others = ["--sampling-steps", "3", "--sampler", "deterministic", "--guidance", "1"]
     train = lambda *flags: configuration(family, ["gendd", *flags]).method  # noqa: E731
     method = train(*others, "--repeats", "7", "--paper")
@@ -99,14 +99,14 @@ def test_paper_sets_the_published_protocol_over_all_flags(family, paper):
     assert "steps 3 (the paper: " in family.protocol(method)
 
 
-def test_the_protocol_of_a_file_says_nothing_of_its_training():
+def test_protocol_of_a_file_omits_training():
     published = GenDD(depth=3, trunk_depth=0, prediction="noise")
     text = CIFAR.protocol(published, of_run=False)
     assert text.startswith("network as the paper's; training not known of a checkpoint file; sampling with sampler ")
     assert "repeats" not in text and "training with" in CIFAR.protocol(published)
 
 
-def test_the_default_protocol_says_that_it_is_not_the_papers():
+def test_default_protocol_lists_differences_to_the_paper():
     text = CIFAR.protocol(GenDD())
     for name in (
         "prediction",
@@ -123,7 +123,7 @@ def test_the_default_protocol_says_that_it_is_not_the_papers():
     assert "noise path" not in text
 
 
-def test_flags_set_what_they_name():
+def test_flags_set_their_fields():
     config = parsed(*COMPLETE, "--milestones", "3", "5", "--warmup-epochs", "0.5", "--compile", "--teacher", "vgg8")
     assert (config.networks.student, config.data.dataset, config.networks.teacher) == ("resnet8", "digits", "vgg8")
     assert (
@@ -133,8 +133,8 @@ def test_flags_set_what_they_name():
     config.check()
 
 
-def test_the_home_folder_is_found_in_every_path(monkeypatch):
-    """A shell expands the ~ of a word's beginning alone, not that of --runs=~/x."""
+def test_tilde_is_expanded_in_every_path(monkeypatch):
+    """A shell expands ~ at the start of a word only, not in --runs=~/x."""
     monkeypatch.setenv("HOME", "/home/me")
     config = parsed("--runs=~/x", "--student", "a:b", "--name", "x~y", "--milestones", "3")
     assert (config.run.runs, config.networks.student, config.run.name, config.optimizer.milestones) == (
@@ -175,7 +175,7 @@ def test_method_help_prints_its_own_and_common_options(family, method, capsys):
         (["stray"], ["stray"]),
     ],
 )
-def test_a_mistyped_command_is_refused_in_a_line_that_names_it(arguments, named, capsys):
+def test_mistyped_command_is_refused_in_one_line(arguments, named, capsys):
     message = refusal(parsed, *arguments)
     assert all(word in message for word in named)
     captured = capsys.readouterr()
@@ -183,7 +183,7 @@ def test_a_mistyped_command_is_refused_in_a_line_that_names_it(arguments, named,
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_the_line_has_no_traces_of_a_terminals_box(encoding, monkeypatch):
+def test_error_line_has_no_box_characters(encoding, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     message = refusal(parsed, "--flowers", "3")
     assert message == "--flowers: no such flag; python -m gendd_cifar train gendd --help lists the flags"
@@ -248,7 +248,7 @@ def test_value_out_of_range_is_refused_with_its_flag(flag, value):
 
 
 def numbers(config_class):
-    """Name, type and count of each field that takes numbers."""
+    """Yield name, type and count of each field that takes numbers."""
     for name, hint in typing.get_type_hints(config_class).items():
         if typing.get_origin(hint) is typing.ClassVar:
             continue
@@ -259,7 +259,7 @@ def numbers(config_class):
 
 
 def checked(config_class, program, arguments):
-    """What a program does with its configuration before anything else."""
+    """Check the configuration as the program does at its start."""
     if config_class is sampling.SamplingProgram:
         sampling.ablate_sampling(CIFAR, ["guidance", "runs/none", *arguments])
     elif config_class is equal_cost.EqualCostConfig:
@@ -283,11 +283,11 @@ PROGRAMS = {
     make_shards.MakeShardsConfig: [],
 }
 EVERY_NUMBER = [(program, *number) for program in PROGRAMS for number in numbers(program)]
-# Of these any number will do.
+# Fields that accept any number.
 ANY = {"guidance"}
 
 
-def test_the_numbers_of_all_programs_are_looked_at():
+def test_numbers_of_all_programs_are_found():
     found = {name for _, name, *_ in EVERY_NUMBER}
     assert {"image_size", "crop_padding", "hflip", "milestones", "crop_scale", "noisy_images", "rounds"} <= found
     assert {"images_per_shard", "teacher_std", "guidance", "workers"} <= found
@@ -305,7 +305,7 @@ def test_every_number_of_every_program_has_a_range(program, name, kind, count):
         assert message.startswith(f"{flag} {value}"), message
 
 
-def test_a_teachers_normalization_needs_a_teacher():
+def test_teacher_normalization_needs_a_teacher():
     for flag in ("--teacher-mean", "--teacher-std"):
         values = [flag, "0.5", "0.4", "0.3"]
         assert "--teacher" in refusal(parsed(*COMPLETE, *values).check)
@@ -317,7 +317,7 @@ def test_a_teachers_normalization_needs_a_teacher():
 @pytest.mark.parametrize(
     ("flag", "limits"), [("--teacher-mean", "from 0 to 1"), ("--teacher-std", "above 0 and at most 1")]
 )
-def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
+def test_teacher_normalization_in_units_of_255_is_refused(flag, limits):
     message = refusal(parsed(*COMPLETE, "--teacher", "vgg8", flag, "123.7", "116.3", "103.5").check)
     assert message == f"{flag} 123.7 116.3 103.5: must be {limits}"
 
@@ -344,7 +344,7 @@ def test_a_teachers_normalization_in_units_of_255_is_refused(flag, limits):
         (["--label-fraction", "0.1", "--unlabeled", "--contraction", "0"], ["--label-fraction 0.1", "--unlabeled"]),
     ],
 )
-def test_flags_that_do_not_go_together_are_both_named(arguments, named):
+def test_conflicting_flags_are_both_named(arguments, named):
     message = refusal(parsed(*COMPLETE, *arguments).check)
     assert all(word in message for word in named)
 
@@ -361,7 +361,7 @@ def test_flags_that_do_not_go_together_are_both_named(arguments, named):
         ["--epochs", "1", "--warmup-epochs", "0.5"],
     ],
 )
-def test_values_at_the_edge_are_accepted(arguments):
+def test_values_at_limits_are_accepted(arguments):
     parsed(*COMPLETE, *arguments).check()
 
 
@@ -369,14 +369,14 @@ def test_pretraining_without_labels_is_accepted():
     parsed(*COMPLETE, "--unlabeled", method="pretrain").check()
 
 
-def test_the_objective_is_a_part_of_the_head():
+def test_objective_is_part_of_the_head():
     config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--draw-scheme", "antithetic")
     head = config.method.head()
     assert (head["prediction"], head["trunk_depth"], head["draw_scheme"]) == ("velocity", 0, "antithetic")
     assert parsed(*COMPLETE).method.prediction == "feature"
 
 
-def test_a_familys_own_defaults_and_help_stand_in_the_sections(capsys):
+def test_help_shows_the_familys_defaults_and_texts(capsys):
     with pytest.raises(SystemExit):
         imagenet_config("--help")
     printed = " ".join(capsys.readouterr().out.split())
@@ -392,7 +392,7 @@ def test_a_familys_own_defaults_and_help_stand_in_the_sections(capsys):
 
 
 @pytest.mark.parametrize(("family", "own"), [(CIFAR, "--unlabeled"), (IMAGENET, "--images")], ids=["cifar", "imagenet"])
-def test_the_help_of_train_opens_with_the_ten_flags_most_used(family, own, capsys):
+def test_help_of_train_starts_with_the_most_used_flags(family, own, capsys):
     with pytest.raises(SystemExit):
         configuration(family, ["kd", "--help"])
     opening = capsys.readouterr().out.partition("Most used: ")[2].partition("options")[0]
@@ -407,7 +407,7 @@ def test_contraction_without_labels_is_zero_unless_given():
 
 
 @pytest.mark.parametrize(("epochs", "warmup"), [("20", 5), ("5", 0.5), ("2", 0.2)])
-def test_warm_up_as_long_as_the_training_is_shortened(epochs, warmup):
+def test_warmup_as_long_as_training_is_shortened(epochs, warmup):
     config = parsed(*COMPLETE, "--warmup-epochs", "5", "--epochs", epochs)
     config.check()
     assert config.optimizer.warmup == warmup

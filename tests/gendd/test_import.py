@@ -1,4 +1,4 @@
-"""What `import gendd` loads, and what it makes work."""
+"""Modules loaded by `import gendd` and by help, and torchvision with any torch."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_torchvision_imports_after_gendd_with_any_torch():
     assert run(code) == "1000"
 
 
-def test_the_training_loop_imports_nothing_of_reports():
+def test_training_loop_imports_no_report_code():
     code = "import gendd.training.loop, gendd.evaluation.accuracy, gendd.methods, sys"
     assert run(f"{code}; print([name for name in sys.modules if name.startswith('gendd.reporting')])") == "[]"
 

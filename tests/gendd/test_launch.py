@@ -1,4 +1,4 @@
-"""The launcher: which processes it starts, and how it ends."""
+"""The launcher: the processes that it starts, and its exit."""
 
 import os
 import re
@@ -65,7 +65,7 @@ def test_machines_that_cannot_meet_are_refused(environment, message):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """Function: changes of Slurm's variables -> what sh/launch.sh does with a stand-in of Python."""
+    """Return a function that changes Slurm's variables and runs sh/launch.sh with a stand-in for Python."""
     scontrol, python = tmp_path / "scontrol", tmp_path / "bin" / "python"
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[07-08]" ] && printf "node07\\nnode08\\n"\n')
     python.parent.mkdir()
@@ -94,7 +94,7 @@ def test_slurm_job_step_names_the_machines(slurm):
 
 @pytest.fixture
 def launch(tmp_path):
-    """Function: what a program's main does, processes, variables -> its result under the launcher."""
+    """Return a function (body of main, processes, variables) that runs a program under the launcher."""
 
     def run(body: str, processes: int, **variables: str) -> subprocess.CompletedProcess:
         (tmp_path / "program.py").write_text(
@@ -115,14 +115,14 @@ def launch(tmp_path):
 
 
 @pytest.mark.parametrize(("processes", "restarts"), [(1, "0"), (2, "2")])
-def test_a_user_error_stays_one_line(launch, processes, restarts):
-    """However often the launcher may try."""
+def test_launcher_prints_user_error_as_one_line(launch, processes, restarts):
+    """A user error is not restarted."""
     result = launch("raise UserError('cannot work')", processes, MAX_RESTARTS=restarts)
     assert (result.returncode, result.stderr) == (2, "error: cannot work\n")
 
 
-def test_a_crash_is_told_as_it_happened_each_time(launch):
-    # One machine starts alone, also where an engine names several to torchrun.
+def test_launcher_prints_traceback_of_each_crash(launch):
+    # One machine starts without the others, even if an engine names several to torchrun.
     result = launch("raise ValueError('broken')", 2, MAX_RESTARTS="1", PET_NNODES="2")
     assert result.returncode == 1
     assert "ended with exit code 1; 1 of 1 restarts left, starting again" in result.stderr
@@ -131,7 +131,7 @@ def test_a_crash_is_told_as_it_happened_each_time(launch):
     assert second.splitlines()[-1].startswith("error: process") and second.endswith("ended with exit code 1\n")
 
 
-def test_master_port_that_is_taken_is_one_line(launch):
+def test_launcher_prints_taken_master_port_as_one_line(launch):
     with socket.create_server(("localhost", 0)) as taken:
         master = f"localhost:{taken.getsockname()[1]}"
         result = launch("pass", 1, NNODES="2", NODE_RANK="0", MASTER=master)
@@ -144,7 +144,7 @@ def test_master_port_that_is_taken_is_one_line(launch):
     [["--master-addr=localhost", "--master-port=PORT"], ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:PORT"]],
 )
 def test_torchrun_on_two_machines_joins_all_processes(tmp_path, options):
-    """Two launchers of two processes each, with variables as an engine such as Kubeflow sets them."""
+    """Two launchers start two processes each, with variables set as by an engine such as Kubeflow."""
     (tmp_path / "program.py").write_text(
         "import os\nfrom gendd.core.distributed import join_world\nwith join_world() as world:\n"
         "    world.barrier()\n    os.write(1, b'%d\\n' % world.size)\n"
@@ -171,7 +171,7 @@ def test_cpu_memory_is_kept_unless_the_user_sets_malloc(launch, processes):
     assert result.stdout == f"{2**40} 7\n" * processes
 
 
-def test_a_process_that_waits_in_vain_gives_up(launch):
+def test_process_without_its_peer_times_out(launch):
     lost = "time.sleep(3600 * world.rank)\n        world.barrier()"
     result = launch(f"with join_world() as world:\n        {lost}", 2, PEER_TIMEOUT="5")
     assert result.returncode == 1
@@ -179,7 +179,7 @@ def test_a_process_that_waits_in_vain_gives_up(launch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
-def test_launcher_that_is_killed_takes_its_processes_along(tmp_path):
+def test_killed_launcher_ends_its_processes(tmp_path):
     (tmp_path / "program.py").write_text(
         "import os, time\nfrom gendd.core.distributed import join_world\nwith join_world() as world:\n"
         "    os.write(1, b'%d\\n' % os.getpid())\n    time.sleep(300)\n"
@@ -196,12 +196,12 @@ def test_launcher_that_is_killed_takes_its_processes_along(tmp_path):
 
 
 def runs(pid: int) -> bool:
-    """Return whether it exists and is not a zombie."""
+    """Return whether the process exists and is not a zombie."""
     status = Path("/proc", str(pid), "status")
     return status.exists() and "State:\tZ" not in status.read_text()
 
 
-def test_variables_that_are_no_numbers(monkeypatch):
+def test_variables_that_are_not_numbers_are_refused(monkeypatch):
     for name, value in {"WORLD_SIZE": "2", "CPU_PROCS": "2", "MAX_RESTARTS": "-1", "PEER_TIMEOUT": "soon"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["launch", "program"])
@@ -223,7 +223,7 @@ def test_slurm_script_starts_a_launcher_on_each_node(tmp_path):
     assert "--ntasks-per-node=1" in output and "--cpus-per-task=16" in output
 
 
-def test_output_that_nobody_reads_on_ends_without_a_traceback():
+def test_output_to_a_closed_pipe_prints_no_traceback():
     command = f"{sys.executable} -m gendd_cifar train --help | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.stdout.startswith("usage") and result.stderr == ""

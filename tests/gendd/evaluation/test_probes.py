@@ -74,12 +74,7 @@ def test_zero_shot_logits_by_hand():
 
 
 def test_calibration_error_by_hand():
-    """Confidences 0.9, 0.9, 0.6 with hit, miss, hit: the gaps are
-    1 - 1.8
-     and
-    1 - 0.6
-     over three images.
-    """
+    """Confidences 0.9, 0.9, 0.6 with hit, miss, hit: the gaps are |1 - 1.8| and |1 - 0.6| over three images."""
     probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.4, 0.6]], dtype=torch.float64)
     counter = CalibrationCounter(ALONE.device)
     for part, label in zip(probabilities, (0, 1, 1), strict=True):

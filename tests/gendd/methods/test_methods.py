@@ -132,7 +132,7 @@ def test_dist_relations_by_hand(logits):
 def test_dist_compares_rankings_not_values():
     teacher_logits = torch.tensor([[0.0, 0], [math.log(3), 0]])
     inter, intra = relations(teacher_logits, 1e-3 * teacher_logits[:, [0, 1]], 1.0)
-    # Over two images, two increasing columns correlate fully; over two equal classes there is no correlation.
+    # Over two images, two increasing columns correlate fully. Two equal classes do not correlate.
     assert intra.item() == pytest.approx(0, abs=1e-5)
     assert inter.item() == pytest.approx(0.5, abs=1e-5)
 

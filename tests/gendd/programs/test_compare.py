@@ -1,4 +1,4 @@
-"""The compare program, on train scripts that only note how they are called."""
+"""The compare program, with train scripts that only record their arguments."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from gendd.programs import compare, jobs, plain_flags
 
 BASELINE = """
 echo "$* on GPU ${CUDA_VISIBLE_DEVICES-none}, GPUS=${GPUS-none}" >>calls
-[ "$1" != broken ] || [ -e mended ] || { echo "error: broken" >&2 && exit 2; }
+[ "$1" != broken ] || [ -e fixed ] || { echo "error: broken" >&2 && exit 2; }
 if [ "$1" = paired ]; then
   mkdir "gpu-$CUDA_VISIBLE_DEVICES" || exit 1
   for _ in {1..200}; do [ "$(wc -l <calls)" -ge 2 ] || sleep 0.05; done
@@ -39,7 +39,7 @@ PAIR = ("toys", "large", "small")
 
 
 class Comparison:
-    """A folder with scripts, and the reports that are asked for."""
+    """A folder with scripts, and the reports that compare requests."""
 
     def __init__(self, project: Path, monkeypatch):
         self.project, self.output, self.reports = project, project / "runs" / "comparisons" / "toys_large_small", []
@@ -59,7 +59,7 @@ class Comparison:
         compare.main([*PAIR, methods, seeds, *flags])
 
     def calls(self) -> list[str]:
-        """What train scripts noted, and forgets it."""
+        """Return the recorded calls of train scripts, and delete the record."""
         lines = (self.project / "calls").read_text().splitlines()
         (self.project / "calls").unlink()
         return lines
@@ -70,7 +70,7 @@ def comparison(tmp_path, monkeypatch) -> Comparison:
     return Comparison(tmp_path, monkeypatch)
 
 
-def test_it_trains_and_reports_each_method_with_each_seed(comparison):
+def test_compare_trains_and_reports_each_method_and_seed(comparison):
     comparison.run("kd gendd", "0 7", "--epochs", "2")
     where = "on GPU none, GPUS=none"
     assert comparison.calls() == [
@@ -85,7 +85,7 @@ def test_it_trains_and_reports_each_method_with_each_seed(comparison):
     assert (comparison.output / "kd-7.log").read_text() == "kd is complete\nresults in runs/kd/7\n"
 
 
-def test_it_names_what_fails_and_goes_on(comparison, capsys):
+def test_compare_names_failed_runs_and_continues(comparison, capsys):
     with pytest.raises(
         PassingFault, match="2 of the runs failed: runs/comparisons/toys_large_small/broken-0.log"
     ) as told:
@@ -93,13 +93,13 @@ def test_it_names_what_fails_and_goes_on(comparison, capsys):
     assert "kd-0" not in str(told.value)
     assert "broken, seed 1: failed, error: broken" in capsys.readouterr().out
     assert comparison.reports.pop().runs == ("runs/kd/0", "runs/kd/1")
-    (comparison.project / "mended").touch()
+    (comparison.project / "fixed").touch()
     comparison.run("broken kd", "0 1")
     assert comparison.reports.pop().runs == ("runs/broken/0", "runs/kd/0", "runs/broken/1", "runs/kd/1")
 
 
 def test_each_gpu_has_one_run_at_a_time(comparison, monkeypatch):
-    """The second run begins before the first one ends, and none meets another on its GPU."""
+    """The second run starts before the first one ends, on the other GPU."""
     monkeypatch.setattr(jobs, "found_gpus", lambda: ["2", "5"])
     comparison.run("paired", "0 1 2 3")
     calls = comparison.calls()
@@ -107,14 +107,14 @@ def test_each_gpu_has_one_run_at_a_time(comparison, monkeypatch):
     assert len(calls) == 4
 
 
-def test_one_stage_1_is_trained_at_a_time(comparison, monkeypatch):
-    """Both recipes start from the same one; the train script fails if another is at it."""
+def test_shared_stage_1_is_trained_once_at_a_time(comparison, monkeypatch):
+    """Both recipes share one stage 1; the train script fails if another process trains it."""
     monkeypatch.setenv("JOBS", "4")
     comparison.run("gendd gendd_short", "0 1")
     assert len(comparison.calls()) == 4
 
 
-def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
+def test_killed_compare_waits_for_its_run_before_it_resumes(comparison):
     program = "import pathlib, sys; from gendd.programs import compare; compare.SCRIPTS = pathlib.Path('sh')"
     command = [sys.executable, "-c", f"{program}; compare.main(sys.argv[1:])", *PAIR, "slow", "0"]
     environment = {**os.environ, "CPU_PROCS": "1", "PYTHONPATH": str(Path(compare.__file__).parents[2])}
@@ -133,7 +133,7 @@ def test_killed_alone_it_waits_for_its_run_before_it_goes_on(comparison):
     assert comparison.reports.pop().runs == ("runs/slow/0", "runs/kd/0")
 
 
-def test_gpus_are_those_that_the_environment_leaves(monkeypatch):
+def test_found_gpus_follow_the_environment(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "CPU_PROCS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(jobs.torch.cuda, "device_count", lambda: 2)
@@ -147,7 +147,7 @@ def test_gpus_are_those_that_the_environment_leaves(monkeypatch):
     assert jobs.found_gpus() == []
 
 
-def test_what_cannot_work_is_refused(comparison):
+def test_compare_refuses_invalid_commands(comparison):
     with refuses("SEEDS"):
         compare.main([*PAIR, "kd"])
     with refuses("--on moon: choose slurm, or local"):
@@ -162,8 +162,8 @@ def test_what_cannot_work_is_refused(comparison):
             comparison.run("gendd", "0")
 
 
-def test_a_cluster_trains_the_same(comparison):
-    """By submitit's executor of this machine, which stands in for Slurm's."""
+def test_cluster_trains_the_same_runs(comparison):
+    """submitit's local executor replaces Slurm's."""
     pytest.importorskip("submitit", reason="submitit, an extra, is not installed")
     with pytest.raises(PassingFault, match="1 of the runs failed: .*broken-0.log"):
         comparison.run("gendd gendd_short kd broken", "0", "--on", "local", "--epochs", "2")
@@ -171,8 +171,8 @@ def test_a_cluster_trains_the_same(comparison):
     assert comparison.reports.pop().runs == ("runs/gendd/0", "runs/gendd/0", "runs/kd/0")
 
 
-def test_one_more_seed_reports_earlier_runs_too(comparison):
-    """Those whose folders are still there."""
+def test_another_seed_reports_earlier_runs_too(comparison):
+    """The report omits incomplete runs."""
     plain = ("--", "--dataset", "digits")
     compare.main(["kd dkd", "0 1", *plain])
     compare.main(["kd", "2", *plain])
@@ -184,8 +184,8 @@ def test_one_more_seed_reports_earlier_runs_too(comparison):
     assert len(comparison.reports.pop().runs) == 4
 
 
-def test_plain_flags_need_no_script(comparison, monkeypatch):
-    """Each method takes the options that it has, and a teacher if it learns from one."""
+def test_compare_with_plain_flags_needs_no_script(comparison, monkeypatch):
+    """Each method gets only the options that it has, and a teacher if it uses one."""
     flags = ["--dataset", "my/photos", "--teacher", "big", "--temperature", "2", "--no-logit-standardization"]
     compare.main(["classification kd gendd", "3", "--", *flags, "--width", "64", "--lr", "1"])
     assert comparison.calls() == [
@@ -209,18 +209,18 @@ def test_plain_flags_need_no_script(comparison, monkeypatch):
         (["kd", "--", "--dataset", "digits"], "what is compared"),
     ],
 )
-def test_plain_flags_that_cannot_work_are_refused(comparison, arguments, reason):
+def test_compare_refuses_invalid_plain_flags(comparison, arguments, reason):
     with refuses(reason):
         compare.main(arguments)
 
 
-def test_without_slurm_its_flag_is_refused(comparison, monkeypatch):
+def test_on_slurm_without_sbatch_is_refused(comparison, monkeypatch):
     monkeypatch.setenv("PATH", str(comparison.project))
     with refuses("^--on slurm: sbatch or srun is not found"):
         comparison.run("kd", "0", "--on", "slurm")
 
 
-def test_what_slurm_refuses_is_one_line(comparison, monkeypatch):
+def test_slurm_error_is_one_line(comparison, monkeypatch):
     pytest.importorskip("submitit", reason="submitit, an extra, is not installed")
     for name in ("srun", "sbatch"):
         (comparison.project / name).write_text("#!/bin/sh\necho 'invalid account' >&2\nexit 1\n")

@@ -1,4 +1,4 @@
-"""One command line a family, with its programs."""
+"""The command line of each family, with its programs."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ def family_of(arguments):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_without_a_program_it_tells_them_all(arguments, capsys):
+def test_help_lists_all_programs(arguments, capsys):
     main("gendd_cifar", arguments)
     printed = capsys.readouterr().out
     assert printed.startswith("usage: python -m gendd_cifar PROGRAM") and all(name in printed for name in PROGRAMS)
@@ -26,7 +26,7 @@ def test_without_a_program_it_tells_them_all(arguments, capsys):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_program_tells_its_flags(family, program, capsys):
+def test_each_program_prints_its_usage(family, program, capsys):
     with contextlib.suppress(SystemExit):
         main(family, [program, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: python -m {family} {program} ")
@@ -36,32 +36,32 @@ def test_each_program_tells_its_flags(family, program, capsys):
     "program, words",
     [("compare", "GPUS=2"), ("compare", '"METHODS" "SEEDS" -- --dataset FOLDER'), ("ablate", "VALUES=")],
 )
-def test_help_of_a_script_program_explains_it(program, words, capsys):
+def test_help_of_script_program_prints_its_usage(program, words, capsys):
     main("gendd_cifar", [program, "--help"])
     printed = capsys.readouterr().out
     assert words in printed and "#" not in printed and "set -euo" not in printed
 
 
-def test_a_family_is_a_module_that_starts_its_programs():
+def test_family_module_starts_its_programs():
     command = [sys.executable, "-m", "gendd_imagenet", "evaluate", "--help"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.startswith("usage: python -m gendd_imagenet evaluate ")
 
 
-def test_a_program_of_no_such_name_is_refused():
+def test_unknown_program_is_refused():
     with refuses("PROGRAM trian: no such name; nearest: train"):
         main("gendd_cifar", ["trian", "--student", "resnet8"])
 
 
 @pytest.mark.parametrize("family", ["gendd_cifar", "gendd_imagenet"])
-def test_a_run_folder_knows_its_family(family, tmp_path, monkeypatch):
+def test_run_folder_selects_its_family(family, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"family": family}))
     monkeypatch.setenv("FAMILY", "gendd_cifar" if family == "gendd_imagenet" else "gendd_imagenet")
     assert family_of(["sampling", "guidance", str(tmp_path), "--images", "9"]).name == family
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
-def test_a_program_with_flags_of_its_family_asks_for_it(program, monkeypatch):
+def test_program_with_family_flags_needs_a_family(program, monkeypatch):
     monkeypatch.delenv("FAMILY", raising=False)
     with refuses() as refused:
         family_of([program, "kd", "--images", "some.pth"])
@@ -70,27 +70,27 @@ def test_a_program_with_flags_of_its_family_asks_for_it(program, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [["--resume", "RUN"], ["--resume=RUN"]])
-def test_a_run_names_its_family_in_any_flag(flags, tmp_path, monkeypatch):
+def test_any_flag_with_a_run_selects_its_family(flags, tmp_path, monkeypatch):
     monkeypatch.delenv("FAMILY", raising=False)
     (tmp_path / "config.json").write_text('{"family": "gendd_imagenet"}')
     assert family_of(["train", *(flag.replace("RUN", str(tmp_path)) for flag in flags)]).name == "gendd_imagenet"
 
 
-def test_a_configuration_file_names_its_family(tmp_path, monkeypatch):
+def test_config_file_selects_its_family(tmp_path, monkeypatch):
     monkeypatch.delenv("FAMILY", raising=False)
     (tmp_path / "recipe.json").write_text('{"family": "gendd_imagenet"}')
     assert family_of(["train", "--config", str(tmp_path / "recipe.json")]).name == "gendd_imagenet"
 
 
 @pytest.mark.parametrize("program", [name for name, program in PROGRAMS.items() if not program.own_flags])
-def test_usage_names_the_module_that_was_typed(program, monkeypatch, capsys):
+def test_usage_names_the_typed_module(program, monkeypatch, capsys):
     monkeypatch.delenv("FAMILY", raising=False)
     with contextlib.suppress(SystemExit):
         main("gendd", [program, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: python -m gendd {program} ")
 
 
-def test_the_environment_names_the_family_of_what_is_no_run(tmp_path, monkeypatch):
+def test_environment_selects_family_without_a_run(tmp_path, monkeypatch):
     monkeypatch.setenv("FAMILY", "gendd_imagenet")
     assert family_of(["evaluate", str(tmp_path / "some.pth")]).name == "gendd_imagenet"
     monkeypatch.setenv("FAMILY", "imagenet")
@@ -98,13 +98,13 @@ def test_the_environment_names_the_family_of_what_is_no_run(tmp_path, monkeypatc
         family_of(["evaluate"])
 
 
-def test_a_run_of_no_known_family_is_refused(tmp_path):
+def test_run_of_unknown_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "digits"}')
     with refuses("config.json: family None: no such family"):
         family_of(["evaluate", str(tmp_path)])
 
 
 @pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "report"])
-def test_a_missing_run_is_named(program):
+def test_missing_run_is_named(program):
     with refuses("RUN is missing: [^\n]*$"):
         main("gendd_cifar", [program])

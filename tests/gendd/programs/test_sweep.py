@@ -1,4 +1,4 @@
-"""The sweep program, on a train script that only notes how it is called."""
+"""The sweep program, with a train script that only records its arguments."""
 
 import json
 
@@ -20,7 +20,7 @@ echo "results in runs/${*: -1}"
 
 @pytest.fixture
 def swept(tmp_path, monkeypatch):
-    """Function: (setting, flags) -> the calls of the script, and what is drawn of which runs."""
+    """Return a function (setting, flags) that runs the sweep; it returns the script's calls and the drawn runs."""
     (tmp_path / "pair.sh").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
     for name in ("VALUES", "SEEDS", "OUTPUT", "JOBS", "METHOD", "FAMILY"):
@@ -36,7 +36,7 @@ def swept(tmp_path, monkeypatch):
     return run
 
 
-def test_each_value_is_trained_with_each_seed_and_drawn(swept, monkeypatch):
+def test_sweep_trains_each_value_and_seed_and_draws_them(swept, monkeypatch):
     monkeypatch.setenv("VALUES", "0 0.5")
     monkeypatch.setenv("SEEDS", "0 1")
     calls, [(setting, runs, output)] = swept("contraction", "--lr", "1")
@@ -49,7 +49,7 @@ def test_each_value_is_trained_with_each_seed_and_drawn(swept, monkeypatch):
     assert runs == ("runs/gendd-contraction-0", "runs/gendd-contraction-0.5") * 2
 
 
-def test_draws_are_tried_with_each_scheme_of_timesteps(swept, monkeypatch):
+def test_sweep_of_repeats_uses_each_draw_scheme(swept, monkeypatch):
     monkeypatch.setenv("VALUES", "4")
     calls, _ = swept("repeats")
     assert calls == [
@@ -58,7 +58,7 @@ def test_draws_are_tried_with_each_scheme_of_timesteps(swept, monkeypatch):
     ]
 
 
-def test_tokens_grow_to_the_whole_feature(swept):
+def test_sweep_of_token_dim_ends_at_the_feature_width(swept):
     calls, [(_, runs, _)] = swept("token-dim")
     assert [call.split()[-1].removeprefix("gendd-token-dim-") for call in calls] == ["8", "16", "144"]
     assert len(runs) == 3
@@ -67,23 +67,23 @@ def test_tokens_grow_to_the_whole_feature(swept):
 @pytest.mark.parametrize(
     ("narrowest", "width", "wider"), [(8, 64, [16, 32, 64]), (8, 8, []), (8, 0, []), (8, 24, [24])]
 )
-def test_token_widths_are_doubles_that_divide_the_feature(narrowest, width, wider):
+def test_token_widths_double_and_divide_the_feature(narrowest, width, wider):
     assert sweep.wider_tokens(narrowest, width) == list(map(str, wider))
 
 
-def test_what_fails_is_named_and_the_rest_drawn(swept):
+def test_sweep_names_failed_runs_and_draws_the_others(swept):
     with pytest.raises(PassingFault, match="1 of the runs failed: runs/ablations/pair/gendd-contraction-0.25-0.log"):
         swept("contraction")
     ((_, runs, _),) = swept.drawn
     assert len(runs) == 4
 
 
-def test_a_dry_run_draws_nothing(swept):
+def test_sweep_dry_run_draws_nothing(swept):
     calls, drawn = swept("feature-mixup", "--dry-run")
     assert len(calls) == 2 and not drawn
 
 
-def test_what_cannot_work_is_refused(swept):
+def test_sweep_refuses_invalid_commands(swept):
     with refuses("SETTING lambda: no such name; .*contraction"):
         swept("lambda")
     with refuses("which script trains the pair. sh/none.sh: no such file, looked for /"):
@@ -92,23 +92,23 @@ def test_what_cannot_work_is_refused(swept):
         sweep.main(["contraction"])
 
 
-def test_a_runs_result_tells_the_features_width(tmp_path):
+def test_feature_width_is_read_from_a_runs_result(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"head": {"feature_dim": 256}}))
     assert sweep.feature_width({None: str(tmp_path)}) == 256 and sweep.feature_width({None: ""}) == 0
 
 
-def test_one_more_seed_draws_earlier_runs_too(swept, monkeypatch):
+def test_another_seed_draws_earlier_runs_too(swept, monkeypatch):
     swept("feature-mixup")
     monkeypatch.setenv("SEEDS", "1")
     _, [_, (_, runs, _)] = swept("feature-mixup", "--lr", "1")
-    # The script names one folder for all seeds.
+    # The script uses the same folder for all seeds.
     assert runs == ("runs/gendd-feature-mixup-0", "runs/gendd-feature-mixup-1")
     monkeypatch.setenv("VALUES", "0.5")
     assert len(swept("feature-mixup")[1][-1][1]) == 3
     assert len(swept("contraction")[1][-1][1]) == 1
 
 
-def test_plain_flags_need_no_script(swept, tmp_path, monkeypatch):
+def test_sweep_with_plain_flags_needs_no_script(swept, tmp_path, monkeypatch):
     (tmp_path / "sh").mkdir()
     (tmp_path / "sh" / "launch.sh").write_text(SCRIPT)
     monkeypatch.setattr(plain_flags, "SCRIPTS", tmp_path / "sh")

@@ -1,4 +1,4 @@
-"""What a setting does and what read-outs cost, of synthetic run folders."""
+"""Ablation tables and inference costs of synthetic run folders."""
 
 import csv
 import statistics
@@ -33,7 +33,7 @@ def ablation_rows(folder: Path, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
+def test_ablation_has_one_row_per_value_with_seeds_and_cost(tmp_path):
     runs = [
         gendd_run(tmp_path / "a", 60.0, 50.0, COST, contraction=0.5, seed=0, name="gendd-contraction-0.5"),
         gendd_run(tmp_path / "b", 63.0, 51.0, COST, contraction=0.5, seed=1, name="gendd-contraction-0.5"),
@@ -51,7 +51,7 @@ def test_a_value_a_row_with_its_seeds_and_cost(tmp_path):
     before = [path.stat().st_ino for path in sorted((tmp_path / "out").iterdir())]
     ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
     after = [path.stat().st_ino for path in sorted((tmp_path / "out").iterdir())]
-    # Whole at any time: another file takes the place of each.
+    # Files are replaced, not rewritten, so that a reader never finds a part of one.
     assert len(after) == 3 and all(one != other for one, other in zip(before, after, strict=True))
     (table,) = tables((tmp_path / "out" / "contraction.md").read_text())
     assert [row["seeds"] for row in table] == ["1", "1", "2", "2"]
@@ -91,7 +91,7 @@ def test_ablation_gives_cost_of_the_reported_weights(tmp_path, weights, reported
 
 
 @pytest.mark.parametrize("other", [{"lr": 0.5}, {"draw_scheme": "antithetic"}, {"result": {"earlier_epochs": 7}}])
-def test_runs_that_differ_in_more_are_refused(tmp_path, other):
+def test_runs_that_differ_in_other_settings_are_refused(tmp_path, other):
     runs = [
         gendd_run(tmp_path / "a", 1.0, 1.0, feature_mixup=0.0),
         gendd_run(tmp_path / "b", 1.0, 1.0, feature_mixup=1.0, **other),
@@ -101,7 +101,7 @@ def test_runs_that_differ_in_more_are_refused(tmp_path, other):
     assert next(iter(other.get("result", other))).replace("_", " ") in str(error.value).replace("_", " ")
 
 
-def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
+def test_costs_are_sorted_and_relative_to_the_best_head(tmp_path):
     costs = {"classifier": {"parameters": 1, "flops": 130_800_000}}
     runs = [
         gendd_run(tmp_path / "worse", 60.0, 50.0, name="worse"),
@@ -110,7 +110,7 @@ def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
         }}, name="better"),
         str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"read_outs": costs}, student="big")),
         str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}}, name="old")),
-        # A better head, but not GenDD's.
+        # A better head, but of another method than GenDD.
         str(write_run(tmp_path / "control", "regression", {"head": (70.0, 90.0)})),
     ]  # fmt: skip
     main([*runs, "--output", str(tmp_path / "out")])
@@ -124,7 +124,7 @@ def test_costs_are_told_cheapest_first_and_beside_the_best_head(tmp_path):
     assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_report_without_costs_has_no_picture_of_them(tmp_path):
+def test_report_without_costs_has_no_cost_picture(tmp_path):
     run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
     main([str(run), "--output", str(tmp_path / "out")])
     assert "cost.png" not in (tmp_path / "out" / "report.md").read_text()

@@ -12,7 +12,7 @@ from run_folders import csv_rows, report, write_run
 
 
 def packed_runs(tmp_path: Path) -> list[Path]:
-    """Two complete run folders and one that is not, in tmp_path/runs."""
+    """Write two complete run folders and an incomplete one to tmp_path/runs; return the complete ones."""
     runs = [
         write_run(tmp_path / "runs" / str(seed), "kd", {"classifier": (60.0 + seed, 90.0)}, seed=seed)
         for seed in (0, 1)
@@ -29,7 +29,7 @@ def test_archive_of_runs_gives_report_of_its_folders(tmp_path, kind):
     assert csv_rows(tmp_path / "out") == csv_rows(tmp_path / "plain")
 
 
-def test_archives_that_hold_no_runs_are_refused(tmp_path):
+def test_archive_without_runs_is_refused(tmp_path):
     (tmp_path / "damaged.tar.xz").write_bytes(b"no archive")
     with tarfile.open(tmp_path / "empty.tar", "w") as archive:
         archive.add(__file__, "file.py")
@@ -57,7 +57,7 @@ def test_archives_that_hold_no_runs_are_refused(tmp_path):
 @pytest.mark.parametrize("kind", ["tar", "gztar", "bztar", "xztar", "zip"])
 @pytest.mark.parametrize("share", [0.2, 0.35, 0.5, "headers"])
 def test_damaged_archives_are_refused(tmp_path, kind, share):
-    """Wherever it is cut, and with the header of a later file broken: no report on a part of the runs."""
+    """Cut the archive at several places, or break the header of a later file: no report covers only some runs."""
     packed_runs(tmp_path)
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, "runs"))
     whole = archive.read_bytes()
@@ -65,13 +65,13 @@ def test_damaged_archives_are_refused(tmp_path, kind, share):
         at = whole.rindex(b"runs/") if kind in ("tar", "zip") else len(whole) // 2
         archive.write_bytes(whole[:at] + b"\xff" * 64 + whole[at + 64 :])
     else:
-        # Where a file begins too, where nothing but the missing end shows it.
+        # A tar cut between two files is damaged only by its missing end.
         archive.write_bytes(whole[: int(share * len(whole)) // 512 * 512 if kind == "tar" else int(share * len(whole))])
     with refuses("^RUN .*damaged"):
         report(tmp_path / "out", archive)
 
 
-def test_a_file_that_is_no_archive_is_refused_in_a_line(tmp_path):
+def test_other_file_than_archive_is_refused_in_one_line(tmp_path):
     for name in ("result.json", "runs.tar.xz"):
         (tmp_path / name).write_text("{}")
         with refuses(f"^RUN .*{name}: .*name run folders") as refused:

@@ -1,4 +1,4 @@
-"""The pictures of a report: features, curves and comparisons."""
+"""Pictures of a report: features, curves and comparisons."""
 
 import itertools
 import json
@@ -44,7 +44,7 @@ def overlaps(texts: list[Text]) -> list[tuple[str, str]]:
 
 
 def test_comparison_has_one_panel_per_data_set(tmp_path):
-    """Its groups stand under headings; teachers and networks without one are lines over their group alone."""
+    """Groups have headings; a teacher, or a network without a teacher, is a line over its group only."""
     runs = [
         write_run(tmp_path / "alone", "classification", {"classifier": (65.5, 88.0)}, optimizer="sgd"),
         write_run(
@@ -76,7 +76,7 @@ def test_axes_of_percentages_end_at_100(tmp_path):
     assert percent_limits([-3.0])[0] < -3
 
 
-def test_numbers_of_logarithmic_axes_are_few():
+def test_logarithmic_axes_have_few_numbers():
     for high in (1.5, 8.0, 90.0, 3e4, 1e9):
         axes = Figure().subplots()
         log_axis(axes.yaxis, [1.2, high])
@@ -85,7 +85,7 @@ def test_numbers_of_logarithmic_axes_are_few():
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Features and thumbnails of images; the student finds the teacher's neighbors but for the last image."""
+    """Write features and thumbnails; the student finds the teacher's neighbors, except for the last image."""
     teacher = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
     student = teacher.clone()
     student[-1] = -student[0]
@@ -95,7 +95,7 @@ def write_images(folder: Path, count: int) -> None:
 
 
 def run_without_classes(folder: Path, images: int = 30) -> Path:
-    """A run of images alone: judged by its features."""
+    """Write a run on images without classes, with scores of its features."""
     scores = {"cosine": 91.0, "r2": 83.0, "neighbors": 60.0}
     best = {"epoch": 2, "read_out": "head", **scores, "split": "validation", "images": 30}
     result = {"last": {"head": scores}, "best": best, "split": "validation"}
@@ -116,7 +116,7 @@ def test_neighbors_come_first_without_labels(tmp_path):
 
 
 @pytest.mark.parametrize("images", [30, 4])
-def test_neighbors_have_cosines_and_common_ones_a_frame(tmp_path, images):
+def test_neighbors_show_cosines_and_frames_for_common_ones(tmp_path, images):
     run = run_without_classes(tmp_path / "run", images)
     figure = neighbors(finished_runs([str(run)])[0][0])
     tensors = safetensors.torch.load_file(run / "features.safetensors")
@@ -155,7 +155,7 @@ def test_curves_name_predictions_and_start_after_earlier_runs(tmp_path):
     assert height < 1800 and not overlaps(list(ends.values()))
     assert all(axes.get_legend() is None for axes in (accuracies_by_epoch, *losses))
     assert all(accuracies_by_epoch.bbox.x1 <= text.get_window_extent().x0 < width for text in ends.values())
-    # The student alone comes first; GenDD's began after a stage 1 of 5 epochs.
+    # The student without a teacher comes first; GenDD's curves start after a stage 1 of 5 epochs.
     starts = [axes.lines[0].get_xdata().tolist() for axes in losses]
     assert starts == [[1, 2, 3], *[[6, 7, 8]] * len(names)]
     assert {tuple(line.get_xdata()) for line in accuracies_by_epoch.lines} >= {(1, 2, 3), (6, 7, 8)}
@@ -171,7 +171,7 @@ def test_principal_plane_has_one_orientation():
     assert (directions.amax(0) == directions.abs().amax(0)).all()
     variances = torch.linalg.eigvalsh(features.T.cov()).flip(0)
     torch.testing.assert_close(shares, variances[:2] / variances.sum())
-    # Mirrored data only mirrors the picture's data, not its axes.
+    # Mirrored data mirrors the points of the picture, not its axes.
     torch.testing.assert_close(principal_plane(-features)[1], directions)
 
 

@@ -1,4 +1,4 @@
-"""The table of a report: its figures are those of the files."""
+"""The table of a report, compared with the values in the files."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from gendd.reporting.groups import grouped
 from gendd.reporting.published import PUBLISHED
 
 
-def test_the_table_holds_the_files_figures(tmp_path):
+def test_table_has_the_values_of_the_files(tmp_path):
     gendd = write_run(
         tmp_path / "gendd", "gendd", {"head": (71.239, 92.5), "probe": (70.0, 91.0)}, name="mine", unlabeled=True
     )
@@ -59,7 +59,7 @@ def test_the_table_holds_the_files_figures(tmp_path):
 
 
 def seeds_of(tmp_path: Path, top1s: list[float], **config) -> list[Path]:
-    """A kd run a seed, with these top-1."""
+    """Write one kd run per seed, with these top-1 scores."""
     return [
         write_run(tmp_path / f"kd{seed}", "kd", {"classifier": (top1, 90.0)}, seed=seed, **config)
         for seed, top1 in enumerate(top1s)
@@ -95,7 +95,7 @@ def test_seeds_share_a_mean(tmp_path):
         ({"student_weights": "some.pth"}, "student weights"),
     ],
 )
-def test_what_differs_by_more_than_the_seed_shares_no_mean(tmp_path, other, told):
+def test_runs_that_differ_beyond_the_seed_share_no_mean(tmp_path, other, told):
     runs = seeds_of(tmp_path, [70.0, 72.0])
     third = write_run(tmp_path / "other", "kd", {"classifier": (80.0, 90.0)}, seed=2, **other)
     (rows,) = accuracies(report(tmp_path / "out", *runs, third))
@@ -122,7 +122,7 @@ def test_only_runs_of_the_same_teacher_share_a_mean(tmp_path):
 @pytest.mark.parametrize(
     ("sums", "rows"), [([None, None], 1), (["aa", "aa"], 1), (["aa", "bb"], 2)], ids=["old", "same", "other"]
 )
-def test_teachers_without_a_file_are_told_by_their_tensors(tmp_path, sums, rows):
+def test_teachers_without_a_file_are_compared_by_tensors(tmp_path, sums, rows):
     runs = seeds_of(tmp_path, [50.0, 60.0])
     for run, tensors in zip(runs, sums, strict=True):
         environment = json.loads((run / "environment.json").read_text())
@@ -131,8 +131,8 @@ def test_teachers_without_a_file_are_told_by_their_tensors(tmp_path, sums, rows)
     assert len(grouped(finished_runs([str(run) for run in runs])[0])) == rows
 
 
-def test_another_stage_1_shares_no_mean(tmp_path):
-    """Though its name and its epochs are the same."""
+def test_runs_of_different_stage_1_share_no_mean(tmp_path):
+    """The two stage 1 runs have the same name and number of epochs."""
     runs = []
     for seed, rate in enumerate((1e-3, 1e-3, 5e-3)):
         write_run(tmp_path / "pretrain" / str(seed), "pretrain", {"classifier": (60.0, 90.0)}, seed=seed, lr=rate)
@@ -168,7 +168,7 @@ def test_speeds_of_different_hardware_are_not_mixed(tmp_path):
     assert row["Parameters, M"] == "1.23"
 
 
-def test_the_same_seed_twice_is_refused(tmp_path):
+def test_same_seed_twice_is_refused(tmp_path):
     runs = [write_run(tmp_path / name, "kd", {"classifier": (70.0, 90.0)}) for name in ("one", "two")]
     with refuses("same seed 0"):
         report(tmp_path / "out", *runs)
@@ -182,7 +182,7 @@ def test_groups_of_classes_have_columns(tmp_path):
     assert [row["few"] for row in csv_rows(tmp_path / "out")] == ["", "12.25"]
 
 
-def test_published_figures_stand_apart(tmp_path):
+def test_published_scores_have_their_own_column(tmp_path):
     pair = {"dataset": "cifar100", "student": "resnet20"}
     distilled = {**pair, "teacher": "resnet56"}
     runs = [
@@ -208,7 +208,7 @@ def test_published_figures_stand_apart(tmp_path):
     assert [row["quoted_top1"] for row in csv_rows(tmp_path / "out")] == ["69.06", "70.66", "", "", ""]
 
 
-def test_published_figures_are_of_the_run_s_own_budget_and_data(tmp_path):
+def test_published_scores_match_the_runs_budget_and_data(tmp_path):
     pair = {"dataset": "data/imagenet", "teacher": "beitv2_large", "student": "resnet50"}
     heads = {"head": (1.0, 5.0)}
     shards = "data/cc3m/cc3m-train-{0000..0575}.tar"
@@ -231,12 +231,12 @@ def test_published_figures_are_of_the_run_s_own_budget_and_data(tmp_path):
     }
 
 
-def test_published_figures_are_named_once():
+def test_published_scores_are_listed_once():
     keys = [(q.data, q.teacher, q.student, q.method, q.read_out, q.epochs, q.source) for q in PUBLISHED]
     assert len(set(keys)) == len(keys)
 
 
-def test_a_table_for_each_data_set(tmp_path):
+def test_report_has_one_table_per_data_set(tmp_path):
     runs = [
         write_run(tmp_path / "a", "kd", {"classifier": (1.0, 5.0)}),
         write_run(tmp_path / "b", "kd", {"classifier": (2.0, 6.0)}, dataset="/somewhere/flowers"),
@@ -250,7 +250,7 @@ def test_a_table_for_each_data_set(tmp_path):
     assert f"tensorboard --logdir {tmp_path}" in text
 
 
-def test_incomplete_runs_are_named_and_left_out(tmp_path, capsys):
+def test_incomplete_runs_are_named_and_omitted(tmp_path, capsys):
     whole = write_run(tmp_path / "whole", "kd", {"classifier": (1.0, 5.0)})
     cut = write_run(tmp_path / "cut", "kd", {"classifier": (9.0, 9.0)}, complete=False)
     (rows,) = accuracies(report(tmp_path / "out", cut, whole))
@@ -258,7 +258,7 @@ def test_incomplete_runs_are_named_and_left_out(tmp_path, capsys):
     assert f"not complete, left out: {cut}\n" in capsys.readouterr().out
 
 
-def test_without_a_complete_run_the_user_is_told(tmp_path):
+def test_report_without_a_complete_run_is_refused(tmp_path):
     cut = write_run(tmp_path / "cut", "kd", {"classifier": (9.0, 9.0)}, complete=False)
     with refuses("no complete run"):
         report(tmp_path / "out", cut)
@@ -268,19 +268,19 @@ def test_without_a_complete_run_the_user_is_told(tmp_path):
         report(tmp_path / "out")
 
 
-def test_an_output_that_cannot_be_written_is_a_user_error(tmp_path):
+def test_unwritable_output_is_a_user_error(tmp_path):
     run = write_run(tmp_path / "run", "kd", {"classifier": (1.0, 5.0)})
     with refuses("--output"):
         report(run / "config.json", run)
 
 
-def test_a_report_is_at_any_time_a_whole_one(tmp_path):
+def test_report_replaces_files_atomically(tmp_path):
     run = write_run(tmp_path / "run", "gendd", {"head": (2.0, 6.0), "probe": (1.0, 5.0)})
     write_features(run)
     report(tmp_path / "out", run)
     before = file_numbers(tmp_path / "out")
     report(tmp_path / "out", run)
     after = file_numbers(tmp_path / "out")
-    # Another file in place of the old one, not the same one written anew.
+    # New files replace the old ones, which are not rewritten in place.
     assert set(after) == set(before) and len(after) == 6
     assert all(after[name] != number for name, number in before.items())

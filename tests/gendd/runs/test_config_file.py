@@ -1,4 +1,4 @@
-"""`train --config FILE`: a run's configuration file makes the same run, and mistakes in a file are refused."""
+"""`train --config FILE`: the file of a run makes the same run, and mistakes in a file are refused."""
 
 import json
 
@@ -13,7 +13,7 @@ FLAGS = ["--student", "resnet8", "--dataset", "digits", "--milestones", "3", "4"
 
 
 def write(file, family, config, /, **changes):
-    """Write the file as a run does, with other values: section__field=value."""
+    """Write the file as a run does, with changed values: section__field=value."""
     content = {"family": family.name, **config.content()}
     for place, value in changes.items():
         section, _, name = place.partition("__")
@@ -35,7 +35,7 @@ def test_file_of_run_gives_same_file_and_path(family, flags, tmp_path):
 
 @pytest.fixture
 def read(tmp_path):
-    """Returns a function that reads the file of a run, changed, with further flags."""
+    """Return a function that reads the changed file of a run, with further flags."""
     family = family_named("gendd_cifar")
 
     def read_changed(*flags, typed="kd", **changes):
@@ -57,7 +57,7 @@ def test_fields_missing_in_file_have_defaults(read):
 
 
 @pytest.mark.parametrize("name, value", [("resume", "runs/x"), ("dry_run", True), ("check_data", True)])
-def test_what_a_command_did_is_not_read(read, name, value):
+def test_command_flags_in_file_are_ignored(read, name, value):
     assert not getattr(read(**{f"run__{name}": value}).run, name)
 
 
@@ -94,7 +94,7 @@ def test_other_method_than_file_is_refused(read):
         read(typed="dkd")
 
 
-def test_resume_beside_config_is_refused(read):
+def test_resume_with_config_is_refused(read):
     with refuses("^--config .*: --resume runs/x has a configuration; leave one out$"):
         read("--resume", "runs/x")
 

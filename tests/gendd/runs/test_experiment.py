@@ -1,4 +1,4 @@
-"""A run is one value: loaded from its folder or from one checkpoint alone, it is the run."""
+"""Runs in Python: a run loads from its folder or from one checkpoint file."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ FLAGS = ["--dataset", "digits", "--epochs", "1", "--eval-every", "1", "--eval-im
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A GenDD run of one epoch, and its teacher's beside it."""
+    """Train GenDD and its teacher for one epoch; return GenDD's folder."""
     root = tmp_path_factory.mktemp("runs")
     train_cifar(["classification", *FLAGS, "--student", "toy:network", "--runs", str(root)])
     teacher = root / "digits" / "toy.network" / "classification" / "0"
@@ -43,14 +43,14 @@ def test_load_of_folder_or_file_gives_the_same_student(run, tmp_path, images):
     assert ours.model.sample(images).shape == (3, ours.model.head.feature_dim)
 
 
-def test_load_reads_the_teacher_when_asked(run):
+def test_load_reads_the_teacher_on_request(run):
     without, with_teacher = gendd.load(run), gendd.load(run, with_teacher=True)
     assert not without.teacher.loaded.tensors and with_teacher.teacher.loaded.tensors
     for name, value in gendd.load(with_teacher.config.networks.teacher_weights).model.state_dict().items():
         assert torch.equal(value, with_teacher.teacher.model.state_dict()[name])
 
 
-def test_evaluate_gives_the_figures_of_the_program(run):
+def test_evaluate_gives_the_scores_of_the_program(run):
     scores = gendd.evaluate(run)
     assert list(scores) == ["teacher", "head", "probe"]
     evaluate_checkpoint(FAMILY, [str(run)])
@@ -78,7 +78,7 @@ def test_load_refuses_a_file_without_a_configuration(run, tmp_path):
         gendd.load(tmp_path / "bare.pt")
 
 
-def test_config_json_gives_the_same_configuration_back():
+def test_config_survives_a_json_round_trip():
     config = FAMILY.config(
         METHODS["gendd"](), milestones=(3, 5), contraction=0.25, teacher_mean=(0.1, 0.2, 0.3), seed=4
     )

@@ -1,4 +1,4 @@
-"""Where runs lie."""
+"""Names of run folders."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from gendd.runs.folder import RunFolder, data_label, run_path
         ("00000.tar", "00000"),
     ],
 )
-def test_the_folder_of_a_run_names_its_data(dataset, name):
+def test_run_folder_names_its_data(dataset, name):
     config = Config(method=METHODS["kd"]()).changed(
         dataset=dataset, teacher="timm/resnet34", student="package.module:network", seed=2
     )
@@ -41,16 +41,16 @@ def test_the_folder_of_a_run_names_its_data(dataset, name):
         ({"unlabeled_dir": "some/where/photos/"}, "cifar100-from-photos"),
     ],
 )
-def test_data_is_named_by_what_a_setting_made_of_it(settings, name):
+def test_data_label_names_the_settings_that_change_data(settings, name):
     assert data_label({"dataset": "cifar100", **settings}) == name
 
 
-def test_the_folder_of_a_run_tells_its_setting():
+def test_run_folder_names_its_label_fraction():
     config = Config(method=METHODS["gendd"]()).changed(dataset="cifar100", student="resnet20", label_fraction=0.1)
     assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")
 
 
-def test_run_on_a_briefly_failing_disk_is_found(tmp_path, monkeypatch):
+def test_run_file_is_read_after_a_temporary_error(tmp_path, monkeypatch):
     run, read = RunFolder(tmp_path), Path.read_text
     run.write("config.json", {"seed": 1})
     monkeypatch.setattr(retry, "PAUSES", (0,))

@@ -1,4 +1,4 @@
-"""One writer a folder: a second one is refused, a dead one is not waited for, on this machine and on others."""
+"""One writer per folder: a second one is refused and a dead one ignored, on one machine or several."""
 
 import multiprocessing
 import os
@@ -24,7 +24,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def writer():
-    """Function: start another process, on a host, that writes to a folder until it is killed; return the process."""
+    """Return a function that starts a process, on a given host, which writes to a folder until it is killed."""
     started = []
 
     def start(folder: Path, host: str | None = None):
@@ -54,7 +54,7 @@ def refusal(folder: Path) -> str:
     return refused.value
 
 
-def test_a_second_writer_is_refused_and_told_of_the_first(tmp_path, writer):
+def test_second_writer_is_refused_and_names_the_first(tmp_path, writer):
     first = writer(tmp_path / "run")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for _ in range(2):
@@ -63,7 +63,7 @@ def test_a_second_writer_is_refused_and_told_of_the_first(tmp_path, writer):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_killed_writer_is_not_waited_for(tmp_path, writer, monkeypatch):
+def test_killed_writer_frees_the_folder_at_once(tmp_path, writer, monkeypatch):
     first = writer(tmp_path / "run")
     os.kill(first.pid, signal.SIGKILL)
     first.join()
@@ -73,7 +73,7 @@ def test_a_killed_writer_is_not_waited_for(tmp_path, writer, monkeypatch):
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
 
 
-def test_what_a_killed_writer_forked_does_not_hold_the_folder(tmp_path):
+def test_fork_of_a_killed_writer_does_not_hold_the_folder(tmp_path):
     ready, pid = FORK.Event(), FORK.Value("i")
 
     def write_and_fork():
@@ -96,7 +96,7 @@ def test_what_a_killed_writer_forked_does_not_hold_the_folder(tmp_path):
         os.kill(pid.value, signal.SIGKILL)
 
 
-def test_writer_on_another_machine_counts_until_it_is_silent(tmp_path, writer):
+def test_writer_on_another_machine_counts_until_silent(tmp_path, writer):
     first = writer(tmp_path, "elsewhere")
     assert f"process {first.pid} on elsewhere is writing" in refusal(tmp_path)
     first.kill()
@@ -105,7 +105,7 @@ def test_writer_on_another_machine_counts_until_it_is_silent(tmp_path, writer):
         assert f"pid={os.getpid()}\n" in (tmp_path / NAME).read_text()
 
 
-def test_a_folder_goes_again_if_nothing_was_written(tmp_path):
+def test_empty_run_folder_is_removed(tmp_path):
     with refuses("no such network"), sole_writer(tmp_path / "runs" / "set" / "0"):
         raise UserError("no such network")
     assert not list(tmp_path.iterdir())
@@ -114,6 +114,6 @@ def test_a_folder_goes_again_if_nothing_was_written(tmp_path):
     assert [path.name for path in (tmp_path / "runs" / "set" / "0").iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
+def test_run_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     assert "--runs" in refusal(tmp_path / "file" / "run")

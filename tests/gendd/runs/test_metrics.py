@@ -1,4 +1,4 @@
-"""metrics.jsonl stays whole when its run is killed."""
+"""metrics.jsonl stays complete if its run is killed."""
 
 import os
 
@@ -25,7 +25,7 @@ def test_metrics_survive_a_kill_during_resume(tmp_path, monkeypatch):
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
+def test_metrics_survive_a_cut_line_and_an_earlier_step(tmp_path):
     writer = MetricsWriter(tmp_path, 0)
     for epoch in (1, 2, 3):
         writer.write("train", epoch, 10 * epoch, {"loss": 1.0 / epoch})
@@ -36,7 +36,7 @@ def test_metrics_survive_a_cut_line_and_a_step_back(tmp_path):
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
     resumed.write("train", 3, 30, {"loss": 0.25})
     assert [record["loss"] for record in read_metrics(tmp_path)] == [1.0, 0.5, 0.25]
-    # Killed after the last measurement, which then is made again.
+    # The run was killed after the last evaluation, which it then repeats.
     resumed.write("final", 3, 30, {"loss": 0.25})
     MetricsWriter(tmp_path, 30)
     assert [record["kind"] for record in read_metrics(tmp_path)] == ["train"] * 3

@@ -1,4 +1,4 @@
-"""Batch norm's statistics over the images of all processes: what is converted, and when."""
+"""Synchronized batch norm: converted layers, and conditions of the conversion."""
 
 import pytest
 import torch
@@ -24,19 +24,22 @@ def config(*flags: str, method: str = "gendd") -> Config:
 
 
 def norms(network: nn.Module) -> set[type]:
-    """Kinds of the layers that keep running statistics."""
+    """Return the types of layers with running statistics."""
     return {type(layer) for layer in network.modules() if getattr(layer, "running_mean", None) is not None}
 
 
 @pytest.fixture
 def anywhere(monkeypatch):
-    """As on a GPU. torch's layers compute as plain ones where no process group is joined."""
+    """Synchronize batch norm as on GPUs.
+
+    Without a process group, torch's layers compute as plain ones.
+    """
     monkeypatch.setattr(programs, "synchronizes_norms", lambda config, device, processes: config.optimizer.sync_bn)
 
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "srd", "simkd"])
 def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
-    """With activations of their own (timm's), and under the same names."""
+    """Also converts timm's norms with activations, and keeps the names of tensors."""
     plain, converted = (
         build(FAMILY, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
     )
@@ -61,7 +64,7 @@ def test_sync_bn_counts_recomputed_activations_once(anywhere):
         torch.testing.assert_close(one, other, msg=name)
 
 
-def test_only_several_processes_on_gpus_synchronize():
+def test_sync_bn_needs_several_processes_on_gpus():
     assert synchronizes_norms(config("--sync-bn"), GPU, 2)
     assert not synchronizes_norms(config("--sync-bn"), GPU, 1)
     assert not synchronizes_norms(config("--sync-bn"), CPU, 2)
@@ -69,7 +72,7 @@ def test_only_several_processes_on_gpus_synchronize():
     assert not synchronizes_norms(imagenet_config("--student", "resnet18"), GPU, 2)
 
 
-def test_the_plan_says_whose_images_the_statistics_are_of(tmp_path):
+def test_plan_states_the_images_of_batch_norm_statistics(tmp_path):
     def line(settings: Config, world: World) -> list[str]:
         built = build(FAMILY, settings, 10, CPU)
         plan = plan_of(

@@ -1,4 +1,4 @@
-"""Parameter groups, and the schedules of learning rate and beta2 against closed forms."""
+"""Parameter groups, and the schedules of learning rate and beta2 compared with closed forms."""
 
 import math
 
@@ -29,12 +29,12 @@ def student():
 
 
 def settings_of(module, groups, key):
-    """Each trained parameter's setting, by the parameter's name."""
+    """Return the setting of each trained parameter, by name."""
     values = {id(p): group[key] for group in groups for p in group["params"]}
     return {name: values[id(p)] for name, p in module.named_parameters() if p.requires_grad}
 
 
-def test_norms_biases_and_the_whole_head_are_not_decayed():
+def test_norms_biases_and_head_have_no_weight_decay():
     module = student()
     groups = parameter_groups(module, config(weight_decay=0.3), module.head)
     decayed = {name for name, decay in settings_of(module, groups, "weight_decay").items() if decay == 0.3}
@@ -49,7 +49,7 @@ def test_norms_biases_and_the_whole_head_are_not_decayed():
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
-def test_all_but_the_head_decays_by_the_paper_s_rule(optimizer):
+def test_paper_rule_decays_everything_but_the_head(optimizer):
     whole = student()
     for module, head in ((whole, whole.head), (whole.backbone, None)):
         settings = config(optimizer=optimizer, weight_decay=0.3, decay="head-exempt")
@@ -69,21 +69,21 @@ def test_each_trained_parameter_is_in_one_group():
 
 
 @pytest.mark.parametrize(("head_lr", "expected"), [(None, 0.02), (0.5, 0.5)])
-def test_the_head_has_its_own_learning_rate_or_the_common_one(head_lr, expected):
+def test_head_uses_its_learning_rate_or_the_common_one(head_lr, expected):
     module = student()
     rates = settings_of(module, parameter_groups(module, config(lr=0.02, head_lr=head_lr), module.head), "lr")
     assert {rate for name, rate in rates.items() if name.startswith("head.")} == {expected}
     assert {rate for name, rate in rates.items() if not name.startswith("head.")} == {0.02}
 
 
-def test_a_network_without_a_head_has_no_empty_group():
+def test_network_without_a_head_has_no_empty_group():
     network = timm.create_model("cifar_resnet8", num_classes=5)
     groups = parameter_groups(network, config())
     assert all(group["params"] for group in groups)
     assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
 
 
-def test_optimizers_take_their_settings_from_the_configuration():
+def test_optimizers_use_the_configured_settings():
     sgd = create_optimizer(nn.Linear(2, 2), config(optimizer="sgd", momentum=0.7, lr=0.3, weight_decay=0.1))
     assert isinstance(sgd, torch.optim.SGD)
     assert [(g["momentum"], g["lr"], g["weight_decay"]) for g in sgd.param_groups] == [(0.7, 0.3, 0.1), (0.7, 0.3, 0)]
@@ -92,7 +92,7 @@ def test_optimizers_take_their_settings_from_the_configuration():
     assert all(group["betas"] == (0.8, 0.91) for group in adamw.param_groups)
 
 
-def test_muon_takes_only_hidden_weights_of_the_backbone():
+def test_muon_updates_only_hidden_weights_of_the_backbone():
     module = student()
     optimizer = create_optimizer(module, config(optimizer="muon", lr=0.02, head_lr=0.5, weight_decay=0.3), module.head)
     groups = optimizer.param_groups
@@ -109,13 +109,13 @@ def test_muon_takes_only_hidden_weights_of_the_backbone():
 
 
 def muons(module):
-    """Names of the parameters that Muon takes."""
+    """Return the names of parameters that Muon updates."""
     groups = create_optimizer(module, config(optimizer="muon")).param_groups
     return {name for name, fallback in settings_of(module, groups, "use_fallback").items() if not fallback}
 
 
 def test_muon_leaves_parameters_outside_the_backbone_to_adam():
-    """Stage 1's projection, SimKD's projector and that of feature distillation."""
+    """Covers stage 1's projection, SimKD's projector and the projection of feature distillation."""
     network, classifier = timm.create_model("cifar_resnet8", num_classes=5), nn.Linear(16, 5)
     hidden = {name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
     projected = pretrain.ProjectedStudent(network, classifier), ProjectedStudent(network, nn.Linear(64, 16))
@@ -130,8 +130,8 @@ def test_muon_leaves_tokens_and_position_embeddings_to_adam():
     assert not {"pos_embed", "cls_token", "head.weight", "blocks.0.norm1.weight"} & taken
 
 
-def test_a_step_of_muon_is_orthogonal():
-    """However unlike the singular values of the gradient, those of the step are nearly alike."""
+def test_muon_step_is_nearly_orthogonal():
+    """Singular values of the step are nearly equal, even if the gradient's differ by powers of two."""
     torch.manual_seed(0)
     convolution = nn.Conv2d(6, 8, 3, bias=False)
     network = nn.Sequential(convolution)
@@ -157,7 +157,7 @@ def values_at(schedule, step):
 
 
 def rates_at(schedule, step):
-    """The learning rates of backbone and head."""
+    """Return the learning rates of backbone and head."""
     values = values_at(schedule, step)
     return values[0][0], values[-1][0]
 
@@ -177,7 +177,7 @@ def test_cosine_schedule_warms_up_linearly_and_falls_to_zero(warmup):
         assert rates_at(schedule, step) == pytest.approx((0.4 * factor, 3.0 * factor), rel=1e-9, abs=1e-12)
 
 
-def test_cosine_of_backbone_and_head_ends_at_the_least_rate():
+def test_cosine_of_backbone_and_head_ends_at_min_lr():
     schedule = schedule_of(schedule="cosine", epochs=20, warmup_epochs=4, lr=0.4, head_lr=3.0, min_lr=0.01)
     for step in range(4 * STEPS_PER_EPOCH, 20 * STEPS_PER_EPOCH + 1):
         factor = cosine(step, 20, 4)
@@ -214,7 +214,7 @@ def test_sgd_has_no_betas():
 
 
 @pytest.mark.parametrize("shape", ["cosine", "step"])
-def test_a_schedule_holds_no_state(shape):
+def test_schedule_is_stateless(shape):
     settings = {"schedule": shape, "epochs": 20, "warmup_epochs": 3, "milestones": (5, 10)}
     schedule = schedule_of(**settings)
     in_order = {step: values_at(schedule, step) for step in range(140)}

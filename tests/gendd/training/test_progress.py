@@ -1,4 +1,4 @@
-"""What a training shows on its way, and says when it is stopped."""
+"""Progress of a training, and its message when it is stopped."""
 
 import io
 import os
@@ -23,7 +23,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock of two seconds per step of 20 epochs of 50 steps of 30 images, and a function that takes some steps."""
+    """Return a function that trains some steps of 2 s each; a run has 20 epochs of 50 steps of 30 images."""
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 
@@ -39,25 +39,25 @@ def clock(monkeypatch):
     return run
 
 
-def test_a_file_gets_a_line_per_minute(clock, capsys):
+def test_file_gets_one_line_per_minute(clock, capsys):
     clock(1, 65)
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["epoch   1/20  step   30/1000  loss 2.5  15 images/s  0:32:20 left", "epoch line"]
 
 
-def test_the_time_left_counts_the_steps_of_this_start(clock, capsys):
+def test_time_left_counts_steps_since_this_start(clock, capsys):
     clock(901, 940)
     assert "step  930/1000  loss 2.5  15 images/s  0:02:20 left" in capsys.readouterr().out
 
 
-def test_an_epoch_line_ends_with_the_time_left(clock, monkeypatch):
+def test_epoch_line_ends_with_time_left(clock, monkeypatch):
     lefts = []
     monkeypatch.setattr(Progress, "advance", lambda shower, step, loss: lefts.append(shower.left(step)))
     clock(991, 1000)
     assert lefts[:2] == ["  0:00:18 left", "  0:00:16 left"] and lefts[-1] == ""
 
 
-def test_a_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
+def test_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
     output, bar = Terminal(), Terminal()
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(sys, "stderr", bar)
@@ -66,14 +66,14 @@ def test_a_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
     assert "epoch   1/20" in bar.getvalue() and "1000" in bar.getvalue() and "step" in bar.getvalue()
 
 
-def test_other_processes_show_nothing(clock, capsys):
+def test_other_processes_print_no_progress(clock, capsys):
     clock(1, 100, shown=False)
     assert capsys.readouterr() == ("epoch line\n", "")
 
 
 @pytest.fixture
 def started(tmp_path):
-    """Function: a training that has ended its first epochs, as a process."""
+    """Return a function that starts a training as a process, and returns it after its first epochs."""
 
     def start() -> subprocess.Popen:
         command = [sys.executable, "-u", "-m", "gendd_cifar", "train", "classification", "--dataset", "digits"]
@@ -85,7 +85,7 @@ def started(tmp_path):
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # A shell that starts the tests in the background has them ignore Ctrl-C.
+            # A shell that starts the tests in the background makes them ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         for line in process.stdout:
@@ -97,7 +97,7 @@ def started(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_stopped_run_says_after_which_epoch(started, number, code):
+def test_stopped_run_prints_its_last_epoch(started, number, code):
     process = started()
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
