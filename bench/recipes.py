@@ -208,26 +208,29 @@ STAGE1 = field_names(PretrainOptions)
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
 HEAD_OF_PAGE = """# Values of the scripts, and the published ones
 
-`python bench/recipes.py` makes this page from each script's flags and, for weight decay, from the optimizer's
-groups. In the rows of single scripts, a single value is also the published one. (-) marks values that a published
-recipe does not state. `tests/test_recipes.py` checks the scripts against this page. Intended differences from the
-published values:
+`python bench/recipes.py` makes this page from each script's flags and, for weight decay, from the
+optimizer's groups. In the rows of single scripts, a single value is also the published one. (-)
+marks values that a published recipe does not state. `tests/test_recipes.py` checks the scripts
+against this page. Intended differences from the published values:
 """
 ELSEWHERE = """Differences that no flag shows:
 
 - Learning rates change at every step. In the release they change once per epoch, at its first step.
-- CIFAR's stage 2 reaches the flag's rate at the end of the warm-up. The release stays at 49/50 of it until epoch 150.
-- The last partial batch of an epoch is dropped: 16 of 50,000 images of CIFAR-100, 143 of 1,281,167 of ImageNet. The
-  release trains on it for all data sets. Each epoch has another order, so no image is dropped permanently.
-- The release evaluates the best checkpoint, chosen on the test images, and publishes its figures. A run here
-  reports its last epoch, and names its best one. `sh/evaluate.sh RUN --best` evaluates the best. ImageNet-LT's
-  students learn from the teacher's best epoch in both.
-- ResNets for ImageNet have timm's initial values: the last batch norm of each block starts at weight 0. In the release
-  it starts at 1. A WRN's classifier (bias 0) and MobileNetV1's convolutions (torch's values) start as in the release.
-- Feature mixup draws one share m per batch, for any number of processes, and mixes neighbors, whose order is random.
-  The release draws one m and a permutation per process.
-- On CC3M the linear probe learns from the teacher's probabilities, and its gradient is stopped at the probe. The
-  release trains no probe there.
+- CIFAR's stage 2 reaches the flag's rate at the end of the warm-up. The release stays at 49/50 of
+  it until epoch 150.
+- The last partial batch of an epoch is dropped: 16 of 50,000 images of CIFAR-100, 143 of 1,281,167
+  of ImageNet. The release trains on it for all data sets. Each epoch has another order, so no image
+  is dropped permanently.
+- The release evaluates the best checkpoint, chosen on the test images, and publishes its figures. A
+  run here reports its last epoch, and names its best one. `sh/evaluate.sh RUN --best` evaluates the
+  best. ImageNet-LT's students learn from the teacher's best epoch in both.
+- ResNets for ImageNet have timm's initial values: the last batch norm of each block starts at
+  weight 0. In the release it starts at 1. A WRN's classifier (bias 0) and MobileNetV1's
+  convolutions (torch's values) start as in the release.
+- Feature mixup draws one share m per batch, for any number of processes, and mixes neighbors, whose
+  order is random. The release draws one m and a permutation per process.
+- On CC3M the linear probe learns from the teacher's probabilities, and its gradient is stopped at
+  the probe. The release trains no probe there.
 """
 
 
