@@ -32,19 +32,19 @@ def trainer(teacher: Path, root: Path):
 
 @pytest.fixture
 def train(teacher, tmp_path):
-    """Train the toy student from the toy teacher with further flags, and return the run's folder."""
+    """Return a function that trains the toy student from the toy teacher, and returns the run's folder."""
     return trainer(teacher, tmp_path)
 
 
 @pytest.fixture(scope="session")
 def whole(teacher, tmp_path_factory) -> Path:
-    """A run of GenDD without further flags, which no test changes."""
+    """Train GenDD without further flags; no test changes the run."""
     return trainer(teacher, tmp_path_factory.mktemp("whole"))()
 
 
 @pytest.fixture(scope="session")
 def killed(teacher, tmp_path_factory) -> Path:
-    """The folder of runs with one that was killed after its first epoch, which no test changes."""
+    """Train until a kill after the first epoch; return the folder of runs, which no test changes."""
     root = tmp_path_factory.mktemp("killed")
     with ctrl_c("train_epoch", epoch=1):
         trainer(teacher, root)(runs="parts")
@@ -53,6 +53,6 @@ def killed(teacher, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def interrupted(train, killed, tmp_path) -> Path:
-    """A copy of the run that was killed after its first epoch."""
+    """Return a copy of the run that was killed after its first epoch."""
     shutil.copytree(killed, tmp_path / "parts")
     return train.folder("parts")

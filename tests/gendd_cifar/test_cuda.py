@@ -1,4 +1,4 @@
-"""The same on a GPU, where there is one."""
+"""Results on a GPU, compared with results on the CPU."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from gendd_cifar.family import FAMILY
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
 
-def test_head_gives_the_same_loss_and_samples_as_on_the_cpu():
+def test_head_gives_the_cpus_loss_and_samples_on_gpu():
     torch.manual_seed(0)
     head = SplitTokenHead(32, 12, token_dim=16, width=32, repeats=4, **PAPER)
     for parameter in head.parameters():
@@ -34,7 +34,7 @@ def test_head_gives_the_same_loss_and_samples_as_on_the_cpu():
 
 
 def step(method: str, device: str, precision: str = "fp32", compiles: bool = False) -> tuple[float, torch.Tensor]:
-    """Loss and gradients, in one vector, of a step on the same images from the same weights and draws."""
+    """Return the loss and the flattened gradients of one step, with fixed images, weights and draws."""
     torch.manual_seed(0)
     flags = [
         "--dataset",
@@ -50,7 +50,7 @@ def step(method: str, device: str, precision: str = "fp32", compiles: bool = Fal
     random = next(BatchPlan(0, 32).micro_batches(0))
     images, labels = torch.randn(32, 3, 32, 32), torch.arange(32) % 10
     if method == "gendd":
-        # At its start the head generates zero, whatever it is given.
+        # The new head generates zero for every input.
         for parameter in task.head.parameters():
             parameter.data.add_(0.02 * torch.randn(parameter.shape).to(device))
         draws = task.draws(random, torch.device("cpu"))
@@ -70,7 +70,7 @@ METHODS = ("classification", "kd", "regression", "pretrain", "gendd")
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("precision", "tolerance", "alike"), [("fp32", 1e-3, 0.999), ("bf16", 0.02, 0.98)])
-def test_a_step_gives_the_loss_and_gradients_of_the_cpu(method, precision, tolerance, alike):
+def test_gpu_step_gives_the_cpus_loss_and_gradients(method, precision, tolerance, alike):
     """Convolutions on the GPU round to TF32 in fp32 too."""
     loss, gradients = step(method, "cpu")
     on_gpu, theirs = step(method, "cuda", precision)
@@ -80,7 +80,7 @@ def test_a_step_gives_the_loss_and_gradients_of_the_cpu(method, precision, toler
 
 
 @pytest.mark.parametrize("method", ["kd", "gendd"])
-def test_a_compiled_step_gives_the_same(method):
+def test_compiled_step_gives_the_same_loss_and_gradients(method):
     if missing := missing_for_compile(torch.device("cuda")):
         pytest.skip(f"needs {missing}")
     loss, gradients = step(method, "cuda")
@@ -102,8 +102,8 @@ def test_teacher_and_student_learn(tmp_path, precision):
 
 
 @pytest.mark.parametrize("flags", [(), ("--grad-checkpointing", "student")])
-def test_two_processes_with_synchronized_batch_norm_step_as_one(tmp_path, flags):
-    """Gradients and running statistics; with each process's own statistics they are apart."""
+def test_two_processes_with_sync_bn_step_as_one(tmp_path, flags):
+    """Gradients and running statistics are equal; without synchronization they differ."""
     alone = synchronized.step(0, 1, *flags)
     for flag in ("--sync-bn", "--no-sync-bn"):
         folder = tmp_path / flag.strip("-")

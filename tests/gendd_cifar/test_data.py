@@ -1,4 +1,4 @@
-"""Batches of small images: augmentation, order, long tails, few labels."""
+"""Batches of small images: augmentation, order, long tails and few labels."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def epoch_labels(images, epoch):
 
 
 def augmented(image, top, left, flip, padding):
-    """An image (3, S, S) uint8, augmented a pixel at a time."""
+    """Augment an image (3, S, S) uint8 pixel by pixel."""
     side = image.shape[-1]
     result = np.zeros(image.shape, np.float64)
     for row in range(side):
@@ -31,7 +31,7 @@ def augmented(image, top, left, flip, padding):
 
 
 @pytest.mark.parametrize(("crop_padding", "hflip"), [(4, 0.5), (2, 1.0), (1, 0.0), (0, 0.5)])
-def test_augmentation_equals_a_slow_one(crop_padding, hflip):
+def test_augmentation_equals_a_slow_implementation(crop_padding, hflip):
     given = numbered(20)
     for batch in training(given, crop_padding=crop_padding, hflip=hflip).batches(range(7)):
         draws = batch.random.generator("augmentation", "cpu")
@@ -43,7 +43,7 @@ def test_augmentation_equals_a_slow_one(crop_padding, hflip):
             np.testing.assert_allclose(image.numpy(), expected, atol=1e-5)
 
 
-def test_cached_views_equal_slow_ones_and_take_turns():
+def test_cached_views_equal_slow_ones_and_alternate():
     given = numbered(20)
     images, seen = training(given, seed=5, cached_views=2), {}
     for batch in images.batches(range(4 * images.steps_per_epoch)):
@@ -64,8 +64,8 @@ def test_cached_views_equal_slow_ones_and_take_turns():
         assert torch.equal(again[0], image)
 
 
-def test_crops_vary_over_their_whole_range():
-    # A white image shows its crop as black rows and columns: none, or up to four at one side.
+def test_crops_cover_their_whole_range():
+    # A white image shows its crop as 0 to 4 black rows and columns at one side.
     white_images = Images(torch.full((6, 3, 6, 6), 255, dtype=torch.uint8), torch.arange(6))
     seen = set()
     for batch in training(white_images).batches(range(200)):
@@ -82,7 +82,7 @@ def test_half_of_the_images_are_flipped():
     assert len(flipped) == 1200 and 0.45 < flipped.float().mean() < 0.55
 
 
-def test_images_are_normalized_exactly_where_nothing_is_drawn():
+def test_images_without_augmentation_are_normalized_exactly():
     given = numbered(20)
     images = training(given, crop_padding=0, hflip=0)
     expected = (given.images.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
@@ -91,7 +91,7 @@ def test_images_are_normalized_exactly_where_nothing_is_drawn():
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_epoch_takes_each_image_at_most_once():
+def test_epoch_uses_each_image_at_most_once():
     images = training(20, batch=6)
     assert images.steps_per_epoch == 3
     for epoch in range(4):
@@ -100,7 +100,7 @@ def test_epoch_takes_each_image_at_most_once():
     assert sorted(epoch_labels(whole, 1)) == list(range(20))
 
 
-def test_epochs_and_seeds_differ_and_the_same_seed_repeats():
+def test_batches_depend_on_epoch_and_seed_only():
     images = training(seed=3)
     first, second = epoch_labels(images, 0), epoch_labels(images, 1)
     assert first != second
@@ -108,7 +108,7 @@ def test_epochs_and_seeds_differ_and_the_same_seed_repeats():
     assert epoch_labels(training(seed=4), 0) != first
 
 
-def test_a_resumed_run_gets_the_batches_of_its_steps():
+def test_resumed_run_gets_the_batches_of_its_steps():
     going, resumed = training(seed=1), training(seed=1)
     expected = list(going.batches(range(9)))[5:]
     for batch, again in zip(expected, resumed.batches(range(5, 9)), strict=True):
@@ -145,7 +145,7 @@ def test_holdout_is_the_same_for_all_seeds(fraction, held):
     assert torch.equal(splits[0][1].images, splits[1][1].images)
 
 
-def test_evaluation_without_holdout_takes_the_test_images():
+def test_evaluation_without_holdout_uses_the_test_images():
     given = numbered(9)
     images, tested = opened(numbered(20), given)
     assert tested.split == "test" and images.size == 20
@@ -158,7 +158,7 @@ def test_evaluation_without_holdout_takes_the_test_images():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 @pytest.mark.parametrize("limit", [0, EVAL_BATCH + 7, 10**6])
-def test_an_evaluation_takes_each_image_once_over_all_processes(world, limit):
+def test_processes_evaluate_each_image_once(world, limit):
     size = 2 * EVAL_BATCH + 3
     given = numbered(size, side=2)
     alone = list(evaluation(given).batches(limit))
@@ -172,13 +172,13 @@ def test_an_evaluation_takes_each_image_once_over_all_processes(world, limit):
     assert len(labels) == len(set(labels)) == (min(limit, size) or size)
 
 
-def test_a_part_of_a_class_sorted_set_holds_all_classes():
+def test_part_of_a_sorted_test_set_has_all_classes():
     given = numbered(1000, side=2, classes=10)
     labels = torch.cat([labels for _, _, labels in evaluation(given).batches(100)])
     assert set(labels.tolist()) == set(range(10))
 
 
-def test_the_data_follow_configuration_and_network():
+def test_data_follow_configuration_and_network():
     network = torch.nn.Identity()
     network.pretrained_cfg = {"mean": MEAN, "std": STD}
     settings = config(dataset="digits", image_size=8, crop_padding=0, hflip=0, holdout=0.5)
@@ -208,13 +208,13 @@ def test_long_tail_leaves_holdout_and_evaluation_unchanged():
 
 @pytest.mark.parametrize("setting", [{"imbalance": 0.1}, {"label_fraction": 0.25}])
 @pytest.mark.parametrize("labeled_only", [False, True])
-def test_each_seed_has_the_same_images_and_labels(setting, labeled_only):
+def test_all_seeds_have_the_same_images_and_labels(setting, labeled_only):
     given = numbered(80, side=2, classes=4)
     (one, _), (other, _) = (opened(given, seed=seed, labeled_only=labeled_only, **setting) for seed in (0, 1))
     assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
 
 
-def test_few_labels_hide_the_others_or_leave_their_images_out():
+def test_label_fraction_hides_labels_or_drops_images():
     given = numbered(80, side=2, classes=4)
     (all_images, _), (few, _) = (opened(given, label_fraction=0.25, labeled_only=only) for only in (False, True))
     known = all_images.labels >= 0
@@ -226,7 +226,7 @@ def test_few_labels_hide_the_others_or_leave_their_images_out():
     assert few.steps_per_epoch == 20 // 6
 
 
-def test_the_sizes_of_classes_are_those_of_all_training_images():
+def test_class_sizes_count_all_training_images():
     given = numbered(400, side=2, classes=2)
     assert opened(given, label_fraction=0.05)[0].class_sizes.tolist() == [200, 200]
     images, _ = opened(given, imbalance=0.1, label_fraction=0.05, labeled_only=True)
@@ -239,5 +239,5 @@ def test_batch_larger_than_the_training_set_is_refused(batch, holdout):
     assert f"--batch-size {batch}" in message and str(20 - round(20 * holdout)) in message
 
 
-def test_a_holdout_that_leaves_an_empty_split_is_refused():
+def test_holdout_with_an_empty_split_is_refused():
     assert "--holdout 0.01" in refusal(opened, numbered(20), holdout=0.01)

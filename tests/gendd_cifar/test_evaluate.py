@@ -47,7 +47,7 @@ NETWORKS = ["--dataset", "digits", "--student", "toy:network", "--teacher", "res
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
-    """A teacher's run and GenDD students' by our objective and by the paper's, one epoch each."""
+    """Train a teacher, and GenDD students with the default objective and the paper's, for one epoch each."""
     root = tmp_path_factory.mktemp("runs")
     teacher = root / "digits" / "resnet8" / "classification" / "0"
     train(["classification", *COMMON, "--student", "resnet8", "--runs", str(root)])
@@ -60,7 +60,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 
 def evaluated(tmp_path: Path, *arguments) -> dict[str, dict]:
-    """Read-outs by name."""
+    """Evaluate; return the rows by name of the prediction."""
     file = tmp_path / "figures.json"
     main([*map(str, arguments), "--json", str(file)])
     return {row["read_out"]: row for row in json.loads(file.read_text())["read_outs"]}
@@ -70,20 +70,20 @@ def accuracies(rows: dict[str, dict]) -> dict[str, tuple]:
     return {name: (row["top1"], row["top5"]) for name, row in rows.items()}
 
 
-def test_a_run_is_evaluated_as_training_did(runs, tmp_path):
+def test_evaluate_gives_the_accuracy_of_training(runs, tmp_path):
     rows = evaluated(tmp_path, runs["gendd"], "--precision", "fp32")
     result = json.loads((runs["gendd"] / "result.json").read_text())["last"]
     teacher = json.loads((runs["teacher"] / "result.json").read_text())["last"]["classifier"]
     expected = {"teacher": teacher, "head": result["head"], "probe": result["probe"]}
     for name, row in rows.items():
-        # Another batch of noise-free arithmetic may move an image that lies on the border.
+        # Another batch size may change the class of an image near a decision boundary.
         assert row["top1"] == pytest.approx(expected[name]["top1"], abs=0.35), name
     assert rows["head"]["flops"] > rows["probe"]["flops"] > 0
     assert rows["head"]["parameters"] > rows["probe"]["parameters"]
     assert rows["head"]["images_per_second"]["median"] > 0
 
 
-def test_sampling_flags_replace_the_run_s(runs, tmp_path):
+def test_sampling_flags_override_the_runs(runs, tmp_path):
     quick = evaluated(tmp_path, runs["gendd"], "--sampling-steps", "1", "--guidance", "1")["head"]["flops"]
     guided = evaluated(tmp_path, runs["gendd"], "--sampling-steps", "1", "--guidance", "2")["head"]["flops"]
     noisy = evaluated(
@@ -101,14 +101,14 @@ def test_sampling_flags_replace_the_run_s(runs, tmp_path):
     assert quick < guided < noisy
 
 
-def test_the_same_seed_samples_the_same(runs, tmp_path):
+def test_same_seed_gives_the_same_samples(runs, tmp_path):
     flags = ("--sampler", "ancestral", "--sampling-steps", "5", "--num-samples", "2", "--eval-images", "100")
     first, again = (accuracies(evaluated(tmp_path, runs["gendd"], *flags)) for _ in range(2))
     assert first == again
 
 
-def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
-    """With its own sampling, seed and precision."""
+def test_evaluate_uses_the_runs_settings(runs, tmp_path, capsys):
+    """Sampling, seed and precision come from the run."""
     own = ["--sampler", "ancestral", "--sampling-steps", "5", "--num-samples", "2", "--guidance", "1", "--seed", "3"]
     train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8",
            "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path), *own])  # fmt: skip
@@ -126,7 +126,7 @@ def test_a_run_is_read_as_it_was_trained_to_be(runs, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory) -> dict[str, Path]:
-    """A teacher's run that reports the average of its weights, and students of it that report either weights."""
+    """Train a teacher that exports EMA weights, and students that export EMA or trained weights."""
     root = tmp_path_factory.mktemp("averaged")
     flags = [*COMMON, "--lr", "0.01", "--ema-decay", "0.99", "--epochs", "2", "--eval-every", "1", "--runs", str(root)]
     train(["classification", *flags, "--student", "toy:network", "--eval-weights", "ema"])
@@ -142,7 +142,7 @@ def result_of(run: Path) -> dict:
     return json.loads((run / "result.json").read_text())
 
 
-def test_a_run_reports_its_averaged_weights_everywhere(averaged):
+def test_run_reports_its_ema_weights_everywhere(averaged):
     run, other = averaged["ema"], averaged["trained"]
     last, best = (torch.load(run / "checkpoints" / f"{name}.pt", weights_only=True) for name in ("last", "best"))
     assert list(result_of(run)["last"]) == ["ema_head", "ema_probe", "head", "probe"]
@@ -157,7 +157,7 @@ def test_a_run_reports_its_averaged_weights_everywhere(averaged):
         .startswith(f"ema_head {result_of(run)['last']['ema_head']['top1']:.2f}")
     )
     assert {"model", "ema"} <= best.keys() and not torch.equal(best["model"]["norm.bias"], best["ema"]["norm.bias"])
-    # Trained alike, they differ in what they report of it.
+    # Both runs train identically and differ in the reported weights.
     unlike = torch.load(other / "checkpoints" / "last.pt", weights_only=True)
     for name in ("model", "ema"):
         assert all(torch.equal(value, unlike[name][key]) for key, value in last[name].items())
@@ -171,7 +171,7 @@ def test_a_run_reports_its_averaged_weights_everywhere(averaged):
     assert result_of(run)["features"] != result_of(other)["features"]
 
 
-def test_either_weights_are_evaluated(averaged, tmp_path):
+def test_eval_weights_selects_ema_or_trained_weights(averaged, tmp_path):
     last = result_of(averaged["ema"])["last"]
     assert last["head"] != last["ema_head"]
     for flags, prefix in (((), "ema_"), (("--eval-weights", "trained"), "")):
@@ -190,7 +190,7 @@ def test_student_learns_from_the_teachers_reported_weights(averaged):
     assert measured == accuracies["ema_classifier"] != accuracies["classifier"]
 
 
-def test_averaged_weights_that_are_not_there_are_refused(runs):
+def test_missing_ema_weights_are_refused(runs):
     for path in (runs["gendd"], runs["gendd"] / "student.safetensors"):
         with refuses("--eval-weights ema: .* holds no averaged weights") as refused:
             main([str(path), *NETWORKS, "--eval-weights", "ema"])
@@ -199,14 +199,14 @@ def test_averaged_weights_that_are_not_there_are_refused(runs):
 
 @pytest.fixture
 def moved(runs, tmp_path) -> Path:
-    """The student's run copied to where its teacher's file is not."""
+    """Copy the student's run and point it to a missing teacher file."""
     run = tmp_path / "moved"
     shutil.copytree(runs["gendd"], run)
     change_settings(run, teacher_weights=str(tmp_path / "gone"))
     return run
 
 
-def test_a_run_whose_teacher_is_gone_is_evaluated_without_it(runs, moved, tmp_path, monkeypatch, capsys):
+def test_run_without_its_teacher_file_is_evaluated(runs, moved, tmp_path, monkeypatch, capsys):
     expected = accuracies(evaluated(tmp_path, runs["gendd"]))
     capsys.readouterr()
     found = accuracies(evaluated(tmp_path, moved))
@@ -230,14 +230,14 @@ def test_evaluate_refuses_unwritable_output_before_computing(runs, place, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]
 
 
-def test_figures_do_not_take_the_place_of_a_device(runs, tmp_path):
+def test_evaluation_does_not_overwrite_a_device(runs, tmp_path):
     (tmp_path / "pipe").symlink_to("/dev/null")
     with refuses("pipe: it is no plain file; name another place"):
         main([str(runs["gendd"]), "--json", str(tmp_path / "pipe")])
 
 
-def test_two_evaluations_that_write_at_once_leave_whole_figures(runs, tmp_path, monkeypatch):
-    """The other one writes between this one's temporary file and its last place."""
+def test_two_evaluations_at_once_leave_a_complete_file(runs, tmp_path, monkeypatch):
+    """The second evaluation writes between the first one's temporary file and its rename."""
     file, fsync, others = tmp_path / "figures.json", os.fsync, []
 
     def meanwhile(descriptor):
@@ -252,14 +252,14 @@ def test_two_evaluations_that_write_at_once_leave_whole_figures(runs, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
 
 
-def test_a_run_s_own_place_is_looked_at_too(moved, monkeypatch):
+def test_evaluate_checks_the_default_output_first(moved, monkeypatch):
     (moved / "evaluation.json").mkdir()
     monkeypatch.setattr(program, "evaluate_with_cost", lambda *arguments: pytest.fail("computed"))
     with refuses("evaluation.json: it is a folder"):
         main([str(moved)])
 
 
-def test_evaluate_prints_its_table_if_figures_cannot_be_saved(runs, tmp_path, monkeypatch, capsys):
+def test_evaluate_prints_its_table_if_saving_fails(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(figures, "check_writable", lambda *arguments: None)
     with refuses("cannot write .*; the figures are printed above"):
         main([str(runs["gendd"]), "--eval-images", "20", "--json", str(tmp_path / "nope" / "x.json")])
@@ -267,7 +267,7 @@ def test_evaluate_prints_its_table_if_figures_cannot_be_saved(runs, tmp_path, mo
 
 
 @pytest.mark.parametrize("container", ["model", "state_dict"])
-def test_published_checkpoints_are_taken_as_they_are(runs, tmp_path, container):
+def test_published_checkpoints_are_evaluated_unchanged(runs, tmp_path, container):
     ours = torch.load(runs["paper"] / "checkpoints" / "last.pt", weights_only=True)["model"]
     theirs = {"backbone.": "model.", "norm.": "cls_projector.0.", "head.net.": "diffloss.net."}
     tensors = {}
@@ -304,8 +304,8 @@ def test_plain_student_of_a_run_is_its_probe(runs, tmp_path):
     assert accuracies(rows) == {"classifier": (expected["top1"], expected["top5"])}
 
 
-def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
-    """All 10,000 test images of CIFAR-100 through the whole path: folder, file, network, count."""
+def test_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
+    """Evaluate all 10,000 test images of CIFAR-100 from a folder, with weights from a file."""
     with tarfile.open(shared / "data" / "cifar100-png-test.tar.gz") as archive:
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "train").symlink_to(tmp_path / "test")
@@ -325,14 +325,14 @@ def test_a_trained_teacher_scores_its_recorded_accuracy(shared, tmp_path):
         (["RUN/config.json", *NETWORKS], "no checkpoint"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused(runs, arguments, message):
+def test_evaluate_refuses_invalid_commands(runs, arguments, message):
     with refuses() as error:
         main([argument.replace("RUN", str(runs["gendd"])) for argument in arguments])
     assert message in str(error.value)
 
 
 def test_run_keeps_a_given_normalization(runs, tmp_path, capsys):
-    """The same images, for a teacher that is told that they are darker than they are."""
+    """The given normalization calls the same images darker than they are."""
     values = ["--teacher-mean", "0.9", "0.9", "0.9", "--teacher-std", "0.1", "0.1", "0.1"]
     train(["gendd", *COMMON, *HEAD, "--student", "toy:network", "--teacher", "resnet8", "--teacher-weights",
            str(runs["teacher"]), "--runs", str(tmp_path), *values])  # fmt: skip
@@ -346,8 +346,8 @@ def test_run_keeps_a_given_normalization(runs, tmp_path, capsys):
     assert evaluated(tmp_path, runs["gendd"], "--precision", "fp32", *values)["teacher"]["top1"] == given
 
 
-def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
-    """Neither for what is evaluated nor for its teacher, when their files lack something."""
+def test_evaluate_does_not_recommend_allow_partial(runs, tmp_path):
+    """Evaluate does not have this flag, whether the student's or the teacher's file is incomplete."""
     tensors = {name: read_weights(runs[name]) for name in ("teacher", "paper")}
     del tensors["teacher"]["bn1.weight"], tensors["paper"]["norm.weight"]
     for name, content in tensors.items():
@@ -361,7 +361,7 @@ def test_no_flag_is_recommended_that_the_program_does_not_know(runs, tmp_path):
         assert "allow-partial" not in str(error.value)
 
 
-def test_external_file_gives_ema_unless_trained_is_asked(runs, tmp_path, capsys):
+def test_external_file_gives_ema_weights_by_default(runs, tmp_path, capsys):
     tensors = dict(read_weights(runs["teacher"]))
     torch.save({"state_dict": {name: 0 * value for name, value in tensors.items()}, "state_dict_ema": tensors},
                tmp_path / "last.pth.tar")  # fmt: skip
@@ -375,7 +375,7 @@ def test_external_file_gives_ema_unless_trained_is_asked(runs, tmp_path, capsys)
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory) -> Path:
-    """A run on a folder with the classes a, b and c."""
+    """Train on a folder with the classes a, b and c."""
     root = tmp_path_factory.mktemp("learned")
     data = write_folder(root / "set", "abc")
     train(["classification", *COMMON, "--batch-size", "8", "--dataset", str(data), "--student",
@@ -384,7 +384,7 @@ def learned(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("checkpoint", [[], ["student.safetensors", "--student", "toy:network"]])
-def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
+def test_evaluation_on_other_classes_is_refused(learned, tmp_path, checkpoint):
     file, *flags = checkpoint or [""]
     for name, classes in {"same": "abc", "numbers": "012", "renamed": "acd"}.items():
         write_folder(tmp_path / name, classes)
@@ -397,7 +397,7 @@ def test_scores_of_other_classes_are_refused(learned, tmp_path, checkpoint):
 
 
 @pytest.mark.parametrize("file", ["", "checkpoints/last.pt", "checkpoints/best.pt", "student.safetensors"])
-def test_a_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
+def test_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
     weights = str(learned / file)
     flags = ["kd", "--teacher", "toy:network", "--teacher-weights", weights, "--student", "toy:network"]
     flags += [*COMMON, "--batch-size", "8", "--runs", str(tmp_path), "--dry-run"]
@@ -431,6 +431,6 @@ def test_evaluate_dry_run_finds_all_errors_in_the_data(runs, tmp_path, capsys):
     assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]
 
 
-def test_dry_run_names_what_is_missing(tmp_path, capsys):
+def test_evaluate_dry_run_names_missing_files(tmp_path, capsys):
     main(["path/to/student.pth", *NETWORKS, "--dry-run"])
     assert "path/to/student.pth: no such file" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A teacher that classifies nothing: what is learned from its features, without labels and with."""
+"""Teachers without a classifier: distillation of their features, without and with labels."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(teacher, tmp_path_factory):
-    """Function: flags -> folder of a run from the teacher without its classifier."""
+    """Return a function: train with flags from the teacher without its classifier, return the folder of the run."""
 
     def run(*flags: str, runs: str = "runs", method: str = "gendd"):
         root = tmp_path_factory.getbasetemp() / runs
@@ -64,7 +64,7 @@ def test_features_without_labels_are_compared_to_the_teacher(train, method):
 
 
 def test_feature_units_come_from_the_training_images(unlabeled):
-    """Of standardized features mean and deviation lie in the checkpoint, and are undone after sampling."""
+    """Mean and standard deviation are saved in the checkpoint, and sampling undoes the standardization."""
     tensors = read_weights(unlabeled)
     features = safetensors.torch.load_file(unlabeled / "features.safetensors")
     teacher = features["teacher"]
@@ -74,7 +74,7 @@ def test_feature_units_come_from_the_training_images(unlabeled):
 
 
 @pytest.mark.parametrize("factor", [0.02, 20.0])
-def test_the_scale_of_a_teachers_features_changes_nothing(factor):
+def test_feature_scale_removes_the_teachers_scale(factor):
     features = torch.randn(500, 6) * torch.tensor([1, 2, 3, 4, 5, 0]) + 3
     one, other = FeatureScale(6), FeatureScale(6)
     one.measure(features)
@@ -84,7 +84,7 @@ def test_the_scale_of_a_teachers_features_changes_nothing(factor):
     assert one.std[5] == 1, "what does not vary keeps its unit"
 
 
-def test_no_label_is_read(train, unlabeled, monkeypatch):
+def test_unlabeled_training_does_not_use_labels(train, unlabeled, monkeypatch):
     batch = TrainingImages.batch
     garbage = lambda self, random: _with_labels(batch(self, random), 10**9)  # noqa: E731
     monkeypatch.setattr(TrainingImages, "batch", garbage)
@@ -97,7 +97,7 @@ def _with_labels(batch, value):
     return dataclasses.replace(batch, labels=torch.full_like(batch.labels, value))
 
 
-def test_a_resumed_run_is_the_uninterrupted_one(train, unlabeled, monkeypatch):
+def test_resumed_unlabeled_run_equals_an_uninterrupted_one(train, unlabeled, monkeypatch):
     evaluate_epoch = Training.evaluate_epoch
 
     def stop(self):
@@ -120,7 +120,7 @@ def test_with_labels_the_probe_learns_and_the_head_generates(train):
     assert set(last) == {"probe"} and last["probe"]["top1"] > 30, "a tenth is chance"
 
 
-def test_it_is_evaluated_as_it_was_in_training(unlabeled, capsys):
+def test_evaluate_gives_the_feature_scores_of_training(unlabeled, capsys):
     evaluate_cifar([str(unlabeled)])
     rows = json.loads((unlabeled / "evaluation.json").read_text())["read_outs"]
     last = json.loads((unlabeled / "result.json").read_text())["last"]
@@ -129,7 +129,7 @@ def test_it_is_evaluated_as_it_was_in_training(unlabeled, capsys):
     assert "| read-out | cosine % | R2 % | neighbors (chance 1.7 %) % |" in capsys.readouterr().out
 
 
-def test_it_is_judged_by_neighbors_and_by_a_probe(unlabeled, capsys):
+def test_unlabeled_run_is_scored_by_knn_and_probe(unlabeled, capsys):
     knn(FAMILY, [str(unlabeled)])
     probe(FAMILY, [str(unlabeled)])
     found = {name: json.loads((unlabeled / f"{name}.json").read_text()) for name in ("knn", "probe")}
@@ -144,7 +144,7 @@ def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
     monkeypatch.setattr(probed_features, "pooled_feature", count)
 
     def judged() -> int:
-        """Images whose features were computed."""
+        """Run k-NN; return the number of images whose features were computed."""
         computed.clear()
         knn(FAMILY, [str(run)])
         return sum(computed)
@@ -198,7 +198,7 @@ def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
         (np.array([{"a": 1}], dtype=object), "allow_pickle"),
     ],
 )
-def test_class_vectors_that_do_not_fit_are_refused(unlabeled, tmp_path, vectors, message):
+def test_unfitting_class_vectors_are_refused(unlabeled, tmp_path, vectors, message):
     np.save(tmp_path / "vectors.npy", vectors, allow_pickle=True)
     with refuses(message) as caught:
         zero_shot(FAMILY, [str(unlabeled), "--class-vectors", str(tmp_path / "vectors.npy")])
@@ -224,7 +224,7 @@ def test_token_dim_not_dividing_becomes_the_nearest(train, capsys):
     assert "1 token of width 64 (48 does not divide 64)" in capsys.readouterr().out
 
 
-def test_features_that_are_not_finite_are_refused(train, teacher, tmp_path):
+def test_nonfinite_features_are_refused(train, teacher, tmp_path):
     tensors = {name: value.contiguous() for name, value in read_weights(teacher).items()}
     tensors["conv1.weight"] = torch.full(tensors["conv1.weight"].shape, 3e38)
     safetensors.torch.save_file(tensors, tmp_path / "broken.safetensors")
@@ -245,7 +245,7 @@ def test_other_teacher_feature_is_learned_at_its_size(tmp_path, kind, width, pre
     assert (record["feature"], record["width"], record["image_size"]) == (kind, width, 64)
 
 
-def test_a_feature_that_the_teacher_lacks_is_refused(train):
+def test_unavailable_teacher_feature_is_refused(train):
     with refuses("--teacher-feature class-token: the network has no class token"):
         train("--unlabeled", "--teacher-feature", "class-token", runs="refused")
     with refuses("--teacher-feature patch-mean: is not what the teacher's classifier reads"):

@@ -33,7 +33,7 @@ SIZES = {  # parameters with 100 classes, feature width
 }
 ONE_PER_FAMILY = ("resnet8", "wrn_16_1", "vgg8", "ResNet50", "MobileNetV2", "ShuffleV1", "ShuffleV2")
 
-# Parameters of RepDistiller's networks: some that must be there, and the number of tensors under each top-level name.
+# RepDistiller's parameter names: some that must exist, and the number of tensors per top-level name.
 NAMES = {
     "resnet8": (
         ["conv1.weight", "bn1.bias", "layer1.0.conv1.weight", "layer1.0.bn2.weight", "fc.bias"]
@@ -132,8 +132,8 @@ def test_input_channels(name):
 
 
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
-def test_trains_in_bf16_channels_last_and_recomputed(name):
-    """The gradients reach every parameter, the images are left as they were, and recomputing changes nothing."""
+def test_trains_in_bf16_with_channels_last_and_checkpointing(name):
+    """Every parameter gets a gradient, the images are unchanged, and gradient checkpointing changes nothing."""
     torch.manual_seed(0)
     model = create(name).to(memory_format=torch.channels_last)
     images = torch.randn(4, 3, 32, 32).to(memory_format=torch.channels_last)
@@ -168,7 +168,7 @@ def test_wrong_arguments_are_refused():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_are_repdistillers(name):
+def test_parameter_names_are_repdistillers(name):
     with torch.device("meta"):
         model = create(name)
     names = [parameter for parameter, _ in model.named_parameters()]
@@ -190,6 +190,6 @@ def test_loads_a_repdistiller_checkpoint(shared):
 
 @pytest.mark.parametrize("name", ["wrn_16_1", "vgg8", "MobileNetV2"])
 def test_classifier_of_wrn_vgg_and_mobilenet_starts_without_bias(name):
-    """As in RepDistiller."""
+    """RepDistiller initializes these classifiers so."""
     classifier = create(name, num_classes=10).get_classifier()
     assert not classifier.bias.any() and classifier.weight.any()

@@ -1,4 +1,4 @@
-"""A method of a user's own, the one of docs/extending.md: it trains, resumes, evaluates and is reported."""
+"""The user's method from docs/extending.md: training, resuming, evaluation and report."""
 
 import importlib
 import json
@@ -21,7 +21,7 @@ FLAGS += ["--teacher-weights", "random", "--batch-size", "256", "--eval-images",
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """The user's folder, which commands are given in."""
+    """Change to the user's folder."""
     (tmp_path / "own_methods.py").write_text(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -61,7 +61,7 @@ def _losses(run):
     return [record["loss"] for record in records if record["kind"] == "train"]
 
 
-def test_its_options_have_ranges_and_help(tmp_path, capsys):
+def test_own_method_has_option_ranges_and_help(tmp_path, capsys):
     with refuses("--logit-weight -1.0: must be 0 or more"):
         train_cifar([*FLAGS, "--logit-weight", "-1", "--runs", str(tmp_path)])
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""The sampling and equal-cost programs, on a run of a toy student."""
+"""The sampling and equal-cost programs, on the run of a toy student."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def run(tmp_path_factory) -> Path:
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
-def test_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
+def test_sampling_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     grid = [SamplingOptions(guidance=3.0), SamplingOptions("ancestral", 5, 2), SamplingOptions(guidance=1.0)]
     monkeypatch.setattr(sampling, "grid", lambda what, settings: grid)
     main(["guidance", str(run), "--precision", "fp32", "--output", str(tmp_path), "--noisy-images", "250"])
@@ -88,7 +88,7 @@ def test_nearest_networks_come_first():
     assert found[1][2] == 83892
 
 
-def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
+def test_equal_cost_compares_head_and_probe_with_networks(run, capsys):
     capsys.readouterr()
     equal_cost([str(run), "--batch-size", "4", "--rounds", "3"])
     first, table = capsys.readouterr().out.split("\n\n")
@@ -104,7 +104,7 @@ def test_equal_cost_sets_head_and_probe_beside_other_networks(run, capsys):
         assert 0 < least <= median <= greatest
 
 
-def test_of_several_processes_the_first_measures_alone(run, tmp_path, monkeypatch, capsys):
+def test_only_the_first_process_measures(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingOptions()])
     for rank in ("1", "0"):
         for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}.items():
@@ -148,12 +148,12 @@ def test_sampling_refuses_unwritable_folder_before_measuring(run, tmp_path, monk
 
 
 @pytest.mark.parametrize("flag", ["--rounds", "--batch-size"])
-def test_equal_cost_of_nothing_is_refused(run, flag):
+def test_equal_cost_refuses_zero_rounds_or_batch_size(run, flag):
     with refuses(f"{flag} 0: must be at least 1"):
         equal_cost([str(run), flag, "0"])
 
 
-def test_what_has_no_head_is_refused(tmp_path):
+def test_sampling_programs_refuse_a_run_without_head(tmp_path):
     train(["classification", *COMMON, "--student", "toy:network", "--runs", str(tmp_path)])
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
     with refuses("no generative head"):

@@ -1,4 +1,4 @@
-"""Sources of small images: what is read, and data that is refused."""
+"""Sources of small images: reading them, and errors."""
 
 import hashlib
 import pickle
@@ -27,7 +27,7 @@ from gendd_cifar.sources import read_unlabeled, summarize
 
 
 def read_source(dataset, data_root, image_size, unlabeled_dir=None):
-    """Both splits."""
+    """Read both splits."""
     test = sources.read_source(dataset, data_root, "test", image_size)
     if unlabeled_dir:
         train = read_unlabeled(unlabeled_dir, image_size)
@@ -52,11 +52,11 @@ def digits():
 
 
 def rows(images, labels):
-    """Images with their labels, as comparable bytes."""
+    """Return images with their labels as comparable bytes."""
     return sorted(image.numpy().tobytes() + bytes([label]) for image, label in zip(images, labels, strict=True))
 
 
-def test_digits_are_all_there_a_third_of_each_class_held_out(digits):
+def test_digits_hold_out_a_third_of_each_class(digits):
     assert digits.num_classes == 10
     assert (len(digits.train), len(digits.test)) == (1198, 599)
     assert digits.train.images.shape == (1198, 3, 32, 32) and digits.train.images.dtype == torch.uint8
@@ -64,7 +64,7 @@ def test_digits_are_all_there_a_third_of_each_class_held_out(digits):
     assert (torch.bincount(digits.test.labels) - of_all / 3).abs().max() < 1
 
 
-def test_digits_training_and_test_images_make_up_scikit_learns():
+def test_digits_splits_contain_all_of_scikit_learns_images():
     source = read_source("digits", "", 8)
     raw = load_digits()
     expected = torch.from_numpy((raw.images * 255 / 16).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
@@ -94,14 +94,14 @@ def write_image(path, pixels):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three training images and two test images of two classes, 8x8."""
+    """Write three training images and two test images of two classes, 8x8."""
     for number, name in enumerate(("train/cat/a.png", "train/cat/b.png", "train/dog/a.png", "test/cat/a.png")):
         write_image(tmp_path / name, picture(8, 8, seed=number))
     write_image(tmp_path / "test/dog/a.png", picture(8, 8, seed=9))
     return tmp_path
 
 
-def test_a_folder_of_images_is_read_as_it_is(folder):
+def test_folder_images_are_read_unchanged(folder):
     source = read_source(str(folder), "", 8)
     assert source.num_classes == 2
     assert source.train.labels.tolist() == [0, 0, 1] and source.test.labels.tolist() == [0, 1]
@@ -111,7 +111,7 @@ def test_a_folder_of_images_is_read_as_it_is(folder):
         assert torch.equal(source.train.images[number], pixels)
 
 
-def test_a_folder_passes_over_what_is_no_image_and_counts_it(folder, capsys):
+def test_folder_counts_files_that_are_not_images(folder, capsys):
     cat = folder / "train" / "cat"
     for name in (".DS_Store", "._a.png", "notes.txt"):
         (cat / name).write_bytes(b"no image")
@@ -133,7 +133,7 @@ def test_folder_without_classes_lists_images_of_class_folders(folder, tmp_path):
     assert torch.equal(labeled.train.images, unlabeled.train.images) and len(labeled.train) == 6
 
 
-def test_classes_called_by_numbers_come_in_the_order_of_numbers(tmp_path):
+def test_numbered_classes_sort_by_number(tmp_path):
     for number in range(11):
         for split in ("train", "test"):
             write_image(tmp_path / split / str(number) / "a.png", np.full((8, 8, 3), 20 * number, np.uint8))
@@ -149,7 +149,7 @@ def test_16_bit_images_are_read_as_their_8_bit_copies(folder):
     assert torch.equal(image, torch.from_numpy(greys).expand(3, 8, 8))
 
 
-def test_grey_images_become_three_equal_channels(folder):
+def test_gray_images_become_three_equal_channels(folder):
     pixels = picture(8, 8, mode="L")
     write_image(folder / "test" / "dog" / "a.png", pixels)
     image = read_source(str(folder), "", 8).test.images[1]
@@ -157,7 +157,7 @@ def test_grey_images_become_three_equal_channels(folder):
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 8), (8, 20)])
-def test_odd_shapes_are_cut_to_their_centre_square(height, width, folder):
+def test_rectangular_images_are_cropped_to_the_center(height, width, folder):
     pixels = picture(height, width)
     write_image(folder / "test" / "dog" / "a.png", pixels)
     image = read_source(str(folder), "", 8).test.images[1]
@@ -184,7 +184,7 @@ CIFAR_LABELS = {"train": [0, 99, 5, 5, 42, 7], "test": [1, 2, 3, 98, 0, 50]}
 
 @pytest.fixture
 def cifar100(tmp_path, monkeypatch):
-    """A CIFAR-100 of six images a split in torchvision's format, accepted as if it were the whole."""
+    """Write a CIFAR-100 of six images per split in torchvision's format, with checksums that are accepted."""
     dataset = torchvision.datasets.CIFAR100
     base = tmp_path / dataset.base_folder
     base.mkdir()
@@ -199,7 +199,7 @@ def cifar100(tmp_path, monkeypatch):
 
 @pytest.fixture
 def archive(cifar100, monkeypatch, tmp_path):
-    """The small CIFAR-100 packed, by itself in a folder."""
+    """Pack the small CIFAR-100 into an archive in an otherwise empty folder."""
     dataset = torchvision.datasets.CIFAR100
     path = tmp_path / "elsewhere" / dataset.filename
     path.parent.mkdir()
@@ -220,13 +220,13 @@ def test_cifar100_is_read_from_an_unpacked_archive(cifar100):
     assert_is_the_small_cifar100(read_source("cifar100", str(cifar100), 32))
 
 
-def test_cifar100_is_unpacked_from_an_archive_put_there(archive):
+def test_cifar100_is_unpacked_from_a_copied_archive(archive):
     assert summarize(config(dataset="cifar100", data_root=archive.parent)).missing == ()
     assert_is_the_small_cifar100(read_source("cifar100", str(archive.parent), 32))
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_without_network_says_what_to_fetch(name, tmp_path):
+def test_cifar_without_network_names_the_file_to_fetch(name, tmp_path):
     dataset = getattr(torchvision.datasets, name.upper())
     message = refusal(read_source, name, str(tmp_path), 32)
     for word in (f"--dataset {name}", "no route to host", dataset.url, dataset.tgz_md5, f"--data-root {tmp_path}"):
@@ -234,7 +234,7 @@ def test_cifar_without_network_says_what_to_fetch(name, tmp_path):
 
 
 def assert_damage_is_told(path, root):
-    """By a dry run as by the run."""
+    """Check the error of a run and of a dry run."""
     for message in (
         refusal(read_source, "cifar100", str(root), 32),
         *map(with_flags, summarize(config(dataset="cifar100", data_root=root)).missing),
@@ -244,7 +244,7 @@ def assert_damage_is_told(path, root):
 
 
 @pytest.mark.parametrize("name", ["train", "test", "meta"])
-def test_a_damaged_cifar_file_is_not_taken_for_the_data_set(cifar100, name):
+def test_damaged_cifar_file_is_refused(cifar100, name):
     path = cifar100 / "cifar-100-python" / name
     path.write_bytes(path.read_bytes()[:-10])
     assert summarize(config(dataset="cifar100", data_root=cifar100)).missing
@@ -257,7 +257,7 @@ def test_damaged_cifar_archive_is_refused(archive):
     assert_damage_is_told(archive, archive.parent)
 
 
-def test_damaged_cifar_copy_next_to_a_whole_one_is_ignored(cifar100, archive):
+def test_damaged_cifar_copy_next_to_a_good_one_is_ignored(cifar100, archive):
     unpacked = archive.parent / "cifar-100-python"
     unpacked.mkdir()
     (unpacked / "train").write_bytes(b"an interrupted extraction")
@@ -275,7 +275,7 @@ def test_class_counts_are_known_before_reading(name, classes, tmp_path):
     assert (not summary.missing) == (name == "digits")
 
 
-def test_summary_of_a_folder_and_of_one_that_is_not_there(folder, cifar100, tmp_path):
+def test_summary_of_present_and_missing_folders(folder, cifar100, tmp_path):
     assert summarize(config(dataset=folder)).num_classes == 2
     assert summarize(config(dataset="cifar100", data_root=cifar100)).missing == ()
     absent = summarize(config(dataset=folder / "absent"))
@@ -287,7 +287,7 @@ def test_summary_of_a_folder_and_of_one_that_is_not_there(folder, cifar100, tmp_
 
 @pytest.fixture
 def strangers(tmp_path):
-    """A folder of three images without classes, in folders of its own."""
+    """Write three images without classes, in nested folders."""
     root = tmp_path / "strangers"
     for number, name in enumerate(("b.png", "a/deep/c.JPG", "a.jpeg.png")):
         write_image(root / name, picture(8 + number, 8, seed=20 + number))
@@ -305,14 +305,14 @@ def test_unlabeled_dir_replaces_the_data_sets_images(folder, strangers):
     assert torch.equal(source.train.images[0], first), "in order of their paths: a.jpeg.png, a/deep/c.JPG, b.png"
 
 
-def test_other_images_stand_in_for_cifars_and_the_digits_too(cifar100, strangers):
+def test_unlabeled_dir_replaces_images_of_cifar_and_digits(cifar100, strangers):
     for dataset, classes, tested in (("cifar100", 100, 6), ("digits", 10, 599)):
         source = read_source(dataset, str(cifar100), 32, str(strangers))
         assert (len(source.train), len(source.test), source.num_classes) == (3, tested, classes)
         assert source.train_classes == ()
 
 
-def test_a_summary_tells_the_setting_and_what_is_missing_of_it(folder, strangers):
+def test_summary_names_settings_and_missing_folders(folder, strangers):
     told = summarize(config(dataset=folder, unlabeled_dir=strangers, imbalance=0.02))
     assert told.missing == () and told.num_classes == 2
     assert f"trained on the images of {strangers}" in told.details and "the last class 0.02 times" in told.details
@@ -320,7 +320,7 @@ def test_a_summary_tells_the_setting_and_what_is_missing_of_it(folder, strangers
     assert absent == f"--unlabeled-dir {strangers}/none: no such folder; name a folder of images"
 
 
-def test_checking_the_data_counts_what_is_trained_on(capsys, digits, strangers):
+def test_check_data_counts_the_training_images(capsys, digits, strangers):
     check_data(config(dataset="digits", image_size=8, imbalance=0.1, label_fraction=0.1))
     output = capsys.readouterr().out
     sizes = torch.bincount(digits.train.labels).tolist()
@@ -347,13 +347,13 @@ def test_checking_the_data_counts_what_is_trained_on(capsys, digits, strangers):
         ({"unlabeled_dir": "there"}, ["--unlabeled-dir there", "train without them: --unlabeled"]),
     ],
 )
-def test_settings_that_cannot_work_are_refused(flags, words):
+def test_invalid_data_settings_are_refused(flags, words):
     message = refusal(config(**flags).check)
     assert all(word in message for word in words)
 
 
 @pytest.mark.parametrize(("flag", "value"), [("imbalance", 0.1), ("holdout", 0.5)])
-def test_what_chooses_among_replaced_images_is_refused(flag, value):
+def test_unlabeled_dir_refuses_imbalance_and_holdout(flag, value):
     settings = config(unlabeled_dir="there", **{flag: value}).changed(unlabeled=True)
     message = refusal(settings.data.check_training_images)
     assert f"--{flag} {value}" in message and "--unlabeled-dir there" in message
@@ -370,40 +370,40 @@ def test_empty_or_broken_unlabeled_folder_is_refused(strangers, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "nearest"), [("cifar-100", "cifar100"), ("CIFAR10", "cifar10"), ("digit", "digits")])
-def test_an_unknown_name_brings_the_nearest(name, nearest):
+def test_unknown_dataset_gives_the_nearest(name, nearest):
     message = refusal(read_source, name, "", 8)
     assert message.startswith(f"--dataset {name}") and nearest in message.partition("nearest: ")[2].split(", ")
     assert [with_flags(line) for line in summarize(config(dataset=name)).missing] == [message]
 
 
-def test_a_missing_folder_is_refused(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     message = refusal(read_source, str(tmp_path / "none"), "", 8)
     assert f"--dataset {tmp_path}/none" in message and "train/<class>/" in message
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_missing_split_is_refused(split, folder):
+def test_missing_split_is_refused(split, folder):
     (folder / split).rename(folder / "other")
     message = refusal(read_source, str(folder), "", 8)
     assert f"--dataset {folder}" in message and f"{split}/<class>/<image>" in message
 
 
 @pytest.mark.parametrize("empty", ["train", "train/cat"])
-def test_an_empty_split_or_class_is_refused(empty, folder):
+def test_empty_split_or_class_is_refused(empty, folder):
     for path in (folder / empty).rglob("*.png"):
         path.unlink()
     message = refusal(read_source, str(folder), "", 8)
     assert "cat" in message and "train/<class>/<image>" in message
 
 
-def test_a_split_without_classes_is_refused(folder):
+def test_split_without_classes_is_refused(folder):
     (folder / "test").rename(folder / "other")
     (folder / "test").mkdir()
     assert "test/<class>/<image>" in refusal(read_source, str(folder), "", 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"notes", b"\x89PNG\r\n\x1a\n" + bytes(40)])
-def test_a_file_called_an_image_that_is_none_is_named(content, folder):
+def test_broken_image_file_is_named(content, folder):
     path = folder / "train" / "dog" / "b.png"
     path.write_bytes(content)
     assert str(path) in refusal(read_source, str(folder), "", 8)
@@ -416,7 +416,7 @@ def test_images_of_unknown_range_are_named_with_their_mode(kind, folder):
     assert f"{path}: mode {'I' if kind == np.int32 else 'F'}, " in message
 
 
-def test_checking_the_data_names_all_broken_files_up_to_a_limit(folder, strangers, capsys):
+def test_check_data_names_broken_files_up_to_a_limit(folder, strangers, capsys):
     broken = [folder / "test" / "cat" / f"{number}.png" for number in range(2)] + [strangers / "broken.png"]
     for path in broken:
         path.write_bytes(b"no image")
@@ -443,7 +443,7 @@ def test_temporarily_unreadable_files_are_read_again(folder, monkeypatch):
         read_source(str(folder), "", 8)
 
 
-def test_a_busy_server_is_asked_again_for_an_archive(tmp_path, monkeypatch):
+def test_archive_from_a_busy_server_is_retried(tmp_path, monkeypatch):
     asked, busy = [], urllib.error.HTTPError("https://host/cifar", 503, "busy", None, None)
 
     def answer(*_, **options):
@@ -457,8 +457,8 @@ def test_a_busy_server_is_asked_again_for_an_archive(tmp_path, monkeypatch):
     assert len(asked) >= 3
 
 
-def test_a_png_truncated_anywhere_is_named(folder):
-    # Large enough for two chunks of pixels: a cut between them has its own error.
+def test_truncated_png_is_named_for_any_cut(folder):
+    # The image has two chunks of pixels, because a cut between chunks raises another error.
     path = write_image(folder / "train" / "dog" / "b.png", picture(160, 160))
     whole = path.read_bytes()
     second = whole.index(b"IDAT", whole.index(b"IDAT") + 4)
@@ -467,7 +467,7 @@ def test_a_png_truncated_anywhere_is_named(folder):
         assert str(path) in refusal(read_source, str(folder), "", 8)
 
 
-def test_an_image_of_absurd_size_is_named(folder):
+def test_image_of_huge_size_is_named(folder):
     path = folder / "train" / "dog" / "b.png"
     write_image(path, picture(8, 8))
     header = bytearray(path.read_bytes())
@@ -477,7 +477,7 @@ def test_an_image_of_absurd_size_is_named(folder):
     assert str(path) in refusal(read_source, str(folder), "", 8)
 
 
-def test_classes_that_differ_between_training_and_test_are_named(folder):
+def test_classes_missing_in_one_split_are_named(folder):
     (folder / "test" / "dog").rename(folder / "test" / "wolf")
     message = refusal(check_data, config(dataset=folder, image_size=8))
     assert "dog" in message and "wolf" in message and "cat" not in message.partition("only in one of them")[2]

@@ -1,4 +1,4 @@
-"""Runs from a cache of the teacher's features."""
+"""Training from a cache of teacher features."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from gendd.runs.metrics import read_metrics
 from gendd.training.loop import Training
 from gendd_cifar.data import TrainingImages
 
-# Small weights of the losses, so that SGD stays stable; and no labels, where a method reads no feature otherwise.
+# Small loss weights keep SGD stable. With labels, some methods would not use teacher features.
 SMALL_STEPS = {
     "pretrain": ["--unlabeled"],
     "finetune": ["--unlabeled"],
@@ -28,7 +28,7 @@ SMALL_STEPS = {
     "method", ["gendd", "pretrain", "kl", "finetune", "kd", "ikl", "dist", "feature", "srd", "simkd", "regression"]
 )
 def test_run_from_a_cache_equals_the_run_with_its_teacher(train, whole, method, monkeypatch):
-    """Both runs agree up to rounding if all views are the same. The run from a cache needs no teacher in training."""
+    """Both runs agree up to rounding if all views are identical. Training from a cache does not call the teacher."""
     flags = ["--crop-padding", "0", "--epochs", "2", "--optimizer", "sgd", "--lr", "1e-2", *SMALL_STEPS.get(method, [])]
     flags += ["--student-weights", str(whole)] if method == "finetune" else []
     beside = train(*flags, method=method, runs="beside")
@@ -64,7 +64,7 @@ def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(train, tmp_path):
     assert not torch.equal(weights(whole)["norm.weight"], weights(other)["norm.weight"])
 
 
-def test_a_cache_reads_no_label(train, tmp_path, monkeypatch):
+def test_cached_run_does_not_use_labels(train, tmp_path, monkeypatch):
     flags = ["--contraction", "0", "--unlabeled", "--epochs", "1"]
     honest = train(*flags, "--teacher-cache", str(tmp_path / "honest"), runs="true")
     init = TrainingImages.__init__

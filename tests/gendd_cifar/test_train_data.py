@@ -1,4 +1,4 @@
-"""Runs on a folder of images, whose data may change between start and resume."""
+"""Runs on a folder of images that changes between start and resume."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def add_test_image(data: Path) -> None:
 
 @pytest.fixture
 def on_a_folder(tmp_path):
-    """A folder of data, and the command of a run on it."""
+    """Write a folder of data; return it with the command of a run on it."""
     data = write_folder(tmp_path / "set")
     return data, ["classification", *COMMON, "--epochs", "2", "--batch-size", "16", "--dataset", str(data),
                   "--runs", str(tmp_path / "runs")]  # fmt: skip
@@ -76,7 +76,7 @@ def test_resume_accepts_and_prints_more_evaluation_images(on_a_folder, capsys):
     assert json.loads((run / "result.json").read_text())["images"] == 5
 
 
-def test_data_may_change_until_something_is_trained(on_a_folder):
+def test_data_may_change_before_the_first_epoch_ends(on_a_folder):
     data, command = on_a_folder
     run = interrupted_on(data, command, epoch=0)
     add_class(data)
@@ -114,7 +114,7 @@ def test_dry_run_finds_all_errors_in_the_data(tmp_path, monkeypatch, capsys, fla
     assert contents(tmp_path) == before and not Path("runs").exists()
 
 
-def test_a_dry_run_decodes_no_image(tmp_path, capsys):
+def test_dry_run_decodes_no_image(tmp_path, capsys):
     folder = write_folder(tmp_path / "set")
     (folder / "train" / "a" / "0.png").write_bytes(b"no image")
     main(["classification", *COMMON, "--batch-size", "16", "--dataset", str(folder), "--dry-run"])

@@ -1,4 +1,4 @@
-"""Runs without labels, with few, with a long tail, and on unlabeled images."""
+"""Runs without labels, with few labels, with a long tail, and on unlabeled images."""
 
 import dataclasses
 import json
@@ -36,7 +36,7 @@ def test_wrong_labels_change_nothing_without_labels(train, monkeypatch):
 
 
 def lie(monkeypatch, about: str) -> None:
-    """Give false labels to the images that keep theirs ("known") or to the others. The choice of images stays."""
+    """Falsify labels of the labeled images ("known") or of the others; the choice of labeled images stays."""
     read = data.read_source
     source = read("digits", "", "train", 32)
     known = split.labeled(source.images.labels, 0.1)
@@ -48,7 +48,7 @@ def lie(monkeypatch, about: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain", "finetune", "kd"])
-def test_labels_that_a_run_is_not_given_change_nothing(train, whole, method, monkeypatch):
+def test_hidden_labels_change_nothing(train, whole, method, monkeypatch):
     flags = ["--label-fraction", "0.1", "--epochs", "1"]
     flags += ["--student-weights", str(whole)] if method == "finetune" else []
     honest = train(*flags, method=method, runs="honest", data="digits-labels0.1")
@@ -62,7 +62,7 @@ def test_labels_that_a_run_is_not_given_change_nothing(train, whole, method, mon
     assert any(not torch.equal(value, lied_to[name]) for name, value in weights(honest).items())
 
 
-def test_plan_prints_which_images_few_labels_leave(train, capsys):
+def test_plan_prints_the_images_of_a_label_fraction(train, capsys):
     few = ("--label-fraction", "0.1", "--epochs", "1")
     train(*few, data="digits-labels0.1")
     plan = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Training in two processes equals training in one, and survives a killed one."""
+"""Training in two processes: equal to one process, and restarted after a kill."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from small_runs import COMMON, GENDD, TOYS, assert_same_weights, ctrl_c, run_in_
 from gendd.runs.metrics import read_metrics
 
 
-def test_two_processes_fill_the_cache_of_one_and_train_from_it(train, teacher, tmp_path):
+def test_two_processes_fill_and_use_the_same_cache_as_one(train, teacher, tmp_path):
     alone = train("--teacher-cache", str(tmp_path / "one"))
     run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "together"),
                          "--teacher-cache", str(tmp_path / "two"))  # fmt: skip
@@ -25,7 +25,7 @@ def test_two_processes_fill_the_cache_of_one_and_train_from_it(train, teacher, t
 
 @pytest.fixture(scope="session")
 def together(teacher, tmp_path_factory) -> Path:
-    """GenDD in two processes."""
+    """Train GenDD in two processes."""
     runs = tmp_path_factory.mktemp("together")
     run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(runs))
     return runs / "digits" / "toy.network_toy.network" / "gendd" / "0"
@@ -52,7 +52,7 @@ def test_run_restarts_after_a_killed_process(together, teacher, tmp_path):
     assert timeless_metrics(brought_back) == timeless_metrics(together)
 
 
-def test_a_checkpoint_that_one_process_does_not_see_is_refused(tmp_path):
+def test_checkpoint_missing_in_one_process_is_refused(tmp_path):
     flags = ["classification", *COMMON, "--runs", str(tmp_path / "runs0")]
     with ctrl_c("evaluate_epoch", epoch=2):
         main(flags)
@@ -65,8 +65,8 @@ def test_a_checkpoint_that_one_process_does_not_see_is_refused(tmp_path):
     assert refused.value.returncode == 2 and "not the same folder on all machines" in refused.value.stderr
 
 
-def test_two_processes_evaluate_the_network_that_is_saved(tmp_path):
-    """Each process computes batch norm statistics from its images. All evaluate with those of the checkpoint."""
+def test_two_processes_evaluate_the_saved_network(tmp_path):
+    """Batch norm statistics differ between processes, but all evaluate with the saved ones."""
     flags = ["classification", *COMMON, "--epochs", "1", "--student", "resnet8", "--lr", "0.01"]
     run_in_two_processes(*flags, "--runs", str(tmp_path))
     run = tmp_path / "digits" / "resnet8" / "classification" / "0"

@@ -1,4 +1,4 @@
-"""Commands that cannot work are refused before the training, and listed by a dry run."""
+"""Invalid commands: refused before the training, and listed by a dry run."""
 
 import pytest
 from lines import refuses
@@ -35,7 +35,7 @@ def test_simkd_refuses_a_student_without_a_feature_map(train):
         ),
     ],
 )
-def test_commands_that_cannot_work_are_refused(teacher, tmp_path, flags, message):
+def test_invalid_commands_are_refused(teacher, tmp_path, flags, message):
     flags = [str(teacher) if flag == "T" else flag for flag in flags]
     with refuses() as error:
         main([flags[0], *COMMON, "--runs", str(tmp_path), *flags[1:]])
@@ -43,7 +43,7 @@ def test_commands_that_cannot_work_are_refused(teacher, tmp_path, flags, message
     assert not list(tmp_path.iterdir())
 
 
-def test_dry_run_says_what_is_missing_and_writes_nothing(tmp_path, capsys):
+def test_dry_run_names_missing_files_and_writes_nothing(tmp_path, capsys):
     main([*GENDD, "--teacher-weights", "pretrained/none.pth", "--dataset", "cifar100", "--data-root", str(tmp_path),
           "--runs", str(tmp_path / "runs"), "--dry-run"])  # fmt: skip
     output = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_student_weights_trained_on_held_out_images_are_refused(train, capsys):
 
 
 def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
-    """The student's last map is 1x1, so that batch norm sees one value per image."""
+    """The last feature map is 1x1, so batch norm has one value per channel and image."""
     flags = ["classification", *COMMON, "--student", "MobileNetV2", "--image-size", "16", "--runs", str(tmp_path)]
     with refuses("^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
         main([*flags, "--batch-size", "4", "--grad-accum-steps", "4", "--dry-run"])

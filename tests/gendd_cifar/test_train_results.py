@@ -1,4 +1,4 @@
-"""What the train program learns and leaves in its folder, on the digits with toy networks."""
+"""Results of the train program on the digits with toy networks."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from gendd_cifar.data import TrainingImages
 
 
 def test_teacher_learns(teacher):
-    """The toy is weak, but far above chance."""
+    """The toy network is weak, but far above chance."""
     assert json.loads((teacher / "result.json").read_text())["last"]["classifier"]["top1"] > 40
 
 
@@ -69,7 +69,7 @@ def test_other_seed_gives_other_weights(train, whole):
     assert not torch.equal(first["backbone.convolution.weight"], second["backbone.convolution.weight"])
 
 
-def test_accumulated_parts_are_the_whole_batch(train, whole):
+def test_gradient_accumulation_equals_the_whole_batch(train, whole):
     parts = train("--grad-accum-steps", "2")
     assert_same_weights(whole, parts, rtol=1e-3, atol=1e-4)
     losses = [[record["loss"] for record in read_metrics(run) if record["kind"] == "train"] for run in (whole, parts)]
@@ -77,7 +77,7 @@ def test_accumulated_parts_are_the_whole_batch(train, whole):
 
 
 @pytest.mark.parametrize("method", ["kd", "dkd", "ikl", "dist", "feature", "srd", "vkd", "simkd", "regression"])
-def test_a_method_learns_and_its_run_is_evaluated(train, method, capsys):
+def test_method_learns_and_its_run_is_evaluated(train, method, capsys):
     options = {
         "dkd": ["--distill-warmup-epochs", "0"],
         "ikl": ["--distill-warmup-epochs", "0"],
@@ -88,7 +88,7 @@ def test_a_method_learns_and_its_run_is_evaluated(train, method, capsys):
     assert losses[-1] < losses[0]
     last = json.loads((run / "result.json").read_text())["last"]
     top1 = {name: accuracy["top1"] for name, accuracy in last.items()}
-    # SimKD pools over all places, where the toy's features are of sixteen.
+    # SimKD averages over all positions, while the toy's feature concatenates sixteen.
     assert next(iter(top1.values())) > (0 if method == "simkd" else 25), "a tenth is chance"
     capsys.readouterr()
     files = [] if method == "regression" else [run / "checkpoints" / "last.pt"]
@@ -98,7 +98,7 @@ def test_a_method_learns_and_its_run_is_evaluated(train, method, capsys):
         assert all(f"| {name} | {accuracy:.2f} |" in table for name, accuracy in top1.items())
 
 
-def test_loss_that_is_not_finite_stops_before_the_step(train, whole, monkeypatch):
+def test_nonfinite_loss_stops_before_the_step(train, whole, monkeypatch):
     train_batch = TrainingImages.batch
 
     def poisoned(self, random):

@@ -32,7 +32,7 @@ def test_killed_and_resumed_run_equals_an_uninterrupted_one(train, whole, flags)
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("measured", [False, True])
 def test_failed_evaluation_costs_no_training(train, whole, monkeypatch, epoch, measured):
-    """It fails before it measures, or before it is saved. The epoch is evaluated again, and not trained again."""
+    """Evaluation fails before it measures or before it saves. Resuming repeats the evaluation only."""
     evaluate_epoch, train_epoch, trained = Training.evaluate_epoch, Training.train_epoch, []
 
     def fails(self):
@@ -73,7 +73,7 @@ def test_resume_flag_needs_only_the_folder(train, whole, capsys):
     assert capsys.readouterr().out.splitlines() == done
 
 
-def test_resume_accepts_flags_that_train_nothing_else(interrupted, whole, tmp_path):
+def test_resume_accepts_flags_without_effect_on_training(interrupted, whole, tmp_path):
     main(["--resume", str(interrupted), "--eval-every", "2", "--data-root", str(tmp_path), "--epochs", "3"])
     assert [record["epoch"] for record in read_metrics(interrupted) if record["kind"] == "eval"] == [1, 2, 3]
     config = settings_of(interrupted)
@@ -102,7 +102,7 @@ def test_resume_refuses_flags_that_change_the_run(interrupted, flags, named):
 
 
 def test_resume_refuses_changed_teacher(train, teacher, tmp_path, monkeypatch):
-    """A file that is written again with the same tensors is the same teacher."""
+    """A rewritten file with the same tensors is the same teacher."""
     file = tmp_path / "teacher.pth"
     given = {
         "file": ["--teacher-weights", str(file)],
@@ -127,8 +127,8 @@ def test_resume_refuses_changed_teacher(train, teacher, tmp_path, monkeypatch):
         assert (record.parent / "result.json").exists()
 
 
-def test_resume_of_an_older_run_compares_what_it_noted(interrupted, train):
-    """Runs from before checksums of tensors noted that of the file, or none."""
+def test_resume_of_an_older_run_compares_file_checksums(interrupted, train):
+    """Older runs recorded a checksum of the teacher's file, or none."""
     environment = json.loads((interrupted / "environment.json").read_text())
     del environment["teacher"]["tensors_sha256"]
     known = environment["teacher"]["sha256"]
@@ -141,7 +141,7 @@ def test_resume_of_an_older_run_compares_what_it_noted(interrupted, train):
     assert (train(runs="parts") / "result.json").exists()
 
 
-def test_resume_refuses_another_sampler_than_the_papers(train):
+def test_resume_refuses_sampling_steps_over_the_papers(train):
     with ctrl_c("train_epoch", epoch=0):
         train("--paper", "--width", "128")
     with refuses("--sampling-steps 100 there, 4 here"):
@@ -156,7 +156,7 @@ def test_resume_with_dry_run_or_check_data_changes_nothing(interrupted, flag, to
     assert contents(interrupted) == before
 
 
-def test_resume_refuses_a_file_that_is_no_last_checkpoint(interrupted):
+def test_resume_refuses_an_incomplete_last_checkpoint(interrupted):
     last = torch.load(interrupted / "checkpoints" / "last.pt", weights_only=True)
     torch.save({"model": last["model"], "epoch": 1, "best": {}}, interrupted / "checkpoints" / "last.pt")
     with refuses("last.pt: lacks optimizer, step, seconds, .*; put its last checkpoint there"):
@@ -215,7 +215,7 @@ def test_folder_of_another_configuration_is_refused(train, interrupted):
     assert contents(interrupted) == before
 
 
-def test_a_run_from_before_a_flag_has_its_default(train, interrupted, capsys):
+def test_run_older_than_a_flag_has_its_default(train, interrupted, capsys):
     file = interrupted / "config.json"
     config = json.loads(file.read_text())
     del config["optimizer"]["grad_accum_steps"]

@@ -1,4 +1,4 @@
-"""Runs in two stages: pretraining, then GenDD, then the classifier."""
+"""Runs in stages: pretraining, then GenDD, then finetuning of the classifier."""
 
 import json
 import shutil
@@ -27,13 +27,13 @@ def test_stage_1_is_trained_once_for_runs_that_share_it(train, capsys):
     second = train("--pretrain-epochs", "1", "--name", "second")
     assert "epoch   1/1 " not in capsys.readouterr().out
     assert contents(first.parents[1] / "pretrain" / "0") == stage1
-    # Stage 1 in the same process or before it leads to the same bits.
+    # Stage 1 gives the same bits in the same process or an earlier one.
     assert_same_weights(first, second, rtol=0, atol=0)
     with refuses("--pretrain-epochs 1 there, 2 here; .* another --pretrain-name or"):
         train("--pretrain-epochs", "2", "--name", "third")
 
 
-def test_stage_1_that_another_run_trains_is_waited_for(train, monkeypatch, capsys):
+def test_stage_1_of_another_run_is_awaited(train, monkeypatch, capsys):
     stage1 = train("--pretrain-epochs", "1", "--name", "ended").parents[1] / "pretrain" / "0"
     (stage1 / "result.json").rename(stage1 / "hidden.json")
     refusals = iter([lock.Busy("process 1 is writing this run")])
@@ -44,7 +44,7 @@ def test_stage_1_that_another_run_trains_is_waited_for(train, monkeypatch, capsy
         return sole_writer(folder)
 
     monkeypatch.setattr("gendd.programs.train.sole_writer", busy_once)
-    # Meanwhile the other run ends.
+    # The other run ends during the wait.
     monkeypatch.setattr("time.sleep", lambda _: (stage1 / "hidden.json").rename(stage1 / "result.json"))
     capsys.readouterr()
     train("--pretrain-epochs", "1", "--name", "waiting")
@@ -52,7 +52,7 @@ def test_stage_1_that_another_run_trains_is_waited_for(train, monkeypatch, capsy
     assert "waiting for stage 1: process 1 is writing this run" in output and "epoch   1/1 " not in output
 
 
-def test_all_stages_in_a_row(train):
+def test_three_stages_in_sequence(train):
     second = train("--pretrain-epochs", "3")
     third = train("--student-weights", str(second), "--optimizer", "sgd", method="finetune")
     assert json.loads((third / "result.json").read_text())["earlier_epochs"] == 6
