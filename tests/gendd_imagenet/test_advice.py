@@ -1,4 +1,4 @@
-"""Refusals of commands: what they advise to leave out is in the command."""
+"""Advice of errors: a flag to leave out must be in the command."""
 
 import re
 
@@ -48,7 +48,7 @@ COMMANDS += [(CIFAR, SMALL, flags) for flags in SMALL_COMMANDS]
 @pytest.mark.parametrize(
     ("family", "common", "command"), COMMANDS, ids=lambda value: " ".join(value[:4]) if isinstance(value, list) else ""
 )
-def test_flags_to_leave_out_were_given(photos, tmp_path, family, common, command):
+def test_errors_advise_only_against_given_flags(photos, tmp_path, family, common, command):
     method, *flags = (word.replace("{photos}", str(photos)) for word in [command[0], *common, *command[1:]])
     words = [method, *flags, "--runs", str(tmp_path)]
     with refuses() as refused:
@@ -56,7 +56,7 @@ def test_flags_to_leave_out_were_given(photos, tmp_path, family, common, command
     assert_obeyable(str(refused.value), words)
 
 
-def test_evaluate_names_flags_that_were_given(photos, tmp_path):
+def test_evaluate_advises_only_against_given_flags(photos, tmp_path):
     words = ["classification", "--student", "toy:network", "--dataset", str(photos), "--image-size", "32", "--workers"]
     words += ["0", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "30", "--runs", str(tmp_path)]
     train(IMAGENET, words)
@@ -68,7 +68,7 @@ def test_evaluate_names_flags_that_were_given(photos, tmp_path):
 
 
 def assert_obeyable(message: str, words: list[str]) -> None:
-    """A message begins with a flag of the command, where it advises to leave one out."""
+    """Assert that a message with the advice to leave a flag out begins with a flag of the command."""
     assert len(message.splitlines()) == 1
     if LEAVE.search(message):
         (first,) = re.findall(r"^(--[a-z0-9-]+|METHOD)", message)

@@ -1,4 +1,4 @@
-"""Folders and lists: the same batches for any number of processes and workers, and data that is refused."""
+"""Folders and lists: the same batches for any number of processes and workers, and errors."""
 
 import json
 import re
@@ -32,7 +32,7 @@ MIXED = {"mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1, "auto_augment": "r
 
 
 @pytest.mark.parametrize("settings", [{}, MIXED], ids=["plain", "mixed"])
-def test_batches_depend_on_neither_workers_nor_processes(photos, settings):
+def test_batches_do_not_depend_on_workers_or_processes(photos, settings):
     plain = config(photos, **settings)
     whole = images_and_labels(open_photos(plain), range(3))
     assert_same(images_and_labels(open_photos(config(photos, **settings, workers=2)), range(3)), whole)
@@ -41,7 +41,7 @@ def test_batches_depend_on_neither_workers_nor_processes(photos, settings):
     assert_same(joined, whole)
 
 
-def test_a_later_epoch_alone_is_what_it_is_after_the_first(photos):
+def test_later_epoch_does_not_depend_on_earlier_ones(photos):
     data = open_photos(config(photos))
     assert_same(images_and_labels(data, range(11, 14)), images_and_labels(data, range(14))[11:])
 
@@ -67,8 +67,8 @@ def test_cached_views_depend_on_view_and_image_only(photos):
                    if (view, row) in seen)  # fmt: skip
 
 
-def test_a_pass_shows_each_image_once_under_its_label(photos):
-    """The color of an image tells its class; 90 images make 11 batches of 8 and leave 2 out."""
+def test_epoch_shows_each_image_once_with_its_label(photos):
+    """The color of an image is its class; 90 images make 11 batches of 8 and leave 2 out."""
     seen = images_and_labels(open_photos(config(photos, hflip=0)), range(11))
     images, labels = map(torch.cat, zip(*seen, strict=True))
     pixels = images * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
@@ -78,7 +78,7 @@ def test_a_pass_shows_each_image_once_under_its_label(photos):
     assert len(distinct) == 88
 
 
-def test_evaluation_counts_each_image_once_over_three_processes(photos):
+def test_three_processes_evaluate_each_image_once(photos):
     data = [open_evaluated(config(photos), rank, world=3) for rank in range(3)]
     batches = sorted(((number, labels.tolist()) for part in data for number, _, labels in part.batches()))
     (whole,) = [labels.tolist() for _, _, labels in open_evaluated(config(photos)).batches()]
@@ -87,8 +87,8 @@ def test_evaluation_counts_each_image_once_over_three_processes(photos):
     assert data[0].split == "val" and data[0].size == 21
 
 
-def test_soft_labels_are_the_shares_of_what_is_seen(photos):
-    """Mixup at a share m of neighbors: pixels and labels are mixed alike."""
+def test_soft_labels_are_the_shares_of_mixed_images(photos):
+    """Mixup mixes pixels and labels of neighbors with the same share m."""
     plain = images_and_labels(open_photos(config(photos)), range(2))
     mixed = images_and_labels(open_photos(config(photos, mixup=0.5)), range(2))
     for (images, labels), (mixed_images, soft) in zip(plain, mixed, strict=True):
@@ -101,7 +101,7 @@ def test_soft_labels_are_the_shares_of_what_is_seen(photos):
         torch.testing.assert_close(soft, share * one_hot + (1 - share) * one_hot[partner])
 
 
-def test_without_labels_none_is_handed_out(photos):
+def test_unlabeled_batches_contain_no_label(photos):
     flags = {"unlabeled": True, "contraction": 0}
     for settings in ({}, MIXED):
         for _, labels in images_and_labels(open_photos(config(photos, **flags, **settings)), range(2)):
@@ -109,7 +109,7 @@ def test_without_labels_none_is_handed_out(photos):
     assert summarize(config(photos, **flags)).num_classes == 3
 
 
-def test_few_labels_hide_the_others_or_leave_their_images_out(photos):
+def test_label_fraction_hides_labels_or_drops_images(photos):
     settings = config(photos, hflip=0, label_fraction=0.2)
     whole, few = open_photos(settings), open_photos(settings, labeled_only=True)
     assert (whole.size, few.size) == (90, 18)
@@ -124,7 +124,7 @@ def test_few_labels_hide_the_others_or_leave_their_images_out(photos):
 
 
 @pytest.mark.parametrize("mixed", ["mixup", "cutmix", "label_smoothing"])
-def test_few_labels_are_not_mixed_with_none(photos, mixed):
+def test_label_fraction_with_mixing_is_refused(photos, mixed):
     message = refusal(config(photos, label_fraction=0.2, **{mixed: 0.5}).check)
     assert f"--{mixed.replace('_', '-')} 0.5" in message and "--label-fraction 0.2" in message
 
@@ -152,7 +152,7 @@ def test_holdout_shares_no_image_with_training(photos):
 
 @pytest.fixture
 def lists(photos, tmp_path) -> dict[str, Path]:
-    """A long tail: 110 entries of the first class (images repeat), 30 of the second, 5 of the third."""
+    """Write lists with a long tail: 110 entries of class 1 (images repeat), 30 of class 2, 5 of class 3."""
     lines = []
     for label, (name, count) in enumerate((("n01", 110), ("n02", 30), ("n03", 5))):
         lines += [f"train/{name}/{name}_{number % 30}.JPEG {label}" for number in range(count)]
@@ -163,7 +163,7 @@ def lists(photos, tmp_path) -> dict[str, Path]:
     return {name: tmp_path / f"{name}.txt" for name in ("train", "test")}
 
 
-def test_lists_choose_images_and_tell_the_long_tail(photos, lists):
+def test_lists_choose_images_and_set_the_long_tail(photos, lists):
     settings = config(photos, train_list=lists["train"], eval_list=lists["test"])
     data, evaluated = open_photos(settings), open_evaluated(settings)
     assert (data.size, evaluated.size, evaluated.split) == (145, 6, "test")
@@ -184,7 +184,7 @@ def test_missing_list_entries_are_counted_and_one_is_named(photos, lists):
 
 
 @pytest.mark.parametrize("line", ["train/n01/n01_1.JPEG", "train/n01/n01_1.JPEG one", "7"])
-def test_a_line_that_is_no_entry_is_named(photos, lists, line):
+def test_invalid_list_line_is_named(photos, lists, line):
     lists["train"].write_text(f"train/n01/n01_0.JPEG 0\n{line}\n")
     assert f'line 2 is "{line}"' in refusal(open_photos, config(photos, train_list=lists["train"]))
 
@@ -197,8 +197,8 @@ def write_list(file: Path, entries: dict[str, int]) -> Path:
 FIRST = {"n01": "val/n01/n01_1000.JPEG", "n02": "val/n02/n02_1000.JPEG", "n03": "val/n03/n03_1000.JPEG"}
 
 
-def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
-    """With class folders beside them, or none; if a class is left out of the middle too."""
+def test_lists_with_labels_from_1_are_refused(photos, tmp_path):
+    """Covers lists with class folders, lists without them, and lists without one of the classes."""
     flat = tmp_path / "flat"
     flat.mkdir()
     for labels in ({"n01": 1, "n02": 2, "n03": 3}, {"n01": 1, "n03": 3}):
@@ -211,14 +211,14 @@ def test_lists_whose_labels_begin_at_1_are_refused(photos, tmp_path):
         list_file(str(file), flat, 0)
 
 
-def test_an_image_of_two_labels_in_a_list_is_refused(tmp_path):
+def test_image_with_two_labels_in_a_list_is_refused(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 1\n")
     with refuses(f"^{file}: gives a/1.png the labels 0 and 1; remove one of the lines"):
         list_file(str(file), tmp_path, 2)
 
 
-def test_an_image_named_twice_in_an_evaluation_is_refused(tmp_path):
+def test_image_twice_in_an_evaluation_list_is_refused(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 0\n")
     assert len(list_file(str(file), tmp_path, 2)) == 3
@@ -226,7 +226,7 @@ def test_an_image_named_twice_in_an_evaluation_is_refused(tmp_path):
         list_file(str(file), tmp_path, 2, once=True)
 
 
-def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
+def test_list_of_some_classes_from_1_is_accepted(photos, tmp_path):
     file = write_list(tmp_path / "list.txt", {FIRST["n02"]: 1, FIRST["n03"]: 2})
     data = open_evaluated(config(photos, eval_list=file))
     assert sorted(data.listing.labels.tolist()) == [1, 2] and len(data.class_names) == 3
@@ -234,20 +234,20 @@ def test_lists_of_some_of_the_classes_are_no_such_fault(photos, tmp_path):
 
 @pytest.fixture
 def validation(tmp_path) -> Path:
-    """3 classes of 7 images to evaluate on; as in ImageNet, each image has a number to itself, from 1 to 21."""
+    """Write 3 classes of 7 evaluation images; as in ImageNet, each image has a unique number, here 1 to 21."""
     for place, name in enumerate(CLASSES):
         write_images(tmp_path / "photos" / "val" / name, 7, first=1 + 7 * place)
     return tmp_path / "photos"
 
 
 def reassessed(folder, entries: dict[int, list[int]], count: int = 21):
-    """Write a file as ReaL's: a list of classes for each number, from 1 on."""
+    """Write a file in ReaL's format: a list of classes for each image number, from 1."""
     (folder / "real.json").write_text(json.dumps([entries.get(number, []) for number in range(1, count + 1)]))
     return folder / "real.json"
 
 
-def test_labels_of_real_stand_for_those_of_the_folders(validation, tmp_path):
-    """Images without any are left out."""
+def test_real_labels_replace_folder_labels(validation, tmp_path):
+    """Images without a label are left out."""
     data = open_evaluated(config(validation, eval_list=reassessed(tmp_path, {3: [2, 0], 9: [1], 21: [0]})))
     names = [data.listing.name(row).rpartition("_")[2] for row in range(data.size)]
     found = [labels.tolist() for _, _, batch in data.batches() for labels in batch]
@@ -255,12 +255,12 @@ def test_labels_of_real_stand_for_those_of_the_folders(validation, tmp_path):
     assert sorted(zip(names, found, strict=True)) == [("21.JPEG", [0, -1]), ("3.JPEG", [2, 0]), ("9.JPEG", [1, -1])]
 
 
-def test_a_list_without_any_label_is_named_by_its_flag(validation, tmp_path):
+def test_list_without_any_label_is_named_by_its_flag(validation, tmp_path):
     file = reassessed(tmp_path, {})
     assert "--eval-list " in refusal(open_evaluated, config(validation, eval_list=file))
 
 
-def test_a_file_that_is_not_of_reals_form_is_refused(validation, tmp_path):
+def test_file_in_another_format_than_reals_is_refused(validation, tmp_path):
     few, unknown = reassessed(tmp_path, {1: [0]}, count=20), "--eval-list .*has 20 entries, none for some of"
     assert re.search(unknown, refusal(open_evaluated, config(validation, eval_list=few)))
     file = reassessed(tmp_path, {1: [3]})
@@ -271,8 +271,8 @@ def test_a_file_that_is_not_of_reals_form_is_refused(validation, tmp_path):
     assert "real.json: cannot be read" in refusal(open_evaluated, config(validation, eval_list=file))
 
 
-def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_path):
-    """Without class folders, only the lists tell the number of classes."""
+def test_labels_beyond_the_evaluation_classes_are_refused(photos, tmp_path):
+    """The lists alone determine the number of classes if there are no class folders."""
     for path in FIRST.values():
         shutil.copy(photos / path, tmp_path)
     entries = {Path(path).name: label for label, path in enumerate(FIRST.values())}
@@ -283,7 +283,7 @@ def test_labels_beyond_the_classes_of_the_evaluation_are_refused(photos, tmp_pat
     assert "3 classes to train on, 2 to evaluate on" in message
 
 
-# What is refused, and what is passed over
+# Refused data, and files that are skipped
 
 
 def compare_classes(settings, batch=8):
@@ -293,18 +293,18 @@ def compare_classes(settings, batch=8):
 
 @pytest.fixture
 def copy(photos, tmp_path) -> Path:
-    """The photographs, to be damaged."""
+    """Copy the photographs, so that a test can damage them."""
     return Path(shutil.copytree(photos, tmp_path / "copy"))
 
 
-def test_other_classes_in_train_and_val_are_named(copy):
+def test_different_classes_in_train_and_val_are_named(copy):
     (copy / "val" / "n03").rename(copy / "val" / "n09")
     message = refusal(compare_classes, config(copy))
     assert "3 classes to train on, 3 to evaluate on" in message and "n03, n09" in message
 
 
 def test_numbered_folders_are_evaluated_in_number_order(photos, tmp_path):
-    """As ImageNet-V2 comes; they fit classes of any names if there are as many."""
+    """ImageNet-V2 has numbered folders. They match classes of other names if the number of classes is equal."""
     names = [str(number) for number in range(12)]
     for number, name in enumerate(names):
         for split, folder in (("train", f"n{number:02d}"), ("val", name)):
@@ -320,8 +320,8 @@ def test_numbered_folders_are_evaluated_in_number_order(photos, tmp_path):
     assert "11 classes to train on, 12 to evaluate on" in message
 
 
-def test_what_is_no_image_is_passed_over_and_counted(copy, capsys):
-    """The same from class folders and from a folder without classes."""
+def test_other_files_than_images_are_counted(copy, capsys):
+    """Class folders and a folder without classes give the same counts."""
     n01 = copy / "train" / "n01"
     for name in (".ipynb_checkpoints/n01_0.JPEG", "._n01_0.JPEG", "notes.txt", "../.ipynb_checkpoints/n01_0.JPEG"):
         (n01 / name).parent.mkdir(exist_ok=True)
@@ -338,7 +338,7 @@ def test_what_is_no_image_is_passed_over_and_counted(copy, capsys):
     assert capsys.readouterr().out.count("passed over: 3 hidden, 1 .txt\n") == 1
 
 
-def test_a_broken_image_is_passed_over_counted_and_reported(copy, capsys):
+def test_broken_image_is_replaced_counted_and_reported(copy, capsys):
     whole = images_and_labels(open_photos(config(copy)), range(11))
     victim = copy / "train" / "n02" / "n02_3.JPEG"
     victim.write_bytes(victim.read_bytes()[:200])
@@ -361,13 +361,13 @@ def test_too_many_broken_images_end_the_run(copy):
     assert "images are broken" in message and "--check-data" in message
 
 
-def test_a_broken_image_is_never_left_out_of_an_evaluation(copy):
+def test_broken_evaluation_image_ends_the_run(copy):
     (copy / "val" / "n01" / "n01_1000.JPEG").write_text("no image")
     message = refusal(lambda: list(open_evaluated(config(copy, workers=1)).batches()))
     assert "n01_1000.JPEG" in message and "every image counts" in message
 
 
-def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
+def test_absent_data_names_the_release_to_fetch(tmp_path):
     settings = config("imagenet", data_root=tmp_path)
     summary = summarize(settings)
     assert summary.num_classes == 1000
@@ -379,7 +379,7 @@ def test_absent_data_is_named_with_the_release_that_is_meant(tmp_path):
     assert f"`train_list` {file}: no such file, looked for {file.absolute()}; fetch the ImageNet-LT lists" in absent
 
 
-def test_odd_parts_cannot_be_mixed(photos):
+def test_odd_micro_batches_cannot_be_mixed(photos):
     assert "--batch-size 9: leaves micro-batches of 9" in refusal(open_photos, config(photos, label_smoothing=0.1), 9)
 
 
@@ -395,14 +395,14 @@ def test_batch_larger_than_the_set_is_refused(photos):
         ({"cutmix": -1}, "--cutmix -1"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(photos, settings, message):
+def test_invalid_data_settings_are_refused(photos, settings, message):
     assert message in refusal(config(photos, **settings).check)
 
 
 # --check-data
 
 
-def test_check_counts_and_finds_nothing_wrong(photos, lists, capsys):
+def test_check_data_counts_and_finds_no_error(photos, lists, capsys):
     check_data(config(photos, train_list=lists["train"], eval_list=lists["test"], image_size=60))
     output = capsys.readouterr().out
     assert "145 images to train on, 3 classes of 5 to 110" in output
@@ -412,7 +412,7 @@ def test_check_counts_and_finds_nothing_wrong(photos, lists, capsys):
     assert small and f"{small} of these 6 are smaller than 60 pixels" in output
 
 
-def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
+def test_check_data_lists_missing_and_broken_images(copy, lists, capsys):
     (copy / "train" / "n01" / "n01_0.JPEG").unlink()
     (copy / "val" / "n01" / "n01_1000.JPEG").write_text("no image")
     settings = config(copy, train_list=lists["train"])
@@ -421,7 +421,7 @@ def test_check_lists_what_is_missing_and_broken(copy, lists, capsys):
     assert f"{copy}/train/n01/n01_0.JPEG: missing" in output and f"{copy}/val/n01/n01_1000.JPEG: " in output
 
 
-def test_a_folder_with_train_alone_needs_holdout(photos, tmp_path):
+def test_folder_with_train_only_needs_holdout(photos, tmp_path):
     (tmp_path / "train").symlink_to(photos / "train")
     assert "`holdout` 0.1 evaluates on a part of train" in summarize(config(tmp_path)).missing[0]
     summary = summarize(config(tmp_path, holdout=0.2))

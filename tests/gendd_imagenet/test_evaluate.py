@@ -1,4 +1,4 @@
-"""The evaluate program on small photographs: runs, and published checkpoints as they are."""
+"""The evaluate program on small photographs: runs and published checkpoints."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ FLAGS = ["--image-size", "64", "--workers", "0", "--precision", "fp32", "--teach
 
 @pytest.fixture
 def rows(photos, tmp_path):
-    """Function: file, flags -> figures of each read-out."""
+    """Return a function (file, flags) that gives the figures of each prediction."""
 
     def evaluate(file: Path, *flags: str) -> dict[str, dict]:
         output = tmp_path / "figures.json"
@@ -30,7 +30,7 @@ def rows(photos, tmp_path):
 
 
 def random_student(name: str) -> Student:
-    """Random, but in such a way that no two images look alike to it."""
+    """Return a random student that distinguishes all images."""
     torch.manual_seed(0)
     backbone, teacher = (timm.create_model(ZOO[network], num_classes=CLASSES) for network in (name, "resnet18"))
     head = SplitTokenHead(512, feature_width(backbone), width=16, **PAPER | {"depth": 2})
@@ -42,7 +42,7 @@ def random_student(name: str) -> Student:
 
 
 def published_backbone_names(network: str, names: list[str]) -> dict[str, str]:
-    """Ours -> those of the published network, whose order of modules is the same."""
+    """Map our tensor names to the published network's, which has the same order of modules."""
     if network == "resnet18":
         return {name: name for name in names}
     layers = [(0, (0, 1))] + [(block, (0, 1, 3, 4)) for block in range(1, 14)]
@@ -53,7 +53,7 @@ def published_backbone_names(network: str, names: list[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("network", ["resnet18", "mobilenetv1"])
-def test_published_checkpoints_are_taken_as_they_are(rows, tmp_path, network):
+def test_published_checkpoints_are_evaluated_unchanged(rows, tmp_path, network):
     student = random_student(network)
     torch.save({"model": student.state_dict()}, tmp_path / "ours.pt")
     names = published_backbone_names(network, list(student.backbone.state_dict()))
@@ -71,14 +71,14 @@ def test_published_checkpoints_are_taken_as_they_are(rows, tmp_path, network):
         assert 0 < row["top1"] < 100
 
 
-def test_resolution_and_crop_can_be_chosen(rows, tmp_path):
+def test_resolution_and_crop_are_options(rows, tmp_path):
     torch.save({"model": random_student("resnet18").state_dict()}, tmp_path / "ours.pt")
     small = rows(tmp_path / "ours.pt", "--student", "resnet18")["probe"]
     large = rows(tmp_path / "ours.pt", "--student", "resnet18", "--image-size", "96", "--crop-pct", "1")["probe"]
     assert large["flops"] > 2 * small["flops"]
 
 
-def test_a_long_tail_is_told_in_groups(rows, photos, tmp_path, capsys):
+def test_long_tail_is_evaluated_in_groups(rows, photos, tmp_path, capsys):
     torch.save({"model": random_student("resnet18").state_dict()}, tmp_path / "ours.pt")
     entries = {"n01": 110, "n02": 30, "n03": 5}
     lines = [f"train/{name}/{name}_{number % 30}.JPEG {label}" for label, (name, count) in enumerate(entries.items())

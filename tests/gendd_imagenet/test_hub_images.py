@@ -1,4 +1,4 @@
-"""Images of Hugging Face datasets, from a folder of parquet files."""
+"""Images of Hugging Face data sets, from a folder of parquet files."""
 
 import importlib.util
 import io
@@ -38,7 +38,7 @@ def hub(tmp_path_factory):
     return f"hfds/{root}"
 
 
-def test_its_images_labels_and_classes_are_listed(hub):
+def test_hub_set_lists_images_labels_and_classes(hub):
     config = imagenet_config(*COMMON, "--dataset", hub, method="classification")
     training, evaluation = list_training(config), list_evaluation(config)
     assert (len(training), training.split, len(evaluation), evaluation.split) == (24, "train", 9, "test")
@@ -50,7 +50,7 @@ def test_its_images_labels_and_classes_are_listed(hub):
     assert (summary.num_classes, summary.labeled, summary.missing) == (3, True, ())
 
 
-def test_it_trains_with_labels_and_is_checked(hub, tmp_path, capsys):
+def test_hub_set_trains_with_labels_and_is_checked(hub, tmp_path, capsys):
     flags = ["classification", *COMMON, "--dataset", hub, "--runs", str(tmp_path)]
     train_imagenet([*flags, "--check-data"])
     assert "24 images to train on, 3 classes of 8 to 8" in capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_it_trains_with_labels_and_is_checked(hub, tmp_path, capsys):
     assert data["classes"] == NAMES
 
 
-def test_it_distills_without_labels(hub, tmp_path):
+def test_hub_set_distills_without_labels(hub, tmp_path):
     flags = ["gendd", *COMMON, "--images", hub, "--teacher", "resnet18", "--teacher-weights", "random"]
     train_imagenet([*flags, "--width", "16", "--repeats", "2", "--runs", str(tmp_path)])
     result = json.loads((tmp_path / "pets" / "resnet18_toy.network" / "gendd" / "0" / "result.json").read_text())
@@ -67,12 +67,12 @@ def test_it_distills_without_labels(hub, tmp_path):
 
 
 @pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
-def test_lists_are_of_files(hub, flag):
+def test_hub_set_refuses_lists_of_files(hub, flag):
     with refuses(f"{flag} list.txt: hfds/.* has no files to list; leave it out"):
         imagenet_config(*COMMON, "--dataset", hub, flag, "list.txt", method="classification").check()
 
 
-def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
+def test_absent_hub_set_or_package_is_refused(hub, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     absent = imagenet_config(*COMMON, "--dataset", f"hfds/{tmp_path}/none", method="classification")
     with refuses(r"^--dataset hfds/.*none: cannot be loaded"):
@@ -96,7 +96,7 @@ def test_what_is_not_there_is_refused(hub, tmp_path, monkeypatch):
 def write_set(
     root, sizes=SIZES, image="image", label="label", kind=None, labels=lambda size: [i % 3 for i in range(size)]
 ):
-    """A data set whose images and labels have these columns; its name."""
+    """Write a data set with these image and label columns; return its name."""
     kind = kind or datasets.ClassLabel(names=NAMES)
     for split, size in sizes.items():
         images = [Image.fromarray(pixels(split, row)) for row in range(size)]
@@ -119,7 +119,7 @@ def classified(name, *flags):
         ("image", "label", datasets.Value("string")),
     ],
 )
-def test_columns_that_are_plainly_meant_are_read(tmp_path, image, label, kind):
+def test_usual_column_names_are_read(tmp_path, image, label, kind):
     text = kind and kind.dtype == "string"
     name = write_set(
         tmp_path / "set", SIZES, image, label, kind, lambda n: [NAMES[i % 3] if text else i % 3 for i in range(n)]
@@ -132,7 +132,7 @@ def test_columns_that_are_plainly_meant_are_read(tmp_path, image, label, kind):
 
 
 def test_text_labels_have_one_number_in_all_splits(tmp_path):
-    """The test split lacks the first class."""
+    """The test split does not contain the first class."""
     words = {24: [NAMES[row % 3] for row in range(24)], 9: [NAMES[1 + row % 2] for row in range(9)]}
     name = write_set(tmp_path / "set", kind=datasets.Value("string"), labels=words.get)
     assert list_evaluation(classified(name)).labels.tolist() == [1 + row % 2 for row in range(9)]
@@ -148,7 +148,7 @@ def test_text_labels_have_one_number_in_all_splits(tmp_path):
         ({"kind": datasets.Value("float32")}, "has the columns image, label, of which none is plainly the label"),
     ],
 )
-def test_columns_that_are_unclear_are_named(tmp_path, columns, message):
+def test_unclear_columns_are_named(tmp_path, columns, message):
     name = write_set(tmp_path / "set", **columns, labels=lambda size: [0.5] * size)
     with refuses(f"^--dataset {name}: {message}") as refused:
         summarize(classified(name))
@@ -156,7 +156,7 @@ def test_columns_that_are_unclear_are_named(tmp_path, columns, message):
     assert len(list_training(imagenet_config(*COMMON, "--images", name))) == 24
 
 
-def test_a_set_without_images_names_its_columns(tmp_path):
+def test_hub_set_without_images_names_its_columns(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
     table.to_parquet(str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet"))
     with refuses("has the columns text, label; none holds images; give it a column image"):
@@ -184,7 +184,7 @@ def test_rows_without_image_or_label_are_counted(tmp_path, capsys):
     assert sum(label >= 0 for label in part.listing.labels.tolist()) == 8 and part.size == 22
 
 
-def test_a_test_split_without_labels_is_said_before_the_work(tmp_path):
+def test_unlabeled_test_split_is_refused_before_training(tmp_path):
     name = write_set(tmp_path / "set", labels=lambda size: [-1 if size == 9 else row % 3 for row in range(size)])
     flags = ["classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
     for look in ([], ["--check-data"]):
@@ -194,7 +194,7 @@ def test_a_test_split_without_labels_is_said_before_the_work(tmp_path):
     train_imagenet([*flags, "--holdout", "0.3"])
 
 
-def test_a_set_with_train_alone_needs_holdout(tmp_path, capsys):
+def test_hub_set_with_train_only_needs_holdout(tmp_path, capsys):
     name = write_set(tmp_path / "set", {"train": 24})
     with refuses("has the splits train; it needs validation or val or test: --holdout 0.1"):
         summarize(classified(name))
@@ -214,7 +214,7 @@ def test_a_set_with_train_alone_needs_holdout(tmp_path, capsys):
     assert "images     17 to train on, 7 training images held out to evaluate on" in told and "a part held out" in told
 
 
-def test_one_of_several_configurations_is_named(tmp_path):
+def test_one_of_several_configurations_must_be_named(tmp_path):
     root = tmp_path / "sizes"
     for configuration, size in (("small", 6), ("large", 12)):
         write_set(root / configuration, {"train": size, "test": 3})
@@ -227,8 +227,8 @@ def test_one_of_several_configurations_is_named(tmp_path):
     assert len(list_training(classified(f"hfds/{root}:small"))) == 6
 
 
-def test_labels_that_train_lacks_are_refused(tmp_path):
-    """Text that is spelled in another way in the test split would be classes that nobody learned."""
+def test_test_labels_missing_in_train_are_refused(tmp_path):
+    """Labels with another spelling in the test split would become classes that the student never learned."""
     words = {24: [NAMES[row % 3] for row in range(24)], 9: [NAMES[row % 3].upper() for row in range(9)]}
     name = write_set(tmp_path / "set", kind=datasets.Value("string"), labels=words.get)
     with refuses(f"^--dataset {name}: its split test has labels that train lacks, such as"):
@@ -236,7 +236,7 @@ def test_labels_that_train_lacks_are_refused(tmp_path):
     assert len(list_evaluation(imagenet_config(*COMMON, "--images", name, "--eval-dataset", name))) == 9
 
 
-def test_an_image_of_no_bytes_is_broken(tmp_path):
+def test_image_without_bytes_is_empty_content(tmp_path):
     name = write_set(tmp_path / "set")
     file = str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet")
     table = datasets.load_dataset("parquet", data_files=file, split="train").cast_column(

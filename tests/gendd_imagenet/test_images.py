@@ -1,4 +1,4 @@
-"""Views of a photograph: as timm makes them, from any format, and files that are refused."""
+"""Views of a photograph: equal to timm's, from any format, and files that are refused."""
 
 import io
 import pickle
@@ -16,7 +16,7 @@ from programs import imagenet_config
 
 from gendd_imagenet.images import BrokenImage, EvalView, TrainView, seeded
 
-# After gendd, which makes torchvision work beside a CPU-only torch.
+# These imports come after gendd, which makes torchvision work with a CPU-only torch.
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
 from torchvision.transforms import ColorJitter, Compose  # isort: skip
 from torchvision.transforms.functional import pil_to_tensor  # isort: skip
@@ -40,13 +40,13 @@ def encoded(image, kind="PNG", **options):
 
 
 def apart(one, other):
-    """Mean difference in levels of 255."""
+    """Return the mean absolute difference in levels of 255."""
     assert one.shape == other.shape and one.dtype == other.dtype == torch.uint8
     return (one.float() - other.float()).abs().mean().item()
 
 
 def timms(settings):
-    """timm's transforms of a photograph that is decoded as a whole."""
+    """Return a function that applies timm's transforms to the whole decoded photograph."""
     transforms = transforms_imagenet_train(
         settings.data.image_size,
         scale=settings.data.crop_scale,
@@ -72,20 +72,20 @@ def timms(settings):
     [
         (("--interpolation", "bicubic"), 0.02),
         ((), 0.05),
-        # Small crops are enlarged, by weights of 16 bits where Pillow's have 22.
+        # Small crops are enlarged with 16-bit weights, while Pillow uses 22 bits.
         (("--crop-scale", "0.08", "1", "--interpolation", "bilinear"), 0.2),
         (("--color-jitter", "0.4", "--hflip", "1"), 0.05),
         (("--auto-augment", "rand-m7-n2-mstd0.5"), 0.05),
     ],
 )
-def test_train_view_is_timms(flags, limit):
+def test_train_view_equals_timms(flags, limit):
     ours, reference = TrainView(config(*flags)), timms(config(*flags))
     for number in range(8):
         content = PHOTOGRAPHS[number % 2]
         assert apart(ours(content, 0, number), reference(content, 0, number)) < limit
 
 
-def test_color_jitter_comes_before_the_policy():
+def test_color_jitter_precedes_the_policy():
     name = "rand-m7-n2-mstd0.5"
     view = TrainView(config("--color-jitter", "0.4", "--auto-augment", name))
     settings = {"scale": (0.6, 1), "interpolation": "bilinear", "auto_augment": name}
@@ -101,14 +101,14 @@ def test_jpeg_shrunk_by_its_decoder_gives_nearly_same_view(monkeypatch):
     mosaic = Image.new("RGB", (2560, 1708))
     for number in range(16):
         mosaic.paste(opened(PHOTOGRAPHS[number % 2]), (number % 4 * 640, number // 4 * 427))
-    # A share of 1 does not fit at any proportions but the photograph's: timm then takes the center, 2277 x 1708.
+    # A share of 1 fits only the photograph's aspect ratio: timm then takes the center, 2277 x 1708.
     settings = config("--crop-scale", "1", "1")
     jpeg, plain = encoded(mosaic, "JPEG", quality=90), encoded(mosaic, "BMP")
     ours, reference, decoded, crop = TrainView(settings), timms(settings), [], Image.Image.crop
     with monkeypatch.context() as patch:
         patch.setattr(Image.Image, "crop", lambda image, box: decoded.append(image.size) or crop(image, box))
         views = [ours(content, 0) for content in (jpeg, plain)]
-    # Halved, since by 4 the 1708 would fall below 2 x 224.
+    # The decoder halves the image, since a quarter of 1708 would be below 2 x 224.
     assert decoded == [(1280, 854), (2560, 1708)]
     assert apart(views[0], reference(jpeg, 0)) < 1
     assert apart(views[1], reference(plain, 0)) < 0.02
@@ -116,7 +116,7 @@ def test_jpeg_shrunk_by_its_decoder_gives_nearly_same_view(monkeypatch):
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("crop_pct", [0.875, 0.95, 1.0])
-def test_eval_view_is_timms(interpolation, crop_pct):
+def test_eval_view_equals_timms(interpolation, crop_pct):
     ours = EvalView(224, crop_pct, interpolation)
     reference = transforms_imagenet_eval(224, crop_pct, interpolation=interpolation, normalize=False)
     landscape = opened(PHOTOGRAPHS[0])
@@ -125,7 +125,7 @@ def test_eval_view_is_timms(interpolation, crop_pct):
         assert apart(ours(encoded(image)), reference(image)) < 0.5, image.size
 
 
-def test_key_decides_the_view():
+def test_view_depends_on_its_key_only():
     view = TrainView(config("--color-jitter", "0.4", size=32))
     policy = TrainView(config("--auto-augment", "rand-m7-n2-mstd0.5", size=32))
     for make in (view, policy):
@@ -137,7 +137,7 @@ def test_key_decides_the_view():
             assert not torch.equal(first, make(PHOTOGRAPHS[0], *other))
 
 
-def test_view_leaves_the_numbers_of_dropout_alone():
+def test_view_does_not_change_the_global_random_state():
     view = TrainView(config("--color-jitter", "0.4", size=32))
     torch.manual_seed(5)
     expected = torch.rand(4)
@@ -146,7 +146,7 @@ def test_view_leaves_the_numbers_of_dropout_alone():
     assert torch.equal(torch.rand(4), expected)
 
 
-def test_view_travels_to_workers():
+def test_view_can_be_pickled_for_workers():
     view = TrainView(config("--auto-augment", "rand-m7-n2-mstd0.5", size=32))
     assert torch.equal(pickle.loads(pickle.dumps(view))(PHOTOGRAPHS[1], 7), view(PHOTOGRAPHS[1], 7))
 
@@ -161,7 +161,7 @@ def test_unknown_policy_is_refused():
 
 
 def views(content):
-    """A color a view: training's and evaluation's of an image of one color."""
+    """Yield the color of the training view and of the evaluation view of a one-color image."""
     for view in (TrainView(config(size=16))(content, 0), EvalView(16, 0.875, "bicubic")(content)):
         assert view.shape == (3, 16, 16)
         assert len(view.flatten(1).unique(dim=1)[0]) == 1
@@ -178,19 +178,19 @@ def test_every_mode_becomes_rgb(mode, size):
         assert color == expected
 
 
-def test_grey_and_cmyk_jpegs():
+def test_gray_and_cmyk_jpegs_become_rgb():
     for mode in ("L", "CMYK"):
         image = Image.new("RGB", (40, 30), (200, 100, 50)).convert(mode)
         for color in views(encoded(image, "JPEG")):
             assert np.abs(np.subtract(color, image.convert("RGB").getpixel((0, 0)))).max() <= 3
 
 
-def test_16_bit_greys_keep_their_brightness():
+def test_16_bit_grays_keep_their_brightness():
     for color in views(encoded(Image.fromarray(np.full((30, 40), 129 * 256 + 7, np.uint16)))):
         assert color == [129] * 3
 
 
-def test_orientation_of_exif_is_ignored():
+def test_exif_orientation_is_ignored():
     image = Image.new("RGB", (32, 32), "red")
     image.paste("blue", (0, 16, 32, 32))
     exif = Image.Exif()
@@ -213,22 +213,22 @@ def reason(content):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_file_cut_short_is_refused(kind):
+def test_truncated_file_is_refused(kind):
     content = encoded(opened(PHOTOGRAPHS[0]).resize((64, 48)), kind)
     for share in (0.02, 0.3, 0.6, 0.9):
         assert reason(content[: int(share * len(content))])
 
 
-def test_half_a_photograph_is_not_taken_for_a_whole_one():
+def test_half_a_photograph_is_truncated():
     assert "truncated" in reason(PHOTOGRAPHS[0][: len(PHOTOGRAPHS[0]) // 2])
 
 
-def test_what_is_no_image_is_refused():
+def test_other_files_than_images_are_refused():
     for content in (b"", b"<html>404</html>", bytes(1000)):
         assert reason(content).startswith("empty, or in none of the formats JPEG, PNG")
 
 
-def test_absurd_sizes_are_refused():
+def test_huge_or_narrow_images_are_refused():
     content = encoded(Image.new("RGB", (40, 30)))
     header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     assert content[12:16] == header[:4]
@@ -236,7 +236,7 @@ def test_absurd_sizes_are_refused():
     assert "1 x 30000 pixels" in reason(encoded(Image.new("RGB", (1, 30000))))
 
 
-def test_too_few_pixels_for_a_crop_are_refused():
+def test_image_too_small_for_its_crop_is_refused():
     view, pixel = TrainView(config("--crop-scale", "0.08", "0.08", size=16)), encoded(Image.new("RGB", (1, 1)))
     with pytest.raises(BrokenImage, match="1 x 1 pixels"):
         view(pixel, 0)

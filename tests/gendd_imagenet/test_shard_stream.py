@@ -1,4 +1,4 @@
-"""Shards that break off while they are read: the images are those of an undisturbed run, or the line says why not."""
+"""Shards that fail in the middle of reading: the images do not change, or the error names the cause."""
 
 import io
 import random
@@ -28,14 +28,14 @@ def no_pauses(monkeypatch):
 
 @pytest.fixture(scope="module")
 def folder(photos, tmp_path_factory) -> Path:
-    """90 images in 3 shards."""
+    """Write 90 images in 3 shards."""
     output = tmp_path_factory.mktemp("shards")
     make_shards([str(photos / "train"), str(output), "--images-per-shard", "30"])
     return output
 
 
 class BreakingOff(io.BytesIO):
-    """A file that can be read up to a place, which is behind the last such place."""
+    """A file that raises an error when reading beyond a position."""
 
     def __init__(self, content: bytes, end: int):
         super().__init__(content)
@@ -49,7 +49,7 @@ class BreakingOff(io.BytesIO):
 
 @pytest.fixture
 def breaking(monkeypatch) -> list[str]:
-    """Each shard breaks off again and again, a few thousand bytes on; at times it cannot be opened. The opened ones."""
+    """Make shards fail after some thousand bytes, or when opened; return the list of opened shards."""
     opened, ends, whole = [], {}, webdataset.gopen
     rng = random.Random(0)
 
@@ -65,7 +65,7 @@ def breaking(monkeypatch) -> list[str]:
     return opened
 
 
-def test_breaking_shard_stream_gives_each_image_once_in_order(folder, request):
+def test_failing_shard_stream_gives_each_image_once_in_order(folder, request):
     shard = str(folder / "00000.tar")
     undisturbed = list(images_of(shard))
     assert len(undisturbed) == 30
@@ -73,7 +73,7 @@ def test_breaking_shard_stream_gives_each_image_once_in_order(folder, request):
     assert list(images_of(shard)) == undisturbed and len(opened) > 4
 
 
-def test_training_from_breaking_shards_is_unchanged(photos, folder, request):
+def test_training_from_failing_shards_is_unchanged(photos, folder, request):
     flags = {"steps_per_epoch": 15, "unlabeled": True, "contraction": 0, "eval_dataset": photos}
     settings = config(f"{folder}/{{00000..00002}}.tar", **flags)
     undisturbed = images_and_labels(open_photos(settings, batch=6), range(15))
@@ -83,7 +83,7 @@ def test_training_from_breaking_shards_is_unchanged(photos, folder, request):
 
 
 def failing_command(shard: Path, count: Path, failures: int, size: int) -> str:
-    """A command that fails so many times after so many bytes, and then writes the whole shard."""
+    """Return a command that writes `size` bytes and fails, `failures` times, and then writes the whole shard."""
     fail = f"{{ head -c {size} {shard}; exit 56; }}"
     return f"pipe:echo >> {count}; [ $(wc -l < {count}) -gt {failures} ] || {fail}; cat {shard}"
 
@@ -97,14 +97,14 @@ def test_failing_shard_command_is_repeated_without_duplicates(size, folder, tmp_
 
 
 @pytest.mark.parametrize("size", [0, 512, 50_000])
-def test_a_command_that_fails_each_time_is_not_the_users_fault(size, folder, tmp_path):
+def test_always_failing_command_is_no_user_error(size, folder, tmp_path):
     command = failing_command(folder / "00000.tar", tmp_path / "count", TRIES, size)
     with pytest.raises(PassingFault, match="its command ended with exit code 56.*tried 4 times") as ended:
         list(images_of(command))
     assert len(ended.value.args) == 1
 
 
-def test_a_command_that_is_not_there_is_the_users_fault_at_once(capfd):
+def test_missing_shard_command_is_refused_at_once(capfd):
     with pytest.raises(UnreadableShard, match="exit code 127"):
         list(images_of("pipe:no-such-command-here"))
     assert "trying again" not in capfd.readouterr().err
@@ -112,7 +112,7 @@ def test_a_command_that_is_not_there_is_the_users_fault_at_once(capfd):
 
 @pytest.fixture
 def server():
-    """Its address; it answers as the path says: /404/ with 404, also to who asks again."""
+    """Start a server that answers with the status in the path, such as /404/; return its address."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -128,18 +128,18 @@ def server():
 
 
 @pytest.mark.parametrize(("code", "words"), [(404, "Not Found"), (403, "Forbidden")])
-def test_absent_or_closed_address_is_refused_at_once(code, words, server, capfd):
+def test_absent_or_forbidden_address_is_refused_at_once(code, words, server, capfd):
     with pytest.raises(UnreadableShard, match=f"{server}/{code}/0.tar cannot be read .HTTP Error {code}: {words}"):
         list(images_of(f"{server}/{code}/0.tar"))
     assert "trying again" not in capfd.readouterr().err
 
 
-def test_an_address_whose_server_is_out_of_order_is_not(server):
+def test_server_error_is_no_user_error(server):
     with pytest.raises(PassingFault, match="its command ended with exit code 22.*tried 4 times"):
         list(images_of(f"{server}/507/0.tar"))
 
 
-def test_a_shard_that_changes_while_it_is_waited_for_is_refused(folder, tmp_path, monkeypatch):
+def test_shard_that_changes_between_tries_is_refused(folder, tmp_path, monkeypatch):
     shard = Path(shutil.copy(folder / "00000.tar", tmp_path))
     stream = ShardStream(str(shard))
     stream.read(30_000)
@@ -149,7 +149,7 @@ def test_a_shard_that_changes_while_it_is_waited_for_is_refused(folder, tmp_path
         stream.read(512)
 
 
-def test_a_shard_cut_short_is_the_users_fault_at_once(photos, folder, tmp_path, capfd):
+def test_truncated_shard_is_refused_at_once(photos, folder, tmp_path, capfd):
     shard = tmp_path / "short.tar"
     shard.write_bytes((folder / "00000.tar").read_bytes()[:50_000])
     flags = {"steps_per_epoch": 5, "unlabeled": True, "contraction": 0, "eval_dataset": photos}

@@ -1,4 +1,4 @@
-"""Shards: written, split without overlap, the same for any number of processes and workers, and shards that fail."""
+"""Shards: writing, equal batches for any number of processes and workers, and errors."""
 
 import bz2
 import gzip
@@ -34,7 +34,7 @@ from gendd_imagenet.sources import summarize
 
 @pytest.fixture(scope="module")
 def folder(photos, tmp_path_factory) -> Path:
-    """90 images in 9 shards."""
+    """Write 90 images in 9 shards."""
     output = tmp_path_factory.mktemp("shards")
     make_shards([str(photos / "train"), str(output), "--images-per-shard", "10"])
     return output
@@ -50,7 +50,7 @@ def streamed(pattern: str, photos: Path, **settings):
     return config(pattern, **flags | settings)
 
 
-def test_shards_hold_the_files_as_they_are_with_captions(photos, folder, pattern):
+def test_shards_contain_unchanged_files_with_captions(photos, folder, pattern):
     contents = {name: content for shard in expand(pattern) for name, content in images_of(shard)}
     originals = Counter(path.read_bytes() for path in (photos / "train").rglob("*.JPEG"))
     assert Counter(contents.values()) == originals
@@ -61,7 +61,7 @@ def test_shards_hold_the_files_as_they_are_with_captions(photos, folder, pattern
     assert [Path(name).stem for name in names[::2]] == [Path(name).stem for name in names[1::2]]
 
 
-def test_the_same_images_give_the_same_shards(photos, folder, tmp_path, capsys):
+def test_same_images_give_the_same_shards(photos, folder, tmp_path, capsys):
     make_shards([str(photos / "train"), str(tmp_path), "--images-per-shard", "10"])
     assert f'--dataset "{tmp_path}/{{00000..00008}}.tar"' in capsys.readouterr().out
     assert all((tmp_path / shard.name).read_bytes() == shard.read_bytes() for shard in folder.iterdir())
@@ -78,8 +78,8 @@ def test_processes_share_a_batch_without_overlap(batch, world, grad_accum_steps)
     assert all({row // each for row in part.rows} == {part.stream} for part in parts)
 
 
-def test_streams_share_images_without_overlap_and_show_all(pattern):
-    """An epoch of one pass of each stream: no image twice, none left out."""
+def test_streams_show_each_image_once_per_epoch(pattern):
+    """In an epoch of one pass per stream, no image repeats and no image is left out."""
     shards, count = expand(pattern), 3
     seen = []
     for stream in range(count):
@@ -90,7 +90,7 @@ def test_streams_share_images_without_overlap_and_show_all(pattern):
     assert [next(other_epoch)[0] for _ in range(30)] != seen[0]
 
 
-def test_batches_depend_on_neither_workers_nor_processes(photos, pattern):
+def test_batches_do_not_depend_on_workers_or_processes(photos, pattern):
     whole = images_and_labels(open_photos(streamed(pattern, photos)), range(5))
     assert_same(images_and_labels(open_photos(streamed(pattern, photos, workers=2)), range(5)), whole)
     halves = [
@@ -105,7 +105,7 @@ def test_batches_depend_on_neither_workers_nor_processes(photos, pattern):
 
 @pytest.mark.parametrize(("batch", "shards", "world"), [(24, 3, 24), (96, 9, 96), (30, 9, 10), (12, 1, 4)])
 def test_many_processes_read_few_shards_as_one_does(photos, tmp_path, folder, content, batch, shards, world):
-    """One image is broken."""
+    """One of the images is broken."""
     mixed = tmp_path / "mixed"
     shutil.copytree(folder, mixed)
     write_shard(mixed / "00000.tar", {f"{i}.jpg": content[:100] if i == 3 else content for i in range(4)})
@@ -116,14 +116,14 @@ def test_many_processes_read_few_shards_as_one_does(photos, tmp_path, folder, co
     assert_same(joined, whole)
 
 
-def test_a_later_epoch_alone_is_what_it_is_after_the_first(photos, pattern):
+def test_later_epoch_does_not_depend_on_earlier_ones(photos, pattern):
     data = open_photos(streamed(pattern, photos))
     epochs = [images_and_labels(data, range(start, start + 5)) for start in (0, 5)]
     assert_same(images_and_labels(open_photos(streamed(pattern, photos)), range(5, 10)), epochs[1])
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
 
 
-def test_shards_take_classes_from_the_evaluation_set(photos, pattern):
+def test_shards_get_classes_from_the_evaluation_set(photos, pattern):
     settings = streamed(pattern, photos)
     summary = summarize(settings)
     assert (summary.num_classes, summary.labeled, summary.missing) == (3, False, ())
@@ -131,13 +131,13 @@ def test_shards_take_classes_from_the_evaluation_set(photos, pattern):
     assert (data.steps_per_epoch, data.class_names, data.class_sizes) == (5, (), None)
 
 
-def test_shards_through_a_pipe(photos, folder):
+def test_shards_through_a_pipe_give_the_same_batches(photos, folder):
     piped = "pipe:cat " + f"{folder}/{{00000..00008}}.tar"
     whole = images_and_labels(open_photos(streamed(f"{folder}/{{00000..00008}}.tar", photos)), range(2))
     assert_same(images_and_labels(open_photos(streamed(piped, photos)), range(2)), whole)
 
 
-def test_hidden_files_enter_no_shard_and_are_counted(photos, tmp_path, capsys):
+def test_make_shards_counts_and_skips_hidden_files(photos, tmp_path, capsys):
     images = Path(shutil.copytree(photos / "train", tmp_path / "images"))
     for name in ("._n01_0.JPEG", ".ipynb_checkpoints/n01_0.JPEG", "notes.txt"):
         (images / "n01" / name).parent.mkdir(exist_ok=True)
@@ -147,7 +147,7 @@ def test_hidden_files_enter_no_shard_and_are_counted(photos, tmp_path, capsys):
     assert len(list(images_of(str(tmp_path / "shards" / "00000.tar")))) == 90
 
 
-def test_images_of_all_formats_enter_shards_and_come_out_again(tmp_path):
+def test_make_shards_keeps_images_of_all_formats(tmp_path):
     for name in ("n01/x.gif", "n02/y.TIFF", "n02/z.png"):
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "images" / name)
@@ -157,7 +157,7 @@ def test_images_of_all_formats_enter_shards_and_come_out_again(tmp_path):
     assert Counter(contents) == Counter(path.read_bytes() for path in (tmp_path / "images").glob("*/*"))
 
 
-# What is refused, and what is passed over
+# Refused data, and files that are skipped
 
 
 def write_shard(path: Path, images: dict[str, bytes], mode: str = "w") -> str:
@@ -174,7 +174,7 @@ def content(photos) -> bytes:
     return next((photos / "train" / "n01").iterdir()).read_bytes()
 
 
-def test_write_shards_takes_images_of_any_name(photos, tmp_path, content, capsys):
+def test_shards_may_contain_images_of_any_name(photos, tmp_path, content, capsys):
     images = ["a.v2.0001.jpg", "a.v2.0002.jpg", "./b.c/1.JPEG", "../b.c/2.png", "plain", "d.jpg", "d.seg.png"]
     others = ["._d.jpg", "./.hidden/e.jpg", "d.txt", "a.v2.0001.json", "LICENSE"]
     files = dict.fromkeys(images, content) | dict.fromkeys(others, b"no image")
@@ -187,13 +187,13 @@ def test_write_shards_takes_images_of_any_name(photos, tmp_path, content, capsys
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_empty_shard_is_named(photos, tmp_path, workers):
+def test_shard_without_images_is_named(photos, tmp_path, workers):
     shard = write_shard(tmp_path / "empty.tar", {"a.txt": b"no image"})
     message = refusal(images_and_labels, open_photos(streamed(shard, photos, workers=workers)), range(1))
     assert f"--dataset: {shard} holds no image" in message
 
 
-def test_a_shard_cut_short_is_named(photos, tmp_path, content):
+def test_truncated_shard_is_named(photos, tmp_path, content):
     shard = Path(write_shard(tmp_path / "short.tar", {f"{i}.jpg": content for i in range(20)}))
     shard.write_bytes(shard.read_bytes()[:-20000])
     message = refusal(images_and_labels, open_photos(streamed(str(shard), photos)), range(5))
@@ -228,10 +228,8 @@ def join_with_itself(shard: Path) -> None:
         (join_with_itself, "goes on behind its end mark"),
     ],
 )
-def test_shards_without_an_end_or_with_more_behind_it_are_named(
-    photos, tmp_path, content, damage, reason, mode, capsys
-):
-    """tarfile reads all of them without a word, up to the fault."""
+def test_shard_without_an_end_or_with_two_ends_is_named(photos, tmp_path, content, damage, reason, mode, capsys):
+    """tarfile reads such files up to the fault without an error."""
     shard = Path(write_shard(tmp_path / "faulty.tar", {f"{i}.jpg": content for i in range(20)}))
     damage(shard)
     if mode == "w:gz":
@@ -245,23 +243,23 @@ def test_shards_without_an_end_or_with_more_behind_it_are_named(
     assert f"{shard} cannot be read" in capsys.readouterr().out
 
 
-def test_one_block_ends_a_shard(tmp_path, content):
-    """Some programs write one block of zeros in place of two and of a filled record."""
+def test_one_zero_block_ends_a_shard(tmp_path, content):
+    """Some programs write one block of zeros instead of two, and do not fill the record."""
     shard = Path(write_shard(tmp_path / "bare.tar", {"0.jpg": content}))
     end = tarfile.BLOCKSIZE + -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
     shard.write_bytes(shard.read_bytes()[: end + tarfile.BLOCKSIZE])
     assert len(list(images_of(str(shard)))) == 1
 
 
-def test_an_unreachable_address_is_named(photos, monkeypatch):
-    """It may be reached again."""
+def test_unreachable_address_is_named(photos, monkeypatch):
+    """The error is temporary, because the address may become reachable."""
     monkeypatch.setattr(retry, "PAUSES", (0,))
     address = "http://127.0.0.1:9/cc3m.tar"
     with pytest.raises(PassingFault, match=f"{address} cannot be read .its command ended with exit code 7"):
         images_and_labels(open_photos(streamed(address, photos, workers=1)), range(1))
 
 
-def test_a_broken_image_in_a_shard_is_passed_over(photos, tmp_path, content, capsys):
+def test_broken_image_in_a_shard_is_skipped(photos, tmp_path, content, capsys):
     images = {f"{i}.jpg": content for i in range(20)} | {"20.jpg": content[:100]}
     data = open_photos(streamed(write_shard(tmp_path / "mixed.tar", images), photos))
     assert all(len(images) == 8 for images, _ in images_and_labels(data, range(5)))
@@ -269,12 +267,12 @@ def test_a_broken_image_in_a_shard_is_passed_over(photos, tmp_path, content, cap
     assert "mixed.tar: 20" in capsys.readouterr().err
 
 
-def test_a_shard_of_broken_images_ends_the_run(photos, tmp_path):
+def test_shard_of_broken_images_ends_the_run(photos, tmp_path):
     shard = write_shard(tmp_path / "broken.tar", {f"{i}.jpg": b"no image" for i in range(20)})
     assert "are broken" in refusal(images_and_labels, open_photos(streamed(shard, photos)), range(1))
 
 
-# What names shards
+# Names of shards
 
 
 @pytest.mark.parametrize(
@@ -292,8 +290,8 @@ def test_shards_may_be_compressed_and_in_upper_case(photos, tmp_path, content, e
 
 
 @pytest.mark.parametrize(("ending", "compress"), [("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)])
-def test_multipart_gzip_shards_are_read_whole_and_checked(tmp_path, content, ending, compress):
-    """So do parallel compressors; tarfile's own readers end with the first part."""
+def test_multipart_compressed_shards_are_read_and_checked(tmp_path, content, ending, compress):
+    """Parallel compressors write several parts; tarfile's readers stop after the first one."""
     plain = write_shard(tmp_path / "plain.tar", {f"{i}.jpg": content for i in range(3)})
     written = Path(plain).read_bytes()
     shard = tmp_path / f"parts.tar.{ending}"
@@ -304,14 +302,14 @@ def test_multipart_gzip_shards_are_read_whole_and_checked(tmp_path, content, end
     shard.write_bytes(joined + joined)
     with pytest.raises(UnreadableShard, match="goes on behind its end mark"):
         list(images_of(str(shard)))
-    # In the checksum behind the last byte of the images.
+    # Damage the checksum after the last byte of the images.
     place = len(joined) - {"gz": 6, "bz2": 2, "xz": 20}[ending]
     shard.write_bytes(joined[:place] + bytes([joined[place] ^ 255]) + joined[place + 1 :])
     with pytest.raises(UnreadableShard, match="cannot be read"):
         list(images_of(str(shard)))
 
 
-def test_a_folder_of_shards_is_its_shards_in_natural_order(photos, tmp_path, content):
+def test_folder_of_shards_is_read_in_natural_order(photos, tmp_path, content):
     names = [write_shard(tmp_path / f"{i}.tar", {f"{i}.jpg": content}) for i in (1, 2, 10)]
     (tmp_path / "README.md").write_text("no shard")
     settings = streamed(tmp_path, photos)
@@ -323,14 +321,14 @@ def test_a_folder_of_shards_is_its_shards_in_natural_order(photos, tmp_path, con
 
 
 @pytest.mark.parametrize("beside", ["more/x.txt", "x.png"])
-def test_a_folder_of_more_than_shards_is_one_of_images(tmp_path, content, beside):
+def test_folder_with_other_files_is_a_folder_of_images(tmp_path, content, beside):
     write_shard(tmp_path / "0.tar", {"0.jpg": content})
     (tmp_path / beside).parent.mkdir(exist_ok=True)
     (tmp_path / beside).touch()
     assert not is_shards(str(tmp_path))
 
 
-def test_the_archives_that_imagenet_came_in_are_no_shards(tmp_path, monkeypatch, content):
+def test_imagenets_archives_are_not_shards(tmp_path, monkeypatch, content):
     (tmp_path / "imagenet").mkdir()
     write_shard(tmp_path / "imagenet" / "ILSVRC2012_img_val.tar", {"0.jpg": content})
     monkeypatch.chdir(tmp_path)
@@ -338,7 +336,7 @@ def test_the_archives_that_imagenet_came_in_are_no_shards(tmp_path, monkeypatch,
     assert is_shards("./imagenet")
 
 
-def test_what_is_taken_as_shards_is_told_where_nothing_is_found(photos, tmp_path):
+def test_missing_data_error_lists_shard_extensions(photos, tmp_path):
     missing = summarize(streamed(tmp_path / "cc3m.zip", photos)).missing
     assert "or shards (.tar, .tar.gz, .tgz, .tar.bz2, .tar.xz)" in missing[0]
 
@@ -351,7 +349,7 @@ def test_what_is_taken_as_shards_is_told_where_nothing_is_found(photos, tmp_path
         ({"eval_dataset": ""}, "--eval-dataset is missing"),
     ],
 )
-def test_settings_that_shards_cannot_have(photos, pattern, settings, message):
+def test_settings_that_shards_cannot_have_are_refused(photos, pattern, settings, message):
     flags = {"steps_per_epoch": 5, "unlabeled": True, "contraction": 0, "eval_dataset": photos, **settings}
     assert message in refusal(config(pattern, **flags).check)
 
@@ -362,7 +360,7 @@ def test_missing_shards_are_refused(photos, folder):
     assert "2 of 11 shards are not there" in refusal(open_photos, beyond)
 
 
-def test_addresses_that_cannot_be_read_are_refused(photos):
+def test_unsupported_addresses_are_refused(photos):
     settings = streamed("s3://bucket/{000..009}.tar", photos)
     message = "--dataset s3://bucket/{000..009}.tar: addresses of s3:// are not supported; name a command"
     for work in (summarize, check_data):
@@ -370,7 +368,7 @@ def test_addresses_that_cannot_be_read_are_refused(photos):
     assert len(expand("pipe:aws s3 cp s3://bucket/{000..009}.tar -")) == 10
 
 
-def test_check_walks_through_shards(photos, pattern, tmp_path, content, capsys):
+def test_check_data_reads_all_shards(photos, pattern, tmp_path, content, capsys):
     check_data(streamed(pattern, photos))
     assert "9 shards with 90 images" in capsys.readouterr().out
     bad = write_shard(tmp_path / "bad.tar", {"a.jpg": content[:100]})

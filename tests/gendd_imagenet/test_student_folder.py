@@ -1,4 +1,4 @@
-"""The plain student that a run leaves: timm loads it, with its image size, normalization and crop."""
+"""The plain student of a run: timm loads it, with its image size, normalization and crop."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def run(command) -> Path:
 
 
 def folder_of(family, name: str, num_classes: int, image_size: int, path: Path) -> tuple[torch.nn.Module, Path]:
-    """A network with random weights, written as a run's student."""
+    """Write a network with random weights as the student of a run; return the network and the folder."""
     torch.manual_seed(0)
     network = create_network(name, family.zoo, num_classes, image_size).eval()
     evaluation = SimpleNamespace(
@@ -79,15 +79,15 @@ def test_timm_rebuilds_a_student_of_the_cifar_zoo(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["toy:network", "timm/test_resnet", "timm/test_efficientnet"])
-def test_no_architecture_is_named_that_timm_builds_otherwise(name, tmp_path):
-    """A user's function, and timm's networks whose stems the CIFAR family changes."""
+def test_changed_network_names_no_timm_architecture(name, tmp_path):
+    """timm cannot build a user's function, or networks whose stems the CIFAR family changes."""
     _, folder = folder_of(CIFAR, name, 5, 32, tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert "architecture" not in config and config["gendd"]["network"] == name
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
 
 
-def test_the_file_is_the_same_byte_for_byte(tmp_path):
+def test_student_file_is_reproducible_byte_for_byte(tmp_path):
     files = []
     for number in range(6):
         (tmp_path / str(number)).mkdir()
@@ -96,8 +96,8 @@ def test_the_file_is_the_same_byte_for_byte(tmp_path):
     assert len(set(files)) == 1
 
 
-def test_the_page_says_how_a_student_is_used(run, command, photos, tmp_path, monkeypatch):
-    """The lines under "Use it", as they are, see what the evaluation sees."""
+def test_documented_use_of_a_student_works(run, command, photos, tmp_path, monkeypatch):
+    """Run the code under "Use it" unchanged: image and feature agree with the evaluation's."""
     (code,) = re.findall(r"## Use it.*?```python\n(.*?)```", (DOCS / "folder.md").read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 9
     trained = create_network("timm/test_vit", FAMILY.zoo, 0, 96).eval()
@@ -114,13 +114,13 @@ def test_the_page_says_how_a_student_is_used(run, command, photos, tmp_path, mon
     assert found["feature"].shape == (1, 64) and cosine > 0.999
 
 
-def test_the_folder_names_the_teacher(run):
+def test_student_folder_names_the_teacher(run):
     config = json.loads((run / "student" / "config.json").read_text())
     assert config["gendd"]["teacher"]["network"] == "timm/test_resnet"
     assert (config["gendd"]["epoch"], config["gendd"]["epochs"]) == (2, 2)
 
 
-def test_a_student_is_there_after_the_first_epoch(command, tmp_path, monkeypatch):
+def test_student_is_written_after_the_first_epoch(command, tmp_path, monkeypatch):
     def stopped(self):
         if self.epoch == 1:
             raise KeyboardInterrupt
@@ -135,7 +135,7 @@ def test_a_student_is_there_after_the_first_epoch(command, tmp_path, monkeypatch
     assert json.loads((folder / "config.json").read_text())["gendd"]["epoch"] == 1
 
 
-def test_the_file_alone_knows_its_classes(tmp_path):
+def test_student_file_contains_its_classes(tmp_path):
     words = ["classification", "--dataset", "digits", "--student", "toy:network", "--epochs", "1"]
     train_cifar([*words, "--batch-size", "1198", "--image-size", "8", "--runs", str(tmp_path)])
     (file,) = tmp_path.rglob("student.safetensors")

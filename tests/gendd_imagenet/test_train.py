@@ -1,4 +1,4 @@
-"""The train program on small photographs with toy networks: every method, long tails, shards, processes."""
+"""The train program on small photographs with toy networks: all methods, long tails, shards and processes."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2", 
 
 @pytest.fixture(scope="module")
 def teacher(photos, tmp_path_factory) -> Path:
-    """A run that tells the three colors apart."""
+    """Train a classifier of the three colors."""
     runs = tmp_path_factory.mktemp("teacher")
     main(["classification", *COMMON, "--dataset", str(photos), "--lr", "5e-3", "--epochs", "12",
           "--eval-every", "12", "--runs", str(runs)])  # fmt: skip
@@ -36,7 +36,7 @@ def teacher(photos, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(photos, teacher, tmp_path):
-    """Trains with further flags; the run's folder."""
+    """Return a function that trains with further flags, and returns the run's folder."""
 
     def train(*flags: str, method: str = "gendd", runs: str = "runs", dataset: str = str(photos)) -> Path:
         flags = (method, *COMMON, *for_head(method, HEAD), "--dataset", dataset, *flags)
@@ -56,7 +56,7 @@ def shards(photos, tmp_path_factory) -> str:
 
 @pytest.fixture
 def unlabeled(photos, shards) -> list[str]:
-    """Flags of a training without labels from shards."""
+    """Return flags for training without labels from shards."""
     return ["--dataset", shards, "--eval-dataset", str(photos), "--steps-per-epoch", "5", "--unlabeled",
             "--contraction", "0"]  # fmt: skip
 
@@ -90,9 +90,9 @@ def test_teacher_learns_the_colors(teacher):
     ids=["gendd", "gendd-unlabeled", "gendd-few-labels", "pretrain", "kd", "dkd", "ikl", "dist", "srd", "vkd", "simkd",
          "regression", "kl"],
 )  # fmt: skip
-def test_methods(run, method, flags):
+def test_method_learns_on_photographs(run, method, flags):
     folder = run(*flags, method=method)
-    # The variational bound of so few images jumps.
+    # The variational bound is noisy with so few images.
     losses = [record.get("mse", record["loss"]) for record in read_metrics(folder) if record["kind"] == "train"]
     assert losses[-1] < losses[0]
     assert result(folder)["images"] == 21 and result(folder)["split"] == "val"
@@ -105,13 +105,13 @@ def test_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled):
     assert_same_weights(run(*unlabeled, runs="parts"), whole, rtol=0, atol=0)
 
 
-# A cache of the teacher's features
+# A cache of teacher features
 
 VIEWS = ["--cached-views", "2", "--auto-augment", "rand-m7-n2-mstd0.5", "--label-smoothing", "0.1", "--epochs", "3"]
 
 
 def test_run_from_a_cache_equals_the_run_with_its_teacher(run, tmp_path):
-    """Where views do not differ, but for rounding: one crop of the whole image, without a flip."""
+    """Views are equal up to rounding: one crop of the whole image, without a flip."""
     same = ["--crop-scale", "1", "1", "--hflip", "0", "--optimizer", "sgd", "--lr", "1e-1", "--batch-size", "4"]
     same += ["--train-list", str(tmp_path / "squares.txt")]
     square = tmp_path / "photos"
@@ -140,7 +140,7 @@ def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path):
     assert_same_weights(run(*cache, "--workers", "2", runs="parts"), whole, rtol=0, atol=0)
 
 
-def test_what_no_cache_can_hold_is_refused(run, unlabeled, tmp_path):
+def test_cache_refuses_mixed_images_and_shards(run, unlabeled, tmp_path):
     cache = ["--teacher-cache", str(tmp_path / "cache")]
     for mixing in ("--mixup", "--cutmix"):
         with refuses(f"{mixing} 0.2: mixes images anew in each batch"):
@@ -150,7 +150,7 @@ def test_what_no_cache_can_hold_is_refused(run, unlabeled, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
+def test_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
     copy = Path(shutil.copytree(photos, tmp_path / "copy"))
     cache = ["--teacher-cache", str(tmp_path / "cache"), "--cached-views", "1", "--epochs", "1", "--auto-augment"]
     run(*cache, "rand-m7-n2", dataset=str(copy), runs="first")
@@ -172,7 +172,7 @@ def test_a_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
     assert not list((tmp_path / "second").glob("**/result.json"))
 
 
-def test_shards_and_folder_need_unlabeled_or_labels(run, unlabeled, photos):
+def test_training_without_labels_needs_the_unlabeled_flag(run, unlabeled, photos):
     with refuses("has no labels; train without them: --unlabeled"):
         run(*[flag for flag in unlabeled if flag != "--unlabeled"])
     with refuses("METHOD kl: reads no label; say so with --unlabeled"):
@@ -198,7 +198,7 @@ def test_dry_run_finds_all_errors_in_the_data(run, tmp_path, monkeypatch, capsys
         run(*flags, method=method)
     assert message in str(refused.value)
     before = list(tmp_path.rglob("*"))
-    with pytest.raises(ValueError):  # There is no run folder to be found.
+    with pytest.raises(ValueError):  # The dry run makes no run folder, so the fixture fails.
         run(*flags, "--dry-run", method=method)
     output = capsys.readouterr().out
     assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
@@ -231,7 +231,7 @@ def test_long_tail_is_reported_in_groups(run, photos, tmp_path):
     folder = run("--train-list", str(tmp_path / "train.txt"), "--contraction", "0", "--epochs", "1")
     for accuracy in result(folder)["last"].values():
         groups = [accuracy[name] for name in ("many", "medium", "few")]
-        # Seven evaluation images of each class.
+        # Each class has seven evaluation images.
         assert accuracy["top1"] == pytest.approx(sum(groups) / 3, abs=0.01)
     teacher = json.loads((folder / "environment.json").read_text())["teacher"]
     assert {"many", "medium", "few"} <= set(teacher)
@@ -244,7 +244,7 @@ def test_broken_images_are_counted_in_the_metrics(run, photos, tmp_path, capsys)
     folder = run(dataset=str(copy), runs="broken")
     assert "passed over beside them: 1 hidden\n" in capsys.readouterr().out
     counted = [record.get("broken_images", 0) for record in read_metrics(folder) if record["kind"] == "train"]
-    # 5 batches of 16 an epoch leave out 10 of the 90 images, the broken one perhaps among them.
+    # An epoch of 5 batches of 16 omits 10 of the 90 images, perhaps the broken one.
     assert set(counted) <= {0, 1} and sum(counted) >= 1
 
 
@@ -261,17 +261,17 @@ def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teache
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)
     assert [record["kind"] for record in ours] == [record["kind"] for record in theirs]
     assert_same_weights(alone, together, rtol=1e-3, atol=1e-4)
-    # 21 evaluation images, in one batch of one process: counted once.
+    # 21 evaluation images fit in one batch of one process, and are counted once.
     assert result(together)["images"] == 21
 
 
-def test_data_is_checked_before_a_run(photos, tmp_path, capsys):
+def test_check_data_starts_no_run(photos, tmp_path, capsys):
     main(["classification", *COMMON, "--dataset", str(photos), "--runs", str(tmp_path), "--check-data"])
     assert "90 images to train on, 3 classes of 30 to 30" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
 
-def test_out_of_memory_names_what_halves_it(run, monkeypatch):
+def test_out_of_memory_error_names_a_remedy(run, monkeypatch):
     def no_room(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
