@@ -1,4 +1,4 @@
-"""A family of images: what a family adds to the shared programs."""
+"""A family of images (CIFAR or photographs): the parts that it adds to the shared programs."""
 
 import importlib
 from collections.abc import Callable, Collection
@@ -16,26 +16,27 @@ from gendd.methods.options import SamplingOptions
 from gendd.networks.create import Zoo
 
 PAPERS, AS_PAPER = "the paper's", "as the paper's"
-# What the tensors of a checkpoint file say of its head.
+# Options of the head that follow from the tensors of a checkpoint file.
 NETWORK = ("depth", "trunk_depth", "prediction", "noise_path")
 
 
 @dataclass(frozen=True)
 class Family:
-    """
+    """A family of images, with its networks, data and defaults.
+
     Args:
-        name: of the package, such as "gendd_cifar".
+        name: name of the package, such as "gendd_cifar".
         data, optimizer, run: parts of the default configuration.
-        summarize: what is known of a configuration's data without reading it.
-        check_data: prints what a configuration's data holds; raises UserError if something is missing or broken.
-        open_training: (config, number of classes, plan, world, network, labeled_only) -> the images to train on,
-            normalized for the network; those without labels come with label -1, or are left out (labeled_only).
-        open_evaluation: (config, plan, world, network, of_training) -> the images to evaluate on, or those to train on
-            as they are (of_training). In a dry run both may hold no images: their sizes are all that is asked for.
-        class_sizes: number of training images (C,) of each class; None if the training set is not there or has no
-            labels.
-        paper: what --paper sets: values of the flags that the paper's protocol of draws and sampling consists of.
-        typed: module that the user named after python -m; the family's own if empty.
+        summarize: returns the facts about a configuration's data that need no reading of images.
+        check_data: prints the contents of a configuration's data; raises UserError if something is missing or broken.
+        open_training: (config, number of classes, plan, world, network, labeled_only) -> the training images,
+            normalized for the network. Images without a label have label -1; labeled_only drops them.
+        open_evaluation: (config, plan, world, network, of_training) -> the evaluation images, or the training images
+            without augmentation (of_training). In a dry run both may be empty: only their sizes are needed.
+        class_sizes: returns the number of training images (C,) of each class; None if the training set is missing or
+            does not have labels.
+        paper: the flags that --paper sets, with their values: the paper's protocol of draws and sampling.
+        typed: module that the user named after python -m; the family's if empty.
     """
 
     name: str
@@ -53,23 +54,23 @@ class Family:
 
     @property
     def module(self) -> str:
-        """For usage lines and remedies."""
+        """The module to name after python -m in usage lines and error messages."""
         return self.typed or self.name
 
     def config(self, method: Method, **values) -> Config:
-        """Return the default configuration of a method, with other values of fields."""
+        """Return the default configuration of a method, with these values of fields."""
         return Config(data=self.data, method=method, optimizer=self.optimizer, run=self.run).changed(**values)
 
     def in_protocol(self, method: Method, names: Collection[str] | None = None) -> Method:
-        """Return a method's options with the paper's protocol of draws and sampling, or these of them."""
+        """Return a method's options with the paper's protocol of draws and sampling, or only the named ones of it."""
         known = [name for name in self._known(method) if names is None or name in names]
         return replace(method, **{name: self.paper[name] for name in known})
 
     def protocol(self, options: object, of_run: bool = True) -> str:
-        """Return in what network, training and sampling differ from the paper's.
+        """Describe how network, training and sampling differ from the paper's.
 
         Args:
-            of_run: whether the options of training are known; a checkpoint file does not hold them.
+            of_run: the options of training are known; a checkpoint file does not hold them.
         """
         known, sampling = self._known(options), field_names(SamplingOptions)
         parts = {
@@ -79,7 +80,7 @@ class Family:
         }
         words = {part: self._differing(options, names) for part, names in parts.items()}
         if not of_run:
-            words["training"] = "not known of a checkpoint file"
+            words["training"] = "unknown for a checkpoint file"
         if set(words.values()) == {AS_PAPER}:
             return PAPERS
         return "; ".join(f"{part} {text}" for part, text in words.items())
@@ -103,7 +104,7 @@ def family_named(name: object) -> Family:
     """Return the family of this name.
 
     Raises:
-        InvalidValue: there is none.
+        InvalidValue: the name is unknown.
     """
     if name not in FAMILIES:
         raise InvalidValue(name, f"no such family; known: {', '.join(FAMILIES)}")
@@ -111,18 +112,23 @@ def family_named(name: object) -> Family:
 
 
 def family_of(config: Config) -> Family:
-    """Return the family whose images a configuration is for.
+    """Return the family of a configuration's data.
 
     Raises:
-        ValueError: its data are of none.
+        ValueError: the data do not belong to any family.
     """
     for family in map(family_named, FAMILIES):
         if isinstance(config.data, type(family.data)):
             return family
-    raise ValueError(f"the configuration's data are of no family of images: {type(config.data).__name__}")
+    raise ValueError(f"the configuration's data do not belong to any family of images: {type(config.data).__name__}")
 
 
 def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
-    """`Family.paper` (arXiv 2507.14503, its release): K draws per token in training, steps of its sampler."""
+    """Return the value of `Family.paper` from the paper's release (arXiv 2507.14503).
+
+    Args:
+        repeats: draws per token in training (K).
+        steps: steps of the sampler.
+    """
     sampling = {"sampler": "ancestral", "sampling_steps": steps, "num_samples": 5, "guidance": 2.0}
     return {**PAPER, "repeats": repeats, **sampling}

@@ -1,4 +1,4 @@
-"""The train program of both families: build, print the plan, train, evaluate, keep the result."""
+"""The train program of both families: build the networks, print the plan, train, evaluate, write the result."""
 
 import argparse
 import contextlib
@@ -56,23 +56,23 @@ from gendd.runs.lock import Busy, sole_writer
 from gendd.training.loop import Training
 from gendd.training.optim import create_optimizer
 
-# The flags that open the help of a method.
+# The flags at the top of a method's help.
 MOST_USED = (
     *("student", "teacher", "teacher_weights", "dataset", "images", "unlabeled"),
     *("epochs", "batch_size", "lr", "seed", "dry_run"),
 )
-# Seconds between looks whether another run has trained a shared stage 1.
+# Seconds between two checks whether another run has finished a shared stage 1.
 WAIT = 10
 PICTURED_FEATURES = 1000
-# Images whose features tell the units of them all.
+# Images from whose features the task measures the scale of all features.
 MEASURED_FEATURES = 4096
 
 
 def train(family: Family, arguments: list[str]) -> None:
-    """The train program of a family: METHOD [flags], --config FILE [flags], or --resume RUN.
+    """Run the train program of a family: METHOD [flags], --config FILE [flags], or --resume RUN.
 
     Raises:
-        UserError: whatever in the command, the data or the weights cannot work.
+        UserError: the command, the data or the weights cannot work.
     """
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(_usage(family))
@@ -118,7 +118,7 @@ def _usage(family: Family) -> str:
 
 
 def configuration(family: Family, arguments: list[str]) -> Config:
-    """Return the configuration of METHOD [flags], of a file that --config names, or of a run that --resume names."""
+    """Return the configuration from METHOD [flags], from --config FILE or from --resume RUN."""
     method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--resume", nargs="?")
@@ -143,19 +143,19 @@ def _from_file(family: Family, file: str, method: str) -> Config:
     with naming("--config"):
         config = read_config(Path(os.path.expanduser(file)), family)
     if method not in ("", config.method.name):
-        raise UserError(f"METHOD {method}: --config {file} is of {config.method.name}; leave METHOD out")
+        raise UserError(f"METHOD {method}: --config {file} is for {config.method.name}; leave METHOD out")
     return config
 
 
 def parsed(family: Family, flags: list[str], default: Config) -> Config:
-    """Parse flags over a configuration. --paper sets its flags, unless it had in `default` already."""
+    """Parse flags over a configuration. --paper sets its flags, unless `default` has it already."""
     program = f"{family.module} train {default.method.name}"
     kind: Any = Config[type(default.data)]  # type: ignore[misc]
     config: Config = parse(kind, program, flags, default, _description(default))
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
         config = dataclasses.replace(config, method=family.in_protocol(config.method))
     config = config.resolved()
-    # Without labels the default contraction is 0. Another value, which was typed, is refused (`Method.check`).
+    # Without labels the default contraction is 0. `Method.check` refuses any other value from the command line.
     if config.data.unlabeled and contraction_of(config) == contraction_of(default):
         config = dataclasses.replace(config, method=config.method.without_labels())
     return config
@@ -172,29 +172,29 @@ def _description(config: Config) -> str:
 
 
 def _resumed(family: Family, run: RunFolder, method: str, flags: list[str]) -> Config:
-    """The configuration of a run, with what the flags beside --resume change of it.
+    """Return the configuration of a run, changed by the flags that follow --resume.
 
     Raises:
-        UserError: no such run, or a flag that would make it another one.
+        UserError: the run does not exist, or a flag would make it another run.
     """
     saved = run.config(family)
     if method not in ("", saved.method.name):
-        raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave it out beside --resume")
+        raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave METHOD out with --resume")
     config = parsed(family, flags, saved)
     run.check(config, family)
     if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
-        raise UserError(f"--runs {config.run.runs}: --resume {run.path} does not lie there; leave one of them out")
+        raise UserError(f"--runs {config.run.runs}: --resume {run.path} is not in it; leave one of them out")
     return config
 
 
 class TrainProgram:
-    """One run of a train program, built from its configuration.
+    """A run of a train program, built from its configuration.
 
     Args:
-        shared: whether it is the stage 1 of a run, which other runs may share.
+        shared: the run is stage 1, which several runs may share.
 
     Attributes:
-        missing: what a dry run found absent.
+        missing: one message for each absent input that a dry run found.
     """
 
     def __init__(self, family: Family, config: Config, world: World, shared: bool = False):
@@ -210,40 +210,44 @@ class TrainProgram:
         self._check()
 
     def _without_idle_cache(self, config: Config) -> Config:
-        """The configuration as it is, but for a cache that its method needs only without labels: both stages of a
-        recipe are given the same flags."""
+        """Return the configuration without a cache that its method does not read.
+
+        Both stages of a recipe get the same flags, and a method may need the cache only without labels.
+        """
         if not config.data.teacher_cache or self.method.reads_feature(config.data.lacks_labels):
             return config
         flag, name = f"--teacher-cache {config.data.teacher_cache}", self.method.name
         if self.method.feature == "never":
             able = ", ".join(name for name, known in METHODS.items() if known.feature != "never")
-            raise UserError(f"{flag}: {name} learns from no feature that it could hold; leave it out ({able} do)")
+            raise UserError(
+                f"{flag}: {name} does not learn from cached features; leave it out (these methods do: {able})"
+            )
         self._say(f"{flag}: not used, {name} with labels reads no feature of the teacher")
         return config.changed(teacher_cache=None, cached_views=None)
 
     def _check(self) -> None:
         config, method, name = self.config, self.method, self.method.name
         if method.needs_teacher and not config.networks.teacher:
-            raise UserError(f"--teacher is missing: {name} learns from one; name its network")
+            raise UserError(f"--teacher is missing: {name} learns from a teacher; name its network")
         if config.networks.teacher and not method.needs_teacher:
-            raise UserError(f"--teacher {config.networks.teacher}: {name} has none; leave it out")
+            raise UserError(f"--teacher {config.networks.teacher}: {name} does not use a teacher; leave it out")
         if config.data.unlabeled and not method.unlabeled:
             able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
             field, value = config.data.unlabeled_by
-            raise InvalidSetting(field, value, f"{name} needs labels; without any learn {able}")
+            raise InvalidSetting(field, value, f"{name} needs labels; choose a method that learns without: {able}")
         if not config.data.unlabeled and not method.labeled:
-            raise UserError(f"METHOD {name}: reads no label; say so with --unlabeled")
+            raise UserError(f"METHOD {name}: it reads no labels; add --unlabeled")
         teacher = config.networks.teacher
         if teacher and not config.networks.teacher_weights and not is_foreign(teacher):
             self._refuse(
-                "--teacher-weights is missing: name a file, a run folder, or timm for those that timm publishes (or "
-                "random, for a trial of speed and memory)"
+                "--teacher-weights is missing: name a file or a run folder, or give timm for the published weights "
+                "(random works for a trial of speed and memory)"
             )
         check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)
         self.run.check(config, self.family, SET_BY if self.shared else None)
 
     def _refuse(self, message: str) -> None:
-        """Ends the program, but a dry run lists it with what else is missing."""
+        """Raise UserError; in a dry run, add the message to `missing` instead."""
         if not self.config.run.dry_run:
             raise UserError(message)
         self.missing.append(message)
@@ -259,7 +263,7 @@ class TrainProgram:
                 self._run()
 
     def _hold_folder(self, held: contextlib.ExitStack) -> None:
-        """Keep other commands off the run folder until `held` closes; wait where another run trains a shared stage."""
+        """Lock the run folder until `held` closes; if another run trains a shared stage, wait for it."""
         while refusal := self._try_to_hold(held):
             if not self._all(self.shared and isinstance(refusal, Busy)):
                 raise refusal
@@ -267,7 +271,7 @@ class TrainProgram:
             time.sleep(WAIT)
 
     def _try_to_hold(self, held: contextlib.ExitStack) -> UserError | None:
-        """Return why the first process cannot hold the run folder, in all processes; None if it does."""
+        """Lock the run folder in the first process; return in all processes why it failed, or None."""
         refusal = None
         if self.world.is_first:
             try:
@@ -276,10 +280,10 @@ class TrainProgram:
                 refusal = error
         if self._all(refusal is None):
             return None
-        return refusal or Busy(f"{self.run.path}: the first process cannot write there, for the reason that it prints")
+        return refusal or Busy(f"{self.run.path}: the first process cannot write there; see its message")
 
     def _all(self, value: bool) -> bool:
-        """Whether a value is true in all processes."""
+        """Return True if a value is true in all processes."""
         return self.world.all_true(torch.tensor(value, device=self.world.device))
 
     def _run(self) -> None:
@@ -316,7 +320,7 @@ class TrainProgram:
 
     @torch.no_grad()
     def _measure_features(self) -> None:
-        """Show the task some of the teacher's features, of the first training images, before it learns from them."""
+        """Let the task measure the teacher's features of the first training images before training."""
         teacher = self.teacher
         if not teacher or not self.task.measures_features:
             return
@@ -345,10 +349,10 @@ class TrainProgram:
         self._say(f"  images     {self.data.size} to train on, {held}")
         self._say(steps_line(self.data.steps_per_epoch, self.config.optimizer.epochs))
         if passed_over := self.data.passed_over + self.evaluation.passed_over:
-            self._say(f"  passed over beside them: {describe(passed_over)}")
+            self._say(f"  ignored    {describe(passed_over)}")
         self._check_teacher()
         if changed := self.run.check_data(self.data, self.evaluation):
-            self._say(f"  evaluated on other images than so far: {changed}")
+            self._say(f"  evaluation images changed since the last start: {changed}")
 
     def _build(self) -> None:
         config = self.config
@@ -357,11 +361,13 @@ class TrainProgram:
         if summary.num_classes is None or (summary.missing and not summary.fetched and not config.run.dry_run):
             raise UserError("; ".join(summary.missing))
         if not summary.labeled and not config.data.unlabeled:
-            raise UserError(f"--dataset {config.data.dataset}: has no labels; train without them: --unlabeled")
+            raise UserError(
+                f"--dataset {config.data.dataset}: it does not have labels; train without them: --unlabeled"
+            )
         self.summary, self.num_classes = summary, summary.num_classes
         trained = None
         if self.run.last.exists():
-            # A run folder is enough to resume: the initial weights are not needed again.
+            # Resuming needs only the run folder, not the initial weights.
             config = config.changed(student_weights=None)
             with naming("resume"):
                 trained = read_weights(self.run.path)
@@ -385,17 +391,17 @@ class TrainProgram:
             self.task.setup_ema(config.optimizer.ema_decay, use_warmup=True)
 
     def _check_start(self, config: Config) -> None:
-        """Refuse initial weights of a run of this data set that trained on images held out here."""
+        """Refuse initial weights from a run that trained on images held out here."""
         start, data = config.networks.student_weights, config.data
-        theirs = embedded_record(weights_file(start)).get("data", {}) if start and data.holdout else {}
-        if theirs.get("dataset") == data.dataset and theirs["holdout"] != data.holdout:
+        start_data = embedded_record(weights_file(start)).get("data", {}) if start and data.holdout else {}
+        if start_data.get("dataset") == data.dataset and start_data["holdout"] != data.holdout:
             self._refuse(
-                f"--student-weights {start}: was trained with --holdout {theirs['holdout']}, so on images that "
-                f"--holdout {data.holdout} holds out here; train it with the same"
+                f"--student-weights {start}: its run has --holdout {start_data['holdout']}, so it trained on images "
+                f"that --holdout {data.holdout} holds out here; train both with the same value"
             )
 
     def _check_teacher(self) -> None:
-        """Refuse a teacher of other classes than the data's, or another one than the run began with."""
+        """Refuse a teacher with other classes than the data, or another teacher than at the start of the run."""
         if not self.teacher:
             return
         if self.teacher.classifier and self.teacher.loaded.file:
@@ -403,7 +409,7 @@ class TrainProgram:
         self.run.check_teacher(weights_record(self.teacher.loaded))
 
     def _teacher_record(self) -> dict:
-        """The teacher's weights, and, if it classifies, its accuracy on the evaluation images, measured."""
+        """Return the record of the teacher's weights, with its measured accuracy if it classifies."""
         teacher = self.teacher
         if not teacher:
             return {}
@@ -423,7 +429,9 @@ class TrainProgram:
         if config.run.compile:
             missing = missing_for_compile(world.device)
             if missing:
-                self._say(f"--compile: {missing} is missing; training goes on without, slower, to the same result")
+                self._say(
+                    f"--compile: {missing} is missing; continuing without compilation, slower, with the same result"
+                )
             else:
                 self.task.compile()
         if world.size > 1:
@@ -476,7 +484,6 @@ class TrainProgram:
         self._say_result()
 
     def _say_result(self) -> None:
-        # sh/compare.sh looks for the last line.
         self._say(f"{self.run.path} is complete: {self.run.headline()}\nresults in {self.run.path.absolute()}")
 
     def _say(self, text: str) -> None:
@@ -485,6 +492,6 @@ class TrainProgram:
 
 
 def weights_record(loaded: LoadedNetwork) -> dict:
-    """Return the file of a network's weights and its checksum, if there is one, and the checksum of the tensors."""
+    """Return the source of a network's weights, the checksum of its file (None without one) and of its tensors."""
     sums = {"sha256": checksum(loaded.file) if loaded.file else None, "tensors_sha256": loaded.checksum}
     return {"weights": str(loaded.file or loaded.loaded), **sums}

@@ -1,4 +1,4 @@
-"""Networks with their weights, and the task around them, as a configuration names them."""
+"""Build the networks, their weights and the task of a configuration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from gendd.networks.create import (
 from gendd.networks.external import is_foundation
 from gendd.runs.folder import run_record, saved_config
 
-# In place of a file's path, on the command line: a trial of a recipe needs no trained teacher.
+# Given in place of a file: random weights, to try a recipe without a trained teacher.
 RANDOM = "random"
 
 
@@ -46,14 +46,14 @@ def build_student(
     image_size: int,
     allow_partial: bool | None = False,
 ) -> LoadedNetwork:
-    """Create the student and fill it.
+    """Create the student and load its weights.
 
     Args:
-        weights: a file, a run folder, "timm": those that timm publishes, or "random", as None: for trials.
-        allow_partial: as `checkpoint.load_weights` has it.
+        weights: a file, a run folder, "timm" for the published weights, or "random" or None for random ones.
+        allow_partial: see `checkpoint.load_weights`.
 
     Raises:
-        UserError: unknown name, absent or unfit weights, another class count than the data's.
+        UserError: the name is unknown, the weights are missing or do not fit, or their class count is not the data's.
     """
     with naming("student"):
         network = create_network(name, zoo, num_classes, image_size)
@@ -75,12 +75,12 @@ def build_teacher(
     device: torch.device | None = None,
     precision: str = "fp32",
 ) -> FrozenTeacher:
-    """Create the teacher, fill it, and find out whether it classifies the data.
+    """Create the teacher, load its weights, and determine whether it classifies the data.
 
-    It does not if it has no classifier, one for another number of classes, or is not to (--no-teacher-classifier).
+    It does not without a classifier, with one for another number of classes, or with --no-teacher-classifier.
 
     Raises:
-        UserError: as `build_student`; or the method learns from a classifier that is not there.
+        UserError: see `build_student`; or the method needs a classifier and the teacher does not classify the data.
     """
     networks, weights, name = config.networks, config.networks.teacher_weights, config.networks.teacher or ""
     size_field = "teacher_image_size" if networks.teacher_image_size else "image_size"
@@ -88,7 +88,7 @@ def build_teacher(
     found = find_weights("teacher", name, weights, zoo)
     with naming("teacher"):
         own = _own_classes(found, name, zoo, num_classes, image_size, size_field)
-        # What its classifier reads is the pooled feature.
+        # The teacher's classifier takes the pooled feature as its input.
         is_classifier = own == num_classes > 0 and own != _projection(name, zoo)
         classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
@@ -113,7 +113,7 @@ def build_teacher(
         check_repeats(name, network, kind, image_size)
     if not classifies:
         loaded.normalization += (
-            f"; learned by its {describe(network, kind)} feature of {width} numbers, it classifies nothing here"
+            f"; the student learns its {describe(network, kind)} feature ({width} numbers), not its logits"
         )
     if image_size != config.data.image_size:
         loaded.normalization += f"; sees images of {image_size} pixels"
@@ -125,35 +125,39 @@ def build_teacher(
     return frozen
 
 
-# Features that the teacher's classifier reads.
+# The values of `teacher_feature` that the teacher's classifier takes as input.
 READABLE = ("auto", "pooled")
 
 
 def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights | None) -> None:
-    """Refuse a teacher that does not classify the data, where the method learns from a classifier."""
+    """Raise InvalidSetting: the method needs the teacher's classifier, and the teacher does not classify the data."""
     name = config.method.name
     if config.networks.teacher_feature not in READABLE:
         raise InvalidSetting(
             "teacher_feature",
             config.networks.teacher_feature,
-            f"is not what the teacher's classifier reads, from which {name} learns; {FEATURES_ALONE}",
+            f"{name} learns from the teacher's classifier, which takes the pooled feature; {FEATURES_ALONE}",
         )
     if not config.networks.teacher_classifier:
-        raise InvalidSetting("teacher_classifier", False, f"{name} learns from it; leave it out; {FEATURES_ALONE}")
+        raise InvalidSetting(
+            "teacher_classifier", False, f"{name} learns from the classifier; leave it out; {FEATURES_ALONE}"
+        )
     if own and found:
         raise InvalidSetting(
             "teacher_weights",
             config.networks.teacher_weights,
-            f"made for {own} classes, the data set has "
-            f"{num_classes}; choose the `dataset` it was trained on, or other weights; {FEATURES_ALONE}",
+            f"the weights have {own} classes, the data set has {num_classes}; choose the `dataset` that they were "
+            f"trained on, or other weights; {FEATURES_ALONE}",
         )
     raise InvalidSetting(
-        "teacher", config.networks.teacher, f"has no classifier, from which {name} learns; {FEATURES_ALONE}"
+        "teacher",
+        config.networks.teacher,
+        f"{name} learns from a classifier, and this network does not have one; {FEATURES_ALONE}",
     )
 
 
 def _own_classes(found: Weights | None, name: str, zoo: Zoo, num_classes: int, image_size: int, size_field: str) -> int:
-    """Of how many classes a teacher's last layer is: of what its weights were trained for. 0: it has none."""
+    """Return the number of outputs of the teacher's classifier, from its weights; 0 without a classifier."""
     if is_foundation(name):
         return 0
     if found and found.published:
@@ -162,7 +166,7 @@ def _own_classes(found: Weights | None, name: str, zoo: Zoo, num_classes: int, i
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
     stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
     if not found:
-        # A trial: as many as the data has, of a network that comes with a classifier.
+        # Random weights: a network with a classifier gets one for the classes of the data.
         return _projection(name, zoo) or (num_classes if stated else 0)
     with torch.random.fork_rng(devices=[]):
         network = create_network(name, zoo, num_classes or 1, image_size, False, size_field)
@@ -180,19 +184,20 @@ def _projection(name: str, zoo: Zoo) -> int:
 def find_weights(
     role: Literal["student", "teacher"], name: str, weights: str | None, zoo: Zoo, fetch: bool = True
 ) -> Weights | None:
-    """Return the tensors of a network's weights; None if they are to be random, or the network has weights already.
+    """Return the tensors of a network's weights; None for random weights or a network that loads them itself.
 
     Args:
-        fetch: whether the hub may be asked.
+        fetch: allow downloads from the hub.
 
     Raises:
-        MissingFile: they are not there. UserError: they cannot be read.
+        MissingFile: the weights do not exist.
+        UserError: the weights cannot be read.
     """
     field = f"{role}_weights"
     if weights in (None, RANDOM):
         return None
     if is_foundation(name):
-        raise InvalidSetting(field, weights, f"{name} brings its own; leave it out")
+        raise InvalidSetting(field, weights, f"{name} loads its weights itself; leave it out")
     with naming(field):
         return _find(name, weights, zoo, fetch)
 
@@ -214,7 +219,7 @@ def _fill(
 
 
 def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> None:
-    """Refuse a user's function whose network has other weights at each call: they are random. Raises UserError."""
+    """Raise InvalidSetting if a user's function returns other weights at each call: they are random."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch.initial_seed() + 1)
         again = create().state_dict()
@@ -223,13 +228,13 @@ def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> Non
         raise InvalidSetting(
             "teacher",
             built.name,
-            f"has random weights: {len(changed)} of {len(again)} tensors, such as "
+            f"its weights are random: {len(changed)} of {len(again)} tensors, such as "
             f"{changed[0]}, change from call to call; load trained weights in the function, or give `teacher_weights`",
         )
 
 
 def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) -> None:
-    """Say what a network holds that no file filled; refuse values that are not finite."""
+    """Check that the weights of a new network are finite, and record where they come from."""
     with naming(field):
         checkpoint.check_finite(built.network.state_dict(), built.name)
     if is_foreign(built.name):
@@ -237,7 +242,7 @@ def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) ->
 
 
 def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
-    """Set the normalization of a network's images, where one is given; a word on what it does not state itself."""
+    """Set the normalization of a network's images, if given; return a note for the plan if it is not the network's."""
     cfg = network.pretrained_cfg
     source = "" if mean and std else cfg.get("normalization", "")
     if not source and not mean and not std:
@@ -272,10 +277,10 @@ def _find(name: str, weights: str, zoo: Zoo, fetch: bool) -> Weights:
 
 @dataclass
 class Experiment:
-    """A configuration with its networks, and the task that trains the student.
+    """A configuration with its networks and the task that trains the student.
 
     Attributes:
-        epoch: after which the loaded weights were saved; None without them.
+        epoch: epoch at whose end the loaded weights were saved; None without loaded weights.
     """
 
     family: Family
@@ -287,7 +292,7 @@ class Experiment:
 
     @property
     def model(self) -> nn.Module:
-        """The trained model: of a GenDD run the `Student`, with backbone, head and probe."""
+        """The trained model. In a GenDD run it is the `Student`: backbone, head and probe."""
         return unwrap_model(self.task.get_eval_model())
 
 
@@ -300,19 +305,19 @@ def load(
     on_dataset: str | None = None,
     **changes: Any,
 ) -> Experiment:
-    """Load a run from its folder, or from one of its checkpoints alone.
+    """Load a run from its folder or from one of its checkpoints.
 
     Args:
         path: run folder (its last checkpoint), or a checkpoint file.
-        family: the one that the run must be of; its own if not given.
-        device: of the networks; the CPU if not given.
+        family: family that the run must belong to; not checked if not given.
+        device: device of the networks; the CPU if not given.
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
-        with_teacher: load the teacher's weights too; what a student needs of the teacher is among the student's own.
-        on_dataset: another data set, whole, in place of the images that the run chose.
-        changes: values of the configuration in place of the run's own.
+        with_teacher: load the teacher's weights too. The student does not need them.
+        on_dataset: another data set, used whole in place of the run's images.
+        changes: values of the configuration that replace those of the run.
 
     Raises:
-        UserError: no run, a damaged one, or one of another family.
+        UserError: the path is not a run, the run is damaged, or it belongs to another family.
     """
     path = Path(path)
     with naming("RUN"):
@@ -324,7 +329,7 @@ def load(
         config = replace(config, data=config.data.whole(on_dataset))
     config, device = config.changed(**changes), device or torch.device("cpu")
     tensors = weights_in(content, path, reported_weights(content)) if trained else None
-    # The initial weights are not needed again, and of the teacher's the student holds its part.
+    # A checkpoint holds the student's weights and the part of the teacher that the student uses.
     random = {"student_weights": None} | (
         {} if with_teacher or not config.networks.teacher else {"teacher_weights": RANDOM}
     )
@@ -347,16 +352,16 @@ def build(
     precision: str = "fp32",
     processes: int = 1,
 ) -> Experiment:
-    """The configuration's student, frozen teacher and task, on the device; same seed, same initial weights.
+    """Build the student, the frozen teacher and the task on the device; one seed gives the same initial weights.
 
     Args:
-        trained: tensors of a trained student, for a method that cannot be built without; read from the
-            configuration's file if not given.
-        precision: of the teacher, "bf16" or "fp32".
-        processes: that train together.
+        trained: tensors of a trained student, for methods that start from one; read from the configuration's file
+            if not given.
+        precision: precision of the teacher, "bf16" or "fp32".
+        processes: number of processes that train together.
     """
     torch.manual_seed(generator("cpu", config.run.seed, "initial weights").initial_seed())
-    # Without labels, it is the teacher's classes that a student's classifier learns.
+    # Without labels the student's classifier learns the classes of the teacher.
     classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
     networks, image_size = config.networks, config.data.image_size
     student = build_student(
@@ -371,19 +376,19 @@ def build(
     context = TaskContext(config, student.network, teacher, trained or student.tensors, device)
     task = config.method.build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):
-        # In place but for a norm by itself, which is no network. Recomputation hooks itself to the new norms.
+        # Works in place, except for a module that is itself a norm. Must precede `_recompute`, which hooks the norms.
         convert_sync_batchnorm(task.get_trainable_module())
     _recompute(config, student, task)
     return Experiment(family, config, student, teacher, task)
 
 
 def synchronizes_norms(config: Config, device: torch.device, processes: int) -> bool:
-    """Whether batch norm takes its statistics over the images of all processes; torch has kernels for GPUs alone."""
+    """Return True if batch norm statistics are computed over all processes; torch supports this on GPUs only."""
     return config.optimizer.sync_bn and processes > 1 and device.type == "cuda"
 
 
 def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
-    """Gradient checkpointing of the parts that the configuration names."""
+    """Turn on gradient checkpointing for the parts that the configuration names."""
     if config.networks.grad_checkpointing in ("student", "both"):
         with naming("grad_checkpointing", config.networks.grad_checkpointing):
             recompute_activations(student.name, student.network)
@@ -392,10 +397,10 @@ def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
             task.head.set_grad_checkpointing(True)
         elif config.networks.grad_checkpointing == "head":
             raise InvalidSetting(
-                "grad_checkpointing", "head", f"{config.method.name} has no head; choose student or none"
+                "grad_checkpointing", "head", f"{config.method.name} does not use a head; choose student or none"
             )
 
 
 def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:
-    """The teacher, on images in the student's normalization."""
+    """Return the teacher's logits as an output; its images have the student's normalization."""
     return ReadOut(("teacher",), lambda images, _: {"teacher": teacher.logits_of(images)})

@@ -102,7 +102,7 @@ def test_paper_flag_overrides_all_protocol_flags(family, paper):
 def test_protocol_of_a_file_omits_training():
     published = GenDD(depth=3, trunk_depth=0, prediction="noise")
     text = CIFAR.protocol(published, of_run=False)
-    assert text.startswith("network as the paper's; training not known of a checkpoint file; sampling with sampler ")
+    assert text.startswith("network as the paper's; training unknown for a checkpoint file; sampling with sampler ")
     assert "repeats" not in text and "training with" in CIFAR.protocol(published)
 
 

@@ -208,10 +208,14 @@ def test_unfitting_class_vectors_are_refused(unlabeled, tmp_path, vectors, messa
 @pytest.mark.parametrize(
     ("method", "flags", "message"),
     [
-        ("kd", [], "--no-teacher-classifier: kd learns from it; .* gendd and regression with --contraction 0"),
-        ("gendd", ["--contraction", "0.5"], "--no-teacher-classifier: gendd learns from it"),
-        ("gendd", ["--label-fraction", "0.5"], "--no-teacher-classifier: gendd learns from it"),
-        ("pretrain", ["--unlabeled"], "--no-teacher-classifier: pretrain learns from it"),
+        (
+            "kd",
+            [],
+            "--no-teacher-classifier: kd learns from the classifier; .* gendd and regression with --contraction 0",
+        ),
+        ("gendd", ["--contraction", "0.5"], "--no-teacher-classifier: gendd learns from the classifier"),
+        ("gendd", ["--label-fraction", "0.5"], "--no-teacher-classifier: gendd learns from the classifier"),
+        ("pretrain", ["--unlabeled"], "--no-teacher-classifier: pretrain learns from the classifier"),
     ],
 )
 def test_method_that_needs_a_classifier_names_alternatives(train, method, flags, message):
@@ -248,7 +252,7 @@ def test_other_teacher_feature_is_learned_at_its_size(tmp_path, kind, width, pre
 def test_unavailable_teacher_feature_is_refused(train):
     with refuses("--teacher-feature class-token: the network has no class token"):
         train("--unlabeled", "--teacher-feature", "class-token", runs="refused")
-    with refuses("--teacher-feature patch-mean: is not what the teacher's classifier reads"):
+    with refuses("--teacher-feature patch-mean: kd learns from the teacher's classifier, which takes"):
         train("--teacher-feature", "patch-mean", runs="refused", method="kd")
 
 

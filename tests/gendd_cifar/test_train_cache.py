@@ -86,7 +86,7 @@ def test_unused_cache_is_printed_or_refused(train, tmp_path, capsys):
     run = train(*flags, "--cached-views", "2", method="pretrain")
     assert "not used, pretrain with labels reads no feature of the teacher" in capsys.readouterr().out
     assert settings_of(run)["teacher_cache"] is None and not cache.exists()
-    with refuses("classification learns from no feature that it could hold; leave it out"):
+    with refuses("classification does not learn from cached features; leave it out"):
         train(*flags, method="classification")
     with refuses("--cached-views 0: must be at least 1"):
         train(*flags, "--cached-views", "0")

@@ -106,7 +106,7 @@ def test_unlabeled_dir_trains_without_labels(train, tmp_path, capsys):
         train(*flags)
     (folder / "notes.txt").write_text("no image")
     run = train(*flags, "--unlabeled", data="digits-from-strangers")
-    assert "passed over beside them: 1 .txt\n" in capsys.readouterr().out
+    assert "ignored    1 .txt\n" in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["images"] == 599
     evaluate([str(run), "--precision", "fp32", "--eval-images", "250"])
     assert json.loads((run / "evaluation.json").read_text())["split"] == "test"

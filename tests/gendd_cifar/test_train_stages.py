@@ -80,4 +80,4 @@ def test_dry_run_plans_both_stages_and_lists_random_teacher(tmp_path, capsys):
     first, second = capsys.readouterr().out.split("plan\n")[1:]
     assert "of 7 epochs" in first and "pretrain/0" in first
     assert f"initial weights from stage 1, {tmp_path}" in second
-    assert all("--teacher toy" in plan and "has random weights" in plan for plan in (first, second))
+    assert all("--teacher toy" in plan and "its weights are random" in plan for plan in (first, second))

@@ -177,7 +177,7 @@ def test_rows_without_image_or_label_are_counted(tmp_path, capsys):
     train_imagenet(flags)
     told = capsys.readouterr().out
     assert "images     17 to train on, 7 of test to evaluate on" in told
-    assert "passed over beside them: 7 without a label, 2 without an image" in told
+    assert "ignored    7 without a label, 2 without an image" in told
     check_data(classified(name))
     assert "22 images to train on, 3 classes of 5 to 6, 5 without a label" in capsys.readouterr().out
     part = open_photos(classified(name, "--label-fraction", "0.5"), batch=4)

@@ -108,7 +108,7 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
         (["--batch-size", "82"], "81 images to train on .* fewer than --batch-size 82"),
-        (["kd"], "--images .*: kd needs labels; without any learn kl"),
+        (["kd"], "--images .*: kd needs labels; choose a method that learns without: kl"),
         (["--contraction", "0.5"], "--images .*: leaves no label for --contraction 0.5"),
         (
             ["kl"],

@@ -173,11 +173,11 @@ def test_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
 
 
 def test_training_without_labels_needs_the_unlabeled_flag(run, unlabeled, photos):
-    with refuses("has no labels; train without them: --unlabeled"):
+    with refuses("it does not have labels; train without them: --unlabeled"):
         run(*[flag for flag in unlabeled if flag != "--unlabeled"])
-    with refuses("METHOD kl: reads no label; say so with --unlabeled"):
+    with refuses("METHOD kl: it reads no labels; add --unlabeled"):
         run(method="kl")
-    with refuses("--unlabeled: kd needs labels; without any learn kl, "):
+    with refuses("--unlabeled: kd needs labels; choose a method that learns without: kl, "):
         run("--unlabeled", method="kd")
 
 
@@ -201,7 +201,7 @@ def test_dry_run_finds_all_errors_in_the_data(run, tmp_path, monkeypatch, capsys
     with pytest.raises(ValueError):  # The dry run makes no run folder, so the fixture fails.
         run(*flags, "--dry-run", method=method)
     output = capsys.readouterr().out
-    assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
+    assert str(refused.value) in output.partition("missing or wrong:")[2] and "nothing is missing" not in output
     assert list(tmp_path.rglob("*")) == before
 
 
@@ -242,7 +242,7 @@ def test_broken_images_are_counted_in_the_metrics(run, photos, tmp_path, capsys)
     (copy / "train" / "n01" / "n01_0.JPEG").write_text("no image")
     (copy / "val" / "n01" / ".DS_Store").write_text("no image")
     folder = run(dataset=str(copy), runs="broken")
-    assert "passed over beside them: 1 hidden\n" in capsys.readouterr().out
+    assert "ignored    1 hidden\n" in capsys.readouterr().out
     counted = [record.get("broken_images", 0) for record in read_metrics(folder) if record["kind"] == "train"]
     # An epoch of 5 batches of 16 omits 10 of the 90 images, perhaps the broken one.
     assert set(counted) <= {0, 1} and sum(counted) >= 1

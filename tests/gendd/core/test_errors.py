@@ -56,7 +56,10 @@ def test_program_prints_file_names_that_are_not_text(capsys):
     [
         ("`teacher_weights` x.pth: no such file", "--teacher-weights x.pth: no such file"),
         ("choose another `name` or `seed`", "choose another --name or --seed"),
-        ("`teacher_classifier=False`: kd learns from it", "--no-teacher-classifier: kd learns from it"),
+        (
+            "`teacher_classifier=False`: kd learns from the classifier",
+            "--no-teacher-classifier: kd learns from the classifier",
+        ),
         ("train without labels: `unlabeled=True`", "train without labels: --unlabeled"),
         ("a file called `some name.png`", "a file called `some name.png`"),
     ],

@@ -101,6 +101,6 @@ def test_timm_names_use_timm_weights_by_default(name, weights):
 
 def test_function_with_random_weights_is_refused_as_teacher():
     """A function that loads its own weights returns the same network at each call."""
-    with refuses("--teacher toy:network: has random weights: .* change from call to call"):
+    with refuses("--teacher toy:network: its weights are random: .* change from call to call"):
         built(["--teacher", "toy:network"])
     assert built(["--teacher", "toy:own"]).loaded == "the weights of toy:own"

@@ -408,7 +408,7 @@ def test_student_weights_of_other_class_count_are_refused():
     tensors = prefixed("backbone.", {**Renamed().state_dict(), "output.weight": torch.ones(3, 4)})
     module = nn.ModuleDict({"backbone": Renamed()})
     message = refusal(load_weights, module, tensors, "a.pth", allow_partial=True)
-    assert "made for 3 classes, the data set has 2" in message
+    assert "the weights have 3 classes, the data set has 2" in message
 
 
 def test_weights_of_another_network_are_refused_as_partial():

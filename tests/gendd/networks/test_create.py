@@ -129,7 +129,7 @@ def test_network_loads_its_weights(tmp_path):
 @pytest.mark.parametrize("allow_partial", [False, True])
 def test_weights_of_other_class_count_name_both_counts(allow_partial, tmp_path):
     weights = save_weights(tmp_path / "a.pt", 10)
-    with refuses(r"--teacher-weights .*a\.pt: made for 10 classes, the data set has 7"):
+    with refuses(r"--teacher-weights .*a\.pt: the weights have 10 classes, the data set has 7"):
         build_network("teacher", "resnet8", weights, FAMILY.zoo, 7, 32, allow_partial)
 
 

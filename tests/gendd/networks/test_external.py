@@ -208,7 +208,7 @@ def test_plan_describes_a_returned_feature(tmp_path):
     name = f"hub:{tmp_path}:by_default"
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
     described = build_teacher(config, FAMILY.zoo, 10).loaded.describe()
-    assert "learned by its pooled (mean over all places) feature of 5 numbers" in described
+    assert "learns its pooled (mean over all places) feature (5 numbers)" in described
     (tmp_path / "hubconf.py").write_text(HUB + "\ndef flat():\n    return nn.Sequential(filled(True), nn.Flatten())\n")
     assert create_foundation(f"hub:{tmp_path}:flat").feature_name == "what the network returns"
 
@@ -274,7 +274,7 @@ def test_plan_names_an_assumed_normalization(tmp_path):
     config = cifar_config("--student", "resnet8", "--dataset", "digits", "--teacher", name, "--contraction", "0")
     described = build_teacher(config, FAMILY.zoo, 10).loaded.describe()
     assert "std 0.229 0.224 0.225, ImageNet's, assumed: the model has no image processor" in described
-    assert "learned by its pooled (pooler_output) feature of 32 numbers" in described
+    assert "learns its pooled (pooler_output) feature (32 numbers)" in described
 
 
 def test_teacher_with_random_outputs_is_refused(tmp_path, monkeypatch):
@@ -325,5 +325,5 @@ def test_external_teacher_has_its_image_size_and_weights(dino):
     teacher = build_teacher(config, FAMILY.zoo, 10)
     assert (teacher.image_size, teacher.has_classifier) == (56, False)
     given = cifar_config("--teacher", dino, "--teacher-weights", "a.pth", "--contraction", "0")
-    with refuses("--teacher-weights a.pth: transformers:.* brings its own; leave it out"):
+    with refuses("--teacher-weights a.pth: transformers:.* loads its weights itself; leave it out"):
         build_teacher(given, FAMILY.zoo, 10)

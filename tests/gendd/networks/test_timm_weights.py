@@ -126,7 +126,7 @@ def test_dry_run_lists_timm_weights_without_the_hub(hub, monkeypatch):
 
 def test_timm_weights_of_other_class_count_are_refused(hub):
     save_published(Path("pretrained/test_vit.r160_in1k.safetensors"))
-    with refuses("--teacher-weights timm: made for 1000 classes, the data set has 7"):
+    with refuses("--teacher-weights timm: the weights have 1000 classes, the data set has 7"):
         build_network("teacher", "small", "timm", NAMES, 7, 64)
 
 

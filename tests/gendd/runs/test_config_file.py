@@ -90,7 +90,7 @@ def test_mistake_in_file_is_refused_with_place(read, changes, words):
 
 
 def test_other_method_than_file_is_refused(read):
-    with refuses("^METHOD dkd: --config .*config.json is of kd; leave METHOD out$"):
+    with refuses("^METHOD dkd: --config .*config.json is for kd; leave METHOD out$"):
         read(typed="dkd")
 
 
