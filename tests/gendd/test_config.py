@@ -150,7 +150,7 @@ def test_tilde_is_expanded_in_every_path(monkeypatch):
 
 @pytest.mark.parametrize("family", [CIFAR, IMAGENET], ids=["cifar", "imagenet"])
 @pytest.mark.parametrize("method", METHODS)
-def test_method_help_prints_its_own_and_common_options(family, method, capsys):
+def test_method_help_prints_method_and_common_options(family, method, capsys):
     with pytest.raises(SystemExit):
         configuration(family, [method, "--help"])
     printed = set(re.findall(r"--([a-z0-9-]+)", capsys.readouterr().out))

@@ -34,7 +34,7 @@ def test_local_processes(environment, gpus, expected):
 
 
 @pytest.mark.parametrize("environment", [{"GPUS": "3"}, {"GPUS": "0"}, {"GPUS": "all"}, {"CPU_PROCS": ""}])
-def test_impossible_processes(environment):
+def test_impossible_processes_are_refused(environment):
     with pytest.raises(UserError, match=next(iter(environment))):
         local_processes(environment, 2)
 

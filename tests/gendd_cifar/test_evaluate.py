@@ -422,7 +422,7 @@ def test_evaluate_dry_run_finds_all_errors_in_the_data(runs, tmp_path, capsys):
     shutil.rmtree(tmp_path / "train")
     arguments = [str(runs["gendd"]), "--dataset", str(tmp_path)]
     main(arguments)
-    assert "images      20 of the test split" in capsys.readouterr().out, "it needs no images to train on"
+    assert "images      20 of the test split" in capsys.readouterr().out, "evaluation needs no training images"
     for image in (tmp_path / "test" / "c").iterdir():
         image.unlink()
     with refuses() as refused:

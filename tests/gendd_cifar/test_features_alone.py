@@ -60,7 +60,7 @@ def test_features_without_labels_are_compared_to_the_teacher(train, method):
     assert result["best"]["read_out"] == "head" and result["best"]["cosine"] >= result["last"]["head"]["cosine"] - 1e-6
     assert set(result["read_outs"]) == {"head", "linear"}
     plain = safetensors.torch.load_file(run / "student.safetensors")
-    assert not any(name.startswith("fc.") for name in plain), "it has no classifier"
+    assert not any(name.startswith("fc.") for name in plain), "the student has no classifier"
 
 
 def test_feature_units_come_from_the_training_images(unlabeled):
@@ -81,7 +81,7 @@ def test_feature_scale_removes_the_teachers_scale(factor):
     other.measure(features * factor)
     torch.testing.assert_close(one(features), other(features * factor), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(other.inverse(other(features * factor)), features * factor)
-    assert one.std[5] == 1, "what does not vary keeps its unit"
+    assert one.std[5] == 1, "a constant feature keeps its unit"
 
 
 def test_unlabeled_training_does_not_use_labels(train, unlabeled, monkeypatch):
@@ -117,7 +117,7 @@ def test_resumed_unlabeled_run_equals_an_uninterrupted_one(train, unlabeled, mon
 def test_with_labels_the_probe_learns_and_the_head_generates(train):
     run = train(runs="labeled")
     last = json.loads((run / "result.json").read_text())["last"]
-    assert set(last) == {"probe"} and last["probe"]["top1"] > 30, "a tenth is chance"
+    assert set(last) == {"probe"} and last["probe"]["top1"] > 30, "chance is a tenth"
 
 
 def test_evaluate_gives_the_feature_scores_of_training(unlabeled, capsys):
@@ -152,18 +152,18 @@ def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
     assert judged() == 1198 + 599
     first = json.loads((run / "knn.json").read_text())
     (file,) = (run / "features").glob("*-test-backbone.safetensors")
-    assert judged() == 250 + 250, "the first batch of each, which tells whether the images are still the same"
+    assert judged() == 250 + 250, "the first batch of each split checks that the images are the same"
     assert json.loads((run / "knn.json").read_text()) == first
     stored = safetensors.torch.load_file(file)
     shifted = {"features": stored["features"].roll(1, 0), "labels": stored["labels"]}
     safetensors.torch.save_file(shifted, file, metadata(file))
-    assert judged() == 250 + 599, "of other images"
+    assert judged() == 250 + 599, "the images changed"
     file.write_bytes(b"damaged")
     assert judged() == 250 + 599
     checkpoint = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     checkpoint["epoch"] += 1
     torch.save(checkpoint, run / "checkpoints" / "last.pt")
-    assert judged() == 1198 + 599, "of other weights"
+    assert judged() == 1198 + 599, "the weights changed"
 
 
 def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):

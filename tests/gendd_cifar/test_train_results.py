@@ -89,7 +89,7 @@ def test_method_learns_and_its_run_is_evaluated(train, method, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
     top1 = {name: accuracy["top1"] for name, accuracy in last.items()}
     # SimKD averages over all positions, while the toy's feature concatenates sixteen.
-    assert next(iter(top1.values())) > (0 if method == "simkd" else 25), "a tenth is chance"
+    assert next(iter(top1.values())) > (0 if method == "simkd" else 25), "chance is a tenth"
     capsys.readouterr()
     files = [] if method == "regression" else [run / "checkpoints" / "last.pt"]
     for checkpoint in (run, *files):

@@ -141,7 +141,7 @@ def test_resume_of_an_older_run_compares_file_checksums(interrupted, train):
     assert (train(runs="parts") / "result.json").exists()
 
 
-def test_resume_refuses_sampling_steps_over_the_papers(train):
+def test_resume_with_paper_refuses_other_sampling_steps(train):
     with ctrl_c("train_epoch", epoch=0):
         train("--paper", "--width", "128")
     with refuses("--sampling-steps 100 there, 4 here"):

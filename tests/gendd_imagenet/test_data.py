@@ -198,7 +198,7 @@ FIRST = {"n01": "val/n01/n01_1000.JPEG", "n02": "val/n02/n02_1000.JPEG", "n03": 
 
 
 def test_lists_with_labels_from_1_are_refused(photos, tmp_path):
-    """Covers lists with class folders, lists without them, and lists without one of the classes."""
+    """The data set has class folders or not, and one list omits a class."""
     flat = tmp_path / "flat"
     flat.mkdir()
     for labels in ({"n01": 1, "n02": 2, "n03": 3}, {"n01": 1, "n03": 3}):
@@ -272,7 +272,7 @@ def test_file_in_another_format_than_reals_is_refused(validation, tmp_path):
 
 
 def test_labels_beyond_the_evaluation_classes_are_refused(photos, tmp_path):
-    """The lists alone determine the number of classes if there are no class folders."""
+    """The lists alone determine the number of classes of a folder without class folders."""
     for path in FIRST.values():
         shutil.copy(photos / path, tmp_path)
     entries = {Path(path).name: label for label, path in enumerate(FIRST.values())}

@@ -117,7 +117,7 @@ def test_published_mobilenetv1_gives_same_feature_and_logits(tmp_path):
     feature = theirs.feature(IMAGES)
     torch.testing.assert_close(pooled_feature(built.network, IMAGES), feature, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(built.network(IMAGES), theirs.fc(feature), rtol=1e-4, atol=1e-4)
-    assert theirs.model[:1](IMAGES).max() > 6, "ReLU6 would do as well"
+    assert theirs.model[:1](IMAGES).max() > 6, "ReLU6 would give the same result"
 
 
 def students():

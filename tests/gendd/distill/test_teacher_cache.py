@@ -125,7 +125,7 @@ def test_interrupted_fill_resumes(tmp_path):
     assert len(there) == 1 + 3, "three shards of three batches, and cache.json"
     setting.compute, setting.taken = compute, []
     setting.open()
-    assert sum(setting.taken) == 8 + VIEWS * IMAGES - 3 * 8, "a trial, and what was left"
+    assert sum(setting.taken) == 8 + VIEWS * IMAGES - 3 * 8, "a trial batch, and the missing shards"
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 

@@ -103,7 +103,7 @@ def test_neighbors_of_shuffled_circle_agree_by_chance():
 
 
 @pytest.mark.parametrize(("images", "expected"), [(10, None), (20, None), (21, 50), (51, 20), (20_000, 0.10001)])
-def test_neighbors_are_scored_if_chance_is_below_100(images, expected):
+def test_neighbors_are_scored_if_chance_is_at_most_half(images, expected):
     features = torch.randn(min(images, 60), 4)
     if images <= 60:
         assert ("neighbors" in feature_scores(features, features)) == (expected is not None)

@@ -24,7 +24,7 @@ def student(repeats, width=WIDTH, feature=FEATURE, scheme="independent"):
 def by_hand(rows):
     """Count the FLOPs of one image alone, with `rows` tokens x repeats.
 
-    At most 1000 rows: each row then embeds its timestep separately.
+    This holds for up to 1000 rows, where each row embeds its timestep separately.
     """
     time, condition = rows * (256 * WIDTH + WIDTH**2), CONDITION * WIDTH
     body = rows * (TOKEN * WIDTH + DEPTH * (3 + 2) * WIDTH**2)

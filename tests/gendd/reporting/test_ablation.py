@@ -124,7 +124,7 @@ def test_costs_are_sorted_and_relative_to_the_best_head(tmp_path):
     assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_report_without_costs_has_no_cost_picture(tmp_path):
+def test_report_without_costs_omits_the_cost_picture(tmp_path):
     run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
     main([str(run), "--output", str(tmp_path / "out")])
     assert "cost.png" not in (tmp_path / "out" / "report.md").read_text()

@@ -182,7 +182,7 @@ def test_groups_of_classes_have_columns(tmp_path):
     assert [row["few"] for row in csv_rows(tmp_path / "out")] == ["", "12.25"]
 
 
-def test_published_scores_have_their_own_column(tmp_path):
+def test_published_scores_have_a_separate_column(tmp_path):
     pair = {"dataset": "cifar100", "student": "resnet20"}
     distilled = {**pair, "teacher": "resnet56"}
     runs = [

@@ -39,7 +39,7 @@ def anywhere(monkeypatch):
 
 @pytest.mark.parametrize("method", ["gendd", "pretrain", "kd", "feature", "srd", "simkd"])
 def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
-    """Also converts timm's norms with activations, and keeps the names of tensors."""
+    """The conversion includes timm's norms with activations, and keeps the names of tensors."""
     plain, converted = (
         build(FAMILY, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
     )
