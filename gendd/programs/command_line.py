@@ -1,4 +1,4 @@
-"""From a command line to dataclasses, by tyro: flags and help are their fields and docstrings."""
+"""Parse command lines into dataclasses with tyro: fields become flags, their docstrings the help."""
 
 import ast
 import contextlib
@@ -18,7 +18,7 @@ import tyro
 from gendd.core.errors import UserError
 
 RunArgument = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
-# A missing argument in tyro's words: its name and its help, after the program's name.
+# tyro's message about a missing argument: the program's name, then the argument's name and help.
 MISSING = re.compile(r"(?:Missing from .*?: )?(\S+) (.*?)\.? \(required\)")
 
 
@@ -29,10 +29,10 @@ def parse(
     default: Any = None,
     description: str | None = None,
 ) -> Any:
-    """Parse a command line into a dataclass. A nested dataclass is a section of the help, its flags have no prefix.
+    """Parse a command line into a dataclass. A nested dataclass is a section of the help; its flags get no prefix.
 
     Args:
-        default: has the values of flags that are not given, in place of the class's own defaults.
+        default: values of the flags that are not given, in place of the class's defaults.
 
     Raises:
         UserError: a mistake in the command line, in one line.
@@ -52,7 +52,7 @@ def parse(
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro's box without its colors, frame and rules (dashes where the terminal is not UTF-8), and first line.
+        # Strip colors, frame, rules (dashes if the terminal is not UTF-8) and the first line from tyro's box.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         text = " ".join(" ".join(lines or [title]).split())
         if missing := MISSING.findall(text):
@@ -64,7 +64,7 @@ def parse(
 
 
 def _unknown(words: list[str], known: list[str]) -> str:
-    """Say which words are no flags, with the nearest flags, or which value belongs to none."""
+    """Describe the unknown flags, with the nearest known ones, or the values that do not belong to a flag."""
     flags = [word.partition("=")[0] for word in words if re.match("--?[a-z]", word)]
     if not flags:
         return f"{' '.join(words)}: no flag takes this; leave it out"
@@ -89,14 +89,14 @@ def _flags(config: Any) -> list[str]:
 
 
 def help_of(kind: type) -> dict[str, str]:
-    """Return the help of all fields of a dataclass, those of its parents too."""
+    """Return the help of all fields of a dataclass, including inherited ones."""
     bases = [base for base in reversed(kind.__mro__) if dataclasses.is_dataclass(base)]
     return {name: text for base in bases for name, text in own_help(base).items()}
 
 
 @functools.cache
 def own_help(kind: type) -> dict[str, str]:
-    """Return what the docstring below each of a dataclass's own fields says."""
+    """Return the docstring of each field that a dataclass itself defines."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     body, found = cast(ast.ClassDef, definition).body, {}
     for field, text in zip(body, body[1:], strict=False):
@@ -106,7 +106,7 @@ def own_help(kind: type) -> dict[str, str]:
 
 
 def _at_home(value: Any) -> Any:
-    """Replace a path's ~ by the home folder, as a shell does, but not in `flag=~/path`."""
+    """Replace ~ at the start of a value with the home folder; a shell does not do this in `flag=~/path`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **{name: _at_home(part) for name, part in vars(value).items()})
     if isinstance(value, tuple):

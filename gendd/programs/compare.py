@@ -1,4 +1,4 @@
-"""The compare program: trains methods with seeds, several at a time, then reports them all."""
+"""The compare program: train methods with several seeds in parallel, then report all of them."""
 
 import os
 from collections.abc import Sequence
@@ -15,7 +15,11 @@ USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" --
 
 
 def compare(family: Family, arguments: list[str]) -> None:
-    """The compare program, the same of both families. Raises UserError, PassingFault: as `main`."""
+    """Run the compare program of both families.
+
+    Raises:
+        UserError, PassingFault: see `main`.
+    """
     if arguments[:1] in (["-h"], ["--help"]):
         print(f"usage: python -m {family.module} compare {USAGE}\n\n{explanation('compare.sh')}")
         return
@@ -23,14 +27,15 @@ def compare(family: Family, arguments: list[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train, and report; what is done is not trained again, and a run that fails does not stop the others.
+    """Train and report. Complete runs are not trained again, and a failed run does not stop the others.
 
     Raises:
-        UserError: a command that cannot work. PassingFault: some runs failed.
+        UserError: the command cannot work.
+        PassingFault: some runs failed.
     """
     words, plain = split_at_dashes(arguments)
     if len(words) < 5 if plain is None else len(words) != 2:
-        raise UserError(f"what is compared? give {USAGE}")
+        raise UserError(f"arguments are missing: give {USAGE}")
     pair, (methods, seeds, *flags) = (words[:3], words[3:]) if plain is None else ([], words)
     place, flags = place_of(flags if plain is None else plain)
     commands = _scripts(methods.split(), pair, flags) if pair else _plain(methods.split(), flags)
@@ -64,10 +69,10 @@ def _plain(methods: Sequence[str], flags: Sequence[str]) -> dict[str, tuple[str,
 
 
 def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str, ...]:
-    """Return how a method is trained: by the pair's own script, else by the data's baseline script.
+    """Return the command that trains a method: the pair's script, else the baseline script of the data.
 
     Raises:
-        UserError: there is neither.
+        UserError: neither script exists.
     """
     own = SCRIPTS / f"train_{data}_{teacher}_{student}_{method}.sh"
     baseline = SCRIPTS / f"train_{data}_baseline.sh"
@@ -76,6 +81,6 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
     if baseline.is_file():
         return "bash", str(baseline), method, teacher, student
     raise UserError(
-        f"METHODS {method}: neither {own} nor {baseline} is there; see ls {SCRIPTS}, or give flags instead of names: "
+        f"METHODS {method}: neither {own} nor {baseline} exists; see ls {SCRIPTS}, or give flags instead of names: "
         f"{USAGE}"
     )

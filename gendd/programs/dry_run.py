@@ -1,4 +1,4 @@
-"""Dry runs: they build what they can, and list what is missing or wrong."""
+"""Parts of a dry run: it builds the networks and lists what is missing or wrong."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from gendd.runs.experiment import RANDOM, Experiment, find_weights
 
 
 def without_absent(config: Config, family: Family) -> tuple[Config, dict[str, str]]:
-    """Return the configuration with random weights in place of absent ones, and {role: why they are absent}."""
+    """Return the configuration with random weights in place of missing ones, and the error message per role."""
     absent = {}
     for role in ("student", "teacher"):
         name, weights = getattr(config.networks, role), getattr(config.networks, f"{role}_weights")
@@ -21,14 +21,14 @@ def without_absent(config: Config, family: Family) -> tuple[Config, dict[str, st
 
 
 def note_absent(experiment: Experiment, absent: dict[str, str]) -> None:
-    """Have the plan say whose weights are missing."""
+    """Mark missing weights in the descriptions of the networks, for the plan."""
     for role in absent:
         network = experiment.teacher.loaded if role == "teacher" and experiment.teacher else experiment.student
         network.loaded, network.checksum = "its weights are missing", None
 
 
 def errors_of(action: Callable[[], object]) -> list[str]:
-    """Return what an action refuses, if it does."""
+    """Run an action and return the message of its UserError, if it raises one."""
     try:
         action()
     except UserError as error:
@@ -37,5 +37,9 @@ def errors_of(action: Callable[[], object]) -> list[str]:
 
 
 def list_missing(missing: list[str]) -> str:
-    """Return a line for each thing that is missing or wrong."""
-    return with_flags("\n".join(["missing or wrong:", *(f"  {line}" for line in missing)])) if missing else "all there"
+    """Return the printed list, one line per missing or wrong input."""
+    return (
+        with_flags("\n".join(["missing or wrong:", *(f"  {line}" for line in missing)]))
+        if missing
+        else "nothing is missing"
+    )

@@ -1,4 +1,4 @@
-"""The equal-cost program of both families: which of the family's networks cost as much as a student with its head."""
+"""The equal-cost program of both families: find networks that cost as much as a student with its head."""
 
 import contextlib
 from collections.abc import Iterable
@@ -23,19 +23,19 @@ NEAREST = 5
 
 @dataclass(frozen=True)
 class EqualCostConfig:
-    """Networks whose FLOPs per image are nearest to those of a GenDD run's head read-out: students to set beside it."""
+    """Find the networks whose FLOPs per image are nearest to those of a GenDD run's head, for a fair comparison."""
 
     run: RunArgument
     """Run folder; its networks are timed with random weights."""
     batch_size: Count = 100
-    """Images that are read at once."""
+    """Images per batch."""
     rounds: Count = 20
-    """Batches that each network reads, in turns."""
+    """Batches per network. The networks take turns."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A way to classify images, what it costs, and the clock of its reading."""
+    """A network to time: its cost and its stopwatch."""
 
     name: str
     flops: int
@@ -44,10 +44,10 @@ class Timed:
 
 
 def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
-    """The equal-cost program of a family.
+    """Run the equal-cost program of a family.
 
     Raises:
-        UserError: no run folder, a run without a head, or nothing to time.
+        UserError: the path is not a run folder, or the run does not have a head.
     """
     config = parse(EqualCostConfig, f"{family.module} equal-cost", arguments)
     check_ranges(config)
@@ -58,7 +58,7 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
     run = load(config.run, family, device, trained=False)
     settings, task, size = run.config, run.task, run.config.data.image_size
     if task.head is None:
-        raise UserError(f"run {config.run}: {settings.method.name} trains no head; name a run of gendd")
+        raise UserError(f"run {config.run}: {settings.method.name} does not train a head; name a run of gendd")
     precision = resolve_precision(settings.run.precision, device)
     image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
     rows = [
@@ -97,10 +97,10 @@ def _alone(network: nn.Module, device: torch.device) -> ReadOut:
 def nearest(
     family: Family, names: Iterable[str], classes: int, image_size: int, cost: float
 ) -> list[tuple[str, int, int]]:
-    """Names, FLOPs per image and parameters of networks, those whose FLOPs are nearest to `cost` first, in ratio."""
+    """Return names, FLOPs per image and parameters of networks, sorted by the ratio of their FLOPs to `cost`."""
     counted = []
     for name in names:
-        # Shapes are all that counting needs. Networks that cannot take images of this size are no candidates.
+        # Counting needs only shapes. Networks that do not take images of this size are skipped.
         with torch.device("meta"), contextlib.suppress(UserError):
             network = create_network(name, family.zoo, classes, image_size)
             counted.append((name, trial(name, network, image_size), parameter_count(network)))

@@ -1,4 +1,4 @@
-"""The evaluate program of both families: accuracy, size and measured speed of the teacher and of every read-out."""
+"""The evaluate program of both families: accuracy, size and measured speed of the teacher and of each output."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +47,7 @@ RATES = ("median", "min", "max")
 class EvaluateOptions(Generic[D]):
     """Evaluate a run or a checkpoint: accuracy, size and speed of the teacher and of each output of the student.
 
-    The other flags are those of train. They have the run's own values, and the run's data set is evaluated whole.
+    The other flags are the flags of train, with the values of the run. The whole data set of the run is evaluated.
     """
 
     config: Config[D]
@@ -60,7 +60,7 @@ class EvaluateOptions(Generic[D]):
 
 
 def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
-    """Evaluate what the first argument names.
+    """Evaluate the run or checkpoint that the first argument names.
 
     Raises:
         UserError: something in the command, the data or the checkpoint cannot work.
@@ -78,7 +78,7 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
         missing = list(summary.missing)
-        # Images may be of some of the classes alone.
+        # The images may cover only some of the run's classes.
         classes = max(summary.num_classes, len(learned_classes(path)))
         settings, absent = without_absent(settings, family) if settings.run.dry_run else (settings, {})
         missing += absent.values()
@@ -98,7 +98,7 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
             if built.teacher:
                 print(f"teacher     {built.teacher.loaded.describe()}; {teacher}", flush=True)
             head = built.task.head
-            # The paper's protocol is one of labeled data sets.
+            # The paper's protocol needs a labeled data set.
             if head is not None and head.draws_features and classes:
                 print(f"protocol    {family.protocol(settings.method, path.is_dir())}", flush=True)
         if settings.run.dry_run:
@@ -118,18 +118,18 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
 
 
 def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
-    """Evaluate a run on its test images, in this process, as the program does.
+    """Evaluate a run on its test images in this process, with the same results as the program.
 
     Args:
         path: run folder (its last checkpoint), or a checkpoint file.
-        changes: values of the configuration in place of the run's own.
+        changes: values of the configuration that replace those of the run.
 
     Returns:
-        {output: its accuracies and calibration error in percent, parameters, FLOPs and images per second}; among them
-        the teacher's, if its weights are there.
+        {output: its accuracies and calibration error in percent, parameters, FLOPs and images per second}. The
+        teacher is included if its weights are available.
 
     Raises:
-        UserError: no run, images of other classes, or data that is missing.
+        UserError: the path is not a run, the images have other classes, or data is missing.
     """
     path, changes = Path(path), {"eval_images": 0} | changes
     try:
@@ -151,7 +151,7 @@ def _parse(family: Family, arguments: list[str], default: Config) -> EvaluateOpt
     options: EvaluateOptions = parse(kind, program, arguments, EvaluateOptions(default), EvaluateOptions.__doc__)
     config = options.config
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
-        # The network and its training are the checkpoint's.
+        # Only sampling can change: the checkpoint fixes the network and its training.
         config = replace(config, method=family.in_protocol(config.method, field_names(SamplingOptions)))
     return replace(options, config=config)
 
@@ -159,8 +159,8 @@ def _parse(family: Family, arguments: list[str], default: Config) -> EvaluateOpt
 def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config, Tensors, int | None]:
     """Return the command, the configuration to evaluate, the tensors and their epoch.
 
-    The run's own configuration, or what the tensors say, is the default of the flags. In a dry run the file may be
-    missing, and there are no tensors.
+    The flags default to the run's configuration, or to the values that follow from the tensors. In a dry run the file
+    may be missing; then the tensors are empty.
     """
     path = Path(arguments[0]).expanduser()
     file = RunFolder(path).best if "--best" in arguments and path.is_dir() else weights_file(path)
@@ -176,14 +176,14 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
         default = saved_config(record, family, path)
     else:
         default = family.config(_method(tensors))
-    # The weights are the checkpoint's: what the run once started from is not read again. A part of the teacher's that
-    # the run allowed is allowed again; None says that no flag of this program allows more.
+    # The checkpoint replaces the initial weights. A partial teacher file is accepted only if the run accepted it:
+    # None makes the error not suggest a flag, because this program does not have one.
     allowed = default.networks.allow_partial or None
     own = {"student_weights": None, "allow_partial": allowed, "eval_images": 0}
     default = default.changed(**own, eval_weights=reported_weights(content))
     options = _parse(family, arguments, default)
     if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):
-        # A data set that is named is evaluated whole, unless flags choose of it.
+        # A data set from the command line is evaluated whole, unless other flags choose images of it.
         data = default.data.whole(options.config.data.dataset)
         options = _parse(family, arguments, replace(default, data=data))
     settings = options.config
@@ -197,15 +197,15 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
 
 
 def _check_networks(settings: Config) -> None:
-    """Refuse a checkpoint file without the names of its networks, which it does not hold."""
+    """Raise UserError if the flags do not name the networks of a checkpoint file without a configuration."""
     if not settings.networks.student:
-        raise UserError("--student is missing: a checkpoint file does not tell its network; name it")
+        raise UserError("--student is missing: the checkpoint file does not contain the name of its network; give it")
     if settings.method.needs_teacher and not settings.networks.teacher:
         raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
 
 
 def _method(tensors: Tensors) -> Method:
-    """Return the method of a file without a configuration: published GenDD, by its head, or else a plain network."""
+    """Return the method of a file without a configuration: published GenDD if it has a head, else a plain network."""
     if "head.net.input_proj.weight" not in tensors:
         return Classification()
     width, token_dim = tensors["head.net.input_proj.weight"].shape
@@ -217,7 +217,7 @@ def _method(tensors: Tensors) -> Method:
 def _open_data(
     family: Family, settings: Config, options: EvaluateOptions, built: Experiment, world: World
 ) -> tuple[EvaluationData, dict[str, Tensor]]:
-    """Open the images to evaluate on, and the groups of classes to report by."""
+    """Open the evaluation images, and return them with the groups of classes to report."""
     path, plan = Path(options.checkpoint), BatchPlan(settings.run.seed, 1, world.rank, world.size)
     data = family.open_evaluation(settings, plan, world, built.student.network)
     subset = class_subset(path, data.class_names)
@@ -229,21 +229,21 @@ def _open_data(
     groups = _class_groups(family, settings, path) if subset is None else {}
     words = f", classes in groups: {', '.join(groups)}" if groups else ""
     if subset:
-        words += f", {len(subset)} of the {len(learned_classes(path))} classes of the run, among which it chooses"
+        words += f", predictions among {len(subset)} of the run's {len(learned_classes(path))} classes"
     if world.is_first:
         print(f"images      {_images(data, settings)} of {described(data)}{words}", flush=True)
     return data, groups
 
 
 def _names_teacher(family: Family, options: EvaluateOptions) -> bool:
-    """Whether the command names other weights of the teacher than the run's."""
+    """Return True if the command names other teacher weights than the run."""
     path, weights = Path(options.checkpoint), options.config.networks.teacher_weights
     own = RunFolder(path).config(family).networks.teacher_weights if path.is_dir() else None
     return weights not in (None, own)
 
 
 def _class_groups(family: Family, settings: Config, path: Path) -> dict[str, Tensor]:
-    """Group classes by their numbers of training images: a run's own, or those of a named list."""
+    """Group the classes by their number of training images, from the run's data or from --train-list."""
     run, listed = RunFolder(path), getattr(settings.data, "train_list", None)
     own = (path / "data.json").exists() and listed == getattr(run.config(family).data, "train_list", None)
     sizes = run.read("data.json").get("training images of each class") if own else family.class_sizes(settings)
@@ -256,7 +256,7 @@ def _file(options: EvaluateOptions) -> Path:
 
 
 def _figures(options: EvaluateOptions, *differing: str) -> Path | None:
-    """Return the file for the figures; of a checkpoint file there is none unless it is given."""
+    """Return the file for the figures; None for a checkpoint file without --json."""
     path = Path(options.checkpoint)
     return figures_file(options.json, path, "evaluation", *differing) if options.json or path.is_dir() else None
 
@@ -273,9 +273,9 @@ def _build(
     world: World,
     tensors: Tensors,
 ) -> tuple[Experiment, str]:
-    """Build the networks and the task, and say what the teacher's weights are.
+    """Build the networks and the task; return them with a description of the teacher's weights.
 
-    A run's teacher whose file is gone is not evaluated: the student's own weights hold what it needs of the teacher.
+    If the file of a run's teacher no longer exists, the teacher is not evaluated. The student does not need it.
     """
     settings = options.config
     precision = resolve_precision(settings.run.precision, world.device)
@@ -291,8 +291,10 @@ def _build(
 
 
 def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[ReadOut, int]]:
-    """The teacher, if all processes have its weights, and each read-out of the student alone, with its parameter
-    count."""
+    """Return each output of the student by itself, with its parameter count.
+
+    The teacher comes first, if it classifies and all processes have its weights.
+    """
     read_outs = built.task.read_outs_apart(model)
     teacher = built.teacher
     loaded = bool(teacher and teacher.loaded.tensors)
@@ -302,7 +304,7 @@ def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[
 
 
 def _among(read_out: ReadOut, classes: list[int]) -> ReadOut:
-    """The read-out, choosing among some of the classes alone."""
+    """Return the output restricted to the logits of these classes."""
     outputs = lambda images, noise: {  # noqa: E731
         name: logits[:, classes] for name, logits in read_out.outputs(images, noise).items()
     }
@@ -335,19 +337,19 @@ def _measure(
 
 def _print(rows: list[dict], groups: list[str], images: int, settings: Config, world: World) -> None:
     if sampling := settings.method.sampling():
-        told = ", ".join(f"{name} {value}" for name, value in sampling.items())
-        print(f"sampling    {told}, seed {settings.run.seed}")
+        values = ", ".join(f"{name} {value}" for name, value in sampling.items())
+        print(f"sampling    {values}, seed {settings.run.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.run.precision, world.device)}")
     ordered = (*SCORES, *groups, *PERCENT)
     names = [name for name in dict.fromkeys(ordered) if any(name in row for row in rows)]
-    columns = ["read-out", *(f"{score_title(name, images)} %" for name in names), "parameters", "MFLOPs per image"]
+    columns = ["output", *(f"{score_title(name, images)} %" for name in names), "parameters", "MFLOPs per image"]
     columns.append("images/s per process: median (min-max)")
     print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for row in rows:
         rate = row["images_per_second"]
         median, least, most = (f"{rate[name]:.3g}" if rate[name] < 100 else f"{rate[name]:.0f}" for name in RATES)
         speed = f"{median} ({least}-{most}, {rate['batches']} batches)"
-        accuracies = [f"{row[name]:.2f}" if name in row else "none seen" for name in names]
+        accuracies = [f"{row[name]:.2f}" if name in row else "not measured" for name in names]
         size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
 

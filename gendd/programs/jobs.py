@@ -1,4 +1,4 @@
-"""Trainings by scripts, several at a time: on this machine's GPUs, on its CPU, or on a cluster."""
+"""Run training scripts in parallel: on this machine's GPUs, on its CPU, or on a cluster."""
 
 import contextlib
 import fcntl
@@ -23,7 +23,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
 
 
 def explanation(script: str) -> str:
-    """Return the comment that a script begins with."""
+    """Return the comment at the top of a script."""
     lines = (SCRIPTS / script).read_text().splitlines()[1:]
     return "\n".join(
         line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line[:1] == "#", lines)
@@ -32,11 +32,11 @@ def explanation(script: str) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One training, by a script's command.
+    """A training: the command of a script.
 
     Args:
-        name: for the user.
-        log: what it prints goes there.
+        name: name in printed messages.
+        log: file for the output of the command.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Job:
     log: Path
 
     def train(self, environment: dict[str, str], keep: Sequence[int] = ()) -> str | None:
-        """Run the command; the run's folder, "" if it names none (a dry run), None if it failed.
+        """Run the command. Return the run's folder, "" if it does not print one (a dry run), or None if it failed.
 
         Args:
-            keep: file descriptors that the command inherits, and holds until it has ended.
+            keep: file descriptors that the command inherits and holds until it ends.
         """
         gpu = f" on GPU {environment['CUDA_VISIBLE_DEVICES']}" if environment.get("GPUS") == "1" else ""
-        print(f"{self.name}: begins{gpu}, {self.log}", flush=True)
+        print(f"{self.name}: started{gpu}, {self.log}", flush=True)
         with open(self.log, "w") as log:
             status = subprocess.run(self.command, stdout=log, stderr=log, env=environment, pass_fds=keep).returncode
         lines = self.log.read_text(errors="replace").splitlines()
@@ -66,68 +66,77 @@ Folders = dict[Job, str | None]
 
 
 def place_of(flags: list[str]) -> tuple[str | None, list[str]]:
-    """What --on names, and the flags without it."""
+    """Return the value of --on, None without it, and the other flags.
+
+    Raises:
+        UserError: another value than slurm or local.
+    """
     if "--on" not in flags:
         return None, flags
     at = flags.index("--on")
     place = flags[at + 1] if len(flags) > at + 1 else ""
     if place not in ("slurm", "local"):
-        raise UserError(f"--on {place}: choose slurm, or local, which tries the same on this machine; or leave it out")
+        raise UserError(f"--on {place}: choose slurm, choose local to try the same on this machine, or leave it out")
     return place, flags[:at] + flags[at + 2 :]
 
 
 @contextlib.contextmanager
 def at_work(output: Path) -> Iterator[int]:
-    """Holds the folder's lock, whose descriptor all runs inherit: it is free once the last of them has ended, even if
-    this program is killed alone."""
+    """Lock the output folder, and yield the file descriptor of the lock.
+
+    All runs inherit the descriptor. So the lock is held until the last of them ends, even if only this program is
+    killed.
+
+    Raises:
+        UserError: runs of another command hold the lock.
+    """
     output.mkdir(parents=True, exist_ok=True)
     with open(output / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"OUTPUT {output}: runs that report there are still at work; wait for them, or end them"
+                f"OUTPUT {output}: runs of another command still write there; wait for them, or stop them"
             ) from None
         yield lock.fileno()
 
 
 def train_all(jobs: Sequence[Job], output: Path, place: str | None, lock: int) -> Folders:
-    """What became of each, in their order; one that fails does not stop the others.
+    """Train all jobs and return their folders in the same order. A failed job does not stop the others.
 
     Args:
-        output: folder of whoever asks; lock: that of `at_work`. place: as `place_of` gives it.
+        output: folder of the command's results.
+        place: value of `place_of`.
+        lock: file descriptor of `at_work`.
     """
     folders = train_on_cluster(jobs, output, place) if place else train_here(jobs, lock)
     return {job: folders[job] for job in jobs}
 
 
 def all_runs(listed: Path, folders: Folders) -> tuple[str, ...]:
-    """Return the run folders of this command, then those of earlier commands that are still there.
+    """Return the run folders of this command, then the complete ones of earlier commands.
 
     Args:
-        listed: file of a line per run folder, which this function keeps.
+        listed: file with one run folder per line, which this function updates.
     """
     earlier = listed.read_text().splitlines() if listed.exists() else []
-    mine = [folder for folder in folders.values() if folder]
-    theirs = [folder for folder in earlier if folder not in mine and RunFolder(Path(folder)).result.exists()]
-    runs = (*mine, *theirs)
+    new = [folder for folder in folders.values() if folder]
+    kept = [folder for folder in earlier if folder not in new and RunFolder(Path(folder)).result.exists()]
+    runs = (*new, *kept)
     rewrite_text(listed, "".join(f"{folder}\n" for folder in runs))
     return runs
 
 
 def refuse_failures(folders: Folders) -> None:
-    """
-    Raises:
-        PassingFault: some runs failed.
-    """
+    """Raise PassingFault if some runs failed."""
     if failed := [str(job.log) for job, folder in folders.items() if folder is None]:
         raise PassingFault(
-            f"{len(failed)} of the runs failed: {' '.join(failed)}; mend what their logs say and give the command again"
+            f"{len(failed)} of the runs failed, see {' '.join(failed)}; correct the cause and repeat the command"
         )
 
 
 def found_gpus() -> list[str]:
-    """The GPUs to use: so many as GPUS says of CUDA_VISIBLE_DEVICES; none where CPU_PROCS asks for the CPU."""
+    """Return the GPUs to use: the first GPUS of CUDA_VISIBLE_DEVICES; empty if CPU_PROCS is set."""
     if os.environ.get("CPU_PROCS"):
         return []
     count = torch.cuda.device_count()
@@ -136,7 +145,7 @@ def found_gpus() -> list[str]:
 
 
 def train_here(jobs: Sequence[Job], lock: int) -> Folders:
-    """Folder of each run; each GPU of this machine takes one at a time, or the CPU JOBS of them."""
+    """Train on this machine and return the folder of each run: one run at a time per GPU, or JOBS on the CPU."""
     gpus = found_gpus()
     at_once = len(gpus) or whole_number(os.environ, "JOBS", 1)
     environment = dict(os.environ)
@@ -158,15 +167,16 @@ def train_here(jobs: Sequence[Job], lock: int) -> Folders:
 
 
 def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders:
-    """Folder of each run, a job of Slurm's with a GPU (sbatch reads SBATCH_PARTITION, SBATCH_ACCOUNT and
-    such from the environment), and this program waits for all.
+    """Submit one Slurm job with one GPU per run, wait for all, and return the folder of each run.
+
+    sbatch reads SBATCH_PARTITION, SBATCH_ACCOUNT and similar variables from the environment.
 
     Raises:
-        UserError: submitit or Slurm is not there, or Slurm does not take the jobs.
+        UserError: submitit or Slurm is not installed, or Slurm rejects the jobs.
     """
     if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError(
-            "--on slurm: sbatch or srun is not found; give the command on a machine of Slurm, or leave it out"
+            "--on slurm: sbatch or srun is not found; run the command on a machine with Slurm, or leave it out"
         )
     try:
         import submitit
@@ -178,12 +188,12 @@ def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders
     try:
         submitted = [executor.submit(train_there, job) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
-        raise UserError(f"--on {cluster}: {error}; say in SBATCH_PARTITION and the like what it asks for") from None
+        raise UserError(f"--on {cluster}: {error}; set SBATCH_PARTITION and similar variables as it requires") from None
     folders: Folders = {}
     for job, work in zip(jobs, submitted, strict=True):
         try:
             folders[job] = work.result()
-        except Exception as error:  # Whatever submitit or the cluster ended it with: the other runs continue.
+        except Exception as error:  # Any failure of submitit or the cluster: the other runs continue.
             print(f"{job.name}: {str(error).splitlines()[-1]}", flush=True)
             folders[job] = None
     return folders

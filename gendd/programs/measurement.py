@@ -1,4 +1,4 @@
-"""What is measured of a training: accuracies while it goes on, and at its end features and costs too."""
+"""Measurements of a training: accuracies while it runs; at its end also features and costs."""
 
 from dataclasses import dataclass
 
@@ -25,11 +25,11 @@ COSTS = ("parameters", "flops", "images_per_second")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A call measures what a training stands at.
+    """A callable that evaluates the current state of a training.
 
     Args:
         network: the bare student.
-        groups: of classes, whose accuracies are told apart (`class_groups`).
+        groups: groups of classes whose accuracies are reported separately (`class_groups`).
         precision: "bf16" or "fp32".
     """
 
@@ -42,7 +42,7 @@ class Measurement:
     precision: str
 
     def __call__(self, limit: int) -> Measured:
-        """Accuracies on the first `limit` evaluation images (0: all), and how well features are generated."""
+        """Measure accuracies on the first `limit` evaluation images (0: all) and how well features are generated."""
         self.task.eval()
         accuracies: dict[str, dict] = {}
         features: dict[str, dict] = {}
@@ -64,26 +64,28 @@ class Measurement:
         return Measured(images, accuracies, features)
 
     def _kinds_of_weights(self) -> list[str]:
-        """Those that are evaluated, the reported ones first."""
+        """Return the kinds of weights to evaluate, the reported kind first."""
         kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
         return sorted(kinds, key=lambda weights: weights != self.config.optimizer.eval_weights)
 
     def model(self, weights: str) -> nn.Module:
-        """What is trained, with its "trained" weights or with their average, "ema"."""
+        """Return the trained model with its "trained" weights or their moving average, "ema"."""
         return unwrap_model(self.task.get_eval_model(ema=weights == "ema"))
 
     def plain(self, model: nn.Module) -> nn.Module:
-        """The bare student in a model of `model`."""
+        """Return the bare student inside a value of `model`."""
         modules = self.model("trained").named_modules()
         return model.get_submodule(next(name for name, module in modules if module is self.network))
 
     @torch.no_grad()
     def features(self, student: Student, count: int) -> dict[str, Tensor]:
-        """Generated features, their targets and the teacher's, each (n, D_t), and the labels (n,), of the first
-        evaluation batches with together at least `count` images."""
+        """Return features and labels of the first evaluation batches that hold at least `count` images.
+
+        Generated features, their targets and the teacher's features are (n, D_t), the labels (n,).
+        """
         batches = []
         for number, images, labels in self.evaluation.batches():
-            # Of several labels of an image, the first stands for it.
+            # Of several labels of an image, only the first is used.
             labels = labels if labels.dim() == 1 else labels[:, 0]
             noise = generator(self.world.device, self.config.run.seed, "evaluation", number)
             batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
@@ -94,14 +96,14 @@ class Measurement:
         return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
     def _thumbnails(self, images: Tensor) -> Tensor:
-        """Small copies (n, 3, 48, 48) uint8 of evaluation images, for the report's picture of neighbors."""
+        """Return small copies (n, 3, 48, 48) uint8 of evaluation images, for the report's picture of neighbors."""
         normalize = self.evaluation.normalize
         pixels = (images - normalize.shift) / normalize.scale
         small = torch.nn.functional.interpolate(pixels, (48, 48), mode="bilinear", antialias=True)
         return small.round().clamp(0, 255).to(torch.uint8).contiguous()
 
     def costs(self) -> dict[str, dict]:
-        """Parameters, FLOPs and measured images/s of each read-out by itself."""
+        """Measure parameters, FLOPs and images/s of each output by itself."""
         model, costs = unwrap_model(self.task.get_eval_model()), {}
         with autocast(self.precision, self.world.device):
             for read_out, parameters in self.task.read_outs_apart(model):
@@ -111,7 +113,7 @@ class Measurement:
         return costs
 
     def head_cost(self, student: nn.Module) -> dict:
-        """Sizes of a student's head, and the FLOPs of its loss, forward, per image; empty without a head."""
+        """Return the sizes of a student's head and the FLOPs of its loss, forward, per image; empty without a head."""
         if self.task.head is None:
             return {}
         operations = loss_flops(student, self.config.optimizer.batch_size, self.world.device)

@@ -1,4 +1,4 @@
-"""Trainings by flags alone, those after "--", where no script of sh/ has the recipe."""
+"""Training commands from the flags after "--", for pairs without a script in sh/."""
 
 import importlib
 import os
@@ -11,12 +11,12 @@ from gendd.programs.jobs import SCRIPTS
 from gendd.runs.folder import data_name
 
 SMALL_IMAGES, PHOTOGRAPHS = "gendd_cifar", "gendd_imagenet"
-# How flags begin that need a teacher.
+# Prefixes of the flags that need a teacher.
 OF_TEACHERS = ("teacher", "cached_views")
 
 
 def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """Return the words before "--" and the flags after it, or None for these if there is no "--"."""
+    """Return the words before "--" and the flags after it; None for the flags without a "--"."""
     words = list(arguments)
     if "--" not in words:
         return words, None
@@ -39,7 +39,7 @@ def data_of(flags: Sequence[str]) -> str:
 
 
 def flags_of(method: type[Method], compared: Iterable[type[Method]], flags: Sequence[str]) -> list[str]:
-    """Return the flags without the options that only other methods have, and without a teacher where none is needed."""
+    """Return the flags without options of other methods, and without teacher flags if the method does not use one."""
     foreign = {name for other in compared for name in _options(other)} - _options(method)
     kept, keep = [], True
     for word in flags:
@@ -65,6 +65,6 @@ def _dataset(flags: Sequence[str]) -> str:
 
 
 def _program(flags: Sequence[str]) -> str:
-    """Return the environment's FAMILY, or else that of the images: photographs, unless a name is known."""
+    """Return the family: FAMILY from the environment, else the CIFAR family if it knows the data set's name."""
     small = _dataset(flags) in importlib.import_module(f"{SMALL_IMAGES}.sources").NAMES
     return os.environ.get("FAMILY") or (SMALL_IMAGES if small else PHOTOGRAPHS)

@@ -1,4 +1,4 @@
-"""What a run is about to do, in words."""
+"""The plan: a printed description of a run before it starts."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from gendd.family import PAPERS, Family
 from gendd.networks.cost import as_flops, flops, parameter_count
 from gendd.runs.experiment import Experiment, LoadedNetwork, synchronizes_norms
 
-# Optimizer steps of a training below which the plan warns.
+# The plan warns below this number of optimizer steps.
 FEW_STEPS = 1000
-DECAYED = {"matrices": "weight matrices but the head's", "head-exempt": "all but the head"}
+DECAYED = {"matrices": "weight matrices outside the head", "head-exempt": "everything outside the head"}
 
 
 def plan_of(
@@ -31,7 +31,7 @@ def plan_of(
     precision: str,
     results: Path,
 ) -> str:
-    """The plan, a line for each aspect of the run; batch and learning rate are those in effect."""
+    """Return the plan, one line per aspect of the run, with the effective batch size and learning rate."""
     head = built.task.head
     size = f"{config.data.image_size}x{config.data.image_size}"
     lines = {
@@ -43,7 +43,7 @@ def plan_of(
     lines["method"] = _method(config)
     if head is not None:
         lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
-        # The paper's protocol is one of labeled data sets.
+        # The paper's protocol needs a labeled data set.
         if head.draws_features and summary.num_classes:
             protocol = family.protocol(config.method)
             lines["protocol"] = protocol if protocol == PAPERS else f"{protocol}; --paper sets the paper's"
@@ -74,10 +74,10 @@ def _network(loaded: LoadedNetwork) -> str:
 def _method(config: Config) -> str:
     words = [config.method.describe()]
     if config.data.unlabeled:
-        words.append("no label is read")
+        words.append("no labels")
     if config.data.label_fraction < 1:
-        others = "the others without" if config.method.unlabeled else "the others left out"
-        words.append(f"{100 * config.data.label_fraction:g} % of the images with labels, {others}")
+        others = "the others without labels" if config.method.unlabeled else "the others not used"
+        words.append(f"labels for {100 * config.data.label_fraction:g} % of the images, {others}")
     if config.data.teacher_cache:
         words.append(
             f"teacher's features of {_counted(config.views, 'view')} per image from {config.data.teacher_cache}"
@@ -86,7 +86,7 @@ def _method(config: Config) -> str:
 
 
 def _average(config: Config) -> dict[str, str]:
-    use = "reported" if config.optimizer.eval_weights == "ema" else "evaluated beside the trained ones"
+    use = "reported" if config.optimizer.eval_weights == "ema" else "evaluated in addition to the trained weights"
     return (
         {"average": f"of the weights, decay {config.optimizer.ema_decay:g}, {use}"}
         if config.optimizer.ema_decay
@@ -108,18 +108,18 @@ def _warmup(config: Config) -> str:
 
 
 def steps_line(steps_per_epoch: int, epochs: int) -> str:
-    """The plan's line of the optimizer steps, which are known once the images are listed."""
+    """Return the plan's line about optimizer steps. It follows the plan: the images must be listed first."""
     total = steps_per_epoch * epochs
-    advice = f"; few, most students need {FEW_STEPS}" if total < FEW_STEPS else ""
+    advice = f"; this is few, most students need at least {FEW_STEPS}" if total < FEW_STEPS else ""
     return f"  {'steps':<10} {steps_per_epoch} per epoch, {total} in all{advice}"
 
 
 def _batch_norm(config: Config, world: World) -> str:
-    """Whose images its statistics are of."""
+    """Describe which images the batch norm statistics cover."""
     if synchronizes_norms(config, world.device, world.size):
-        return f"statistics of the images of all {world.size} processes"
-    reason = "; --sync-bn needs GPUs, torch has no kernels for the CPU" if config.optimizer.sync_bn else ""
-    return f"statistics of each process's own images{reason}"
+        return f"statistics over the images of all {world.size} processes"
+    reason = "; --sync-bn needs GPUs, torch does not support it on the CPU" if config.optimizer.sync_bn else ""
+    return f"statistics over the images of each process{reason}"
 
 
 def _head(config: Config, student: Student, device: torch.device) -> str:
@@ -132,8 +132,10 @@ def _head(config: Config, student: Student, device: torch.device) -> str:
 
 
 def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:
-    """Floating-point operations per image of the head's loss, forward, of a whole batch: one image alone takes other
-    ways through the head than many do. They are counted, not carried out."""
+    """Count the FLOPs per image of the head's loss, forward, for a whole batch, without executing them.
+
+    A single image would take other code paths through the head.
+    """
     with FakeTensorMode(allow_non_fake_inputs=True):
         z = torch.zeros(batch_size, student.norm.normalized_shape[0], device=device)
         return round(flops(lambda: student.head(z, z.new_zeros(batch_size, student.head.feature_dim))) / batch_size)

@@ -126,7 +126,7 @@ def test_evaluate_gives_the_feature_scores_of_training(unlabeled, capsys):
     last = json.loads((unlabeled / "result.json").read_text())["last"]
     for row in rows:
         assert {name: row[name] for name in ("cosine", "r2", "neighbors")} == last[row["read_out"]]
-    assert "| read-out | cosine % | R2 % | neighbors (chance 1.7 %) % |" in capsys.readouterr().out
+    assert "| output | cosine % | R2 % | neighbors (chance 1.7 %) % |" in capsys.readouterr().out
 
 
 def test_unlabeled_run_is_scored_by_knn_and_probe(unlabeled, capsys):

@@ -158,5 +158,5 @@ def test_sampling_programs_refuse_a_run_without_head(tmp_path):
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
     with refuses("no generative head"):
         main(["guidance", run])
-    with refuses("trains no head"):
+    with refuses("does not train a head"):
         equal_cost([run])

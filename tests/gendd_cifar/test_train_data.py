@@ -110,7 +110,7 @@ def test_dry_run_finds_all_errors_in_the_data(tmp_path, monkeypatch, capsys, fla
     before = contents(tmp_path)
     main([*command, "--dry-run"])
     output = capsys.readouterr().out
-    assert str(refused.value) in output.partition("missing or wrong:")[2] and "all there" not in output
+    assert str(refused.value) in output.partition("missing or wrong:")[2] and "nothing is missing" not in output
     assert contents(tmp_path) == before and not Path("runs").exists()
 
 
@@ -119,4 +119,4 @@ def test_dry_run_decodes_no_image(tmp_path, capsys):
     (folder / "train" / "a" / "0.png").write_bytes(b"no image")
     main(["classification", *COMMON, "--batch-size", "16", "--dataset", str(folder), "--dry-run"])
     output = capsys.readouterr().out
-    assert "16 to train on, 4 of test to evaluate on" in output and "all there" in output
+    assert "16 to train on, 4 of test to evaluate on" in output and "nothing is missing" in output

@@ -66,11 +66,13 @@ def test_plan_prints_the_images_of_a_label_fraction(train, capsys):
     few = ("--label-fraction", "0.1", "--epochs", "1")
     train(*few, data="digits-labels0.1")
     plan = capsys.readouterr().out
-    assert ", 10 % of the images with labels, the others without\n" in plan and "images     1198 to train on" in plan
+    assert (
+        ", labels for 10 % of the images, the others without labels\n" in plan and "images     1198 to train on" in plan
+    )
     train(*few, method="kd", data="digits-labels0.1")
     plan = capsys.readouterr().out
     labels = split.labeled(data.read_source("digits", "", "train", 8).images.labels, 0.1).sum()
-    assert ", 10 % of the images with labels, the others left out\n" in plan
+    assert ", labels for 10 % of the images, the others not used\n" in plan
     assert f"images     {labels} to train on" in plan
 
 

@@ -148,7 +148,7 @@ def test_resume_with_paper_refuses_other_sampling_steps(train):
         main(["--resume", str(train.folder()), "--sampling-steps", "4"])
 
 
-@pytest.mark.parametrize("flag, told", [("--check-data", "all images read"), ("--dry-run", "all there")])
+@pytest.mark.parametrize("flag, told", [("--check-data", "all images read"), ("--dry-run", "nothing is missing")])
 def test_resume_with_dry_run_or_check_data_changes_nothing(interrupted, flag, told, capsys):
     before = contents(interrupted)
     main(["--resume", str(interrupted), flag])
@@ -200,7 +200,7 @@ def test_resume_refuses_a_run_that_another_process_trains(train, interrupted, ca
         (line,) = refused.value.stderr.splitlines()
         assert f"process {other.pid} on" in line
         main(["--resume", str(interrupted), "--dry-run"])
-        assert "all there" in capsys.readouterr().out and contents(interrupted) == before
+        assert "nothing is missing" in capsys.readouterr().out and contents(interrupted) == before
     finally:
         done.set()
         other.join()
@@ -223,4 +223,4 @@ def test_run_older_than_a_flag_has_its_default(train, interrupted, capsys):
     with refuses("--grad-accum-steps 1 there, 2 here"):
         train("--grad-accum-steps", "2", runs="parts")
     train("--dry-run", runs="parts")
-    assert "all there" in capsys.readouterr().out
+    assert "nothing is missing" in capsys.readouterr().out

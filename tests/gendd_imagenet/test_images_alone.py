@@ -152,7 +152,7 @@ def test_run_is_evaluated_on_some_of_its_classes(photos, tmp_path, capsys):
     for name in CLASSES[1:]:
         shutil.copytree(photos / "val" / name, tmp_path / "some" / "val" / name)
     evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
-    assert "2 of the 3 classes of the run, among which it chooses" in capsys.readouterr().out
+    assert "predictions among 2 of the run's 3 classes" in capsys.readouterr().out
     (row,) = json.loads((run / "evaluation-some-val.json").read_text())["read_outs"]
     assert "top5" not in row and 0 <= row["top1"] <= 100
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")

@@ -124,7 +124,7 @@ def test_killed_compare_waits_for_its_run_before_it_resumes(comparison):
                 time.sleep(0.05)
         process.kill()
     assert len(comparison.calls()) == 1
-    with refuses("still at work"):
+    with refuses("runs of another command still write there"):
         comparison.run("slow kd", "0")
     (comparison.project / "go").touch()
     with open(comparison.output / "lock", "w") as lock:
@@ -158,7 +158,7 @@ def test_compare_refuses_invalid_commands(comparison):
     comparison.output.mkdir(parents=True)
     with open(comparison.output / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with refuses("still at work"):
+        with refuses("runs of another command still write there"):
             comparison.run("gendd", "0")
 
 
@@ -206,7 +206,7 @@ def test_compare_with_plain_flags_needs_no_script(comparison, monkeypatch):
     [
         (["kd", "0", "--", "--student", "small"], "--dataset is missing"),
         (["kdd", "0", "--", "--dataset", "digits"], "METHODS kdd: no such name"),
-        (["kd", "--", "--dataset", "digits"], "what is compared"),
+        (["kd", "--", "--dataset", "digits"], "arguments are missing: give"),
     ],
 )
 def test_compare_refuses_invalid_plain_flags(comparison, arguments, reason):

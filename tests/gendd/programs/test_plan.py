@@ -54,4 +54,4 @@ def test_flops_count_module_with_view_of_a_parameter():
 def test_plan_with_few_steps_warns():
     assert steps_line(10, 100) == "  steps      10 per epoch, 1000 in all"
     assert steps_line(1, 100).startswith("  steps      1 per epoch, 100 in all; few, ")
-    assert steps_line(1, 100).endswith("; few, most students need 1000")
+    assert steps_line(1, 100).endswith("; this is few, most students need at least 1000")

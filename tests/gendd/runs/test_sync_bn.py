@@ -82,5 +82,5 @@ def test_plan_states_the_images_of_batch_norm_statistics(tmp_path):
 
     alone, two = World(0, 1, 0, CPU), World(0, 2, 0, CPU)
     assert not line(config("--sync-bn"), alone)
-    assert "each process's own images; --sync-bn needs GPUs" in line(config("--sync-bn"), two)[0]
-    assert line(config(), two)[0].endswith("each process's own images")
+    assert "the images of each process; --sync-bn needs GPUs" in line(config("--sync-bn"), two)[0]
+    assert line(config(), two)[0].endswith("the images of each process")
