@@ -77,7 +77,7 @@ def made(make: Callable[..., Chunk], *arguments) -> Chunk:
 
 def worker_fault(what: str, workers: int) -> PassingFault:
     return PassingFault(
-        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's shm-size) ran out, give fewer "
+        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's `shm_size`) ran out, give fewer "
         f"`workers` than {workers}; `workers` 0 needs no shared memory and shows where it fails; the same command "
         "resumes from the last checkpoint"
     )

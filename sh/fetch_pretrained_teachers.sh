@@ -43,7 +43,7 @@ is_checkpoint() { # FILE
   "$python" -c '
 import sys
 from pathlib import Path
-from gendd.checkpoint import read
+from gendd.networks.checkpoint import read
 read(Path(sys.argv[1]))' "$1" 2>/dev/null
 }
 

@@ -76,7 +76,7 @@ def naming(field: str, value: object = "") -> Iterator[None]:
     try:
         yield
     except InvalidSetting as error:
-        error.field, error.value = error.field or field, error.value or value
+        error.field, error.value = error.field or field, value if error.value == "" else error.value
         raise
 
 

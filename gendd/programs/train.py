@@ -140,7 +140,7 @@ def configuration(family: Family, arguments: list[str]) -> Config:
 
 
 def _from_file(family: Family, file: str, method: str) -> Config:
-    with naming("--config"):
+    with naming("config"):
         config = read_config(Path(os.path.expanduser(file)), family)
     if method not in ("", config.method.name):
         raise UserError(f"METHOD {method}: --config {file} is for {config.method.name}; leave METHOD out")

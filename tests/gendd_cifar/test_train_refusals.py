@@ -77,7 +77,7 @@ def test_check_data_refuses_numbers_out_of_range(flags):
 
 
 def test_plan_prints_normalization_a_network_does_not_state(tmp_path, capsys):
-    main([*GENDD, "--runs", str(tmp_path), "--dry-run"])
+    main([*GENDD, "--teacher-weights", "random", "--runs", str(tmp_path), "--dry-run"])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
     for role in ("student", "teacher"):
         assert "mean 0.5071 0.4867 0.4408" in lines[role] and "states none" in lines[role]

@@ -12,7 +12,7 @@ from faults import STALE, failing
 from photos import assert_same, config, images_and_labels, open_evaluated, open_photos, refusal, write_images
 
 from gendd.core import retry
-from gendd.core.errors import PassingFault
+from gendd.core.errors import PassingFault, with_flags
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 
@@ -36,7 +36,7 @@ def fault(batches) -> str:
     """Return the one-line error that ends the training; assert that no worker is left."""
     with pytest.raises(PassingFault) as ended:
         list(batches)
-    message = str(ended.value)
+    message = with_flags(str(ended.value))
     assert len(message.splitlines()) == 1 and "fewer --workers than 2" in message
     for worker in active_children():
         worker.join(5)
