@@ -1,4 +1,4 @@
-"""The JSON file of a program's figures."""
+"""The JSON file with the figures of a program."""
 
 import json
 from pathlib import Path
@@ -11,10 +11,10 @@ ELSEWHERE = "name another place for the figures: --json FILE"
 
 
 def figures_file(given: str | None, run: Path, program: str, *differing: str) -> Path:
-    """Return the file that is given, or one in the run folder, whose name says what differs from the usual figures.
+    """Return the given file, or a file in the run folder whose name contains the settings that differ from the default.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     file = Path(given or run / f"{'-'.join([program, *differing])}.json")
     check_writable(file, ELSEWHERE)
@@ -22,7 +22,7 @@ def figures_file(given: str | None, run: Path, program: str, *differing: str) ->
 
 
 def other_data(own: Config, used: Config, dataset: str, split: str) -> list[str]:
-    """Return the names of a data set and its split, if they are other images than the run's own."""
+    """Return the names of a data set and its split if its images are not the run's; else an empty list."""
     same = all(getattr(own.data, name) == getattr(used.data, name) for name in ("dataset", *own.data.choices))
     return [] if same else [data_name(dataset), split]
 

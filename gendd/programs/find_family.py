@@ -1,4 +1,4 @@
-"""Find the family of a command: the module that the user typed, or the family of a run among the arguments."""
+"""Find the family of a command: from the module that the user typed, or from a run among the arguments."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,15 +14,15 @@ IMAGES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
 
 
 def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Family:
-    """Return the family of a module: its own, or for `python -m gendd` the family of the run that the arguments name.
+    """Return the family of a module; for `python -m gendd`, the family of the run that the arguments name.
 
-    Without a run the environment's FAMILY names it.
+    Without a run, the environment variable FAMILY names it.
 
     Args:
-        own_flags: whether the program's flags differ between the families.
+        own_flags: True if the program's flags differ between the families.
 
     Raises:
-        UserError: a damaged run folder, a family of no such name, or none where the program's flags depend on it.
+        UserError: a run folder is damaged, the family is unknown, or no family is named and the flags depend on it.
     """
     if module in FAMILIES:
         return family_named(module)
@@ -30,7 +30,7 @@ def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Famil
     if not name and own_flags:
         program = arguments[0]
         commands = " or ".join(f"python -m {family} {program} ... ({images})" for family, images in IMAGES.items())
-        raise UserError(f"PROGRAM {program}: no run folder is given that names the family; choose {commands}")
+        raise UserError(f"PROGRAM {program}: the family of images is unknown without a run folder; choose {commands}")
     try:
         return replace(family_named(name or FAMILIES[0]), typed=module)
     except InvalidValue as error:
@@ -38,7 +38,7 @@ def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Famil
 
 
 def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the families that runs, their files and configuration files among the arguments name, and where."""
+    """Yield (place, family) for each run, checkpoint or configuration file among the arguments."""
     values = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)
     for path in (Path(value) for value in values if value):
         if Path(path, "config.json").is_file():

@@ -1,4 +1,4 @@
-"""The command line: python -m gendd_cifar PROGRAM [flags]. Help is printed without the libraries, which load slowly."""
+"""The command line: python -m gendd_cifar PROGRAM [flags]. The list of programs is printed without slow imports."""
 
 import importlib
 import sys
@@ -8,10 +8,10 @@ from gendd.core.errors import naming, unknown_name
 
 
 class Program(NamedTuple):
-    """A program of the command line. Its module is imported when it is named.
+    """A program of the command line. Its module is imported only when the program runs.
 
     Args:
-        own_flags: whether its flags differ between the families.
+        own_flags: True if its flags differ between the families.
     """
 
     module: str
@@ -27,15 +27,17 @@ PROGRAMS = {
     "evaluate": Program(
         "gendd.programs.evaluate", "evaluate_checkpoint", "measure a run or a checkpoint", own_flags=True
     ),
-    "sampling": Program("gendd.programs.sampling", "ablate_sampling", "what guidance and sampler do to a trained head"),
-    "knn": Program("gendd.programs.probes", "knn", "judge a student's features by their nearest neighbors"),
-    "probe": Program("gendd.programs.probes", "probe", "judge them by a linear classifier, fitted afterwards"),
-    "zero-shot": Program("gendd.programs.probes", "zero_shot", "judge them by a vector for each class"),
+    "sampling": Program(
+        "gendd.programs.sampling", "ablate_sampling", "measure a trained head with each guidance or sampler"
+    ),
+    "knn": Program("gendd.programs.probes", "knn", "evaluate a student's features by nearest neighbors"),
+    "probe": Program("gendd.programs.probes", "probe", "evaluate a student's features by a linear probe"),
+    "zero-shot": Program("gendd.programs.probes", "zero_shot", "evaluate a student's features by one vector per class"),
     "report": Program("gendd.programs.report", "report", "compare finished runs: tables and pictures"),
-    "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, and report on all"),
-    "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then draw"),
+    "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, then report"),
+    "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then plot"),
     "equal-cost": Program(
-        "gendd.programs.equal_cost", "equal_cost", "networks that cost as much as a student with its head"
+        "gendd.programs.equal_cost", "equal_cost", "find networks that cost as much as a student with its head"
     ),
 }
 
@@ -44,10 +46,10 @@ def main(module: str, arguments: list[str] | None = None) -> None:
     """Run the program that the first argument names, with the flags after it.
 
     Args:
-        module: that the user typed, such as "gendd_cifar".
+        module: module that the user typed, such as "gendd_cifar".
 
     Raises:
-        UserError: no such program, or an error of the program.
+        UserError: the program is unknown, or it raises this error.
     """
     name, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):

@@ -1,4 +1,4 @@
-"""Features of a trained student that are judged, computed once: kept in the run folder, whatever program asks next."""
+"""Features of a trained student, computed once and stored in the run folder for all programs that evaluate them."""
 
 import hashlib
 import itertools
@@ -23,16 +23,16 @@ from gendd.networks.create import pooled_feature
 from gendd.runs.experiment import Experiment
 from gendd.runs.folder import data_name
 
-# Stored features are those of today's images if those of the first batch are no further away than kernels round.
-MOST_APART = 0.01
+# Stored features are reused if the first batch differs by at most this relative norm: kernels round differently.
+TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
 class ProbedFeatures:
-    """Features (N, D) of N images, their labels (N,), or several of each (N, M), and the names of the C classes.
+    """Features (N, D) of N images, labels (N,) or (N, M) with several per image, and the names of the C classes.
 
     Args:
-        dataset, split: that the images are of.
+        dataset, split: source of the images.
     """
 
     features: Tensor
@@ -45,19 +45,19 @@ class ProbedFeatures:
 def probed_features(
     family: Family, path: str, run: Experiment, kind: str, world: World, of_training: bool = False
 ) -> ProbedFeatures:
-    """Features of the images to test on, or to train on, as the file in the run folder or anew.
+    """Return the features of the test or training images, from the file in the run folder or computed.
 
     Args:
         path: the run folder.
-        kind: "backbone", those of the plain student, or "generated", those of its head.
+        kind: "backbone" for the features of the plain student, "generated" for the features of its head.
 
     Raises:
-        UserError: the images have no labels, or their features are not finite.
+        UserError: the images do not have labels, or their features are not finite.
     """
     settings = run.config
     data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network, of_training)
     if not data.class_names:
-        raise UserError(f"run {path}: {described(data)} has no labels; name a labeled data set: --dataset")
+        raise UserError(f"run {path}: {described(data)} does not have labels; name a labeled data set with --dataset")
     batches, title = _batches(run, data, kind, world), "training images" if of_training else "test images"
     first = next(batches)
     made_from = {
@@ -75,14 +75,14 @@ def probed_features(
         parts = tqdm(itertools.chain([first], batches), title, disable=None, leave=False)
         features, labels = map(torch.cat, zip(*parts, strict=True))
         if not features.isfinite().all():
-            raise UserError(f"run {path}: its features of {described(data)} are not finite; judge another run")
+            raise UserError(f"run {path}: its features of {described(data)} are not finite; choose another run")
         found = {"features": features, "labels": labels}
         _store(file, {name: values.cpu() for name, values in found.items()}, known)
     return ProbedFeatures(found["features"], found["labels"], data.class_names, data.dataset, data.split)
 
 
 def _batches(run: Experiment, data: EvaluationData, kind: str, world: World):
-    """Features (B, D) and labels (B,) of each batch."""
+    """Yield features (B, D) and labels (B,) of each batch."""
     network, settings = run.student.network, run.config
     precision, sampling = resolve_precision(settings.run.precision, world.device), settings.method.sampling()
     for number, images, labels in data.batches():
@@ -96,7 +96,7 @@ def _batches(run: Experiment, data: EvaluationData, kind: str, world: World):
 
 
 def _stored(file: Path, known: str, first: tuple[Tensor, Tensor], world: World) -> dict[str, Tensor] | None:
-    """What the file holds, if it was made from the same, and the images are still those."""
+    """Return the content of the file if its source (`known`) and the first batch of features are unchanged."""
     try:
         if not file.exists() or metadata(file).get("made_from") != known:
             return None
@@ -104,9 +104,9 @@ def _stored(file: Path, known: str, first: tuple[Tensor, Tensor], world: World) 
     except (SafetensorError, OSError):
         return None
     features, labels = first
-    theirs = found["features"][: len(features)]
-    apart = (theirs - features).norm() / features.norm().clamp(min=torch.finfo(features.dtype).tiny)
-    same = apart <= MOST_APART and torch.equal(found["labels"][: len(labels)], labels)
+    stored = found["features"][: len(features)]
+    difference = (stored - features).norm() / features.norm().clamp(min=torch.finfo(features.dtype).tiny)
+    same = difference <= TOLERANCE and torch.equal(found["labels"][: len(labels)], labels)
     return found if same else None
 
 

@@ -1,4 +1,4 @@
-"""The programs that judge a trained student by its features, whatever it was trained for: knn, probe, zero-shot."""
+"""Programs that evaluate the features of a trained student of any method: knn, probe, zero-shot."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ class FeatureProgram:
     run: RunArgument
     """Run folder."""
     dataset: str | None = None
-    """Labeled data set to judge on; the run's own if not given."""
+    """Labeled data set to evaluate on. The run's data set if not given."""
     data_root: str | None = None
-    """Folder of data sets; the run's own if not given."""
+    """Folder of data sets. The run's value if not given."""
     features: Which = "backbone"
-    """Which features are judged: the plain student's, or those that its head generates."""
+    """Features to evaluate: backbone, from the plain student, or generated, from its head."""
     json: str | None = None
-    """File for the figures; <program>.json in the run folder if not given, with the data set's and the features' name
-    where they are not the usual ones."""
+    """File for the figures. <program>.json in the run folder if not given; other data sets and features than the
+    default are added to its name."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class KnnConfig(FeatureProgram):
     """Classify the test images by the nearest training images: no training, no classifier (DINO, 2021)."""
 
     k: Count = NEIGHBORS
-    """Nearest training images that vote."""
+    """Number of nearest training images that vote."""
     temperature: Positive = TEMPERATURE
-    """Each counts exp(cosine / temperature)."""
+    """Temperature of the votes: a neighbor counts exp(cosine / temperature)."""
 
 
 @dataclass(frozen=True)
@@ -66,32 +66,33 @@ class ProbeConfig(FeatureProgram):
     """Fit a linear classifier to the frozen features of the training images, and test it."""
 
     protocol: Literal["lbfgs", "sgd"] = "lbfgs"
-    """lbfgs: all images at a time, penalty chosen on a tenth of the training images; or, for large sets, sgd: rate 30,
-    no weight decay, cosine, 100 epochs, targets half label and half teacher's probability where it classifies."""
+    """lbfgs fits all images at once, with a penalty selected on a tenth of the training images. sgd, for large sets,
+    uses learning rate 30, cosine schedule, no weight decay and 100 epochs; its targets are half label and half
+    teacher's probability if the teacher classifies."""
 
 
 @dataclass(frozen=True)
 class ZeroShotConfig(FeatureProgram):
-    """Classify the test images by a vector of each class: text embeddings, or a teacher's classifier."""
+    """Classify the test images by one vector per class: text embeddings, or a teacher's classifier."""
 
     features: Which = "generated"
-    """Which features are judged: those that the head generates, or the plain student's."""
+    """Features to evaluate: generated, from the student's head, or backbone, from the plain student."""
     class_vectors: str | None = None
-    """File of a matrix, a row for each class in order: .npy, a tensor in .pt, or "weight" (and "bias") in .pt or
+    """File with a matrix, one row per class in order: .npy, a tensor in .pt, or "weight" (and "bias") in .pt or
     safetensors."""
     likeness: Literal["cosine", "dot"] = "cosine"
-    """What a class is chosen by: cosine, or dot product (and bias, as a linear classifier)."""
+    """Similarity of a feature and a class vector: cosine, or dot product (plus bias, like a linear classifier)."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a program found.
+    """Result of a program.
 
     Args:
-        settings: that the figures depend on.
-        test: N images.
-        scores: (N, C), the higher the likelier the class.
-        probabilities: (N, C), or None where the scores state none.
+        settings: settings that the figures depend on.
+        test: the N test images.
+        scores: (N, C); a higher score means a more likely class.
+        probabilities: (N, C), or None if the scores do not give probabilities.
     """
 
     settings: Mapping[str, object]
@@ -100,11 +101,11 @@ class Outcome:
     probabilities: Tensor | None
 
     def figures(self) -> dict[str, float]:
-        """Return, in percent, top-1, of more than five classes top-5, and of probabilities the calibration error."""
+        """Return top-1, top-5 (with more than five classes) and calibration error (of probabilities) in percent."""
         labels, device = one_label(self.scores, self.test.labels), self.scores.device
         hits = self.scores.topk(min(5, self.scores.shape[1]), dim=-1).indices == labels[:, None]
         if self.probabilities is not None:
-            # Among classes without a single vote, the order is arbitrary.
+            # The order of classes without votes is arbitrary.
             hits &= self.probabilities.gather(1, labels[:, None]) > 0
         found = {"images": len(labels), "top1": round(100 * hits[:, 0].double().mean().item(), 4)}
         if has_top5(self.scores):
@@ -117,7 +118,11 @@ class Outcome:
 
 
 def knn(family: Family, arguments: list[str]) -> None:
-    """The knn program of a family. Raises UserError: no run, no labels, or too few images."""
+    """Run the knn program of a family.
+
+    Raises:
+        UserError: the path is not a run, labels are missing, or the images are too few.
+    """
     config = parse(KnnConfig, f"{family.module} knn", arguments)
 
     def measure(run: Experiment, world: World) -> Outcome:
@@ -132,7 +137,11 @@ def knn(family: Family, arguments: list[str]) -> None:
 
 
 def probe(family: Family, arguments: list[str]) -> None:
-    """The probe program of a family. Raises UserError: no run, or no labels."""
+    """Run the probe program of a family.
+
+    Raises:
+        UserError: the path is not a run, or labels are missing.
+    """
     config = parse(ProbeConfig, f"{family.module} probe", arguments)
 
     def measure(run: Experiment, world: World) -> Outcome:
@@ -152,22 +161,26 @@ def probe(family: Family, arguments: list[str]) -> None:
 
 
 def zero_shot(family: Family, arguments: list[str]) -> None:
-    """The zero-shot program of a family. Raises UserError: no run, no labels, or vectors that do not fit."""
+    """Run the zero-shot program of a family.
+
+    Raises:
+        UserError: the path is not a run, labels are missing, or the class vectors do not fit.
+    """
     config = parse(ZeroShotConfig, f"{family.module} zero-shot", arguments)
     if not config.class_vectors:
-        raise UserError("--class-vectors is missing: name a file with a vector for each class (.npy, .pt, safetensors)")
+        raise UserError("--class-vectors is missing: name a file with one vector per class (.npy, .pt, safetensors)")
 
     def measure(run: Experiment, world: World) -> Outcome:
         vectors, bias = _class_vectors(config.class_vectors, world)
         test = _features(family, run, config, world)
         if len(vectors) != len(test.class_names):
             raise UserError(
-                f"--class-vectors {config.class_vectors}: {len(vectors)} vectors, the data set has "
-                f"{len(test.class_names)} classes"
+                f"--class-vectors {config.class_vectors}: the file has {len(vectors)} vectors, the data set "
+                f"{len(test.class_names)} classes; give one vector per class"
             )
         with naming("class_vectors", config.class_vectors):
             logits = zero_shot_logits(test.features, vectors, bias, config.likeness == "cosine")
-        # A cosine states no probability.
+        # Cosines are not logits: their softmax is not a probability.
         probabilities = logits.double().softmax(-1) if config.likeness == "dot" else None
         settings = {"class vectors": config.class_vectors, "likeness": config.likeness}
         return Outcome(settings, test, logits, probabilities)
@@ -176,7 +189,7 @@ def zero_shot(family: Family, arguments: list[str]) -> None:
 
 
 def _run(family: Family, config: FeatureProgram, program: str, measure: Callable[[Experiment, World], Outcome]) -> None:
-    """Open the run, judge it, print and write what was found."""
+    """Load the run, evaluate its features, print and write the figures."""
     check_ranges(config)
     world = first_alone()
     if not world:
@@ -187,7 +200,7 @@ def _run(family: Family, config: FeatureProgram, program: str, measure: Callable
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}
     run = load(config.run, family, world.device, on_dataset=config.dataset, **changed)
     if config.features == "generated" and run.task.head is None:
-        raise UserError(f"run {config.run}: {run.config.method.name} trains no head; give --features backbone")
+        raise UserError(f"run {config.run}: {run.config.method.name} does not train a head; give --features backbone")
     print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
     with torch.no_grad():
         outcome = measure(run, world)
@@ -226,10 +239,10 @@ def _features(
 def _sgd_targets(
     family: Family, run: Experiment, config: FeatureProgram, world: World, labels: Tensor, classes: int
 ) -> Tensor:
-    """Labels (N,), or, with a teacher that classifies, half label and half its probability (N, C)."""
+    """Return labels (N,) or, with a teacher that classifies, the mean of one-hot label and its probability (N, C)."""
     teacher = getattr(run.task, "teacher", None)
     if config.dataset or not teacher or not teacher.classifier:
-        # Of other data it knows no classes.
+        # The teacher does not know the classes of another data set.
         return labels
     opened = load(config.run, family, world.device, with_teacher=True)
     data = family.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
@@ -245,7 +258,9 @@ def _class_vectors(file: str, world: World) -> tuple[Tensor, Tensor | None]:
         tensors = content if isinstance(content, dict) else {"weight": content}
         vectors, bias = tensors.get("weight"), tensors.get("bias")
         if not isinstance(vectors, Tensor) or not (bias is None or isinstance(bias, Tensor)):
-            raise InvalidValue(file, 'holds no class vectors; give a matrix (C, D), or tensors "weight" and "bias"')
+            raise InvalidValue(
+                file, 'does not hold class vectors; give a matrix (C, D), or tensors "weight" and "bias"'
+            )
     return vectors.float().to(world.device), None if bias is None else bias.float().to(world.device)
 
 

@@ -9,6 +9,6 @@ def report(family: Family, arguments: list[str]) -> None:
     """Compare finished runs.
 
     Raises:
-        UserError: as `write_report` does.
+        UserError: see `write_report`.
     """
     write_report(parse(ReportConfig, f"{family.module} report", arguments))

@@ -1,6 +1,6 @@
-"""The sampling program of both families: what guidance, or sampler, steps, samples and start, make of one trained head.
+"""The sampling program of both families: measure one trained head with many sampling settings.
 
-Backbone and conditions are computed once; only the head is sampled again for every setting.
+Backbone and conditions are computed once; only the head is sampled again per setting.
 """
 
 from dataclasses import dataclass
@@ -35,38 +35,38 @@ MANY_STEPS, SAMPLES = (10, 30, 100), (1, 5)
 VALUES = {"guidance": "guidance", "sampling": "steps"}
 COST = "ms per image"
 NOTE = """\
-Top-1 of the head's read-out, on the images that the row counts. Time and FLOPs (a multiply-add counts two) are of the
-whole read-out: backbone, sampling and classifier. Time is the sum of the median times of the backbone and of the rest,
-over batches, with the least and greatest of the rest; on one CPU thread it is that thread's own time."""
+Top-1 of the head's output, on as many images as the column `images` states. Time and FLOPs (a multiply-add counts two)
+include backbone, sampling and classifier. Time is the median over batches of the backbone plus the median of the rest;
+least and greatest vary only the rest. On one CPU thread it is CPU time."""
 
 
 @dataclass(frozen=True)
 class SamplingProgram:
-    """How the head's read-out of a GenDD run depends on the way it is sampled: a table and curves."""
+    """Measure how the accuracy of a GenDD run's head depends on its sampling: a table and curves."""
 
     what: tyro.conf.Positional[Literal["guidance", "sampling"]]
-    """guidance; or sampling: sampler, steps, samples and start."""
+    """Settings to vary: guidance, or sampling (sampler, steps, samples and start)."""
     run: RunArgument
     """Run folder."""
     output: str | None = None
-    """Folder of the table, the CSV file and the picture; the run's own folder if not given."""
+    """Folder for the table, the CSV file and the picture. The run folder if not given."""
     data_root: str | None = None
-    """Folder of data sets; the run's own if not given."""
+    """Folder of data sets. The run's value if not given."""
     images: CountOrNone = 0
-    """Measure on the first so many test images; 0 takes all."""
+    """Number of test images; 0 is all."""
     noisy_images: CountOrNone = 1000
-    """The same for the samplers that start from noise, which take a hundred times as long."""
+    """Number of test images for samplers that start from noise, which take about 100 times as long."""
     precision: Literal["auto", "bf16", "fp32"] | None = None
-    """bf16 autocast, or fp32; auto: bf16 where the hardware multiplies in it; the run's own if not given."""
+    """bf16 (autocast) or fp32. auto is bf16 on hardware with bf16 matrix units. The run's value if not given."""
     seed: CountOrNone | None = None
-    """Seed of the sampling noise; the run's own if not given."""
+    """Seed of the sampling noise. The run's seed if not given."""
 
 
 def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
-    """The sampling program of a family.
+    """Run the sampling program of a family.
 
     Raises:
-        UserError: no run folder, a run without a generative head, or data that is missing.
+        UserError: the path is not a run folder, the run does not have a generative head, or data is missing.
     """
     config = parse(SamplingProgram, f"{family.module} sampling", arguments)
     check_ranges(config)
@@ -78,9 +78,13 @@ def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
     run = load(config.run, family, world.device, **changed)
     settings, task = run.config, run.task
     if task.head is None or not task.head.draws_features:
-        raise UserError(f"run {config.run}: {settings.method.name} trains no generative head; name a run of gendd")
+        raise UserError(
+            f"run {config.run}: {settings.method.name} does not train a generative head; name a run of gendd"
+        )
     if run.model.classifier is None:
-        raise UserError(f"run {config.run}: its teacher classifies nothing, so that its head has no top-1")
+        raise UserError(
+            f"run {config.run}: its head has no classifier to measure top-1; name a run whose teacher classifies"
+        )
     prepare(folder)
     data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
     check_classes(Path(config.run), data.class_names)
@@ -104,14 +108,14 @@ def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
 
 
 def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
-    """The settings to measure a run of these options with.
+    """Return the sampling settings to measure for a run with these options.
 
     Raises:
-        UserError: guidance, of a run without dropped conditions.
+        UserError: guidance of a run that was trained without condition dropout.
     """
     if what == "guidance":
         if not trained.condition_dropout:
-            raise UserError("guidance: the run was trained with --condition-dropout 0, which guidance needs")
+            raise UserError("guidance: the run was trained with --condition-dropout 0; name a run with dropout")
         return [
             SamplingOptions(sampling_steps=steps, guidance=scale, sampling_start=trained.sampling_start)
             for steps in GUIDED_STEPS
@@ -130,7 +134,7 @@ def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
 
 
 class _Head:
-    """A student's head on the conditions of some images, computed once; `probe_top1` is of the same images."""
+    """A student's head with precomputed conditions of some images; `probe_top1` is measured on the same images."""
 
     def __init__(self, student: Student, batches: Batches, world: World, seed: CountOrNone, image: Tensor):
         self.student, self.world, self.seed, self.image = student, world, seed, image
@@ -146,14 +150,14 @@ class _Head:
         def recorded():
             for number, images, labels in batches:
                 yield number, images, labels
-                # The evaluation asks for the next batch once it is done with this one.
+                # `evaluate` has run `probe` on this batch when it requests the next one.
                 self.conditions.append((number, latest, labels))
 
         self.backbone = Stopwatch(ReadOut(("probe",), probe))
         self.probe_top1 = evaluate(self.backbone, recorded(), world)["probe"]["top1"]
 
     def measure(self, sampling: SamplingOptions, noisy_images: CountOrNone) -> dict:
-        """A row of the table."""
+        """Measure one setting; return its row of the table."""
         sampling.check_sampling()
         student, settings = self.student, sampling.sampling()
         classifier: Any = student.classifier
@@ -182,12 +186,12 @@ class _Head:
 
 
 def _first(batches: list[tuple[int, Tensor, Tensor]], images: int) -> list[tuple[int, Tensor, Tensor]]:
-    """The first of some batches, with together about so many images, at least one."""
+    """Return the first batches that hold about this number of images, at least one batch."""
     return batches[: max(1, images // len(batches[0][2]))]
 
 
 def curve_name(what: str, sampling: SamplingOptions) -> str:
-    """What the settings on one curve share."""
+    """Return the name of the curve of a setting: the values that all settings on the curve share."""
     if what == "guidance":
         return f"steps {sampling.sampling_steps}"
     if sampling.sampler == "deterministic":

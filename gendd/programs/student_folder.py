@@ -1,4 +1,4 @@
-"""A run's plain student, in a folder that timm loads: timm.create_model("local-dir:RUN/student", pretrained=True)."""
+"""The plain student of a run, in a folder for timm: timm.create_model("local-dir:RUN/student", pretrained=True)."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-# timm's own writer of such a folder's config.json, which it exports under no public name.
+# timm writes the config.json of such a folder with this private function.
 from timm.models._hub import save_config_for_hf
 
 from gendd.core.files import save_tensors
@@ -19,12 +19,12 @@ from gendd.runs.folder import RunFolder
 
 @dataclass(frozen=True)
 class StudentFolder:
-    """What writes model.safetensors and config.json with each checkpoint.
+    """Writer of model.safetensors and config.json with each checkpoint.
 
     Args:
-        measurement: of the training whose student it is.
-        teacher: the run's record of its teacher; empty without one.
-        record: what a file alone needs to be evaluated: family, configuration, class names.
+        measurement: measurement of the training, with the student.
+        teacher: the run's record of its teacher; empty without a teacher.
+        record: family, configuration and class names, so that the file can be evaluated without its run.
     """
 
     run: RunFolder
@@ -33,12 +33,12 @@ class StudentFolder:
     record: Mapping[str, Any]
 
     def write(self, epoch: int) -> None:
-        """Write the student with the reported weights, as it is after this epoch."""
+        """Write the student with the reported weights after this epoch."""
         measurement, folder = self.measurement, self.run.student
         plain = measurement.plain(measurement.model(measurement.config.optimizer.eval_weights)).state_dict()
         config = self.config(epoch)
         folder.mkdir(exist_ok=True)
-        # One key: safetensors writes several in an order that differs from call to call.
+        # One key only: safetensors writes several keys in an order that differs from call to call.
         save_tensors(
             folder / "model.safetensors",
             {name: value.contiguous() for name, value in plain.items()},
@@ -51,7 +51,7 @@ class StudentFolder:
             link.symlink_to(Path("student", "model.safetensors"))
 
     def _plain_record(self) -> dict[str, Any]:
-        """Return the record of the plain network: no teacher and no method are needed to evaluate it."""
+        """Return the record without teacher and method: the plain network is evaluated without them."""
         record = dict(self.record)
         if record:
             record["method"] = {"name": Classification.name}
@@ -59,7 +59,7 @@ class StudentFolder:
         return record
 
     def config(self, epoch: int) -> dict[str, Any]:
-        """How timm builds the network and prepares its images, and under "gendd" where the weights come from."""
+        """Return the configuration for timm; its key "gendd" holds the origin of the weights."""
         config, network, evaluation = self.measurement.config, self.measurement.network, self.measurement.evaluation
         run = {
             "network": config.networks.student,
@@ -84,6 +84,6 @@ def _timm_config(network: Any, preprocessing: dict[str, Any], described: dict[st
         file = Path(place, "config.json")
         save_config_for_hf(network, str(file), model_config=described, data_config=preprocessing)
         content = json.loads(file.read_text())
-    # Our own mark for a network that states no normalization, which timm refuses.
+    # The project marks networks without a stated normalization with this key, which timm does not accept.
     content["pretrained_cfg"].pop("normalization", None)
     return content

@@ -1,4 +1,4 @@
-"""The sweep program: trains a pair once for every value of a setting, then draws what the setting does."""
+"""The ablate program: train a pair with each value of a setting, then plot the effect of the setting."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from gendd.programs.sampling import VALUES as SAMPLED
 from gendd.programs.sampling import ablate_sampling
 from gendd.reporting.ablate import AblateConfig, draw
 
-# Each setting of the training, and its values; those of token-dim go on to the teacher's whole feature.
+# Each training setting and its values. For token-dim, wider tokens up to the teacher's whole feature are added later.
 VALUES = {
     "contraction": ("0", "0.25", "0.5", "0.75", "0.9"),
     "token-dim": ("8",),
     "repeats": ("4", "8", "16", "30"),
     "feature-mixup": ("0", "1"),
 }
-# What is tried with each value, as other flags, and its name.
+# Variants of each value: {suffix of the run's name: other flags}.
 VARIANTS = {"repeats": {f"-{scheme}": ("--draw-scheme", scheme) for scheme in ("independent", "shared", "antithetic")}}
 
 
 def ablate(family: Family, arguments: list[str]) -> None:
-    """The ablate program: a setting of the training by a script, or one of the sampling by a run.
+    """Run the ablate program: a training setting with a script, or a sampling setting with a run.
 
     Raises:
-        UserError, PassingFault: as `main` and `ablate_sampling`.
+        UserError, PassingFault: see `main` and `ablate_sampling`.
     """
     settings = "|".join((*VALUES, *SAMPLED))
     if arguments[:1] in (["-h"], ["--help"]):
@@ -43,10 +43,11 @@ def ablate(family: Family, arguments: list[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Train, and draw; what is done is not trained again, and a run that fails does not stop the others.
+    """Train and plot. Complete runs are not trained again, and a failed run does not stop the others.
 
     Raises:
-        UserError: a command that cannot work. PassingFault: some runs failed.
+        UserError: the command cannot work.
+        PassingFault: some runs failed.
     """
     words, plain = split_at_dashes(arguments)
     setting, script, *flags = [*words, "", ""]
@@ -54,9 +55,9 @@ def main(arguments: Sequence[str]) -> None:
         if setting not in VALUES:
             raise unknown_name(setting, (*VALUES, *SAMPLED))
     if plain is None and not Path(script).is_file():
-        named = f"{script}: {no_such(script)}" if script else "none is given"
+        wrong = f"SCRIPT {script}: {no_such(script)}" if script else "SCRIPT is missing"
         raise UserError(
-            f"{setting}: which script trains the pair? {named}; name one, or give flags: "
+            f"{wrong}; name the script that trains the pair, or give flags: "
             f"bash sh/ablate.sh {setting} -- --dataset FOLDER ..."
         )
     place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)
@@ -89,12 +90,12 @@ def jobs_of(
 
 
 def feature_width(folders: Folders) -> int:
-    """Of the teacher, as the runs tell; 0 where there are none."""
+    """Return the width of the teacher's feature from the results of the runs; 0 without a complete run."""
     results = [json.loads(Path(folder, "result.json").read_text()) for folder in folders.values() if folder]
     return results[0]["head"]["feature_dim"] if results else 0
 
 
 def wider_tokens(narrowest: int, width: int) -> list[str]:
-    """Token widths above the narrowest: its doubles that divide the feature's width, and the whole feature."""
+    """Return the token widths above the narrowest: its doublings that divide the feature's width, and the whole feature."""
     doubles = [narrowest << i for i in range(1, width.bit_length()) if narrowest << i < width]
     return [str(dim) for dim in doubles if width % dim == 0] + ([str(width)] if width > narrowest else [])

@@ -194,7 +194,7 @@ def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
     ("vectors", "message"),
     [
         (np.zeros((10, 7), np.float32), r"holds vectors of shape \(10, 7\), the features have 64 numbers"),
-        (np.zeros((9, 64), np.float32), "9 vectors, the data set has 10 classes"),
+        (np.zeros((9, 64), np.float32), "9 vectors, the data set 10 classes"),
         (np.array([{"a": 1}], dtype=object), "allow_pickle"),
     ],
 )

@@ -156,7 +156,7 @@ def test_equal_cost_refuses_zero_rounds_or_batch_size(run, flag):
 def test_sampling_programs_refuse_a_run_without_head(tmp_path):
     train(["classification", *COMMON, "--student", "toy:network", "--runs", str(tmp_path)])
     run = str(tmp_path / "digits" / "toy.network" / "classification" / "0")
-    with refuses("no generative head"):
+    with refuses("does not train a generative head"):
         main(["guidance", run])
     with refuses("does not train a head"):
         equal_cost([run])

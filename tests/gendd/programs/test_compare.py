@@ -87,7 +87,7 @@ def test_compare_trains_and_reports_each_method_and_seed(comparison):
 
 def test_compare_names_failed_runs_and_continues(comparison, capsys):
     with pytest.raises(
-        PassingFault, match="2 of the runs failed: runs/comparisons/toys_large_small/broken-0.log"
+        PassingFault, match="2 of the runs failed, see runs/comparisons/toys_large_small/broken-0.log"
     ) as told:
         comparison.run("broken kd", "0 1")
     assert "kd-0" not in str(told.value)
@@ -150,7 +150,7 @@ def test_found_gpus_follow_the_environment(monkeypatch):
 def test_compare_refuses_invalid_commands(comparison):
     with refuses("SEEDS"):
         compare.main([*PAIR, "kd"])
-    with refuses("--on moon: choose slurm, or local"):
+    with refuses("--on moon: choose slurm, choose local"):
         comparison.run("kd", "0", "--on", "moon")
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
     with refuses("METHODS kd: neither"):
@@ -165,7 +165,7 @@ def test_compare_refuses_invalid_commands(comparison):
 def test_cluster_trains_the_same_runs(comparison):
     """submitit's local executor replaces Slurm's."""
     pytest.importorskip("submitit", reason="submitit, an extra, is not installed")
-    with pytest.raises(PassingFault, match="1 of the runs failed: .*broken-0.log"):
+    with pytest.raises(PassingFault, match="1 of the runs failed, see .*broken-0.log"):
         comparison.run("gendd gendd_short kd broken", "0", "--on", "local", "--epochs", "2")
     assert sorted(call.split()[0] for call in comparison.calls()) == ["broken", "gendd", "gendd", "kd"]
     assert comparison.reports.pop().runs == ("runs/gendd/0", "runs/gendd/0", "runs/kd/0")

@@ -72,7 +72,9 @@ def test_token_widths_double_and_divide_the_feature(narrowest, width, wider):
 
 
 def test_sweep_names_failed_runs_and_draws_the_others(swept):
-    with pytest.raises(PassingFault, match="1 of the runs failed: runs/ablations/pair/gendd-contraction-0.25-0.log"):
+    with pytest.raises(
+        PassingFault, match="1 of the runs failed, see runs/ablations/pair/gendd-contraction-0.25-0.log"
+    ):
         swept("contraction")
     ((_, runs, _),) = swept.drawn
     assert len(runs) == 4
@@ -86,9 +88,9 @@ def test_sweep_dry_run_draws_nothing(swept):
 def test_sweep_refuses_invalid_commands(swept):
     with refuses("SETTING lambda: no such name; .*contraction"):
         swept("lambda")
-    with refuses("which script trains the pair. sh/none.sh: no such file, looked for /"):
+    with refuses("SCRIPT sh/none.sh: no such file, looked for /"):
         sweep.main(["feature-mixup", "sh/none.sh"])
-    with refuses("which script trains the pair. none is given"):
+    with refuses("SCRIPT is missing"):
         sweep.main(["contraction"])
 
 
