@@ -96,6 +96,6 @@ def feature_width(folders: Folders) -> int:
 
 
 def wider_tokens(narrowest: int, width: int) -> list[str]:
-    """Return the token widths above the narrowest: its doublings that divide the feature's width, and the whole feature."""
+    """Return the token widths above the narrowest: its doublings that divide the feature, and the whole feature."""
     doubles = [narrowest << i for i in range(1, width.bit_length()) if narrowest << i < width]
     return [str(dim) for dim in doubles if width % dim == 0] + ([str(width)] if width > narrowest else [])

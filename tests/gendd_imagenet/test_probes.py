@@ -127,7 +127,10 @@ def test_class_vectors_are_read_and_cosines_have_no_ece(run, tmp_path, name, lik
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [({"weight": [1.0]}, "does not hold class vectors"), ({"weight": Path()}, "holds more than tensors and plain values")],
+    [
+        ({"weight": [1.0]}, "does not hold class vectors"),
+        ({"weight": Path()}, "holds more than tensors and plain values"),
+    ],
 )
 def test_invalid_class_vectors_are_refused(run, tmp_path, content, message):
     torch.save(content, tmp_path / "v.pt")

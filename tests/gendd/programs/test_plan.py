@@ -53,5 +53,5 @@ def test_flops_count_module_with_view_of_a_parameter():
 
 def test_plan_with_few_steps_warns():
     assert steps_line(10, 100) == "  steps      10 per epoch, 1000 in all"
-    assert steps_line(1, 100).startswith("  steps      1 per epoch, 100 in all; few, ")
+    assert steps_line(1, 100).startswith("  steps      1 per epoch, 100 in all; this is few, ")
     assert steps_line(1, 100).endswith("; this is few, most students need at least 1000")
