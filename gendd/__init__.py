@@ -6,7 +6,7 @@
     scores = gendd.evaluate("runs/cifar100/resnet56_resnet20/gendd/0")
     again = gendd.train(run.config.changed(seed=1))
 
-Names are imported when they are first used.
+The package imports each public name when it is first used.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from gendd.core import torchvision_import
 
-# Before anything imports timm or torchvision.
+# This must run before any import of timm or torchvision.
 torchvision_import.install()
 
 # Public name -> module and name there.

@@ -1,4 +1,4 @@
-"""The programs for a run of either family: python -m gendd --help."""
+"""The programs that work on runs of both families: python -m gendd --help."""
 
 from functools import partial
 

@@ -1,7 +1,8 @@
-"""Start a program by torchrun, in one process per GPU: python -m gendd.launch MODULE [flags].
+"""Start a program by torchrun, with one process per GPU: python -m gendd.launch MODULE [flags].
 
-sh/launch.sh names the variables. This adds three things to torchrun. A user's error (exit code 2) is not tried again,
-and the launcher ends with 2. Other failures end with one line and exit code 1. Hosts need not know each other's names.
+sh/launch.sh documents the environment variables. The launcher differs from torchrun in three points. It does not
+restart after a user's error and ends with the same exit code, 2. After other failures it prints one line and ends with
+exit code 1. Machines do not need to resolve each other's host names.
 """
 
 import logging
@@ -24,15 +25,15 @@ from torch.distributed.run import parse_args, run
 from gendd.core.distributed import usable_cores, whole_number
 from gendd.core.errors import PassingFault, UserError, run_program
 
-# Seconds that a machine waits for the machine of rank 0.
+# Seconds that a machine waits for the machine with NODE_RANK=0.
 PATIENCE = 600
-# glibc gives blocks larger than its thresholds back to the system as soon as they are free, and a training step on the
-# CPU then pays for getting them again. Here the thresholds, in bytes, exceed what any step takes (bench/allocator.py).
+# glibc returns blocks above its thresholds to the system when they are freed, and each training step on the CPU pays to
+# get them again. These thresholds, in bytes, are larger than any block of a step (bench/allocator.py).
 KEPT_BLOCKS = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"), str(2**40))
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent. It prints why it starts the processes again, and does not do so after a user's error."""
+    """torchrun's agent. It prints why it restarts the processes, and does not restart them after a user's error."""
 
     def _monitor_workers(self, worker_group):
         result = super()._monitor_workers(worker_group)
@@ -45,10 +46,11 @@ class Agent(LocalElasticAgent):
 
 
 def main() -> None:
-    """Replace this process by the program, or run it in several processes and end as it ends.
+    """Replace this process by the program, or run the program in several processes and return its exit code.
 
     Raises:
-        UserError: a variable that cannot work. PassingFault: a process failed, or the machines lost each other.
+        UserError: an environment variable is invalid.
+        PassingFault: a process failed, or the machines lost their connection.
     """
     command, environment, gpus = sys.argv[1:], os.environ, torch.cuda.device_count()
     if not command:
@@ -61,12 +63,12 @@ def main() -> None:
     if processes == nodes == 1 and not restarts:
         os.execv(sys.executable, [sys.executable, "-m", *command])
     environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // processes)))
-    # Each start gets a new store. In one that outlives it, processes read the addresses of dead ones, and a machine
-    # that comes back waits in vain (pytorch issue 135712; so in torch 2.13).
+    # Use a new store at each start. In a shared store, processes read the addresses of dead processes, and a restarted
+    # machine waits in vain (pytorch issue 135712, also in torch 2.13).
     environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     meeting = rendezvous(environment, nodes, command) if nodes > 1 else ["--standalone"]
     options = [f"--nnodes={nodes}", f"--nproc-per-node={processes}", f"--max-restarts={restarts}", *meeting]
-    logging.disable()  # torchrun's own reports. The processes and this program print what is wrong.
+    logging.disable()  # Silence torchrun: the processes and this program print the errors.
     api.LocalElasticAgent = Agent
     try:
         run(parse_args([*options, f"--log-dir={os.devnull}", "-m", *command]))
@@ -79,11 +81,11 @@ def main() -> None:
     except (RendezvousError, DistError) as error:
         master = environment.get("MASTER", "this machine")
         why = f"MASTER={master}: {error.__cause__ or error}"
-        raise PassingFault(f"{why}; see what the other machines print, then give the command on each again") from error
+        raise PassingFault(f"{why}; read what the others print, then run the command on each again") from error
 
 
 def local_processes(environment: Mapping[str, str], gpus: int) -> int:
-    """Return the number of processes of this machine, which has `gpus` GPUs."""
+    """Return the number of processes on this machine, which has `gpus` GPUs."""
     if "CPU_PROCS" in environment:
         return whole_number(environment, "CPU_PROCS", 1)
     if "GPUS" not in environment:
@@ -95,7 +97,7 @@ def local_processes(environment: Mapping[str, str], gpus: int) -> int:
 
 
 def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -> list[str]:
-    """Return torchrun's options for machines that meet at MASTER. Only those with the same command do."""
+    """Return torchrun's options for machines that connect to MASTER. Machines join only with the same command."""
     if not {"NODE_RANK", "MASTER"} <= environment.keys():
         raise UserError(f"NNODES={nodes}: needs MASTER=host[:port] and NODE_RANK, which is 0 on that host")
     master, first = environment["MASTER"], whole_number(environment, "NODE_RANK", 0, least=0) == 0
@@ -117,7 +119,7 @@ def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -
 
 
 def describe(failures: dict[int, ProcessFailure]) -> str:
-    """Return, for example, "process 1 ended with SIGKILL". Processes that the agent then stopped are not named."""
+    """Return, for example, "process 1 ended with SIGKILL". Leave out processes that the agent stopped afterwards."""
     own = {rank: failure for rank, failure in failures.items() if failure.exitcode != -signal.SIGTERM} or failures
     endings = [
         (rank, f"exit code {failure.exitcode}" if failure.exitcode > 0 else failure.signal_name())

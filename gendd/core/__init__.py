@@ -1,1 +1,1 @@
-"""What every package uses and that knows nothing of distillation."""
+"""Helpers that all packages share and that do not depend on distillation."""

@@ -1,4 +1,4 @@
-"""torchrun's environment: processes, devices, precision."""
+"""Processes, devices and precision, from the environment that torchrun sets."""
 
 import contextlib
 import ctypes
@@ -21,13 +21,13 @@ from torch import nn
 
 from gendd.core.errors import InvalidSetting, UserError
 
-# Of the system header sys/prctl.h.
+# From the system header sys/prctl.h.
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among all: `rank` of `size`, and the device it computes on."""
+    """The process group as this process sees it: its rank, the number of processes (`size`) and its device."""
 
     rank: int
     size: int
@@ -39,13 +39,13 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Until all processes are here."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     @contextlib.contextmanager
     def local_first(self):
-        """The first process of each machine goes first: it downloads what the others then find."""
+        """Run the block in the first process of each machine, then in the others, which find its downloads."""
         if self.local_rank:
             self.barrier()
         yield
@@ -53,34 +53,34 @@ class World:
             self.barrier()
 
     def broadcast_buffers(self, module: nn.Module) -> None:
-        """Give every process the first one's buffers: batch norm's statistics differ, and its are the saved ones."""
+        """Broadcast the first process's buffers. Batch norm statistics differ by process; the checkpoint has these."""
         if self.size > 1:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
     def all_true(self, flag: torch.Tensor) -> bool:
-        """Whether a boolean scalar holds in every process."""
+        """Return whether a boolean scalar is true in every process."""
         if self.size > 1:
             flag = flag.to(torch.int32)
             dist.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag)
 
     def agrees(self, number: int) -> bool:
-        """Whether all processes hold the same number."""
+        """Return whether all processes have the same number."""
         first = torch.tensor(number, device=self.device)
         if self.size > 1:
             dist.broadcast(first, 0)
         return self.all_true(first == number)
 
     def all_reduce(self, counts: torch.Tensor) -> torch.Tensor:
-        """Sum over all processes."""
+        """Return the sum over all processes."""
         if self.size > 1:
             counts = counts.clone()
             dist.all_reduce(counts)
         return counts
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows (n, ...) of all processes, those of the first process first."""
+        """Return the rows (n, ...) of all processes, in the order of their ranks; n may differ by process."""
         if self.size == 1:
             return rows
         counts = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
@@ -98,7 +98,7 @@ class World:
 
 
 def this_process() -> World:
-    """This process's place in torchrun's environment. One GPU a process, else the CPU."""
+    """Return this process's rank and device, from torchrun's environment: one GPU per process, otherwise the CPU."""
     rank, size, local_rank = (
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )
@@ -110,14 +110,14 @@ def this_process() -> World:
 
 
 def first_alone() -> World | None:
-    """A world of the first process alone, for work that is done once; None in the others, which have nothing to do."""
+    """Return a world of size 1 in the first process, for work that is done once, and None in the other processes."""
     place = this_process()
     return replace(place, size=1) if place.is_first else None
 
 
 @contextlib.contextmanager
 def join_world():
-    """The group that torchrun's environment names, or this process alone."""
+    """Join the process group of torchrun's environment; without one, this process works alone."""
     world = this_process()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
@@ -125,29 +125,29 @@ def join_world():
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=peer_timeout()))
     yield world
-    # Only after success: a process that leaves with an error ends at once (`run_program`), waiting for nobody.
+    # Only after success: after an error, `run_program` ends the process at once, without waiting for the others.
     if world.size > 1:
-        # DistributedDataParallel must be gone before its process group; freed after it, the two can deadlock.
+        # Free DistributedDataParallel before its process group is destroyed; otherwise the two can deadlock.
         gc.collect()
         dist.destroy_process_group()
 
 
 def end_with_parent() -> None:
-    """Have the system kill this process when its launcher ends, however that ends. Only Linux can."""
+    """Ask the system to kill this process when its launcher ends, for any reason. Works on Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def peer_timeout() -> int:
-    """Seconds until a process that waits for the others gives them up."""
+    """Return the seconds that a process waits for the others before it fails (PEER_TIMEOUT)."""
     return whole_number(os.environ, "PEER_TIMEOUT", 600)
 
 
 def whole_number(environment: Mapping[str, str], name: str, default: int, least: int = 1) -> int:
-    """Value of an environment variable.
+    """Return an environment variable as a whole number.
 
     Raises:
-        UserError: no whole number, or too small.
+        UserError: the value is not a whole number, or it is less than `least`.
     """
     value = environment.get(name, str(default))
     if not value.isdecimal() or int(value) < least:
@@ -160,7 +160,7 @@ def usable_cores() -> int:
 
 
 def hardware(device: torch.device) -> str:
-    """Name of the GPU, or of the CPU with its threads."""
+    """Return the name of the GPU, or the name of the CPU and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = "CPU"
@@ -177,10 +177,10 @@ def multiplies_bf16(device: torch.device) -> bool:
 
 
 def missing_for_compile(device: torch.device) -> str | None:
-    """What torch.compile needs on this device and does not find; None if all is there."""
+    """Return the first requirement of torch.compile that is missing for this device, or None."""
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         return "the package triton"
-    # Triton compiles its launchers, Inductor its kernels for the CPU.
+    # Triton compiles its launchers with CC; Inductor compiles its CPU kernels with CXX.
     variable, usual = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
     named = os.environ.get(variable)
     compiler = next(filter(shutil.which, usual if named is None else [named]), None)
@@ -191,7 +191,7 @@ def missing_for_compile(device: torch.device) -> str | None:
 
 
 def _finds_python_headers(compiler: str) -> bool:
-    """What the compiler says: it may look in more folders than Python names."""
+    """Return whether the compiler finds Python.h. Ask it, as it may search more folders than Python lists."""
     folders = {sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix")}
     command = [compiler, "-E", "-xc", *(f"-I{folder}" for folder in folders), "-"]
     asked = subprocess.run(command, input=b"#include <Python.h>", capture_output=True)
@@ -199,7 +199,7 @@ def _finds_python_headers(compiler: str) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """ "bf16" or "fp32", for the precision asked for."""
+    """Return "bf16" or "fp32"; "auto" is bf16 where the device multiplies it."""
     if precision == "auto":
         return "bf16" if multiplies_bf16(device) else "fp32"
     return precision
@@ -210,7 +210,14 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def check_batch(batch: int, world: int, grad_accum_steps: int, even: bool) -> None:
-    """Refuse a global batch that does not divide into equal micro-batches; feature mixup pairs need even ones."""
+    """Check that a global batch divides into equal micro-batches.
+
+    Args:
+        even: whether the micro-batches must be even, for the pairs of feature mixup.
+
+    Raises:
+        InvalidSetting: it does not; the message has the nearest batch size that does.
+    """
     divisor = world * grad_accum_steps * (2 if even else 1)
     if batch % divisor:
         pairs = " x 2 images of a feature mixup pair" if even else ""

@@ -1,5 +1,7 @@
-"""Errors that a program prints in one line, without a traceback: what the user has to change (exit code 2), and faults
-that another start may not meet (exit code 1)."""
+"""Errors that a program prints in one line, without a traceback.
+
+Errors that the user must fix end with exit code 2. Faults that may not occur again end with exit code 1.
+"""
 
 import contextlib
 import difflib
@@ -17,9 +19,9 @@ MOST_SHOWN = 24
 
 
 class UserError(ValueError):
-    """Something the user gave cannot work. The message is one line with the remedy.
+    """An error in the user's input. The message is one line that includes the remedy.
 
-    It names settings in backticks, such as `teacher_weights`; programs print their flags (`with_flags`).
+    The message names settings in backticks, such as `teacher_weights`; programs print them as flags (`with_flags`).
     """
 
 
@@ -27,9 +29,9 @@ class InvalidSetting(UserError):
     """A setting that cannot work.
 
     Args:
-        field: its name in the configuration; an argument without a flag in capitals; empty if only the value is known
-            (`naming` adds it).
-        value: None if the setting is missing.
+        field: the setting's name in the configuration, or a positional argument in capitals. Empty if only the value
+            is known; `naming` then fills it in.
+        value: the value, or None if the setting is missing.
         reason: what is wrong, and what to do.
     """
 
@@ -56,23 +58,25 @@ class InvalidValue(InvalidSetting):
 
 
 class MissingFile(InvalidValue):
-    """A file that does not exist. A dry run lists it."""
+    """A file that does not exist. A dry run lists it and continues."""
 
 
 class PassingFault(Exception):
-    """Something may go better at another try: a disk or network failed, a process was killed. The message is one line:
-    what failed, the remedy. MAX_RESTARTS tries again."""
+    """A fault that may not occur again, such as a failed disk or network, or a killed process.
+
+    The message is one line: what failed, and the remedy. With MAX_RESTARTS the launcher starts the program again.
+    """
 
 
 def no_such(path: str | Path, kind: str = "file") -> str:
-    """Return that a path does not exist, with its absolute path if it is another."""
+    """Return the text "no such file", with the absolute path if `path` is relative."""
     looked_for = os.path.abspath(path)
     return f"no such {kind}" + ("" if looked_for == str(path) else f", looked for {looked_for}")
 
 
 @contextlib.contextmanager
 def naming(field: str, value: object = "") -> Iterator[None]:
-    """Name the setting, and the value, that the block refuses without naming them."""
+    """Add the setting's name and value to an InvalidSetting from the block, if they are missing there."""
     try:
         yield
     except InvalidSetting as error:
@@ -81,14 +85,14 @@ def naming(field: str, value: object = "") -> Iterator[None]:
 
 
 def flag(field: str) -> str:
-    """Return the flag of a field."""
+    """Return the command-line flag of a configuration field."""
     return "--" + field.replace("_", "-")
 
 
 def with_flags(text: str) -> str:
-    """Return a message with the flags that a user types in place of the settings that it names in backticks.
+    """Replace the settings in backticks in a message by their command-line flags.
 
-    `image_size` is --image-size, `unlabeled=True` is --unlabeled, `unlabeled=False` is --no-unlabeled.
+    `image_size` becomes --image-size, `unlabeled=True` --unlabeled, and `unlabeled=False` --no-unlabeled.
     """
 
     def typed(found: re.Match[str]) -> str:
@@ -99,7 +103,7 @@ def with_flags(text: str) -> str:
 
 
 def unknown_name(name: str, known: Iterable[str]) -> InvalidValue:
-    """Return the error for a name that does not exist, with the nearest ones that do."""
+    """Return the error for an unknown name; it lists the most similar known names."""
     known = sorted(known)
     lowered = {candidate.lower(): candidate for candidate in known}
     near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=4, cutoff=0.4)]
@@ -108,9 +112,12 @@ def unknown_name(name: str, known: Iterable[str]) -> InvalidValue:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a program's main; a UserError ends it with its line and exit code 2, a PassingFault with its and 1, Ctrl-C
-    quietly. A file or folder that cannot be reached, or has gone, is a line and 1 too."""
-    # Names of files need not be text.
+    """Run a program's main function, print its errors in one line and set the exit code.
+
+    The exit code is 2 after a UserError. It is 1 after a PassingFault, or an OSError of a file or folder. Ctrl-C and
+    SIGTERM print nothing here.
+    """
+    # File names may contain bytes that are not text.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -120,19 +127,17 @@ def run_program(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         os._exit(130)
     except BrokenPipeError:
-        # Whoever read the output, such as `head`, has gone.
+        # The reader of the output, such as `head`, has ended.
         os._exit(141)
     except (UserError, PassingFault, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:
             raise
         if int(os.environ.get("RANK", 0)):
-            # All processes meet most errors together: the first one speaks for them, the launcher ends the rest.
+            # Most errors occur in all processes: the first one prints it, and the launcher then ends the others.
             time.sleep(5)
         message = with_flags(str(error))
         if isinstance(error, OSError):
-            message = (
-                f"{os.path.abspath(os.fsdecode(error.filename))}: {error.strerror}; mend that, or name another place"
-            )
+            message = f"{os.path.abspath(os.fsdecode(error.filename))}: {error.strerror}; fix this or use another path"
         print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
-        # Not sys.exit: a process whose group is stuck in a collective would wait for it on the way out.
+        # Not sys.exit: while other processes are stuck in a collective, it would wait for them.
         os._exit(2 if isinstance(error, UserError) else 1)

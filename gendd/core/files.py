@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files, and their checksums."""
 
 import contextlib
 import hashlib
@@ -15,29 +15,29 @@ from torch import Tensor
 from gendd.core.errors import UserError
 from gendd.core.retry import retried
 
-GO_ON = "make room there, then give the same command again: it goes on from the last good checkpoint"
+GO_ON = "free some space, then run the same command again; it resumes from the last good checkpoint"
 
 
 def save(path: Path, content: dict) -> None:
-    """Write tensors and plain values, whole or not at all."""
+    """Write tensors and plain values to a file, atomically."""
     write_whole(path, lambda file: torch.save(content, file))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, atomically."""
     write_whole(path, lambda file: file.write(safetensors.torch.save(tensors, metadata)))
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object], shared: bool = False, remedy: str = GO_ON) -> None:
-    """Have `write` fill a file so that `path` is at any time a whole file: the old one, then the new one.
+    """Write a file atomically: `write` fills a temporary file, which then replaces `path`.
 
     Args:
-        shared: several processes may write the file at once: each has a temporary file of its own.
-        remedy: what the user can do if it cannot be written.
+        shared: whether several processes may write the file at once; each then has a separate temporary file.
+        remedy: what the user can do if the file cannot be written.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written.
-        PassingFault: the disk failed at each try.
+        UserError: the disk is full, or the folder is not writable.
+        PassingFault: every attempt failed.
     """
     try:
         retried(lambda: rewrite(path, write, shared), path, "written")
@@ -46,7 +46,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object], shared: bool = 
 
 
 def rewrite(path: Path, write: Callable[[BinaryIO], object], shared: bool = False) -> None:
-    """`write_whole`, whose errors stay as they are."""
+    """Write a file like `write_whole`, but once, and raise the original errors."""
     temporary = path.with_name(f"{path.name}.tmp")
     if shared:
         _sweep(path.parent)
@@ -61,13 +61,13 @@ def rewrite(path: Path, write: Callable[[BinaryIO], object], shared: bool = Fals
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error.__context__, OSError):
-            # torch.save puts words of its own in place of the disk's.
+            # torch.save replaces the system's error by a less specific one.
             raise error.__context__ from error
         raise
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what killed processes of this machine left of files that several may write."""
+    """Delete the temporary files that killed processes of this machine left in a shared folder."""
     for path in folder.glob(f"*.{os.uname().nodename}.*.tmp"):
         pid = path.name.split(".")[-2]
         if pid.isdecimal() and not _runs(int(pid)):
@@ -75,7 +75,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _runs(pid: int) -> bool:
-    """Whether a process of this machine runs."""
+    """Return whether a process of this machine still runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -90,16 +90,16 @@ def rewrite_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path, remedy: str) -> None:
-    """Refuse a place where `write_whole` can put no file, before the work whose result it shall hold.
+    """Check that `write_whole` can write to a path, before the work whose result it will hold.
 
     Raises:
-        UserError: its folder is missing or cannot be written, or it is a folder or a device itself.
+        UserError: its folder is missing or not writable, or the path is a folder or a device.
     """
     try:
         with tempfile.TemporaryFile(dir=path.parent):
-            # A whole file takes the place of what is there, a device such as /dev/null too.
+            # `write_whole` would replace even a device such as /dev/null by a file.
             special = path.exists() and not path.is_file()
-            reason = ("it is a folder" if path.is_dir() else "it is no plain file") if special else None
+            reason = ("it is a folder" if path.is_dir() else "it is not a plain file") if special else None
     except OSError as error:
         reason = error.strerror
     if reason:
@@ -111,7 +111,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""The user's own code, by name: package.module:name, sought in the folder that the command was given in."""
+"""Import of the user's code by package.module:name, with the current folder in the search path."""
 
 import importlib
 import os
@@ -10,13 +10,13 @@ from gendd.core.errors import InvalidValue
 
 
 def imported(name: str, kind: str) -> object:
-    """Import the object that a name such as "package.module:name" refers to.
+    """Import the object with a name such as "package.module:name".
 
     Args:
-        kind: what it should be, for the error: "function" or "Class".
+        kind: "function" or "Class", for the error message.
 
     Raises:
-        InvalidValue: there is no such module or name, or the module's code raises.
+        InvalidValue: the module or the name does not exist, or the module's code raises.
     """
     module, _, attribute = name.partition(":")
     folder = os.getcwd()
@@ -31,14 +31,14 @@ def imported(name: str, kind: str) -> object:
 
 
 def raised(name: str, what: str, error: Exception) -> InvalidValue:
-    """Return the refusal of the user's code that raises, with the line where it does."""
+    """Return the error for an exception in the user's code, with its file and line."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return InvalidValue(
         name,
-        f"{what} ({type(error).__name__}: {brief(error)}, in {place.filename}, line {place.lineno}); mend it there",
+        f"{what} ({type(error).__name__}: {brief(error)}, in {place.filename}, line {place.lineno}); fix it there",
     )
 
 
 def brief(error: Exception) -> str:
-    """Return an error's message, shortened, or its type if the message is empty; backticks are for settings."""
+    """Return an error's message, shortened, or its type if it is empty; replace backticks, which mark settings."""
     return shorten(str(error).replace("`", "'") or type(error).__name__, 160)

@@ -1,4 +1,4 @@
-"""Ranges of the numbers on the command lines, as types of the fields that hold them."""
+"""Valid ranges of numeric settings, as annotations of the configuration's fields."""
 
 import dataclasses
 import math
@@ -10,7 +10,12 @@ from gendd.core.errors import InvalidSetting
 
 @dataclass(frozen=True)
 class Range:
-    """From low to high; `above`: low itself is out. The remedy ends the refusal's line."""
+    """A range of finite numbers from `low` to `high`.
+
+    Args:
+        above: whether to exclude `low` itself.
+        remedy: text that the error message ends with.
+    """
 
     low: float
     high: float = math.inf
@@ -40,20 +45,20 @@ CountOrNone = Annotated[int, Range(0)]
 
 
 def field_names(kind: type) -> tuple[str, ...]:
-    """Of a dataclass."""
+    """Return the names of a dataclass's fields."""
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
 def field_values(config: Any, kind: type) -> dict[str, Any]:
-    """The values that a configuration has for the fields of one of its parents."""
+    """Return a configuration's values for the fields of `kind`, one of its base classes."""
     return {name: getattr(config, name) for name in field_names(kind)}
 
 
 def check_ranges(config: Any) -> None:
-    """Refuse numbers of a dataclass that are out of their fields' ranges, or that are none.
+    """Check that a dataclass's numbers are finite and within the ranges of their fields.
 
     Raises:
-        InvalidSetting: it names the field, the value and the range.
+        InvalidSetting: a number is not; the message names the field, the value and the range.
     """
     hints = get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
@@ -65,6 +70,6 @@ def check_ranges(config: Any) -> None:
 
 
 def _range_in(hint: Any) -> Range | None:
-    """The range in a type, such as Annotated[float, Range(0, 1)] | None."""
+    """Return the range in a type such as Annotated[float, Range(0, 1)] | None."""
     found = next((note for note in getattr(hint, "__metadata__", ()) if isinstance(note, Range)), None)
     return found or next(filter(None, map(_range_in, get_args(hint))), None)

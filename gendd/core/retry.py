@@ -1,4 +1,4 @@
-"""Trying again what a passing fault of a disk or a network stopped."""
+"""Retries of reads, writes and downloads after a fault of a disk or a network."""
 
 import errno
 import sys
@@ -10,10 +10,9 @@ from typing import TypeVar
 from gendd.core.errors import PassingFault
 
 Result = TypeVar("Result")
-# Seconds before each further try.
+# Seconds before each retry.
 PAUSES = (1, 4, 16, 64)
-# What the system reports of a path that is not there, is no such file or may not be used, and of a disk that is full:
-# it stays so.
+# Errors that a retry does not cure: a missing, invalid or forbidden path, or a full disk.
 LASTING = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -28,13 +27,13 @@ LASTING = {
     errno.EFBIG,
     errno.EROFS,
 }
-# Answers of a server that is too busy or out of order.
+# HTTP status codes of a server that is busy or broken.
 BUSY = (408, 425, 429, *range(500, 600))
 
 
 def may_pass(error: OSError) -> bool:
-    """Whether the same call may succeed later. Pillow's and gzip's own errors, which have no number, do not pass."""
-    # urllib's answers, and the hub's client's.
+    """Return whether a retry may succeed. Errors of Pillow and gzip, which have no errno, count as permanent."""
+    # urllib's errors have `code`; the hub client's have `response`.
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     if status:
         return status in BUSY
@@ -44,14 +43,15 @@ def may_pass(error: OSError) -> bool:
 
 
 def retried(call: Callable[[], Result], name: str | Path, done: str = "read") -> Result:
-    """What `call` returns; after a fault that may pass it is called again, a few times, with growing pauses.
+    """Return the result of `call`; after a temporary fault, call it again up to four times, with growing pauses.
 
     Args:
-        done: what the call does with what is called `name`.
+        name: the file or address, for the messages.
+        done: what `call` does with it, as a participle for the messages.
 
     Raises:
-        OSError: a fault that does not pass.
-        PassingFault: the last try failed too.
+        OSError: a permanent fault.
+        PassingFault: the last retry failed too.
     """
     for pause in (*PAUSES, None):
         try:
@@ -61,8 +61,8 @@ def retried(call: Callable[[], Result], name: str | Path, done: str = "read") ->
                 raise
             if pause is None:
                 raise PassingFault(
-                    f"{name} cannot be {done} ({error}), tried {len(PAUSES) + 1} times in {sum(PAUSES)} s; mend the "
-                    "disk or the network and give the same command again: a training goes on from its last checkpoint"
+                    f"{name} cannot be {done} ({error}), tried {len(PAUSES) + 1} times in {sum(PAUSES)} s; check the "
+                    "disk or the network, then run the same command again; a training resumes from its last checkpoint"
                 ) from error
             print(f"{name} cannot be {done} ({error}); trying again in {pause} s", file=sys.stderr, flush=True)
             time.sleep(pause)

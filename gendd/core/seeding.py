@@ -1,7 +1,7 @@
-"""Random numbers as a function of seed, step and purpose, never of the process that asks.
+"""Random numbers that depend on seed, step and purpose, not on the process.
 
-Every process draws for the whole global batch and keeps its own rows, so that one process and many train on the
-same crops, noise and timesteps, and a resumed run needs no saved generator state.
+Every process draws for the whole global batch and keeps its rows. One process and many thus train on the same crops,
+noise and timesteps, and a resumed run does not need a saved generator state.
 """
 
 import hashlib
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def generator(device: torch.device | str, *key: int | str) -> torch.Generator:
-    """A generator seeded by the key, such as (seed, "crop", step)."""
+    """Return a generator seeded by a key such as (seed, "crop", step)."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 @dataclass(frozen=True)
 class StepRandom:
-    """The random numbers of one micro-batch of one training step: `rows` of a global batch of `batch` images."""
+    """The random numbers of one micro-batch of a training step: `rows` of a global batch of `batch` images."""
 
     seed: int
     step: int
@@ -33,9 +33,9 @@ class StepRandom:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is divided: over `world` processes, each taking `grad_accum_steps` micro-batches.
+    """Division of a global batch over `world` processes, with `grad_accum_steps` micro-batches per process.
 
-    `rank` is the process that asks; `batch` must divide by world x grad_accum_steps.
+    `rank` is the current process; `batch` must be divisible by world x grad_accum_steps.
     """
 
     seed: int
@@ -49,16 +49,16 @@ class BatchPlan:
         return self.batch // (self.world * self.grad_accum_steps)
 
     def micro_batches(self, step: int) -> Iterator[StepRandom]:
-        """This process's micro-batches of a step, in order."""
+        """Yield this process's micro-batches of a step, in order."""
         for i in range(self.grad_accum_steps):
             first = (i * self.world + self.rank) * self.micro_batch_size
             yield StepRandom(self.seed, step, self.batch, slice(first, first + self.micro_batch_size))
 
 
 class Shuffled:
-    """The numbers 0 to size - 1 in a random order, another one in each pass of batches over them.
+    """The numbers 0 to size - 1, in a new random order in each pass.
 
-    What is left of a pass and fills no batch is passed over.
+    Each pass leaves out the last numbers that do not fill a batch.
     """
 
     def __init__(self, size: int):
@@ -66,7 +66,7 @@ class Shuffled:
         self.order = torch.empty(0, dtype=torch.int64)
 
     def locate(self, random: StepRandom) -> tuple[int, Tensor]:
-        """Number of the pass that a micro-batch lies in, and its images' numbers (B,)."""
+        """Return the pass that a micro-batch belongs to, and the indices (B,) of its images."""
         number, position = divmod(random.step, self.size // random.batch)
         if number != self.number:
             self.number = number

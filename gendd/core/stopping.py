@@ -1,4 +1,4 @@
-"""What a training says when Ctrl-C or SIGTERM stops it."""
+"""Handling of Ctrl-C and SIGTERM during a training."""
 
 import contextlib
 import os
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Ctrl-C: cluster schedulers and the launcher end a program by it."""
+    """SIGTERM, raised like Ctrl-C. Cluster schedulers and the launcher end programs with it."""
 
 
 @contextlib.contextmanager
 def saying_where(describe: Callable[[], str]) -> Iterator[None]:
-    """Print what `describe` returns if Ctrl-C or SIGTERM stops the block."""
+    """Print the text of `describe` if Ctrl-C or SIGTERM stops the block."""
     process = os.getpid()
 
     def terminate(*_) -> None:
@@ -32,6 +32,6 @@ def saying_where(describe: Callable[[], str]) -> Iterator[None]:
 
 
 def end_by_sigterm() -> None:
-    """End this process as SIGTERM ends one without a handler."""
+    """End this process by SIGTERM, without its handler."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,8 +1,8 @@
-"""Makes `import torchvision` (and so timm) work with a CPU-only torch.
+"""Make `import torchvision`, which timm needs, work with a CPU-only torch.
 
-PyPI's torchvision wheel links against CUDA libraries. Where those are absent its compiled operators do not load,
-and its Python side then stops at "operator torchvision::nms does not exist". Nothing here calls these operators,
-so declaring their schemas is enough. Where the compiled operators load, nothing is declared.
+PyPI's torchvision wheel links against CUDA libraries. Without these libraries its compiled operators do not load, and
+the import fails with "operator torchvision::nms does not exist". This project calls none of these operators, so it is
+enough to declare their schemas. If the compiled operators load, nothing is declared.
 """
 
 import importlib.util
@@ -13,9 +13,9 @@ from typing import Any
 
 
 class Declaration(MetaPathFinder):
-    """Declares the operators when torchvision is first imported, and finds no module itself."""
+    """An import hook that declares the operators when torchvision is first imported. It finds no modules itself."""
 
-    # Kept: the operators vanish with it.
+    # Keep a reference: without it, the operators disappear.
     library: Any = None
 
     def find_spec(self, fullname, path, target=None) -> None:
@@ -41,6 +41,6 @@ def _declare_missing_operators() -> None:
 
 
 def install() -> None:
-    """Have torchvision's first import declare what its compiled operators lack."""
+    """Install the import hook, unless torchvision is already imported."""
     if "torchvision" not in sys.modules and not any(isinstance(finder, Declaration) for finder in sys.meta_path):
         sys.meta_path.insert(0, Declaration())

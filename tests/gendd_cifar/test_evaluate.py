@@ -232,7 +232,7 @@ def test_evaluate_refuses_unwritable_output_before_computing(runs, place, tmp_pa
 
 def test_evaluation_does_not_overwrite_a_device(runs, tmp_path):
     (tmp_path / "pipe").symlink_to("/dev/null")
-    with refuses("pipe: it is no plain file; name another place"):
+    with refuses("pipe: it is not a plain file; name another place"):
         main([str(runs["gendd"]), "--json", str(tmp_path / "pipe")])
 
 
