@@ -1,4 +1,4 @@
-"""Training methods, each a file: its options, what it needs, the task that it builds, and how its model classifies."""
+"""Training methods, one per file: the options, the requirements, the task and the outputs of its model."""
 
 from gendd.core.errors import InvalidValue, unknown_name
 from gendd.core.own_code import imported
@@ -18,7 +18,7 @@ from gendd.methods.simkd import SimKD
 from gendd.methods.srd import SRD
 from gendd.methods.vkd import VkD
 
-# Those that the programs know, in the order of reports.
+# The methods of the programs, in the order of reports.
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
@@ -41,10 +41,10 @@ METHODS: dict[str, type[Method]] = {
 
 
 def get_method(name: str) -> type[Method]:
-    """Return the method of a name of the table, or of a user's own class, package.module:Class.
+    """Return the method of this name, or the user's class package.module:Class.
 
     Raises:
-        InvalidValue: no such name, with the nearest known ones, or a class that cannot be a method.
+        InvalidValue: the name is unknown (the message lists the nearest names), or the class cannot be a method.
     """
     if ":" in name:
         return _own_method(name)
@@ -56,15 +56,15 @@ def get_method(name: str) -> type[Method]:
 def _own_method(name: str) -> type[Method]:
     kind = imported(name, "Class")
     if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise InvalidValue(name, "is not a class that derives from gendd.methods.base.Method; derive it")
+        raise InvalidValue(name, "is not a class that derives from gendd.methods.base.Method; derive it from Method")
     if kind in METHODS.values():
         return kind
     if kind.build is Method.build:
-        raise InvalidValue(name, "has no build(self, context); add it, it returns the task")
+        raise InvalidValue(name, "does not define build(self, context); add it, so that it returns the task")
     try:
         kind()
     except TypeError as error:
-        raise InvalidValue(name, f"cannot be made without options ({error}); give each field a default") from error
-    # By which the run folder names it, and later programs find it.
+        raise InvalidValue(name, f"cannot be created without arguments ({error}); give each field a default") from error
+    # The run folder records this name, and later programs find the class by it.
     kind.name = name
     return kind

@@ -1,5 +1,8 @@
-"""What all methods share: their options and needs; and what all their tasks do: a trained module under DDP, a frozen
-teacher that is not, and ways to classify."""
+"""Base classes of all methods and tasks.
+
+A method holds options and requirements. A task holds a trained module, which DDP wraps, a frozen teacher, which it
+does not wrap, and the outputs to evaluate.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
     from gendd.config import Config
 
 
-# What learns from a teacher that classifies nothing.
-FEATURES_ALONE = "its feature alone is learned by gendd and regression with `contraction` 0, by feature, srd and vkd"
+# Suggested if the teacher does not classify the data.
+FEATURES_ALONE = "these learn from features only: gendd and regression with `contraction` 0, feature, srd and vkd"
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,12 @@ class Method:
     """A way to train a network. Its fields are its options: their docstrings are the help, their types the ranges.
 
     Attributes:
-        name: on the command line.
-        needs_teacher: whether it learns from one.
-        unlabeled: whether it can do without any label (--unlabeled); labeled: whether it ever reads one.
-        feature: when its training reads the teacher's pooled feature, which --teacher-cache holds; without labels:
-            where the teacher stands in for those that are not known.
+        name: name on the command line.
+        needs_teacher: the method learns from a teacher.
+        unlabeled: the method can train without any label (--unlabeled).
+        labeled: the method can use labels.
+        feature: when training reads the teacher's pooled feature (the content of --teacher-cache). "without labels":
+            only if the teacher's probabilities replace missing labels.
         evaluation_only: options that change the evaluation and not the training.
     """
 
@@ -46,41 +50,41 @@ class Method:
     evaluation_only: ClassVar[frozenset[str]] = frozenset()
 
     def build(self, context: TaskContext) -> Task:
-        """The task of training `context.student`."""
+        """Build the task that trains `context.student`."""
         raise NotImplementedError
 
     def check(self, config: Config) -> None:
-        """Raises UserError for options, or a configuration of the run, that cannot work."""
+        """Raise UserError for options, or a configuration of the run, that cannot work."""
 
     def pretraining(self, config: Config) -> Config | None:
-        """Return the configuration of the run that must precede this one; None without."""
+        """Return the configuration of the run that must precede this one, or None."""
         return None
 
     def needs_classifier(self, config: Config) -> bool:
-        """Whether the teacher must classify the data."""
+        """Return True if the teacher must classify the data."""
         return self.needs_teacher
 
     def without_labels(self) -> Method:
-        """The method with options for images that have none."""
+        """Return the method with options for images without labels."""
         return self
 
     def describe(self) -> str:
-        """Its name and what it learns by, for the plan."""
+        """Return the name and the options, for the plan."""
         own = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
-        told = [name if value is True else f"{name} {value:g}" for name, value in own.items() if value is not False]
-        return ", ".join([self.name, *told])
+        words = [name if value is True else f"{name} {value:g}" for name, value in own.items() if value is not False]
+        return ", ".join([self.name, *words])
 
     @property
     def needs_pairs(self) -> bool:
-        """Whether it needs an even number of images in a micro-batch."""
+        """True if the method needs an even number of images per micro-batch."""
         return False
 
     def describe_head(self, head: nn.Module) -> list[str]:
-        """Return what the head learns, and how it is sampled, for the plan; nothing without a head."""
+        """Return descriptions of the head's loss and sampling, for the plan; empty without a head."""
         return []
 
     def sampling(self) -> dict:
-        """How the trained head is sampled: keyword arguments of `SplitTokenHead.sample`; none without a head."""
+        """Return the keyword arguments of `SplitTokenHead.sample` for evaluation; empty without a head."""
         return {}
 
     def reads_feature(self, lacks_labels: bool) -> bool:
@@ -89,10 +93,10 @@ class Method:
 
 @dataclass(frozen=True)
 class TaskContext:
-    """What a method may build its task from.
+    """Input of `Method.build`.
 
-    `student` is the bare backbone. `weights` are the tensors it starts from, by this project's names; those of the
-    backbone are already loaded.
+    `student` is the bare backbone with its initial weights loaded. `weights` are all initial tensors, under the names
+    of this project.
     """
 
     config: Config
@@ -106,7 +110,7 @@ class TaskContext:
         """The teacher, for a method that needs one.
 
         Raises:
-            ValueError: there is none.
+            ValueError: the context does not have a teacher.
         """
         if self.teacher is None:
             raise ValueError(f"{self.config.method.name} needs a teacher; name one in the configuration")
@@ -114,11 +118,11 @@ class TaskContext:
 
 
 class Task(TrainingTask):
-    """Called with a `Batch`, it returns the losses: "loss", its named terms, and the logits as "output".
+    """A task of training. A call with a `Batch` returns "loss", its named terms, and the logits as "output".
 
     Args:
         trainable: module that holds every trained parameter; DistributedDataParallel wraps it.
-        head: the module of it that has a learning rate of its own, and that is evaluated; None without.
+        head: the part of `trainable` with a separate learning rate, which is also evaluated; None without a head.
     """
 
     head: Any
@@ -126,33 +130,32 @@ class Task(TrainingTask):
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(device=context.device, verbose=False)
         self.trainable_module, self.head = trainable, head
-        # Whether `measure_features` is to be called.
+        # If True, `measure_features` is called before training.
         self.measures_features = False
 
     def read_out(self, model: nn.Module) -> ReadOut:
-        """How a trained model of this task, or its average, classifies; of several ways the first is the one to
-        report."""
+        """Return the outputs of a trained model of this task, or of its average. The first output is reported."""
         return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
 
     def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
-        """The same read-outs, each by itself, computing nothing for the others, with the parameters that it needs."""
+        """Return each output by itself, without computations for the others, with the number of its parameters."""
         return [(self.read_out(model), parameter_count(model))]
 
     def measure_features(self, features: Tensor) -> None:
-        """Look at some of the teacher's features (N, D_t) before training begins."""
+        """Measure statistics of some teacher features (N, D_t) before training."""
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> Task:
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
         return self
 
     def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs) -> nn.Module:
-        # In place: names of parameters stay as they are.
+        # In place, so that the names of parameters do not change.
         self.trainable_module.compile(backend=backend, mode=mode, **compile_kwargs)
         return self.trainable_module
 
 
 class DistillationTask(Task):
-    """A task with a frozen teacher. Where labels are not known, the teacher's probabilities stand in for them."""
+    """A task with a frozen teacher. The teacher's probabilities replace missing labels."""
 
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(trainable, context, head)
@@ -161,8 +164,10 @@ class DistillationTask(Task):
 
     @torch.no_grad()
     def class_targets(self, feature: Tensor, labels: Tensor) -> Tensor:
-        """The labels (B,), or, if a run lacks some, soft labels (B, C): the teacher's probabilities for its features
-        (B, D_t) in the rows without a label, which is -1. With `unlabeled` in all rows, and no label is read."""
+        """Return the labels (B,), or soft labels (B, C) if the run has images without a label.
+
+        The teacher's probabilities for its features (B, D_t) replace missing labels (-1); with `unlabeled`, all labels.
+        """
         if not self.lacks_labels:
             return labels
         probabilities = self.teacher.classify(feature).float().softmax(-1)
@@ -172,7 +177,7 @@ class DistillationTask(Task):
         return torch.where((labels >= 0)[:, None], known, probabilities)
 
     def training_targets(self, batch: Batch) -> Tensor:
-        """`class_targets` of a batch. Where all labels are known, no teacher runs."""
+        """Return `class_targets` of a batch. The teacher does not run if all labels are known."""
         return self.class_targets(self.teacher.features(batch), batch.labels) if self.lacks_labels else batch.labels
 
     def train(self, mode: bool = True) -> DistillationTask:

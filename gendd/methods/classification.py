@@ -1,4 +1,4 @@
-"""Cross-entropy with labels: how teachers are trained, and the student alone."""
+"""Cross-entropy with labels, to train a teacher or a student alone."""
 
 import torch.nn.functional as F
 from torch import Tensor

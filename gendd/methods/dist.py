@@ -1,6 +1,6 @@
 """DIST (Huang et al., 2022): CE + beta inter-class + gamma intra-class loss, by Pearson's correlation.
 
-A correlation asks that the student rank classes (and images) as the teacher does, not that it repeat its values.
+Pearson's correlation compares relations between classes (and between images), not the values themselves.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,25 @@ from gendd.methods.base import Method, TaskContext
 from gendd.methods.logits import LogitTask
 
 
-def decorrelation(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean (scalar) over the rows of (B, C) of 1 - Pearson's correlation."""
-    centered = (values - values.mean(-1, keepdim=True) for values in (ours, theirs))
+def decorrelation(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return the mean (scalar) over the rows of (B, C) of 1 - Pearson's correlation."""
+    centered = (values - values.mean(-1, keepdim=True) for values in (student, teacher))
     return 1 - F.cosine_similarity(*centered, dim=-1).mean()
 
 
 def relations(teacher_logits: Tensor, logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """T^2 times the inter-class loss, of each image's probabilities over the classes, and the intra-class loss, of
-    each class's probabilities over the images of the batch; scalars of logits (B, C) at temperature T."""
+    """Return T^2 times the inter-class and the intra-class loss (scalars) of logits (B, C) at temperature T.
+
+    The inter-class loss compares each image's probabilities over the classes, the intra-class loss each class's
+    probabilities over the images of the batch.
+    """
     teacher, student = ((values / temperature).softmax(-1) for values in (teacher_logits, logits))
     return temperature**2 * decorrelation(student, teacher), temperature**2 * decorrelation(student.T, teacher.T)
 
 
 @dataclass(frozen=True)
 class DIST(Method):
-    """Correlation of the probabilities, between classes and between images."""
+    """Correlation of student's and teacher's probabilities over classes and over images."""
 
     temperature: Positive = 4.0
     """Softmax temperature."""

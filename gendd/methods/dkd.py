@@ -12,48 +12,49 @@ from gendd.methods.logits import LogitTask, compared, divergence
 
 
 def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """T^2 KL of "the target class or not" (TCKD), and of the softmax over the other classes (NCKD), each (B,).
+    """Return T^2 KL of "the target class or not" (TCKD) and of the softmax over the other classes (NCKD), each (B,).
 
     TCKD + (1 - p_t) NCKD = T^2 KL(teacher || student), with p_t the teacher's probability of the target class.
 
     Args:
-        teacher_logits, logits: teacher's and student's (B, C); labels: (B,) classes.
+        teacher_logits, logits: logits of teacher and student, (B, C).
+        labels: (B,) classes.
     """
     count = logits.shape[-1]
     is_target = F.one_hot(labels, count).bool()
-    their_others, our_others = (values[~is_target].view(-1, count - 1) for values in (teacher_logits, logits))
+    teacher_others, others = (values[~is_target].view(-1, count - 1) for values in (teacher_logits, logits))
 
     def target_or_not(values: Tensor, other: Tensor) -> Tensor:
-        """Logits (B, 2) at temperature 1, whose softmax is the probabilities of both at temperature T."""
+        """Return logits (B, 2) whose softmax at temperature 1 gives both probabilities at temperature T."""
         return torch.stack([values[is_target] / temperature, (other / temperature).logsumexp(-1)], -1)
 
-    binary = divergence(target_or_not(teacher_logits, their_others), target_or_not(logits, our_others), 1.0)
-    return temperature**2 * binary, divergence(their_others, our_others, temperature)
+    binary = divergence(target_or_not(teacher_logits, teacher_others), target_or_not(logits, others), 1.0)
+    return temperature**2 * binary, divergence(teacher_others, others, temperature)
 
 
 @dataclass(frozen=True)
 class DKD(Method):
-    """Decoupled distillation: of the target class, and of the other classes."""
+    """Decoupled distillation: separate losses for the target class and for the other classes."""
 
     temperature: Positive = 4.0
     """Softmax temperature."""
     alpha: Amount = 1.0
-    """Weight of the target class's loss."""
+    """Weight of the loss of the target class."""
     beta: Amount = 8.0
-    """Weight of the other classes' loss."""
+    """Weight of the loss of the other classes."""
     distill_warmup_epochs: Amount = 20
-    """Epochs until both have their whole weights."""
+    """Epochs of linear warm-up of both weights."""
     logit_standardization: bool = False
-    """Standardize each image's logits, the teacher's and the student's, before the temperature (Sun et al., 2024)."""
+    """Standardize the logits of teacher and student per image, before the temperature (Sun et al., 2024)."""
 
     name = "dkd"
 
     def build(self, context: TaskContext) -> LogitTask:
         def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            # Of mixed images, the class that has the most of them.
+            # The target class of a mixed image is the class with the largest share.
             target = labels.argmax(-1) if labels.dim() == 2 else labels
-            theirs, ours = compared(self.logit_standardization, teacher_logits, logits)
-            tckd, nckd = decoupled(theirs, ours, target, self.temperature)
+            teacher, student = compared(self.logit_standardization, teacher_logits, logits)
+            tckd, nckd = decoupled(teacher, student, target, self.temperature)
             return F.cross_entropy(logits, labels), (self.alpha * tckd + self.beta * nckd).mean()
 
         return LogitTask(context, losses, self.distill_warmup_epochs)

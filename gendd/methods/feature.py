@@ -1,4 +1,4 @@
-"""Feature distillation: CE + w MSE of the student's feature, projected if the widths differ, and the teacher's."""
+"""Feature distillation: CE + w MSE between the teacher's feature and the student's, projected if widths differ."""
 
 from dataclasses import dataclass
 
@@ -12,10 +12,10 @@ from gendd.methods.projected import ProjectedMethod, ProjectedTask, widths
 
 @dataclass(frozen=True)
 class Feature(ProjectedMethod):
-    """Squared error of the student's and the teacher's features."""
+    """Squared error between the features of student and teacher."""
 
     feature_weight: Amount = 8.0
-    """w, weight of the squared error."""
+    """Weight of the squared error, w."""
 
     name = "feature"
 

@@ -1,4 +1,4 @@
-"""Stage 3: all frozen but the classifier of the generated features, trained on what the head generates."""
+"""Stage 3: only the classifier of the generated features is trained, on features that the head generates."""
 
 from typing import TYPE_CHECKING
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class FinetuneTask(HeadTask):
-    """Only the student's classifier is the trainable module; the student around it stays in eval mode."""
+    """Task whose trainable module is the student's classifier; the rest of the student stays in eval mode."""
 
     def __init__(self, method: GenDD, student: Student, context: TaskContext):
         if student.classifier is None:
-            raise ValueError("the student has no classifier to finetune; its teacher must classify")
+            raise ValueError(
+                "the student does not have a classifier to finetune; choose a teacher that classifies the data"
+            )
         super().__init__(method, student.classifier.requires_grad_(True), context, student.head)
         self.student = student
 
@@ -44,14 +46,14 @@ class FinetuneTask(HeadTask):
 
 
 class Finetune(GenDD):
-    """Stage 3 of gendd, whose options it takes: the classifier learns on features that the trained head generates."""
+    """Stage 3 of gendd, with its options: train the classifier on features that the trained head generates."""
 
     name, feature = "finetune", "without labels"
     evaluation_only = frozenset({"paper"})
 
     def build(self, context: TaskContext) -> FinetuneTask:
         if not context.weights:
-            raise InvalidSetting("student_weights", None, "finetune goes on from a gendd run; name its folder")
+            raise InvalidSetting("student_weights", None, "finetune starts from a gendd run; name its folder")
         student = build_student(self, context)
         with naming("student_weights"):
             load_weights(student, context.weights, str(context.config.networks.student_weights))
@@ -62,18 +64,20 @@ class Finetune(GenDD):
         super().check(config)
         if config.optimizer.ema_decay:
             raise InvalidSetting(
-                "ema_decay", config.optimizer.ema_decay, "finetune trains one layer and keeps no average; set it to 0"
+                "ema_decay", config.optimizer.ema_decay, "finetune does not support an average of weights; set it to 0"
             )
         if config.optimizer.optimizer == "muon":
             raise InvalidSetting(
-                "optimizer", "muon", "moves the backbone's weights, of which finetune trains none; choose sgd"
+                "optimizer",
+                "muon",
+                "finetune trains only the classifier, and muon updates only backbone weights; choose sgd",
             )
 
     def pretraining(self, config: "Config") -> None:
-        """It starts from a trained run."""
+        """Return None: finetune starts from a trained run."""
 
     def check_contraction(self, config: "Config") -> None:
-        """It is not used."""
+        """Accept any contraction: finetune does not use it."""
 
     def describe(self) -> str:
         return self.name

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 
 class HeadTask(DistillationTask):
-    """A task whose model is a `Student`, which is read out as `Student.read_out` says.
+    """A task whose model is a `Student`; its outputs come from `Student.read_out`.
 
     Args:
-        method: whose task it is.
-        trainable: the student, or the part of it that is trained.
+        method: the method of the task.
+        trainable: the student, or its trained part.
     """
 
     def __init__(self, method: "GenDD", trainable: nn.Module, context: TaskContext, head: nn.Module):
@@ -68,26 +68,26 @@ class HeadTask(DistillationTask):
         return read_outs
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
-        """f' (B, D_t) of the teacher's features f (B, D_t); labels (B,), or soft ones (B, C)."""
+        """Return the contracted target f' (B, D_t) of teacher features f (B, D_t); labels are (B,) or soft (B, C)."""
         centers = self.teacher.class_centers if self.contraction else None
         return contract(feature, centers, labels, self.contraction)
 
     def measure_features(self, features: Tensor) -> None:
-        """Take the units in which the head generates features from some of the teacher's (N, D_t)."""
+        """Set the scale of generated features from some teacher features (N, D_t)."""
         for ema in (False, True) if self.has_ema() else (False,):
             self.get_eval_model(ema=ema).scale.measure(features)
 
     def feature_pairs(
         self, model: Student, images: Tensor, labels: Tensor, noise: torch.Generator
     ) -> dict[str, Tensor]:
-        """Generated features, their targets and the teacher's, each (B, D_t), of evaluation images and labels (B,)."""
+        """Return generated features, targets and teacher features, each (B, D_t), for images and their labels (B,)."""
         generated, feature = model.sample(images, noise, **self.sampling).float(), self.teacher.features_of(images)
         target = feature if self.unlabeled else self.target(feature, labels)
         return {"generated": generated, "target": target, "teacher": feature}
 
 
 class GenDDTask(HeadTask):
-    """teacher(images) -> f -> contracted f' -> student's loss of generating f' from its own feature."""
+    """Task of GenDD: teacher(images) -> f -> contracted f' -> loss of generating f' from the student's feature."""
 
     def __init__(self, method: "GenDD", student: Student, context: TaskContext):
         super().__init__(method, student, context, student.head)
@@ -110,7 +110,7 @@ class GenDDTask(HeadTask):
         return self.head.draw(random.batch, random.generator("diffusion", device)).images(random.rows)
 
     def mixup_share(self, random: StepRandom, device: torch.device) -> Tensor | None:
-        """Feature mixup's share m ~ Beta(beta, beta), one per global batch; None without mixup."""
+        """Draw feature mixup's share m ~ Beta(beta, beta), one per global batch; None without mixup."""
         if self.feature_mixup == 0:
             return None
         seed = random.generator("mixup", "cpu").initial_seed()
@@ -120,7 +120,7 @@ class GenDDTask(HeadTask):
 
 
 def build_student(head_options: HeadOptions, context: TaskContext) -> Student:
-    """The student with a fresh head for the teacher's features."""
+    """Build the student with a new head for the teacher's features."""
     teacher = context.needed_teacher
     head = SplitTokenHead(teacher.width, feature_width(context.student), **head_options.fitting(teacher.width))
     return Student(context.student, head, teacher.classifier, head_options.standardizes(teacher.classifier))
@@ -128,14 +128,14 @@ def build_student(head_options: HeadOptions, context: TaskContext) -> Student:
 
 @dataclass(frozen=True)
 class TargetOptions:
-    """What the head learns to generate."""
+    """The target of the head."""
 
     contraction: Share = 0.9
-    """Share of the class center in the target, lambda. 0 uses no label. Without labels it is 0."""
+    """Share of the class center in the target, lambda. 0 does not use labels, and is the default without them."""
     feature_mixup: Amount = 1.0
     """Parameter of feature mixup's Beta(beta, beta) (the paper: 1). 0 turns it off."""
     paper: bool = False
-    """Use the paper's head, draws and sampler, in place of the other flags' values."""
+    """Use the paper's head, draws and sampler. Overrides the other flags."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
             raise InvalidSetting(
                 "guidance",
                 f"{self.guidance:g}",
-                "needs conditions dropped in training; set `condition_dropout` 0.2, or `guidance` 1",
+                "guidance needs condition dropout in training; set `condition_dropout` 0.2, or `guidance` 1",
             )
         self.check_contraction(config)
 
@@ -164,7 +164,7 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
         return pretraining(config, self)
 
     def needs_classifier(self, config: "Config") -> bool:
-        """For the class centers, or where labels are lacking that the probe learns from."""
+        """Return True for class centers, or if the teacher's probabilities replace missing labels for the probe."""
         return self.contraction > 0 or config.data.label_fraction < 1
 
     def without_labels(self) -> "GenDD":
@@ -172,9 +172,9 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
 
     def check_contraction(self, config: "Config") -> None:
         if config.data.unlabeled and self.contraction > 0:
-            reason = f"leaves no label for `contraction` {self.contraction}, which pulls toward the label's class"
+            reason = f"`contraction` {self.contraction} needs labels: it moves the target to the center of the class"
             field, value = config.data.unlabeled_by
-            raise InvalidSetting(field, value, f"{reason}; give `contraction` 0")
+            raise InvalidSetting(field, value, f"{reason}; set `contraction` 0")
 
     def describe_head(self, head: nn.Module) -> list[str]:
         unfit = "" if self.token_dim == head.token_dim else f" ({self.token_dim} does not divide {head.feature_dim})"

@@ -11,18 +11,18 @@ from gendd.methods.logits import LogitTask
 
 
 def weighted_pairwise_error(teacher_logits: Tensor, logits: Tensor, weights: Tensor) -> Tensor:
-    """1/4 sum_jk p_j p_k ((o_j - o_k) - (o'_j - o'_k))^2 for weights p (B, C) of sum 1, (B,) of logits (B, C).
+    """Return 1/4 sum_jk p_j p_k ((o_j - o_k) - (o'_j - o'_k))^2, (B,), of logits o, o' and weights p, each (B, C).
 
-    It is half the variance of o - o' under p, which needs no pairs.
+    The weights sum to 1. The value is computed as half the variance of o - o' under p, without a sum over pairs.
     """
-    apart = teacher_logits - logits
-    mean = (weights * apart).sum(-1, keepdim=True)
-    return 0.5 * (weights * (apart - mean) ** 2).sum(-1)
+    difference = teacher_logits - logits
+    mean = (weights * difference).sum(-1, keepdim=True)
+    return 0.5 * (weights * (difference - mean) ** 2).sum(-1)
 
 
 @dataclass(frozen=True)
 class IKL(Method):
-    """Improved KL distillation: soft cross-entropy, and a weighted squared error of the logits' differences."""
+    """Improved KL distillation: soft cross-entropy and a weighted squared error of logit differences."""
 
     temperature: Positive = 4.0
     """Softmax temperature."""
@@ -31,7 +31,7 @@ class IKL(Method):
     beta: Amount = 8.0
     """Weight of the weighted squared error."""
     distill_warmup_epochs: Amount = 20
-    """Epochs until both have their whole weights."""
+    """Epochs of linear warm-up of both weights."""
 
     name = "ikl"
 

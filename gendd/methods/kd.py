@@ -12,21 +12,21 @@ from gendd.methods.logits import LogitTask, compared, divergence
 
 @dataclass(frozen=True)
 class KD(Method):
-    """Logit distillation: cross-entropy, and the teacher's probabilities at a temperature."""
+    """Logit distillation: cross-entropy with labels and KL divergence from the teacher at a temperature."""
 
     temperature: Positive = 4.0
     """Softmax temperature."""
     label_share: Share = 0.1
     """Share of the cross-entropy with labels in the loss."""
     logit_standardization: bool = False
-    """Standardize each image's logits, the teacher's and the student's, before the temperature (Sun et al., 2024)."""
+    """Standardize the logits of teacher and student per image, before the temperature (Sun et al., 2024)."""
 
     name = "kd"
 
     def build(self, context: TaskContext) -> LogitTask:
         def losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            theirs, ours = compared(self.logit_standardization, teacher_logits, logits)
-            apart = divergence(theirs, ours, self.temperature).mean()
-            return self.label_share * F.cross_entropy(logits, labels), (1 - self.label_share) * apart
+            teacher, student = compared(self.logit_standardization, teacher_logits, logits)
+            kl = divergence(teacher, student, self.temperature).mean()
+            return self.label_share * F.cross_entropy(logits, labels), (1 - self.label_share) * kl
 
         return LogitTask(context, losses)

@@ -1,4 +1,4 @@
-"""The teacher's probabilities alone, without labels: T^2 KL(teacher || student) at temperature T."""
+"""KL divergence from the teacher's probabilities, without labels: T^2 KL(teacher || student) at temperature T."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from gendd.methods.logits import LogitTask, divergence
 
 @dataclass(frozen=True)
 class KL(Method):
-    """The teacher's probabilities alone; without labels."""
+    """KL divergence from the teacher's probabilities, without labels."""
 
     temperature: Positive = 4.0
     """Softmax temperature."""

@@ -1,4 +1,4 @@
-"""What the methods share that teach by the teacher's logits."""
+"""Shared parts of the methods that learn from the teacher's logits."""
 
 from collections.abc import Callable
 
@@ -9,28 +9,28 @@ from torch import Tensor
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, TaskContext
 
-# Student's and teacher's logits (B, C) float32 and the labels, (B,) classes or (B, C) probabilities -> the loss that
-# learns from the labels and the one that learns from the teacher, scalars, weighted.
+# (student's logits, teacher's logits, labels) -> weighted losses (scalars) from the labels and from the teacher. Logits
+# are (B, C) float32; labels are (B,) classes or (B, C) probabilities.
 Losses = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def standardized(logits: Tensor) -> Tensor:
-    """Logits (B, C) with mean 0 and standard deviation 1 in each row (Sun et al., 2024)."""
+    """Return logits (B, C) with mean 0 and standard deviation 1 in each row (Sun et al., 2024)."""
     std, mean = torch.std_mean(logits, dim=-1, keepdim=True)
     return (logits - mean) / (std + 1e-7)
 
 
 def compared(standardize: bool, *logits: Tensor) -> tuple[Tensor, ...]:
-    """Teacher's and student's logits as they are compared."""
+    """Return the logits of teacher and student for the loss, standardized if requested."""
     return tuple(map(standardized, logits)) if standardize else logits
 
 
 class LogitTask(DistillationTask):
-    """loss = task_loss + min(epoch / warm-up, 1) kd_loss, epochs counted from 1.
+    """A task with loss = task_loss + min(epoch / warm-up, 1) kd_loss; epochs count from 1.
 
     Args:
-        losses: task_loss and kd_loss.
-        warmup_epochs: until kd_loss has its whole weight; 0: at once.
+        losses: computes task_loss and kd_loss.
+        warmup_epochs: epochs of linear warm-up of kd_loss; 0 is without warm-up.
     """
 
     def __init__(self, context: TaskContext, losses: Losses, warmup_epochs: float = 0):
@@ -47,6 +47,6 @@ class LogitTask(DistillationTask):
 
 
 def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(teacher || student) of the softmax at temperature T, (B,) of logits (B, C)."""
+    """Return T^2 KL(teacher || student), (B,), of the softmax of logits (B, C) at temperature T."""
     teacher, student = ((values / temperature).log_softmax(-1) for values in (teacher_logits, logits))
     return temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)

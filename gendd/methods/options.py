@@ -7,21 +7,21 @@ from gendd.core.ranges import Count, CountOrNone, Number, Positive, Range, Share
 from gendd.diffusion.samplers import check_sampling
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 
-# How the head of a checkpoint file that predicts the noise is sampled (docs/evaluation.md has the measurement).
+# Sampling of a checkpoint file whose head predicts the noise (docs/evaluation.md contains the measurement).
 NOISE_OUTPUT: dict[str, Any] = {"sampling_steps": 4, "guidance": 2.0, "sampling_start": 800}
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """Stage 1: the backbone learns through the teacher's classifier, in a run of its own."""
+    """Stage 1, a separate run: the backbone learns through the teacher's classifier."""
 
     pretrain_epochs: CountOrNone = 0
-    """Epochs of stage 1 (the paper: 50 for CIFAR, 20 for ImageNet). 0 is no stage 1. Runs of the same data, pair and
+    """Epochs of stage 1 (the paper: 50 for CIFAR, 20 for ImageNet). 0 skips stage 1. Runs with the same data, pair and
     seed share it: the first run trains it, the others wait."""
     pretrain_lr: Positive | None = None
-    """Learning rate of stage 1, which has a cosine schedule without warm-up. --lr if not given."""
+    """Learning rate of stage 1, whose schedule is a cosine without warm-up. --lr if not given."""
     pretrain_best: bool = False
-    """Start from the best epoch of stage 1; from its last by default."""
+    """Start from the best epoch of stage 1. The default is the last epoch."""
     pretrain_name: str = "pretrain"
     """Name of stage 1's run folder."""
 
@@ -37,22 +37,22 @@ class HeadOptions:
     depth: Count = 1
     """Residual blocks of the denoiser (the paper: 3)."""
     trunk_depth: CountOrNone = 3
-    """Residual blocks of the network that embeds the condition. Its output is added to the denoiser's input. 0: the
-    condition enters by AdaLN modulation (the paper)."""
+    """Residual blocks of the network that embeds the condition. Its output is added to the denoiser's input. With 0
+    (the paper), the condition enters through AdaLN modulation."""
     prediction: Literal["noise", "velocity", "feature"] = "feature"
-    """What the denoiser predicts: the noise with its variance (the paper), the velocity, or the clean feature."""
+    """Output of the denoiser: the noise with its variance (the paper), the velocity, or the clean feature."""
     timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
     """Density of the timesteps in training: uniform (the paper), mostly high noise, or logit-normal."""
     loss_weighting: Literal["none", "feature", "min-snr"] = "none"
     """Weighting of the noise levels in the loss. none: squared error of the prediction (the paper). feature: squared
-    error of the clean feature. min-snr: the same times the signal-to-noise ratio, at most 5."""
+    error of the clean feature. min-snr: squared error of the clean feature times min(signal-to-noise ratio, 5)."""
     noise_path: Literal["cosine", "straight"] = "cosine"
     """Path from feature to noise: the cosine schedule (the paper), or a straight line (flow matching)."""
     repeats: Count = 16
     """Draws of timestep and noise per token and step, K (the paper: 30 for CIFAR, 10 for ImageNet)."""
     draw_scheme: Literal["independent", "shared", "antithetic"] = "shared"
-    """How timesteps are drawn. independent: one per draw (the paper). shared: K stratified ones for the whole batch.
-    antithetic: pairs of opposite noise, K even."""
+    """Scheme of the draws. independent: one timestep per draw (the paper). shared: K stratified timesteps for the whole
+    batch. antithetic: pairs with opposite noise; K must be even."""
     condition_dropout: Share = 0.0
     """Probability of a zero condition per image, token and draw (the paper: 0.2). Guidance needs it."""
 
@@ -61,28 +61,28 @@ class HeadOptions:
     the teacher classifies, else standardized."""
 
     def head(self) -> dict:
-        """Keyword arguments of `SplitTokenHead`."""
+        """Return keyword arguments of `SplitTokenHead`."""
         values = field_values(self, HeadOptions)
         del values["feature_space"]
         return values
 
     def fitting(self, feature_width: int) -> dict:
-        """The same with the token width nearest to `token_dim` that divides a feature's, in ratio."""
+        """Return `head()` with the divisor of the feature width that is nearest in ratio to `token_dim`."""
         divisors = (n for n in range(1, feature_width + 1) if feature_width % n == 0)
         near = min(divisors, key=lambda n: (max(n, self.token_dim) / min(n, self.token_dim), n))
         return self.head() | {"token_dim": near}
 
     def standardizes(self, classifier: object | None) -> bool:
-        """Whether features of a teacher with this classifier, or none, are standardized."""
+        """Return True if the features of a teacher with this classifier (None without) are standardized."""
         return self.feature_space == "standardized" or (self.feature_space == "auto" and classifier is None)
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How the head is sampled in evaluation."""
+    """Sampling of the head in evaluation."""
 
     sampler: Literal["ancestral", "deterministic"] = "deterministic"
-    """Sampler: ancestral (the paper), or deterministic, the DDIM path from zero in one or a few steps."""
+    """Sampler: ancestral (the paper), or deterministic (the DDIM path from zero, in one or a few steps)."""
     sampling_steps: Count = 1
     """Sampling steps (the paper: 100 for CIFAR, 64 for ImageNet)."""
     num_samples: Count = 1

@@ -1,4 +1,4 @@
-"""Stage 1: cross-entropy of the student's feature, projected, through the teacher's frozen classifier."""
+"""Stage 1: cross-entropy of the student's projected feature through the teacher's frozen classifier."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from gendd.networks.create import feature_width, frozen_copy, pooled_feature
 if TYPE_CHECKING:
     from gendd.config import Config
 
-# Fields of a stage 1 by the options of the whole run that set them.
+# {field of the stage 1 run: option of the whole run that sets it}.
 SET_BY = {
     "epochs": "pretrain_epochs",
     "lr": "pretrain_lr",
@@ -24,7 +24,7 @@ SET_BY = {
 
 
 class ProjectedStudent(nn.Module):
-    """Backbone, projection to the teacher's width (none where the widths agree), and the teacher's classifier."""
+    """Backbone, projection to the teacher's width (identity if the widths agree), and the teacher's classifier."""
 
     def __init__(self, backbone: nn.Module, classifier: nn.Linear):
         super().__init__()
@@ -32,7 +32,7 @@ class ProjectedStudent(nn.Module):
         width, teacher_width = feature_width(backbone), classifier.in_features
         self.projection = nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width)
         self.classifier = frozen_copy(classifier)
-        # Not trained in this stage: the linear probe of the next one.
+        # The backbone's classifier is the linear probe of the next stage; this stage does not train it.
         backbone.get_classifier().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class PretrainTask(DistillationTask):
 
 @dataclass(frozen=True)
 class Pretrain(Method):
-    """Stage 1 of gendd by itself: the student's feature learns through the teacher's frozen classifier."""
+    """Stage 1 of gendd alone: train the student's feature through the teacher's frozen classifier."""
 
     name, feature, unlabeled = "pretrain", "without labels", True
 
@@ -56,7 +56,7 @@ class Pretrain(Method):
 
 
 def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":
-    """Return the configuration of a run's stage 1, None without one: a cosine schedule, beta2 at its end value."""
+    """Return the configuration of stage 1, or None: cosine schedule, beta2 constant at its end value."""
     if not options.pretrain_epochs:
         return None
     optimizer = replace(

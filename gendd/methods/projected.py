@@ -1,4 +1,4 @@
-"""What the methods share whose student's feature, projected to the teacher's width, learns from the teacher's."""
+"""Shared parts of the methods that project the student's feature and compare it to the teacher's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,30 +15,30 @@ from gendd.networks.create import feature_width, pooled_feature
 if TYPE_CHECKING:
     from gendd.config import Config
 
-# Projected features and the teacher's, (B, D_t) float32 -> the loss, a scalar.
+# (projected features, teacher features), each (B, D_t) float32 -> loss, a scalar.
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class ProjectedMethod(Method):
-    """How much the teacher's features weigh."""
+    """A method with a loss between projected features and teacher features."""
 
     feature_weight: Amount = 1.0
-    """w, weight of what is learned from the teacher's features."""
+    """Weight of the feature loss, w."""
 
     def needs_classifier(self, config: "Config") -> bool:
         return False
 
 
 class ProjectedStudent(nn.Module):
-    """A backbone, which is evaluated alone, and the projector of its pooled feature, (B, D_s) -> (B, D_t)."""
+    """A backbone and the projector of its pooled feature, (B, D_s) -> (B, D_t). Evaluation uses only the backbone."""
 
     def __init__(self, backbone: nn.Module, projector: nn.Module):
         super().__init__()
         self.backbone, self.projector = backbone, projector
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits (B, C); in training, the projected features (B, D_t) too."""
+        """Return logits (B, C), in training also the projected features (B, D_t)."""
         if not self.training:
             return self.backbone(images)
         feature = pooled_feature(self.backbone, images)
@@ -46,7 +46,7 @@ class ProjectedStudent(nn.Module):
 
 
 class ProjectedTask(DistillationTask):
-    """loss = CE + w kd_loss."""
+    """A task with loss = CE + w kd_loss."""
 
     def __init__(self, projector: nn.Module, loss: FeatureLoss, weight: float, context: TaskContext):
         super().__init__(ProjectedStudent(context.student, projector), context)
@@ -62,5 +62,5 @@ class ProjectedTask(DistillationTask):
 
 
 def widths(context: TaskContext) -> tuple[int, int]:
-    """D_s and D_t."""
+    """Return the feature widths of student and teacher, D_s and D_t."""
     return feature_width(context.student), context.needed_teacher.width

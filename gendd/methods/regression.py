@@ -1,4 +1,4 @@
-"""The control of GenDD: the same student and targets, but the head predicts the feature, by squared error."""
+"""The control of GenDD: the same student and targets, but the head predicts the feature with squared error."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ class RegressionHead(nn.Module):
     """A residual MLP, (B, D_s) -> (B, D_t), as wide as `SplitTokenHead`'s denoiser.
 
     Args:
-        size: number of parameters, met to half a block.
+        size: number of parameters. The head has this size up to half a block.
     """
 
     draws_features = False
@@ -37,29 +37,29 @@ class RegressionHead(nn.Module):
         self.mlp = nn.Sequential(embedding, *(ResidualBlock(width) for _ in range(blocks)), nn.LayerNorm(width), output)
 
     def forward(self, z: Tensor, target: Tensor, draws: None = None) -> dict[str, Tensor]:
-        """Mean squared error (scalar) of the predicted and the target features (B, D_t)."""
+        """Return the mean squared error (scalar) between predicted and target features (B, D_t)."""
         loss = F.mse_loss(self.mlp(z).float(), target.float())
         return {"loss": loss, "mse": loss.detach()}
 
     def sample(self, z: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
-        """The predicted features (B, 1, D_t); there is nothing to sample."""
+        """Return the predicted features (B, 1, D_t), without randomness."""
         return self.mlp(z).float()[:, None]
 
 
 class RegressionTask(GenDDTask):
     def draws(self, random: StepRandom, device: torch.device) -> None:
-        """Nothing is random."""
+        """Return None: the loss does not use random numbers."""
 
 
 class Regression(GenDD):
-    """The control of gendd: its head predicts the feature by squared error. Of its options those of sizes count."""
+    """The control of gendd: the head predicts the feature with squared error. It uses gendd's options of sizes."""
 
     name = "regression"
 
     def build(self, context: TaskContext) -> RegressionTask:
         teacher = context.needed_teacher
         widths = (teacher.width, feature_width(context.student))
-        with torch.random.fork_rng(devices=[]):  # What is only counted changes no draw.
+        with torch.random.fork_rng(devices=[]):  # This head is only counted: keep the random state.
             size = parameter_count(SplitTokenHead(*widths, **self.fitting(teacher.width)))
         head = RegressionHead(*widths, self.width, size)
         student = Student(context.student, head, teacher.classifier, self.standardizes(teacher.classifier))

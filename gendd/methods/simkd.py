@@ -1,4 +1,4 @@
-"""SimKD (Chen et al., 2022): the student's projected feature learns to be the teacher's, whose classifier reads it."""
+"""SimKD (Chen et al., 2022): the projected feature imitates the teacher's, and the teacher's classifier uses it."""
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,13 @@ from gendd.networks.create import frozen_copy
 class SimKDStudent(nn.Module):
     """Backbone, projector and the teacher's frozen classifier.
 
-    The projector is the paper's bottleneck of three convolutions (1x1, 3x3, 1x1; the teacher's width halved between)
-    on the backbone's feature map, but for the last one's norm and ReLU, so that it fits features of any sign; its
-    output is pooled, which the last, 1x1 and linear, allows to be done before it.
+    The projector is the paper's bottleneck of three convolutions on the backbone's feature map: 1x1, 3x3, 1x1, with
+    half the teacher's width in between. The last norm and ReLU are left out, so that the output can have any sign.
+    Pooling precedes the last convolution: it is 1x1 and linear, so the result is the same.
 
     Args:
-        channels: of the backbone's feature map.
-        classifier: the teacher's, copied and frozen.
+        channels: channels of the backbone's feature map.
+        classifier: the teacher's classifier, which is copied and frozen.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, classifier: nn.Linear):
@@ -36,7 +36,7 @@ class SimKDStudent(nn.Module):
         backbone.get_classifier().requires_grad_(False)
 
     def forward(self, images: Tensor, target: Tensor | None = None) -> Tensor | dict[str, Tensor]:
-        """Logits (B, C); with the teacher's features (B, D_t), the training loss and the logits."""
+        """Return logits (B, C); with the teacher's features (B, D_t), the training loss and the logits."""
         feature = self.projector(self.backbone.forward_features(images))
         logits = self.classifier(feature)
         return logits if target is None else {"loss": F.mse_loss(feature.float(), target), "output": logits}
@@ -48,7 +48,7 @@ class SimKDTask(DistillationTask):
 
 
 class SimKD(Method):
-    """The student's feature map, projected, learns to be the teacher's feature, whose classifier reads it."""
+    """The projected feature map imitates the teacher's feature, and the teacher's classifier uses it."""
 
     name, unlabeled = "simkd", True
 
@@ -61,6 +61,6 @@ class SimKD(Method):
             raise InvalidSetting(
                 "student",
                 config.networks.student,
-                "simkd projects a feature map, and it has none; choose a convolutional student or another method",
+                "simkd needs a feature map, (B, C, H, W); choose a convolutional student or another method",
             )
         return SimKDTask(SimKDStudent(student, shape[1], context.needed_teacher.model.get_classifier()), context)

@@ -1,6 +1,6 @@
 """SRD (Miles and Mikolajczyk, 2024): CE + w log sum_i |BN(P h)_i - BN(f)_i|^4 with a linear projector P.
 
-The logarithm keeps the gradient from growing with the distance, the fourth power looks at what fits worst.
+With the logarithm, the gradient does not grow with the distance; the fourth power emphasizes the largest errors.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ EPSILON = 1e-4
 
 
 def log_sum(projected: Tensor, feature: Tensor) -> Tensor:
-    """The loss of features (B, D_t), each normalized over the batch; the sum runs over images and dimensions."""
-    ours, theirs = (F.batch_norm(values, None, None, training=True, eps=EPSILON) for values in (projected, feature))
-    return (ours - theirs).abs().pow(POWER).sum().log()
+    """Return the loss of features (B, D_t), normalized over the batch; the sum runs over images and dimensions."""
+    student, teacher = (F.batch_norm(values, None, None, training=True, eps=EPSILON) for values in (projected, feature))
+    return (student - teacher).abs().pow(POWER).sum().log()
 
 
 @dataclass(frozen=True)
 class SRD(ProjectedMethod):
-    """Projected features, normalized over the batch, by the logarithm of summed fourth powers."""
+    """Logarithm of the summed fourth powers between projected and teacher features, normalized over the batch."""
 
     name = "srd"
 

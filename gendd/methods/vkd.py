@@ -1,6 +1,6 @@
-"""VkD (Miles et al., 2024): CE + w squared error of an orthogonal projection and the standardized teacher feature.
+"""VkD (Miles et al., 2024): CE + w squared error between an orthogonal projection and the standardized teacher feature.
 
-An orthogonal projection keeps all distances: it cannot learn in the student's place.
+An orthogonal projection preserves all distances, so the student has to learn, not the projection.
 """
 
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ EPSILON = 1e-4
 
 
 def standardized_error(projected: Tensor, feature: Tensor) -> Tensor:
-    """Mean squared error (scalar) of (B, D_t) and the teacher's feature, of mean 0 and variance 1 over the batch."""
+    """Return the mean squared error (scalar) of (B, D_t) to the teacher's feature, standardized over the batch."""
     return F.mse_loss(projected, F.batch_norm(feature, None, None, training=True, eps=EPSILON))
 
 
 @dataclass(frozen=True)
 class VkD(ProjectedMethod):
-    """Orthogonally projected features and the teacher's, standardized over the batch."""
+    """Squared error between orthogonally projected features and standardized teacher features."""
 
     name = "vkd"
 
     def build(self, context: TaskContext) -> ProjectedTask:
-        # By the matrix exponential of a skew-symmetric matrix: columns (or, to a narrower teacher, rows) stay
-        # orthonormal.
+        # The matrix exponential of a skew-symmetric matrix keeps the columns orthonormal (the rows, if the teacher is
+        # narrower).
         projector = orthogonal(nn.Linear(*widths(context), bias=False), orthogonal_map="matrix_exp")
         return ProjectedTask(projector, standardized_error, self.feature_weight, context)

@@ -7,7 +7,7 @@ from small_runs import COMMON, GENDD, TOY
 
 
 def test_simkd_refuses_a_student_without_a_feature_map(train):
-    with refuses("--student timm/vit_tiny_patch16_224: simkd projects a feature map"):
+    with refuses("--student timm/vit_tiny_patch16_224: simkd needs a feature map"):
         train("--student", "timm/vit_tiny_patch16_224", "--image-size", "16", method="simkd")
 
 
@@ -27,7 +27,7 @@ def test_simkd_refuses_a_student_without_a_feature_map(train):
         (["finetune", "--teacher", TOY, "--teacher-weights", "T"], "--student-weights is missing"),
         (
             ["finetune", "--teacher", TOY, "--teacher-weights", "T", "--student-weights", "T", "--optimizer", "muon"],
-            "--optimizer muon: moves the backbone's weights, of which finetune trains none",
+            "--optimizer muon: finetune trains only the classifier, and muon updates only backbone weights",
         ),
         (
             ["classification", "--student-weights", "nowhere.pt"],

@@ -109,7 +109,7 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
         (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
         (["--batch-size", "82"], "81 images to train on .* fewer than --batch-size 82"),
         (["kd"], "--images .*: kd needs labels; choose a method that learns without: kl"),
-        (["--contraction", "0.5"], "--images .*: leaves no label for --contraction 0.5"),
+        (["--contraction", "0.5"], "--images .*: --contraction 0.5 needs labels"),
         (
             ["kl"],
             "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature",
