@@ -1,4 +1,4 @@
-"""--check-data: what a data set holds, and what of it is missing or broken."""
+"""--check-data: describe a data set and list its missing or broken images."""
 
 from torch import Tensor
 
@@ -13,10 +13,10 @@ from gendd_cifar.sources import SPLITS, BrokenFiles, Images, read_source, read_u
 
 
 def check_data(config: Config[SmallImages]) -> None:
-    """Read all images and say what there is.
+    """Read all images and print how many there are.
 
     Raises:
-        UserError: something is missing or broken.
+        UserError: an image or a folder is missing or broken.
     """
     sources = {}
     broken: list[str] = []

@@ -1,4 +1,4 @@
-"""The flags of this family, with its own defaults. The paper's CIFAR protocol stands in the scripts of sh/."""
+"""The flags and defaults for small images. The scripts of sh/ hold the paper's CIFAR protocol."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -33,9 +33,9 @@ class SmallImages(Data):
             return
         if not self.unlabeled:
             raise InvalidSetting(
-                "unlabeled_dir", self.unlabeled_dir, "has no labels; train without them: `unlabeled=True`"
+                "unlabeled_dir", self.unlabeled_dir, "its images are unlabeled; train without labels: `unlabeled=True`"
             )
         for name, idle in (("imbalance", 1), ("holdout", 0)):
             if getattr(self, name) != idle:
-                reason = f"chooses images that `unlabeled_dir` {self.unlabeled_dir} replaces; leave one out"
+                reason = f"selects training images, but `unlabeled_dir` {self.unlabeled_dir} replaces them; drop one"
                 raise InvalidSetting(name, getattr(self, name), reason)

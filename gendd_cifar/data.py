@@ -1,6 +1,6 @@
-"""Small images: the whole set lives on the device as uint8 and is augmented a batch at a time.
+"""Small images: the whole set is kept on the device as uint8 and augmented batch by batch.
 
-Shapes: N images of a set, B of a batch, S pixels a side.
+Shapes: N images in the set, B in a batch, S pixels per side.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from gendd_cifar.sources import Source, read_source, read_unlabeled
 
 # Small enough for a core's caches: 500 took a sixth longer per image (resnet20, bf16, one thread).
 EVAL_BATCH = 250
-# How `gendd_cifar.sources` brings a file to the size of the images: its whole center square.
+# How `gendd_cifar.sources` resizes a file: its whole center square.
 WHOLE_SQUARE = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 
 
@@ -34,17 +34,17 @@ def open_training(
     network: nn.Module,
     labeled_only: bool = False,
 ) -> "TrainingImages":
-    """Read the images to train on onto the device, normalized as the network wants them.
+    """Load the training images onto the device, with the network's normalization.
 
     Args:
-        labeled_only: leave out images without labels; otherwise they come with label -1.
+        labeled_only: leave out images without labels. Otherwise their label is -1.
     """
     source = _read(config, "train", world)
     images = source.images
     if config.data.holdout:
         images, _ = images.hold_out(config.data.holdout)
     images = images.long_tailed(config.data.imbalance)
-    # The sizes of a data set's classes are the same for all methods: they are of all its training images.
+    # Count before labels are removed, so that all methods get the same class sizes.
     sizes = images.class_counts(num_classes) if source.class_names else None
     if config.data.label_fraction < 1:
         images = images.partly_labeled(config.data.label_fraction, labeled_only)
@@ -57,10 +57,10 @@ def open_training(
 def open_evaluation(
     config: Config[SmallImages], plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
 ) -> "EvaluationImages":
-    """Read the images to evaluate on onto the device, normalized as the network wants them.
+    """Load the evaluation images onto the device, with the network's normalization.
 
     Args:
-        of_training: those to train on in their place, as they are.
+        of_training: load the training images instead, without augmentation.
     """
     normalize = Normalize.of(network, world.device)
     if of_training:
@@ -74,14 +74,14 @@ def open_evaluation(
         return EvaluationImages(source, config.data.dataset, "test", plan, normalize, world.device)
     source = _read(config, "train", world)
     _, held = source.images.hold_out(config.data.holdout)
-    # What was passed over is told of the training images.
+    # The training images already report the skipped files.
     source = replace(source, images=held, passed_over=Counter())
     return EvaluationImages(source, config.data.dataset, HELD_OUT, plan, normalize, world.device)
 
 
 def _read(config: Config[SmallImages], split: str, world: World) -> Source:
     size = None if config.run.dry_run else config.data.image_size
-    # A dry run downloads nothing, so that none need wait.
+    # A dry run downloads nothing, so no process needs to wait.
     with contextlib.nullcontext() if config.run.dry_run else world.local_first():
         if split == "train" and config.data.unlabeled_dir:
             return read_unlabeled(config.data.unlabeled_dir, size)
@@ -89,12 +89,12 @@ def _read(config: Config[SmallImages], split: str, world: World) -> Source:
 
 
 class TrainingImages:
-    """A source as the training loop wants it (`TrainingData`). All images are read at once: none is passed over.
+    """Training images of a source (`TrainingData`), all in memory; broken images stop the run when it starts.
 
     Args:
-        plan: how the global batch is divided.
-        cached_views: views per image that the epochs show in turn; 0: each time a new one.
-        class_sizes: (C,), None of images without labels.
+        plan: division of the global batch.
+        cached_views: number of cached views per image, which the epochs use in turn. 0: a new view each time.
+        class_sizes: (C,) images per class, or None for images without labels.
     """
 
     broken_images = 0
@@ -129,7 +129,7 @@ class TrainingImages:
                 yield self.batch(random)
 
     def batch(self, random: StepRandom) -> Batch:
-        """The images of a micro-batch, cropped, flipped and normalized, and their labels."""
+        """Return a micro-batch: images after crop, flip and normalization, and their labels."""
         number, indices = self.order.locate(random)
         view = number % self.cached_views if self.cached_views else 0
         if self.cached_views:
@@ -140,13 +140,13 @@ class TrainingImages:
         return Batch(images, self.labels[indices.to(self.device)], random, number + 1, indices, view)
 
     def draw(self, noise: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-        """Top and left of crops (2, count), and which are flipped (count,)."""
+        """Draw the top and left of each crop (2, count) and its flip (count,)."""
         corner = torch.randint(2 * self.crop_padding + 1, (2, count), generator=noise)
         return corner, torch.rand(count, generator=noise) < self.hflip
 
     def augmented(self, indices: Tensor, corner: Tensor, flipped: Tensor) -> Tensor:
-        """Training images (B, 3, S, S) normalized, each with its crop (2, B) and flip (B,)."""
-        # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); the indices pick one crop per image.
+        """Return normalized training images (B, 3, S, S) with these crops (2, B) and flips (B,)."""
+        # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); indexing picks one crop per image.
         windows = self.images.unfold(2, self.image_size, 1).unfold(3, self.image_size, 1)
         top, left = corner.to(self.device)
         images = windows[indices.to(self.device), :, top, left]
@@ -154,7 +154,7 @@ class TrainingImages:
         return self.normalize(images)
 
     def view(self, view: int, indices: Tensor) -> Tensor:
-        """Training images (B, 3, S, S), normalized, in one of their cached views, which are the same for every seed."""
+        """Return normalized training images (B, 3, S, S) in one cached view, the same for every seed."""
         if view != self.drawn_view:
             noise = generator("cpu", "cached view", view)
             self.drawn_view, self.drawn = view, self.draw(noise, self.size)
@@ -178,7 +178,7 @@ class TrainingImages:
 
 
 class EvaluationImages:
-    """A source as the evaluation wants it (`gendd.data.batch.EvaluationData`)."""
+    """Evaluation images of a source (`gendd.data.batch.EvaluationData`)."""
 
     def __init__(
         self, source: Source, dataset: str, split: str, plan: BatchPlan, normalize: Normalize, device: torch.device

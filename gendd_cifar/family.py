@@ -1,4 +1,4 @@
-"""This family for the shared programs."""
+"""The CIFAR family: what the shared programs need to know about small images."""
 
 from gendd.family import Family, paper_protocol
 from gendd.networks.create import Zoo

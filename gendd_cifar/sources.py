@@ -1,6 +1,6 @@
-"""Data sets of small images, by name or folder: where they lie, what they hold, and their pixels.
+"""Data sets of small images, by name or folder: classes, labels, pixels and missing files.
 
-Shapes: N images of a set, S pixels a side.
+Shapes: N images in the set, S pixels per side.
 """
 
 from collections import Counter
@@ -36,7 +36,7 @@ SPLITS = ("train", "test")
 
 @dataclass(frozen=True)
 class Images(Split):
-    """A set of images (N, 3, S, S) uint8 with their labels (N,) int64, -1 where they are not known."""
+    """Images (N, 3, S, S) uint8 with labels (N,) int64; an unknown label is -1."""
 
     images: Tensor
     labels: Tensor
@@ -53,9 +53,11 @@ class Images(Split):
 
 @dataclass(frozen=True)
 class Source:
-    """
+    """Images of one split, with the names of their classes.
+
     Args:
-        class_names: None where they are not known; none of images without labels.
+        class_names: None for each class without a known name; empty for images without labels.
+        passed_over: number of skipped files of each kind.
     """
 
     images: Images
@@ -64,10 +66,10 @@ class Source:
 
 
 class BrokenFiles(UserError):
-    """Files that are no readable images, with a line for each."""
+    """Image files that cannot be read, with one line per file."""
 
     def __init__(self, lines: Sequence[str]):
-        others = f", and {len(lines) - 1} more, which `check_data` names" if len(lines) > 1 else ""
+        others = f", and {len(lines) - 1} more; list them with `check_data`" if len(lines) > 1 else ""
         super().__init__(f"{lines[0]}; remove or replace it{others}")
         self.lines = lines
 
@@ -76,10 +78,10 @@ def read_source(dataset: str, data_root: str, split: str, image_size: int | None
     """Read the "train" or "test" images of a data set, by its name or folder.
 
     Args:
-        image_size: None reads labels alone: no image is downloaded or decoded.
+        image_size: None reads only the labels, without downloading or decoding an image.
 
     Raises:
-        UserError: no such data set, files missing (with where to get them), a non-image.
+        UserError: the data set does not exist, files are missing (with where to get them) or not images.
     """
     if dataset == "digits":
         return Source(_digits(split, image_size), tuple("0123456789"))
@@ -93,7 +95,7 @@ def read_source(dataset: str, data_root: str, split: str, image_size: int | None
 
 
 def read_unlabeled(folder: str, image_size: int | None) -> Source:
-    """The images of --unlabeled-dir, as `read_source` reads them."""
+    """Read the images of --unlabeled-dir; arguments and errors as of `read_source`."""
     with naming("unlabeled_dir"):
         files = list_images(Path(folder))
     return Source(_decode("unlabeled_dir", files, image_size), (), files.passed_over)
@@ -101,14 +103,14 @@ def read_unlabeled(folder: str, image_size: int | None) -> Source:
 
 def _no_data_set(name: str) -> InvalidSetting:
     if "/" in name or Path(name).is_dir():
-        what = "holds no class folders" if Path(name).is_dir() else no_such(name, "folder")
-        return InvalidSetting("dataset", name, f"{what}; name one with train/<class>/ and test/<class>/")
+        what = "no class folders found" if Path(name).is_dir() else no_such(name, "folder")
+        return InvalidSetting("dataset", name, f"{what}; name a folder with train/<class>/ and test/<class>/")
     return InvalidSetting("dataset", name, unknown_name(name, NAMES).reason)
 
 
 def _digits(split: str, image_size: int | None) -> Images:
-    """The 1,797 handwritten digits of scikit-learn (8x8), upscaled; a fixed third is the test set."""
-    # Imported here: it takes a second.
+    """Load scikit-learn's 1,797 handwritten digits (8x8), upscaled; a fixed third is the test set."""
+    # This import takes a second.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -141,7 +143,7 @@ def _cifar(name: str, root: Path, split: str, image_size: int | None) -> Source:
 
 
 def _lacking(dataset: Any, root: Path) -> str | None:
-    """What is damaged or not there, with the remedy; nothing if the set, unpacked or as its archive, is whole."""
+    """Say which file is missing or damaged, and the remedy; return None if the set or its archive is complete."""
     unpacked, archive = root / dataset.base_folder, (root / dataset.filename, dataset.tgz_md5)
     listed = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
     unfit = [unpacked / name for name, md5 in listed if not check_integrity(unpacked / name, md5)]
@@ -174,7 +176,7 @@ def _without_pixels(labels: Tensor) -> Images:
 
 
 def _read(path: Path, image_size: int) -> np.ndarray | str:
-    """Pixels of an image file, or the reason why there are none."""
+    """Return the pixels of an image file, or the reason why it cannot be read."""
     try:
         with opened(retried(path.read_bytes, path)) as image:
             return _square(image, image_size)
@@ -183,7 +185,7 @@ def _read(path: Path, image_size: int) -> np.ndarray | str:
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
-    """RGB pixels (size, size, 3): the center square, resized where it has another size."""
+    """Return the image's center square as RGB pixels (size, size, 3), resized if needed."""
     image = as_rgb(image)
     if image.size != (size, size):
         side = min(image.size)
@@ -197,7 +199,7 @@ def _stack(pixels: list[np.ndarray]) -> Tensor:
 
 
 def summarize(config: Config[SmallImages]) -> DataSummary:
-    """Number of classes, and what is missing, without reading the images."""
+    """Count the classes and list missing files without reading the images."""
     name, missing = config.data.dataset, []
     if name == "digits":
         num_classes = 10
@@ -206,7 +208,7 @@ def summarize(config: Config[SmallImages]) -> DataSummary:
         if lacking := _lacking(CIFAR[name], Path(config.data.data_root)):
             missing.append(str(InvalidSetting("dataset", name, lacking)))
     else:
-        # An evaluation needs no images to train on.
+        # An evaluation does not need training images.
         num_classes = max(len(class_names(Path(name, split))) for split in SPLITS)
         if not num_classes:
             missing.append(str(_no_data_set(name)))
@@ -227,7 +229,7 @@ def _details(config: Config[SmallImages]) -> str:
 
 
 def class_sizes(config: Config[SmallImages]) -> Tensor | None:
-    """Number of training images (C,) of each class, if the training set is there."""
+    """Return the number of training images per class (C,), or None without a training set."""
     if config.data.dataset not in NAMES and not class_names(Path(config.data.dataset, "train")):
         return None
     source = read_source(config.data.dataset, config.data.data_root, "train", image_size=None)

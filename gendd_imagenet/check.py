@@ -1,4 +1,4 @@
-"""--check-data: what a data set holds, and what of it is missing or broken."""
+"""--check-data: describe a data set and list its missing or broken images."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -24,15 +24,15 @@ from gendd_imagenet.sources import (
     summarize,
 )
 
-# Images that are decoded of each listing, evenly spread, and of each shard, its first ones.
+# Number of images to decode: per listing, evenly spaced, and per shard, the first ones.
 DECODED, DECODED_OF_SHARD = 1000, 10
 
 
 def check_data(config: Config[Photographs]) -> None:
-    """Walk through the images to train on and to evaluate on, decode a sample, and print what was found.
+    """List the training and evaluation images, decode a sample, and print the counts and the broken ones.
 
     Raises:
-        UserError: something is missing or broken.
+        UserError: an image, a file or a folder is missing or broken.
     """
     summary = summarize(config)
     if summary.missing:
@@ -60,8 +60,8 @@ def check_data(config: Config[Photographs]) -> None:
         raise InvalidSetting(
             "dataset",
             config.data.dataset,
-            f"{len(problems)} missing or broken{more}; fetch them again, or take them "
-            f"off the set (evaluation images: {eval_folder(config)})",
+            f"{len(problems)} missing or broken{more}; fetch them again, or remove them "
+            f"from the data set (evaluation images: {eval_folder(config)})",
         )
     print("nothing is missing or broken")
 
@@ -84,7 +84,7 @@ def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[s
             content = listing.content(index)
             reason = _broken(view, content)
         except FileNotFoundError:
-            # It is among the absent ones.
+            # Already listed as missing.
             continue
         except OSError as error:
             reason = error.strerror
@@ -94,7 +94,7 @@ def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[s
         with opened(content) as image:
             small += min(image.size) < view.image_size
     if small:
-        print(f"  {small} of these {len(sample)} are smaller than {view.image_size} pixels, and will be enlarged")
+        print(f"  {small} of these {len(sample)} are smaller than {view.image_size} pixels and will be enlarged")
 
 
 def _check_shards(dataset: str, view: EvalView) -> Iterator[str]:

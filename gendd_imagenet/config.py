@@ -74,7 +74,7 @@ class Photographs(Data):
         if not self.images:
             return config
         if self.dataset not in (Photographs.dataset, self.images):
-            raise InvalidSetting("dataset", self.dataset, f"`images` {self.images} stands in its place; leave one out")
+            raise InvalidSetting("dataset", self.dataset, f"`images` {self.images} replaces it; leave one out")
         return config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
 
     def check(self, config: Config) -> None:
@@ -84,7 +84,7 @@ class Photographs(Data):
             raise InvalidSetting(
                 "images",
                 self.images,
-                f"has no classes for a teacher's classifier, from which {method.name} learns; {FEATURES_ALONE}",
+                f"its images are unlabeled, but {method.name} learns from the teacher's classifier; {FEATURES_ALONE}",
             )
         if self.eval_list and self.holdout:
             raise InvalidSetting(
@@ -94,16 +94,18 @@ class Photographs(Data):
             )
         for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
             if getattr(self, name) and is_hub(dataset):
-                raise InvalidSetting(name, getattr(self, name), f"{dataset} has no files to list; leave it out")
+                raise InvalidSetting(name, getattr(self, name), f"{dataset} does not consist of files; leave it out")
         if is_shards(self.dataset):
             if not self.eval_dataset:
                 wanted = "any other images" if self.images else "a folder with val/<class>/"
-                raise InvalidSetting("eval_dataset", None, f"shards have no classes and no part apart; name {wanted}")
+                raise InvalidSetting(
+                    "eval_dataset", None, f"shards contain neither classes nor a test split; name {wanted}"
+                )
             if not self.steps_per_epoch:
                 raise InvalidSetting(
                     "steps_per_epoch",
                     None,
-                    "nobody counted the images of the shards; give a number, such as "
+                    "the number of images in the shards is unknown; give a number of steps, such as "
                     "images / `batch_size` (`check_data` counts them)",
                 )
             if self.holdout:
@@ -112,7 +114,7 @@ class Photographs(Data):
                 raise InvalidSetting(
                     "teacher_cache",
                     self.teacher_cache,
-                    "images of shards have no number to be found again by; "
+                    "does not work with shards, whose images do not have fixed numbers; "
                     "leave it out, or name a folder of images as `dataset`",
                 )
         for name in ("mixup", "cutmix"):
@@ -120,21 +122,21 @@ class Photographs(Data):
                 raise InvalidSetting(
                     name,
                     getattr(self, name),
-                    "mixes images anew in each batch, which no "
-                    "`teacher_cache` can hold; set it to 0 (`feature_mixup` stays) or leave the cache out",
+                    "mixes the images of each batch anew, so their features cannot come from a "
+                    "`teacher_cache`; set it to 0 (`feature_mixup` still works) or leave the cache out",
                 )
         for name in ("mixup", "cutmix", "label_smoothing"):
             if self.label_fraction < 1 and getattr(self, name):
                 raise InvalidSetting(
                     name,
                     getattr(self, name),
-                    f"mixes labels, which `label_fraction` "
-                    f"{self.label_fraction} takes from some of the images; leave one out",
+                    f"needs the labels of all images, but `label_fraction` "
+                    f"{self.label_fraction} removes some; leave one out",
                 )
         for name in ("crop_scale", "pretrain_crop_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:
-                raise InvalidSetting(name, f"{low:g} {high:g}", "must be two shares from 0 to 1, the lesser first")
+                raise InvalidSetting(name, f"{low:g} {high:g}", "must be two shares from 0 to 1, the smaller first")
 
 
 OPTIMIZER = Optimizer(epochs=100, batch_size=512, lr=2e-3, weight_decay=2e-2, beta2_start=0.96, schedule="cosine")

@@ -1,6 +1,6 @@
-"""Photographs: decoded by worker processes, normalized and mixed on the device.
+"""Photographs: worker processes decode them, the device normalizes and mixes them.
 
-Shapes: B images of this process's micro-batch, S pixels a side, C classes.
+Shapes: B images in this process's micro-batch, S pixels per side, C classes.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from gendd_imagenet.sources import (
     refuse_unlabeled,
 )
 
-# Training goes on without broken images up to this share of those read, or this number if it is more.
+# Training skips broken images up to this share of the images read, or this number if that is more.
 BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
 WITHOUT_LABEL = "without a label"
 
@@ -48,10 +48,10 @@ def open_training(
     network: nn.Module,
     labeled_only: bool = False,
 ) -> "TrainingPhotos":
-    """The images to train on, normalized as the network wants them.
+    """Open the training images, with the network's normalization.
 
     Args:
-        labeled_only: leave out images without labels; otherwise they come with label -1.
+        labeled_only: leave out images without labels. Otherwise their label is -1.
     """
     return TrainingPhotos(config, num_classes, plan, world, Normalize.of(network, world.device), labeled_only)
 
@@ -59,10 +59,10 @@ def open_training(
 def open_evaluation(
     config: Config[Photographs], plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
 ) -> "EvaluationPhotos":
-    """The images to evaluate on, normalized as the network wants them.
+    """Open the evaluation images, with the network's normalization.
 
     Args:
-        of_training: those to train on in their place, as they are.
+        of_training: open the training images instead, without augmentation.
     """
     normalize = Normalize.of(network, world.device)
     held = config.data.holdout or (config.data.images and not config.data.eval_dataset)
@@ -71,7 +71,7 @@ def open_evaluation(
         listing = list_training(config)
         if held:
             listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
-        # What was passed over is told of the training images.
+        # The training images already report the skipped files.
         listing = replace(listing, passed_over=Counter())
     else:
         dataset, listing = config.data.eval_dataset or config.data.dataset, list_evaluation(config)
@@ -87,7 +87,7 @@ def open_evaluation(
 
 
 def _with_label(listing: AnyListing) -> AnyListing:
-    """Return the images that have a label; the others count as passed over."""
+    """Return the images with a label; count the others as skipped."""
     known = listing.known
     lacking = Counter({WITHOUT_LABEL: int((~known).sum())})
     return replace(listing.select(known), passed_over=listing.passed_over + lacking)
@@ -97,8 +97,8 @@ class TrainingPhotos:
     """Images for the training loop (`gendd.data.batch.TrainingData`).
 
     Args:
-        plan: how the global batch is divided.
-        labeled_only: train on the images that keep their labels alone; else on all, the others with label -1.
+        plan: division of the global batch.
+        labeled_only: train only on images that keep their label. Otherwise train on all; removed labels are -1.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class TrainingPhotos:
             raise InvalidSetting(
                 "batch_size",
                 plan.batch,
-                f"leaves micro-batches of {plan.micro_batch_size} images; mixup, cutmix and "
-                "label smoothing take pairs: give one that leaves an even number",
+                f"gives micro-batches of {plan.micro_batch_size} images, but mixup, cutmix and "
+                "label smoothing work on pairs; choose one that gives an even number",
             )
         self.streamed = self._shards()
         self.class_sizes: Tensor | None = None
@@ -152,18 +152,18 @@ class TrainingPhotos:
             listing = listing.partly_labeled(config.data.label_fraction, labeled_only)
         if len(listing) < plan.batch:
             field = "images" if config.data.images else "dataset"
-            aside = f" ({held} of {total} are held out)" if held else ""
+            aside = f" after holding out {held} of {total}" if held else ""
             raise InvalidSetting(
                 field,
                 config.data.dataset,
-                f"{len(listing)} images to train on{aside}, fewer than `batch_size` "
-                f"{plan.batch}; name more images, or lower it",
+                f"only {len(listing)} training images{aside}, fewer than `batch_size` "
+                f"{plan.batch}; name more images, or lower the batch size",
             )
         self.listing, self.size = listing, len(listing)
         self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
 
     def _shards(self) -> list[str] | None:
-        """The shards to train on, if it is shards."""
+        """Return the training shards, or None if the data set is not shards."""
         if not shards.is_shards(self.config.data.dataset):
             return None
         found = shards.expand(self.config.data.dataset)
@@ -172,12 +172,12 @@ class TrainingPhotos:
             raise InvalidSetting(
                 "dataset",
                 self.config.data.dataset,
-                f"{len(absent)} of {len(found)} shards are not there, such as "
-                f"{absent[0]}; give the pattern of those that are",
+                f"{len(absent)} of {len(found)} shards are missing, such as "
+                f"{absent[0]}; give a pattern that matches only existing shards",
             )
         if not self.config.data.steps_per_epoch:
             raise InvalidSetting(
-                "steps_per_epoch", None, "nobody counted the images of the shards; give a number of steps"
+                "steps_per_epoch", None, "the number of images in the shards is unknown; give a number of steps"
             )
         return found
 
@@ -201,7 +201,7 @@ class TrainingPhotos:
         return loading.listed_chunks(self.listing, self.view, requests, labeled, self.workers, pin)
 
     def _next(self, chunks: Iterator[loading.Chunk], size: int) -> loading.Chunk:
-        """Join chunks to one of the next `size` images, on the device. They show one view."""
+        """Join chunks into one with the next `size` images, all of the same view, on the device."""
         side = self.config.data.image_size
         layout = {"dtype": torch.uint8, "device": self.device, "memory_format": torch.channels_last}
         images = torch.empty(size, 3, side, side, **layout)
@@ -223,21 +223,21 @@ class TrainingPhotos:
         self.read_images += len(chunk.labels) + len(chunk.broken)
         self.broken_images += len(chunk.broken)
         for line in chunk.broken:
-            print(f"broken image, passed over: {line}", file=sys.stderr, flush=True)
+            print(f"skipped broken image: {line}", file=sys.stderr, flush=True)
         if self.broken_images > max(BROKEN_NUMBER, BROKEN_SHARE * self.read_images):
             share = f"{self.broken_images} of {self.read_images} images"
             raise InvalidSetting(
                 "dataset",
                 self.config.data.dataset,
-                f"{share} are broken, such as {chunk.broken[-1]}; `check_data` "
-                "lists them; replace them or take them off",
+                f"{share} are broken, such as {chunk.broken[-1]}; list them with "
+                "`check_data`, then replace or remove them",
             )
 
     def _mix(self, random: StepRandom, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup or cutmix of neighbors, so that pairs stay in one process, and smooth labels (B, C)."""
+        """Mix neighboring images, so that pairs stay in one process, and return soft labels (B, C) if used."""
         if not self.mixup.mixup_enabled and not self.soft_labels:
             return images, labels
-        # timm draws from numpy's global generator, and pairs the first image with the last.
+        # timm uses NumPy's global generator and pairs the first image with the last.
         np.random.seed(random.generator("image mixup", "cpu").initial_seed() % 2**32)
         first = torch.arange(0, len(images), 2, device=images.device)
         order = torch.cat([first, first.flip(0) + 1])

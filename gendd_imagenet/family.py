@@ -1,4 +1,4 @@
-"""This family for the shared programs."""
+"""The ImageNet family: what the shared programs need to know about photographs."""
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 

@@ -1,4 +1,4 @@
-"""Which image files a data set consists of, and their labels: class folders, list files, folders without labels."""
+"""List the image files of a data set and their labels: class folders, list files, folders without labels."""
 
 import json
 import os
@@ -29,10 +29,10 @@ class Listing(Split):
     """N image files below a folder.
 
     Args:
-        names: (N,) paths below `root`, as bytes: a million Python strings would be copied by every worker.
-        labels: (N,) int64, -1 where one is not known; (N, M) where an image may have several; or None where none is.
-        classes: name of each class, None where it is not known; or None.
-        passed_over: how many files and folders of each kind were.
+        names: (N,) paths below `root`, as bytes, since every worker would copy a million Python strings.
+        labels: (N,) int64, or (N, M) if an image may have several labels; -1 means unknown. None: no labels.
+        classes: name of each class, None for a class without a known name.
+        passed_over: number of skipped files and folders of each kind.
     """
 
     root: Path
@@ -51,7 +51,8 @@ class Listing(Split):
         return str(self.path(index))
 
     def content(self, index: int) -> bytes:
-        """
+        """Read the bytes of an image.
+
         Raises:
             OSError: the file cannot be read.
         """
@@ -66,29 +67,30 @@ class Listing(Split):
         return replace(self, labels=labels)
 
     def missing(self) -> list[str]:
-        """Entries without a file."""
+        """List the entries without a file."""
         paths = map(os.fsdecode, self.names)
         return [path for path in paths if not retried((self.root / path).exists, self.root / path)]
 
 
 def list_class_folders(root: Path, split: str) -> Listing:
-    """The images of root/split/<class>/.
+    """List the images of root/split/<class>/.
 
     Raises:
-        InvalidValue: no class folders, or one without images.
+        InvalidValue: a class folder holds no images, or none exists.
     """
     files = image_files.list_class_folders(root, split)
     return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
 
 
 def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Listing:
-    """The images that the lines "path label" of a file name, paths below `root`; at least so many classes.
+    """List the images in a file of "path label" lines; paths are relative to `root`.
 
     Args:
-        once: whether each image counts once, as in an evaluation; a training may repeat some.
+        num_classes: least number of classes.
+        once: refuse repeated images, as in an evaluation. Training may repeat some.
 
     Raises:
-        InvalidValue: no such file, a line that is none, an image with two labels, or one named twice that counts once.
+        InvalidValue: the file or a line is unreadable, or an image has two labels or is repeated despite `once`.
     """
     try:
         lines = retried(Path(file).read_text, file).splitlines()
@@ -100,20 +102,18 @@ def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Li
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal():
-            raise InvalidValue(file, f'line {number} is "{line}", not "path label"; mend or remove it')
+            raise InvalidValue(file, f'line {number} is "{line}", not "path label"; correct or remove it')
         names.append(name)
         labels.append(int(label))
     if not names:
         raise InvalidValue(file, "is empty; name a list of images")
     _refuse_doubles(file, names, labels, once)
     used = set(labels)
-    # Labels from 1 on go one beyond the classes known; where none are known, they leave out class 0 alone.
+    # Labels that count from 1 exceed the known classes by one; without known classes, only class 0 is unused.
     if min(used) == 1 and (max(used) == num_classes or max(used) == len(used) > num_classes):
-        raise InvalidValue(
-            file, f"its labels begin at 1 and end at {max(used)}, where labels count from 0; take 1 off each"
-        )
+        raise InvalidValue(file, f"its labels run from 1 to {max(used)}, but labels count from 0; subtract 1 from each")
     folders = {label: os.path.dirname(name) for name, label in zip(names, labels, strict=True)}
-    # A folder for each class is named as the class.
+    # If each class has one folder, the folder's name is the class's name.
     named = {label: os.path.basename(folder) for label, folder in folders.items()}
     if len(set(named.values())) < len(named):
         named = {}
@@ -126,18 +126,22 @@ def _refuse_doubles(file: str, names: Sequence[str], labels: Sequence[int], once
     for name, label in zip(map(os.path.normpath, names), labels, strict=True):
         first = label_of.setdefault(name, label)
         if first != label:
-            raise InvalidValue(file, f"gives {name} the labels {first} and {label}; remove one of the lines")
+            raise InvalidValue(file, f"gives {name} the labels {first} and {label}; remove one of these lines")
     if once and len(label_of) < len(names):
         name, count = Counter(map(os.path.normpath, names)).most_common(1)[0]
-        raise InvalidValue(file, f"names {name} {count} times, and evaluates each image once; remove the other lines")
+        raise InvalidValue(
+            file, f"lists {name} {count} times; an evaluation needs each image once: remove the other lines"
+        )
 
 
 def list_reassessed(file: str, root: Path, split: str) -> Listing:
-    """The images of root/split/<class>/ with the labels that a JSON file of ReaL's form gives them: for each of
-    ImageNet's validation images, in order of its number, a list of classes. Images without any are left out.
+    """List the images of root/split/<class>/ with labels from a JSON file in ReaL's format.
+
+    The file holds a list of classes for each of ImageNet's validation images, by image number. Images with an empty
+    list are left out.
 
     Raises:
-        InvalidValue: no such file, or not one of this form and of these images.
+        InvalidValue: the file is unreadable, has another format or does not match the images.
     """
     form = f"it needs a list of classes for each image of {split}/, such as ILSVRC2012_val_00000001.JPEG, by its number"
     try:
@@ -145,19 +149,23 @@ def list_reassessed(file: str, root: Path, split: str) -> Listing:
     except (OSError, ValueError) as error:
         raise InvalidValue(file, f"cannot be read ({error}); {form}") from error
     if not (isinstance(reassessed, list) and all(map(_are_classes, reassessed))):
-        raise InvalidValue(file, f"holds something else than lists of classes from 0 on; {form}")
+        raise InvalidValue(file, f"does not hold lists of class numbers from 0; {form}")
     found = [torch.tensor(labels, dtype=torch.int64) for labels in reassessed]
     listing = list_class_folders(root, split)
     numbers = [re.search(rb"_(\d+)\.[^./]*$", name) for name in listing.names.tolist()]
     rows = [int(number[1]) - 1 if number else -1 for number in numbers]
     if not all(0 <= row < len(found) for row in rows):
-        raise InvalidValue(file, f"has {len(found)} entries, none for some of the {len(rows)} images of {root}; {form}")
+        raise InvalidValue(
+            file, f"has {len(found)} entries, which do not cover the {len(rows)} images of {root}; {form}"
+        )
     if len(set(rows)) < len(rows):
         number, images = Counter(rows).most_common(1)[0]
         raise InvalidValue(file, f"{images} images of {root} have the number {number + 1}; {form}")
     labels = torch.nn.utils.rnn.pad_sequence([found[row] for row in rows], batch_first=True, padding_value=-1)
     if labels.numel() and labels.max() >= len(listing.classes):
-        raise InvalidValue(file, f"has a class {labels.max()} of {len(listing.classes)}, which count from 0; {form}")
+        raise InvalidValue(
+            file, f"has class {labels.max()}, but the {len(listing.classes)} classes count from 0; {form}"
+        )
     return listing.with_labels(labels).select((labels >= 0).any(1))
 
 
@@ -166,10 +174,10 @@ def _are_classes(labels: object) -> bool:
 
 
 def list_unlabeled(root: Path) -> Listing:
-    """All images below a folder, whatever their folders are called.
+    """List all images below a folder.
 
     Raises:
-        InvalidValue: there are none.
+        InvalidValue: the folder holds no images.
     """
     files = image_files.list_images(root)
     return Listing(root, _as_bytes(files.names), None, (), files.passed_over)
@@ -180,10 +188,10 @@ def _as_bytes(names: Sequence[str]) -> np.ndarray:
 
 
 def refuse_absent(file: str, listing: Listing) -> None:
-    """Refuse a list with entries that are not there."""
+    """Refuse a list that names missing files."""
     if absent := listing.missing():
         raise InvalidValue(
             file,
-            f"{len(absent)} of {len(listing)} entries are not below {listing.root}, such as "
-            f"{absent[0]}; it is made for {RELEASE}",
+            f"{len(absent)} of {len(listing)} entries are missing below {listing.root}, such as "
+            f"{absent[0]}; the list is for {RELEASE}",
         )

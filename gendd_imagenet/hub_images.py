@@ -1,5 +1,4 @@
-"""Images of Hugging Face datasets: hfds/OWNER/NAME, or hfds/FOLDER of parquet files or images; of several
-configurations one is named, hfds/OWNER/NAME:CONFIGURATION."""
+"""Images of Hugging Face datasets: hfds/OWNER/NAME[:CONFIGURATION], or hfds/FOLDER of parquet files or images."""
 
 import contextlib
 import importlib.util
@@ -21,29 +20,29 @@ from gendd_imagenet.folders import Listing
 PREFIX = "hfds/"
 TRAIN, EVALUATION = ("train",), ("validation", "val", "test")
 OTHER_EVALUATION = "`holdout` 0.1 evaluates on a part of train, `eval_dataset` on another data set"
-# Columns that are meant where several could be.
+# Preferred columns if several qualify.
 IMAGES, LABELS = ("image", "img"), ("label", "labels", "fine_label")
 
 
 def is_hub(name: str) -> bool:
-    """Whether a data set's name means one of the Hugging Face hub, or of its formats."""
+    """Return whether a data set's name means one that the package `datasets` loads."""
     return name.startswith(PREFIX)
 
 
 @dataclass(frozen=True)
 class HubListing(Split):
-    """N images of one split, in the place of a `Listing`.
+    """N images of one split of a Hugging Face data set; replaces a `Listing`.
 
     Args:
-        root: name of the data set, and of its configuration.
-        split: that the images are of.
-        table: what `datasets` loaded: a column `image`, not decoded.
-        columns: names of all columns that the data set has.
-        rows: (N,) their numbers in it.
-        labels: (N,) int64, -1 where one is not known; or None where no column is plainly the label.
-        classes: name of each class, or None.
-        passed_over: how many rows were, and why.
-        unlearned: names of the classes that the split has and the training split lacks.
+        root: name of the data set and its configuration.
+        split: name of the split.
+        table: table from `datasets` with one column, `image`, not decoded.
+        columns: names of all columns in the data set.
+        rows: (N,) row numbers in the table.
+        labels: (N,) int64, -1 for an unknown label. None if no column is clearly the label.
+        classes: name of each class.
+        passed_over: number of skipped rows, by reason.
+        unlearned: names of the split's classes that are not in the training split.
     """
 
     root: Path
@@ -67,9 +66,10 @@ class HubListing(Split):
         return f"{self.root}, {self.split}, row {self.rows[index]}"
 
     def content(self, index: int) -> bytes:
-        """
+        """Return the bytes of an image.
+
         Raises:
-            OSError: the image is a file of its own that cannot be read.
+            OSError: the image is a separate file and cannot be read.
         """
         image = self.table[int(self.rows[index])][IMAGES[0]]
         return Path(image["path"]).read_bytes() if image["bytes"] is None else image["bytes"]
@@ -90,11 +90,11 @@ AnyListing = Listing | HubListing
 
 @cache
 def list_hub(name: str, splits: Sequence[str]) -> HubListing:
-    """The images of the first of these splits that there is; downloaded if they are not there yet.
+    """List the images of the first of these splits that exists, after downloading the data set if needed.
 
     Raises:
-        InvalidValue: the package `datasets` is not installed, no such data set, configuration or split, or one without
-            images.
+        InvalidValue: the package `datasets` is not installed, the data set, configuration or split does not exist, or
+            it holds no images.
     """
     tables = _load(name)
     split = next((split for split in splits if split in tables), None)
@@ -105,7 +105,7 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
     images = _images(name, tables[split])
     rows = np.flatnonzero(_has_image(images))
     if not len(rows):
-        raise InvalidValue(name, f"its split {split} has no images; name a data set with images")
+        raise InvalidValue(name, f"its split {split} holds no images; name a data set with images")
     labels, classes = _labels(tables, split)
     unlearned: tuple[str, ...] = ()
     if labels is not None and classes and TRAIN[0] in tables and split not in TRAIN:
@@ -120,7 +120,7 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
 
 @cache
 def _load(name: str) -> Mapping[str, Any]:
-    """The tables of all splits of a data set."""
+    """Load the tables of all splits of a data set."""
     if not importlib.util.find_spec("datasets"):
         raise InvalidValue(name, "needs the package datasets, which is not installed; pip install datasets")
     import datasets
@@ -130,7 +130,7 @@ def _load(name: str) -> Mapping[str, Any]:
         return datasets.load_dataset(source, configuration or None)
     except Exception as error:
         known: list[str] = []
-        # It is raised for other reasons too, and again.
+        # Loading fails for other reasons too, and this call may fail for the same one.
         with contextlib.suppress(Exception):
             known = datasets.get_dataset_config_names(source)
         if known and configuration not in known and (configuration or len(known) > 1):
@@ -141,35 +141,35 @@ def _load(name: str) -> Mapping[str, Any]:
 
 
 def _images(name: str, table: Any) -> Any:
-    """The column of images of a table, alone, not decoded, and called `image`."""
+    """Return a table with only the image column, not decoded and named `image`."""
     from datasets import Image
 
     named = [column for column in IMAGES if column in table.features]
     found = [column for column, kind in table.features.items() if isinstance(kind, Image)] or named
     column = found[0] if len(found) == 1 else next((column for column in IMAGES if column in found), None)
-    reason = "several could be the images" if found else "none holds images"
+    reason = "several could hold the images" if found else "none holds images"
     if column is not None:
         try:
             images = table.select_columns([column]).cast_column(column, Image(decode=False))
             return images if column == IMAGES[0] else images.rename_column(column, IMAGES[0])
-        # The libraries raise all kinds.
+        # The libraries raise many kinds of exceptions.
         except Exception as error:
-            reason = f"{column} holds none ({_line(error)})"
+            reason = f"{column} does not hold images ({_line(error)})"
     raise InvalidValue(
         name,
-        f"has the columns {', '.join(table.features)}; {reason}; give it a column {IMAGES[0]} of them, as "
-        "rename_column of datasets does",
+        f"has the columns {', '.join(table.features)}; {reason}; name the images' column {IMAGES[0]}, "
+        "for instance with rename_column of datasets",
     )
 
 
 def _has_image(images: Any) -> np.ndarray:
-    """Whether there is an image (N,) bool in each row; none is decoded."""
+    """Return whether each row holds an image, (N,) bool, without decoding any."""
     # A row without an image has neither bytes nor a path.
     return np.any([part.is_valid().to_numpy() for part in images.data.column(IMAGES[0]).flatten()], axis=0)
 
 
 def _labels(tables: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple[str, ...] | None]:
-    """Labels (N,) of a split, and the names of the classes: the data set's, or the values that its splits hold."""
+    """Return the labels (N,) of a split and the class names: from the data set, or else the values in its splits."""
     from datasets import ClassLabel, Value
 
     features = tables[split].features
@@ -181,7 +181,7 @@ def _labels(tables: Mapping[str, Any], split: str) -> tuple[Tensor | None, tuple
         numbers: Mapping[Any, int] = {number: number for number in range(len(names))}
     elif isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "string", "large_string", "bool")):
         unique = (table.unique(column) for table in tables.values() if table.features.get(column) == kind)
-        # As in other sets, -1 is no class.
+        # As in other data sets, -1 means unlabeled.
         values = sorted({value for some in unique for value in some} - {None, -1})
         names, numbers = tuple(map(str, values)), {value: number for number, value in enumerate(values)}
     else:

@@ -1,6 +1,6 @@
-"""One photograph: the bytes of a file to the pixels that training or evaluation sees.
+"""Convert the bytes of one photograph to the pixels for training or evaluation.
 
-Pillow decodes; torchvision resizes on uint8 tensors, which computes what Pillow's resize does, several times as fast.
+Pillow decodes. torchvision resizes uint8 tensors: the same result as Pillow's resize, several times as fast.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ from gendd_imagenet.config import Photographs
 
 @contextlib.contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Python's, NumPy's and torch's own generators, which timm's transforms draw from, seeded by the key.
+    """Seed the global generators of Python, NumPy and torch, which timm's transforms use, by the key.
 
-    Dropout draws from torch's too, where the training process itself decodes: it is left as it was found.
+    Torch's generator is restored afterwards, since dropout uses it too if the training process itself decodes.
     """
     seed = generator("cpu", *key).initial_seed()
     random.seed(seed)
     np.random.seed(seed % 2**32)
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which takes 0.1 ms.
+        # torch.manual_seed would take 0.1 ms.
         torch.default_generator.manual_seed(seed)
         yield
 
@@ -56,17 +56,17 @@ class TrainView:
             raise InvalidSetting(
                 "auto_augment",
                 config.data.auto_augment,
-                f"timm knows no such policy ({error}); give one like rand-m7-n2-mstd0.5",
+                f"timm does not know this policy ({error}); give one like rand-m7-n2-mstd0.5",
             ) from error
         self.crop, *flip = first.transforms
-        # Not timm's: it leaves the jitter out beside a policy, or, if forced, puts it last.
+        # timm omits the jitter when there is a policy, or, if forced, applies it last.
         jitter = [ColorJitter(*[config.data.color_jitter] * 3)] if config.data.color_jitter else []
         colors = [*jitter, *second.transforms]
         self.augment = Compose([*flip, to_pil_image, *colors, pil_to_tensor] if colors else flip)
         self.image_size = config.data.image_size
 
     def __call__(self, content: bytes, *key: int | str) -> Tensor:
-        """A view (3, S, S) uint8, in channels-last order; the key decides which.
+        """Return the random view (3, S, S) uint8 of this key, in channels-last order.
 
         Raises:
             BrokenImage: the bytes are not one whole image.
@@ -76,7 +76,7 @@ class TrainView:
                 top, left, height, width = self.crop.get_params(image, self.crop.scale, self.crop.ratio)
                 if not height or not width:
                     raise BrokenImage(f"{image.width} x {image.height} pixels, too few for a crop")
-                # A JPEG decoder saves time by shrinking. The crop keeps at least twice the pixels a side that it needs.
+                # Decoding a JPEG at reduced size saves time. The crop keeps at least 2 S pixels per side.
                 shrink = max((s for s in (2, 4, 8) if min(height, width) >= 2 * s * self.image_size), default=1)
                 if not image.draft(None, (image.width // shrink, image.height // shrink)):
                     shrink = 1
@@ -86,14 +86,14 @@ class TrainView:
 
 
 class EvalView:
-    """The center of a photograph: S x S pixels, after its shorter side was resized to S / crop_pct."""
+    """Center view of a photograph: resize the shorter side to S / crop_pct, then crop S x S pixels."""
 
     def __init__(self, image_size: int, crop_pct: float, interpolation: str):
         self.image_size, self.shorter_side = image_size, math.floor(image_size / crop_pct)
         self.interpolation = str_to_interp_mode(interpolation)
 
     def __call__(self, content: bytes) -> Tensor:
-        """The view (3, S, S) uint8, in channels-last order.
+        """Return the view (3, S, S) uint8, in channels-last order.
 
         Raises:
             BrokenImage: the bytes are not one whole image.

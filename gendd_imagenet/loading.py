@@ -1,4 +1,4 @@
-"""Chunks of decoded images from worker processes, in an order that depends on neither processes nor workers."""
+"""Load chunks of decoded images with worker processes, in the same order for any number of processes and workers."""
 
 import contextlib
 import signal
@@ -19,12 +19,12 @@ from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import Part, Places, UnreadableShard, own_parts, stream_count, stream_images
 
-# Images of a chunk; small, since chunks travel through shared memory, of which containers have little.
+# Images per chunk: few, since chunks pass through shared memory, which containers limit.
 CHUNK = 32
 EVAL_BATCH = 100
-# What takes the place of a broken image may be broken too.
+# The image that replaces a broken one may be broken too.
 MOST_TRIES = 20
-# Share of PEER_TIMEOUT that a process waits for its workers: it has to say so before the other processes give it up.
+# Share of PEER_TIMEOUT that a process waits for its workers. It must report them before the other processes time out.
 PATIENCE = 0.9
 
 
@@ -33,11 +33,12 @@ class Chunk:
     """Neighboring rows of a batch.
 
     Args:
-        images: (n, 3, S, S) uint8; labels: (n,) int64, -1 where none is known.
-        broken: a line for each image that another one took the place of.
-        error: why reading stopped; an exception that a worker raises loses its words on the way, or never arrives.
-        indices: (n,) numbers of the images in the listing; None for those of shards.
-        view: number of the cached view that shows them.
+        images: (n, 3, S, S) uint8.
+        labels: (n,) int64, -1 for an unknown label.
+        broken: one line per broken image that another one replaced.
+        error: why reading stopped. An exception raised in a worker would lose its message or never arrive.
+        indices: (n,) numbers of the images in the listing; None for shards.
+        view: number of the cached view.
     """
 
     images: Tensor
@@ -55,16 +56,16 @@ class Chunk:
 
 
 def stacked(views: Sequence[Tensor]) -> Tensor:
-    """Images (n, 3, S, S), channels last as the views come: nothing is transposed."""
+    """Stack views to images (n, 3, S, S), channels last as in the views, without a transpose."""
     return torch.stack([view.permute(1, 2, 0) for view in views]).permute(0, 3, 1, 2)
 
 
 def made(make: Callable[..., Chunk], *arguments) -> Chunk:
-    """The chunk, or one that holds the reason why there is none."""
+    """Return the chunk, or an empty one that holds the error."""
     worker = get_worker_info()
     try:
         chunk = make(*arguments)
-        # Torch would do it while it sends the chunk, when an error is lost and the training waits for ever.
+        # Torch would share the memory while it sends the chunk; an error there is lost and the training hangs.
         return chunk.share_memory() if worker else chunk
     except (UserError, PassingFault) as error:
         reason = error
@@ -77,9 +78,9 @@ def made(make: Callable[..., Chunk], *arguments) -> Chunk:
 
 def worker_fault(what: str, workers: int) -> PassingFault:
     return PassingFault(
-        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's `shm_size`) ran out, give fewer "
-        f"`workers` than {workers}; `workers` 0 needs no shared memory and shows where it fails; the same command "
-        "resumes from the last checkpoint"
+        f"a data worker {what}; if memory or shared memory (/dev/shm, a container's `shm_size`) ran out, use fewer "
+        f"`workers` than {workers}; `workers` 0 does not use shared memory and shows the error; run the same command "
+        "again to resume from the last checkpoint"
     )
 
 
@@ -89,7 +90,7 @@ def _last_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """Images of a listing, by their numbers, the key to the random numbers of each, and their cached view."""
+    """Images of a listing by number, the key of each image's random numbers, and the cached view."""
 
     indices: Sequence[int]
     keys: Sequence[tuple[int | str, ...]]
@@ -97,7 +98,7 @@ class Request:
 
 
 class ListedImages(Dataset):
-    """Answers a request with a chunk of augmented images."""
+    """Map-style data set from a request to a chunk of augmented images."""
 
     def __init__(self, listing: AnyListing, view: TrainView, labeled: bool):
         self.listing, self.view, self.labeled = listing, view, labeled
@@ -125,7 +126,7 @@ class ListedImages(Dataset):
 
 
 class ListedForEvaluation(Dataset):
-    """Answers a slice of a listing with a chunk of images as evaluation sees them."""
+    """Map-style data set from a slice of a listing to a chunk of evaluation images."""
 
     def __init__(self, listing: AnyListing, view: EvalView):
         self.listing, self.view = listing, view
@@ -140,14 +141,13 @@ class ListedForEvaluation(Dataset):
                 images.append(self.view(self.listing.content(index)))
             except (BrokenImage, OSError) as error:
                 raise UserError(
-                    f"{self.listing.name(index)}: {error}; every image counts in an evaluation: replace it, or take it "
-                    "off"
+                    f"{self.listing.name(index)}: {error}; an evaluation needs every image: replace or remove this one"
                 ) from error
         return Chunk(stacked(images), self.listing.known_labels[rows])
 
 
 class StreamedImages(IterableDataset):
-    """Chunks of the steps of one epoch: the parts of each that this process takes, in the order of their rows."""
+    """Chunks from shards for the steps of one epoch: this process's parts of each step, in row order."""
 
     def __init__(self, shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range):
         self.shards, self.view, self.plan, self.epoch, self.steps = shards, view, plan, epoch, steps
@@ -156,7 +156,7 @@ class StreamedImages(IterableDataset):
 
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
-        # The loader takes from its workers in turn, so that its chunks come in the order of `parts`.
+        # The loader takes chunks from its workers in turn, so they arrive in the order of `parts`.
         mine = self.parts[worker.id :: worker.num_workers] if worker else self.parts
         streams = {part.stream: Places(self._stream(part.stream)) for part in mine}
         for step in self.steps:
@@ -173,7 +173,7 @@ class StreamedImages(IterableDataset):
         for row in part.rows:
             place = (step - self.steps.start) * each + row % each
             images.go_to(place)
-            # The next image takes the place of a broken one and keeps its own, so that a row depends on no other.
+            # The next image replaces a broken one and is used again in its row, so rows do not depend on each other.
             for other in range(place, place + MOST_TRIES):
                 try:
                     name, content = images[other]
@@ -192,15 +192,15 @@ class StreamedImages(IterableDataset):
 def listed_chunks(
     listing: AnyListing, view: TrainView, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
 ) -> Iterator[Chunk]:
-    """A chunk for each request."""
+    """Yield a chunk per request."""
     return _chunks(ListedImages(listing, view, labeled), workers, pin, sampler=requests)
 
 
 def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Iterator[Request]:
-    """For this process's images of some steps: each pass over the listing in another random order.
+    """Yield requests for this process's images of these steps. Each epoch has a new random order.
 
     Args:
-        views: cached views that the passes show in turn; 0: each time a new one.
+        views: number of cached views, which the epochs use in turn. 0: a new view each time.
     """
     order = Shuffled(size)
     for step in steps:
@@ -214,7 +214,7 @@ def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Itera
 
 
 def view_requests(view: int, indices: Sequence[int]) -> Iterator[Request]:
-    """For images in one of their cached views, which are the same for every seed."""
+    """Yield requests for images in one cached view, the same for every seed."""
     return _requests(indices, [("cached view", view, index) for index in indices], view)
 
 
@@ -227,10 +227,10 @@ def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]], vie
 def streamed_chunks(
     shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range, workers: int, pin: bool
 ) -> Iterator[Chunk]:
-    """This process's chunks of the steps of an epoch."""
+    """Yield this process's chunks from shards for steps of one epoch."""
     dataset = StreamedImages(shards, view, plan, epoch, steps)
     parts = len(dataset.parts)
-    # Each worker keeps as many parts as every other.
+    # All workers must have the same number of parts.
     workers = next(count for count in range(min(workers, parts), -1, -1) if count == 0 or parts % count == 0)
     return _chunks(dataset, workers, pin, ahead=2 * parts // max(1, workers))
 
@@ -238,16 +238,16 @@ def streamed_chunks(
 def evaluation_chunks(
     listing: AnyListing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool
 ) -> Iterator[Chunk]:
-    """A chunk for each slice of the listing."""
+    """Yield a chunk of evaluation images per slice."""
     return _chunks(ListedForEvaluation(listing, view), workers, pin, sampler=slices)
 
 
 def _chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> Iterator[Chunk]:
-    """A loader's chunks, `ahead` of them prepared by each worker.
+    """Yield a loader's chunks; each worker prepares `ahead` of them in advance.
 
     Raises:
         UserError: the data cannot be read.
-        PassingFault: a fault of the disk or the network, or of a worker, killed or hanging.
+        PassingFault: the disk or the network failed, or a worker died or hangs.
     """
     loader = DataLoader(
         dataset,
@@ -264,7 +264,7 @@ def _chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> It
 
 
 def _watched(loader: DataLoader) -> Iterator[Chunk]:
-    """The loader's chunks. A worker's death or silence is an error where the next chunk is waited for."""
+    """Yield the loader's chunks; raise an error if a worker dies or hangs while the next chunk is awaited."""
     patience, workers = PATIENCE * peer_timeout(), []
     try:
         with _deaths_left_alone():
@@ -288,8 +288,11 @@ def _watched(loader: DataLoader) -> Iterator[Chunk]:
 
 @contextlib.contextmanager
 def _deaths_left_alone() -> Iterator[None]:
-    """Torch's loader installs a signal handler that raises wherever the training is when a worker dies, in the middle
-    of a checkpoint too. Without it the loader looks every few seconds while it waits."""
+    """Undo the signal handler that torch's loader installs for a worker's death.
+
+    The handler would interrupt the training anywhere, even inside a checkpoint. Without it the loader checks its
+    workers every few seconds while it waits.
+    """
     handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
@@ -299,7 +302,7 @@ def _deaths_left_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alarm(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside the block after so long, whatever it waits for."""
+    """Raise TimeoutError inside the block after `seconds`."""
 
     def ring(*_) -> None:
         raise TimeoutError
@@ -314,7 +317,7 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 def _ending(workers: Sequence[BaseProcess]) -> str | None:
-    """How the first of the workers that have died ended, such as "was ended by SIGKILL"."""
+    """Describe how the first dead worker ended, such as "was ended by SIGKILL"."""
     for worker in workers:
         if worker.exitcode:
             by = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit code {worker.exitcode}"

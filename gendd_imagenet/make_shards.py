@@ -20,26 +20,26 @@ from gendd_imagenet.folders import Listing, list_unlabeled
 
 @dataclass(frozen=True)
 class MakeShardsConfig:
-    """Turn a folder of images into WebDataset shards, in random order, files as they are.
+    """Turn a folder of images into WebDataset shards, in random order. The files are not re-encoded.
 
-    A sample is the image under its ending and its folder's name as caption (txt).
+    A sample is the image, under its file extension, and its folder's name as caption (txt).
     """
 
     folder: tyro.conf.Positional[str] = ""
-    """Folder that is searched for images."""
+    """Folder to search for images."""
     output: tyro.conf.Positional[str] = ""
     """Folder for the shards."""
     images_per_shard: Count = 5000
-    """Images of a shard; the last one has what is left."""
+    """Number of images per shard. The last shard may hold fewer."""
     seed: CountOrNone = 0
-    """Seed of the order."""
+    """Seed of the random order."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Write the shards, each whole or not at all, and print the pattern that names them.
+    """Write the shards and print the pattern that names them. An interrupted run leaves only complete shards.
 
     Raises:
-        UserError: a folder that does not exist, holds no image, or already holds shards.
+        UserError: FOLDER does not exist or holds no images, or OUTPUT already holds shards or cannot be written.
     """
     config = parse(MakeShardsConfig, "gendd_imagenet.make_shards", arguments)
     if not config.folder or not config.output:
@@ -74,7 +74,7 @@ def _write_shard(path: Path, listing: Listing, rows: range) -> None:
 
 
 def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
-    # Its time and owner stay 0: the same images give the same bytes.
+    # Time and owner stay 0, so the same images give the same bytes.
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     shard.addfile(entry, io.BytesIO(content))

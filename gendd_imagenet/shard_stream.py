@@ -1,4 +1,4 @@
-"""The bytes of a shard, from a file, a command or an address, whatever passing faults there are on the way."""
+"""Read the bytes of a shard from a file, a command or a URL, with retries after temporary faults."""
 
 import http.client
 import io
@@ -11,26 +11,26 @@ from webdataset.gopen import Pipe
 
 from gendd.core.retry import BUSY, retried
 
-# Exit codes of a shell that finds no such command, or may not run it.
+# A shell's exit codes if the command does not exist or must not run.
 NO_COMMAND = (126, 127)
-# curl's, at any answer that is an error; those of a busy server it has waited for itself.
+# curl's exit code for any HTTP error. It already retried while the server was busy.
 HTTP_ERROR = 22
 BLOCK = 2**20
 
 
 class ShardStream(io.RawIOBase):
-    """Opens a shard again where a fault broke it off, and goes on behind the last byte read."""
+    """A shard's bytes. After a fault it opens the shard again and continues after the last byte read."""
 
     def __init__(self, shard: str):
         super().__init__()
         self.shard, self.source, self.position = shard, None, 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """The next bytes, fewer only at the end.
+        """Return the next `size` bytes, fewer only at the end.
 
         Raises:
-            OSError: it cannot be opened or read at all.
-            PassingFault: nor can it after some tries.
+            OSError: the shard cannot be opened or read, for a lasting reason.
+            PassingFault: temporary faults persisted through all retries.
         """
         content = retried(lambda: self._read(size), self.shard)
         self.position += len(content)
@@ -58,11 +58,11 @@ class ShardStream(io.RawIOBase):
         while left:
             skipped = len(self._take(source, min(left, BLOCK)))
             if not skipped:
-                raise OSError(f"opened again, it ends {left} bytes before the place where it broke off")
+                raise OSError(f"opened again, it ends {left} bytes before the last byte read")
             left -= skipped
 
     def _take(self, source, size: int) -> bytes:
-        """Bytes of a file, or of a command, whose end must not be taken for the shard's if it failed."""
+        """Read bytes of a file or a command. A failed command is an error, not the end of the shard."""
         if not isinstance(source, Pipe):
             return source.read(size)
         content = source.stream.read(size)
@@ -75,10 +75,10 @@ class ShardStream(io.RawIOBase):
 
 
 def _refuse_lasting_answer(url: str) -> None:
-    """Ask once more, since curl does not tell which answer it got.
+    """Request the URL once more, since curl does not report the HTTP status.
 
     Raises:
-        OSError: the server says that nothing is there, or that it is closed to the user.
+        OSError: the status is a lasting one, such as 404 or 403.
     """
     try:
         urllib.request.urlopen(url, timeout=60).close()

@@ -1,8 +1,8 @@
 """WebDataset shards as an endless stream of images, the same for any number of processes and workers.
 
-A global batch of B images is fed by S streams, each B / S neighboring rows of it. A stream has its own shards, so that
-an image feeds one stream alone. What a stream delivers follows from the seed and the epoch alone. Where processes are
-more than streams, several read the same stream, and each decodes its own rows.
+S streams feed a global batch of B images; each fills B / S neighboring rows. Each shard belongs to one stream. The
+order of a stream's images depends only on the seed and the epoch. If there are more processes than streams, several
+processes read the same stream and each decodes its rows.
 """
 
 import bz2
@@ -30,21 +30,21 @@ from gendd.data.image_files import HIDDEN, NO_ENDING, aside, ending_of
 from gendd_imagenet.shard_stream import ShardStream
 
 MOST_STREAMS = 64
-# Images of a stream among which the next one is drawn.
+# Size of a stream's shuffle buffer.
 SHUFFLED = 100
-# In upper case too; compressed ones are unpacked while they are read.
+# Upper case is allowed. Compressed shards are unpacked on the fly.
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-# By how compressed files begin. tarfile's own readers stop after the first of the parts that parallel compressors and
-# cat make, and check no sums.
+# By the first bytes of a compressed file. tarfile's readers verify no checksums and stop after the first part of a
+# file that a parallel compressor or cat made.
 UNPACKERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class UnreadableShard(Exception):
-    """A shard that cannot be read to its end, or holds no image; the message says which and why."""
+    """A shard that cannot be read to its end or holds no images; the message names it and the reason."""
 
 
 class _Member(tarfile.TarInfo):
-    """A file of an archive that has to end with its end mark: tarfile takes any header it cannot read for the end."""
+    """A file of an archive that must have an end mark. Plain tarfile treats any unreadable header as the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
@@ -57,18 +57,18 @@ class _Member(tarfile.TarInfo):
 
 
 def is_shards(dataset: str) -> bool:
-    """Whether a data set's name means shards."""
+    """Return whether a data set's name means shards."""
     if dataset.startswith(("pipe:", "http://", "https://")) or _is_shard(dataset.split("::")[0]):
         return True
-    # imagenet names a data set; a folder of that name may hold the archives it came in.
+    # imagenet names a data set; a folder of that name may hold its original archives.
     return dataset != "imagenet" and bool(_shards_in(dataset))
 
 
 def expand(dataset: str) -> list[str]:
-    """The shards that a folder, file, brace pattern, URL or pipe names.
+    """List the shards that a folder, file, brace pattern, URL or pipe names.
 
     Raises:
-        InvalidValue: webdataset does not read such URLs.
+        InvalidValue: webdataset does not support the URL's scheme.
     """
     found = _shards_in(dataset) or webdataset.shardlists.expand_urls(dataset)
     for shard in found:
@@ -76,14 +76,14 @@ def expand(dataset: str) -> list[str]:
         if is_url and ":" not in scheme and scheme not in {"file", *gopen_schemes}:
             raise InvalidValue(
                 dataset,
-                f"addresses of {scheme}:// are not supported; name a command that writes each shard to its "
+                f"URLs of {scheme}:// are not supported; name a command that writes each shard to its "
                 f'standard output, such as "pipe:aws s3 cp {dataset} -"',
             )
     return found
 
 
 def _shards_in(folder: str) -> list[str]:
-    """The shards of a folder with neither folders nor images beside them, 2 before 10; none of any other."""
+    """List the shards of a folder, 2 before 10; return an empty list if it also holds folders or images."""
     found = []
     try:
         with os.scandir(folder) as entries:
@@ -94,7 +94,7 @@ def _shards_in(folder: str) -> list[str]:
                     return []
                 if _is_shard(entry.name):
                     found.append(entry.path)
-    # No folder; or one that cannot be listed, of which the listing of images tells.
+    # Not a folder, or an unreadable one: listing its images reports the error.
     except OSError:
         return []
     return sorted(found, key=lambda path: (re.sub("[0-9]+", lambda number: number[0].zfill(20), path), path))
@@ -105,33 +105,33 @@ def _is_shard(name: str) -> bool:
 
 
 def absent_shards(shards: Sequence[str]) -> list[str]:
-    """Local shards that are not there."""
+    """List the local shards that do not exist."""
     return [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
 
 
 def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each image of a shard, told from other files as in folders (`gendd.data.image_files`).
+    """Yield the name and content of each image of a shard; `gendd.data.image_files` defines what counts as an image.
 
     Args:
-        passed_over: counts how many files of each kind were.
+        passed_over: counter of skipped files by kind, updated in place.
 
     Raises:
-        UnreadableShard: it cannot be opened or read to its end, or it holds no image.
-        PassingFault: the disk, the network or a command failed at each try.
+        UnreadableShard: the shard cannot be opened or read to its end, or holds no images.
+        PassingFault: the disk, the network or a command failed at every try.
     """
     count, passed_over = 0, Counter() if passed_over is None else passed_over
     try:
-        # What the stream opens closes itself when dropped; closing a pipe early would be an error.
+        # The stream's source closes when it is garbage-collected; closing a pipe early would raise an error.
         with tarfile.open(fileobj=_unpacked(ShardStream(shard)), mode="r|", tarinfo=_Member) as archive:
             for name, content in _images(archive, passed_over):
                 count += 1
                 yield f"{shard}: {name}", content
             while rest := archive.fileobj.read(tarfile.RECORDSIZE):
                 if rest.strip(b"\0"):
-                    raise tarfile.ReadError("it goes on behind its end mark, as archives joined by cat do")
+                    raise tarfile.ReadError("it continues after its end mark, like archives joined by cat")
     except PassingFault:
         raise
-    # The file system, curl and tarfile raise all kinds.
+    # The file system, curl and tarfile raise many kinds of exceptions.
     except Exception as error:
         raise UnreadableShard(f"{shard} cannot be read ({error}); fetch or write it again") from error
     if not count:
@@ -147,7 +147,7 @@ def _unpacked(stream: io.RawIOBase) -> BinaryIO:
 
 def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tuple[str, bytes]]:
     for member in archive:
-        # tarfile would keep them all.
+        # tarfile would keep all members in memory.
         archive.members = []  # type: ignore[attr-defined]
         if member.isdir():
             continue
@@ -168,20 +168,20 @@ def _kind(member: tarfile.TarInfo) -> str:
 
 
 def stream_count(shards: int, batch: int) -> int:
-    """S: as many streams as there are shards, up to a limit, and a divisor of the batch."""
+    """Return S, the largest divisor of the batch up to the number of shards and `MOST_STREAMS`."""
     return next(count for count in range(min(shards, MOST_STREAMS, batch), 0, -1) if batch % count == 0)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Neighboring rows of a batch, in one micro-batch of one process, that one stream feeds."""
+    """Neighboring rows of a batch from one stream, within one micro-batch of one process."""
 
     stream: int
     rows: range
 
 
 def own_parts(shards: int, plan: BatchPlan) -> list[Part]:
-    """The parts of a step that this process takes, in order: its micro-batches, cut where a stream ends."""
+    """List this process's parts of a step in order: its micro-batches, split where a stream's rows end."""
     each, parts = plan.batch // stream_count(shards, plan.batch), []
     for micro_batch in plan.micro_batches(0):
         first, stop = micro_batch.rows.start, micro_batch.rows.stop
@@ -193,14 +193,14 @@ def own_parts(shards: int, plan: BatchPlan) -> list[Part]:
 
 
 class Places:
-    """The images of a stream by their place in it, which may only grow."""
+    """Images of a stream by position. Positions must not decrease."""
 
     def __init__(self, images: Iterator[tuple[str, bytes]]):
         self.images, self.first = images, 0
         self.ahead: deque[tuple[str, bytes]] = deque()
 
     def go_to(self, place: int) -> None:
-        """Forget the images before this place."""
+        """Drop the images before this position."""
         for _ in range(place - self.first):
             self.ahead.popleft() if self.ahead else next(self.images)
             self.first += 1
@@ -212,7 +212,7 @@ class Places:
 
 
 def stream_images(shards: Sequence[str], stream: int, count: int, seed: int, epoch: int) -> Iterator[tuple[str, bytes]]:
-    """Images of one of `count` streams in an epoch: its shards in random order, over and over."""
+    """Yield the images of one of `count` streams in an epoch, endlessly, with the shards in random order."""
     order = torch.randperm(len(shards), generator=generator("cpu", seed, "shards", epoch)).tolist()
     mine = [shards[index] for index in order[stream::count]]
     rng = random.Random(generator("cpu", seed, "shuffle", epoch, stream).initial_seed())

@@ -1,4 +1,4 @@
-"""What a configuration's data set consists of: which folder, list or shards, and what of it is there."""
+"""Resolve a configuration's data set to folders, lists or shards, and find what is missing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,24 +21,24 @@ from gendd_imagenet.folders import (
 )
 from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub, list_hub
 
-# Of the training images, in the plan.
+# Name of held-out training images in the printed plan.
 HELD_OUT = "a part held out"
-# What is held out of --images: a share of them, and least and most images. The least are a tenth at most.
+# Held out from --images: a share of them, with a minimum and a maximum count. The minimum is at most a tenth.
 HELD_SHARE, LEAST_HELD, MOST_HELD, LARGEST_SHARE = 0.02, 50, 1000, 0.1
 
 
 def folder_of(name: str, config: Config[Photographs]) -> Path:
-    """Folder of a data set."""
+    """Return the folder of a data set."""
     return Path(config.data.data_root, "imagenet") if name == "imagenet" else Path(name)
 
 
 def eval_folder(config: Config[Photographs]) -> Path:
-    """Folder with the evaluation images."""
+    """Return the folder with the evaluation images."""
     return folder_of(config.data.eval_dataset or config.data.dataset, config)
 
 
 def class_count(folder: Path) -> int:
-    """Number of class folders of a data set; 0 if it has none."""
+    """Count the class folders of a data set."""
     return max(len(class_names(folder / split)) for split in ("train", *EVAL_SPLITS))
 
 
@@ -52,7 +52,7 @@ def eval_split(folder: Path) -> str:
 
 
 def held_share(config: Config[Photographs], images: int) -> float:
-    """Share of so many training images that is held out to evaluate on; 0 where others are."""
+    """Return the share of `images` training images to hold out for evaluation; 0 if there are evaluation images."""
     if config.data.holdout or not config.data.images or config.data.eval_dataset:
         return config.data.holdout
     least = min(LEAST_HELD, max(LARGEST_SHARE * images, 1))
@@ -60,10 +60,10 @@ def held_share(config: Config[Photographs], images: int) -> float:
 
 
 def list_evaluation(config: Config[Photographs]) -> AnyListing:
-    """The images to evaluate on, all of them, those of --images without classes.
+    """List all evaluation images; with --images they come without classes.
 
     Raises:
-        UserError: they are not there.
+        UserError: the images are missing.
     """
     if is_hub(name := config.data.eval_dataset or config.data.dataset):
         with naming(eval_field(config)):
@@ -85,24 +85,24 @@ def list_evaluation(config: Config[Photographs]) -> AnyListing:
 
 
 def refuse_unlabeled(config: Config[Photographs], evaluation: AnyListing, held_out: bool = False) -> None:
-    """Refuse images to evaluate on of which none has a label.
+    """Refuse evaluation images without a single label.
 
     Args:
-        held_out: whether they are a part of the training images.
+        held_out: whether the images are held-out training images.
 
     Raises:
-        InvalidSetting: it names the list or the data set.
+        InvalidSetting: no image has a label; the error names the list or the data set.
     """
     field = "eval_list" if config.data.eval_list else eval_field(config)
     field = "dataset" if held_out else field
     if not evaluation.known.any():
         raise InvalidSetting(
-            field, getattr(config.data, field), "no image to evaluate on has a label; name images with labels"
+            field, getattr(config.data, field), "no evaluation image has a label; name images with labels"
         )
 
 
 def has_training_labels(config: Config[Photographs]) -> bool:
-    """Whether the training images are labeled, by a list or by class folders."""
+    """Return whether the training images are labeled, by a list, a column or class folders."""
     if config.data.images or shards.is_shards(config.data.dataset):
         return False
     if is_hub(config.data.dataset):
@@ -111,10 +111,10 @@ def has_training_labels(config: Config[Photographs]) -> bool:
 
 
 def list_training(config: Config[Photographs]) -> AnyListing:
-    """The images to train on: of a list, of class folders, or all below the folder where there are none.
+    """List the training images: from a list, from class folders, or else all below the folder.
 
     Raises:
-        UserError: they are not there.
+        UserError: the images are missing.
     """
     if is_hub(config.data.dataset):
         with naming("images" if config.data.images else "dataset"):
@@ -142,25 +142,25 @@ def _without_labels(listing: HubListing) -> HubListing:
 
 
 def _labeled(listing: HubListing, remedy: str) -> HubListing:
-    """Refuse a data set of which no column is plainly the label, or whose labels no training image has."""
+    """Refuse a data set without a clear label column, or with labels that the training split does not contain."""
     if listing.labels is None:
         columns = ", ".join(listing.columns)
         raise InvalidValue(
             f"{hub_images.PREFIX}{listing.root}",
-            f"has the columns {columns}, of which none is plainly the label; "
-            f"call a column of text, whole numbers or ClassLabel label, as rename_column of datasets does, or {remedy}",
+            f"has the columns {columns}, and none is clearly the label; name a column of text, integers or ClassLabel "
+            f"label, for instance with rename_column of datasets, or {remedy}",
         )
     if listing.unlearned:
         raise InvalidValue(
             f"{hub_images.PREFIX}{listing.root}",
-            f"its split {listing.split} has labels that train lacks, such as "
+            f"its split {listing.split} has labels that are not in train, such as "
             f"{', '.join(listing.unlearned[:3])}; give both splits the same labels, or {remedy}",
         )
     return listing
 
 
 def class_sizes(config: Config[Photographs]) -> Tensor | None:
-    """Number of training images (C,) of each class, if they have labels."""
+    """Return the number of training images per class (C,), or None without labels."""
     if not has_training_labels(config):
         return None
     listing = list_training(config)
@@ -174,14 +174,14 @@ def _absent(config: Config[Photographs], field: str, folder: Path) -> InvalidSet
         needs += f", images without labels, or shards ({', '.join(shards.SHARD_ENDINGS)})"
     if class_names(folder / "train"):
         needs += f"; {hub_images.OTHER_EVALUATION}"
-    what = f"{folder} has no such images" if folder.is_dir() else no_such(folder, "folder")
+    what = f"{folder} does not contain these images" if folder.is_dir() else no_such(folder, "folder")
     if name == "imagenet" and not folder.is_dir():
         what = f"{folder}: {what}"
     return InvalidSetting(field, name, f"{what}; it needs {needs}")
 
 
 def summarize(config: Config[Photographs]) -> DataSummary:
-    """Number of classes, and what is missing, without walking through the images."""
+    """Count the classes and list missing files without reading the images."""
     if config.data.images:
         return _summarize_images(config, config.data.images)
     missing = []
@@ -190,7 +190,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     elif shards.is_shards(config.data.dataset):
         if absent := _absent_shards("dataset", config.data.dataset):
             missing.append(
-                f"`dataset` {config.data.dataset}: {len(absent)} of its shards are not there, such as {absent[0]}"
+                f"`dataset` {config.data.dataset}: {len(absent)} of its shards are missing, such as {absent[0]}"
             )
         labeled = False
     else:
@@ -224,7 +224,7 @@ def _summarize_images(config: Config[Photographs], images: str) -> DataSummary:
     missing = []
     if shards.is_shards(images):
         absent = _absent_shards("images", images)
-        missing += [f"`images` {images}: {name} is not there" for name in absent[:1]]
+        missing += [f"`images` {images}: {name} is missing" for name in absent[:1]]
     elif is_hub(images):
         list_training(config)
     elif not Path(images).is_dir():

@@ -1,4 +1,4 @@
-"""What every network of the CIFAR zoo shares: timm's model interface, written once."""
+"""Base class of the CIFAR zoo's networks, with timm's model interface."""
 
 from collections.abc import Iterable
 
@@ -11,9 +11,9 @@ from torch.utils.checkpoint import checkpoint
 class CifarNet(nn.Module):
     """Base of the zoo: stem, stages, tail, global pooling, linear classifier.
 
-    A subclass builds its layers, calls `add_head` last, and says what its stages are. The default stem fits networks
-    that open with `conv1`, `bn1`; the default tail does nothing. Layers are named as in RepDistiller
-    (github.com/HobbitLong/RepDistiller), so that its checkpoints load strictly; hence the four classifier names.
+    A subclass builds its layers, calls `add_head` last, and returns its stages from `stages`. The default stem is
+    `conv1`, `bn1` and ReLU; the default tail is the identity. Layers have RepDistiller's names
+    (github.com/HobbitLong/RepDistiller), so its checkpoints load strictly. The classifier's name therefore varies.
     """
 
     first_conv = "conv1"
@@ -24,13 +24,13 @@ class CifarNet(nn.Module):
     grad_checkpointing = False
 
     def add_head(self, num_features: int, num_classes: int, global_pool: str) -> None:
-        """Make the pooling and the classifier for feature maps with `num_features` channels."""
+        """Create the pooling and the classifier for feature maps with `num_features` channels."""
         self.num_features = self.head_hidden_size = num_features
         self._pool_type = global_pool
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a new one (by none if `num_classes` is 0) and, if given, the kind of pooling."""
+        """Create a new classifier, or an identity if `num_classes` is 0, and optionally change the pooling."""
         self.num_classes = num_classes
         if global_pool is not None:
             self._pool_type = global_pool
@@ -44,12 +44,13 @@ class CifarNet(nn.Module):
         self.set_submodule(self.classifier_name, classifier)
 
     def get_classifier(self) -> nn.Module:
-        """The last linear layer, whatever its name in this family."""
         return self.get_submodule(self.classifier_name)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the stages in the backward pass. BatchNorm then meets each batch twice, which
-        `gendd.networks.create.recompute_activations` has it count once."""
+        """Recompute the stages in the backward pass.
+
+        BatchNorm then sees each batch twice; `gendd.networks.create.recompute_activations` counts it once.
+        """
         self.grad_checkpointing = enable
 
     def stem(self, x: Tensor) -> Tensor:
@@ -62,24 +63,24 @@ class CifarNet(nn.Module):
         return x
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) images -> (B, num_features, H', W') feature map."""
+        """Map images (B, in_chans, H, W) to the feature map (B, num_features, H', W')."""
         x = self.stem(x)
         for stage in self.stages():
             x = checkpoint(stage, x, use_reentrant=False) if self.grad_checkpointing else stage(x)
         return self.tail(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map -> (B, num_classes) logits, or the pooled (B, num_features) feature if `pre_logits`."""
+        """Map the feature map to logits (B, num_classes), or to pooled features (B, num_features) if `pre_logits`."""
         x = self.global_pool(x)
         return x if pre_logits else self.get_classifier()(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) images -> (B, num_classes) logits."""
+        """Map images (B, in_chans, H, W) to logits (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
 
 def init_convolutions(network: nn.Module) -> None:
-    """He initialization (fan out) with zero biases; BatchNorm already starts at scale 1 and shift 0."""
+    """Apply He initialization (fan out) and zero biases to the convolutions."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -96,7 +97,7 @@ def conv3x3(in_width: int, out_width: int, stride: int = 1, groups: int = 1) -> 
 
 
 def projection(in_width: int, out_width: int, stride: int) -> nn.Sequential | None:
-    """The shortcut of a residual block whose output differs from its input in shape; None where it does not."""
+    """Create the shortcut of a residual block that changes the shape; return None for one that keeps it."""
     if stride == 1 and in_width == out_width:
         return None
     return nn.Sequential(conv1x1(in_width, out_width, stride), nn.BatchNorm2d(out_width))

@@ -22,7 +22,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(CifarNet):
-    """`depth` = 6n + 2: three stages of n basic blocks. `widths` are those of the stem and the stages."""
+    """ResNet of `depth` = 6n + 2: three stages of n basic blocks. `widths`: channels of the stem and each stage."""
 
     def __init__(
         self,

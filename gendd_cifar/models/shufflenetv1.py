@@ -11,7 +11,7 @@ STEM_WIDTH = 24
 
 
 class ShuffleUnit(nn.Module):
-    """With stride 2 the pooled input is concatenated to the branch, which makes up the rest of `width`."""
+    """ShuffleNet unit. With stride 2 its output is the branch concatenated with the pooled input, `width` in all."""
 
     def __init__(self, in_width: int, width: int, stride: int, first_groups: int = GROUPS):
         super().__init__()
@@ -29,7 +29,7 @@ class ShuffleUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branch = F.relu(self.bn1(self.conv1(x)))
         branch = F.channel_shuffle(branch, self.first_groups)
-        # RepDistiller has a ReLU after the depthwise convolution too; the paper has none.
+        # RepDistiller adds a ReLU after the depthwise convolution; the paper does not.
         branch = F.relu(self.bn2(self.conv2(branch)))
         branch = self.bn3(self.conv3(branch))
         if self.stride == 1:
@@ -38,7 +38,7 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleV1(CifarNet):
-    """Convolutions keep PyTorch's initialization, as in RepDistiller."""
+    """ShuffleNet v1. Convolutions keep PyTorch's initialization, as in RepDistiller."""
 
     classifier_name = "linear"
 
@@ -46,7 +46,7 @@ class ShuffleV1(CifarNet):
         super().__init__()
         self.conv1 = conv1x1(in_chans, STEM_WIDTH)
         self.bn1 = nn.BatchNorm2d(STEM_WIDTH)
-        # The stem is too narrow to be split into groups.
+        # The stem is too narrow to split into groups.
         self.layer1 = make_stage(4, STEM_WIDTH, 240, first_groups=1)
         self.layer2 = make_stage(8, 240, 480)
         self.layer3 = make_stage(4, 480, 960)

@@ -11,7 +11,7 @@ LAST_WIDTH = 1024
 
 
 class SplitUnit(nn.Module):
-    """Transforms the second half of the channels, then shuffles both halves."""
+    """ShuffleNet V2 unit: transforms the second half of the channels, then shuffles both halves."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -32,7 +32,7 @@ class SplitUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Halves the map with two branches, each of half the output `width`."""
+    """ShuffleNet V2 unit that halves the resolution: two branches of `width` / 2 channels each."""
 
     def __init__(self, in_width: int, width: int):
         super().__init__()
@@ -59,7 +59,7 @@ class DownUnit(nn.Module):
 
 
 class ShuffleV2(CifarNet):
-    """Convolutions keep PyTorch's initialization, as in RepDistiller."""
+    """ShuffleNet V2. Convolutions keep PyTorch's initialization, as in RepDistiller."""
 
     classifier_name = "linear"
 

@@ -8,7 +8,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(CifarNet):
-    """`convolutions` counts them in each of the five blocks. The map is halved after the first three only: 32 -> 4."""
+    """VGG. `convolutions`: number in each of five blocks. Only the first three blocks halve the resolution: 32 -> 4."""
 
     first_conv = "block0.0"
     classifier_name = "classifier"

@@ -25,7 +25,7 @@ class PreActivationBlock(nn.Module):
 
 
 class WideResNet(CifarNet):
-    """`depth` = 6n + 4: three stages of n pre-activation blocks, `widen` times as wide as a ResNet's."""
+    """Wide ResNet of `depth` = 6n + 4: three stages of n pre-activation blocks, `widen` times as wide as a ResNet's."""
 
     classifier_bias = 0.0
 

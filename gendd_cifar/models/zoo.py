@@ -1,4 +1,4 @@
-"""The networks of the CIFAR zoo in one table, and their registration with timm as `cifar_<name>`."""
+"""Table of the CIFAR zoo's networks, and their registration with timm as `cifar_<name>`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ ZOO = tuple(NETWORKS)
 
 
 def default_cfg(network: type[CifarNet]) -> dict:
-    """What timm is told about the inputs (CIFAR-100) and layers of a network; there is no URL to fetch weights from."""
+    """Return timm's default configuration of a network, for CIFAR-100, without a URL of weights."""
     return {
         "num_classes": 100,
         "input_size": (3, 32, 32),
@@ -56,7 +56,7 @@ def default_cfg(network: type[CifarNet]) -> dict:
 
 
 def entrypoint(name: str) -> Callable[..., CifarNet]:
-    """The function that timm calls for `name`; timm reads its `__name__` and `__module__`."""
+    """Return the function that timm calls for `name`; timm reads its `__name__` and `__module__`."""
     network, architecture = NETWORKS[name]
 
     def create(pretrained: bool = False, **kwargs) -> CifarNet:

@@ -1,4 +1,4 @@
-"""The networks of the paper's ImageNet pairs by short name. Importing it registers ours with timm."""
+"""The networks of the paper's ImageNet pairs by short name. Importing it registers MobileNetV1 with timm."""
 
 import gendd  # noqa: F401  (makes torchvision, which timm needs, importable)
 

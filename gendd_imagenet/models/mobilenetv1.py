@@ -1,4 +1,4 @@
-"""MobileNetV1 (Howard et al., arXiv 1704.04861) as distillation papers have it: timm's, with ReLU in place of ReLU6."""
+"""MobileNetV1 (Howard et al., arXiv 1704.04861) as in distillation papers: timm's, with ReLU instead of ReLU6."""
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs, register_model, resolve_pretrained_cfg
@@ -27,7 +27,7 @@ def imagenet_mobilenetv1(pretrained: bool = False, pretrained_cfg=None, **kwargs
     pretrained_cfg = resolve_pretrained_cfg(NAME, pretrained_cfg)
     network = mobilenetv1_100(pretrained, pretrained_cfg=pretrained_cfg, act_layer="relu", **kwargs)
     if not pretrained:
-        # The published runs start from torch's initial values, not from timm's.
+        # The published runs use torch's initialization, not timm's.
         for module in network.modules():
             if isinstance(module, nn.Conv2d):
                 module.reset_parameters()
@@ -36,10 +36,10 @@ def imagenet_mobilenetv1(pretrained: bool = False, pretrained_cfg=None, **kwargs
 
 
 def published_names(network: EfficientNet) -> dict[str, str]:
-    """Modules of the published network (RepDistiller's, mdistiller's), which is one Sequential, and timm's for them."""
+    """Map module names of the published network (RepDistiller, mdistiller), one Sequential, to timm's names."""
     names = {"model.0.0": "conv_stem", "model.0.1": "bn1"}
     blocks = [f"blocks.{stage}.{block}" for stage, blocks in enumerate(network.blocks) for block in range(len(blocks))]
     for number, block in enumerate(blocks, start=1):
-        for theirs, ours in (("0", "conv_dw"), ("1", "bn1"), ("3", "conv_pw"), ("4", "bn2")):
-            names[f"model.{number}.{theirs}"] = f"{block}.{ours}"
+        for published, name in (("0", "conv_dw"), ("1", "bn1"), ("3", "conv_pw"), ("4", "bn2")):
+            names[f"model.{number}.{published}"] = f"{block}.{name}"
     return names

@@ -1,4 +1,4 @@
-"""Short names of the paper's teachers and students, each with timm's name; the tag names the published weights."""
+"""Map short names of the paper's teachers and students to timm's names, whose tag names the published weights."""
 
 from . import mobilenetv1
 
@@ -9,6 +9,6 @@ ZOO = {
     "mobilenetv1": mobilenetv1.NAME,
     "beitv2_base": "beitv2_base_patch16_224.in1k_ft_in22k_in1k",
     "beitv2_large": "beitv2_large_patch16_224.in1k_ft_in22k_in1k",
-    # ImageNet-LT's teacher, trained on ImageNet-LT: timm's weights have seen more than that.
+    # Teacher for ImageNet-LT. Train it on ImageNet-LT: timm's weights were trained on more images.
     "resnext101_32x4d": "resnext101_32x4d.gluon_in1k",
 }

@@ -282,7 +282,7 @@ def test_summary_of_present_and_missing_folders(folder, cifar100, tmp_path):
     assert absent.num_classes is None and "no such folder" in absent.missing[0]
     (tmp_path / "bare").mkdir()
     bare = summarize(config(dataset=tmp_path / "bare"))
-    assert bare.num_classes is None and "bare: holds no class folders; " in bare.missing[0]
+    assert bare.num_classes is None and "bare: no class folders found; " in bare.missing[0]
 
 
 @pytest.fixture
@@ -344,7 +344,7 @@ def test_check_data_counts_the_training_images(capsys, digits, strangers):
         ({"imbalance": "0"}, ["--imbalance 0.0", "above 0"]),
         ({"imbalance": "100"}, ["--imbalance 100.0", "at most 1"]),
         ({"imbalance": "nan"}, ["--imbalance nan"]),
-        ({"unlabeled_dir": "there"}, ["--unlabeled-dir there", "train without them: --unlabeled"]),
+        ({"unlabeled_dir": "there"}, ["--unlabeled-dir there", "train without labels: --unlabeled"]),
     ],
 )
 def test_invalid_data_settings_are_refused(flags, words):
@@ -425,7 +425,7 @@ def test_check_data_names_broken_files_up_to_a_limit(folder, strangers, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and all(any(str(path) in line for line in lines) for path in broken)
     message = refusal(read_source, str(folder), "", 8)
-    assert str(broken[0]) in message and "1 more, which --check-data names" in message
+    assert str(broken[0]) in message and "1 more; list them with --check-data" in message
     for number in range(SHOWN):
         (folder / "test" / "dog" / f"{number}.png").write_bytes(b"no image")
     assert f"{SHOWN + 3} images are broken (the first {SHOWN} are listed)" in refusal(check_data, settings)

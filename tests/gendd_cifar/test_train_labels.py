@@ -104,7 +104,7 @@ def test_unlabeled_dir_trains_without_labels(train, tmp_path, capsys):
     for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (20, 40, 30, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(folder / f"{number}.png")
     flags = ["--unlabeled-dir", str(folder), "--batch-size", "10", "--contraction", "0"]
-    with refuses("--unlabeled-dir .*: has no labels; train without them: --unlabeled"):
+    with refuses("--unlabeled-dir .*: its images are unlabeled; train without labels: --unlabeled"):
         train(*flags)
     (folder / "notes.txt").write_text("no image")
     run = train(*flags, "--unlabeled", data="digits-from-strangers")

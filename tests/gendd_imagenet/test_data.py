@@ -205,16 +205,16 @@ def test_lists_with_labels_from_1_are_refused(photos, tmp_path):
         file = write_list(tmp_path / "list.txt", {FIRST[name]: label for name, label in labels.items()})
         for flag, opening in (("train_list", open_photos), ("eval_list", open_evaluated)):
             message = refusal(opening, config(photos, **{flag: file}))
-            assert f"--{flag.replace('_', '-')} {file}: its labels begin at 1 and end at 3" in message
+            assert f"--{flag.replace('_', '-')} {file}: its labels run from 1 to 3" in message
     write_list(file, {FIRST[name]: label for label, name in enumerate(FIRST, 1)})
-    with refuses("its labels begin at 1 and end at 3"):
+    with refuses("its labels run from 1 to 3"):
         list_file(str(file), flat, 0)
 
 
 def test_image_with_two_labels_in_a_list_is_refused(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 1\n")
-    with refuses(f"^{file}: gives a/1.png the labels 0 and 1; remove one of the lines"):
+    with refuses(f"^{file}: gives a/1.png the labels 0 and 1; remove one of these lines"):
         list_file(str(file), tmp_path, 2)
 
 
@@ -222,7 +222,7 @@ def test_image_twice_in_an_evaluation_list_is_refused(tmp_path):
     file = tmp_path / "list.txt"
     file.write_text("a/1.png 0\nb/2.png 1\n./a/1.png 0\n")
     assert len(list_file(str(file), tmp_path, 2)) == 3
-    with refuses(f"^{file}: names a/1.png 2 times, and evaluates each image once"):
+    with refuses(f"^{file}: lists a/1.png 2 times; an evaluation needs each image once"):
         list_file(str(file), tmp_path, 2, once=True)
 
 
@@ -261,12 +261,12 @@ def test_list_without_any_label_is_named_by_its_flag(validation, tmp_path):
 
 
 def test_file_in_another_format_than_reals_is_refused(validation, tmp_path):
-    few, unknown = reassessed(tmp_path, {1: [0]}, count=20), "--eval-list .*has 20 entries, none for some of"
+    few, unknown = reassessed(tmp_path, {1: [0]}, count=20), "--eval-list .*has 20 entries, which do not cover"
     assert re.search(unknown, refusal(open_evaluated, config(validation, eval_list=few)))
     file = reassessed(tmp_path, {1: [3]})
-    assert "has a class 3 of 3, which count from 0" in refusal(open_evaluated, config(validation, eval_list=file))
+    assert "has class 3, but the 3 classes count from 0" in refusal(open_evaluated, config(validation, eval_list=file))
     file.write_text('{"a": 1}')
-    assert "real.json: holds something else" in refusal(open_evaluated, config(validation, eval_list=file))
+    assert "real.json: does not hold lists" in refusal(open_evaluated, config(validation, eval_list=file))
     file.write_text("{")
     assert "real.json: cannot be read" in refusal(open_evaluated, config(validation, eval_list=file))
 
@@ -345,7 +345,7 @@ def test_broken_image_is_replaced_counted_and_reported(copy, capsys):
     data = open_photos(config(copy, workers=1))
     passed_over = images_and_labels(data, range(11))
     assert data.broken_images == 1
-    assert f"broken image, passed over: {victim}" in capsys.readouterr().err
+    assert f"skipped broken image: {victim}" in capsys.readouterr().err
     changed = sum(
         not torch.equal(one, other)
         for (images, _), (others, _) in zip(whole, passed_over, strict=True)
@@ -364,7 +364,7 @@ def test_too_many_broken_images_end_the_run(copy):
 def test_broken_evaluation_image_ends_the_run(copy):
     (copy / "val" / "n01" / "n01_1000.JPEG").write_text("no image")
     message = refusal(lambda: list(open_evaluated(config(copy, workers=1)).batches()))
-    assert "n01_1000.JPEG" in message and "every image counts" in message
+    assert "n01_1000.JPEG" in message and "needs every image" in message
 
 
 def test_absent_data_names_the_release_to_fetch(tmp_path):
@@ -380,11 +380,11 @@ def test_absent_data_names_the_release_to_fetch(tmp_path):
 
 
 def test_odd_micro_batches_cannot_be_mixed(photos):
-    assert "--batch-size 9: leaves micro-batches of 9" in refusal(open_photos, config(photos, label_smoothing=0.1), 9)
+    assert "--batch-size 9: gives micro-batches of 9" in refusal(open_photos, config(photos, label_smoothing=0.1), 9)
 
 
 def test_batch_larger_than_the_set_is_refused(photos):
-    assert "90 images to train on, fewer than --batch-size 91" in refusal(open_photos, config(photos), 91)
+    assert "only 90 training images, fewer than --batch-size 91" in refusal(open_photos, config(photos), 91)
 
 
 @pytest.mark.parametrize(

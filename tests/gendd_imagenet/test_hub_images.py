@@ -68,7 +68,7 @@ def test_hub_set_distills_without_labels(hub, tmp_path):
 
 @pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
 def test_hub_set_refuses_lists_of_files(hub, flag):
-    with refuses(f"{flag} list.txt: hfds/.* has no files to list; leave it out"):
+    with refuses(f"{flag} list.txt: hfds/.* does not consist of files; leave it out"):
         imagenet_config(*COMMON, "--dataset", hub, flag, "list.txt", method="classification").check()
 
 
@@ -143,9 +143,9 @@ def test_text_labels_have_one_number_in_all_splits(tmp_path):
     [
         (
             {"label": "weight", "kind": datasets.Value("float32")},
-            "has the columns image, weight, of which none",
+            "has the columns image, weight, and none",
         ),
-        ({"kind": datasets.Value("float32")}, "has the columns image, label, of which none is plainly the label"),
+        ({"kind": datasets.Value("float32")}, "has the columns image, label, and none is clearly the label"),
     ],
 )
 def test_unclear_columns_are_named(tmp_path, columns, message):
@@ -159,7 +159,7 @@ def test_unclear_columns_are_named(tmp_path, columns, message):
 def test_hub_set_without_images_names_its_columns(tmp_path):
     table = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})
     table.to_parquet(str(tmp_path / "set" / "data" / "train-00000-of-00001.parquet"))
-    with refuses("has the columns text, label; none holds images; give it a column image"):
+    with refuses("has the columns text, label; none holds images; name the images' column image"):
         list_training(classified(f"hfds/{tmp_path}/set"))
 
 
@@ -188,7 +188,7 @@ def test_unlabeled_test_split_is_refused_before_training(tmp_path):
     name = write_set(tmp_path / "set", labels=lambda size: [-1 if size == 9 else row % 3 for row in range(size)])
     flags = ["classification", *COMMON, "--dataset", name, "--runs", str(tmp_path / "runs")]
     for look in ([], ["--check-data"]):
-        with refuses(f"^--dataset {name}: no image to evaluate on has a label"):
+        with refuses(f"^--dataset {name}: no evaluation image has a label"):
             train_imagenet([*flags, *look])
     assert not list((tmp_path / "runs").rglob("*.jsonl"))
     train_imagenet([*flags, "--holdout", "0.3"])
@@ -231,7 +231,7 @@ def test_test_labels_missing_in_train_are_refused(tmp_path):
     """Labels with another spelling in the test split would become classes that the student never learned."""
     words = {24: [NAMES[row % 3] for row in range(24)], 9: [NAMES[row % 3].upper() for row in range(9)]}
     name = write_set(tmp_path / "set", kind=datasets.Value("string"), labels=words.get)
-    with refuses(f"^--dataset {name}: its split test has labels that train lacks, such as"):
+    with refuses(f"^--dataset {name}: its split test has labels that are not in train, such as"):
         list_evaluation(classified(name))
     assert len(list_evaluation(imagenet_config(*COMMON, "--images", name, "--eval-dataset", name))) == 9
 

@@ -106,15 +106,15 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
     ("flags", "message"),
     [
         (["--images", "nowhere"], "--images nowhere: no such folder"),
-        (["--dataset", "other"], "--dataset other: --images .* stands in its place"),
-        (["--batch-size", "82"], "81 images to train on .* fewer than --batch-size 82"),
+        (["--dataset", "other"], "--dataset other: --images .* replaces it"),
+        (["--batch-size", "82"], "81 training images after .* fewer than --batch-size 82"),
         (["kd"], "--images .*: kd needs labels; choose a method that learns without: kl"),
         (["--contraction", "0.5"], "--images .*: --contraction 0.5 needs labels"),
         (
             ["kl"],
-            "--images .*: has no classes for a teacher's classifier, from which kl learns; its feature",
+            "--images .*: its images are unlabeled, but kl learns from the teacher's classifier; its feature",
         ),
-        (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards have no classes"),
+        (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards contain neither classes"),
     ],
 )
 def test_invalid_images_commands_are_refused_in_one_line(flat, tmp_path, flags, message):
@@ -132,7 +132,7 @@ def test_folder_of_five_images_is_too_small(flat, tmp_path):
     for path in sorted(path for path in flat.rglob("*") if path.is_file())[:5]:
         shutil.copy(path, folder)
     words = ["gendd", *COMMON, "--images", str(folder), "--runs", str(tmp_path / "runs")]
-    with refuses(f"^--images {folder}: 4 images to train on .1 of 5 are held out., fewer than"):
+    with refuses(f"^--images {folder}: only 4 training images after holding out 1 of 5, fewer than"):
         train_imagenet(words)
 
 

@@ -90,7 +90,7 @@ def test_full_shared_memory_ends_the_training(data):
     data.view = without_room
     message = fault(data.batches(STEPS))
     assert "a data worker failed (RuntimeError: " in message and "/dev/shm" in message
-    assert "--workers 0 needs no shared memory" in message
+    assert "--workers 0 does not use shared memory" in message
 
 
 def test_hanging_workers_end_before_the_process_group(data, monkeypatch):

@@ -163,7 +163,7 @@ def test_real_labels_need_unique_image_numbers(data, run, tmp_path):
     with refuses("--eval-list .*real.json: 3 images of .* have the number 1; it needs"):
         evaluate_imagenet(words)
     (tmp_path / "real.json").write_text("[[0.5], [-1]]")
-    with refuses("holds something else than lists of classes from 0 on"):
+    with refuses("does not hold lists of class numbers from 0"):
         evaluate_imagenet(words)
 
 
@@ -203,7 +203,7 @@ def test_images_without_a_label_are_counted_or_refused(photos, monkeypatch, caps
     settings = config(photos)
     if unknown == len(listing):
         for refused in (open_evaluated, check.check_data):
-            assert refusal(refused, settings).startswith(f"--dataset {photos}: no image to evaluate on has a label")
+            assert refusal(refused, settings).startswith(f"--dataset {photos}: no evaluation image has a label")
         return
     data = open_evaluated(settings)
     assert (data.size, data.passed_over) == (15, {"without a label": 6})

@@ -225,7 +225,7 @@ def join_with_itself(shard: Path) -> None:
     [
         (cut_at_a_header, "cut short or damaged: empty header"),
         (damage_a_header, "cut short or damaged: bad checksum"),
-        (join_with_itself, "goes on behind its end mark"),
+        (join_with_itself, "continues after its end mark"),
     ],
 )
 def test_shard_without_an_end_or_with_two_ends_is_named(photos, tmp_path, content, damage, reason, mode, capsys):
@@ -300,7 +300,7 @@ def test_multipart_compressed_shards_are_read_and_checked(tmp_path, content, end
     assert [image for _, image in images_of(str(shard))] == 3 * [content]
     joined = compress(written)
     shard.write_bytes(joined + joined)
-    with pytest.raises(UnreadableShard, match="goes on behind its end mark"):
+    with pytest.raises(UnreadableShard, match="continues after its end mark"):
         list(images_of(str(shard)))
     # Damage the checksum after the last byte of the images.
     place = len(joined) - {"gz": 6, "bz2": 2, "xz": 20}[ending]
@@ -356,13 +356,13 @@ def test_settings_that_shards_cannot_have_are_refused(photos, pattern, settings,
 
 def test_missing_shards_are_refused(photos, folder):
     beyond = streamed(f"{folder}/{{00000..00010}}.tar", photos)
-    assert "2 of its shards are not there" in summarize(beyond).missing[0]
-    assert "2 of 11 shards are not there" in refusal(open_photos, beyond)
+    assert "2 of its shards are missing" in summarize(beyond).missing[0]
+    assert "2 of 11 shards are missing" in refusal(open_photos, beyond)
 
 
 def test_unsupported_addresses_are_refused(photos):
     settings = streamed("s3://bucket/{000..009}.tar", photos)
-    message = "--dataset s3://bucket/{000..009}.tar: addresses of s3:// are not supported; name a command"
+    message = "--dataset s3://bucket/{000..009}.tar: URLs of s3:// are not supported; name a command"
     for work in (summarize, check_data):
         assert refusal(work, settings).startswith(message)
     assert len(expand("pipe:aws s3 cp s3://bucket/{000..009}.tar -")) == 10

@@ -143,9 +143,9 @@ def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path):
 def test_cache_refuses_mixed_images_and_shards(run, unlabeled, tmp_path):
     cache = ["--teacher-cache", str(tmp_path / "cache")]
     for mixing in ("--mixup", "--cutmix"):
-        with refuses(f"{mixing} 0.2: mixes images anew in each batch"):
+        with refuses(f"{mixing} 0.2: mixes the images of each batch anew"):
             run(*cache, mixing, "0.2")
-    with refuses("--teacher-cache .*: images of shards have no number"):
+    with refuses("--teacher-cache .*: does not work with shards"):
         run(*cache, *unlabeled)
     assert not (tmp_path / "cache").exists()
 
@@ -184,11 +184,11 @@ def test_training_without_labels_needs_the_unlabeled_flag(run, unlabeled, photos
 @pytest.mark.parametrize(
     "method, flags, message",
     [
-        ("gendd", ["--batch-size", "512"], "90 images to train on, fewer than --batch-size 512"),
+        ("gendd", ["--batch-size", "512"], "90 training images, fewer than --batch-size 512"),
         ("gendd", ["--holdout", "0.001"], "--holdout 0.001: leaves none of 90 images to evaluate on"),
-        ("dkd", ["--label-fraction", "0.1"], "9 images to train on, fewer than --batch-size 16"),
-        ("gendd", ["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "leaves micro-batches of 5 images"),
-        ("gendd", ["--train-list", "list.txt"], "entries are not below"),
+        ("dkd", ["--label-fraction", "0.1"], "9 training images, fewer than --batch-size 16"),
+        ("gendd", ["--mixup", "0.2", "--batch-size", "5", "--feature-mixup", "0"], "gives micro-batches of 5 images"),
+        ("gendd", ["--train-list", "list.txt"], "entries are missing below"),
     ],
 )
 def test_dry_run_finds_all_errors_in_the_data(run, tmp_path, monkeypatch, capsys, method, flags, message):
