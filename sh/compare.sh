@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
-# Compares methods on a pair of networks: trains each with each seed, then writes the report of all these runs.
+# Compares methods on a pair of networks: trains each method with each seed, then writes a report of all runs.
 #   bash sh/compare.sh DATA TEACHER STUDENT "METHODS" "SEEDS" [flags for all runs]
 #   bash sh/compare.sh cifar100 resnet56 resnet20 "classification kd dkd gendd" "0 1 2"
-# With flags in place of the pair's scripts, for any data and any method:
+# With flags instead of the pair's scripts, for any data and any method:
 #   bash sh/compare.sh "METHODS" "SEEDS" -- --dataset FOLDER [flags]
 #   bash sh/compare.sh "classification kd gendd" "0 1 2" -- --dataset digits --student resnet8 --teacher resnet14 ...
-# Each method takes the options that it has, and the teacher if it learns from one. The images are photographs, unless
-# the data set is digits, cifar10 or cifar100, or FAMILY=gendd_cifar says so.
-# Of a pair, a method is trained by sh/train_DATA_TEACHER_STUDENT_METHOD.sh where there is one (such as gendd_short), else by
-# sh/train_DATA_baseline.sh METHOD TEACHER STUDENT, which lists its methods; classification is the student alone.
-# The same command again keeps what is done and trains the rest. The report holds earlier runs too, such as those of
-# other seeds: OUTPUT/runs.txt lists them. A run that fails does not stop the others: the end names it. The environment
-# overrides what is found:
-#   GPUS=2         so many GPUs of this machine, each with a run of its own (all of them unless given)
-#   JOBS=2         so many runs at a time where there is no GPU (1 unless given)
-#   OUTPUT=FOLDER  for the report and a log file a run (unless given: runs/comparisons/DATA_TEACHER_STUDENT,
+# Each method gets the flags that it supports, and the teacher if it uses one. The images are photographs, unless the
+# data set is digits, cifar10 or cifar100, or FAMILY=gendd_cifar is set.
+# With a pair, sh/train_DATA_TEACHER_STUDENT_METHOD.sh trains the method if it exists (such as gendd_short). Otherwise
+# sh/train_DATA_baseline.sh METHOD TEACHER STUDENT trains it and lists the methods; classification is the student
+# alone.
+# Run the same command again to keep finished runs and train the rest. The report includes earlier runs, such as other
+# seeds; OUTPUT/runs.txt lists all. A failed run does not stop the others; the last lines name it.
+# Environment variables:
+#   GPUS=2         number of GPUs of this machine, with one run on each (all if not set)
+#   JOBS=2         number of simultaneous runs without a GPU (1 if not set)
+#   OUTPUT=FOLDER  folder for the report and one log file per run (if not set: runs/comparisons/DATA_TEACHER_STUDENT,
 #                  or runs/comparisons/DATA with plain flags)
-# With --on slurm among the flags the runs become Slurm jobs of one GPU each, of at most HOURS=72 (pip install submitit;
-# sbatch reads SBATCH_PARTITION and the like); --on local tries that on this machine.
+# The flag --on slurm submits each run as a Slurm job with one GPU and a limit of HOURS=72. It needs pip install
+# submitit; sbatch reads SBATCH_PARTITION and similar variables. --on local tests this on the current machine.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 exec "$python" -m gendd compare "$@"

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Distills a small network from a large one on a folder of images, without a label, a class or an evaluation set.
+# Distills a small network from a large one on a folder of images, without labels, classes or an evaluation set.
 #   bash sh/distill_folder.sh FOLDER [flags]
-# FOLDER holds images in any structure. Flags override the values below: another teacher (--teacher timm/..., hub:...,
-# transformers:..., open_clip:...), another student, --epochs, --dry-run. The same command again resumes.
-# Some images are held out: 2 %, but at least 50 or a tenth, and at most 1,000 (--holdout sets another share). On these the
-# student's features are compared with the teacher's (cosine, explained variance, agreement of nearest neighbors). Each
-# checkpoint writes the student to the folder student/ of the run, as timm loads it. With few images, --teacher-cache
-# FOLDER saves the teacher's time.
+# FOLDER holds images, at any depth. Flags override the values below: --teacher (timm/..., hub:..., transformers:...,
+# open_clip:...), --student, --epochs, --dry-run and others. Run the same command again to resume.
+# 2 % of the images are held out, but at least 50 or a tenth, and at most 1,000; --holdout sets another share. On these
+# images the student's features are compared with the teacher's: cosine, explained variance, agreement of nearest
+# neighbors. Each checkpoint also writes the student to student/ in the run folder, in timm's format. With few images,
+# --teacher-cache FOLDER saves the teacher's time.
 set -euo pipefail
 
 folder=${1:-}
 if [[ -z $folder || $folder == -* ]]; then
-  echo "error: which folder? bash sh/distill_folder.sh FOLDER [flags]" >&2
+  echo "error: FOLDER is missing: bash sh/distill_folder.sh FOLDER [flags]" >&2
   exit 2
 fi
 
-# Ten steps per epoch or more, so a thousand in all: a power of two from 8 to 256, by the number of files.
+# Batch size: a power of two from 8 to 256 that gives at least ten steps per epoch, estimated from the number of files.
 batch=256
 if [[ -d $folder ]]; then
   files=$(find -L "$folder" -type f | wc -l)

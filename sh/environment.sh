@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by the other scripts. Sets $root, the checkout, and $python: the one of VENV, else of .venv, which
-# sh/setup.sh makes, else the active one. The working folder stays: relative paths count from where the command is given.
+# The other scripts source this file. It sets $root, the checkout, and $python: from VENV, else from .venv (created by
+# sh/setup.sh), else the active Python. It does not change the current folder, which relative paths count from.
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/..")
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 if [ -n "${VENV:-}" ]; then

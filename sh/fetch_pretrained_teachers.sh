@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Fetches trained CIFAR-100 teachers into pretrained/ of the folder you are in. An interrupted download goes on where
-# it stopped.
-#   bash sh/fetch_pretrained_teachers.sh [NAME ...]    all published ones if none is named
-# First from RepDistiller's host, a file each, then from mdistiller's archive of them all, cifar_teachers.tar, which
-# may also be put into pretrained/ by hand. Mirrors: REPDISTILLER_URL=, MDISTILLER_URL=. No checksums are published:
-# the SHA-256 of a teacher is noted beside it when it is first seen, and checked from then on.
+# Downloads trained CIFAR-100 teachers into pretrained/ in the current folder. Interrupted downloads resume.
+#   bash sh/fetch_pretrained_teachers.sh [NAME ...]    all published teachers if no NAME is given
+# It tries RepDistiller's host first, one file per teacher, then mdistiller's archive of all, cifar_teachers.tar. You
+# can also put this archive into pretrained/ yourself. Mirrors: REPDISTILLER_URL=, MDISTILLER_URL=. Checksums are not
+# published. On the first download the script saves the teacher's SHA-256 next to it and verifies it from then on.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
@@ -26,7 +25,7 @@ download() { # SOURCE PATH FILE
   local get=(curl --fail --location --connect-timeout 15 --speed-limit 1 --speed-time 60 "$progress")
   get+=(--output "$3" "$1/$2")
   "${get[@]}" --continue-at - || case $? in
-    22 | 33 | 36) # What is there cannot be continued.
+    22 | 33 | 36) # The partial file cannot be resumed.
       rm -f "$3"
       "${get[@]}" || give_up "$1"
       ;;
@@ -34,7 +33,7 @@ download() { # SOURCE PATH FILE
   esac
 }
 
-give_up() { # SOURCE: it is not asked for the next file
+give_up() { # SOURCE: do not try it for the next file
   given_up+="$1 "
   return 1
 }
@@ -47,7 +46,7 @@ from gendd.networks.checkpoint import read
 read(Path(sys.argv[1]))' "$1" 2>/dev/null
 }
 
-is_noted() { # FILE NOTE: whether it has the SHA-256 of the note, which is written if there is none yet
+is_noted() { # FILE NOTE: compare the SHA-256 with the note; write the note if it does not exist
   local sum
   sum=$(sha256sum "$1" | cut -d' ' -f1)
   [ -f "$2" ] || echo "$sum  ckpt_epoch_240.pth" >"$2"
@@ -65,11 +64,12 @@ from_archive() { # NAME FILE
     fi
     mv "$archive.part" "$archive"
   fi
-  members=$(tar -tf "$archive" 2>/dev/null) || refuse "$archive: truncated or no archive; delete it and fetch it again"
+  members=$(tar -tf "$archive" 2>/dev/null) ||
+    refuse "$archive: truncated or not an archive; delete it and fetch it again"
   member=$(grep -m 1 -E "(^|/)${1}_vanilla/ckpt_epoch_240.pth$" <<<"$members") && tar -xOf "$archive" "$member" >"$2"
 }
 
-adopt() { # PART FILE: what was fetched takes its place, if it is a checkpoint
+adopt() { # PART FILE: move the download to FILE, if it is a checkpoint
   is_checkpoint "$1" || {
     rm "$1"
     return 1
@@ -77,7 +77,7 @@ adopt() { # PART FILE: what was fetched takes its place, if it is a checkpoint
   mkdir -p "$(dirname "$2")"
   is_noted "$1" "$2.sha256" || {
     rm "$1"
-    refuse "$2: what was fetched is not what $2.sha256 notes, and was not kept; delete the note to accept it"
+    refuse "$2: the download does not match $2.sha256 and was not kept; delete the .sha256 file to accept it"
   }
   mv "$1" "$2"
 }
@@ -90,15 +90,15 @@ fetch() { # NAME FILE
 }
 
 check() { # FILE
-  [ -f "$1.sha256" ] || is_checkpoint "$1" || refuse "$1: truncated or no checkpoint; delete it and fetch it again"
+  [ -f "$1.sha256" ] || is_checkpoint "$1" || refuse "$1: truncated or not a checkpoint; delete it and fetch it again"
   is_noted "$1" "$1.sha256" ||
-    refuse "$1: not what $1.sha256 notes; delete the file to fetch it again, or the note to accept it"
+    refuse "$1: does not match $1.sha256; delete the file to fetch it again, or the .sha256 file to accept it"
 }
 
 [ $# -gt 0 ] || set -- "${published[@]}"
 for name; do
   [[ " ${published[*]} " == *" $name "* ]] ||
-    refuse "$name: not published; published are ${published[*]}; train it: bash sh/train_cifar100_teacher.sh $name"
+    refuse "$name: not published; choose from ${published[*]}, or train it: bash sh/train_cifar100_teacher.sh $name"
 done
 mkdir -p pretrained
 absent=0
@@ -107,7 +107,7 @@ for name; do
   if [ -f "$file" ]; then
     check "$file"
   elif ! fetch "$name" "$file"; then
-    echo "error: $name: no checkpoint came from $repdistiller or $mdistiller; fetch it later," \
+    echo "error: $name: neither $repdistiller nor $mdistiller delivered a checkpoint; fetch it later," \
       "or train it: bash sh/train_cifar100_teacher.sh $name" >&2
     absent=2
     continue

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up, then distills a student on scikit-learn's handwritten digits, with and without labels, beside the same
-# student alone and with logit distillation, 6 epochs each, and writes a report. What is already done is kept.
+# Installs the project, then trains a student on scikit-learn's handwritten digits for 6 epochs: alone, with logit
+# distillation, and with GenDD with and without labels. Writes a report. Finished runs are kept.
 #   bash sh/quickstart.sh
-#   FRESH=1 bash sh/quickstart.sh    starts over
+#   FRESH=1 bash sh/quickstart.sh    deletes earlier runs first
 set -euo pipefail
 bash "$(dirname "$0")/setup.sh"
 source "$(dirname "$0")/environment.sh"
@@ -52,23 +52,23 @@ train() {
   bash "$root/sh/launch.sh" gendd_cifar train "$2" "${data[@]}" "${recipe[@]}" "${@:3}"
 }
 echo "Seven steps, about three minutes on two cores (a run of 6 epochs takes 15 to 40 s). Results go to $runs."
-train "the teacher, a resnet14 that learns from labels" classification --student resnet14
-train "the student alone: a resnet8, the same way" classification --student resnet8
-train "the student by logit distillation (KD)" kd --student resnet8 "${teacher[@]}"
-train "the student by GenDD" gendd --student resnet8 "${teacher[@]}" "${head[@]}" --contraction 0.5
-train "the student by GenDD, without any label" gendd --student resnet8 "${teacher[@]}" "${head[@]}" \
+train "train the teacher, a resnet14, from labels" classification --student resnet14
+train "train the student alone, a resnet8, from labels" classification --student resnet8
+train "train the student with logit distillation (KD)" kd --student resnet8 "${teacher[@]}"
+train "train the student with GenDD" gendd --student resnet8 "${teacher[@]}" "${head[@]}" --contraction 0.5
+train "train the student with GenDD, without labels" gendd --student resnet8 "${teacher[@]}" "${head[@]}" \
   --contraction 0 --unlabeled --name gendd-unlabeled
 
 compared=("$student_run" "$distilled"/{kd,gendd,gendd-unlabeled}/0)
-step "evaluating GenDD's student: by its head, and by its linear probe, which needs no head"
+step "evaluate GenDD's student, by its head and by its linear probe"
 bash "$root/sh/evaluate.sh" "$distilled/gendd/0"
-step "a report on all of them"
+step "write a report of all runs"
 "$python" -m gendd report "$teacher_run" "${compared[@]}" --output "$runs/report"
 cat <<END
 
 Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. Look at
-  $runs/report/report.md      the table, with pictures: how far the student came, with labels and without
-  $runs/report/features.png   what contraction does to the features
+  $runs/report/report.md      table and pictures: accuracy of each student
+  $runs/report/features.png   effect of contraction on the features
   $runs/digits                all runs
   $python -m tensorboard.main --logdir $runs
 END

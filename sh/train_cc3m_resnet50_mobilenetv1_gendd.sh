@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Distills MobileNetV1 from resnet50 with GenDD on the photographs of CC3M, which have no labels, by the paper's
-# recipe: stage 2 alone. Published: 67.89 % top-1 (KL 51.60).
+# Distills MobileNetV1 from resnet50 with GenDD on the unlabeled images of CC3M by the paper's recipe: stage 2 only.
+# Published: 67.89 % top-1 (KL 51.60).
+# Evaluation samples in 2 deterministic steps instead of the paper's 64 ancestral ones, which --paper sets.
 #   bash sh/train_cc3m_resnet50_mobilenetv1_gendd.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again resumes.
-# The shards are those of pixparse/cc3m-wds, in data/cc3m/; others go by --dataset PATTERN. No label and no caption is
-# read. ImageNet's val/, which the student is tested on, lies in data/imagenet/; the teacher's weights are the ones that
-# timm publishes; without a network, --dry-run says which file to put where.
-# The paper trains no probe here. This one learns from the teacher's probabilities and changes nothing else.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
+# current folder. Run the same command again to resume.
+# The shards of pixparse/cc3m-wds must be in data/cc3m/; --dataset PATTERN names others. Labels and captions are not
+# used. ImageNet's val/, the test set, must be in data/imagenet/. The teacher has timm's published weights; without a
+# network, --dry-run prints which file to put where.
+# Unlike in the paper, a linear probe learns from the teacher's probabilities; it does not affect the student.
 set -euo pipefail
 
 recipe=(

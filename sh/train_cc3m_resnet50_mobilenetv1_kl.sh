@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Trains MobileNetV1 on the photographs of CC3M, which have no labels, by the teacher's probabilities alone: the paper's
-# baseline, KL(teacher || student). Published: 51.60 % top-1 (GenDD 67.89).
+# Trains MobileNetV1 on the unlabeled images of CC3M from the teacher's probabilities only: the paper's baseline,
+# KL(teacher || student). Published: 51.60 % top-1 (GenDD 67.89).
 #   bash sh/train_cc3m_resnet50_mobilenetv1_kl.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again resumes.
-# The shards are those of pixparse/cc3m-wds, in data/cc3m/; others go by --dataset PATTERN. No label and no caption is
-# read. ImageNet's val/, which the student is tested on, lies in data/imagenet/; the teacher's weights are the ones that
-# timm publishes; without a network, --dry-run says which file to put where.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
+# current folder. Run the same command again to resume.
+# The shards of pixparse/cc3m-wds must be in data/cc3m/; --dataset PATTERN names others. Labels and captions are not
+# used. ImageNet's val/, the test set, must be in data/imagenet/. The teacher has timm's published weights; without a
+# network, --dry-run prints which file to put where.
 set -euo pipefail
 
 recipe=(

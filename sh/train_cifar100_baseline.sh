@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Trains a student on CIFAR-100 by a method that GenDD is compared with: the protocol of RepDistiller and mdistiller.
+# Trains a student on CIFAR-100 by another method, to compare with GenDD. The protocol is RepDistiller's and
+# mdistiller's.
 #   bash sh/train_cifar100_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet56 resnet20
 # METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, kl (no labels), gendd (the
-# pair's own script), or regression (the same with a deterministic head). Flags override the values below (--seed 1, --dry-run,
-# --data-root DIR); paths in them count from the folder you are in. The same command again resumes.
-# Weights of the terms: DKD's are mdistiller's, IKL-KD's and DIST's are their papers'. Not stated, and our choice: those
-# of other pairs (DKD: beta 8; IKL-KD: alpha 1, beta 8), of feature, SRD and VkD.
-# Logit standardization, whose paper takes temperature 2: add --logit-standardization --temperature 2 to kd or dkd.
+# pair's script), or regression (GenDD's recipe with a deterministic head).
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
+# current folder. Run the same command again to resume.
+# Loss weights: DKD's are mdistiller's; IKL-KD's and DIST's are from their papers. No weights are published for other
+# pairs (chosen here: DKD beta 8; IKL-KD alpha 1, beta 8), nor for feature, SRD and VkD.
+# For logit standardization, add --logit-standardization --temperature 2 (its paper's temperature) to kd or dkd.
 set -euo pipefail
 
 if [[ $# -lt 3 || "$1$2$3" == *--* ]]; then
@@ -19,7 +21,10 @@ here=$(dirname "$0")
 case $method in
   gendd | regression)
     script=$here/train_cifar100_${teacher}_${student}_gendd.sh
-    [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
+    if [[ ! -f $script ]]; then
+      echo "error: $method $teacher $student: needs $script, which does not exist; choose another pair" >&2
+      exit 2
+    fi
     METHOD=$method exec bash "$script" "${@:4}"
     ;;
   classification) teacher_flags=() ;;

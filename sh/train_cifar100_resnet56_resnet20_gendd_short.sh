@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Distills resnet20 from resnet56 on CIFAR-100 with GenDD in 15 epochs: not the paper's protocol, but a recipe for a
-# short budget, without a stage 1. The README says what mattered.
+# Distills resnet20 from resnet56 on CIFAR-100 with GenDD in 15 epochs, without stage 1. This is a recipe for a small
+# budget, not the paper's. docs/results/cifar100_muon_15_epochs/README.md has its results.
 #   bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER); paths in them count from the
-# folder you are in. The same command again resumes. EPOCHS=60 in the environment makes it longer; METHOD=kd trains by
-# another method, with the same optimizer and budget.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
+# count from the current folder. Run the same command again to resume. EPOCHS=60 in the environment trains longer.
+# METHOD=kd trains by another method, with the same optimizer and budget.
 set -euo pipefail
 
 method=${METHOD:-gendd} epochs=${EPOCHS:-15}

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Trains a network alone on CIFAR-100 by RepDistiller's protocol: a teacher, or a student to compare with.
 #   bash sh/train_cifar100_teacher.sh NAME [flags]
-# NAME is a CIFAR network such as resnet56. Flags override the values below (--seed 1, --dry-run, --data-root DIR);
-# paths in them count from the folder you are in. What it trains can teach:
+# NAME is a CIFAR network such as resnet56. Flags override the protocol's values: --seed 1, --dry-run, --data-root DIR
+# and others. Relative paths count from the current folder. To use the trained network as a teacher:
 #   bash sh/train_cifar100_resnet56_resnet20_gendd.sh --teacher-weights runs/cifar100/resnet56/classification/0
-# With --imbalance 0.01, on the long-tailed set, it lies in runs/cifar100-lt0.01/resnet56/classification/0.
+# With --imbalance 0.01 (long-tailed training set) the run folder is runs/cifar100-lt0.01/resnet56/classification/0.
 set -euo pipefail
 
 name=${1:-}
 if [[ -z $name || $name == -* ]]; then
-  echo "error: which network? bash sh/train_cifar100_teacher.sh NAME [flags], such as resnet56" >&2
+  echo "error: NAME is missing: bash sh/train_cifar100_teacher.sh NAME [flags], such as resnet56" >&2
   exit 2
 fi
 

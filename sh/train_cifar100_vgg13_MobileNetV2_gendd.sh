@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Distills MobileNetV2 from vgg13 on CIFAR-100 with GenDD, stage 1, then stage 2.
-# No recipe is published for this pair. Draws are the default ones, 8 paired in place of the paper's 30
-# independent (--paper sets those); the rest being the paper's, the contraction is that of the nearest one that has
-# one, vgg13 > vgg8, the same teacher's whose student has a wide feature as well.
-# MobileNetV2 takes the learning rate 0.01 in stage 2 and 0.003 in stage 1, as in the paper's release.
+# Distills MobileNetV2 from vgg13 on CIFAR-100 with GenDD: stage 1, then stage 2.
+# No recipe is published for this pair. Its contraction comes from vgg13 > vgg8, which has the same teacher and also a
+# student with wide features. Training uses 8 antithetic draws instead of the paper's 30 independent ones, and
+# evaluation 2 deterministic sampling steps instead of 100 ancestral ones; --paper sets the paper's. The other values
+# are the paper's.
+# MobileNetV2's learning rate is 0.01 in stage 2 and 0.003 in stage 1, as in the paper's release.
 #   bash sh/train_cifar100_vgg13_MobileNetV2_gendd.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
-# folder you are in. The same command again resumes. Runs with other names share stage 1.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
+# count from the current folder. Run the same command again to resume. Runs with other names share stage 1.
 set -euo pipefail
 
 pair=(

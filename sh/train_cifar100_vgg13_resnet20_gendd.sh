@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Distills resnet20 from vgg13 on CIFAR-100 with GenDD, as the paper does: stage 1, then stage 2.
+# Distills resnet20 from vgg13 on CIFAR-100 with GenDD by the paper's recipe: stage 1, then stage 2.
+# Evaluation samples in 2 deterministic steps instead of the paper's 100 ancestral ones, which --paper sets.
+# Stage 2 starts from stage 1's best epoch, chosen on the test images, as in the paper's release. For all other pairs
+# it starts from the last epoch.
 #   bash sh/train_cifar100_vgg13_resnet20_gendd.sh [flags]
-# Stage 2 starts from stage 1's best epoch, chosen on the test images, as in the paper's release; that of the other
-# pairs starts from the last.
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
-# folder you are in. The same command again resumes. Runs with other names share stage 1.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
+# count from the current folder. Run the same command again to resume. Runs with other names share stage 1.
 set -euo pipefail
 
 pair=(

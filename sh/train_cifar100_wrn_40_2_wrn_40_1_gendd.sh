@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Distills wrn_40_1 from wrn_40_2 on CIFAR-100 with GenDD, as the paper does: stage 1, then stage 2.
+# Distills wrn_40_1 from wrn_40_2 on CIFAR-100 with GenDD by the paper's recipe: stage 1, then stage 2.
+# Evaluation samples in 2 deterministic steps instead of the paper's 100 ancestral ones, which --paper sets.
 #   bash sh/train_cifar100_wrn_40_2_wrn_40_1_gendd.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
-# folder you are in. The same command again resumes. Runs with other names share stage 1.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
+# count from the current folder. Run the same command again to resume. Runs with other names share stage 1.
 set -euo pipefail
 
 pair=(

@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
-# Trains a student on ImageNet or ImageNet-LT by a method that GenDD is compared with.
+# Trains a student on ImageNet or ImageNet-LT by another method, to compare with GenDD.
 #   bash sh/train_imagenet_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet34 resnet18
-# METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, gendd (the pair's own script),
-# or regression (the same with a deterministic head). The teacher tells the recipe: resnext101_32x4d is ImageNet-LT's (train it first:
-# bash sh/train_imagenetlt_resnext101_teacher.sh), beitv2_base and beitv2_large are trained from by "A2" (RECIPE=a1:
-# "A1"), others by 100 epochs of SGD. Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in
-# them count from the folder you are in. The same command again resumes.
-# Published: resnet34 > resnet18 KD 71.24, IKL-KD 71.91; resnet50 > mobilenetv1 KD 71.44, IKL-KD 73.19; beitv2_large >
-# resnet50 KD 80.89, DKD 80.77 (A2), KD 81.68, DKD 81.83 (A1); ImageNet-LT resnet50 alone 45.47, KD 48.31, IKL-KD 49.29,
-# resnet18 41.15, 44.32, 45.21.
-# KD and DKD of the 100 epochs are mdistiller's, DIST's weights its paper's. Not stated, and our choice: IKL-KD's weights here, the optimizer of "A1"
-# and "A2" (that of the GenDD scripts), and all weights and temperatures of these and of ImageNet-LT.
+# METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, gendd (the pair's script),
+# or regression (GenDD's recipe with a deterministic head).
+# The teacher determines the recipe:
+#   resnext101_32x4d             ImageNet-LT; train it first: bash sh/train_imagenetlt_resnext101_teacher.sh
+#   beitv2_base, beitv2_large    "A2", or "A1" with RECIPE=a1
+#   others                       100 epochs of SGD
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
+# current folder. Run the same command again to resume.
+# Published (top-1 %):
+#   resnet34 > resnet18        KD 71.24, IKL-KD 71.91
+#   resnet50 > mobilenetv1     KD 71.44, IKL-KD 73.19
+#   beitv2_large > resnet50    KD 80.89, DKD 80.77 (A2); KD 81.68, DKD 81.83 (A1)
+#   ImageNet-LT, resnet50      alone 45.47, KD 48.31, IKL-KD 49.29
+#   ImageNet-LT, resnet18      alone 41.15, KD 44.32, IKL-KD 45.21
+# KD and DKD with 100 epochs are mdistiller's; DIST's weights are from its paper. The following values are not
+# published and were chosen here: IKL-KD's weights, the optimizer of "A1" and "A2" (as in the GenDD scripts), and all
+# weights and temperatures for "A1", "A2" and ImageNet-LT.
 set -euo pipefail
 
 if [[ $# -lt 3 || "$1$2$3" == *--* ]]; then
@@ -71,7 +78,7 @@ case $teacher in
     case ${RECIPE:-a2} in
       a1) recipe+=(--epochs 600 --weight-decay 1e-2 --mixup 0.2 --label-smoothing 0.1) ;;
       a2) recipe+=(--epochs 300 --weight-decay 2e-2 --mixup 0.1) ;;
-      *) echo "error: RECIPE=$RECIPE: a1 or a2" >&2; exit 2 ;;
+      *) echo "error: RECIPE=$RECIPE: unknown; choose a1 or a2" >&2; exit 2 ;;
     esac
     ;;
   *)
@@ -94,7 +101,10 @@ case $method in
   gendd | regression)
     [[ $teacher == beitv2_* ]] && student+=_${RECIPE:-a2}
     script=$here/train_${script}_${student}_gendd.sh
-    [[ -f $script ]] || { echo "error: $method $teacher $student: there is no $script to take its recipe from" >&2; exit 2; }
+    if [[ ! -f $script ]]; then
+      echo "error: $method $teacher $student: needs $script, which does not exist; choose another pair" >&2
+      exit 2
+    fi
     METHOD=$method exec bash "$script" "${@:4}"
     ;;
   *) teacher_flags+=(--teacher "$teacher") ;;

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Distills resnet50 from BEiTv2-L on ImageNet with GenDD and the augmentation of "A1", as the paper does: stage 1, then
-# stage 2. Published: 82.28 % top-1, 82.34 in a later release (KD 81.68, DKD 81.83).
+# Distills resnet50 from BEiTv2-L on ImageNet with GenDD by the paper's recipe, with the augmentation of "A1": stage 1,
+# then stage 2. Published: 82.28 % top-1, 82.34 in a later release (KD 81.68, DKD 81.83).
+# Evaluation samples in 2 deterministic steps instead of the paper's 64 ancestral ones, which --paper sets.
 #   bash sh/train_imagenet_beitv2l_resnet50_a1_gendd.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR, --dataset FOLDER). Relative paths count from the
-# folder you are in. The same command again resumes. Runs with other names share stage 1.
-# ImageNet lies in data/imagenet/ (train/ and val/ with its 1000 class folders), or is linked there. The teacher's
-# weights are the ones that timm publishes; without a network, --dry-run says which file to put where.
-# Color jitter comes first, then RandAugment. Stage 1 has the same augmentation, but for its smaller crops.
-# The teacher is large. On a small GPU --teacher-chunk 64 bounds its memory, --grad-accum-steps 4 the student's, which
-# --grad-checkpointing student lowers too.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
+# count from the current folder. Run the same command again to resume. Runs with other names share stage 1.
+# ImageNet, or a link to it, must be in data/imagenet/ (train/ and val/ with 1000 class folders each). The teacher has
+# timm's published weights; without a network, --dry-run prints which file to put where.
+# Color jitter comes first, then RandAugment. Stage 1 has the same augmentation with smaller crops.
+# The teacher is large. On a small GPU, --teacher-chunk 64 limits the teacher's memory; --grad-accum-steps 4 and
+# --grad-checkpointing student reduce the student's.
 set -euo pipefail
 
 pair=(

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Distills resnet18 from resnext101_32x4d on ImageNet-LT with GenDD by the paper's recipe: stage 2 alone, contraction 0.
-# Published (top-1 %): KL-KD 44.32, IKL-KD 45.21, resnet18 alone 41.15; of GenDD none is known.
+# Distills resnet18 from resnext101_32x4d on ImageNet-LT with GenDD by the paper's recipe: stage 2 only, contraction 0.
+# Published (top-1 %): KL-KD 44.32, IKL-KD 45.21, resnet18 alone 41.15; no result of GenDD.
+# Evaluation samples in 2 deterministic steps instead of the paper's 64 ancestral ones, which --paper sets.
 #   bash sh/train_imagenetlt_resnext101_resnet18_gendd.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again resumes.
-# The teacher first: bash sh/train_imagenetlt_resnext101_teacher.sh. Its best epoch teaches, as in the paper's release;
-# --teacher-weights names another run or file.
-# The images are ImageNet's, in data/imagenet/; the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) lie in
-# data/imagenet_lt/, or where --train-list and --eval-list say. Accuracies are of all classes, and of those with many,
-# medium and few training images.
-# Labels train the linear probe alone.
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
+# current folder. Run the same command again to resume.
+# Train the teacher first: bash sh/train_imagenetlt_resnext101_teacher.sh. Its best epoch is used, as in the paper's
+# release; --teacher-weights names another run or file.
+# ImageNet must be in data/imagenet/, and the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) in data/imagenet_lt/;
+# --train-list and --eval-list name other lists. The accuracy is reported for all classes, and separately for classes
+# with many, medium and few training images.
+# Only the linear probe learns from labels.
 set -euo pipefail
 
 recipe=(

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Trains resnext101_32x4d alone on ImageNet-LT, the teacher of the paper's long-tailed pairs.
 #   bash sh/train_imagenetlt_resnext101_teacher.sh [flags]
-# Flags override the values below (--seed 1, --dry-run, --data-root DIR); paths in them count from the folder
-# you are in. The same command again resumes.
-# The images are ImageNet's, in data/imagenet/; the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) lie in
-# data/imagenet_lt/, or where --train-list and --eval-list say. Accuracies are of all classes, and of those with many,
-# medium and few training images.
-# --student resnet50 trains a student alone in the same way (published: resnet50 45.47, resnet18 41.15).
+# Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
+# current folder. Run the same command again to resume.
+# ImageNet must be in data/imagenet/, and the lists of ImageNet-LT (OpenLongTailRecognition-OLTR) in data/imagenet_lt/;
+# --train-list and --eval-list name other lists. The accuracy is reported for all classes, and separately for classes
+# with many, medium and few training images.
+# --student resnet50 trains a student alone in the same way (published top-1 %: resnet50 45.47, resnet18 41.15).
 set -euo pipefail
 
 recipe=(

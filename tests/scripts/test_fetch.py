@@ -118,7 +118,7 @@ def test_fetch_keeps_nothing_but_checkpoints(sources):
 
 def test_fetch_says_what_to_do_without_the_hosts(sources):
     assert "bash sh/train_cifar100_teacher.sh resnet56" in refusal(sources.fetch("resnet56"))
-    assert "published are wrn_40_2" in refusal(sources.fetch("resnet57"))
+    assert "choose from wrn_40_2" in refusal(sources.fetch("resnet57"))
 
 
 def test_relative_paths_count_from_the_folder_of_the_command(tmp_path, sources):

@@ -222,7 +222,7 @@ def test_gendd_among_the_baselines_is_the_pair_s_own_script(words, script, recor
 def test_baseline_scripts_name_what_is_missing(family):
     script = f"sh/train_{family}_baseline.sh"
     assert "METHOD TEACHER STUDENT are missing" in refusal(bash(script, "kd", "resnet34", "--dry-run"))
-    assert "there is no" in refusal(bash(script, "regression", "resnet34", "resnet19"))
+    assert "does not exist" in refusal(bash(script, "regression", "resnet34", "resnet19"))
 
 
 def test_short_distillation_script(recorded, dry_run):
@@ -240,7 +240,7 @@ def test_teacher_script(name, rate, recorded, dry_run):
     (program,) = recorded(f"bash sh/train_cifar100_teacher.sh {name}")
     assert "plan" in dry_run(*program)
     assert configuration(*program).optimizer.lr == rate
-    assert "which network" in refusal(bash("sh/train_cifar100_teacher.sh", "--dry-run"))
+    assert "NAME is missing" in refusal(bash("sh/train_cifar100_teacher.sh", "--dry-run"))
 
 
 def test_script_starts_the_program_from_any_folder(tmp_path):
