@@ -114,7 +114,10 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
             ["kl"],
             "--images .*: its images are unlabeled, but kl learns from the teacher's classifier; its feature",
         ),
-        (["--images", "{0..3}.tar", "--steps-per-epoch", "1"], "--eval-dataset is missing: shards contain neither classes"),
+        (
+            ["--images", "{0..3}.tar", "--steps-per-epoch", "1"],
+            "--eval-dataset is missing: shards contain neither classes",
+        ),
     ],
 )
 def test_invalid_images_commands_are_refused_in_one_line(flat, tmp_path, flags, message):
