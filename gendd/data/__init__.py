@@ -1,1 +1,1 @@
-"""Images and labels, whatever the family."""
+"""Images and labels, for both families."""

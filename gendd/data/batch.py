@@ -1,4 +1,4 @@
-"""What the training loop and the evaluation ask of a data set; each family has its own."""
+"""Interfaces of training and evaluation data. Each family implements them."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting
 from gendd.core.seeding import StepRandom
 
-# The split that is a part of the training images.
+# Name of the split that is held out of the training images.
 HELD_OUT = "held-out"
 
-# (number of the batch, images, their labels, one or several each): the same however many processes share them.
+# (batch number, images, labels: one or several per image). The batches do not depend on the number of processes.
 Batches = Iterable[tuple[int, Tensor, Tensor]]
 
 
@@ -25,11 +25,11 @@ class Batch:
 
     Args:
         images: (B, 3, H, W) float32 in the student's normalization.
-        labels: classes (B,), -1 where they are not known, or probabilities (B, C).
+        labels: classes (B,), -1 where unknown, or probabilities (B, C).
         random: the micro-batch's random numbers.
         epoch: counted from 1.
-        indices: (B,) numbers of the images in the training set, on the CPU; None where they have none (shards).
-        view: number of the view that shows them, where each image has a few that were drawn once.
+        indices: (B,) indices of the images in the training set, on the CPU; None for images of shards.
+        view: number of the augmentation view, if each image has a fixed number of views.
     """
 
     images: Tensor
@@ -42,14 +42,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """What is known of a data set before it is read.
+    """Facts about a data set that are known before its images are read.
 
     Args:
         num_classes: None if unknown.
-        missing: what is not there, and where to get it, a line each.
-        fetched: whether a training fetches it.
+        missing: the missing files and where to get them, one line each.
+        fetched: whether a training downloads the data set.
         labeled: whether its training images have labels.
-        details: how its images are chosen and changed, for the plan.
+        details: how its images are selected and transformed, for the plan.
     """
 
     num_classes: int | None
@@ -62,28 +62,28 @@ class DataSummary:
 class TrainingData(Protocol):
     """Images to train on, in the student's normalization, (B, 3, H, W) float32, on the process's device.
 
-    Labels are classes (B,), -1 where they are not known, or also probabilities (B, C).
+    Labels are classes (B,), -1 where unknown, or probabilities (B, C).
     """
 
-    # Name of each class, None where it is not known; none of images without labels.
+    # Name of each class, None where unknown; empty for images without labels.
     class_names: tuple[str | None, ...]
-    # Images (C,) of each class, with all labels that there are; None without labels.
+    # Number of images (C,) per class, by all known labels; None without labels.
     class_sizes: Tensor | None
     size: int
     steps_per_epoch: int
-    # Images that this process could not read, and passed over, so far.
+    # Number of images that this process has skipped so far because it could not read them.
     broken_images: int
-    # How many files and folders of each kind beside the images were passed over, as `image_files` counts them.
+    # Number of skipped files and folders of each kind, as `image_files` counts them.
     passed_over: Counter[str]
 
     def batches(self, steps: range) -> Iterator[Batch]:
-        """This process's augmented micro-batches of these steps, in order."""
+        """Yield this process's augmented micro-batches of these steps, in order."""
 
-    # For a teacher cache: each image then has a few views, drawn once, which the passes show in turn. A view of an
-    # image follows from the view's number and the image's, whatever the run's seed and the batch it comes in.
+    # With a teacher cache, each image has a fixed number of views, which the epochs use in turn. A view depends on its
+    # number and on the image's index, not on the run's seed or the batch.
 
     def view_settings(self) -> dict:
-        """What views show: which images, and how they are changed. As JSON knows it."""
+        """Return the settings that determine the views (images and augmentation), as JSON values."""
 
     def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
         """Yield the images of each (view, indices) pair, (B, 3, H, W)."""
@@ -92,26 +92,26 @@ class TrainingData(Protocol):
 class EvaluationData(Protocol):
     """Images to evaluate on, in the student's normalization, (B, 3, H, W) float32, and their classes (B,)."""
 
-    # None of images without labels.
+    # Empty for images without labels.
     class_names: tuple[str | None, ...]
     image_size: int
     size: int
-    # The data set, as it is named on the command line.
+    # The data set's name on the command line.
     dataset: str
-    # Such as "test", or HELD_OUT.
+    # For example "test", or HELD_OUT.
     split: str
     normalize: "Normalize"
-    # How an image file is brought to `image_size`, in timm's words: interpolation, crop_pct, crop_mode.
+    # How an image file is resized to `image_size`, with timm's names: interpolation, crop_pct, crop_mode.
     geometry: dict[str, Any]
-    # Of images that are not of the training set's folders.
+    # Number of skipped files of each kind, if the images come from other folders than the training images.
     passed_over: Counter[str]
 
     def batches(self, limit: int = 0) -> Batches:
-        """This process's share of the images (the first `limit` of a fixed order; 0: all), each once."""
+        """Return this process's share of the first `limit` images (0: all) in a fixed order, each image once."""
 
 
 class Normalize:
-    """uint8 images (B, 3, H, W) to float32 in a network's normalization, channels last.
+    """Conversion of uint8 images (B, 3, H, W) to float32 in a network's normalization, channels last.
 
     Args:
         mean, std: in [0, 1] units.
@@ -123,7 +123,7 @@ class Normalize:
 
     @classmethod
     def of(cls, network: nn.Module, device: torch.device) -> "Normalize":
-        """What a network states of its images."""
+        """Return the normalization that a network's `pretrained_cfg` states."""
         return cls(network.pretrained_cfg["mean"], network.pretrained_cfg["std"], device)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -131,27 +131,27 @@ class Normalize:
 
 
 def described(data: EvaluationData) -> str:
-    """Return which images these are, such as "the test split of digits"."""
+    """Return a description of the images, such as "the test split of digits"."""
     if data.split == HELD_OUT:
         return f"the training images held out of {data.dataset}"
     return data.dataset if Path(data.dataset).name == data.split else f"the {data.split} split of {data.dataset}"
 
 
 def identity(training: TrainingData, evaluation: EvaluationData) -> dict:
-    """What tells a run's data from others, and how long-tailed it is, as JSON gives it back."""
+    """Return class names, sizes and images per class as JSON values, to recognize a run's data."""
     sizes = {"training images": training.size, "evaluation images": evaluation.size}
     of_classes = None if training.class_sizes is None else training.class_sizes.tolist()
     return {"classes": list(evaluation.class_names), **sizes, "training images of each class": of_classes}
 
 
 def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluation: Sequence[str | None]) -> None:
-    """Refuse training images of other classes than those to evaluate on, or of the same in another order.
+    """Check that the training and the evaluation images have the same classes in the same order.
 
-    Of classes that are not known by name, the evaluation must at least have as many: a network is built for those.
-    Images without labels have no classes.
+    If the class names are unknown, the evaluation images need at least as many classes as the training images: the
+    network is built for their number. Training images without labels always pass.
 
     Raises:
-        UserError: it names what differs.
+        UserError: the classes differ; the message names the differences.
     """
     unknown = len(training) <= len(evaluation) and all(name is None for name in evaluation[len(training) :])
     difference = class_difference(training, evaluation[: len(training)] if unknown else evaluation)
@@ -165,9 +165,9 @@ def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluatio
 
 
 def class_difference(ours: Sequence[str | None], theirs: Sequence[str | None]) -> str:
-    """How class names differ, in words; none where they agree as far as they are known.
+    """Return how class names differ, or "" if all known names agree.
 
-    Folders called 0 to C - 1, as ImageNet-V2's are, fit any names.
+    The names 0 to C - 1, as in ImageNet-V2, match any C names.
     """
     numbers = [str(number) for number in range(len(ours))]
     if len(ours) == len(theirs) and numbers in ([*ours], [*theirs]):

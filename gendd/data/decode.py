@@ -1,6 +1,6 @@
-"""Image files as both families decode them: which formats, whole or refused, and 8-bit RGB from every mode.
+"""Decoding of image files for both families: the allowed formats, errors for broken files, conversion to 8-bit RGB.
 
-EXIF orientation is ignored and transparency dropped, as in timm and torchvision; of several frames the first is read.
+EXIF orientation is ignored and transparency dropped, as in timm and torchvision. Animations give their first frame.
 """
 
 import contextlib
@@ -13,34 +13,33 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import BITSPERSAMPLE
 
-# Faults of what is not used (EXIF, transparency) are no news.
+# Pillow's warnings concern EXIF and transparency, which are not used.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _OF_ENDING = Image.registered_extensions()
-# What people train on, the usual ones first. Pillow's readers of all other formats stay off: each one is one more
-# program that an unknown file may attack.
+# The formats of training images, the usual ones first. Pillow's other readers stay disabled: each is one more program
+# that an unknown file can attack.
 FORMATS = tuple(
     kind for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF") if kind in Image.OPEN
 )
 # Pillow opens an MPO, the format of cameras with two lenses, as a JPEG.
 ENDINGS = frozenset(ending for ending, kind in _OF_ENDING.items() if kind in {*FORMATS, "MPO"})
-# Times that one side may be as long as the other; resizing the other of a longer one would fill the memory.
+# Greatest aspect ratio. To resize the short side of a longer image would need too much memory.
 LONGEST = 100
-# Broken images that --check-data names.
+# Number of broken images that --check-data lists by name.
 SHOWN = 20
 
 
 class BrokenImage(Exception):
-    """Bytes that are no image, or only a part of one, or whose brightness has no known range. The message is the
-    reason."""
+    """An image that is invalid or truncated, or whose brightness range is unknown. The message is the reason."""
 
 
 @contextlib.contextmanager
 def opened(content: bytes) -> Iterator[Image.Image]:
-    """An image of which only the header is read yet; decoding it inside the block raises the same error.
+    """Open an image and read its header only; errors of decoding inside the block are converted too.
 
     Raises:
-        BrokenImage: the bytes are not one whole image, or its size is absurd.
+        BrokenImage: the image is invalid or truncated, or its size is implausible.
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
@@ -51,37 +50,37 @@ def opened(content: bytes) -> Iterator[Image.Image]:
             yield image
     except UnidentifiedImageError as error:
         raise BrokenImage(f"empty, or in none of the formats {', '.join(FORMATS)}") from error
-    # Pillow's words for a damaged file, or an absurd size in a header.
+    # Pillow raises these at a damaged file, or an implausible size in a header.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise BrokenImage(str(error)) from error
     except (BrokenImage, MemoryError):
         raise
-    # Some of its decoders raise almost anything.
+    # Some of Pillow's decoders raise other exceptions.
     except Exception as error:
         raise BrokenImage(f"{type(error).__name__}: {error}") from error
 
 
 def begins_as_image(file: str | BinaryIO) -> bool:
-    """Whether a file has the header of an image, whole or not."""
+    """Return whether a file has an image's header; the rest may be damaged."""
     try:
         Image.open(file, formats=FORMATS).close()
     except UnidentifiedImageError:
         return False
-    except Exception:  # A header, but a damaged one: its reader raises almost anything.
+    except Exception:  # The reader recognized the header, then failed.
         return True
     return True
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """The image in 8-bit RGB; greys of more bits, which Pillow would cut off at 255, are scaled.
+    """Convert an image to 8-bit RGB. Scale grayscale images of more bits, which Pillow would clip at 255.
 
     Raises:
-        BrokenImage: greys of 32 bits or floating point: no format states their range.
+        BrokenImage: a grayscale image in 32 bits or floating point, whose range no format states.
     """
-    # Mode I is 32 bits wide, but a PNG or PPM fills 16 of them.
+    # Mode I has 32 bits, but PNG and PPM use only 16 of them.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         bits = image.tag_v2[BITSPERSAMPLE][0] if image.format == "TIFF" else 16
         return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise BrokenImage(f"mode {image.mode}, greys whose range nothing states; convert it to 8 or 16 bits")
+        raise BrokenImage(f"mode {image.mode}, grayscale with an unknown range; convert it to 8 or 16 bits")
     return image if image.mode == "RGB" else image.convert("RGB")

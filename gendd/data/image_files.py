@@ -1,8 +1,8 @@
-"""Which files below a folder are images, and of which class: one rule for both families, with classes and without.
+"""Lists of the image files below a folder, with or without classes. Both families use the same rule.
 
-A file is an image if it has the ending of a format of images.py, whether it can be read or not (what is broken is
-reported, not dropped), or if it has no ending but an image's header. Hidden files and folders and all other
-files are passed over, and counted. Links are followed, but not to a folder that they lie in.
+A file is an image if its extension is one of `decode.ENDINGS`, or if it has no extension but an image's header. Broken
+images are listed too, so that they are reported. Hidden files, hidden folders and all other files are skipped and
+counted. Links are followed, except links to a folder that contains them.
 """
 
 import os
@@ -14,7 +14,7 @@ from gendd.core.errors import InvalidValue, UserError, no_such
 from gendd.core.retry import retried
 from gendd.data.decode import ENDINGS, begins_as_image
 
-# Kinds of what was passed over that are told by name, the most frequent ones.
+# Number of kinds of skipped files to list by name, the most frequent ones.
 KINDS_TOLD = 6
 HIDDEN, NO_ENDING = "hidden", "without an ending"
 
@@ -24,9 +24,10 @@ class ImageFiles:
     """N image files below a folder.
 
     Args:
-        names: N paths below `root`, in order.
-        labels: the class of each, and `classes` their names; empty where folders are not classes.
-        passed_over: how many files and folders of each kind were.
+        names: N paths relative to `root`, in order.
+        labels: the class of each image; None where folders are not classes.
+        classes: the names of the classes; empty where folders are not classes.
+        passed_over: number of skipped files and folders of each kind.
     """
 
     root: Path
@@ -37,10 +38,10 @@ class ImageFiles:
 
 
 def list_images(root: Path) -> ImageFiles:
-    """All images below a folder, whatever their folders are called, in order of their paths.
+    """List all images below a folder, without classes, in the order of their paths.
 
     Raises:
-        InvalidValue: there are none.
+        InvalidValue: the folder is missing or holds no images.
     """
     if not root.is_dir():
         raise InvalidValue(root, f"{no_such(root, 'folder')}; name a folder of images")
@@ -51,21 +52,21 @@ def list_images(root: Path) -> ImageFiles:
 
 
 def list_class_folders(root: Path, split: str) -> ImageFiles:
-    """The images of root/split/<class>/, class by class; their names begin with the split.
+    """List the images of root/split/<class>/, class by class. The names begin with the split.
 
     Raises:
-        InvalidValue: no class folders, or one without images.
+        InvalidValue: there are no class folders, or one holds no images.
     """
     needs = f"it needs {split}/<class>/<image> files"
     classes = class_names(root / split)
     if not classes:
-        raise InvalidValue(root, f"{split}/ is not there or holds no class folder; {needs}")
+        raise InvalidValue(root, f"{split}/ is missing or holds no class folder; {needs}")
     names, passed_over = _walk(root / split)
     number = {name: label for label, name in enumerate(classes)}
     inside = [name for name in names if "/" in name]
     if len(inside) < len(names):
         passed_over["beside the class folders"] += len(names) - len(inside)
-    # A stable sort: the images of a class stay in order.
+    # The sort is stable: the images of a class keep their order.
     inside.sort(key=lambda name: number[name.partition("/")[0]])
     labels = [number[name.partition("/")[0]] for name in inside]
     empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
@@ -78,9 +79,9 @@ def list_class_folders(root: Path, split: str) -> ImageFiles:
 
 
 def class_names(folder: Path) -> list[str]:
-    """Names of the class folders, in the order of their labels; none if the folder is not there.
+    """Return the names of the class folders, in the order of their labels; empty if `folder` is missing.
 
-    Sorted as torchvision does, but as numbers where all of them are numbers, as timm does: 2 comes before 10.
+    The order is alphabetical, as in torchvision. If all names are numbers, it is numerical, as in timm: 2 precedes 10.
     """
     if not folder.is_dir():
         return []
@@ -91,10 +92,10 @@ def class_names(folder: Path) -> list[str]:
 
 
 def describe(passed_over: Counter[str]) -> str:
-    """What was passed over, such as "3 hidden, 2 .txt"; nothing if nothing was."""
-    told = [f"{count} {kind}" for kind, count in passed_over.most_common(KINDS_TOLD)]
+    """Return the counts of skipped files, such as "3 hidden, 2 .txt"; "" if nothing was skipped."""
+    named = [f"{count} {kind}" for kind, count in passed_over.most_common(KINDS_TOLD)]
     others = passed_over.total() - sum(count for _, count in passed_over.most_common(KINDS_TOLD))
-    return ", ".join([*told, *([f"{others} others"] if others else [])])
+    return ", ".join([*named, *([f"{others} others"] if others else [])])
 
 
 def ending_of(path: str) -> str:
@@ -106,10 +107,10 @@ def aside(passed_over: Counter[str]) -> str:
 
 
 def _walk(root: Path) -> tuple[list[str], Counter[str]]:
-    """Paths of all images below a folder, in order, and how many of each kind of other entries there are."""
+    """Return the paths of all images below a folder, in order, and the number of other entries of each kind."""
     names: list[str] = []
     passed_over: Counter[str] = Counter()
-    # Folders below the root, each with those around it.
+    # Folders to visit, each with the identities of its parent folders.
     pending: list[tuple[str, frozenset]] = [("", frozenset())]
     while pending:
         below, around = pending.pop()
@@ -143,14 +144,14 @@ def _entries(folder: str) -> list[os.DirEntry]:
     try:
         return retried(read, folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be listed ({error.strerror}); mend that, or take it away") from error
+        raise UserError(f"{folder}: cannot be listed ({error.strerror}); fix this or remove the folder") from error
 
 
 def _hidden(entry: os.DirEntry) -> bool:
-    # macOS puts what it knows of a folder's files into its archives so.
+    # macOS adds a folder __MACOSX with metadata to its archives.
     return entry.name.startswith(".") or entry.name == "__MACOSX"
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    # A link to itself is an error for DirEntry.is_dir alone.
+    # DirEntry.is_dir() raises an error for a link to itself.
     return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))

@@ -1,4 +1,4 @@
-"""Images of a data set, and what a setting makes of them: the same for every seed and method."""
+"""Subsets of a data set (held-out, long-tailed, partly labeled), the same for every seed and method."""
 
 from typing import TypeVar
 
@@ -12,15 +12,15 @@ AnySplit = TypeVar("AnySplit", bound="Split")
 
 
 class Split:
-    """N images and their labels (N,) int64, -1 where one is not known, or None where none is.
+    """N images and their labels (N,) int64: -1 where a label is unknown, None if all are.
 
-    Each family has its own: a dataclass with `labels`, and `select`.
+    Each family defines a dataclass with `labels` and `select`.
     """
 
     labels: Tensor | None
 
     def select(self: AnySplit, indices: Tensor) -> AnySplit:
-        """Those of these numbers, in their order, or those for which a (N,) bool holds."""
+        """Return the subset at these indices, in this order, or where the (N,) mask is true."""
         raise NotImplementedError
 
     def with_labels(self: AnySplit, labels: Tensor) -> AnySplit:
@@ -31,23 +31,27 @@ class Split:
 
     @property
     def known(self) -> Tensor:
-        """Which images (N,) bool have a label."""
+        """Return a (N,) mask of the images that have a label."""
         if self.labels is None:
             return torch.zeros(len(self), dtype=torch.bool)
         return self.labels >= 0 if self.labels.dim() == 1 else (self.labels >= 0).any(1)
 
     @property
     def known_labels(self) -> Tensor:
-        """Labels (N,) or (N, K), -1 where none is known; ValueError without any."""
+        """Return the labels (N,) or (N, K), -1 where unknown.
+
+        Raises:
+            ValueError: the images have no labels.
+        """
         if self.labels is None:
             raise ValueError("these images have no labels")
         return self.labels
 
     def hold_out(self: AnySplit, share: float) -> tuple[AnySplit, AnySplit]:
-        """The rest, and a random share.
+        """Split off a random share of the images; return the rest and the share.
 
         Raises:
-            UserError: the share is of no image.
+            UserError: the share rounds to zero images.
         """
         order = torch.randperm(len(self), generator=generator("cpu", "holdout"))
         held = round(share * len(self))
@@ -56,31 +60,31 @@ class Split:
         return self.select(order[held:]), self.select(order[:held])
 
     def long_tailed(self: AnySplit, imbalance: float) -> AnySplit:
-        """The split as it is, or its long-tailed part."""
+        """Return the long-tailed subset, or this split if `imbalance` is 1."""
         return self.select(long_tailed(self.known_labels, imbalance)) if imbalance < 1 else self
 
     def partly_labeled(self: AnySplit, fraction: float, labeled_only: bool) -> AnySplit:
-        """This fraction with labels, and the others without, or (labeled_only) not at all."""
+        """Keep the labels of this fraction of the images; drop the other labels or, with `labeled_only`, images."""
         labels = self.known_labels
         known = labeled(labels, fraction)
         return self.select(known) if labeled_only else self.with_labels(labels.where(known, -1))
 
     def in_evaluation_order(self: AnySplit) -> AnySplit:
-        """In a random order: folders come sorted by class, and the first images should hold them all."""
+        """Shuffle the images: folders are sorted by class, and the first images should include all classes."""
         return self.select(torch.randperm(len(self), generator=generator("cpu", "evaluation order")))
 
     def class_counts(self, num_classes: int) -> Tensor:
-        """Number of images (C,) of each class; those without a label belong to none."""
+        """Return the number of images (C,) per class; images without a label are not counted."""
         labels = self.known_labels
         return torch.bincount(labels[labels >= 0], minlength=num_classes)
 
 
 def long_tailed(labels: Tensor, imbalance: float) -> Tensor:
-    """Which images (N,) bool are left of a set with labels (N,) when it is made long-tailed.
+    """Return a (N,) mask of the long-tailed subset of images with labels (N,).
 
-    Class i of C keeps n R^(i / (C - 1)) images, n being the size of the largest class and R the imbalance: the
-    exponential profile of Cui et al. (CVPR 2019) and Cao et al. (NeurIPS 2019), classes in the order of their numbers.
-    At least one image a class is kept. What a smaller R keeps, a larger one keeps too.
+    Class i of C keeps n R^(i / (C - 1)) images, at least one, where n is the size of the largest class and R the
+    imbalance. This is the exponential profile of Cui et al. (CVPR 2019) and Cao et al. (NeurIPS 2019), with the classes
+    in the order of their indices. A larger R keeps all images of a smaller R.
     """
     sizes = torch.bincount(labels)
     tail = torch.arange(len(sizes), dtype=torch.float64) / max(len(sizes) - 1, 1)
@@ -89,10 +93,9 @@ def long_tailed(labels: Tensor, imbalance: float) -> Tensor:
 
 
 def labeled(labels: Tensor, fraction: float) -> Tensor:
-    """Which images (N,) bool keep their labels (N,), -1 where none is known: this fraction of each class, but at least
-    one image of it.
+    """Return a (N,) mask of the images that keep their labels (N,): this fraction of each class, at least one image.
 
-    What keeps its label at one fraction keeps it at a larger one.
+    Unknown labels are -1. A larger fraction keeps all labels of a smaller one.
     """
     known = labels >= 0
     kept = (fraction * torch.bincount(labels[known])).round().clamp(min=1)
@@ -102,7 +105,7 @@ def labeled(labels: Tensor, fraction: float) -> Tensor:
 
 
 def _place_in_class(labels: Tensor, purpose: str) -> Tensor:
-    """Place (N,) of each image among those of its class, in an order that is random but always the same."""
+    """Return each image's rank (N,) within its class, in a random order that depends on `purpose` only."""
     order = torch.randperm(len(labels), generator=generator("cpu", purpose))
     by_class = order[labels[order].argsort(stable=True)]
     sizes = torch.bincount(labels)
