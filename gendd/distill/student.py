@@ -1,4 +1,4 @@
-"""The student with all that GenDD trains beside it, and the read-outs it is evaluated by."""
+"""The student with all trained parts of GenDD, and its outputs for evaluation."""
 
 import torch
 import torch.nn.functional as F
@@ -10,18 +10,18 @@ from gendd.networks.create import feature_width, frozen_copy, has_classifier, po
 
 
 class Student(nn.Module):
-    """Backbone, LayerNorm, generative head, linear probe, and the teacher's frozen classifier, if it has one.
+    """A student: backbone, LayerNorm, generative head, linear probe and, if given, the teacher's frozen classifier.
 
-    The probe is the backbone's own classifier, so that the backbone alone is a complete plain network. One without a
-    classifier, which learns from no labels, has a linear map to the teacher's feature in the probe's place. All that
-    is trained lies in this one module: DistributedDataParallel wraps it and sees every trained parameter.
+    The probe is the backbone's classifier, so that the backbone alone is a complete classification network. Without
+    labels the backbone has no classifier; a linear map to the teacher feature then replaces the probe. This module
+    holds all trained parameters, so that DistributedDataParallel sees each of them.
 
     Args:
-        backbone: speaks timm's interface; its classifier is the probe.
-        head: generates teacher features from conditions as wide as the backbone's feature: a `SplitTokenHead`, or
-            what stands in its place.
-        classifier: the teacher's, copied and frozen; None without.
-        standardized: whether the head generates features in units of their own (`FeatureScale`).
+        backbone: a network with timm's interface; its classifier is the probe.
+        head: generates teacher features from conditions as wide as the backbone's feature: a `SplitTokenHead`, or a
+            module with the same interface.
+        classifier: the teacher's, copied and frozen; None if the teacher does not have one.
+        standardized: whether the head generates standardized features (`FeatureScale`).
     """
 
     def __init__(self, backbone: nn.Module, head: nn.Module, classifier: nn.Linear | None, standardized: bool = False):
@@ -41,17 +41,19 @@ class Student(nn.Module):
         mixup_share: Tensor | None = None,
         draws: Draws | None = None,
     ) -> dict[str, Tensor]:
-        """The training loss.
+        """Return the training loss and its parts.
 
         Args:
-            images: (B, 3, H, W); target: (B, D_t) contracted teacher features.
-            probe_target: (B,) labels or (B, C) probabilities for the probe, whose gradient stops at its input; not
-                read without a probe.
-            mixup_share: feature mixup's share m, or None for no mixup.
+            images: (B, 3, H, W).
+            target: (B, D_t) contracted teacher features.
+            probe_target: (B,) labels or (B, C) probabilities for the probe; unused without a probe. The probe's
+                gradient does not reach the backbone.
+            mixup_share: share m of feature mixup, or None for no mixup.
+            draws: the timesteps and noise of the head's loss; None: the head draws them.
 
         Returns:
-            "loss" = "mse" + "vb" + "probe_loss", and the probe's logits as "output"; or + "linear_loss", the linear
-            map's mean squared error, and no output.
+            "loss" = "mse" + "vb" + "probe_loss", and the probe's logits as "output". With a linear map, its mean
+            squared error, "linear_loss", replaces "probe_loss", and there is no "output".
         """
         h = pooled_feature(self.backbone, images)
         z = self.norm(h)
@@ -69,17 +71,21 @@ class Student(nn.Module):
         return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
 
     def sample(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
-        """Mean (B, D_t) of the features that the head generates for images (B, 3, H, W)."""
+        """Return the mean (B, D_t) of the features that the head generates for images (B, 3, H, W)."""
         return self.generate(pooled_feature(self.backbone, images), generator, **sampling)
 
     def generate(self, h: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
-        """The same for the backbone's features (B, D_s)."""
+        """Return the mean (B, D_t) of the features that the head generates for backbone features (B, D_s)."""
         generated = self.head.sample(self.norm(h), generator=generator, **sampling).mean(1)
         return self.scale.inverse(generated) if self.scale else generated
 
     def read_out(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> dict[str, Tensor]:
-        """Logits (B, C): "head", the teacher's classifier on generated features, and "probe", the backbone's own; or,
-        without classes, features (B, D_t): "head", the generated ones, and "linear", the linear map's."""
+        """Return the student's outputs for images (B, 3, H, W), by name.
+
+        Returns:
+            Logits (B, C): "head", of the teacher's classifier on generated features, if there is one, and "probe".
+            Without classes, features (B, D_t): "head", the generated ones, and "linear", from the linear map.
+        """
         h = pooled_feature(self.backbone, images)
         if self.linear:
             return {"head": self.generate(h, generator, **sampling), "linear": self.mapped(h)}
@@ -90,7 +96,11 @@ class Student(nn.Module):
         return {"head": self.classifier(generated), **probe}
 
     def mapped(self, h: Tensor) -> Tensor:
-        """The linear map's features (B, D_t) of the backbone's (B, D_s)."""
+        """Return the linear map's features (B, D_t) for backbone features (B, D_s).
+
+        Raises:
+            ValueError: the student has a probe, not a linear map.
+        """
         if self.linear is None:
             raise ValueError("a student with classes has no linear map")
         features = self.linear(h).float()

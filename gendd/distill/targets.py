@@ -1,23 +1,27 @@
-"""What the head learns to generate: distribution contraction, feature mixup, and the scale of the features."""
+"""Targets of the head: distribution contraction, feature mixup and standardization of teacher features."""
 
 import torch
 from torch import Tensor, nn
 
 
 def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, contraction: float) -> Tensor:
-    """Pull teacher features toward their class centers: f' = (1 - lambda) f + lambda c, without gradient.
+    """Pull teacher features toward their class centers, without gradient: f' = (1 - lambda) f + lambda c.
 
-    The class center is taken to be the classifier's row, W_y = c_y. Under this assumption the gradient of a
-    squared error toward f' is (1 - lambda) times that toward f plus lambda times that toward c, so that the
-    contraction replaces a classification loss (arXiv 2507.14503, distribution contraction).
+    The class center is assumed to be the classifier's row: c_y = W_y. The gradient of a squared error toward f' then
+    combines two gradients: (1 - lambda) times the one toward f, and lambda times the one toward c. The contraction
+    thus replaces a classification loss (arXiv 2507.14503, distribution contraction).
 
     Args:
-        feature: (B, D_t); classifier_weight: (C, D_t).
-        labels: (B,) class indices, (B, C) soft labels, or None with contraction 0: no label is read at all.
+        feature: (B, D_t).
+        classifier_weight: (C, D_t).
+        labels: (B,) class indices or (B, C) soft labels; may be None with contraction 0, which does not use them.
         contraction: lambda in [0, 1].
 
     Returns:
         (B, D_t) float32.
+
+    Raises:
+        ValueError: `contraction` is not 0, and labels or class centers are missing.
     """
     feature = feature.detach().float()
     if contraction == 0:
@@ -32,22 +36,24 @@ def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, 
 
 
 def feature_mixup(values: Tensor, share: Tensor, permutation: Tensor) -> Tensor:
-    """share * values + (1 - share) * values[permutation], for conditions (B, D_s) and targets (B, D_t) alike."""
+    """Return share * values + (1 - share) * values[permutation], for conditions (B, D_s) or targets (B, D_t)."""
     return share * values + (1 - share) * values[permutation]
 
 
 def swap_neighbors(batch: int) -> Tensor:
-    """The permutation of feature mixup: 0 <-> 1, 2 <-> 3, ...; the last of an odd batch stays.
+    """Return the permutation of feature mixup: 0 <-> 1, 2 <-> 3, ...; the last of an odd batch stays.
 
-    Batches come in random order, so neighbors are random pairs; and a pair stays within one process, so that the
-    mixture does not depend on how many processes share the batch.
+    The images of a batch are in random order, so neighbors are random pairs. A pair stays within one process, so the
+    mixture does not depend on the number of processes.
     """
     return (torch.arange(batch) ^ 1).clamp(max=batch - 1)
 
 
 class FeatureScale(nn.Module):
-    """Mean and standard deviation of each dimension of a teacher's features (B, D_t), in whose units the head generates
-    them: teachers differ by orders of magnitude in both."""
+    """Standardization of a teacher's features (B, D_t): mean and standard deviation per dimension.
+
+    The head generates standardized features, because teachers differ by orders of magnitude in both.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -55,7 +61,7 @@ class FeatureScale(nn.Module):
         self.register_buffer("std", torch.ones(width))
 
     def measure(self, features: Tensor) -> None:
-        """Take the units from some features (N, D_t); dimensions that do not vary keep theirs."""
+        """Set mean and deviation from features (N, D_t); a dimension that does not vary gets the deviation 1."""
         std, mean = torch.std_mean(features.double(), dim=0, correction=0)
         self.mean.copy_(mean)
         self.std.copy_(std.where(std > 1e-6 * std.max().clamp(min=1e-30), 1))

@@ -1,5 +1,7 @@
-"""The frozen teacher of every method: it hides whether its features are computed or read from a cache, at which size
-and in which normalization it sees the images."""
+"""The frozen teacher of all methods.
+
+It converts images to its size and normalization, and computes its features or reads them from a cache.
+"""
 
 from typing import Protocol
 
@@ -13,35 +15,36 @@ from gendd.data.batch import Batch
 from gendd.distill.teacher_feature import Kind, take
 from gendd.networks.create import LoadedNetwork, feature_width
 
-# Layers whose weights autocast casts at each call. Subclasses may compute with their weights before that.
+# Layers whose weights autocast casts at each call. Subclasses are excluded: they may use the weights before the cast.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
 
 
 class Features(Protocol):
     def features(self, batch: Batch) -> Tensor:
-        """The teacher's features (B, D_t) of a batch, in any precision, on any device."""
+        """Return the teacher's features (B, D_t) of a batch, in any precision, on any device."""
 
 
 class FrozenTeacher(DistillationTeacher):
-    """timm's teacher, on the device, channels last, in a precision of its own.
+    """timm's teacher, on the device, channels last, with a separate precision.
 
-    In bf16 the weights of linear and convolution layers are stored as autocast would cast them at each call: the
-    same arithmetic, half the memory. The classifier keeps float32, its rows being GenDD's class centers.
+    In bf16 the weights of linear and convolution layers are stored in bf16, as autocast would cast them at each call.
+    The arithmetic is the same and the memory half. The classifier stays in float32, because its rows are GenDD's class
+    centers.
 
     Args:
         network: changed in place.
-        student: its normalization is the one that images come in.
-        precision: "bf16" or "fp32", whatever the caller's.
-        chunk: images that the network takes at once; 0 for as many as come.
-        kind: of feature (`gendd.distill.teacher_feature`).
-        width: D_t, of features that are not pooled.
-        image_size: side of the images that the network sees; None: that in which they come.
-        has_classifier: whether its last layer classifies the data.
+        student: its normalization is the one of the input images.
+        precision: "bf16" or "fp32", independent of the student's precision.
+        chunk: largest number of images per forward pass; 0: the whole batch.
+        kind: which feature to return (`gendd.distill.teacher_feature`).
+        width: D_t, needed for features other than the pooled one.
+        image_size: side to which images are resized for the teacher; None: no resizing.
+        has_classifier: whether the network's last layer classifies the data set's classes.
 
     Attributes:
         width: D_t.
-        cache: what `features` reads, in place of running the network.
-        loaded: the network, with words on it for the plan.
+        cache: if set, `features` reads from it and does not run the network.
+        loaded: the network and its descriptions for the plan.
     """
 
     cache: Features | None = None
@@ -75,48 +78,48 @@ class FrozenTeacher(DistillationTeacher):
         )
 
     def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
-        """Logits (B, C), or features (B, D_t), of images in the teacher's normalization."""
+        """Return logits (B, C) or features (B, D_t) of images in the teacher's normalization."""
         forward = super().forward
         with autocast(self.precision, input.device):
             parts = [forward(images, return_features) for images in input.split(self.chunk or len(input))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _forward_features(self, input: Tensor) -> Tensor:
-        """timm's, of the kind that is chosen."""
+        """Return the selected kind of feature; overrides timm's method."""
         return take(self.model, input, self.kind)
 
     @property
     def classifier(self) -> nn.Linear | None:
-        """Of the data's classes, if it has one."""
+        """Return the classifier of the data set's classes, or None."""
         return self.model.get_classifier() if self.has_classifier else None
 
     def classify(self, features: Tensor) -> Tensor:
-        """Return the classifier's logits (B, C) of features (B, D_t)."""
+        """Return the classifier's logits (B, C) for features (B, D_t)."""
         return self.model.get_classifier()(features)
 
     @property
     def class_centers(self) -> Tensor:
-        """Rows (C, D_t) of the classifier's weight."""
+        """Return the classifier's weight (C, D_t), whose rows are the class centers."""
         return self.model.get_classifier().weight
 
     def features(self, batch: Batch) -> Tensor:
-        """The features (B, D_t), float32, of a batch of training images."""
+        """Return the features (B, D_t), float32, of a batch of training images."""
         if self.cache is None:
             return self.features_of(batch.images)
         return self.cache.features(batch).to(batch.images.device).float()
 
     @torch.no_grad()
     def features_of(self, images: Tensor) -> Tensor:
-        """The features (B, D_t), float32, of images in the student's normalization."""
+        """Return the features (B, D_t), float32, of images in the student's normalization."""
         return self(self._normalized(images), return_features=True).float()
 
     @torch.no_grad()
     def logits_of(self, images: Tensor) -> Tensor:
-        """The logits (B, C) of images in the student's normalization."""
+        """Return the logits (B, C) of images in the student's normalization."""
         return self(self._normalized(images))
 
     def _normalized(self, images: Tensor) -> Tensor:
-        """As the network wants them, of its own size."""
+        """Convert images from the student's normalization and size to the teacher's."""
         images = self.normalize_input(images, self.student_mean, self.student_std)
         if self.image_size in (None, images.shape[-1]):
             return images
@@ -124,5 +127,5 @@ class FrozenTeacher(DistillationTeacher):
         return F.interpolate(images, size, mode="bicubic", antialias=self.image_size < images.shape[-1])
 
     def normalize_input(self, input: Tensor, student_mean: Tensor, student_std: Tensor) -> Tensor:
-        """timm's, but for its comparison of the values at each call, which would wait for a GPU."""
+        """Convert the normalization. timm's version compares the values at each call, which synchronizes the GPU."""
         return input if self.images_fit else (input * student_std + student_mean - self.mean_kd) / self.std_kd

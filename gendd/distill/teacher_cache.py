@@ -1,9 +1,9 @@
 """The teacher's features of a few views per image, computed once and then read in every epoch.
 
-A cache is a folder. `cache.json` tells what it was made from; a file such as view-003-000012.fp16 holds the features
-(n, D_t), float16, of one shard of the images in one view, and after them the SHA-256 of these bytes. Files appear whole
-or not at all, so that an interrupted fill goes on, and any number of processes may fill and read one cache. A run that
-needs more views than there are adds them.
+A cache is a folder. `cache.json` records the settings that it was made with. A file such as view-003-000012.fp16 holds
+the features (n, D_t), float16, of one shard of the images in one view, followed by the SHA-256 of these bytes. Files
+are written atomically: an interrupted fill can resume, and several processes can fill and read one cache. A run that
+needs more views adds them.
 """
 
 import hashlib
@@ -28,20 +28,20 @@ from gendd.core.retry import retried
 from gendd.data.batch import Batch, TrainingData
 from gendd.distill.teacher import FrozenTeacher
 
-# An interrupted fill loses at most one shard a process.
+# Images per shard; an interrupted fill loses at most one shard per process.
 SHARD_IMAGES = 4096
 TEACHER_BATCH = 256
 DIGEST_BYTES = hashlib.sha256().digest_size
-# A cache is tried on so many images. From resnet56's features on CIFAR-100, those in bf16 lie 1 % away, those of images
-# shifted by one pixel 10 %, of other views 20 %.
+# Number of images that check a cache against the teacher, and their greatest relative distance. For resnet56 on
+# CIFAR-100, bf16 moves the features by 1 %, a shift by one pixel by 10 %, and another view by 20 %.
 TRIED_IMAGES, MOST_APART = 32, 0.05
 
 
 def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world: World) -> "TeacherCache":
-    """The configuration's cache, checked, and filled where it is not yet.
+    """Open the configured cache, check it, and compute the missing features.
 
     Raises:
-        UserError: it was made from something else, or is damaged.
+        UserError: the cache was made with other settings, or it is damaged.
     """
     cache = TeacherCache(config.data.teacher_cache, config.views, data, teacher.width)
     if world.is_first:
@@ -55,7 +55,7 @@ def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world
         print(f"  cache      {cache.describe()}", flush=True)
     world.barrier()
     if not cache.record.exists():
-        raise cache.refusal(f"process {world.rank} does not see it; name a folder that all machines share")
+        raise cache.refusal(f"process {world.rank} does not see it; choose a folder that all machines share")
     cache.verify(world)
     if world.is_first:
         cache.compare_with_teacher(teacher.features_of)
@@ -75,7 +75,7 @@ def _teacher_settings(teacher: FrozenTeacher) -> dict:
 
 @dataclass(frozen=True)
 class Shard:
-    """Numbers of images of a data set, in one of their views."""
+    """A range of image indices of a data set, in one view."""
 
     view: int
     images: range
@@ -90,10 +90,7 @@ class Shard:
 
 
 class TeacherCache:
-    """Features of the training images of a data set in their first `views` views, in a folder.
-
-    `features` reads those of a batch.
-    """
+    """A folder with the teacher's features of the training images in their first `views` views."""
 
     def __init__(self, folder: str, views: int, data: TrainingData, width: int):
         self.folder, self.views, self.data, self.width = Path(folder), views, data, width
@@ -110,7 +107,7 @@ class TeacherCache:
         return self.folder / shard.name
 
     def own(self, world: World) -> list[tuple[Path, Shard]]:
-        """The shards that fall to this process, and their files."""
+        """Return the shards that this process checks and computes, with their files."""
         return [(self.path(shard), shard) for shard in self.shards[world.rank :: world.size]]
 
     def feature_bytes(self, shard: Shard) -> int:
@@ -126,17 +123,17 @@ class TeacherCache:
         return InvalidSetting("teacher_cache", self.folder, reason)
 
     def claim(self, made_from: dict) -> None:
-        """Make the folder a cache made from this, and from what the data's views show.
+        """Record the settings of the cache and of the data's views, or compare them with those on record.
 
         Raises:
-            UserError: it was made from something else; the differences are named.
+            UserError: the cache was made with other settings; the message lists the differences.
         """
         remedy = "name another folder, or delete this one"
         mine = made_from | self.data.view_settings() | {"feature_width": self.width, "images_a_shard": SHARD_IMAGES}
         mine = json.loads(json.dumps(mine))
         if not self.record.exists():
             if next(self.folder.glob("view-*"), None):
-                raise self.refusal(f"holds features, but no cache.json that tells what of; {remedy}")
+                raise self.refusal(f"holds features, but its cache.json is missing; {remedy}")
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -156,21 +153,22 @@ class TeacherCache:
             raise self.refusal(f"was made from other settings: {'; '.join(differing)}; {remedy}")
 
     def verify(self, world: World) -> None:
-        """Compare the shards that are there with their checksums, each process its own.
+        """Compare this process's existing shards with their checksums.
 
         Raises:
             UserError: a shard is damaged.
         """
         for path, shard in self.own(world):
             if path.exists() and not _is_sealed(retried(path.read_bytes, path), self.feature_bytes(shard)):
-                raise self.refusal(f"{path.name} is damaged; delete this file: the same command computes it again")
+                raise self.refusal(f"{path.name} is damaged; delete the file, then run the same command again")
 
     def compare_with_teacher(self, feature: Callable[[Tensor], Tensor]) -> None:
-        """Compare the first features with the teacher's of today, if they are there: the files of the images, and
-        the libraries that change them, may have changed since.
+        """Compare the first cached features, if they exist, with features that the teacher computes now.
+
+        The image files, or the libraries that transform them, may have changed since the cache was made.
 
         Raises:
-            UserError: they have.
+            UserError: the features differ by more than `MOST_APART`.
         """
         first = self.shards[0]
         if not self.path(first).exists():
@@ -181,12 +179,16 @@ class TeacherCache:
         apart = (today - stored).norm().item() / (today.norm().item() or 1)
         if apart > MOST_APART:
             raise self.refusal(
-                f"the teacher's features of today are {apart:.0%} away from those in {first.name}: images or libraries "
-                "are not the same as when it was made; delete it, or name another folder"
+                f"the teacher's features now differ by {apart:.0%} from the cached ones in {first.name}: images or "
+                "libraries have changed; delete the folder, or choose another"
             )
 
     def fill(self, feature: Callable[[Tensor], Tensor], world: World) -> None:
-        """Compute the shards that fall to this process and are not there yet."""
+        """Compute this process's missing shards.
+
+        Raises:
+            UserError: a feature does not fit into float16.
+        """
         missing = [(path, shard) for path, shard in self.own(world) if not path.exists()]
         images = iter(self.data.view_batches([batch for _, shard in missing for batch in shard.batches()]))
         quiet = not (world.is_first and sys.stderr.isatty())
@@ -197,17 +199,21 @@ class TeacherCache:
             write_whole(path, partial(_write_sealed, features.numpy().tobytes()), shared=True)
 
     def map(self, shard: Shard) -> np.ndarray:
-        """Features (n, D_t) of a shard, read from the disk as they are asked for."""
+        """Return the features (n, D_t) of a shard as a memory map."""
         rows = np.memmap(self.path(shard), np.float16, "c", shape=(len(shard.images), self.width))
-        # A plain array on the same memory, whose rows take a fraction of the time.
+        # Indexing a plain array on the same memory takes a fraction of the time.
         return rows.view(np.ndarray)
 
     def features(self, batch: Batch) -> Tensor:
-        """The features (B, D_t), float16 on the CPU, of a batch."""
+        """Return the features (B, D_t), float16 on the CPU, of a batch.
+
+        Raises:
+            ValueError: the batch does not have image indices.
+        """
         if batch.view != self.mapped_view:
             self.mapped_view, self.mapped = batch.view, [self.map(shard) for shard in self.shards_of(batch.view)]
         if batch.indices is None:
-            raise ValueError("images of shards have no numbers by which a cache could find their features")
+            raise ValueError("images of shards do not have indices, which a cache needs")
         rows = (divmod(image, SHARD_IMAGES) for image in batch.indices.tolist())
         return torch.from_numpy(np.stack([self.mapped[shard][row] for shard, row in rows]))
 
@@ -221,10 +227,10 @@ def _digest(content: bytes) -> bytes:
 
 
 def _is_sealed(content: bytes, size: int) -> bool:
-    """Whether a file holds so many bytes and their checksum."""
+    """Return whether a file holds `size` bytes followed by their checksum."""
     return len(content) > size and content[size:] == _digest(content[:size])
 
 
 def _short(value) -> str:
-    """A value in an error message; of a checksum, the beginning."""
+    """Format a value for an error message; shorten a checksum."""
     return value[:12] if isinstance(value, str) and len(value) == 2 * DIGEST_BYTES else str(value)

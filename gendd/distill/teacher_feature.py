@@ -1,10 +1,10 @@
-"""Which feature of a teacher the student learns, by the name of --teacher-feature.
+"""The teacher feature that the student learns, by the names of --teacher-feature.
 
-auto           what the family is used by: its projection if timm publishes the network with one, or the pooled feature
-pooled         as the network's own classifier sees it; of other libraries what they pool themselves
-class-token    the first token of a transformer
-patch-mean     mean over all places of the last feature map, of a transformer without its class and register tokens
-projection     the output of the network's last layer, such as CLIP's
+auto           the projection if timm publishes the network with one; otherwise the pooled feature.
+pooled         the input of the network's classifier; for other libraries, the feature that they pool.
+class-token    the first token of a transformer.
+patch-mean     the mean over all positions of the last feature map; without a transformer's class and register tokens.
+projection     the output of the network's last layer, for example in CLIP.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from gendd.networks.external import Output
 Kind = Literal["auto", "pooled", "class-token", "patch-mean", "projection"]
 
 
-# Classes of networks that timm publishes, beyond those that it lists: ImageNet-21k of winter 2021 and Bamboo.
+# Class counts of published networks that `infer_imagenet_subset` does not know: ImageNet-21k (winter 2021) and Bamboo.
 OTHER_CLASSES = (19168, 115217)
 
 
 def projection_width(cfg: Mapping[str, Any]) -> int:
-    """Return the width of the projection that timm publishes a network with; 0 if its last layer is a classifier.
+    """Return the width of the projection in a network that timm publishes; 0 if its last layer is a classifier.
 
-    Either is timm's `num_classes`. It is a projection's where no data set has as many classes.
+    timm states both as `num_classes`. It is the width of a projection if no known data set has this number of classes.
     """
     width = cfg.get("num_classes") or 0
     published = timm.models.get_arch_pretrained_cfgs(str(cfg.get("architecture", ""))).values()
@@ -39,19 +39,23 @@ def projection_width(cfg: Mapping[str, Any]) -> int:
 
 
 def usual(network: nn.Module) -> Kind:
-    """Return the kind that "auto" stands for."""
+    """Return the kind that "auto" selects for a network."""
     width, last = projection_width(network.pretrained_cfg), network.get_classifier()
     return "projection" if width and isinstance(last, nn.Linear) and last.out_features == width else "pooled"
 
 
 def describe(network: nn.Module, kind: Kind) -> str:
-    """Return the kind, with what the network's own library calls it."""
+    """Return the kind and, for the pooled feature, the name that the network's library gives it."""
     name = getattr(network, "feature_name", None)
     return f"{kind} ({name})" if name and kind == "pooled" else kind
 
 
 def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
-    """The feature (B, D_t) of images (B, 3, H, W)."""
+    """Return the feature (B, D_t) of images (B, 3, H, W).
+
+    Raises:
+        InvalidValue: the network does not give patches, and `kind` needs them.
+    """
     if kind == "pooled":
         return pooled_feature(network, images)
     if kind == "projection":
@@ -69,16 +73,16 @@ def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
 
 
 def places_of(network: nn.Module, images: Tensor) -> Tensor | None:
-    """Return the tokens or the map before pooling; None if another library's network gives neither."""
+    """Return the tokens or the feature map before pooling; None if another library's network gives neither."""
     features = network.forward_features(images)
     return features.places if isinstance(features, Output) else features
 
 
 def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
-    """D_t.
+    """Return the width D_t of a network's feature.
 
     Raises:
-        InvalidValue: the network has no such feature.
+        InvalidValue: the network does not have this kind of feature.
     """
     if kind == "class-token" and not getattr(network, "num_prefix_tokens", 0):
         raise InvalidValue(kind, "the network has no class token; choose pooled or patch-mean")
@@ -88,17 +92,21 @@ def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
     with torch.no_grad():
         feature = take(network.eval(), image, kind)
     if feature.dim() != 2:
-        raise InvalidValue(kind, f"is no vector but of shape {tuple(feature.shape[1:])}; choose another")
+        raise InvalidValue(kind, f"has shape {tuple(feature.shape[1:])}, not one vector per image; choose another")
     return feature.shape[1]
 
 
-# Of the greatest number of a feature: the arithmetic of one image and of several differs in the last bits.
+# Relative to the feature's greatest value: the rounding of one image alone and of a batch differs.
 TOLERANCE = 1e-3
 
 
 @torch.no_grad()
 def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) -> None:
-    """Refuse a network whose feature of an image depends on chance, on the images around it, or not on the image."""
+    """Check that a network's feature depends on its image, and not on chance or on other images of the batch.
+
+    Raises:
+        InvalidValue: it does not, or it is not finite.
+    """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, image_size, image_size, generator=generator)
     first = take(network.eval(), images, kind)

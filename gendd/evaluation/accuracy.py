@@ -1,4 +1,4 @@
-"""Accuracy of every read-out, each test image counted exactly once over all processes."""
+"""Accuracy of each output of a network. Each test image counts exactly once over all processes."""
 
 import time
 from collections.abc import Callable
@@ -15,14 +15,20 @@ from gendd.data.batch import Batches
 from gendd.evaluation.scores import MOST_CHANCE, NEIGHBORS, SCORED, neighbors_by_chance
 from gendd.networks.cost import flops
 
-# Of confidences, by which calibration is judged.
+# Number of confidence bins for the expected calibration error.
 BINS = 15
 
 
 @dataclass(frozen=True)
 class ReadOut:
-    """Named ways to read a network out: `outputs(images, generator)` gives for each of `names` logits (B, C), or,
-    beside a `target` that gives the teacher's features (B, D_t) of images, features to compare with them."""
+    """The named outputs of a network.
+
+    Args:
+        names: of the outputs.
+        outputs: function of images (B, 3, H, W) and a generator that returns logits (B, C) by name, or, with a
+            `target`, features (B, D_t).
+        target: function of images that returns the teacher's features (B, D_t), to compare with; None for logits.
+    """
 
     names: tuple[str, ...]
     outputs: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
@@ -30,9 +36,9 @@ class ReadOut:
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
-    """Classes with many (> 100), medium and few (< 20) training images, as (C,) bool; none if all are of one group.
+    """Return masks (C,) of the classes with many (> 100), medium and few (< 20) training images.
 
-    The thresholds are those of ImageNet-LT (Liu et al., 2019).
+    The result is empty if all classes are in one group. The thresholds are from ImageNet-LT (Liu et al., 2019).
     """
     many, few = train_counts > 100, train_counts < 20
     groups = {"many": many, "medium": ~many & ~few, "few": few}
@@ -41,11 +47,11 @@ def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
 
 
 class GroupCounter:
-    """Top-1 (percent) of the images of each group of classes, counted over all processes."""
+    """Top-1 accuracy (percent) per group of classes, over all processes."""
 
     def __init__(self, groups: dict[str, Tensor], device: torch.device):
         self.groups = {name: members.to(device) for name, members in groups.items()}
-        # Rows: images, and those that were recognized.
+        # Number of images, and of correct predictions.
         self.counts = {name: torch.zeros(2, dtype=torch.int64, device=device) for name in groups}
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
@@ -64,11 +70,14 @@ class GroupCounter:
 
 
 class CalibrationCounter:
-    """Expected calibration error in percent (Guo et al., 2017), counted over all processes: by bins of equal width of
-    the confidence, the mean gap between it and the accuracy, weighted by the images in the bin."""
+    """Expected calibration error in percent (Guo et al., 2017), over all processes.
+
+    It is the mean gap between confidence and accuracy over bins of equal confidence width, weighted by the number of
+    images per bin.
+    """
 
     def __init__(self, device: torch.device):
-        # Of each bin, the sum of hits less confidences; and of all, the number of images.
+        # For each bin the sum of (hit - confidence); last, the number of images in all bins.
         self.gaps = torch.zeros(BINS + 1, dtype=torch.float64, device=device)
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
@@ -91,11 +100,12 @@ def evaluate(
     groups: dict[str, Tensor] | None = None,
     calibrated: bool = False,
 ) -> dict[str, dict]:
-    """Return the top-1 (percent) of each read-out, in all and of each group of classes; of features `feature_scores`.
+    """Return the scores of each output, in percent.
 
-    Of more than five classes, the top-5 too. Calibrated: the expected calibration error, "ece", too.
+    Logits give top-1, over all images and per group of classes, and top-5 if there are more than five classes. With
+    `calibrated` they also give "ece", the expected calibration error. Features give `feature_scores`.
 
-    Sampling noise depends on the seed and the batch's number, not on the process.
+    Sampling noise depends on the seed and the batch number, not on the process.
     """
     if read_out.target:
         return _evaluate_features(read_out, read_out.target, batches, world, seed)
@@ -123,13 +133,16 @@ def evaluate(
 
 
 def has_top5(logits: Tensor) -> bool:
-    """Return whether the top-5 of logits (B, C) says anything: of five classes, it is always 100 %."""
+    """Return whether logits (B, C) have more than five classes; with five or fewer, top-5 is always 100 %."""
     return logits.shape[1] > 5
 
 
 def one_label(logits: Tensor, labels: Tensor) -> Tensor:
-    """Labels (B,) as they are; of several an image (B, M), -1 where there are fewer, that of the greatest logit: an
-    image is recognized where any of its labels is (ReaL; Beyer et al., 2020)."""
+    """Return one label (B,) per image: from several labels (B, M), the one with the greatest logit.
+
+    Labels (B,) are returned unchanged; -1 pads (B, M). A prediction thus counts as correct if it is any of the image's
+    labels (ReaL; Beyer et al., 2020).
+    """
     if labels.dim() == 1:
         return labels
     scores = logits.gather(1, labels.clamp(min=0)).masked_fill(labels < 0, -torch.inf)
@@ -139,14 +152,14 @@ def one_label(logits: Tensor, labels: Tensor) -> Tensor:
 def _evaluate_features(
     read_out: ReadOut, target: Callable[[Tensor], Tensor], batches: Batches, world: World, seed: int
 ) -> dict[str, dict]:
-    """`feature_scores` of each read-out; those of the first `SCORED` images' neighbors."""
+    """Return the `feature_scores` of each output over the images of all processes."""
     parts: dict[str, list[Tensor]] = {name: [] for name in (*read_out.names, "")}
     for number, images, _ in batches:
         noise = generator(world.device, seed, "evaluation", number)
         outputs = read_out.outputs(images, noise) | {"": target(images)}
         for name, part in parts.items():
             part.append(outputs[name].float())
-    # Of few images a process may have none; the others know the width.
+    # With few images a process may get an empty share; take the width from the other processes.
     width = next((part[0].shape[1] for part in parts.values() if part), 0)
     width = int(world.gather(torch.tensor([width], device=world.device)).max())
     empty = torch.zeros(0, width, device=world.device)
@@ -156,13 +169,15 @@ def _evaluate_features(
 
 
 def feature_scores(features: Tensor, target: Tensor) -> dict[str, float]:
-    """How well features (N, D_t) agree with the teacher's, each in percent.
+    """Return scores of the agreement of features (N, D_t) with the teacher's, in percent.
 
     Returns:
-        "cosine", mean over images; "r2", the share of the teacher's variance, of all dimensions together, that they
-        explain, where there is any: one image has none; "neighbors", how many of an image's `NEIGHBORS` nearest others
-        by the teacher's features, by cosine, are among its nearest by these. It is left out where chance alone gives
-        more than `MOST_CHANCE`.
+        "cosine": the mean cosine over images.
+        "r2": the explained share of the teacher's variance, summed over all dimensions. Left out if the variance is 0,
+            as for one image.
+        "neighbors": the share of an image's `NEIGHBORS` nearest images by the teacher's features, in cosine, that are
+            also nearest by these features. Computed on the first `SCORED` images. Left out if chance alone gives more
+            than `MOST_CHANCE`.
     """
     cosine = torch.nn.functional.cosine_similarity(features, target).mean()
     variance = (target - target.mean(0)).square().sum()
@@ -176,7 +191,7 @@ def feature_scores(features: Tensor, target: Tensor) -> dict[str, float]:
 
 
 def nearest(features: Tensor, count: int) -> Tensor:
-    """Numbers (N, count) of each row's nearest others (N, D) by cosine."""
+    """Return the indices (N, count) of the nearest other rows of each row (N, D), by cosine."""
     unit = torch.nn.functional.normalize(features, dim=-1)
     rows = []
     for first in range(0, len(unit), 1024):
@@ -197,8 +212,11 @@ def evaluate_with_cost(
     groups: dict[str, Tensor] | None = None,
     calibrated: bool = False,
 ) -> dict:
-    """Accuracies of a read-out of one name, as `evaluate` has them, with its "parameters", "flops" per image, and
-    measured "images_per_second" (`Stopwatch.summary`)."""
+    """Evaluate a network with one output, and measure its inference cost.
+
+    Returns:
+        The scores of `evaluate`, "parameters", "flops" per image, and "images_per_second" (`Stopwatch.summary`).
+    """
     stopwatch = Stopwatch(read_out)
     (accuracy,) = evaluate(stopwatch, batches, world, seed, groups, calibrated).values()
     image = torch.zeros(1, 3, image_size, image_size, device=world.device)
@@ -207,7 +225,7 @@ def evaluate_with_cost(
 
 
 def feature_agreement(generated: Tensor, target: Tensor) -> dict[str, float]:
-    """Mean cosine of generated and target features (B, D_t), and their mean norms."""
+    """Return the mean cosine of generated and target features (B, D_t), and their mean norms."""
     cosine = torch.nn.functional.cosine_similarity(generated, target)
     return {
         "cosine": cosine.mean().item(),
@@ -217,7 +235,7 @@ def feature_agreement(generated: Tensor, target: Tensor) -> dict[str, float]:
 
 
 class Stopwatch:
-    """A read-out that notes its rate, images/s, on every batch, after a warm-up call."""
+    """A `ReadOut` that measures its rate (images/s) on each batch, after a warm-up call."""
 
     def __init__(self, read_out: ReadOut):
         self.names, self.target, self._outputs = read_out.names, read_out.target, read_out.outputs
@@ -237,12 +255,12 @@ class Stopwatch:
     def _now(device: torch.device) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        # One thread's own time, where one does all the work, knows nothing of others that share its core.
+        # With one CPU thread, measure its CPU time: other processes on the same core do not count.
         alone = device.type == "cpu" and torch.get_num_threads() == 1
         return time.thread_time() if alone else time.perf_counter()
 
     def summary(self) -> dict[str, float]:
-        """Median, least and greatest rate of this process, and the number of batches they are of; empty without any."""
+        """Return the median, least and greatest rate of this process and the number of batches; {} before the first."""
         if not self.rates:
             return {}
         rates = sorted(self.rates)

@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: nearest neighbors, a linear probe, class vectors.
+"""Classifiers on frozen features: nearest neighbors, linear probes and zero-shot class vectors.
 
 Shapes: N training images, M test images, D dimensions, C classes.
 """
@@ -12,27 +12,29 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidValue
 from gendd.core.seeding import generator
 
-# Of DINO (Caron et al., 2021).
+# From DINO (Caron et al., 2021).
 NEIGHBORS, TEMPERATURE = 20, 0.07
-# L2 penalties among which the linear probe chooses, on a tenth of the training images.
+# Candidate L2 penalties of the linear probe, compared on a tenth of the training images.
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
 VALIDATION = 0.1
-# Of the large-set protocol (arXiv 2507.14503, its release).
+# From the paper's release (arXiv 2507.14503), for large data sets.
 SGD_RATE, SGD_EPOCHS, SGD_BATCH, TEACHER_SHARE = 30.0, 100, 1024, 0.5
 
 
 def knn_shares(
     train: Tensor, labels: Tensor, test: Tensor, num_classes: int, k: int = NEIGHBORS, temperature: float = TEMPERATURE
 ) -> Tensor:
-    """Return each class's share (M, C) of the votes of the k nearest training images.
+    """Return the share (M, C) of each class in the votes of the k nearest training images.
 
-    A vote of cosine s counts exp(s / temperature). The shares of an image sum to one.
+    A neighbor with cosine s has the weight exp(s / temperature). The shares of a test image sum to one.
 
     Args:
-        train: (N, D) features; labels: (N,) classes; test: (M, D).
+        train: (N, D) features of training images.
+        labels: (N,) their classes.
+        test: (M, D) features of test images.
 
     Raises:
-        InvalidValue: fewer than k training images.
+        InvalidValue: there are fewer than k training images.
     """
     if k > len(train):
         raise InvalidValue(k, f"more than the {len(train)} training images; lower it")
@@ -63,9 +65,9 @@ class LinearProbe(nn.Module):
 
 
 def fit_by_lbfgs(train: Tensor, labels: Tensor, num_classes: int) -> tuple[LinearProbe, float]:
-    """Return the linear classifier of least cross-entropy and L2 penalty, all images at a time, and its penalty.
+    """Fit a linear classifier by L-BFGS on all images at once; return it and its L2 penalty.
 
-    The penalty is the best of `PENALTIES` on a tenth of the training images; the classifier is then fitted to all.
+    The penalty is the best of `PENALTIES` on a tenth of the training images. The classifier is then fitted to all.
     """
     order = torch.randperm(len(train), generator=generator("cpu", "probe")).to(train.device)
     held = order[: max(1, round(VALIDATION * len(order)))]
@@ -94,7 +96,9 @@ def _top1(probe: LinearProbe, features: Tensor, labels: Tensor) -> float:
 
 
 def fit_by_sgd(train: Tensor, targets: Tensor, num_classes: int) -> LinearProbe:
-    """Return the same by SGD, as the method's authors do on ImageNet: rate 30, no weight decay, cosine, 100 epochs.
+    """Fit a linear classifier by SGD, as the paper's authors do on ImageNet.
+
+    The learning rate is 30 with a cosine schedule, for 100 epochs without weight decay.
 
     Args:
         targets: (N,) classes, or (N, C) probabilities.
@@ -114,10 +118,10 @@ def fit_by_sgd(train: Tensor, targets: Tensor, num_classes: int) -> LinearProbe:
 
 
 def zero_shot_logits(features: Tensor, vectors: Tensor, bias: Tensor | None = None, cosine: bool = False) -> Tensor:
-    """Return how alike (M, C) features (M, D) and a vector of each class (C, D) are: cosine, or dot product and bias.
+    """Return the similarity (M, C) of features (M, D) and class vectors (C, D): cosine, or dot product plus bias.
 
     Raises:
-        InvalidValue: vectors of another width, biases of another number, or values that are not finite.
+        InvalidValue: the shape of the vectors or biases does not fit, or a value is not finite.
     """
     if vectors.dim() != 2 or vectors.shape[1] != features.shape[1]:
         raise InvalidValue(

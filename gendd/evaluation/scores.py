@@ -1,6 +1,6 @@
-"""Names of scores, and their percentages."""
+"""Names of scores, and their conversion to percent."""
 
-# Of what is evaluated; all are recorded in percent. The last ones are top-1 of groups of classes.
+# Recorded name and printed name of each score, all in percent. The last three are top-1 of groups of classes.
 PERCENT = {
     "top1": "top-1",
     "cosine": "cosine",
@@ -12,11 +12,11 @@ PERCENT = {
     "medium": "medium",
     "few": "few",
 }
-# Of an image that are compared, and of how many images at most.
+# Number of nearest images to compare, and largest number of images to use.
 NEIGHBORS, SCORED = 10, 10_000
-# The score of neighbors means nothing where chance gives more percent than this.
+# Above this chance level, in percent, the neighbors score is meaningless.
 MOST_CHANCE = 50.0
-# Of generated features and their targets; their cosine is recorded as a share of one.
+# Record of the agreement of generated features and targets; its cosine is in [-1, 1], not in percent.
 AGREEMENT = "features"
 
 

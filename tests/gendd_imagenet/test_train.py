@@ -164,7 +164,7 @@ def test_cache_of_other_views_or_images_is_refused(run, photos, tmp_path):
             run(*cache, *flags, dataset=str(copy), runs="second")
     for path in (copy / "train").glob("*/*"):
         Image.new("RGB", (50, 50), (255, 0, 255)).save(path)
-    with refuses("features of today are .* away from those in view-000-000000.fp16"):
+    with refuses("features now differ by .* from the cached ones in view-000-000000.fp16"):
         run(*cache, "rand-m7-n2", dataset=str(copy), runs="second")
     (copy / "train" / "n01" / "n01_0.JPEG").rename(copy / "train" / "n01" / "n01_x.JPEG")
     with refuses("image names sha256"):

@@ -203,7 +203,7 @@ def test_cache_without_its_record_is_refused(tmp_path):
     record.write_text(record.read_text()[:-5])
     assert "its cache.json is damaged" in refusal(Setting(tmp_path))
     record.unlink()
-    assert "holds features, but no cache.json" in refusal(Setting(tmp_path))
+    assert "holds features, but its cache.json is missing" in refusal(Setting(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["read_text", "read_bytes"])
@@ -234,12 +234,12 @@ def test_cache_of_different_crops_is_refused(tmp_path, monkeypatch):
     Setting(tmp_path, hflip=1.0).open()
     draw = TrainingImages.draw
     monkeypatch.setattr(TrainingImages, "draw", lambda *arguments: (draw(*arguments)[0], ~draw(*arguments)[1]))
-    assert "away from those in view-000-000000.fp16: images or libraries are not the same" in refusal(
+    assert "from the cached ones in view-000-000000.fp16: images or libraries have changed" in refusal(
         Setting(tmp_path, hflip=1.0)
     )
 
 
 def test_process_that_does_not_see_cache_is_refused(tmp_path):
     setting = Setting(tmp_path / "elsewhere")
-    with refuses("process 1 does not see it; name a folder that all machines share"):
+    with refuses("process 1 does not see it; choose a folder that all machines share"):
         setting.open(World(1, 1, 1, CPU))
