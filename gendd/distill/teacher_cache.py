@@ -160,7 +160,7 @@ class TeacherCache:
         """
         for path, shard in self.own(world):
             if path.exists() and not _is_sealed(retried(path.read_bytes, path), self.feature_bytes(shard)):
-                raise self.refusal(f"{path.name} is damaged; delete the file, then run the same command again")
+                raise self.refusal(f"{path.name} is damaged; delete this file, then run the same command again")
 
     def compare_with_teacher(self, feature: Callable[[Tensor], Tensor]) -> None:
         """Compare the first cached features, if they exist, with features that the teacher computes now.

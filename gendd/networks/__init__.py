@@ -1,1 +1,1 @@
-"""Networks by name, their weights and their cost."""
+"""Creation of networks by name, their weights and their inference cost."""

@@ -1,4 +1,4 @@
-"""Tensors of others, adapted to a network: out of a larger module, or for images of another size."""
+"""Adaptation of weights to a network: from a larger module, or from another image size."""
 
 import sys
 from collections import Counter
@@ -11,11 +11,15 @@ Tensors = dict[str, Tensor]
 
 
 def of_one_network(expected: Tensors, tensors: Tensors, source: str) -> tuple[Tensors, list[str]]:
-    """The tensors of a network without the prefix under which a larger module, such as Lightning's, holds it, and a
-    word on it. What lies elsewhere, as the weights of its loss, is left out. No prefix: the tensors as they are.
+    """Extract a network's tensors from a larger module, such as Lightning's, and remove their prefix.
+
+    Other tensors, such as weights of the module's loss, are left out.
+
+    Returns:
+        The tensors and a note for the plan. Without a prefix: all tensors, unchanged, and no note.
 
     Raises:
-        InvalidValue: several networks fit as well.
+        InvalidValue: several networks of the module fit equally well.
     """
     matches = _matches_by_prefix(expected, tensors)
     best = max(matches.values(), default=(0, 0))
@@ -33,7 +37,7 @@ def of_one_network(expected: Tensors, tensors: Tensors, source: str) -> tuple[Te
 
 
 def _matches_by_prefix(expected: Tensors, tensors: Tensors) -> dict[str, tuple[int, int]]:
-    """How many tensors have, behind a prefix, a name of the network's, and how many of them its shape too."""
+    """Count, for each prefix, the tensors whose names match the network's, and those whose shapes match too."""
     named: Counter[str] = Counter()
     fitting: Counter[str] = Counter()
     for name, value in tensors.items():
@@ -47,8 +51,13 @@ def _matches_by_prefix(expected: Tensors, tensors: Tensors) -> dict[str, tuple[i
 
 
 def as_timm_reads(network: nn.Module, prefix: str, tensors: Tensors) -> tuple[Tensors, list[str]]:
-    """The tensors as timm's reader of the family of the network at `prefix` adapts them, where they do not fit as they
-    are, and a word on it: timm resizes tables of positions, renames, and leaves out what is computed."""
+    """Convert tensors that do not fit the network at `prefix` by the `checkpoint_filter_fn` of its timm module.
+
+    timm renames tensors, resizes position embeddings and leaves out computed tensors.
+
+    Returns:
+        The tensors and a note on resized ones, for the plan. If all tensors fit, they are returned unchanged.
+    """
     adapt = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     expected = network.state_dict()
     own = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
@@ -57,7 +66,7 @@ def as_timm_reads(network: nn.Module, prefix: str, tensors: Tensors) -> tuple[Te
         return tensors, []
     try:
         adapted = adapt(own, network)
-    except Exception:  # At tensors of another network, timm's readers raise almost anything.
+    except Exception:  # timm raises many kinds of errors at tensors of another network.
         return tensors, []
     others = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
     resized = [name for name, value in adapted.items() if name in own and value.shape != own[name].shape]

@@ -1,5 +1,8 @@
-"""Weights and checkpoints: atomic save; tensors by name out of safetensors files and those that torch.save wrote, and
-the networks that they fill. Other files are refused by what they are. Nothing is unpickled into code."""
+"""Reading of checkpoints and weight files, and loading of weights into networks.
+
+The formats are safetensors and torch.save with tensors and plain values. No file can run code. The error for another
+format names it.
+"""
 
 import argparse
 import hashlib
@@ -24,12 +27,12 @@ if TYPE_CHECKING:
 
 Tensors = dict[str, Tensor]
 WRAPPERS = ("module.", "_orig_mod.")
-# Where files keep their tensors, and their average; the first that is there counts.
+# Entries of a checkpoint that hold the tensors, and their moving average; the first that exists is used.
 CONTAINERS = ("model", "state_dict", "model_state_dict", "net", "network", "module", "params")
 AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "params_ema")
-# Batch norm's counter of batches. Files from before PyTorch 0.4.1 have none, and torch takes them as whole.
+# Batch norm's counter of batches. Files from before PyTorch 0.4.1 do not have it, and torch accepts them.
 COUNTER = "num_batches_tracked"
-# Names in published GenDD checkpoints and ours.
+# Prefixes in published GenDD checkpoints, and this project's prefixes.
 PUBLISHED = {
     "model.": "backbone.",
     "cls_projector.0.": "norm.",
@@ -42,8 +45,9 @@ class Weights(dict[str, Tensor]):
     """The named tensors of a file.
 
     Attributes:
-        note: which they are where the file holds several, for the plan.
-        published: what timm publishes them as (`hub.Published`), if it does.
+        note: which tensors of the file these are, for the plan, if the file holds several sets.
+        file: the file's path, if known.
+        published: timm's publication of these weights (`timm_weights.Published`), or None.
     """
 
     note = ""
@@ -52,10 +56,11 @@ class Weights(dict[str, Tensor]):
 
 
 def read(path: Path) -> dict:
-    """Return the content of a checkpoint file, as `read_any` does.
+    """Return the named values of a checkpoint file.
 
     Raises:
-        InvalidValue: it holds something else than named values, too.
+        InvalidValue: the content is not a dictionary.
+        MissingFile, InvalidValue, PassingFault: see `read_any`.
     """
     content = read_any(path)
     if not isinstance(content, dict):
@@ -67,9 +72,9 @@ def read_any(path: Path) -> object:
     """Return the content of a file: safetensors, or torch's format with tensors and plain values only.
 
     Raises:
-        MissingFile: no such file.
-        InvalidValue: an archive, a truncated file, or one that only runs code would read.
-        PassingFault: the disk failed at each try.
+        MissingFile: the file does not exist.
+        InvalidValue: the file is truncated, in another format, or needs unpickling, which can run code.
+        PassingFault: every attempt to read the file failed.
     """
     if not path.is_file():
         raise MissingFile(path, f"{no_such(path)}; check the path")
@@ -77,7 +82,7 @@ def read_any(path: Path) -> object:
         return retried(lambda: _content(path), path)
     except (InvalidValue, PassingFault):
         raise
-    except Exception as error:  # The readers raise almost anything at damaged files.
+    except Exception as error:  # The readers raise many kinds of errors at damaged files.
         unsafe = isinstance(error, pickle.UnpicklingError)
         if unsafe and is_torch(path):
             raise InvalidValue(
@@ -85,7 +90,7 @@ def read_any(path: Path) -> object:
                 f"holds more than tensors and plain values{_objects(path)}, which is not loaded for "
                 "safety; save its state_dict alone",
             ) from error
-        # What torch says of an unsafe file is how to run it.
+        # torch's message for an unsafe file explains how to run its code.
         reason = "" if unsafe else f" ({reason_of(error)})"
         raise InvalidValue(path, f"truncated or no checkpoint{reason}; fetch or write it again") from error
 
@@ -97,19 +102,19 @@ def _content(path: Path) -> object:
     if foreign:
         raise InvalidValue(path, f"no checkpoint but {foreign}")
     # Published `_last.pth` files hold the argparse.Namespace of their command line.
-    # Of a file, not a path: by the ending of that, torch would choose a reader of its own.
+    # Pass a file object: for a path, torch would choose the reader by the extension.
     with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def tensor_names(path: Path) -> list[str]:
-    """Of a safetensors file."""
+    """Return the names of the tensors in a safetensors file."""
     with safetensors.safe_open(path, "pt") as file:
         return list(file.keys())
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself beside its tensors; of another file, nothing."""
+    """Return the metadata of a safetensors file; {} for a missing file or another format."""
     if not path.is_file() or not is_safetensors(path):
         return {}
     with safetensors.safe_open(path, "pt") as file:
@@ -117,35 +122,46 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _objects(path: Path) -> str:
-    """The classes of what makes a file unsafe, in brackets, where torch can name them."""
+    """Return the unsafe classes in a file, in parentheses; "" if torch cannot list them."""
     try:
         names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # It reads zip archives of torch.save alone.
+    except Exception:  # torch lists them for zip archives only.
         return ""
     return f" ({', '.join(names[:3])})" if names else ""
 
 
 def weights_file(path: str | Path) -> Path:
-    """The file that holds the weights: of a run folder its last checkpoint, else the path itself."""
+    """Return the file that holds the weights: the last checkpoint of a run folder, otherwise the path itself."""
     path = Path(path)
     return path / "checkpoints" / "last.pt" if path.is_dir() else path
 
 
 def read_weights(path: str | Path) -> Weights:
-    """Named tensors of a weight file or run folder, whatever wraps them, by this project's names; of a run's trained
-    and averaged weights, those that it reports, of a file's of others the averaged ones, as timm does."""
+    """Read the named tensors of a weight file or run folder, without wrappers and with this project's names.
+
+    For a run, read the weights that it reports. For other files prefer averaged weights, as timm does.
+    """
     content = read(weights_file(path))
     return weights_in(content, path, reported_weights(content))
 
 
 def reported_weights(content: dict) -> str:
-    """ "trained" or "ema", the weights that a checkpoint's run reports, or that stand for a file of others."""
+    """Return "trained" or "ema": the weights that a run reports, or "ema" for another file that has averaged ones."""
     averaged = any(isinstance(content.get(name), dict) for name in AVERAGES)
     return "ema" if averaged or content.get("reported") == "ema" else "trained"
 
 
 def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
-    """The tensors of `read_weights` in the content of a file, the "trained" ones or their average, "ema"."""
+    """Return the "trained" or the averaged ("ema") weights in the content of a checkpoint.
+
+    Args:
+        path: the file's path, for error messages.
+        weights: "trained" or "ema".
+
+    Raises:
+        InvalidSetting: averaged weights are requested, but missing.
+        InvalidValue: there are no named tensors, or several sets of them.
+    """
     containers = ("ema", *AVERAGES) if weights == "ema" else CONTAINERS
     container = next((name for name in containers if isinstance(content.get(name), dict)), None)
     if weights == "ema" and not container:
@@ -171,10 +187,10 @@ def _named_tensors(entries: dict) -> Tensors:
 
 
 def _only_container(content: dict, path: str | Path) -> str:
-    """The one entry of a file that holds named tensors.
+    """Return the name of the only entry that holds named tensors.
 
     Raises:
-        InvalidValue: no entry does, or several do.
+        InvalidValue: no entry holds any, or several do.
     """
     holders = [name for name, entry in content.items() if isinstance(entry, dict) and _named_tensors(entry)]
     if not holders:
@@ -189,8 +205,10 @@ def _only_container(content: dict, path: str | Path) -> str:
 
 
 def _named(name: object, value: Any) -> bool:
-    """Whether an entry of a file is a tensor that can fill one of a network: not one of an optimizer, whose names are
-    numbers, nor a sparse one, nor a shape alone, on the meta device."""
+    """Return whether an entry of a file is a named, dense tensor with values.
+
+    Optimizer states have numbers as names; tensors on the meta device do not have values.
+    """
     tensor = isinstance(name, str) and isinstance(value, Tensor)
     return tensor and value.layout == torch.strided and not value.is_meta
 
@@ -213,7 +231,7 @@ def _from_published(tensors: Tensors) -> Tensors:
 
 
 def backbone_weights(tensors: Tensors) -> Tensors:
-    """The plain network among the tensors of a distilled student; the tensors themselves if they are one."""
+    """Extract the backbone from the tensors of a distilled student; return the tensors of a plain network unchanged."""
     inner = {name.removeprefix("backbone."): value for name, value in tensors.items() if name.startswith("backbone.")}
     return inner or tensors
 
@@ -225,18 +243,21 @@ def load_weights(
     allow_partial: bool | None = None,
     needs_classifier: bool = False,
 ) -> str:
-    """Fill a network, or a student around one, from tensors by its own names or those it is published under.
+    """Load tensors into a network, or into a student that contains one.
+
+    The tensors may have the network's names or the names under which it is published.
 
     Args:
-        allow_partial: whether some may be missing, left over or of another shape; None: no, and --allow-partial is no
-            flag of the program.
-        needs_classifier: whether the classifier must be among them, whatever is allowed.
+        source: the file or setting that the tensors come from, for error messages.
+        allow_partial: whether tensors may be missing, left over or of another shape. None: not allowed, and the
+            program does not have the flag --allow-partial.
+        needs_classifier: whether the classifier's tensors are needed even with `allow_partial`.
 
     Returns:
-        "n of m tensors loaded", for the plan, with what was done to them.
+        "n of m tensors loaded", with notes on conversions, for the plan.
 
     Raises:
-        InvalidValue: made for another class count, tensors that do not fit and must, or values that are not finite.
+        InvalidValue: the number of classes differs, needed tensors do not fit, or a value is not finite.
     """
     expected = module.state_dict()
     tensors, notes = of_one_network(expected, tensors, source)
@@ -254,7 +275,7 @@ def load_weights(
     counters = {name for name in missing if name.replace(COUNTER, "running_mean") in fitting and COUNTER in name}
     if counters:
         missing = [name for name in missing if name not in counters]
-        notes.append(f"{len(counters)} {COUNTER}, which old files lack, left at 0")
+        notes.append(f"{len(counters)} {COUNTER} set to 0, as in old files")
     summary = f"{len(fitting)} of {len(expected)} tensors loaded" + (f" ({'; '.join(notes)})" if notes else "")
     lost = _lost_classifier(module, fitting) if needs_classifier else []
     problems = [
@@ -269,7 +290,7 @@ def load_weights(
         if names
     ]
     if lost:
-        problems.insert(0, f"no classifier ({', '.join(lost)}), without which a teacher teaches nothing")
+        problems.insert(0, f"no classifier ({', '.join(lost)}), which the teacher needs")
     check_finite(fitting, source)
     if not fitting or lost or (problems and not allow_partial):
         remedy = ", or `allow_partial`" if fitting and not lost and allow_partial is not None else ""
@@ -282,8 +303,10 @@ def load_weights(
 
 
 def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:
-    """Tensors of the network at `prefix` by its own names. Files of others may call its modules as its
-    `published_names` ({theirs: ours}) say, and its classifier, GenDD's linear probe, `fc`."""
+    """Rename the tensors of the network at `prefix` to its own names.
+
+    Published files may use the names in its `published_names` ({published: own}), and "fc" for its classifier.
+    """
     names, classifier = dict(getattr(network, "published_names", {})), classifier_name(network)
     if not hasattr(network, "fc") and f"{prefix}{classifier}.weight" not in tensors:
         names["fc"] = classifier
@@ -302,13 +325,13 @@ def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, source: st
     if weight is not None and len(weight) != classes:
         raise InvalidValue(
             source,
-            f"made for {len(weight)} classes, the data set has {classes}; choose the `dataset` "
-            "it was trained on, or other weights",
+            f"the weights have {len(weight)} classes, the data set has {classes}; choose the `dataset` that they were "
+            "trained on, or other weights",
         )
 
 
 def classifier_rows(network: nn.Module, tensors: Tensors) -> int | None:
-    """For how many classes the tensors of a network are; None if they hold no classifier."""
+    """Return the number of outputs of the classifier in a network's weights; None without a classifier."""
     if not isinstance(network.get_classifier(), nn.Linear):
         return None
     tensors, _ = of_one_network(network.state_dict(), tensors, "weights")
@@ -317,19 +340,19 @@ def classifier_rows(network: nn.Module, tensors: Tensors) -> int | None:
 
 
 def _lost_classifier(network: nn.Module, fitting: Iterable[str]) -> list[str]:
-    """The classifier's tensors that are not among those that fit."""
+    """Return the names of the classifier's tensors that are not in `fitting`."""
     names = (f"{classifier_name(network)}.{name}" for name in network.get_classifier().state_dict())
     return [name for name in names if name not in fitting]
 
 
 def check_finite(tensors: Tensors, source: str) -> None:
-    """Refuse the tensors of a network that computes nothing but NaN.
+    """Check that all values of the tensors are finite.
 
     Raises:
         InvalidValue: a value is not finite.
     """
     floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
-    # isfinite does not know the 8-bit formats.
+    # torch.isfinite does not support the 8-bit formats.
     broken = [name for name, value in floats.items() if not value.float().isfinite().all()]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
@@ -337,7 +360,7 @@ def check_finite(tensors: Tensors, source: str) -> None:
 
 
 def checksum_of(tensors: Tensors) -> str:
-    """SHA-256 of tensors: of their names in alphabetical order, each with its shape, type and bytes."""
+    """Return the SHA-256 of named tensors: of each name, in alphabetical order, with its shape, type and bytes."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())

@@ -13,17 +13,17 @@ def parameter_count(module: nn.Module) -> int:
 
 
 class _Untracked(ModuleTracker):
-    """Follows no module. torch's does, to count for each, and stumbles over views of parameters without gradients."""
+    """A tracker that ignores modules. torch's tracker counts per module, and fails at views of frozen parameters."""
 
     def __enter__(self) -> "_Untracked":
         return self
 
     def __exit__(self, *_) -> None:
-        """There is nothing to undo."""
+        """Leave everything as it is."""
 
 
 def flops(function: Callable[[], object]) -> int:
-    """Floating-point operations of a call (a multiply-add counts two), matrix products and convolutions."""
+    """Count the floating-point operations of a call: matrix products and convolutions; a multiply-add counts as two."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = _Untracked()
     with torch.no_grad(), counter:
@@ -32,5 +32,5 @@ def flops(function: Callable[[], object]) -> int:
 
 
 def as_flops(number: int) -> str:
-    """Such as "7.3 GFLOPs"."""
+    """Format a number of operations, such as "7.3 GFLOPs"."""
     return f"{number / 1e9:.1f} GFLOPs" if number >= 1e9 else f"{number / 1e6:.1f} MFLOPs"

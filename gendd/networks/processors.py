@@ -1,7 +1,7 @@
-"""The normalization that an image processor of transformers applies, measured on images of one color.
+"""Measurement of the normalization in an image processor of transformers, with images of one color.
 
-The settings of a processor have many names (do_rescale, rescale_factor, do_flip_channel_order, ...). Its output says
-what they mean together: a factor and an offset per channel, and the order of the channels.
+The settings of a processor have many names (do_rescale, rescale_factor, do_flip_channel_order, ...). Its output shows
+their joint effect: a factor and an offset per channel, and the order of the channels.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ COLORS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (GRAY, GRAY, GRAY))
 
 @dataclass(frozen=True)
 class Normalization:
-    """How a network wants its images.
+    """The normalization of a network's input images.
 
     Args:
-        mean, std: of red, green and blue between 0 and 1.
-        source: who states them, for the plan.
+        mean, std: of red, green and blue, in [0, 1] units.
+        source: where they are stated, for the plan.
         blue_first: whether the channels are blue, green, red.
-        side: of the images that the processor makes, if they are square.
+        side: side of the processor's output images in pixels, if they are square.
     """
 
     mean: tuple[float, ...]
@@ -39,7 +39,7 @@ def measure(name: str, processor: Any) -> Normalization:
     """Return the normalization of a processor.
 
     Raises:
-        InvalidValue: it is not a mean and a deviation per channel.
+        InvalidValue: it does not subtract a mean and divide by a deviation per channel.
     """
     images = [Image.new("RGB", (64, 64), color) for color in COLORS]
     pixels = torch.as_tensor(processor(images=images, return_tensors="pt")["pixel_values"]).double()
@@ -67,5 +67,5 @@ def measure(name: str, processor: Any) -> Normalization:
 
 
 def _plain(values: Tensor) -> tuple[float, ...]:
-    """The numbers without the noise of single precision."""
+    """Round the values to six digits, to remove the noise of single precision."""
     return tuple(0.0 if abs(value) < 1e-6 else float(f"{value:.6g}") for value in values.tolist())

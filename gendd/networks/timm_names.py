@@ -1,6 +1,6 @@
-"""timm's names of networks outside its registry: local-dir:FOLDER, and hf-hub:OWNER/NAME, with @REVISION if need be.
+"""timm's names for networks outside its registry: local-dir:FOLDER and hf-hub:OWNER/NAME[@REVISION].
 
-Either names a folder with a config.json, which tells the network, and its weights. The hub's lie in its cache.
+Each refers to a folder with the weights and a config.json, which names the network. The cache keeps files from the hub.
 """
 
 import os
@@ -23,18 +23,21 @@ def is_source(name: str) -> bool:
 
 
 def has_weights(name: str) -> bool:
-    """Whether a network is named by timm, which publishes weights under the same name."""
+    """Return whether timm has weights under the same name as the network."""
     return name.startswith("timm/") or is_source(name)
 
 
 def find(name: str, files: Sequence[str], fetch: bool = True) -> Path:
-    """The first of some files that a source has.
+    """Return the first of several files that a source has.
 
     Args:
-        fetch: whether the hub may be asked for what its cache lacks.
+        name: the source, "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
+        files: names of the files, the preferred one first.
+        fetch: whether to download a file that is not in the hub's cache.
 
     Raises:
-        MissingFile: it has none of them, or the hub gives none.
+        MissingFile: the source does not have any of the files, or the download fails.
+        PassingFault: the hub is busy or out of order.
     """
     place = name.partition(":")[2]
     if name.startswith(LOCAL):
@@ -54,7 +57,7 @@ def _on_hub(place: str, files: Sequence[str], fetch: bool) -> tuple[list[Path], 
     reason = f"{' or '.join(files)} is not at hand"
     try:
         cached = [huggingface_hub.try_to_load_from_cache(repository, file, **options) for file in files]
-    except ValueError as error:  # No name of a repository.
+    except ValueError as error:  # Not a valid name of a repository.
         return [], str(error)
     found = [Path(file) for file in cached if isinstance(file, str)]
     for file in files if fetch and not found else ():
@@ -62,18 +65,18 @@ def _on_hub(place: str, files: Sequence[str], fetch: bool) -> tuple[list[Path], 
             return [from_hub(repository, file, **options)], ""
         except PassingFault:
             raise
-        except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
+        except Exception as error:  # The client raises many kinds of errors: its own, its transport's, the disk's.
             reason = f"the hub does not give {file} ({shorten(str(error), 160)})"
     return found, reason
 
 
 def from_hub(repository: str, file: str, **options) -> Path:
-    """A file from the hub into its cache.
+    """Download a file from the hub into its cache; return its path there.
 
     Raises:
         PassingFault: the hub is busy or out of order.
     """
-    # Asked first, and again only if it is busy: a download would ask a hub that does not answer for half a minute.
+    # Request the metadata first: a download alone would retry a hub that does not answer for half a minute.
     url = huggingface_hub.hf_hub_url(repository, file, **options)
     retried(lambda: huggingface_hub.get_hf_file_metadata(url), url)
     return Path(retried(lambda: huggingface_hub.hf_hub_download(repository, file, **options), url))

@@ -1,4 +1,4 @@
-"""Weights that timm publishes: where they are at hand, how they are fetched, and how timm reads them."""
+"""Weights that timm publishes: finding local files, downloading, and conversion by timm."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from gendd.networks.checkpoint import Tensors, Weights
 from gendd.networks.create import create_timm
 from gendd.networks.timm_names import from_hub
 
-# In place of a file's path, on the command line.
+# The word that replaces a file's path on the command line.
 TIMM = "timm"
 FILE = "model.safetensors"
 FOLDER = Path("pretrained")
@@ -21,12 +21,12 @@ FOLDER = Path("pretrained")
 
 @dataclass(frozen=True)
 class Published:
-    """What timm's hub holds for a network.
+    """Weights that timm publishes on the hub.
 
     Args:
         network: timm's name with its tag, such as "resnet34.tv_in1k".
-        repository: on the hub.
-        num_classes: that it was trained for.
+        repository: name of the repository on the hub.
+        num_classes: number of classes of the weights.
     """
 
     network: str
@@ -39,28 +39,28 @@ class Published:
 
     @property
     def by_hand(self) -> Path:
-        """The place of a file that somebody fetched."""
+        """Return the path for a file that the user downloaded by hand."""
         return FOLDER / f"{self.network}.safetensors"
 
     def at_hand(self) -> Path | None:
-        """The file, if nothing need be fetched."""
+        """Return the local file, from `by_hand` or the hub's cache, or None."""
         if self.by_hand.exists():
             return self.by_hand
         cached = huggingface_hub.try_to_load_from_cache(self.repository, FILE)
         return Path(cached) if isinstance(cached, str) else None
 
     def fetch(self) -> Path:
-        """The file, from the hub into its cache.
+        """Download the file from the hub into its cache; return its path there.
 
         Raises:
-            MissingFile: the hub gives none.
-            PassingFault: it is busy or out of order.
+            MissingFile: the download fails.
+            PassingFault: the hub is busy or out of order.
         """
         try:
             return from_hub(self.repository, FILE)
         except PassingFault:
             raise
-        except Exception as error:  # The client raises almost anything: its own errors, its transport's, the disk's.
+        except Exception as error:  # The client raises many kinds of errors: its own, its transport's, the disk's.
             raise self.absent(f" and the hub does not give it ({shorten(str(error), 160)})") from error
 
     def absent(self, reason: str = "") -> MissingFile:
@@ -69,9 +69,14 @@ class Published:
         )
 
     def read(self, tensors: Tensors, image_size: int) -> Weights:
-        """The file's tensors as the network has them for images of this size: timm renames some, leaves out what is
-        computed, and resizes tables of positions."""
-        # What is drawn for the weights that are overwritten changes no later draw.
+        """Convert the file's tensors to the network's own for images of this size.
+
+        timm renames tensors, leaves out computed ones and resizes position embeddings.
+
+        Raises:
+            InvalidValue: the tensors are not this network's.
+        """
+        # The network's random initialization must not change later random numbers.
         with torch.random.fork_rng(devices=[]):
             try:
                 filled = create_timm(
@@ -81,7 +86,7 @@ class Published:
                     pretrained=True,
                     pretrained_cfg_overlay={"state_dict": tensors},
                 )
-            except Exception as error:  # At a file of another network, timm's readers raise almost anything.
+            except Exception as error:  # timm raises many kinds of errors at a file of another network.
                 raise InvalidValue(
                     TIMM,
                     f"the file holds no weights of {self.network} ({shorten(str(error), 160)}); fetch "
@@ -91,10 +96,14 @@ class Published:
 
 
 def published(name: str, timm_name: str | None) -> Published:
-    """What timm's hub holds for the network that the user calls `name` and timm `timm_name`.
+    """Return the weights that timm publishes for a network.
+
+    Args:
+        name: the user's name of the network, for the error message.
+        timm_name: timm's name; None if timm does not have the network.
 
     Raises:
-        InvalidValue: it holds none.
+        InvalidValue: timm does not publish weights of this network.
     """
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name else None
     if not cfg or not cfg.hf_hub_id:

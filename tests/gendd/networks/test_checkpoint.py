@@ -330,7 +330,7 @@ def test_checkpoint_without_batch_counters_is_complete():
     module, tensors = network(), other_weights(**{"1__num_batches_tracked": None})
     network().load_state_dict(tensors, strict=True)
     summary = load_weights(module, tensors, "a.pth", allow_partial=False)
-    assert summary == "8 of 9 tensors loaded (1 num_batches_tracked, which old files lack, left at 0)"
+    assert summary == "8 of 9 tensors loaded (1 num_batches_tracked set to 0, as in old files)"
     counter = module.state_dict().pop("1.num_batches_tracked")
     assert counter == 0 and all((value == 7).all() for name, value in module.state_dict().items() if "num" not in name)
 

@@ -45,7 +45,7 @@ FILES = {
     "gzip": (gzip.compress(filled(lambda buffer: torch.save(WEIGHTS, buffer))), "gunzip"),
     "bzip2": (bz2.compress(bytes(9)), "bunzip2"),
     "xz": (lzma.compress(bytes(9)), "unxz"),
-    "text": (b'{"error": "not found"}\n', 'a text, which begins with "{"error": "not found"}"'),
+    "text": (b'{"error": "not found"}\n', 'a text that begins with "{"error": "not found"}"'),
     "zip": (filled(zipped), "unzip"),
     "npz": (filled(lambda buffer: np.savez(buffer, kernel=np.ones(3))), "a NumPy archive"),
     "keras": (b"\x89HDF\r\n\x1a\n" + bytes(100), "an HDF5 file"),
