@@ -1,4 +1,4 @@
-"""Teachers and students: any network that speaks timm's interface, by name or from a user's own function."""
+"""Creation of teachers and students: any network with timm's interface, by name or from a user's function."""
 
 import inspect
 from collections.abc import Callable
@@ -25,17 +25,17 @@ INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features
 
 
 def pooled_feature(network: nn.Module, images: Tensor) -> Tensor:
-    """Penultimate feature (B, D), as the classifier sees it."""
+    """Return the penultimate feature (B, D), the input of the classifier."""
     return network.forward_head(network.forward_features(images), pre_logits=True)
 
 
 def feature_width(network: nn.Module) -> int:
-    """Width D of `pooled_feature`."""
+    """Return the width D of `pooled_feature`."""
     return getattr(network, "head_hidden_size", None) or network.num_features
 
 
 def frozen_copy(classifier: nn.Linear) -> nn.Linear:
-    """A classifier with the same weights, which training leaves as they are."""
+    """Return a copy of a classifier that is not trained."""
     copy = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
     copy.load_state_dict(classifier.state_dict())
     return copy.requires_grad_(False)
@@ -47,31 +47,32 @@ def has_classifier(network: nn.Module) -> bool:
 
 
 def take_classifier(name: str, network: nn.Module) -> None:
-    """Take a network's classifier away.
+    """Remove a network's classifier.
 
     Raises:
-        InvalidValue: it cannot be.
+        InvalidValue: the network does not have `reset_classifier`.
     """
     if not hasattr(network, "reset_classifier"):
         raise InvalidValue(
-            name, "lacks reset_classifier of timm's interface, and there are no classes to learn; add it"
+            name, "the network needs timm's reset_classifier, as there are no classes to learn; add this method"
         )
     network.reset_classifier(0)
 
 
 def classifier_name(network: nn.Module) -> str:
-    """Name of the classifier among the network's modules."""
+    """Return the name of the classifier among the network's modules."""
     return next(name for name, module in network.named_modules() if module is network.get_classifier())
 
 
 @dataclass(frozen=True)
 class Zoo:
-    """A family's short names of networks, and the normalization of networks that state none.
+    """A family's short names of networks, and its default normalization.
 
     Args:
-        short: the family's own names, each with timm's name for it.
-        small_stems: whether timm's other networks keep the resolution of small images in their stem.
-        remedy: for a file that is not in pretrained/; {name} stands for the network's.
+        short: timm's name for each of the family's short names.
+        mean, std: normalization for networks that do not state one, in [0, 1] units.
+        small_stems: whether to change the stems of timm's other networks so that small images keep their resolution.
+        remedy: advice for a file that is missing in pretrained/; {name} is replaced by the network's name.
     """
 
     short: dict[str, str]
@@ -81,12 +82,12 @@ class Zoo:
     remedy: str = "give the word timm in its place for the weights that timm publishes"
 
     def in_timm(self, name: str) -> str | None:
-        """timm's name of the network, if it may have one."""
+        """Return the network's possible name in timm, or None."""
         return name.removeprefix("timm/") if name.startswith("timm/") else self.short.get(name)
 
 
 def is_foreign(name: str) -> bool:
-    """Whether another library or a user's function creates the network, with weights that it chooses."""
+    """Return whether another library or a user's function creates the network and loads its weights."""
     return ":" in name and not timm_names.is_source(name)
 
 
@@ -98,21 +99,22 @@ def create_network(
     needs_classifier: bool = True,
     size_field: str = "image_size",
 ) -> nn.Module:
-    """Build a network, with random weights unless another library or a user's function gives them.
+    """Create a network, with random weights unless another library or a user's function loads weights.
 
     Args:
-        name: a short one, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", or
-            "package.module:function"; the function takes num_classes and returns a module that speaks timm's interface.
-
+        name: a short name, "timm/<any timm model>", timm's "hf-hub:..." or "local-dir:...", a name of another library
+            (`gendd.networks.external`), or "package.module:function". The function takes num_classes and returns a
+            module with timm's interface.
         num_classes: 0 for a network without a classifier.
-        needs_classifier: whether it must have one for so many classes.
-        size_field: the setting that gives the image size.
+        needs_classifier: whether the network must have a classifier with `num_classes` outputs.
+        size_field: the setting that determines the image size, for error messages.
 
     Raises:
-        InvalidValue: no such name, or a network without the interface.
+        InvalidValue: the name is unknown, or the network does not have timm's interface.
     """
     if is_foundation(name):
-        # Libraries draw what their files lack, such as a pooler. Drawn alike, the network is one for all seeds.
+        # Libraries initialize tensors that are not in their files, such as a pooler, at random. A fixed seed makes the
+        # network independent of the run's seed.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = create_foundation(name)
@@ -120,7 +122,7 @@ def create_network(
         network = _from_function(name, num_classes)
     else:
         network = _from_timm(name, zoo, num_classes, image_size, size_field)
-    # "normalization" says who states it, where it is not the network itself.
+    # "normalization" names its source, if this is not the network itself.
     cfg = dict(getattr(network, "pretrained_cfg", None) or {})
     if not (cfg.get("mean") and cfg.get("std")):
         network.pretrained_cfg = {**cfg, "mean": zoo.mean, "std": zoo.std, "normalization": UNSTATED}
@@ -128,11 +130,11 @@ def create_network(
         raise InvalidValue(name, "has no parameters, so it has learned nothing; choose another network")
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
-        raise InvalidValue(name, f"the network lacks {', '.join(missing)} of timm's interface; add them")
+        raise InvalidValue(name, f"the network needs {', '.join(missing)} of timm's interface; add them")
     if not num_classes or not needs_classifier:
         return network
     if not isinstance(network.get_classifier(), nn.Linear):
-        raise InvalidValue(name, "its classifier is no nn.Linear, which the method needs; choose another network")
+        raise InvalidValue(name, "its classifier is not an nn.Linear, which the method needs; choose another network")
     outputs = network.get_classifier().out_features
     if outputs != num_classes:
         raise InvalidValue(name, f"its classifier has {outputs} outputs, the data set {num_classes} classes")
@@ -140,7 +142,7 @@ def create_network(
 
 
 def timm_can_build(name: str, network: nn.Module) -> bool:
-    """Whether timm alone builds this network again: it is not a user's function's, and has timm's own stem."""
+    """Return whether timm alone can create this network: a network of timm with its original stem."""
     return (":" not in name or timm_names.is_source(name)) and not getattr(network, "has_small_stem", False)
 
 
@@ -154,7 +156,7 @@ def _from_timm(name: str, zoo: Zoo, num_classes: int, image_size: int, size_fiel
         _check_tag(name, timm_name)
     try:
         network = create_timm(timm_name, num_classes, image_size)
-    except Exception as error:  # timm's networks raise almost anything at sizes that they are not made for.
+    except Exception as error:  # timm's networks raise many kinds of errors at image sizes that they do not support.
         raise InvalidValue(
             name,
             f"timm cannot build it for images of {image_size} pixels ({brief(error)}); choose another "
@@ -174,7 +176,7 @@ def _unknown_network(name: str, zoo: Zoo) -> InvalidValue:
 
 
 def _check_tag(name: str, timm_name: str) -> None:
-    """`timm.is_model` looks at the part before the dot alone."""
+    """Check the tag after the dot, which `timm.is_model` ignores."""
     try:
         timm.models.get_pretrained_cfg(timm_name)
     except RuntimeError as error:
@@ -200,16 +202,16 @@ def _from_function(name: str, num_classes: int) -> nn.Module:
 
 
 def create_timm(name: str, num_classes: int, image_size: int, **options) -> nn.Module:
-    """timm's network of this name for images of this size; `options` are `timm.create_model`'s."""
+    """Create timm's network of this name for images of this size; pass `options` to `timm.create_model`."""
     try:
-        # Transformers size their position embedding by the image; other families do not know the argument.
+        # Transformers need the image size for their position embedding; other families do not have the argument.
         return timm.create_model(name, num_classes=num_classes, img_size=image_size, **options)
     except TypeError:
         return timm.create_model(name, num_classes=num_classes, **options)
 
 
 def _fit_small_images(network: nn.Module) -> None:
-    """Keep the resolution in the stem, as CIFAR networks do: first convolution of stride 1, no max-pooling."""
+    """Keep the resolution in the stem, as CIFAR networks do: stride 1 in the first convolution, no max-pooling."""
     first = network.pretrained_cfg.get("first_conv")
     if isinstance(first, str):
         convolution = network.get_submodule(first)
@@ -227,17 +229,17 @@ def _fit_small_images(network: nn.Module) -> None:
 
 
 def trial(name: str, network: nn.Module, image_size: int, size_field: str = "image_size") -> int:
-    """Have a network look at an image; its floating-point operations.
+    """Run a network on one image and return its number of floating-point operations.
 
     Raises:
-        InvalidValue: it cannot, or its pooled feature is not what it says, or its classifier takes.
+        InvalidValue: the forward pass fails, or the widths of feature, `num_features` and classifier disagree.
     """
     image = torch.zeros(1, 3, image_size, image_size)
     try:
         cost = flops(lambda: network.eval()(image))
         with torch.no_grad():
             shape = tuple(pooled_feature(network, image).shape)
-    except Exception as error:  # Networks raise almost anything at images that they are not made for.
+    except Exception as error:  # Networks raise many kinds of errors at image sizes that they do not support.
         raise InvalidValue(
             name,
             f"cannot classify an image of 3 x {image_size} x {image_size} ({brief(error)}); choose "
@@ -256,8 +258,13 @@ def trial(name: str, network: nn.Module, image_size: int, size_field: str = "ima
 
 @torch.no_grad()
 def check_trains(name: str, network: nn.Module, image_size: int, images: int) -> None:
-    """Refuse a network that in training, where layers such as batch norm take statistics, cannot take so many images
-    of its device at once. It stays as it is."""
+    """Check that a network accepts `images` images at once in training mode, where batch norm may need several.
+
+    The network's buffers are restored afterwards.
+
+    Raises:
+        InvalidValue: the forward pass fails.
+    """
     device = next(network.parameters()).device
     kept = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
@@ -275,23 +282,23 @@ def check_trains(name: str, network: nn.Module, image_size: int, images: int) ->
 
 
 def recompute_activations(name: str, network: nn.Module) -> None:
-    """Have a network recompute its activations in the backward pass, by timm's `set_grad_checkpointing`.
+    """Enable gradient checkpointing by timm's `set_grad_checkpointing`.
 
     Raises:
-        InvalidValue: the network cannot.
+        InvalidValue: the network does not support it.
     """
     try:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise InvalidValue("", f"{name} has no gradient checkpointing; leave its part out") from error
+        raise InvalidValue("", f"{name} does not support gradient checkpointing; leave it out") from error
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             module.register_forward_pre_hook(partial(_count_once, module.momentum))
 
 
 def _count_once(momentum: float | None, norm: _BatchNorm, _) -> None:
-    """A batch that is met again, in the backward pass, leaves the running statistics as they are."""
-    if torch.compiler.is_compiling():  # Compiled code does so by itself.
+    """Keep batch norm from updating its running statistics again when the backward pass recomputes a batch."""
+    if torch.compiler.is_compiling():  # Compiled code does not update them twice.
         return
     again = ModuleTracker().is_bw
     norm.momentum = 0.0 if again else momentum
@@ -301,15 +308,15 @@ def _count_once(momentum: float | None, norm: _BatchNorm, _) -> None:
 
 @dataclass
 class LoadedNetwork:
-    """A network with its weights, and words on both for the plan.
+    """A network with its weights, and descriptions of both for the plan.
 
     Attributes:
-        flops: per image.
-        tensors: all tensors of the weights' file; a distilled student's file holds more than the network.
-        file: of the weights; None without.
-        loaded: what was loaded.
-        normalization: what is assumed of the images, if the network does not state it.
-        checksum: of all of the network's own tensors, where the record needs it.
+        flops: floating-point operations per image.
+        tensors: all tensors of the weight file; a distilled student's file holds more than the network.
+        file: path of the weight file, or None.
+        loaded: description of the loaded weights.
+        normalization: description of the assumed normalization, if the network does not state one.
+        checksum: SHA-256 of the network's tensors, if the record needs it.
     """
 
     name: str

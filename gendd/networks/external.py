@@ -1,12 +1,12 @@
-"""Teachers of other libraries behind timm's interface, by the name of --teacher. Each has its own weights.
+"""Teachers from other libraries, with timm's interface, by the names of --teacher. The library loads the weights.
 
-hub:OWNER/REPO:ENTRY          torch.hub; a folder in place of OWNER/REPO
-transformers:ID               a vision model of Hugging Face's transformers, by its id on the hub, or a folder
-open_clip:MODEL/TAG           the image tower of a CLIP model of open_clip; TAG may be a file
-open_clip:local-dir:FOLDER    the same from a folder with open_clip_config.json
-open_clip:hf-hub:OWNER/NAME   the same from the hub
+hub:OWNER/REPO:ENTRY          an entry of torch.hub; OWNER/REPO may be a folder.
+transformers:ID               a vision model of Hugging Face's transformers; ID is its id on the hub, or a folder.
+open_clip:MODEL/TAG           the image tower of a CLIP model of open_clip; TAG may be a file.
+open_clip:local-dir:FOLDER    the same, from a folder with open_clip_config.json.
+open_clip:hf-hub:OWNER/NAME   the same, from the hub.
 
-The libraries are imported when such a name is given, and not needed otherwise.
+A library is needed, and imported, only if such a name is given.
 """
 
 import importlib
@@ -30,9 +30,9 @@ OPEN_CLIP_PLACES = ("local-dir:", "hf-hub:")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEFAULT_SIDE = 224
 CLASS_TOKENS = ("cls_token", "class_embedding")
-# Detectors of transformers give what their queries found, which is no feature of the image.
+# Outputs of detectors in transformers. Their last state belongs to the queries, not to the image.
 QUERIES = ("encoder_last_hidden_state", "intermediate_hidden_states")
-# Class, distillation and register tokens of the published transformers; a detector has hundreds of others.
+# Upper bound on class, distillation and register tokens; a detector has hundreds of additional tokens.
 MOST_PREFIX_TOKENS = 16
 
 
@@ -41,8 +41,13 @@ def is_foundation(name: str) -> bool:
 
 
 class Output(NamedTuple):
-    """What a network makes of images: its feature (B, D), and, if it gives them, its last tokens (B, N, D) or map
-    (B, D, H, W). The name is the feature's, for the plan."""
+    """The output of a network.
+
+    Attributes:
+        feature: (B, D).
+        places: the last tokens (B, N, D) or feature map (B, D, H, W); None if the network does not return them.
+        name: the feature's name, for the plan.
+    """
 
     feature: Tensor
     places: Tensor | None = None
@@ -50,14 +55,15 @@ class Output(NamedTuple):
 
 
 class Foundation(nn.Module):
-    """A network without a classifier.
+    """A network without a classifier, with timm's interface.
 
     Args:
-        read: images (B, 3, H, W) in the network's normalization -> Output.
-        side: of the images that it takes by default.
+        read: function of images (B, 3, H, W), in the network's normalization, that returns an Output.
+        side: default side of the images in pixels.
+        normalization: of the network's images.
 
     Attributes:
-        feature_name: what the network's library calls the feature.
+        feature_name: the library's name for the feature.
     """
 
     def __init__(
@@ -100,10 +106,10 @@ class Foundation(nn.Module):
 
 
 def create_foundation(name: str) -> Foundation:
-    """Return the network of a name, with its weights, in single precision.
+    """Load a network of another library with its weights, in single precision.
 
     Raises:
-        InvalidValue: its library is not installed, does not give it, or gives something else.
+        InvalidValue: the library is not installed, loading fails, or the result is not a feature network.
     """
     prefix, _, rest = name.partition(":")
     load = {"hub": _hub, "transformers": _transformers, "open_clip": _open_clip}[prefix]
@@ -111,9 +117,9 @@ def create_foundation(name: str) -> Foundation:
         arguments = load(name, rest)
     except InvalidValue:
         raise
-    except Exception as error:  # The libraries raise almost anything: their own errors, their transport's, the disk's.
+    except Exception as error:  # Libraries raise many kinds of errors: their own, their transport's, the disk's.
         raise InvalidValue(
-            name, f"cannot be loaded ({_brief(error)}); check the name, and that this machine may fetch it"
+            name, f"cannot be loaded ({_brief(error)}); check the name and this machine's network access"
         ) from error
     try:
         return Foundation(*arguments)
@@ -147,7 +153,11 @@ def _assumed(why: str) -> Normalization:
 
 
 def _side(name: str, stated: int | Iterable[int] | Mapping[str, int]) -> int:
-    """The side of the images, which libraries state as a number, a list or a dictionary."""
+    """Return the side of the images, which a library may state as a number, a list or a dictionary.
+
+    Raises:
+        InvalidValue: the images are not square.
+    """
     sides = [stated] if isinstance(stated, int) else list(stated.values() if isinstance(stated, Mapping) else stated)
     if len(set(sides)) != 1:
         raise InvalidValue(
@@ -157,13 +167,13 @@ def _side(name: str, stated: int | Iterable[int] | Mapping[str, int]) -> int:
 
 
 def _prefix_tokens(network: nn.Module, places: Tensor | None, side: int) -> int:
-    """How many tokens stand before those of the patches; the first of them is the class token."""
+    """Return the number of tokens before the patch tokens; the first one is the class token."""
     if places is None or places.dim() != 3:
         return 0
     patch = getattr(getattr(network, "config", None), "patch_size", None)
     count = places.shape[1]
     patches = (side // patch) ** 2 if isinstance(patch, int) else isqrt(count) ** 2
-    # Pyramids state the patches of their first stage, which are more than the tokens of their last.
+    # Hierarchical networks state the patch size of the first stage; their last stage has fewer tokens.
     return count - (patches if patches <= count else isqrt(count) ** 2)
 
 
@@ -208,7 +218,7 @@ def _hub(name: str, rest: str) -> Arguments:
 
 
 def _asks_for_weights(function: Callable) -> dict[str, Any]:
-    """The arguments that ask an entry for its trained weights, where its default is none."""
+    """Return the arguments that make an entry load its trained weights, if its defaults do not."""
     parameters = inspect.signature(function).parameters
     for argument, value in (("pretrained", True), ("weights", "DEFAULT")):
         if argument in parameters:
@@ -218,17 +228,17 @@ def _asks_for_weights(function: Callable) -> dict[str, Any]:
 
 
 def _output_of(name: str, output: Any) -> Output:
-    """The output of a network that states nothing about it.
+    """Interpret a plain tensor as feature (B, D), tokens (B, N, D) or feature map (B, D, H, W).
 
     Raises:
-        InvalidValue: it is not a tensor of features, tokens or maps.
+        InvalidValue: the output is not such a tensor.
     """
     if not isinstance(output, Tensor):
         parts = f" ({', '.join(map(str, output))})" if isinstance(output, Mapping) else ""
         raise InvalidValue(
             name,
-            f"returns a {type(output).__name__}{parts}, not a tensor; wrap the network in a function of yours "
-            "that returns its feature, and name that as package.module:function",
+            f"returns a {type(output).__name__}{parts}, not a tensor; write a function that wraps the network and "
+            "returns its feature, and give it as package.module:function",
         )
     if output.dim() == 2:
         return Output(output)
@@ -249,7 +259,7 @@ def _mean(places: Tensor) -> Output:
 def _transformers(name: str, rest: str) -> Arguments:
     library = _library(name, "transformers", "transformers")
     config = library.AutoConfig.from_pretrained(rest)
-    # AutoModel drops the projection of a vision tower that was saved with it.
+    # AutoModel would drop the saved projection of such a vision tower.
     saved = [stated for stated in config.architectures or () if stated.endswith("VisionModelWithProjection")]
     model = getattr(library, saved[0]) if saved else library.AutoModel
     network, report = model.from_pretrained(rest, output_loading_info=True)
@@ -278,18 +288,22 @@ def _transformers(name: str, rest: str) -> Arguments:
 def _of_processor(name: str, library: ModuleType, rest: str) -> Normalization:
     try:
         processor = library.AutoImageProcessor.from_pretrained(rest)
-    except (OSError, ValueError):  # It has no file of a processor, as most such errors say.
+    except (OSError, ValueError):  # Usually the model does not have a processor's file.
         return _assumed("the model has no image processor")
     return measure(name, processor)
 
 
 def _read(name: str, output: Any, class_token: bool = False, trained_pooler: bool = True) -> Output:
-    """The feature that a model pools itself; without one, its class token or the mean over its places."""
+    """Return the feature that a model pools; otherwise its class token or the mean over its positions.
+
+    Raises:
+        InvalidValue: the output does not contain a feature of the image.
+    """
     places = getattr(output, "last_hidden_state", None)
     for field in ("image_embeds", "pooler_output"):
         feature = getattr(output, field, None)
         if feature is not None and (trained_pooler or field != "pooler_output"):
-            # Convolutional networks pool to maps of one place.
+            # Convolutional networks pool to maps of one pixel.
             return Output(feature.flatten(1) if feature.dim() == 4 else feature, places, field)
     if places is None or any(field in output for field in QUERIES):
         raise InvalidValue(name, f"gives no feature of an image ({', '.join(output)}); choose another model")

@@ -186,7 +186,7 @@ def test_gradient_checkpointing_changes_no_step(parts):
         ({"method": "kd", "grad_checkpointing": "head"}, "--grad-checkpointing head: kd has no head"),
         (
             {"method": "gendd", "grad_checkpointing": "both", "student": "toy:network"},
-            "--grad-checkpointing both: toy:network has no gradient checkpointing",
+            "--grad-checkpointing both: toy:network does not support gradient checkpointing",
         ),
     ],
 )

@@ -169,7 +169,7 @@ def test_torch_hub_entry_is_called_with_its_weights(entry, tmp_path):
     ("entry", "reason"),
     [
         ("hidden", "has random weights: 2 of 7 tensors, such as 0.weight, change from call to call"),
-        ("asdict", r"returns a dict \(feature, logits\), not a tensor; wrap the network"),
+        ("asdict", r"returns a dict \(feature, logits\), not a tensor; write a function that wraps the network"),
         ("astuple", "returns a tuple, not a tensor"),
         ("video", r"returns a tensor of shape \(1, 1, 5, 28, 28\), not one feature per image"),
         ("number", "returns a int; choose an entry that returns an nn.Module"),

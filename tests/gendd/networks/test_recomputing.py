@@ -89,5 +89,5 @@ def test_grad_checkpointing_changes_no_result_under_ddp():
 def test_network_without_grad_checkpointing_is_refused(name):
     with torch.device("meta"):
         network = create(name, image_size=224)
-    with refuses(f"^{name} has no gradient checkpointing"):
+    with refuses(f"^{name} does not support gradient checkpointing"):
         recompute_activations(name, network)
