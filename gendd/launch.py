@@ -81,7 +81,7 @@ def main() -> None:
     except (RendezvousError, DistError) as error:
         master = environment.get("MASTER", "this machine")
         why = f"MASTER={master}: {error.__cause__ or error}"
-        raise PassingFault(f"{why}; read what the others print, then run the command on each again") from error
+        raise PassingFault(f"{why}; check the other machines' output, then run the command on each again") from error
 
 
 def local_processes(environment: Mapping[str, str], gpus: int) -> int:

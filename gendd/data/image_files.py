@@ -55,7 +55,7 @@ def list_class_folders(root: Path, split: str) -> ImageFiles:
     """List the images of root/split/<class>/, class by class. The names begin with the split.
 
     Raises:
-        InvalidValue: there are no class folders, or one holds no images.
+        InvalidValue: the class folders are missing, or one of them is empty.
     """
     needs = f"it needs {split}/<class>/<image> files"
     classes = class_names(root / split)
@@ -65,7 +65,7 @@ def list_class_folders(root: Path, split: str) -> ImageFiles:
     number = {name: label for label, name in enumerate(classes)}
     inside = [name for name in names if "/" in name]
     if len(inside) < len(names):
-        passed_over["beside the class folders"] += len(names) - len(inside)
+        passed_over["outside the class folders"] += len(names) - len(inside)
     # The sort is stable: the images of a class keep their order.
     inside.sort(key=lambda name: number[name.partition("/")[0]])
     labels = [number[name.partition("/")[0]] for name in inside]

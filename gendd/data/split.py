@@ -82,9 +82,9 @@ class Split:
 def long_tailed(labels: Tensor, imbalance: float) -> Tensor:
     """Return a (N,) mask of the long-tailed subset of images with labels (N,).
 
-    Class i of C keeps n R^(i / (C - 1)) images, at least one, where n is the size of the largest class and R the
-    imbalance. This is the exponential profile of Cui et al. (CVPR 2019) and Cao et al. (NeurIPS 2019), with the classes
-    in the order of their indices. A larger R keeps all images of a smaller R.
+    Class i of C keeps n R^(i / (C - 1)) images, at least one; n is the largest class's size, R the imbalance. This is
+    the exponential profile of Cui et al. (CVPR 2019) and Cao et al. (NeurIPS 2019), with the classes in the order of
+    their indices. A larger R keeps all images of a smaller R.
     """
     sizes = torch.bincount(labels)
     tail = torch.arange(len(sizes), dtype=torch.float64) / max(len(sizes) - 1, 1)

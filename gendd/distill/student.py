@@ -12,9 +12,9 @@ from gendd.networks.create import feature_width, frozen_copy, has_classifier, po
 class Student(nn.Module):
     """A student: backbone, LayerNorm, generative head, linear probe and, if given, the teacher's frozen classifier.
 
-    The probe is the backbone's classifier, so that the backbone alone is a complete classification network. Without
-    labels the backbone has no classifier; a linear map to the teacher feature then replaces the probe. This module
-    holds all trained parameters, so that DistributedDataParallel sees each of them.
+    The probe is the backbone's classifier, so that the backbone alone is a complete classification network. For data
+    without labels, a linear map to the teacher feature replaces the classifier. This module holds all trained
+    parameters, so that DistributedDataParallel sees each of them.
 
     Args:
         backbone: a network with timm's interface; its classifier is the probe.
@@ -53,7 +53,7 @@ class Student(nn.Module):
 
         Returns:
             "loss" = "mse" + "vb" + "probe_loss", and the probe's logits as "output". With a linear map, its mean
-            squared error, "linear_loss", replaces "probe_loss", and there is no "output".
+            squared error, "linear_loss", replaces "probe_loss", and "output" is left out.
         """
         h = pooled_feature(self.backbone, images)
         z = self.norm(h)
@@ -102,6 +102,6 @@ class Student(nn.Module):
             ValueError: the student has a probe, not a linear map.
         """
         if self.linear is None:
-            raise ValueError("a student with classes has no linear map")
+            raise ValueError("only a student without classes has a linear map")
         features = self.linear(h).float()
         return self.scale.inverse(features) if self.scale else features

@@ -1,9 +1,9 @@
 """The teacher's features of a few views per image, computed once and then read in every epoch.
 
 A cache is a folder. `cache.json` records the settings that it was made with. A file such as view-003-000012.fp16 holds
-the features (n, D_t), float16, of one shard of the images in one view, followed by the SHA-256 of these bytes. Files
-are written atomically: an interrupted fill can resume, and several processes can fill and read one cache. A run that
-needs more views adds them.
+the features (n, D_t), float16, of one shard of images in one view. The SHA-256 of these bytes follows. Files are
+written atomically: an interrupted fill can resume, and several processes can fill and read one cache. A run that needs
+more views adds them.
 """
 
 import hashlib

@@ -87,7 +87,7 @@ def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
     if kind == "class-token" and not getattr(network, "num_prefix_tokens", 0):
         raise InvalidValue(kind, "the network has no class token; choose pooled or patch-mean")
     if kind == "projection" and not isinstance(network.get_classifier(), nn.Linear):
-        raise InvalidValue(kind, "the network ends without one; choose pooled")
+        raise InvalidValue(kind, "the network's last layer is not a projection; choose pooled")
     image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
     with torch.no_grad():
         feature = take(network.eval(), image, kind)

@@ -160,7 +160,7 @@ def weights_in(content: dict, path: str | Path, weights: str) -> Weights:
 
     Raises:
         InvalidSetting: averaged weights are requested, but missing.
-        InvalidValue: there are no named tensors, or several sets of them.
+        InvalidValue: the content holds either no set of named tensors or several.
     """
     containers = ("ema", *AVERAGES) if weights == "ema" else CONTAINERS
     container = next((name for name in containers if isinstance(content.get(name), dict)), None)

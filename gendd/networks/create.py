@@ -290,7 +290,7 @@ def recompute_activations(name: str, network: nn.Module) -> None:
     try:
         network.set_grad_checkpointing(True)
     except (AttributeError, AssertionError, NotImplementedError) as error:
-        raise InvalidValue("", f"{name} does not support gradient checkpointing; leave it out") from error
+        raise InvalidValue("", f"{name} does not support gradient checkpointing; choose another value") from error
     for module in network.modules():
         if isinstance(module, _BatchNorm) and module.track_running_stats:
             module.register_forward_pre_hook(partial(_count_once, module.momentum))

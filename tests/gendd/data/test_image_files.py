@@ -73,7 +73,7 @@ def test_images_outside_class_folders_are_counted_not_used(root):
     write(root / "train" / "loose.png")
     listed = list_class_folders(root, "train")
     assert "train/loose.png" not in listed.names
-    assert listed.passed_over - NOT_IMAGES == {"beside the class folders": 1}
+    assert listed.passed_over - NOT_IMAGES == {"outside the class folders": 1}
 
 
 def test_links_are_followed_without_circles(tmp_path):

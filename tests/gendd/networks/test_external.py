@@ -44,7 +44,7 @@ def test_transformer_gives_class_token_or_patch_mean(dino):
             torch.testing.assert_close(take(network, images, kind), expected)
             assert width_of(network, kind, 56) == 48
     assert usual(network) == "pooled"
-    with refuses("projection: the network ends without one"):
+    with refuses("projection: the network's last layer is not a projection"):
         width_of(network, "projection", 56)
 
 
