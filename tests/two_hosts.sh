@@ -74,7 +74,7 @@ ip -n beta link set cable up
 start beta 1 beta_again
 wait $! || fail "beta, when it was back"
 wait $alpha || fail alpha
-await "$folder/alpha.log" "going on after epoch 1"
+await "$folder/alpha.log" "resuming after epoch 1"
 run=digits/toy.network/classification/0/student.safetensors
 # Not the files: the order of their metadata is not fixed.
 same='import sys

@@ -1,6 +1,6 @@
-"""The head's network: from noisy tokens and their condition to a prediction and its variance.
+"""The head's network: it maps noisy tokens and their condition to a prediction and its variance.
 
-Shapes: B images, M tokens of width d, with any dimensions between, such as draws.
+Shapes: B images, M tokens of width d, with any dimensions in between, such as draws.
 """
 
 import math
@@ -22,7 +22,7 @@ class TimeEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed timesteps (...) as (..., width): cosines, then sines, of 128 frequencies from 1 to 1/10000."""
-        if t.numel() > NUM_TIMESTEPS:  # Each possible timestep once.
+        if t.numel() > NUM_TIMESTEPS:  # Embed each possible timestep once.
             return F.embedding(t, self(torch.arange(NUM_TIMESTEPS, device=t.device)))
         half = FREQUENCIES // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
@@ -31,12 +31,12 @@ class TimeEmbedding(nn.Module):
 
 
 def adaln_modulation(width: int, outputs: int) -> nn.Module:
-    # Published checkpoints name the projection `1`, behind a SiLU. All blocks share SiLU(u), so it is applied once.
+    # Published checkpoints have the projection as entry `1`, after a SiLU. All blocks share SiLU(u), computed once.
     return nn.Sequential(nn.Identity(), nn.Linear(width, outputs * width))
 
 
 class ResBlock(nn.Module):
-    """x + gate * MLP(LN(x) * (1 + scale) + shift)."""
+    """AdaLN residual block: x + gate * MLP(LN(x) * (1 + scale) + shift)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -50,7 +50,7 @@ class ResBlock(nn.Module):
 
 
 class ResidualBlock(nn.Sequential):
-    """x + MLP(LN(x))."""
+    """Residual block: x + MLP(LN(x))."""
 
     def __init__(self, width: int):
         super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
@@ -77,14 +77,14 @@ class FinalLayer(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """AdaLN MLP, (..., d) -> (..., outputs), shared by all tokens. Parameter names are those of published checkpoints.
+    """AdaLN MLP, (..., d) -> (..., outputs), shared by all tokens. Parameters have the names of published checkpoints.
 
     Args:
         cond_dim: D_s.
-        outputs: values per token; the paper's 2d are a noise prediction and its variance.
-        trunk_depth: 0: the condition joins time and position in AdaLN, as published. AdaLN's projections start at
-            zero, so that for many steps no gradient reaches the backbone. Otherwise residual blocks of a network of
-            the condition's own, which is computed once per image, and whose output is added to the denoiser's input.
+        outputs: values per token. The paper's 2d values are a noise prediction and its variance.
+        trunk_depth: residual blocks of a separate network for the condition, which runs once per image. Its output is
+            added to the denoiser's input. With 0, as published, the condition joins time and position in AdaLN. The
+            AdaLN projections start at zero, so for many steps no gradient reaches the backbone.
     """
 
     def __init__(
@@ -130,8 +130,9 @@ class Denoiser(nn.Module):
         """Predict for noisy tokens.
 
         Args:
-            x: (B, M, ..., d), the tokens in their order along the second dimension.
-            t: (B, M, ...) timesteps; condition: (B, M, ..., width) from `cond_embed`. Both broadcast.
+            x: (B, M, ..., d), tokens in order along the second dimension.
+            t: (B, M, ...) timesteps, broadcast.
+            condition: (B, M, ..., width) from `cond_embed`, broadcast.
 
         Returns:
             (B, M, ..., outputs).

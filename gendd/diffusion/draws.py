@@ -1,6 +1,6 @@
-"""The random numbers of the head's loss: which timesteps, which noise, which conditions are dropped.
+"""The random numbers of the head's loss: timesteps, noise, and dropped conditions.
 
-Shapes: B images, M tokens of width d. A token has K draws: G different ones, each with n noises. Antithetic draws have
+Shapes: B images, M tokens of width d. A token has K = G n draws: G timesteps with n noises each. Antithetic draws have
 n = 2 noises of opposite sign, all others n = 1.
 """
 
@@ -15,18 +15,18 @@ from gendd.diffusion.schedule import NUM_TIMESTEPS
 
 SCHEMES = ("independent", "shared", "antithetic")
 
-# Random numbers of a size.
+# (*size) -> random numbers.
 Random = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of one loss. All shapes but the noise's may have 1 in place of B, M or G.
+    """The random numbers of one loss. All shapes except the noise's may have 1 in place of B, M or G.
 
     noise: (B, M, G, n, d).
     t: (B, M, G, 1) int64, the timesteps.
     weight: (B, M, G, 1), weight of a draw in the mean.
-    dropped: (B, M, G, 1) bool, where the condition is zero; None if it never is.
+    dropped: (B, M, G, 1) bool, True for a zero condition; None without dropped conditions.
     """
 
     noise: Tensor
@@ -44,7 +44,7 @@ class Draws:
         return self._cut(0, rows)
 
     def slices(self, noises: int) -> Iterator["Draws"]:
-        """Yield the draws in parts of at most `noises` noises, or one draw per token where that is more."""
+        """Yield the draws in parts of at most `noises` noises, with at least one draw per token."""
         size = max(1, noises // self.noise[:, :, 0, :, 0].numel())
         for first in range(0, self.noise.shape[2], size):
             yield self._cut(2, slice(first, first + size))
@@ -57,18 +57,17 @@ class Draws:
 
 
 class Drawing(nn.Module):
-    """How a head's loss draws its random numbers.
+    """Source of the random numbers of a head's loss.
 
     Args:
-        scheme: "independent" (the paper's); "shared": all tokens of all images share K stratified timesteps, so that
-            what depends on time alone is computed K times; or "antithetic": pairs of opposite noise. The expectation of
-            the loss is the same.
+        scheme: "independent" (the paper's). "shared": all tokens of all images share K stratified timesteps, so time
+            is embedded only K times. "antithetic": pairs of opposite noise. The loss has the same expectation.
         density: probability (1000,) of each timestep in the loss.
-        proposal: probability (1000,) of drawing each timestep in antithetic draws, which are weighted accordingly.
+        proposal: probability (1000,) of each timestep in antithetic draws. Weights correct the difference to `density`.
         condition_dropout: probability of a zero condition.
 
     Raises:
-        UserError: `repeats` that antithetic draws cannot have.
+        UserError: `repeats` does not work with antithetic draws.
     """
 
     def __init__(self, scheme: str, repeats: int, density: Tensor, proposal: Tensor, condition_dropout: float):
@@ -108,10 +107,11 @@ class Drawing(nn.Module):
         return Draws(noise, t, noise.new_ones(1, 1, 1, 1), dropped)
 
     def _antithetic(self, images: int, tokens: int, uniform: Random, normal: Random) -> Draws:
-        """Draw pairs: one timestep, one noise with both signs. The weighted mean loss has the same expectation.
+        """Draw pairs: one timestep, and one noise with both signs.
 
-        Its gradient varies far less. A fixed number of a token's pairs have the zero condition. The timesteps come from
-        the proposal, stratified over the pairs with the condition and over those without.
+        The weighted mean loss has the same expectation, and its gradient varies far less. Per token, a fixed number of
+        pairs has the zero condition. Timesteps follow the proposal, stratified separately over the pairs with and
+        without the condition.
         """
         pairs = self.repeats // 2
         without = min(max(round(pairs * self.condition_dropout), int(self.condition_dropout > 0)), pairs - 1)
@@ -119,8 +119,7 @@ class Drawing(nn.Module):
 
         t = torch.cat([_stratified(self.proposed, uniform(images, tokens, count)) for count in (given, without)], -1)
         dropped = (torch.arange(pairs, device=t.device) >= given).expand(t.shape)
-        # A pair counts by the probability of its condition, its share of the timesteps, and the inverse of how much
-        # more often than in the loss its timestep is drawn.
+        # Weight of a pair: P(its condition) / share of pairs with this condition, times density / proposal.
         count = torch.where(dropped, self.condition_dropout / max(without, 1), (1 - self.condition_dropout) / given)
         weight = pairs * count * self.weight.to(t.device)[t]
         noise = normal(images, tokens, pairs)
@@ -128,12 +127,12 @@ class Drawing(nn.Module):
 
 
 def _inverse(cumulated: Tensor, place: Tensor) -> Tensor:
-    """Return the timesteps at places from 0 to 1 of a cumulated density (1000,)."""
+    """Return the timesteps at the quantiles `place` of a cumulated density (1000,)."""
     return torch.searchsorted(cumulated.to(place.device), place).clamp(max=NUM_TIMESTEPS - 1)
 
 
 def _stratified(cumulated: Tensor, uniform: Tensor) -> Tensor:
-    """Return timesteps (..., n), one from each of n equal shares of a density, for uniform random numbers."""
+    """Return timesteps (..., n) for uniform random numbers: one from each of n strata of equal probability."""
     count = uniform.shape[-1]
     return _inverse(cumulated, (uniform + torch.arange(count, device=uniform.device)) / max(count, 1))
 
@@ -146,6 +145,6 @@ def check_repeats(repeats: int, scheme: str, condition_dropout: float) -> None:
         raise InvalidSetting(
             "repeats",
             repeats,
-            f"`draw_scheme` antithetic takes pairs, with the condition and without. "
-            f"Set it to {max(least, repeats + repeats % 2)}",
+            f"`draw_scheme` antithetic needs an even number, at least {least}; "
+            f"set it to {max(least, repeats + repeats % 2)}",
         )

@@ -15,7 +15,7 @@ from gendd.diffusion.objective import Objective
 from gendd.diffusion.schedule import NoiseSchedule
 from gendd.diffusion.slices import sum_in_slices
 
-# The published head (arXiv 2507.14503), in place of the defaults. Its `repeats` are 30 for CIFAR and 10 for ImageNet.
+# Options of the published head (arXiv 2507.14503). Its `repeats` are 30 for CIFAR and 10 for ImageNet.
 PAPER = {
     "depth": 3,
     "trunk_depth": 0,
@@ -26,23 +26,25 @@ PAPER = {
     "loss_weighting": "none",
     "noise_path": "cosine",
 }
-# Noisy tokens that go through the denoiser at once in training: enough to fill a CPU or a GPU, and no more memory.
+# Noisy tokens per call of the denoiser in training: enough to fill a CPU or a GPU; more would only need more memory.
 ROWS_AT_ONCE, GPU_ROWS_AT_ONCE = 2048, 65536
 
 
 class SplitTokenHead(nn.Module):
-    """Generates a teacher feature, token by token, from the student's condition (arXiv 2507.14503).
+    """Generator of a teacher feature, split into tokens, from the student's condition (arXiv 2507.14503).
 
     Args:
-        feature_dim: D_t; cond_dim: D_s; token_dim: d, must divide D_t.
-        width, depth, trunk_depth: of the `Denoiser`.
+        feature_dim: D_t.
+        cond_dim: D_s.
+        token_dim: d, which must divide D_t.
+        width, depth, trunk_depth: see `Denoiser`.
         repeats: K, draws of (timestep, noise) per token in one loss.
         condition_dropout: probability of a zero condition, per (image, token, draw).
-        draw_scheme: of `Drawing`.
-        prediction, timestep_density, loss_weighting, noise_path: of the `Objective`.
+        draw_scheme: see `Drawing`.
+        prediction, timestep_density, loss_weighting, noise_path: see `Objective`.
 
     Raises:
-        UserError: the token width does not divide the feature, or choices that do not work together.
+        UserError: the token width does not divide the feature width, or the options do not work together.
     """
 
     draws_features = True
@@ -85,7 +87,7 @@ class SplitTokenHead(nn.Module):
         """Compute the loss of generating `target` (B, D_t) from the condition `z` (B, D_s).
 
         Returns:
-            "loss" = "mse" (+ "vb" where the variance is learned), means over B x M x K: scalars, the terms without
+            "loss" = "mse" (+ "vb" if the variance is learned), means over B x M x K. All are scalars; only "loss" has a
             gradient.
         """
         draws = self.draw(len(z)) if draws is None else draws
@@ -118,13 +120,13 @@ class SplitTokenHead(nn.Module):
         Args:
             sampler: "ancestral" (the paper's) starts from noise at t = 999. "deterministic" is the DDIM path from zero,
                 the mean of the noise, at t = `start`; it has one outcome (S = 1).
-            steps: of the 1000 timesteps, evenly spaced; the deterministic path's in its upper part.
+            steps: number of timesteps, evenly spaced; see `zero_path_timesteps` for the deterministic path.
             num_samples: S.
             guidance: scale s of prediction = uncond + s (cond - uncond); the variance is the conditional one.
-            generator: of all noise, on any device.
+            generator: source of all noise, on any device.
 
         Raises:
-            UserError: an unknown sampler, or settings that it cannot have.
+            UserError: the sampler is unknown, or does not work with the settings.
         """
         samplers.check_sampling(sampler, steps, num_samples, start)
         self.objective.check_sampling(sampler, start)
@@ -148,7 +150,7 @@ class SplitTokenHead(nn.Module):
             return torch.randn(shape, generator=generator, device=device).to(z.device).transpose(1, 2)
 
         if deterministic:
-            # One row of zeros: until it meets the condition, the path is the same for all images.
+            # One row of zeros is enough: all images start from the same point.
             zeros = z.new_zeros(1, self.num_tokens, 1, self.token_dim, dtype=torch.float32)
             features = samplers.sample_deterministic(schedule, predict, zeros)
         else:
@@ -164,5 +166,5 @@ def check_token_dim(feature_dim: int, token_dim: int) -> None:
         raise InvalidSetting(
             "token_dim",
             token_dim,
-            f"does not divide the teacher's feature width {feature_dim}; nearest that do: {below} and {above}",
+            f"does not divide the teacher's feature width {feature_dim}; choose a divisor such as {below} or {above}",
         )

@@ -1,15 +1,15 @@
-"""What the head is trained to predict, at which noise levels, and how much each level counts.
+"""The objective of the head: the predicted quantity, the density of the noise levels, and their weights.
 
 x_0 is the clean feature token, n the noise, x_t = a_t x_0 + b_t n the noisy token (a, b: `NoiseSchedule`).
 
-prediction  noise     n, as the paper; its learned variance comes with it
+prediction  noise     n, as in the paper, with a learned variance
             velocity  a_t n - b_t x_0 (Salimans and Ho, 2022); on the straight path n - x_0 (flow matching)
-            feature   x_0 itself; at the highest noise this is regression
-density     of the timesteps t that training looks at: uniform (the paper's), high-noise, or logit-normal
-            (Esser et al., 2024)
-weight      none: the squared error of the prediction. That weighs the squared error of the feature by SNR_t for
-            noise, by 1 / b_t^2 for velocity, by 1 for feature. feature: weight 1 of the feature's squared error.
-            min-snr: min(SNR_t, 5) (Hang et al., 2023)
+            feature   x_0; at the highest noise this is regression
+density     of the timesteps t in training: uniform (the paper's), high-noise, or logit-normal (Esser et al., 2024)
+weight      none     the squared error of the prediction. It equals the squared error of the feature, weighted by SNR_t
+                     for noise, by 1 / b_t^2 for velocity, by 1 for feature.
+            feature  the squared error of the feature
+            min-snr  the squared error of the feature times min(SNR_t, 5) (Hang et al., 2023)
 """
 
 import torch
@@ -19,17 +19,17 @@ from gendd.core.errors import InvalidSetting
 from gendd.diffusion.schedule import NUM_TIMESTEPS, NoiseSchedule
 
 MAX_SNR = 5.0
-# Share of the high-noise density that is spread evenly.
+# Uniform share of the high-noise density.
 EVEN_SHARE = 0.2
-# A noise prediction's error counts 1 / SNR times in the feature that it means: 4e8 times at t = 999.
+# The feature's squared error is the noise prediction's divided by the SNR: 4e8 times larger at t = 999.
 LATEST_FOR_NOISE = 990
 
 
 class Objective(nn.Module):
-    """What the head predicts, how its error counts, and how a prediction is turned into a feature.
+    """The objective: target, weighted error, and conversion of a prediction to a feature.
 
     Raises:
-        UserError: choices that do not work together.
+        UserError: the options do not work together.
     """
 
     def __init__(self, prediction: str = "noise", density: str = "uniform", weight: str = "none", path: str = "cosine"):
@@ -41,14 +41,14 @@ class Objective(nn.Module):
             raise InvalidSetting(
                 "noise_path",
                 "straight",
-                "does not work with `prediction` noise, its last timestep is pure noise. Choose "
+                "does not work with `prediction` noise: its last timestep is pure noise; choose "
                 "`prediction` velocity or feature",
             )
         if prediction == "noise" and weight == "feature":
             raise InvalidSetting(
                 "loss_weighting",
                 "feature",
-                "does not work with `prediction` noise, the weight grows without bound. Choose "
+                "does not work with `prediction` noise: the weight grows without bound; choose "
                 "`prediction` velocity or feature, or another weight",
             )
         self.schedule = NoiseSchedule(path=path)
@@ -58,13 +58,13 @@ class Objective(nn.Module):
         """Raise UserError for a sampler that the objective does not allow."""
         if sampler == "ancestral" and self.path == "straight":
             raise InvalidSetting(
-                "sampler", "ancestral", "`noise_path` straight has none; choose `sampler` deterministic"
+                "sampler", "ancestral", "does not work with `noise_path` straight; choose `sampler` deterministic"
             )
         if sampler == "deterministic" and self.prediction == "noise" and start > LATEST_FOR_NOISE:
             raise InvalidSetting(
                 "sampling_start",
                 start,
-                f"where there is hardly any signal, `prediction` noise tells no feature; choose at "
+                f"with `prediction` noise the sampler cannot start at almost pure noise; choose at "
                 f"most {LATEST_FOR_NOISE}, such as 800",
             )
 
@@ -80,10 +80,10 @@ class Objective(nn.Module):
         return torch.full_like(time, 1 / NUM_TIMESTEPS)
 
     def proposal(self) -> Tensor:
-        """Return the probability (1000,) float64 of drawing each timestep where draws are weighted to the density.
+        """Return the probability (1000,) float64 of each timestep in weighted draws.
 
-        The gradient that the noise's error sends to the condition falls with the noise, about as (1 - t / 1000)^2. A
-        fifth is spread evenly, so that a timestep's draws weigh at most five times what uniform ones do.
+        With noise prediction, the gradient of the condition falls with the noise, about as (1 - t / 1000)^2. A fifth of
+        the proposal is uniform, so the weight of a draw is at most five times the weight of a uniform draw.
         """
         if (self.prediction, self.density, self.weight) != ("noise", "uniform", "none"):
             return self.timestep_density()
@@ -97,12 +97,12 @@ class Objective(nn.Module):
         ones = torch.ones_like(snr)
         if self.weight == "none":
             return ones
-        # Squared error of the clean feature per squared error of what is predicted.
+        # Squared error of the clean feature divided by the squared error of the predicted quantity.
         clean = {"noise": 1 / snr, "velocity": noise_scale.square(), "feature": ones}[self.prediction]
         return clean if self.weight == "feature" else clean * snr.clamp(max=MAX_SNR)
 
     def errors(self, output: Tensor, x_start: Tensor, noise: Tensor, t: Tensor) -> list[Tensor]:
-        """Return the loss's `terms`, each (...).
+        """Return the `terms` of the loss, each (...).
 
         Args:
             output: (..., d) the network's prediction, or (..., 2d) with the variance, for the noisy tokens at t (...).
@@ -125,7 +125,7 @@ class Objective(nn.Module):
     def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Split the network's output into prediction and variance coefficient, each (..., d).
 
-        A variance that is not learned is the posterior's: coefficient -1.
+        Without a learned variance, the variance is the posterior's: coefficient -1.
         """
         if self.learns_variance:
             return output.chunk(2, dim=-1)
@@ -144,5 +144,5 @@ class Objective(nn.Module):
 
 
 def with_even_share(values: Tensor) -> Tensor:
-    """Return a density proportional to `values`, with a share of it spread evenly."""
+    """Return a density proportional to `values`, mixed with the uniform density by `EVEN_SHARE`."""
     return EVEN_SHARE / len(values) + (1 - EVEN_SHARE) * values / values.sum()

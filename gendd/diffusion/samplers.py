@@ -10,28 +10,28 @@ from gendd.diffusion.schedule import NUM_TIMESTEPS, NoiseSchedule
 
 SAMPLERS = ("ancestral", "deterministic")
 
-# (x, index) -> the x_0 and the noise that the network sees in x at the schedule's index-th timestep, and its variance
-# coefficient in [-1, 1], each shaped like x.
+# (x, index) -> predicted x_0, noise and variance coefficient in [-1, 1] at the schedule's index-th timestep, each with
+# the shape of x.
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
 
 
 def spaced_timesteps(steps: int) -> Tensor:
-    """`steps` of the 1000 timesteps, evenly spaced, first and last included."""
+    """Return evenly spaced timesteps, (steps,), with the first and the last of the 1000."""
     return torch.linspace(0, NUM_TIMESTEPS - 1, steps, dtype=torch.float64).round().long()
 
 
 def zero_path_timesteps(start: int, steps: int) -> Tensor:
-    """The `steps` last ends, in increasing order, of steps + 1 even parts of [0, start]; `start` is the last of them.
+    """Return timesteps (steps,) up to `start`: the ends of steps + 1 equal parts of [0, start], except for the first.
 
-    The step to x_0, the longest, crosses two parts: at little noise the prediction of x_0 hardly changes any more.
+    So the last sampling step, to x_0, covers two parts: at little noise the prediction of x_0 hardly changes.
     """
     return torch.linspace(0, start, steps + 2, dtype=torch.float64)[2:].round().long()
 
 
 def sample_ancestral(schedule: NoiseSchedule, predict: Predict, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:
-    """Ancestral sampling from x at the schedule's last timestep down to a sample of x_0, which is not clipped.
+    """Sample x_0 by ancestral sampling from x at the schedule's last timestep. The sample is not clipped.
 
-    `noise` is asked for a fresh draw at each step but the last.
+    Each step except the last calls `noise` for a new draw.
     """
     for index in reversed(range(len(schedule.timesteps))):
         _, eps, variance = predict(x, index)
@@ -42,8 +42,10 @@ def sample_ancestral(schedule: NoiseSchedule, predict: Predict, x: Tensor, noise
 
 
 def sample_deterministic(schedule: NoiseSchedule, predict: Predict, x: Tensor) -> Tensor:
-    """DDIM path (eta = 0; Song et al., 2021) from x at the schedule's last timestep to x_0; on the straight path, Euler
-    steps of its flow."""
+    """Follow the DDIM path (eta = 0; Song et al., 2021) from x at the schedule's last timestep to x_0.
+
+    On the straight path these are Euler steps of its flow.
+    """
     for index in reversed(range(len(schedule.timesteps))):
         x_start, eps, _ = predict(x, index)
         if index == 0:
@@ -52,7 +54,7 @@ def sample_deterministic(schedule: NoiseSchedule, predict: Predict, x: Tensor) -
 
 
 def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> None:
-    """Raises UserError for settings that a sampler cannot have."""
+    """Raise UserError for an unknown sampler, or for settings that it does not support."""
     if sampler not in SAMPLERS:
         raise InvalidSetting("sampler", sampler, f"choose one of {', '.join(SAMPLERS)}")
     if not 2 <= start < NUM_TIMESTEPS:
@@ -60,7 +62,7 @@ def check_sampling(sampler: str, steps: int, num_samples: int, start: int) -> No
     least = 1 if sampler == "deterministic" else 2
     most = start - 1 if sampler == "deterministic" else NUM_TIMESTEPS
     if not least <= steps <= most:
-        raise InvalidSetting("sampling_steps", steps, f"the {sampler} sampler takes {least} to {most}")
+        raise InvalidSetting("sampling_steps", steps, f"the {sampler} sampler needs {least} to {most} steps; change it")
     if num_samples < 1:
         raise InvalidSetting("num_samples", num_samples, "must be at least 1")
     if sampler == "deterministic" and num_samples != 1:

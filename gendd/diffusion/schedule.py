@@ -1,8 +1,8 @@
 """Gaussian diffusion over feature tokens: the noise schedule and the loss terms of noise prediction.
 
-The paper's is improved DDPM (Nichol and Dhariwal, 2021): cosine schedule, noise prediction, learned variance. The
-variance is interpolated between the two analytic bounds and trained by the variational bound, whose gradient does not
-reach the noise prediction. All arithmetic is fp32, whatever autocast does to the network.
+The paper uses improved DDPM (Nichol and Dhariwal, 2021): cosine schedule, noise prediction, learned variance. The
+variance is interpolated between its two analytic bounds. The variational bound trains it; its gradient does not reach
+the noise prediction. All arithmetic is fp32, also if the network runs under autocast.
 """
 
 import math
@@ -14,7 +14,7 @@ NUM_TIMESTEPS = 1000
 
 
 def cosine_alphas_cumprod() -> Tensor:
-    """Cumulative signal share abar of the cosine schedule, (1000,) float64."""
+    """Return the cumulative signal share abar of the cosine schedule, (1000,) float64."""
 
     def signal(time: Tensor) -> Tensor:
         return torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -25,15 +25,15 @@ def cosine_alphas_cumprod() -> Tensor:
 
 
 class NoiseSchedule(nn.Module):
-    """The schedule seen at some of its 1000 timesteps, tabulated for training and sampling.
+    """Tables of the schedule at some of its 1000 timesteps, for training and sampling.
 
     Args:
-        timesteps: increasing indices into the 1000 training steps; all of them by default. The step from one to
-            the next is then a single, larger step of the same process (respacing).
-        path: "cosine", the paper's; or "straight", from the feature to pure noise at even speed (flow matching; Lipman
-            et al., 2023; Liu et al., 2023), which has no ancestral process.
+        timesteps: increasing indices into the 1000 training steps; all of them by default. With fewer timesteps, each
+            step is a single, larger step of the same process (respacing).
+        path: "cosine" (the paper's), or "straight": from the feature to pure noise at constant speed (flow matching;
+            Lipman et al., 2023; Liu et al., 2023). The straight path does not support ancestral sampling.
 
-    `exact` holds the float64 values; the buffers of the same names are what the arithmetic uses (float32).
+    `exact` holds the float64 values; the float32 buffers of the same names are used in computations.
     """
 
     def __init__(self, timesteps: Tensor | None = None, path: str = "cosine"):
@@ -45,36 +45,38 @@ class NoiseSchedule(nn.Module):
             self.register_buffer(name, values.float(), persistent=False)
 
     def add_noise(self, x_start: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t = a_t x_0 + b_t noise; on the cosine path a_t^2 = abar_t, b_t^2 = 1 - abar_t.
+        """Return x_t = a_t x_0 + b_t noise; on the cosine path a_t^2 = abar_t, b_t^2 = 1 - abar_t.
 
         Args:
-            x_start, noise: (..., d); t: (...).
+            x_start, noise: (..., d).
+            t: (...).
         """
         return self.signal_scale[t, None] * x_start + self.noise_scale[t, None] * noise
 
     def log_variance(self, variance: Tensor, t: Tensor | int) -> Tensor:
-        """Interpolated log sigma^2 for the network's variance coefficient (..., d)."""
+        """Interpolate log sigma^2 for the network's variance coefficient (..., d)."""
         share = (variance + 1) / 2
         upper, lower = self.log_betas[t, None], self.posterior_log_variance_clipped[t, None]
         return share * upper + (1 - share) * lower
 
     def loss_terms(self, output: Tensor, x_start: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Both terms of the hybrid loss, each (...), averaged over the token's d dimensions.
+        """Return both terms of the hybrid loss, each (...), averaged over the token's d dimensions.
 
         Args:
-            output: (..., 2d) the network's noise prediction and variance coefficient for `add_noise(...)`.
-            x_start, noise: (..., d); t: (...) int64.
+            output: (..., 2d), the network's noise prediction and variance coefficient for `add_noise(...)`.
+            x_start, noise: (..., d).
+            t: (...) int64.
 
         Returns:
             mse of the noise prediction, and the variational bound in bits (KL to the posterior; at t = 0 the
-            discretized Gaussian log-likelihood). The bound trains the variance only.
+            discretized Gaussian log-likelihood). The bound trains only the variance.
         """
         eps, variance = output.float().chunk(2, dim=-1)
         error = noise - eps
         mse = error.square().mean(-1)
 
         log_variance = self.log_variance(variance, t)
-        # Model mean minus posterior mean. Both are linear in x_t, which cancels: no large numbers are subtracted.
+        # Model mean minus posterior mean. Both are linear in x_t, which cancels, so this subtracts no large numbers.
         shift = (self.inverse_signal_step * self.noise_step)[t, None] * error.detach()
         posterior_log_variance = self.posterior_log_variance_clipped[t, None]
         difference = posterior_log_variance - log_variance
@@ -95,7 +97,7 @@ def _cosine(timesteps: Tensor) -> dict[str, Tensor]:
     alphas = alphas_cumprod / previous
     betas = 1 - alphas
     posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
-    # The first posterior variance is 0; its logarithm is replaced by the next one's.
+    # The first posterior variance is 0; the next one replaces it in the logarithm.
     clipped = torch.cat([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
     return {
         "alphas_cumprod": alphas_cumprod,
@@ -105,13 +107,13 @@ def _cosine(timesteps: Tensor) -> dict[str, Tensor]:
         "signal_scale": alphas_cumprod.sqrt(),
         "noise_scale": (1 - alphas_cumprod).sqrt(),
         "inverse_signal_step": alphas.rsqrt(),
-        # The model's mean is (x_t - eps * noise_step) / sqrt(alpha).
+        # The mean of the model is (x_t - eps * noise_step) / sqrt(alpha).
         "noise_step": betas * (1 - alphas_cumprod).rsqrt(),
     }
 
 
 def discretized_gaussian_log_likelihood(x: Tensor, mean: Tensor, log_scale: Tensor) -> Tensor:
-    """Log-probability (nats) of the bin of half-width 1/255 around x; the bins beyond +-0.999 are open-ended."""
+    """Return the log-probability (nats) of the bin of half-width 1/255 around x; bins beyond +-0.999 are open-ended."""
 
     def normal_cdf(value: Tensor) -> Tensor:
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (value + 0.044715 * value**3)))

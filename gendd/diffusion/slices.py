@@ -1,4 +1,4 @@
-"""A loss summed slice by slice: the memory of one slice of the draws, the gradient of all."""
+"""A loss summed over slices of the draws: it needs the memory of one slice, and gives the gradient of all."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,10 +16,11 @@ def sum_in_slices(loss: Callable[..., Tensor], slices: Iterable, *inputs: Tensor
 
 
 class SumInSlices(torch.autograd.Function):
-    """Sum of `loss(slice, *inputs)` over slices, whose activations are held one slice at a time.
+    """Sum of `loss(slice, *inputs)` over slices, which holds the activations of one slice at a time.
 
-    apply(loss, slices, parameters, *inputs, *parameters). The forward pass takes the gradient of each slice as soon as
-    its loss is known, and adds it up. All elements of the result must be differentiated with the same factor.
+    Call apply(loss, slices, parameters, *inputs, *parameters). The forward pass computes the gradient of each slice
+    directly after its loss, and sums the gradients. In the backward pass, all elements of the result must have the same
+    factor.
     """
 
     @staticmethod
@@ -28,7 +29,7 @@ class SumInSlices(torch.autograd.Function):
         total, ctx.gradients = 0, None
         for one in slices:
             with torch.enable_grad():
-                # As views: torch's FLOP counter puts hooks on what modules take, and cannot on leaves.
+                # Views, because torch's FLOP counter cannot put hooks on leaf tensors.
                 values = loss(one, *(tensor.view_as(tensor) for tensor in leaves))
             with torch.autocast(values.device.type, enabled=False):
                 gradients = torch.autograd.grad(

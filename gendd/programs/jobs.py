@@ -131,7 +131,8 @@ def refuse_failures(folders: Folders) -> None:
     """Raise PassingFault if some runs failed."""
     if failed := [str(job.log) for job, folder in folders.items() if folder is None]:
         raise PassingFault(
-            f"{len(failed)} of the runs failed, see {' '.join(failed)}; correct the cause and repeat the command"
+            f"{len(failed)} of the runs failed, see {' '.join(failed)}; correct the cause, "
+            "then run the same command again"
         )
 
 

@@ -1,4 +1,4 @@
-"""What one setting of the training does to GenDD: python -m gendd.reporting.ablate SETTING RUN... --output FOLDER.
+"""The effect of one training setting on GenDD: python -m gendd.reporting.ablate SETTING RUN... --output FOLDER.
 
 The runs differ in that setting and in their seeds; sh/ablate.sh trains them.
 """
@@ -16,32 +16,32 @@ from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped
 from gendd.reporting.rows import Row, rows_of
 
-# What may differ beside the setting; curves of other draw schemes are separate lines.
+# Settings that may differ in addition to the varied one. Each of their values gets a separate curve.
 TOGETHER = {"repeats": ("draw_scheme",)}
 COST = "MFLOPs per image of the head's loss"
 NOTE = """\
-Top-1 of the last epoch: mean over seeds, their standard deviation, their number. FLOPs (a multiply-add counts two) are
-counted, of the forward pass of the head's loss alone; its gradients take about twice as many again. Images/s and time
-are of training alone, medians over seeds, and depend on what else the machine did."""
+Top-1 of the last epoch: mean over seeds, standard deviation, number of seeds. FLOPs (a multiply-add counts two) cover
+only the forward pass of the head's loss; its gradients need about twice as many in addition. Images/s and time are
+medians over seeds of training without evaluation, and depend on the other load of the machine."""
 
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """Draw what a setting of the training does to GenDD, and what it costs."""
+    """Plot the effect of a training setting on GenDD's accuracy and cost."""
 
     setting: tyro.conf.Positional[Literal["contraction", "token-dim", "repeats", "feature-mixup"]]
-    """The setting in which the runs differ; K (repeats) with the timestep scheme as another."""
+    """Setting in which the runs differ. With repeats (K), runs may also differ in the draw scheme."""
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
     """Run folders."""
     output: str = "ablation"
-    """Folder of the table, the CSV file and the picture."""
+    """Folder for the table, the CSV file and the picture."""
 
 
 def draw(config: AblateConfig) -> None:
-    """Write the ablation of the configuration's runs.
+    """Write the ablation of the runs.
 
     Raises:
-        UserError: no complete run, or they differ in more than the setting and the seed.
+        UserError: no run is complete, or the runs differ in more than the setting and the seed.
     """
     runs, incomplete = finished_runs(config.runs)
     if incomplete:
@@ -50,10 +50,10 @@ def draw(config: AblateConfig) -> None:
 
 
 def ablation_of(setting: str, runs: Sequence[FinishedRun]) -> Ablation:
-    """The ablation of a flag's name that finished runs make up.
+    """Return the ablation of a setting, a flag without dashes, from finished runs.
 
     Raises:
-        UserError: they differ in more than the setting and the seed.
+        UserError: the runs differ in more than the setting and the seed.
     """
     varied = (setting.replace("-", "_"), *TOGETHER.get(setting, ()))
     groups = grouped(runs)
@@ -67,31 +67,31 @@ def ablation_of(setting: str, runs: Sequence[FinishedRun]) -> Ablation:
     title = f"{setting}: {first.teacher} > {first.student}, {first.data}, {first.epochs} epochs"
     hardware = f"{first.result['hardware']}, {first.result['precision']}"
     note = f"{NOTE} {first.evaluated_on}; {hardware}, PyTorch {first.environment['versions']['torch']}."
-    return Ablation(title, note, "read-out", setting, COST, rows)
+    return Ablation(title, note, "output", setting, COST, rows)
 
 
 def _check_alike(groups: Sequence[Group], varied: Sequence[str]) -> None:
-    # Stage 1 does not read what is varied.
+    # The varied setting does not affect stage 1.
     free = {"name", *varied, *(f"earlier {name}" for name in varied)}
     first = groups[0].first
     for other in (group.first for group in groups[1:]):
         names = {*first.settings, *other.settings} - free
         wrong = [name for name in sorted(names) if first.settings.get(name) != other.settings.get(name)]
         if wrong:
-            told = "; ".join(f"{name} {first.settings.get(name)} and {other.settings.get(name)}" for name in wrong)
+            words = "; ".join(f"{name} {first.settings.get(name)} and {other.settings.get(name)}" for name in wrong)
             raise UserError(
-                f"RUN {first.folder.path} and {other.folder.path}: differ in more than the setting and the seed "
-                f"({told}); name runs that do not"
+                f"RUN {first.folder.path} and {other.folder.path}: the runs differ in more than the setting and the "
+                f"seed ({words}); name other runs"
             )
 
 
 def _row(setting: str, group: Group, results: Row) -> dict:
     config = group.first.config
     schemes = [config[name] for name in TOGETHER.get(setting, ())]
-    # Runs of before these figures were kept have none.
+    # Results of older runs do not contain "head".
     head = group.first.result.get("head")
     return {
-        "read-out": ", ".join([results["read_out"], *schemes]),
+        "output": ", ".join([results["read_out"], *schemes]),
         setting: config[setting.replace("-", "_")],
         TOP1: results["top1"],
         SD: results["top1_sd"],

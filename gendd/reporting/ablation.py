@@ -1,4 +1,4 @@
-"""An ablation: top-1 over the values of a setting, and over what they cost, as a table, a CSV file and curves."""
+"""An ablation: top-1 by the value of a setting and by its cost, as a table, a CSV file and curves."""
 
 import contextlib
 import itertools
@@ -19,21 +19,22 @@ from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axi
 from gendd.reporting.table import DASH, write_csv
 
 TOP1, SD = "top-1 %", "sd"
-# Points of top-1 below the best that the picture shows; whatever lies lower would flatten the rest.
+# The picture shows top-1 down to this many points below the best; lower values would flatten the curves.
 SHOWN = 30
 MARKERS = "os^vD"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """
+    """The results of an ablation.
+
     Args:
-        title: what was measured, on what, in a line.
-        note: how to read the columns.
-        curve, value, cost: columns that name a row's curve, the setting's value (a number), and its cost (a number,
-            None where it is not known).
-        rows: columns by name, the same in every row; `TOP1` among them, and perhaps `SD` over seeds (None for one).
-        levels: top-1 of what has no such setting, by name.
+        title: one line about the setting, the networks and the data.
+        note: explanation of the columns.
+        curve, value, cost: names of the columns with a row's curve, the setting's value (a number), and its cost (a
+            number, None if unknown).
+        rows: columns by name, the same in every row, with `TOP1` and optionally `SD` over seeds (None for one seed).
+        levels: top-1 of references without this setting, by name.
     """
 
     title: str
@@ -65,7 +66,7 @@ class Ablation:
         return max(row[TOP1] for row in self.rows) - SHOWN
 
     def _hidden(self) -> list[str]:
-        """What the picture leaves out, in words."""
+        """Return a sentence about rows that the picture leaves out, if any."""
         hidden = sum(row[TOP1] < self._floor for row in self.rows)
         return [f"The picture leaves out {hidden} rows more than {SHOWN} points below the best."] if hidden else []
 
@@ -73,7 +74,7 @@ class Ablation:
         return [f"{name[0].upper()}{name[1:]}: {top1:.2f} %." for name, top1 in self.levels.items()]
 
     def picture(self) -> Figure:
-        """Top-1 over the setting's value, and over the cost; a curve joins the rows in the order of the values."""
+        """Draw top-1 by the setting's value and by the cost; a curve joins the rows in the order of the values."""
         figure = Figure(figsize=(WIDTH, 3.4), dpi=DPI, layout="constrained")
         by_value, by_cost = figure.subplots(1, 2, sharey=True)
         for number, (name, rows) in enumerate(self._curves().items()):
@@ -107,7 +108,7 @@ class Ablation:
         axes.errorbar(values, top1, spread if any(spread) else None, ms=3.5, lw=1.2, capsize=2, label=name, **style)
 
     def _label_ends(self, axes: Axes, rows: list[dict], color: str) -> None:
-        """The values of the first and the last dot, beside them."""
+        """Label the first and the last dot with their values."""
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "color": color}
         for row in rows[:1]:
             axes.annotate(f"{row[self.value]:g}", (row[self.cost], row[TOP1]), (-4, 3), ha="right", **style)
@@ -116,10 +117,10 @@ class Ablation:
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder of an ablation, before what it shall hold is measured.
+    """Create the folder of an ablation, so that a failure precedes the measurement.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     with _refused(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Runs in one compressed file: their configurations, results and metrics, from which a report is drawn again.
+"""Archives of runs: configurations, results and metrics in one compressed file, enough to repeat a report.
 
 tar --create --xz --file runs.tar.xz $(find runs -name "*.json*")
 """
@@ -16,16 +16,16 @@ from tempfile import TemporaryDirectory
 from gendd.core.errors import UserError
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-# Of damaged files; RuntimeError and NotImplementedError: a zip with a password, or packed in a rare way.
+# Errors from damaged files. RuntimeError and NotImplementedError: a zip with a password or a rare compression.
 FAULTS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 @contextmanager
 def unpacked(paths: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Yield the run folders, and all complete ones of each archive. The unpacked ones last as long as the block.
+    """Yield the run folders, with all complete runs of each archive, unpacked for the duration of the block.
 
     Raises:
-        UserError: an archive is damaged, or holds no complete run.
+        UserError: an archive is damaged, or does not hold a complete run.
     """
     with TemporaryDirectory() as place:
         folders: list[str] = []
@@ -42,29 +42,29 @@ def _runs_of(path: str, place: Path) -> list[str]:
         else:
             _unpack_tar(path, place)
     except FAULTS as error:
-        archives = f"an archive of some ({', '.join(ENDINGS)})"
+        archives = f"an archive of run folders ({', '.join(ENDINGS)})"
         if not path.endswith(ENDINGS):
             raise UserError(f"RUN {path}: is not an archive; name run folders, or {archives}") from error
-        # tarfile adds a line for each kind of compression that it tried.
+        # tarfile adds one line per compression that it tried.
         reason = str(error).partition(":\n")[0]
         raise UserError(
-            f"RUN {path}: cannot be read, or is damaged ({reason}); make the archive again, or name run folders"
+            f"RUN {path}: the archive is damaged or cannot be read ({reason}); create it again, or name run folders"
         ) from error
     folders = sorted(str(result.parent) for result in place.rglob("result.json"))
     if not folders:
-        raise UserError(f"RUN {path}: holds no complete run; name an archive of run folders")
+        raise UserError(f"RUN {path}: the archive does not hold a complete run; name an archive of run folders")
     return folders
 
 
 def _unpack_tar(path: str, place: Path) -> None:
     with tarfile.open(path) as archive:
-        # No file outside the place, no link to there, no device.
+        # The filter refuses files and links outside the folder, and devices.
         archive.extractall(place, filter="data")
-        # tarfile takes a cut file, or a damaged header, for the end. A whole archive ends with zeros.
+        # tarfile treats a truncated file or a damaged header as the end. A complete archive ends with zeros.
         end = archive.offset
         archive.fileobj.seek(end)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"no file and no end at byte {end}")
+            raise tarfile.ReadError(f"neither a file nor the end at byte {end}")
 
 
 def _unpack_zip(path: str, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""The picture that compares methods: top-1 of the last epoch, with its spread over seeds."""
+"""The picture that compares methods: top-1 of the last epoch, with its standard deviation over seeds."""
 
 import textwrap
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 
 LABEL_WIDTH = 44  # characters
-# Inches around a row's words, of a heading, and around a panel.
+# Inches around the label of a row, for a heading, and around a panel.
 ROOM, HEADING, AROUND = 0.1, 0.3, 0.8
 
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that answer one question: of the same networks, optimizer and use of labels."""
+    """Rows to compare: the same networks, optimizer and use of labels."""
 
     heading: str
     rows: list[Row]
@@ -31,7 +31,7 @@ class Section:
 
 
 def comparison(groups: list[Group]) -> Figure:
-    """Draw a panel per data set: a line per row of the table, under headings."""
+    """Draw one panel per data set, with one line per row of the table, under headings."""
     panels = {data: _sections(members) for data, members in by_data(groups).items()}
     colors = colors_of(group.first.name for group in groups)
     heights = [sum(section.height for section in sections) for sections in panels.values()]
@@ -43,7 +43,7 @@ def comparison(groups: list[Group]) -> Figure:
 
 
 def _sections(groups: list[Group]) -> list[Section]:
-    """Return one data set's sections. A run without a teacher is shown with all that train the same student."""
+    """Return the sections of a data set. A run without a teacher appears in all sections of the same student."""
     runs = [group.first for group in groups]
     distilled = {run.student for run in runs if run.teacher}
     networks = dict.fromkeys((run.student, run.teacher) for run in runs if run.teacher or run.student not in distilled)
@@ -103,15 +103,15 @@ def _dot(axes: Axes, row: Row, height: float, color: str) -> None:
 
 
 def _levels(rows: list[Row], colors: dict[str, str]) -> list[tuple[float, str, str]]:
-    """Return top-1, color and stroke of what the others are compared with: their teacher, and networks without one."""
+    """Return top-1, color and stroke of the reference lines: the teacher, and networks without a teacher."""
     teachers = {(row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher_top1"]}
     alone = {(row["top1"], colors[row["name"]], "--") for row in rows if not row["teacher"]}
-    # Sorted, so that the same runs always give the same picture.
+    # Sorted, so that the same runs give the same picture.
     return sorted(teachers | alone if len(rows) > 1 else teachers)
 
 
 def _label(row: Row) -> str:
-    """Return name, read-out and budget, and beneath them the settings that differ from others of the name."""
+    """Return name, output and epochs; on further lines, settings that differ from other runs of this name."""
     read_out = "" if row["read_out"] == "classifier" else f", {row['read_out'].replace('_', ' ')}"
     first = f"{row['name']}{read_out}, {epochs_text(row)} epochs"
     return "\n".join([first, *textwrap.wrap(row["differing_settings"], LABEL_WIDTH, max_lines=2)])

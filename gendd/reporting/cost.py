@@ -1,4 +1,4 @@
-"""What read-outs cost: top-1 against their FLOPs as a picture, and a table in the order of the FLOPs."""
+"""Inference cost of the outputs: a picture of top-1 against FLOPs, and a table in the order of FLOPs."""
 
 import math
 from collections.abc import Sequence
@@ -29,10 +29,10 @@ MARKERS = {"head": "o", "probe": "D"}
 
 
 def cost_table(rows: list[Row], score: str) -> str:
-    """Return a line per reported read-out, cheapest first: a head stands by the students that cost as much."""
+    """Return a table with one line per reported output, the fewest FLOPs first."""
     rows = sorted(_reported(rows), key=lambda row: row["flops"] or math.inf)
     heads = [row for row in rows if row["flops"] and (row["method"], _plain(row)) == ("gendd", "head")]
-    columns = {name: RUNS[name] for name in ("Method", "Read-out")}
+    columns = {name: RUNS[name] for name in ("Method", "Output")}
     columns[f"{title(score, rows[0]['eval_images'])}, %"] = lambda row: mean_text(row, score)
     columns |= {name: RUNS[name] for name in (DIFFERING, "Student")} | COSTS
     if heads:
@@ -42,19 +42,23 @@ def cost_table(rows: list[Row], score: str) -> str:
 
 
 def _reported(rows: list[Row]) -> list[Row]:
-    """Return of trained and averaged weights, which cost the same, the reported ones."""
+    """Return the rows of the reported weights: trained and averaged weights cost the same."""
     return [row for row in rows if row["reported"] == "yes"]
 
 
 def _plain(row: Row) -> str:
-    """Return the read-out, of trained or of averaged weights."""
+    """Return the name of the output without the prefix for averaged weights."""
     return row["read_out"].removeprefix(AVERAGED)
 
 
 def cost_picture(panels: dict[str, list[Row]]) -> Figure | None:
-    """Draw a panel per data set, by its name, with a dot per read-out of known cost; a line joins those of one student.
+    """Draw one panel per data set, with a dot per output of known cost; a line joins the outputs of one student.
 
-    None where no cost is known.
+    Args:
+        panels: rows by the name of the data set.
+
+    Returns:
+        None if no cost is known.
     """
     priced = {data: [row for row in _reported(rows) if row["flops"]] for data, rows in panels.items()}
     priced = {data: rows for data, rows in priced.items() if rows}
@@ -64,7 +68,7 @@ def cost_picture(panels: dict[str, list[Row]]) -> Figure | None:
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     places = figure.subplots(len(priced), squeeze=False, height_ratios=heights)[:, 0]
     ends = [_panel(axes, data, rows) for axes, (data, rows) in zip(places, priced.items(), strict=True)]
-    figure.draw_without_rendering()  # settles the sizes of the axes, which words are spread by
+    figure.draw_without_rendering()  # Fixes the sizes of the axes, which `label_apart` needs.
     for axes, words in zip(places, ends, strict=True):
         label_apart(axes, words)
     return figure
@@ -93,6 +97,6 @@ def _panel(axes: Axes, data: str, rows: Sequence[Row]) -> list[End]:
 
 
 def _joined(rows: Sequence[Row]) -> list[list[Row]]:
-    """Return the read-outs of the same runs."""
+    """Group the outputs by their runs."""
     same = itemgetter("name", "differing_settings", "teacher", "student", "epochs", "earlier_epochs")
     return list(by(same, rows).values())

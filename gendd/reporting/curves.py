@@ -1,4 +1,4 @@
-"""Curves of training: the score and the losses by epoch."""
+"""Training curves: the score and the losses by epoch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,16 +26,16 @@ from gendd.reporting.pictures import (
 )
 from gendd.runs.folder import SCORES
 
-# Inches of a panel of scores at least, and of a panel of losses, of which so many stand side by side.
+# Minimum height of a panel of scores and height of a panel of losses, in inches; panels of losses per line.
 TALL, FLAT, COLUMNS = 3.0, 1.4, 3
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
 
-# Of one data set: runs of a student under one name, by their label.
+# {label: runs with the same name and student}, for one data set.
 Named = dict[str, list[FinishedRun]]
 
 
 def curves(runs: Sequence[FinishedRun]) -> Figure:
-    """Draw for each data set the evaluation score by epoch, and below it the training losses of each method."""
+    """Draw the evaluation score by epoch for each data set, and below it the training losses of each method."""
     sets = {data: _named(members) for data, members in by(lambda run: run.comparable, runs).items()}
     colors = colors_of(run.name for run in runs)
     heights = [(_height_of_scores(named), FLAT * -(-len(named) // COLUMNS)) for named in sets.values()]
@@ -47,7 +47,7 @@ def curves(runs: Sequence[FinishedRun]) -> Figure:
         above, below = parts_of(part, pair)
         ends.append(_scores(above.subplots(), named, colors))
         ends += _losses(below, named, colors)
-    figure.draw_without_rendering()  # settles the sizes of the axes, which labels are spread by
+    figure.draw_without_rendering()  # Fixes the sizes of the axes, which `label_apart` needs.
     for axes, labels in ends:
         label_apart(axes, labels)
     return figure
@@ -59,13 +59,13 @@ def _named(runs: list[FinishedRun]) -> Named:
 
 
 def _height_of_scores(named: Named) -> float:
-    """Return inches that hold all labels."""
+    """Return the height in inches that all labels need."""
     teachers = {run.teacher for runs in named.values() for run in runs}
     return max(TALL, 1.1 + LINE * (len(teachers) + sum(len(runs[0].result["last"]) for runs in named.values())))
 
 
 def _losses(part: SubFigure, named: Named, colors: dict[str, str]) -> list[tuple[Axes, list[End]]]:
-    """Draw a small panel per method, since the losses of two methods have no common scale."""
+    """Draw one small panel per method, because losses of different methods are not comparable."""
     panels = list(part.subplots(-(-len(named) // COLUMNS), COLUMNS, squeeze=False).flat)
     for spare in panels[len(named) :]:
         spare.remove()
@@ -90,12 +90,12 @@ def _losses_of(axes: Axes, label: str, runs: list[FinishedRun], color: str) -> l
     if not drawn:
         return []
     log_axis(axes.yaxis, drawn)
-    # A logarithmic axis has no place for 0.
+    # A logarithmic axis cannot show 0.
     return [(max(height, min(drawn)), text, color) for height, text, color in ends.values()]
 
 
 def _epochs(run: FinishedRun, records: list[dict]) -> list[int]:
-    """Return the records' epochs, those of earlier stages counted, so that runs of one budget end together."""
+    """Return the epochs of the records plus those of earlier stages, so that runs of one budget end together."""
     return [run.result["earlier_epochs"] + record["epoch"] for record in records]
 
 
@@ -104,12 +104,12 @@ def _loss_names(records: list[dict]) -> list[str]:
 
 
 def _scores(axes: Axes, named: Named, colors: dict[str, str]) -> tuple[Axes, list[End]]:
-    """Draw the score of every read-out: lines while training, dots at the end on all images."""
+    """Draw the score of every output: lines during training, dots for the final evaluation on all images."""
     runs = [run for members in named.values() for run in members]
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
     title = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
-    set_up(axes, title, "epoch, those of earlier stages counted")
+    set_up(axes, title, "epoch, including earlier stages")
     score = runs[0].score
     axes.set_ylabel(f"{SCORES[score]} (%)", fontsize=NORMAL)
     ends: dict[tuple[str, str], End] = {}

@@ -1,4 +1,4 @@
-"""Pictures of features: on the teacher's principal components, and by the images that are nearest to others."""
+"""Pictures of features: projections to the teacher's principal components, and nearest images."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,14 @@ from gendd.networks import checkpoint
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.pictures import DPI, LARGE, NORMAL, SMALL, WIDTH, parts_of, set_up
 
-# Of the picture of neighbors.
+# Rows, columns and the color of frames in the picture of neighbors.
 QUERIES, SHOWN_NEIGHBORS, FRAME = 6, 5, "#009E73"
 PICTURED_CLASSES = 10
 PANELS = {"teacher": "teacher's features f", "target": "targets f'", "generated": "generated features"}
 
 
 def features(runs: list[FinishedRun]) -> Figure:
-    """Draw teacher's features, targets and generated features on the teacher's principal components, a run per row."""
+    """Draw the teacher's features, targets and generated features on its principal components, one row per run."""
     heights = [2.9] * len(runs)
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
     for part, run in zip(parts_of(figure, heights), runs, strict=True):
@@ -44,7 +44,7 @@ def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
     wanted = torch.cat([planes["teacher"], planes["target"]])
     middle = (wanted.amin(0) + wanted.amax(0)) / 2
     half = 1.05 * (wanted - middle).abs().max()
-    # A head that has not learned generates features far away; beyond a limit, they do not shrink all else.
+    # An untrained head generates distant features. The limit keeps them from shrinking the rest of the picture.
     half = (1.05 * (planes["generated"] - middle).abs().max()).clamp(half, 1.5 * half)
     for axes, (name, points) in zip(panels, planes.items(), strict=True):
         outside = int(((points - middle).abs() > half).any(1).sum())
@@ -68,7 +68,7 @@ def _feature_panels(panels: Sequence[Axes], tensors: dict[str, Tensor]) -> None:
 def principal_plane(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean (D,) of features (n, D), their first two directions (D, 2), and the shares of the variance.
 
-    A direction's greatest component is positive, so that the same features always give the same picture.
+    The largest component of a direction is positive, so that the same features give the same picture.
     """
     mean = features.mean(0)
     _, scales, directions = torch.linalg.svd(features - mean, full_matrices=False)
@@ -78,9 +78,9 @@ def principal_plane(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def neighbors(run: FinishedRun) -> Figure:
-    """Draw some evaluation images, one per row, with the nearest others by the teacher's features and the student's.
+    """Draw some evaluation images, one per row, with the nearest images by features of teacher and student.
 
-    Beneath each is its cosine; those that both find are framed.
+    The label of an image is its cosine. A frame marks images that both find.
     """
     tensors = checkpoint.read(run.folder.features)
     images = tensors["thumbnails"].permute(0, 2, 3, 1).numpy()
@@ -96,7 +96,7 @@ def neighbors(run: FinishedRun) -> Figure:
     widths = [1, *[count] * len(sides)]
     queries, *parts = figure.subfigures(1, len(widths), squeeze=False, width_ratios=widths)[0]
     for query, axes in enumerate(queries.subplots(rows, 1, squeeze=False)[:, 0]):
-        # An empty line keeps the rows of the three parts on one height.
+        # The blank label aligns the rows of the three parts.
         _thumbnail(axes, images[query], " ", framed=False)
     queries.suptitle("image", fontsize=NORMAL)
     for part, (name, found) in zip(parts, sides.items(), strict=True):
@@ -108,7 +108,7 @@ def neighbors(run: FinishedRun) -> Figure:
 
 
 def _nearest(features: Tensor, rows: int, count: int) -> list[dict[int, float]]:
-    """Return of each of the first rows the cosines of the nearest others, by their number, the nearest first."""
+    """Return {index: cosine} of the nearest other rows for each of the first rows, the nearest first."""
     unit = normalize(features, dim=-1)
     found = nearest(features, count)[:rows]
     cosines = torch.einsum("qd,qnd->qn", unit[:rows], unit[found])

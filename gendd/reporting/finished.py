@@ -1,4 +1,4 @@
-"""Finished runs, as their folders tell them."""
+"""Finished runs, read from their folders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from gendd.networks import checkpoint
 from gendd.runs.folder import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 from gendd.runs.metrics import read_metrics
 
-# Not told by their flags: `FinishedRun.settings` says what stands for them.
+# Flags that `FinishedRun.settings` replaces by checksums, names of data, or settings of an earlier run.
 FILES = {"teacher_weights", "student_weights", "teacher_cache"}
 DATA = {"dataset", "unlabeled_dir", "imbalance", "label_fraction"}
 
@@ -23,10 +23,10 @@ class FinishedRun:
 
     @cached_property
     def config(self) -> dict:
-        """All values by their fields' names; fields that are newer than the run have their defaults."""
+        """All values of the configuration by field; fields that are newer than the run have their defaults."""
         content = self.folder.read("config.json")
         name = content["method"]["name"]
-        # No report runs a user's own code: a run of an own method holds all of its options.
+        # A report does not run a user's code: the run of a user's method records all of its options.
         kind = Classification if ":" in name else get_method(name)
         return by_name(Config(method=kind()).content()) | by_name(content)
 
@@ -44,7 +44,7 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """What tells the run from others of its data and networks."""
+        """The name of the run among runs of the same data and networks: --name, or the method."""
         return self.config["name"] or self.config["method"]
 
     @property
@@ -53,13 +53,13 @@ class FinishedRun:
 
     @cached_property
     def settings(self) -> dict:
-        """All that the results follow from but for the seed: only where these agree may runs share a mean.
+        """All settings that determine the results, except the seed. Runs share a mean only if these agree.
 
-        A teacher is told by the checksum of its file or, without one, of its tensors; the run that the student goes on
-        from by its own settings.
+        The checksum of its file (or of its tensors, without a file) identifies a teacher. The run that the student
+        starts from is identified by its settings.
         """
-        told_otherwise = {*NOT_COMPARED, *FILES, *DATA, "seed"}
-        settings = {name: value for name, value in self.config.items() if name not in told_otherwise}
+        replaced = {*NOT_COMPARED, *FILES, *DATA, "seed"}
+        settings = {name: value for name, value in self.config.items() if name not in replaced}
         settings["data"] = data_label(self.config)
         settings |= {name: self.result[name] for name in ("precision", "processes", "split", "images")}
         settings |= {"name": self.name, "earlier_epochs": self.result["earlier_epochs"]}
@@ -72,7 +72,7 @@ class FinishedRun:
 
     @cached_property
     def earlier(self) -> "FinishedRun | None":
-        """The run that the student starts from, stage 1 or the run of its weights, if it is there."""
+        """The run that the student starts from (stage 1, or the run of its weights), if its folder exists."""
         if self.config.get("pretrain_epochs"):
             path = self.folder.path.parent.parent / self.config["pretrain_name"] / str(self.seed)
         else:
@@ -82,13 +82,13 @@ class FinishedRun:
 
     @property
     def epochs(self) -> str:
-        """Budget: the epochs of the runs that the student goes on from, and its own."""
+        """Epochs of the run, with those of the runs that the student starts from."""
         earlier = self.result["earlier_epochs"]
         return f"{earlier} + {self.result['epochs']}" if earlier else str(self.result["epochs"])
 
     @property
     def data(self) -> str:
-        """Name of the data set and size of its images."""
+        """Name of the data set and image size."""
         return f"{data_label(self.config)}, {self.config['image_size']}x{self.config['image_size']} pixels"
 
     @property
@@ -97,7 +97,7 @@ class FinishedRun:
 
     @property
     def comparable(self) -> str:
-        """The same for all runs whose accuracies can be compared."""
+        """A name that is the same for all runs with comparable accuracies."""
         return f"{self.data}, {self.evaluated_on}"
 
     @property
@@ -110,17 +110,17 @@ class FinishedRun:
 
     @property
     def teacher_top1(self) -> float | None:
-        """Of a teacher that classifies."""
+        """Measured top-1 of a teacher that classifies."""
         return self.environment.get("teacher", {}).get("top1")
 
     @property
     def score(self) -> str:
-        """What it is judged by: "top1", or, without classes, "cosine"."""
+        """The main score: "top1", or "cosine" without classes."""
         return next(name for name in SCORES if name in self.result["best"])
 
     @property
     def shows_images(self) -> bool:
-        """Whether small copies of its evaluation images lie beside their features."""
+        """True if the features come with small copies of the evaluation images."""
         return self.folder.features.exists() and "thumbnails" in checkpoint.tensor_names(self.folder.features)
 
     @property
@@ -132,17 +132,17 @@ class FinishedRun:
 
 
 def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
-    """The complete runs among the folders, in the order in which they are reported, and the paths of the others.
+    """Return the complete runs among the folders in the order of reports, and the paths of the others.
 
     Raises:
-        UserError: a path is no run folder, or no run is complete.
+        UserError: a path is not a run folder, or no run is complete.
     """
     if not paths:
         raise UserError("RUN is missing: name run folders that hold a result.json")
     runs, incomplete = [], []
     for path in dict.fromkeys(paths):
         run = FinishedRun(RunFolder(Path(path)))
-        # Read at once: it raises if the path is no run folder.
+        # Read now, because it raises if the path is not a run folder.
         if run.config and run.folder.result.exists():
             runs.append(run)
         else:
@@ -150,13 +150,13 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
     if not runs:
         raise UserError(
             f"RUN {' '.join(paths)}: no complete run; name run folders that hold a result.json "
-            "(an incomplete run goes on when its training command is given again)"
+            "(to complete a run, run its training command again)"
         )
     return sorted(runs, key=_place), incomplete
 
 
 def _place(run: FinishedRun) -> tuple:
-    """Order in reports: longer runs and later seeds of a method come last."""
-    # A user's own methods come after the others.
+    """Return the sort key of reports: longer runs and higher seeds of a method come last."""
+    # A user's methods come after the others.
     method = [*METHODS, run.config["method"]].index(run.config["method"])
     return run.comparable, run.student, method, run.name, run.result["epochs"], run.seed

@@ -1,4 +1,4 @@
-"""Runs that differ by nothing but their seed, taken together."""
+"""Groups of runs that differ only in their seed."""
 
 import json
 from collections.abc import Callable, Hashable, Iterable
@@ -9,7 +9,7 @@ from typing import TypeVar
 from gendd.core.errors import UserError
 from gendd.reporting.finished import FinishedRun
 
-# Settings that have a column. The column of differing settings leaves them out.
+# Settings with a separate column, which the column of differing settings leaves out.
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes"}
 
 
@@ -18,7 +18,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def by(key: Callable[[Item], Key], items: Iterable[Item]) -> dict[Key, list[Item]]:
-    """Return the items of each key, both in the order of the items."""
+    """Group items by key; keys and items keep the order of the items."""
     found: dict[Key, list[Item]] = {}
     for item in items:
         found.setdefault(key(item), []).append(item)
@@ -27,14 +27,14 @@ def by(key: Callable[[Item], Key], items: Iterable[Item]) -> dict[Key, list[Item
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of the same settings, ordered by seed, and the settings in which they differ from others of their name."""
+    """Runs with the same settings, ordered by seed, and the settings that differ from other runs of this name."""
 
     runs: tuple[FinishedRun, ...]
     differing: str = ""
 
     @property
     def first(self) -> FinishedRun:
-        """Return the first run, which has all that the runs share."""
+        """The first run, to read what all runs share."""
         return self.runs[0]
 
     @property
@@ -46,7 +46,7 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
     """Return the groups, in the order of the runs.
 
     Raises:
-        UserError: two runs have the same settings and the same seed, which a mean would count twice.
+        UserError: two runs have the same settings and seed, so that a mean would count them twice.
     """
     groups = by(lambda run: json.dumps(run.settings, sort_keys=True), runs).values()
     for members in groups:
@@ -54,24 +54,24 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
         for run, other in pairwise(members):
             if run.seed == other.seed:
                 raise UserError(
-                    f"RUN {run.folder.path} {other.folder.path}: the same settings and the same seed {run.seed}; "
-                    "name one of them"
+                    f"RUN {run.folder.path} {other.folder.path}: the runs have the same settings and the same seed "
+                    f"{run.seed}; name one of them"
                 )
     first = [members[0] for members in groups]
     return [Group(tuple(members), _differing(members[0], first)) for members in groups]
 
 
 def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    """Return the groups of each data set, whose accuracies can be compared."""
+    """Return the groups of each data set; accuracies are comparable within a data set."""
     return by(lambda group: group.first.comparable, groups)
 
 
 def _differing(run: FinishedRun, others: list[FinishedRun]) -> str:
-    """Return the settings in which a run differs from others of its name, data and networks."""
+    """Describe the settings in which a run differs from other runs with its name, data and networks."""
     alike = [other for other in others if _place(other) == _place(run)]
     names = sorted({name for other in alike for name in {*other.settings, *run.settings} if name not in SHOWN})
-    told = [name for name in names if len({json.dumps(other.settings.get(name)) for other in alike}) > 1]
-    return ", ".join(f"{name.replace('_', ' ')} {_short(run.settings.get(name))}" for name in told)
+    differing = [name for name in names if len({json.dumps(other.settings.get(name)) for other in alike}) > 1]
+    return ", ".join(f"{name.replace('_', ' ')} {_short(run.settings.get(name))}" for name in differing)
 
 
 def _place(run: FinishedRun) -> tuple:
@@ -79,6 +79,6 @@ def _place(run: FinishedRun) -> tuple:
 
 
 def _short(value: object) -> str:
-    """Return a value as it is typed on the command line; only the first digits of a checksum."""
+    """Format a value as on the command line; of a checksum, only the first digits."""
     words = value if isinstance(value, list) else [value]
     return " ".join(f"{word:g}" if isinstance(word, float) else str(word)[:24] for word in words)

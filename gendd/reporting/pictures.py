@@ -1,4 +1,4 @@
-"""What all pictures share: sizes, colors, axes, labels. Drawn without pyplot: no display, no global state."""
+"""Sizes, colors, axes and labels of all pictures. They do not use pyplot, so they need no display or global state."""
 
 import itertools
 import math
@@ -14,10 +14,10 @@ from gendd.methods import METHODS
 
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
-# Inches from a line of small words to the next.
+# Line height of small text, in inches.
 LINE = 1.2 * SMALL / 72
-# The registry's methods, then other names: always the same color for the same method. The first ten after Okabe
-# and Ito, so that impaired color vision tells them apart too.
+# Colors of the methods in the order of `METHODS`, then of other names, so that a method always has the same color. The
+# first ten are based on the palette of Okabe and Ito, which is safe for color blindness.
 COLOURS = (
     *("#666666", "#CC7A00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00", "#000000", "#8C6BB1", "#7A7A00"),
     *("#A65628", "#E6AB02", "#1B7837", "#E7298A", "#2C7FB8", "#B2182B", "#17BECF", "#8A2BE2", "#FF6F61", "#C49C94"),
@@ -25,15 +25,15 @@ COLOURS = (
 )
 STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 GRID, TEACHER = "#DDDDDD", "#888888"
-# An axis of values that span more than this factor is logarithmic, with at most so many numbers.
+# An axis whose values span more than a factor of WIDE is logarithmic, with at most MOST_TICKS numbers.
 WIDE, MOST_TICKS = 8, 5
 
-# (height in data units, text, color) of the end of a line. Of several seeds, the last one's is labeled.
+# (height in data units, text, color) at the end of a line. Of several seeds, only the last one has a label.
 End = tuple[float, str, str]
 
 
 def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """Return a color by name of a run: the methods' own first, so that a method always has the same."""
+    """Return {name of a run: color}. The methods come first, so that a method always has the same color."""
     return dict(zip(dict.fromkeys([*METHODS, *names]), itertools.cycle(COLOURS), strict=False))
 
 
@@ -42,7 +42,7 @@ def parts_of(figure: Figure | SubFigure, heights: Sequence[float]) -> Iterable[S
 
 
 def set_up(axes: Axes, title: str, horizontal: str, color: str = "black") -> None:
-    """Set title, horizontal axis and the looks that all panels share."""
+    """Set title, horizontal axis and the common style of all panels."""
     axes.set_title(title, fontsize=NORMAL, color=color, loc="left", pad=9)
     axes.set_xlabel(horizontal, fontsize=NORMAL)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -53,14 +53,14 @@ def set_up(axes: Axes, title: str, horizontal: str, color: str = "black") -> Non
 
 
 def percent_limits(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of an axis of percentages: some room around the values, but none beyond 100."""
+    """Return the ends of an axis of percentages: the values with a margin, at most 100."""
     low, high = min(values), max(values)
     room = max(0.06 * (high - low), 0.5)
     return low - room if low < 0 else max(0, low - room), min(100, high + room)
 
 
 def log_axis(axis: Axis, values: Sequence[float]) -> None:
-    """Make an axis of these positive values logarithmic, with so few numbers that they do not collide."""
+    """Make an axis of these positive values logarithmic, with few enough numbers to avoid overlaps."""
     low, high = min(values), max(values)
     powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     finer = [first * power for power in powers for first in (1, 2, 5)]
@@ -72,16 +72,16 @@ def log_axis(axis: Axis, values: Sequence[float]) -> None:
 
 
 def fit_axis(axes: Axes, values: Sequence[float]) -> None:
-    """Scale a horizontal axis for these values: logarithmic where they span more than one looks at otherwise."""
+    """Scale a horizontal axis for these values: logarithmic if they span more than a factor of `WIDE`."""
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if values and max(values) > WIDE * min(values) > 0:
         log_axis(axes.xaxis, values)
 
 
 def label_apart(axes: Axes, ends: Iterable[End]) -> None:
-    """Write words right of the axes at these heights, pushed apart where they would overlap.
+    """Write labels right of the axes at these heights, moved if they would overlap.
 
-    The figure has been drawn once, so that the axes have their size.
+    The figure must have been drawn once, so that the axes have their final size.
     """
     ends = sorted(ends)
     style: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "va": "center"}
@@ -92,7 +92,7 @@ def label_apart(axes: Axes, ends: Iterable[End]) -> None:
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
-    """Return ascending heights, moved so that neighbors keep a gap and none lies above 1."""
+    """Return ascending heights, moved so that neighbors keep a gap and all are at most 1."""
     heights = list(heights)
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + gap)

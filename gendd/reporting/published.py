@@ -1,4 +1,4 @@
-"""Published top-1 accuracies (percent), to be quoted beside measured ones and never mixed into them."""
+"""Published top-1 accuracies (percent). Reports quote them next to measured ones and never average them together."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +8,15 @@ from gendd.runs.folder import AVERAGED, data_name
 PAPER, RELEASE = "arXiv 2507.14503", "a later release of arXiv 2507.14503"
 LITERATURE = "literature, RepDistiller's protocol"
 LONG_TAIL = "literature on ImageNet-LT"
-# A linear probe fitted to the frozen backbone afterwards: another figure than that of the probe trained along.
+# A linear probe fitted to the frozen backbone after training. It is not comparable to the probe of a run.
 POST_HOC = "post-hoc probe"
-# Settings under which no figure was published, where they are given.
+# Settings that no published figure uses.
 UNPUBLISHED = ("holdout", "imbalance", "label_fraction", "unlabeled_dir")
 
 
 @dataclass(frozen=True)
 class Quoted:
-    """A published figure; `method` is this project's name or "teacher", `epochs` None where they are not known."""
+    """A published figure. `method` is the project's name of the method, or "teacher"; `epochs` is None if unknown."""
 
     data: str
     teacher: str
@@ -84,7 +84,7 @@ PUBLISHED = (
 
 
 def quoted_of_pair(config: dict) -> list[Quoted]:
-    """All that was published of a run's data, labels and networks; of a network alone, the figures of that network."""
+    """Return the published figures for a run's data, labels and networks; without a teacher, for its student."""
     data = _data(config)
     return [
         quoted
@@ -94,7 +94,7 @@ def quoted_of_pair(config: dict) -> list[Quoted]:
 
 
 def quoted_of(config: dict, read_out: str) -> Quoted | None:
-    """What was published of a run's own method and read-out, in the budget nearest to the run's."""
+    """Return the published figure for a run's method and output, with the number of epochs nearest to the run's."""
     figures = [
         quoted
         for quoted in quoted_of_pair(config)
@@ -104,7 +104,7 @@ def quoted_of(config: dict, read_out: str) -> Quoted | None:
 
 
 def _data(config: dict) -> str | None:
-    """The published figures' name for what a run trains on."""
+    """Return the name of a run's training data in `PUBLISHED`; None if nothing was published for its settings."""
     name, unlabeled = data_name(config["dataset"]), config["unlabeled"]
     if unlabeled != (name == "cc3m") or any(config.get(setting) not in (None, 0, 1) for setting in UNPUBLISHED):
         return None

@@ -1,4 +1,4 @@
-"""The report of finished runs: tables of accuracy and cost per data set, pictures of them, and how to read them."""
+"""The report of finished runs: tables of accuracy and cost per data set, pictures, and explanations."""
 
 import os
 import shlex
@@ -27,68 +27,67 @@ if TYPE_CHECKING:
     pass
 
 HOW_TO_READ = """\
-A row is one read-out of all runs that differ by nothing but their seed. *head* samples features and classifies them
-with the teacher's classifier. *probe* is the linear classifier on the student's own feature. *classifier* is that of
-any other network. *ema* is a moving average of the weights. Runs of other data, budgets or settings have rows of their
-own.
+A row is one output of all runs that differ only in their seed. *head* samples features and classifies them with the
+teacher's classifier. *probe* is the linear classifier on the student's feature. *classifier* is the classifier of any
+other network. *ema* is a moving average of the weights. Runs with other data, epochs or settings have separate rows.
 
-Accuracies are of the **last epoch**: mean ± standard deviation (n - 1) over the n seeds; n = 1 has no deviation. The
-best top-1 is the highest of the runs' first read-out during training, after the epochs and on the images that it
-names; as it was chosen on them, it flatters. Epochs are those of earlier stages + the run's own. *Figures in italics*
-are quoted, not measured here, and in no mean.
+Accuracies are those of the **last epoch**: mean ± standard deviation (n - 1) over the n seeds. With n = 1 there is only
+the value. The best top-1 is the highest of the first output during training, after the epochs and on the images in
+parentheses. It is optimistic, because it was selected on these images. Epochs are those of earlier stages + those of
+the run. *Figures in italics* are quoted, not measured, and not part of a mean.
 
-Parameters and FLOPs (a multiply-add counts two) are those of the read-out in its row, GenDD's head with its sampling
-included. Images/s are a process's, measured on that read-out alone: median (least-greatest) over batches of all seeds.
-Training images/s: median (least-greatest) over seeds, of all processes, without evaluation. A dash: not measured, or
-not the same for all seeds. All figures, unrounded, are in [results.csv](results.csv)."""
+Parameters and FLOPs (a multiply-add counts two) are those of the output in the row; GenDD's head includes its sampling.
+Images/s is the speed of this output alone in one process: median (least-greatest) over batches of all seeds. Training
+images/s is the speed of all processes without evaluation: median (least-greatest) over seeds. A dash means not
+measured, or not the same for all seeds. All figures, unrounded, are in [results.csv](results.csv)."""
 
 FEATURE_SCORES = """\
-Without classes, *cosine* is the mean cosine of the student's features with the teacher's, *R2* the share of the
-teacher's variance that they explain, *neighbors* how many of an image's ten nearest others they agree on; its heading
-says what chance gives. *linear* is a linear map of the plain backbone's feature."""
+Without classes, *cosine* is the mean cosine of the student's features with the teacher's, and *R2* the share of the
+teacher's variance that they explain. *neighbors* is the share of an image's ten nearest images on which student and
+teacher agree; its heading states the value of chance. *linear* is a linear map of the plain backbone's feature."""
 
 COMPARISON = """\
 ![Top-1 of each method](comparison.png)
 
-Top-1 of the last epoch on all images: mean over seeds, with the standard deviation where there are several. Dotted: the
-teacher; dashed: networks trained without one."""
+Top-1 of the last epoch on all images: mean over seeds, with the standard deviation of several seeds. Dotted lines show
+the teacher, dashed lines networks that were trained without a teacher."""
 
 COST = """\
 ![Top-1 against FLOPs](cost.png)
 
-Top-1 against FLOPs; a line joins the read-outs of one student."""
+Top-1 against FLOPs. A line joins the outputs of one student."""
 
 COST_ORDER = """\
-Cheapest first: by a GenDD head stand its own probe and the students that cost as much. Ratios are to the best of
-GenDD's heads; a student that costs as much has one near 1."""
+Rows are in the order of FLOPs, so that a GenDD head is next to students of equal inference cost. The last column is
+the ratio to the FLOPs of GenDD's best head."""
 
 CURVES = """\
 ![Training losses and top-1 by epoch](curves.png)
 
-Above, top-1 by epoch, as lines; dots are the final measurement on all images of the split; dotted: the teacher. Below,
-a panel per method: the mean training loss of each epoch and its parts, on a logarithmic scale of its own. Epochs of
-earlier stages are counted, so that a student that starts from one starts late."""
+Above: lines show top-1 by epoch, dots the final measurement on all images of the split, dotted lines the teacher.
+Below: one panel per method, with the mean training loss of each epoch and its parts on a logarithmic scale. Epochs
+include earlier stages, so a student with an earlier stage starts late."""
 
 FEATURES = """\
 ![Features of the teacher, targets and generated features](features.png)
 
-Features of the first evaluation images, on the first two principal components of the teacher's features; a row per run,
-with the same axes in its panels. Colored by class (at most ten are shown). "Outside" counts generated features beyond
-the panel."""
+Features of the first evaluation images, projected to the first two principal components of the teacher's features. Each
+row is one run, with the same axes in all its panels. Colors are classes (at most ten). "Outside" is the number of
+generated features outside the panel."""
 
 FEATURE_CURVES = """\
 ![Training losses and agreement of features by epoch](feature_curves.png)
 
-Runs without classes: above, by epoch, the mean cosine of the student's features with the teacher's on the evaluation
-images, *head* the generated ones, *linear* a linear map's of the plain backbone."""
+Runs without classes. The upper panel shows the mean cosine of the student's features with the teacher's on the
+evaluation images, by epoch: *head* for generated features, *linear* for a linear map of the plain backbone's."""
 
 NEIGHBORS = """\
 ![Nearest images by teacher and student](neighbors.png)
 
-Evaluation images, each with the nearest others by the cosine of the teacher's features and of the student's, and that
-cosine. Both find the framed ones."""
+Evaluation images with their nearest images by the cosine of the teacher's features and of the student's, with that
+cosine. A frame marks images that both find."""
 
-# In the order of the report; where no run has labels, the neighbors come before the tables.
+# In the order of the report. If no run has labels, the neighbors come before the tables.
 EXPLAINED = {
     "comparison.png": ("Comparison", COMPARISON),
     "cost.png": ("Cost", COST),
@@ -101,19 +100,19 @@ EXPLAINED = {
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Compare finished runs: a table of means over seeds, pictures of them, curves and, of GenDD runs, features."""
+    """Compare finished runs: tables of means over seeds, pictures, curves, and features of GenDD runs."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Run folders, or archives of some (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)."""
+    """Run folders, or archives of run folders (.zip, .tar, .tar.gz, .tar.bz2, .tar.xz)."""
     output: str = "report"
-    """Folder that report.md, its pictures and results.csv are written to."""
+    """Folder for report.md, its pictures and results.csv."""
 
 
 def write_report(config: ReportConfig) -> None:
-    """Write the report, and say which runs it leaves out.
+    """Write the report, and print which runs it leaves out.
 
     Raises:
-        UserError: a path is no run folder, no run is complete, or the output cannot be written.
+        UserError: a path is not a run folder, no run is complete, or the output cannot be written.
     """
     with unpacked(config.runs) as folders:
         runs, incomplete = finished_runs(folders)
@@ -126,7 +125,7 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
     groups = grouped(runs)
     classified = [group for group in groups if group.first.score == "top1"]
     alone = [run for run in runs if run.score != "top1"]
-    # Features of the first seed stand for the others.
+    # The picture shows only the features of the first seed.
     generative = [group.first for group in groups if group.first.folder.features.exists()]
     seen = next((run for run in alone if run.shows_images), None)
     pictures = {
@@ -178,7 +177,7 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
 
 
 def _quotations(runs: list[FinishedRun]) -> list[str]:
-    """A sentence a pair of networks: all that was published of it, whether it was run here or not."""
+    """Return one sentence per pair of networks with all published figures, also of methods without a run here."""
     pairs: dict[tuple[str, str], list[str]] = {}
     for quoted in dict.fromkeys(quoted for run in runs for quoted in quoted_of_pair(run.config)):
         read_out = "" if quoted.read_out == "classifier" else f", {quoted.read_out}"
@@ -186,13 +185,13 @@ def _quotations(runs: list[FinishedRun]) -> list[str]:
         figure = f"{quoted.method}{read_out} *{quoted.top1:.2f}* ({epochs}{quoted.source})"
         pairs.setdefault((quoted.teacher, quoted.student), []).append(figure)
     return [
-        f"Quoted, not measured here, of {teacher} > {student}: {'; '.join(figures)}."
+        f"Quoted, not measured here, for {teacher} > {student}: {'; '.join(figures)}."
         for (teacher, student), figures in pairs.items()
     ]
 
 
 def _circumstances(runs: list[FinishedRun]) -> str:
-    """Sentences that hold for all rows of a table."""
+    """Return the sentences that apply to all rows of a table."""
 
     def listed(values: Iterable) -> str:
         return ", ".join(str(value) for value in sorted(set(values)))
@@ -201,18 +200,18 @@ def _circumstances(runs: list[FinishedRun]) -> str:
     torch_versions = listed(run.environment["versions"]["torch"] for run in runs)
     commits = listed(_short(run.environment["git_commit"]) for run in runs)
     return (
-        f"All scores, the teachers' too, are on {runs[0].evaluated_on}. Seeds: {seeds}. "
+        f"All scores, also of teachers, are measured on {runs[0].evaluated_on}. Seeds: {seeds}. "
         f"PyTorch {torch_versions}; code at commit {commits}."
     )
 
 
 def _short(commit: str | None) -> str:
-    """A commit's first digits, with its mark of changed files."""
+    """Return the first digits of a commit, with its mark of changed files."""
     return commit[:10] + commit[40:] if commit else "unknown"
 
 
 def _common_parent(runs: list[FinishedRun]) -> str:
-    """Seen from the working folder where it lies within."""
+    """Return the common parent folder, relative to the working folder if it is inside."""
     common = Path(os.path.commonpath([run.folder.path.resolve() for run in runs]))
     here = Path.cwd()
     return shlex.quote(str(common.relative_to(here) if common.is_relative_to(here) else common))

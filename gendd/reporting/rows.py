@@ -1,4 +1,4 @@
-"""The results as rows of values: one for each read-out of each group of runs."""
+"""The results as rows of values: one row per output and group of runs."""
 
 import statistics
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from gendd.reporting.groups import Group
 from gendd.reporting.published import quoted_of
 from gendd.runs.folder import AVERAGED
 
-# A value is None where the runs do not have it, or not the same one.
+# A value is None if the runs do not have it, or differ in it.
 Row = dict[str, Any]
 
 
@@ -18,7 +18,7 @@ def rows_of(groups: Iterable[Group]) -> list[Row]:
 
 
 def accuracy_names(groups: Iterable[Group]) -> list[str]:
-    """ "top1", "top5" and the groups of classes that any of the runs reports."""
+    """Return "top1", "top5" and the groups of classes, if any of the runs reports them."""
     return list(
         dict.fromkeys(
             name
@@ -68,14 +68,17 @@ def _row(group: Group, read_out: str) -> Row:
 
 
 def _teacher_top1(runs: Iterable[FinishedRun]) -> float | None:
-    """Of a teacher that classifies."""
+    """Return the mean top-1 of the runs' teachers; None if a teacher does not classify."""
     measured = [run.teacher_top1 for run in runs]
     known = [top1 for top1 in measured if top1 is not None]
     return statistics.mean(known) if len(known) == len(measured) else None
 
 
 def _mean(name: str, values: list[float | None]) -> Row:
-    """Mean and sample standard deviation (n - 1) over seeds; one value has none, and a missing one leaves no mean."""
+    """Return mean and sample standard deviation (n - 1) over seeds.
+
+    The deviation of one value is None. If a value is missing, both are None.
+    """
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return {name: None, f"{name}_sd": None}
@@ -83,7 +86,7 @@ def _mean(name: str, values: list[float | None]) -> Row:
 
 
 def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
-    """Best epochs, where all were chosen by this read-out and on the same images."""
+    """Return the best epochs, if all were selected by this output and on the same images."""
     best = [run.result["best"] for run in runs]
     chosen = _same((one["read_out"], one["images"], one["split"], "top1" in one) for one in best)
     if not chosen or chosen[0] != read_out or not chosen[3]:
@@ -97,8 +100,8 @@ def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
 
 
 def _cost(runs: tuple[FinishedRun, ...], read_out: str) -> Row:
-    """Size and speed of the read-out, and of training; speeds only of runs on the same hardware."""
-    # A moving average of the weights costs what the weights do.
+    """Return size and speed of the output, and the speed of training; speeds only for runs on the same hardware."""
+    # Averaged weights cost the same as trained weights.
     name = read_out.removeprefix(AVERAGED)
     read_outs = [run.result.get("read_outs", {}).get(name, {}) for run in runs]
     rates = [one.get("images_per_second") for one in read_outs]
@@ -119,6 +122,6 @@ def _cost(runs: tuple[FinishedRun, ...], read_out: str) -> Row:
 
 
 def _same(values: Iterable):
-    """The value that all have, or None."""
+    """Return the value if all are equal, else None."""
     first, *others = values
     return first if all(other == first for other in others) else None

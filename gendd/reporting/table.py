@@ -16,32 +16,32 @@ Cell = Callable[[Row], str]
 
 
 def accuracy_table(rows: list[Row], accuracies: Sequence[str]) -> str:
-    """Return a line per row, all of the same images.
+    """Return a Markdown table with one line per row. All rows have the same evaluation images.
 
     Args:
-        accuracies: names of those whose mean and standard deviation it shows, the score first.
+        accuracies: names of the accuracies to show with mean and standard deviation, the main score first.
     """
-    columns: dict[str, Cell] = {name: RUNS[name] for name in ("Method", "Read-out")}
+    columns: dict[str, Cell] = {name: RUNS[name] for name in ("Method", "Output")}
     images = rows[0]["eval_images"]
     columns |= {f"{title(name, images)}, %": partial(mean_text, name=name) for name in accuracies}
     return table(rows, present(columns | RUNS | PUBLISHED, rows))
 
 
 def present(columns: dict[str, Cell], rows: list[Row]) -> dict[str, Cell]:
-    """Return the columns without the optional ones that no row fills."""
+    """Return the columns without optional columns that are empty in all rows."""
     return {
         name: cell for name, cell in columns.items() if name not in OPTIONAL or any(cell(row) != DASH for row in rows)
     }
 
 
 def table(rows: list[Row], columns: dict[str, Cell]) -> str:
-    """Return Markdown: a line per row, a cell per column."""
+    """Return a Markdown table with one line per row and one cell per column."""
     cells = [[cell(row) for cell in columns.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells))
 
 
 def write_csv(path: Path, rows: list[Row]) -> None:
-    """All values of the rows, unrounded; empty where a row has none."""
+    """Write all values of the rows, unrounded; the cell of a missing value is empty."""
     names = dict.fromkeys(name for row in rows for name in row)
     file = io.StringIO()
     writer = csv.DictWriter(file, names)
@@ -51,13 +51,13 @@ def write_csv(path: Path, rows: list[Row]) -> None:
 
 
 def title(score: str, images: int) -> str:
-    """Return a score's name in a heading, of so many images."""
+    """Return the name of a score for a heading, given the number of evaluation images."""
     name = score_title(score, images)
     return name[0].upper() + name[1:]
 
 
 def mean_text(row: Row, name: str) -> str:
-    """Such as "71.24 ± 0.31"; one run has no deviation."""
+    """Format mean and deviation, such as "71.24 ± 0.31"; for one run, only the value."""
     mean, deviation = row.get(name), row.get(f"{name}_sd")
     if mean is None:
         return DASH
@@ -118,7 +118,7 @@ BEST = "Best top-1, %"
 OPTIONAL = {DIFFERING, QUOTED, QUOTED_FROM, BEST}
 RUNS: dict[str, Cell] = {
     "Method": lambda row: row["name"],
-    "Read-out": lambda row: row["read_out"].replace("_", " "),
+    "Output": lambda row: row["read_out"].replace("_", " "),
     DIFFERING: lambda row: row["differing_settings"] or DASH,
     "Teacher (top-1, %)": _teacher,
     "Student": lambda row: row["student"],

@@ -17,12 +17,13 @@ def read_config(path: Path, family: Family) -> Config:
     """Return the configuration in a file. Fields that the file does not name have the family's defaults.
 
     Raises:
-        InvalidValue: no such file, another family, an unknown field, or a value of a wrong type.
+        InvalidValue: the file does not exist, is for another family, names an unknown field, or has a value of a wrong
+            type.
     """
     content = read_content(path)
     try:
         if (name := content.pop("family", None)) != family.name:
-            raise InvalidValue(f"family {name}", f"the program is {family.name}'s; name a file of {family.name}")
+            raise InvalidValue(f"family {name}", f"the program belongs to {family.name}; name a file of {family.name}")
         for section, values in content.items():
             _check_name(section, "", field_names(Config))
             _check_type(values, dict, section)
@@ -45,7 +46,7 @@ def read_content(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file.
 
     Raises:
-        InvalidValue: no such file, or other content.
+        InvalidValue: the file does not exist, or does not contain a JSON object.
     """
     try:
         content = json.loads(path.read_text())
@@ -54,7 +55,7 @@ def read_content(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InvalidValue(path, f"{error.strerror}; name a file such as a run's config.json") from error
     except ValueError as error:
-        raise InvalidValue(path, f"is not JSON, {error}; correct it") from error
+        raise InvalidValue(path, f"is not JSON ({error}); correct it") from error
     if not isinstance(content, dict):
         raise InvalidValue(path, "is not a JSON object; name a file such as a run's config.json")
     return content
@@ -72,7 +73,7 @@ def _check_type(value: Any, hint: Any, name: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Return whether a JSON value is of the type of a field. A list is a tuple's value, an integer a float's."""
+    """Return True if a JSON value has the type of a field. A list is accepted for a tuple, an integer for a float."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in choices)
@@ -83,7 +84,7 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
-    # True is an integer in Python, and no number here.
+    # In Python True is an integer; here it is not a number.
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

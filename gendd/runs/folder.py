@@ -1,17 +1,18 @@
-"""Run folders: everything that resumes, evaluates, reports or exports a run lies in its folder.
+"""Run folders. A run folder contains all files to resume, evaluate, report or export its run.
 
-config.json         resolved configuration, and the family it is for
-data.json           names of the classes, numbers of images, of all and of each class
+config.json         resolved configuration and its family
+data.json           names of the classes, number of images, number of training images per class
 environment.json    versions, git commit, hardware, processes, the teacher's checksums and measured accuracy
-metrics.jsonl       one record a line: losses of an epoch, or accuracies of an evaluation
-tensorboard/        the same for TensorBoard
-checkpoints/        last.pt and best.pt: the trained weights, their average if there is one, and which the run reports
-result.json         final accuracies, cost of each read-out; exists once the run is complete
-features.safetensors  some generated features beside their targets (GenDD runs)
-student/            the plain student of the last checkpoint with the reported weights, its linear probe as classifier:
-                    model.safetensors and config.json, as timm's local-dir: has them
+metrics.jsonl       one record per line: losses of an epoch, or accuracies of an evaluation
+tensorboard/        the same metrics for TensorBoard
+checkpoints/        last.pt and best.pt: trained weights, their moving average with --ema-decay, and which of them the
+                    run reports
+result.json         final accuracies and inference cost of each output; exists once the run is complete
+features.safetensors  some generated features with their targets (GenDD runs)
+student/            the plain student of the last checkpoint with the reported weights; its classifier is the linear
+                    probe. model.safetensors and config.json have the format of timm's local-dir:
 student.safetensors link to student/model.safetensors
-writer.lock         who writes here; exists while the run is at work (gendd/runs/lock.py)
+writer.lock         the process that writes here; exists while the run is active (gendd/runs/lock.py)
 """
 
 import dataclasses
@@ -38,17 +39,17 @@ from gendd.methods import get_method
 from gendd.networks.checkpoint import metadata
 from gendd.networks.file_format import is_safetensors
 
-# Where things lie and how the result is measured; not what is trained.
+# Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
 NOT_COMPARED = {
     *Run.of_command,
     *("runs", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
-    "paper",  # The values that it sets are compared.
+    "paper",  # The fields that it sets are compared.
 }
-# Before the names of read-outs with averaged weights, in metrics and results.
+# Prefix of outputs with averaged weights, in metrics and results.
 AVERAGED = "ema_"
-# Key of the run's record, JSON text, in a checkpoint.
+# Key of the run's record (JSON text) in a checkpoint.
 RECORD = "run"
-# What a run is judged by: its classes, or, without any, its features.
+# Score of a run: top-1 accuracy, or cosine similarity of features without classes.
 SCORES = {"top1": "top-1", "cosine": "cosine"}
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
@@ -86,10 +87,10 @@ class RunFolder:
         return self.path / "tensorboard"
 
     def read(self, name: str) -> dict:
-        """Content of one of the folder's JSON files.
+        """Return the content of a JSON file of the folder.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: the file is missing or damaged.
         """
         try:
             content = json.loads(retried((self.path / name).read_text, self.path / name))
@@ -98,86 +99,90 @@ class RunFolder:
             return content
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{self.path.absolute()}: no run folder, {name} is missing or damaged; name the run's folder"
+                f"{self.path.absolute()}: not a run folder, {name} is missing or damaged; name the folder of a run"
             ) from error
 
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
     def config(self, family: Family) -> Config:
-        """Return the configuration that the run was made with. Raises UserError as `saved_config` does."""
+        """Return the configuration of the run.
+
+        Raises:
+            UserError: see `saved_config`.
+        """
         return saved_config(self.read("config.json"), family, self.path)
 
     def check(self, config: Config, family: Family, set_by: Mapping[str, str] | None = None) -> None:
-        """Refuse a folder whose run has another configuration, where that changes what is trained.
+        """Raise UserError if the folder's run has another configuration, except for fields that do not affect training.
 
         Args:
-            set_by: {field: option that sets it}, where the names differ, as in a stage 1.
+            set_by: {field: option that sets it} for stage 1, whose options have other names.
         """
         if not (self.path / "config.json").exists():
             return
         options = set_by or {}
-        theirs, mine = (by_name(one.content()) for one in (self.config(family), config))
+        saved, given = (by_name(one.content()) for one in (self.config(family), config))
         differing = [
-            f"`{options.get(name, name)}` {theirs.get(name)} there, {mine[name]} here"
-            for name in sorted(mine.keys() - NOT_COMPARED)
-            if theirs.get(name) != mine[name]
+            f"`{options.get(name, name)}` {saved.get(name)} there, {given[name]} here"
+            for name in sorted(given.keys() - NOT_COMPARED)
+            if saved.get(name) != given[name]
         ]
         if differing:
-            remedy = f"repeat them, choose another `{options.get('name', 'name')}` or `seed`, or delete the folder"
+            remedy = f"use the same, choose another `{options.get('name', 'name')}` or `seed`, or delete the folder"
             if config.run.resume:
-                remedy = "leave them out beside `resume`"
+                remedy = "leave them out with `resume`"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
     def check_data(self, training: TrainingData, evaluation: EvaluationData) -> str:
-        """Refuse to go on with other classes, or another number of training images, than the run began with.
+        """Raise UserError if the classes or the number of training images changed since the start of the run.
 
         Returns:
-            what has changed of the evaluation's images, in words: it changes nothing in what is trained.
+            a description of changed evaluation images, which do not affect training; empty without a change.
         """
         if not (self.last.exists() and (self.path / "data.json").exists()):
             return ""
-        theirs, mine = self.read("data.json"), identity(training, evaluation)
+        saved, given = self.read("data.json"), identity(training, evaluation)
         changed = {
-            name: f"{theirs[name]} {name} there, {mine[name]} here"
+            name: f"{saved[name]} {name} there, {given[name]} here"
             for name in ("training images", "evaluation images")
-            if theirs[name] != mine[name]
+            if saved[name] != given[name]
         }
         evaluated = changed.pop("evaluation images", "")
-        if difference := class_difference(theirs["classes"], mine["classes"]):
+        if difference := class_difference(saved["classes"], given["classes"]):
             changed["classes"] = f"other classes, {difference}"
         if changed:
             raise UserError(
-                f"{self.path} holds a run of other data: {'; '.join(changed.values())}; give it the data it began "
-                "with, choose another `name` or `seed`, or delete the folder"
+                f"{self.path} holds a run of other data: {'; '.join(changed.values())}; use the original data, "
+                "choose another `name` or `seed`, or delete the folder"
             )
         return evaluated
 
-    def check_teacher(self, mine: Mapping[str, Any]) -> None:
-        """Refuse to resume with other weights of the teacher than the run began with.
+    def check_teacher(self, given: Mapping[str, Any]) -> None:
+        """Raise UserError if the teacher's weights changed since the start of the run.
 
         Args:
-            mine: the teacher's record, as environment.json keeps it. Older runs hold no checksum of the tensors.
+            given: the teacher's record for environment.json. Records of older runs do not contain `tensors_sha256`.
         """
         if not (self.last.exists() and (self.path / "environment.json").exists()):
             return
-        theirs = self.read("environment.json").get("teacher", {})
-        name = next((name for name in ("tensors_sha256", "sha256") if theirs.get(name)), None)
-        if name and theirs[name] != mine[name]:
+        saved = self.read("environment.json").get("teacher", {})
+        name = next((name for name in ("tensors_sha256", "sha256") if saved.get(name)), None)
+        if name and saved[name] != given[name]:
             raise UserError(
-                f"{self.path} holds a run of another teacher: {theirs['weights']} had sha256 {theirs[name][:12]}, "
-                f"{mine['weights']} has {str(mine[name])[:12]}; give it the teacher it began with, choose another "
+                f"{self.path} holds a run of another teacher: {saved['weights']} had sha256 {saved[name][:12]}, "
+                f"{given['weights']} has {str(given[name])[:12]}; use the original teacher, choose another "
                 "`name` or `seed`, or delete the folder"
             )
 
     def claim(self, config: Config, family: Family, training: TrainingData, evaluation: EvaluationData) -> None:
-        """Make the folder this configuration's and this data's."""
+        """Write the configuration and the identity of the data to the folder."""
         self.last.parent.mkdir(parents=True, exist_ok=True)
         self.write("config.json", {"family": family.name, **config.content()})
         self.write("data.json", identity(training, evaluation))
 
     def headline(self) -> str:
-        """The result in a line."""
+        """Return the result in one line."""
         result = self.read("result.json")
         score = next(name for name in SCORES if name in result["best"])
         scores = ", ".join(f"{name} {scored[score]:.2f} %" for name, scored in result["last"].items())
@@ -190,38 +195,38 @@ class RunFolder:
 
 
 def progress(path: Path, epoch: int | None) -> str:
-    """Return after which epoch a run's checkpoint was saved, and that the run is unfinished; nothing of other files."""
+    """Describe the epoch of a run's checkpoint and whether the run is complete; empty for other files."""
     run = RunFolder(path)
     if epoch is None or not (path / "config.json").exists():
         return ""
     epochs = run.read("config.json")["optimizer"]["epochs"]
-    lacks = "its final evaluation" if epoch == epochs else f"{epochs - epoch} epochs"
-    unfinished = "" if run.result.exists() else f": the run is unfinished, it lacks {lacks}"
+    left = "its final evaluation is missing" if epoch == epochs else f"{epochs - epoch} epochs are left"
+    unfinished = "" if run.result.exists() else f": the run is incomplete, {left}"
     return f", after epoch {epoch} of {epochs}{unfinished}"
 
 
 def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: tuple[str, object] | None = None) -> None:
-    """Refuse images of other classes than a run, or a run's plain student, was trained on, where both are known.
+    """Raise InvalidSetting if the images have other classes than a run or its plain student was trained on.
 
     Args:
-        given: the setting, with its value, that named the checkpoint; None for a program's argument.
+        given: the setting, with its value, that names the checkpoint; None for a program's argument.
     """
     learned = learned_classes(checkpoint)
     if learned and (difference := class_difference(learned, class_names)):
         field, value = given or ("", checkpoint)
-        reason = f"has learned other classes than the images to evaluate on are of; {difference}"
+        reason = f"was trained on other classes than the evaluation images have; {difference}"
         raise InvalidSetting(field, value, f"{reason}; name a data set with the same class folders")
 
 
 def class_subset(checkpoint: Path, class_names: Sequence[str | None]) -> list[int] | None:
-    """Numbers of a run's classes that images of only some of them are of, such as ImageNet-A's 200; None of all."""
+    """Return the indices of a run's classes that the images have, if they have only some, such as ImageNet-A's 200."""
     number = {name: place for place, name in enumerate(learned_classes(checkpoint))}
     some = len(class_names) < len(number) and None not in number and set(class_names) <= set(number)
     return [number[name] for name in class_names] if some and class_names else None
 
 
 def learned_classes(checkpoint: Path) -> list[str | None]:
-    """Of a run, its checkpoint files or its plain student; none where they are not known."""
+    """Return the class names of a run, from its folder, a checkpoint or its plain student; empty if unknown."""
     run = RunFolder(checkpoint if checkpoint.is_dir() else checkpoint.parent.parent)
     if checkpoint in (run.path, run.last, run.best) and (run.path / "data.json").exists():
         return run.read("data.json")["classes"]
@@ -229,7 +234,7 @@ def learned_classes(checkpoint: Path) -> list[str | None]:
 
 
 def run_path(config: Config) -> Path:
-    """runs/<data>/<teacher>_<student>/<method>/<seed>; without a teacher, the student alone."""
+    """Return runs/<data>/<teacher>_<student>/<method>/<seed>, or .../<student>/... without a teacher."""
     pair = "_".join(_as_folder(name) for name in (config.networks.teacher, config.networks.student) if name)
     data, run = data_label(dataclasses.asdict(config.data)), config.run
     return Path(run.runs, data, pair, run.name or _as_folder(config.method.name), str(run.seed))
@@ -239,22 +244,24 @@ def saved_config(record: Mapping[str, Any], family: Family, path: Path) -> Confi
     """Return the configuration in a run's record; fields that are newer than the run have their defaults.
 
     Raises:
-        UserError: a damaged record, one of another family, or one with options that this version does not know.
+        UserError: the record is damaged, belongs to another family, or has options that this version does not know.
     """
     if record.get("family") != family.name:
-        raise UserError(f"{path.absolute()}: a run of {record.get('family')}, not of {family.name}")
+        raise UserError(
+            f"{path.absolute()}: the run belongs to {record.get('family')}, not to {family.name}; name another"
+        )
     try:
         method = get_method(record["method"]["name"])
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path.absolute()}: its configuration names no method; name another run") from error
+        raise UserError(f"{path.absolute()}: its configuration does not name a method; name another run") from error
     except InvalidValue as error:
         raise UserError(f"{path}: method {error}") from error
     config = family.config(method()).filled(record)
     known = by_name(config.content())
     if unknown := [name for name, value in by_name(record).items() if name not in known and value not in (None, False)]:
         raise UserError(
-            f"{path.absolute()}: a run of another version, with unknown options {', '.join(unknown)}; use the version "
-            "that made it"
+            f"{path.absolute()}: the run is from another version, with unknown options {', '.join(unknown)}; use that "
+            "version"
         )
     return config
 
@@ -264,23 +271,23 @@ def embedded_record(path: Path) -> dict[str, Any]:
     try:
         if is_safetensors(path):
             return json.loads(metadata(path)["config"])["gendd"][RECORD]
-        # Mapped to memory: no tensor is read.
+        # Memory-mapped, so that tensors are not read.
         return json.loads(torch.load(path, map_location="meta", mmap=True, weights_only=True)[RECORD])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError):
         return {}
 
 
 def run_record(path: Path) -> dict[str, Any]:
-    """Return what is known of a run: family, configuration and class names, from its folder or one of its files.
+    """Return the family, configuration and class names of a run, from its folder or one of its files.
 
     Raises:
-        UserError: a damaged run folder, or a file that holds no configuration.
+        UserError: the run folder is damaged, or the file does not hold a configuration.
     """
     if path.is_dir():
         run = RunFolder(path)
         return {**run.read("config.json"), "classes": run.read("data.json")["classes"]}
     if not (record := embedded_record(path)):
-        raise UserError(f"{path}: holds no configuration; name the run folder")
+        raise UserError(f"{path}: the file does not hold a configuration; name the run folder")
     return record
 
 
@@ -294,10 +301,10 @@ def by_name(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def data_label(settings: Mapping[str, Any]) -> str:
-    """Return the name of the data that a run learns from, such as "cifar100-lt0.01".
+    """Return the name of a run's training data, such as "cifar100-lt0.01".
 
     Args:
-        settings: values of the data set and of what is made of its training images; those that lack are not set.
+        settings: fields of `Data`. Fields of other families may be missing.
     """
     name = data_name(settings["dataset"])
     if settings.get("unlabeled_dir"):
@@ -309,7 +316,7 @@ def data_label(settings: Mapping[str, Any]) -> str:
 
 
 def stage1_run(config: Config) -> RunFolder | None:
-    """Return the run folder of stage 1; None without one."""
+    """Return the run folder of stage 1, or None without stage 1."""
     first = config.method.pretraining(config)
     return RunFolder(run_path(first)) if first else None
 
@@ -324,7 +331,7 @@ def earlier_epochs(config: Config) -> int:
 
 
 def data_name(dataset: str) -> str:
-    """The last part of a data set's path; of shards, files that one pattern names, that of their folder's."""
+    """Return the last part of a data set's path; for a pattern of shard files, the name of their folder."""
     path = Path(dataset)
     is_shard = any(ending in path.name.lower() for ending in (".tar", ".tgz"))
     return _as_folder(path.parent.name or path.stem if is_shard else path.name)
@@ -335,7 +342,7 @@ def _as_folder(name: str) -> str:
 
 
 def environment(world: World) -> dict:
-    """What a figure needs beside it to be understood."""
+    """Return versions, commit, hardware and processes, to store with figures."""
     return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "git_commit": git_commit(),
@@ -352,7 +359,7 @@ def _version(package: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """Commit of this code, marked "+changes" where the files differ from it; None outside a git checkout."""
+    """Return the commit of this code, with "+changes" if files differ from it; None outside a git checkout."""
     root = Path(__file__).parent
 
     def git(*arguments: str) -> str:

@@ -1,7 +1,7 @@
-"""A run folder has one writer at a time: the first process of a run holds filelock's lease in it until the run ends.
+"""Lock of a run folder, so that it has one writer: the first process of a run holds filelock's lease until it ends.
 
-The lease needs no locks of the disk: the writer renews its file. A writer that was killed on this machine is found at
-once, one on another machine by a file that no longer changes.
+The lease does not need locks of the file system: the writer renews a file. If the writer was killed, another process
+on the same machine sees it at once. On another machine it sees that the file no longer changes.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from filelock import SoftFileLease, Timeout
 from gendd.core.errors import UserError
 
 NAME = "writer.lock"
-# Seconds without a renewal until a writer counts as gone. It renews three times as often.
+# A writer that has not renewed the lease for this many seconds counts as dead. It renews three times as often.
 SILENCE = 30.0
 
 
@@ -24,11 +24,11 @@ class Busy(UserError):
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, against other writers. It goes again if nothing was written to it.
+    """Lock a folder against other writers. Create it if missing, and remove it again if it stays empty.
 
     Raises:
-        Busy: another process writes to it.
-        UserError: it cannot be written.
+        Busy: another process writes to the folder.
+        UserError: the folder cannot be written.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     lease = SoftFileLease(folder / NAME, lease_duration=SILENCE)
@@ -44,7 +44,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lease.acquire(timeout=wait)
     except Timeout as error:
         raise Busy(
-            f"{folder}: {writer} is writing this run; wait until it ends, or end it, then give the command again "
+            f"{folder}: {writer} is writing this run; wait until it ends, or stop it, then run the same command again "
             f"(if that process does not exist, delete {folder / NAME})"
         ) from error
     except OSError as error:

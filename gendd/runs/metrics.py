@@ -1,4 +1,4 @@
-"""Metrics of a run, to a JSON-lines file and to TensorBoard."""
+"""Metrics of a run, in a JSON-lines file and in TensorBoard."""
 
 import json
 import math
@@ -10,23 +10,23 @@ from gendd.runs.folder import RunFolder
 
 
 class MetricsWriter:
-    """Appends records to `metrics.jsonl` and scalars to `tensorboard/`.
+    """Writer of `metrics.jsonl` and `tensorboard/`.
 
     Args:
         folder: the run folder.
-        step: where the run resumes. Records beyond it, and of the end, are dropped: that work is done again.
-        evaluated: the last epoch that is evaluated. Evaluations beyond it are dropped too.
+        step: step at which the run resumes. Later records, and the final one, are dropped: that work is repeated.
+        evaluated: last epoch whose evaluation is complete. Later evaluations are dropped too.
     """
 
     def __init__(self, folder: Path, step: int, evaluated: float = math.inf):
         self.path = folder / "metrics.jsonl"
-        # Epochs whose record of this kind is kept.
+        # Last epoch to keep, per kind of record.
         last = {"train": math.inf, "eval": evaluated, "final": -1}
         records = read_metrics(folder)
         kept = [record for record in records if record["step"] <= step and record["epoch"] <= last[record["kind"]]]
         content = "".join(json.dumps(record) + "\n" for record in kept).encode()
         write_whole(self.path, lambda file: file.write(content))
-        from torch.utils.tensorboard import SummaryWriter  # Here, because it is slow to import.
+        from torch.utils.tensorboard import SummaryWriter  # Imported here because it is slow.
 
         self.board = SummaryWriter(RunFolder(folder).tensorboard, purge_step=step + 1)
 
@@ -40,7 +40,7 @@ class MetricsWriter:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """Records of a run; a last line that a kill cut short is left out."""
+    """Return the records of a run, without an incomplete last line of a killed run."""
     path = folder / "metrics.jsonl"
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:

@@ -1,4 +1,4 @@
-"""The training loop. It knows tasks (batch -> losses), never methods."""
+"""The training loop. It depends on tasks (batch -> losses), not on methods."""
 
 import contextlib
 import json
@@ -30,8 +30,14 @@ from gendd.training.progress import Progress, say
 
 @dataclass(frozen=True)
 class Measured:
-    """An evaluation: of which images, accuracies {"head": {"top1": ..., "top5": ...}, ...} with the read-out to report
-    first (without classes, scores of features, {"head": {"cosine": ...}, ...}), and what else was measured."""
+    """The result of an evaluation.
+
+    Attributes:
+        images: split and number of images.
+        accuracies: {"head": {"top1": ..., "top5": ...}, ...}, the reported output first; without classes, scores of
+            features: {"head": {"cosine": ...}, ...}.
+        others: other measured values.
+    """
 
     images: dict
     accuracies: dict[str, dict]
@@ -44,14 +50,14 @@ class Measured:
 Evaluate = Callable[[int], Measured]
 
 
-# Steps between looks at whether the losses are finite: each waits until the device has done all its work.
+# Steps between checks that the losses are finite. Each check waits for the device to finish its work.
 CHECK_EVERY = 50
-# How far a run is: attributes of `Training` that its checkpoints hold.
+# Attributes of `Training` that a checkpoint stores.
 PROGRESS = ("epoch", "step", "seconds", "best")
 
 
 class Means:
-    """Means of the scalars that a task returns, kept on the device until they are read."""
+    """Means of the scalars that a task returns, accumulated on the device."""
 
     def __init__(self):
         self.sums: dict[str, Tensor] = {}
@@ -64,11 +70,11 @@ class Means:
                 self.sums[name] = self.sums.get(name, 0) + value.detach().double()
 
     def own_loss(self) -> float:
-        """Mean loss of this process so far."""
+        """Return the mean loss of this process so far."""
         return self.sums["loss"].item() / self.count
 
     def read(self, world: World) -> dict[str, float]:
-        """Means over all calls and processes."""
+        """Return the means over all calls and processes."""
         sums = torch.stack(list(self.sums.values()))
         if world.size > 1:
             dist.all_reduce(sums)
@@ -77,12 +83,13 @@ class Means:
 
 @dataclass
 class Training:
-    """A run from where it stands to its last epoch.
+    """The training of a run, from its last checkpoint to its last epoch.
 
     Args:
-        task: on its device, wrapped for all processes.
-        evaluate: measures on the first so many evaluation images (0: all).
-        keep: writes what others use of the network, as it is after this epoch.
+        task: the task on its device, wrapped by DDP for several processes.
+        evaluate: evaluates the task on the first evaluation images, up to the given number (0: all).
+        record: the run's record, which each checkpoint stores.
+        keep: writes the plain student after the given epoch.
         precision: "bf16" or "fp32".
     """
 
@@ -102,19 +109,21 @@ class Training:
     best: dict = field(default_factory=dict)
     # The last epoch whose evaluation is recorded.
     evaluated: int = 0
-    # The epoch that the last checkpoint is of; 0 without one.
+    # The epoch of the last checkpoint; 0 without a checkpoint.
     saved: int = 0
 
     def __post_init__(self):
         self.schedule = Schedule(self.optimizer, self.config.optimizer, self.data.steps_per_epoch)
 
     def fit(self) -> None:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         if self.run.last.exists():
             self.load()
         if not self.world.agrees(self.step):
             raise InvalidSetting(
-                "runs", self.config.run.runs, "not the same folder on all machines; name one that all see"
+                "runs",
+                self.config.run.runs,
+                "is not the same folder on all machines; name a folder that all machines share",
             )
         if self.world.is_first:
             self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
@@ -127,14 +136,14 @@ class Training:
                 self.epoch += 1
                 self.report("train", record, self.progress.left(self.step))
                 if self.world.is_first:
-                    # Before the checkpoint, so that none is without it.
+                    # Before the checkpoint, so that the exported student exists for every checkpoint.
                     self.keep(self.epoch)
-                # Before the evaluation: if that fails, the epoch is not trained again.
+                # Before the evaluation: if the evaluation fails, the epoch is not trained again.
                 self.save()
                 self.evaluate_if_due()
 
     def evaluate_if_due(self) -> None:
-        """Evaluate the epoch if it is one to evaluate and its evaluation is not recorded yet."""
+        """Evaluate the epoch if an evaluation is due and not recorded yet."""
         chosen = self.epoch % self.config.run.eval_every == 0 or self.epoch == self.config.optimizer.epochs
         if chosen and self.evaluated < self.epoch:
             self.evaluate_epoch()
@@ -142,7 +151,7 @@ class Training:
             self.save()
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass; means of the losses, images/s and the share of time spent waiting for data."""
+        """Train one epoch. Return the means of the losses, images/s and the share of time spent waiting for data."""
         self.task.train()
         self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
         means = Means()
@@ -168,9 +177,9 @@ class Training:
         }
 
     def train_step(self, batches, means: Means) -> float:
-        """One optimizer step over the global batch; seconds spent waiting for data."""
+        """Make one optimizer step over the global batch. Return the seconds spent waiting for data."""
         self.schedule.set(self.step)
-        # For networks with dropout: their numbers, too, follow from seed and step.
+        # For networks with dropout: their random numbers also follow from seed and step.
         torch.manual_seed(generator("cpu", self.config.run.seed, "dropout", self.step, self.world.rank).initial_seed())
         waiting = 0.0
         for micro_batch in range(self.config.optimizer.grad_accum_steps):
@@ -193,23 +202,21 @@ class Training:
         return waiting
 
     def check_losses(self) -> None:
-        """
-        Raises:
-            UserError: a loss of this epoch was not finite; nothing that came of it has been saved.
-        """
+        """Raise UserError if a loss of this epoch was not finite. No weights after this loss have been saved."""
         if not self.world.all_true(self.finite):
             optimizer = self.config.optimizer
             raise UserError(
-                f"the loss is not finite, at step {self.step} or up to {CHECK_EVERY} before; lower `lr` {optimizer.lr} "
-                f"or lengthen `warmup_epochs` {optimizer.warmup_epochs} (the last good checkpoint is {self.run.last})"
+                f"the loss is not finite at step {self.step}, or up to {CHECK_EVERY} steps before; lower `lr` "
+                f"{optimizer.lr} or raise `warmup_epochs` {optimizer.warmup_epochs} (the last good checkpoint is "
+                f"{self.run.last})"
             )
 
     def evaluate_epoch(self) -> None:
-        """Accuracies on the evaluation's images; keeps the best epoch's weights."""
+        """Evaluate the epoch, and save its weights if it is the best so far."""
         measured = self.evaluate(self.config.run.eval_images)
         self.report("eval", measured.record())
         read_out, accuracy = next(iter(measured.accuracies.items()))
-        # The first score of the first read-out: "top1", or "cosine" without classes.
+        # The first score of the first output is "top1", or "cosine" without classes.
         name, score = next(iter(accuracy.items()))
         if score > self.best.get(name, -math.inf):
             self.best = {"epoch": self.epoch, "read_out": read_out, name: score, **measured.images}
@@ -217,21 +224,21 @@ class Training:
                 files.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
 
     def report(self, kind: str, values: dict, end: str = "") -> None:
-        """Write values to the metrics and print them as a line, with this end."""
+        """Write values to the metrics and print them as a line that ends with `end`."""
         if not self.world.is_first:
             return
         self.metrics.write(kind, self.epoch, self.step, values)
         say(f"epoch {self.epoch:>3}/{self.config.optimizer.epochs}  {kind:<5}  {_as_line(values)}{end}")
 
     def where_stopped(self) -> str:
-        """What the user may do after a stop."""
+        """Describe the last checkpoint and how to resume, for the message after a stop."""
         epochs = self.config.optimizer.epochs
         if not self.saved:
-            return f"stopped in epoch 1 of {epochs}, before its checkpoint; the same command begins again"
-        return f"stopped after epoch {self.saved} of {epochs}; the same command resumes ({self.run.last})"
+            return f"stopped in epoch 1 of {epochs}, before its checkpoint; run the same command again to start over"
+        return f"stopped after epoch {self.saved} of {epochs}; run the same command again to resume ({self.run.last})"
 
     def weights(self) -> dict:
-        """Return what a checkpoint holds to be evaluated: trained weights, their average, and the run's record."""
+        """Return the part of a checkpoint for evaluation: trained weights, their average, and the run's record."""
         reported = self.config.optimizer.eval_weights
         content = {"model": self._state(), "reported": reported, RECORD: json.dumps(self.record)}
         if self.task.has_ema():
@@ -254,15 +261,15 @@ class Training:
         self.world.barrier()
 
     def load(self) -> None:
-        """Go on from the last checkpoint. All random numbers follow from the step, so nothing else is needed."""
+        """Load the last checkpoint. All random numbers follow from the step, so they are not stored."""
         content = checkpoint.read(self.run.last)
-        lacking = [name for name in ("model", "optimizer", *PROGRESS) if name not in content]
-        if lacking:
+        missing = [name for name in ("model", "optimizer", *PROGRESS) if name not in content]
+        if missing:
             raise InvalidSetting(
                 "resume",
                 self.run.last,
-                f"lacks {', '.join(lacking)}, without which no run goes on, as best.pt and "
-                "weights alone do; put its last checkpoint there, or start another run with `student_weights`",
+                f"the file does not hold {', '.join(missing)}, so the run cannot resume from it; put its last "
+                "checkpoint there, or start another run with `student_weights`",
             )
         unwrap_model(self.task.get_eval_model()).load_state_dict(content["model"])
         if self.task.has_ema():
@@ -274,25 +281,24 @@ class Training:
         self.evaluated = content.get("evaluated", self.epoch)
         self.saved = self.epoch
         if self.world.is_first:
-            print(f"going on after epoch {self.epoch} of {self.config.optimizer.epochs} ({self.run.last})", flush=True)
+            print(f"resuming after epoch {self.epoch} of {self.config.optimizer.epochs} ({self.run.last})", flush=True)
 
 
 @contextlib.contextmanager
 def memory_remedy(config: Config, images: int):
-    """Turns running out of memory, over a micro-batch of so many images, into the setting that halves what it needs."""
+    """Replace an out-of-memory error by InvalidSetting, which suggests smaller micro-batches than `images`."""
     try:
         yield
     except RuntimeError as error:
-        # A GPU's allocator has a type of its own, the CPU's only these words.
+        # Only the GPU's allocator raises a special type; the CPU's error has these words.
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         steps = config.optimizer.grad_accum_steps
         raise InvalidSetting(
             "grad_accum_steps",
             steps,
-            f"{images} images at once do not fit into the memory; "
-            f"`grad_accum_steps` {2 * steps} halves them, `grad_checkpointing` both needs less for "
-            "each",
+            f"a micro-batch of {images} images does not fit into memory; set `grad_accum_steps` {2 * steps} to halve "
+            "it, or `grad_checkpointing` both to need less per image",
         ) from error
 
 

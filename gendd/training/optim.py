@@ -1,4 +1,4 @@
-"""Optimizer, parameter groups, and the schedules of learning rate and beta2, a step at a time."""
+"""Optimizer, parameter groups, and the schedules of learning rate and beta2 per step."""
 
 import math
 
@@ -12,19 +12,19 @@ from gendd.config import Optimizer
 
 
 def parameter_groups(module: nn.Module, config: Optimizer, head: nn.Module | None = None) -> list[dict]:
-    """Trained parameters in three groups: what is decayed, what is not, and those of the head, which never are.
+    """Split the trained parameters into three groups: with weight decay, without, and the head.
 
-    `config.decay` decides about vectors (norms, biases). The head has a learning rate of its own.
+    The head has a separate learning rate and no weight decay. `config.decay` decides about vectors (norms, biases).
     """
-    apart = {id(p) for p in head.parameters()} if head else set()
+    in_head = {id(p) for p in head.parameters()} if head else set()
     trained = [p for p in module.parameters() if p.requires_grad]
-    backbone = [p for p in trained if id(p) not in apart]
+    backbone = [p for p in trained if id(p) not in in_head]
     decayed = [p for p in backbone if p.dim() > 1 or config.decay == "head-exempt"]
     kept = [p for p in backbone if p.dim() <= 1 and config.decay == "matrices"]
     groups = [
         {"params": decayed, "weight_decay": config.weight_decay, "lr": config.lr},
         {"params": kept, "weight_decay": 0.0, "lr": config.lr},
-        {"params": [p for p in trained if id(p) in apart], "weight_decay": 0.0, "lr": config.head_lr or config.lr},
+        {"params": [p for p in trained if id(p) in in_head], "weight_decay": 0.0, "lr": config.head_lr or config.lr},
     ]
     return [group for group in groups if group["params"]]
 
@@ -39,7 +39,7 @@ def create_optimizer(module: nn.Module, config: Optimizer, head: nn.Module | Non
 
 
 def _muon_groups(module: nn.Module, groups: list[dict]) -> list[dict]:
-    """The same groups, each in two: what Muon takes, and what NAdamW takes."""
+    """Split each group into two: parameters for Muon, and parameters for NAdamW."""
     hidden = _hidden_weights(module)
     split = []
     for group in groups:
@@ -50,8 +50,10 @@ def _muon_groups(module: nn.Module, groups: list[dict]) -> list[dict]:
 
 
 def _hidden_weights(module: nn.Module) -> set[int]:
-    """Ids of the weights of linear and convolution layers in the backbone, which speaks timm's interface, but for its
-    classifier's. What a method trains around the backbone (projections, heads) is not among them."""
+    """Return the ids of the weights of linear and convolution layers in the backbone, without its classifier.
+
+    The backbone is the module with timm's interface (`get_classifier`). Projections and heads around it are excluded.
+    """
     backbones = [part for part in module.modules() if hasattr(part, "get_classifier")]
     layers = [layer for part in backbones for layer in part.modules() if isinstance(layer, (nn.Linear, _ConvNd))]
     classifiers = {id(p) for part in backbones for p in part.get_classifier().parameters()}
@@ -59,7 +61,7 @@ def _hidden_weights(module: nn.Module) -> set[int]:
 
 
 class Schedule:
-    """Sets learning rates and beta2 for a step. It holds no state, so resuming needs none.
+    """Schedule of learning rates and beta2. It is a function of the step, so checkpoints do not store it.
 
     Learning rate: linear warm-up from 0, then cosine to `min_lr`, or x0.1 at each milestone. beta2: half a cosine
     over all steps, from `beta2_start` to `beta2_end`.
@@ -72,7 +74,7 @@ class Schedule:
             optimizer,
             sched={"cosine": "cosine", "step": "multistep"}[config.schedule],
             num_epochs=config.epochs - (config.warmup if config.schedule == "cosine" else 0),
-            # Half a step on: timm compares with the step to come, and would lower the rate one step early.
+            # Half a step later: timm compares with the next step, and would lower the rate one step early.
             decay_milestones=[milestone + 0.5 / steps_per_epoch for milestone in sorted(config.milestones)],
             decay_rate=0.1,
             min_lr=config.min_lr,

@@ -1,4 +1,4 @@
-"""How far a run is while it trains: a bar in a terminal, a line per minute in a file, both with the run's time left."""
+"""Progress of a training: a bar in a terminal, or a line per minute in a file, both with the remaining time."""
 
 import sys
 import time
@@ -12,18 +12,19 @@ SECONDS_PER_LINE = 60
 
 
 class Progress:
-    """
+    """Display of the progress of a run.
+
     Args:
-        epochs, steps: of the whole run.
+        epochs, steps: total numbers of the run.
         done: steps before this start.
-        images: per step.
-        shown: whether this process shows anything.
+        images: images per step.
+        shown: False in processes that print nothing.
     """
 
     def __init__(self, epochs: int, steps: int, done: int, images: int, shown: bool):
         self.epochs, self.steps, self.done, self.images = epochs, steps, done, images
         self.writes_lines = shown and not sys.stdout.isatty()
-        # Without smoothing the time left includes evaluations.
+        # Without smoothing, the remaining time includes evaluations.
         self.bar = tqdm(
             total=steps,
             initial=done,
@@ -47,7 +48,7 @@ class Progress:
         self.written, self.written_at = time.monotonic(), (epoch - 1) * self.steps // self.epochs
 
     def advance(self, step: int, loss: Callable[[], float]) -> None:
-        """Show that this many steps are done; the loss is read only for a line."""
+        """Show the number of completed steps. `loss` is called only to print a line."""
         self.bar.update()
         now = time.monotonic()
         if not self.writes_lines or now - self.written < SECONDS_PER_LINE:
@@ -58,7 +59,7 @@ class Progress:
         self.written, self.written_at = now, step
 
     def left(self, step: int) -> str:
-        """Return how long the run still takes, as the end of a line; nothing after its last step."""
+        """Return the remaining time, as the end of a line; empty after the last step."""
         seconds = (time.monotonic() - self.begin) / (step - self.done) * (self.steps - step)
         return f"  {timedelta(seconds=round(seconds))} left" if step < self.steps else ""
 

@@ -403,7 +403,7 @@ def test_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
     flags += [*COMMON, "--batch-size", "8", "--runs", str(tmp_path), "--dry-run"]
     for name, classes in {"same": "abc", "renamed": "acd"}.items():
         train([*flags, "--dataset", str(write_folder(tmp_path / name, classes))])
-        refusal = f"--teacher-weights {weights}: has learned other classes than the images to evaluate on are of; only"
+        refusal = f"--teacher-weights {weights}: was trained on other classes than the evaluation images have; only"
         assert (refusal in capsys.readouterr().out) == (name == "renamed")
     with refuses("only in one of them: b, d; name a data set with the same class folders"):
         train([*flags[:-1], "--dataset", str(tmp_path / "renamed")])

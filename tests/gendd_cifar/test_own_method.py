@@ -76,7 +76,7 @@ def test_own_method_has_option_ranges_and_help(tmp_path, capsys):
     [
         ("", "importable from "),
         ("Own = 3", "is not a class that derives from gendd.methods.base.Method"),
-        ("from gendd.methods.base import Method\n\nclass Own(Method): pass", "has no build"),
+        ("from gendd.methods.base import Method\n\nclass Own(Method): pass", "does not define build"),
         ("1 / 0", "cannot be imported .ZeroDivisionError"),
         (
             "from dataclasses import dataclass\nfrom gendd.methods.base import Method\n\n"

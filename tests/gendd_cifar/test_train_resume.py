@@ -119,7 +119,7 @@ def test_resume_refuses_changed_teacher(train, teacher, tmp_path, monkeypatch):
         changed = content["model"] | {"classifier.bias": content["model"]["classifier.bias"] + 1}
         torch.save({"model": changed}, file)
         monkeypatch.setattr(toy, "bias", 1.0)
-        with refuses("holds a run of another teacher: .* had sha256 .*; give it the teacher"):
+        with refuses("holds a run of another teacher: .* had sha256 .*; use the original teacher"):
             train(*flags, "--name", kind)
         torch.save({"model": content["model"]}, file)
         monkeypatch.setattr(toy, "bias", 0.0)
@@ -159,7 +159,7 @@ def test_resume_with_dry_run_or_check_data_changes_nothing(interrupted, flag, to
 def test_resume_refuses_an_incomplete_last_checkpoint(interrupted):
     last = torch.load(interrupted / "checkpoints" / "last.pt", weights_only=True)
     torch.save({"model": last["model"], "epoch": 1, "best": {}}, interrupted / "checkpoints" / "last.pt")
-    with refuses("last.pt: lacks optimizer, step, seconds, .*; put its last checkpoint there"):
+    with refuses("last.pt: the file does not hold optimizer, step, seconds, .*; put its last checkpoint"):
         main(["--resume", str(interrupted)])
 
 

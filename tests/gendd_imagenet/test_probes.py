@@ -152,7 +152,7 @@ def test_evaluation_of_an_unfinished_run_says_so(run, tmp_path, capsys):
     (tmp_path / "run" / "result.json").unlink()
     evaluate_imagenet([str(tmp_path / "run")])
     knn(FAMILY, [str(tmp_path / "run"), "--k", "1"])
-    words = "after epoch 1 of 1: the run is unfinished, it lacks its final evaluation\n"
+    words = "after epoch 1 of 1: the run is incomplete, its final evaluation is missing\n"
     assert capsys.readouterr().out.count(words) == 2
 
 

@@ -277,7 +277,7 @@ def test_out_of_memory_error_names_a_remedy(run, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        refuses("16 images at once .* --grad-accum-steps 2 halves"),
+        refuses("micro-batch of 16 images .* --grad-accum-steps 2 to halve"),
     ):
         patch.setattr("gendd.methods.gendd.GenDDTask.forward", no_room)
         run()

@@ -64,7 +64,7 @@ def test_process_keeps_its_rows_of_all_draws():
 
 @pytest.mark.parametrize("repeats, remedy", [(1, 4), (2, 4), (7, 8)])
 def test_antithetic_scheme_refuses_draws_without_partner(repeats, remedy):
-    with refuses(f"--repeats {repeats}: --draw-scheme antithetic .* Set it to {remedy}"):
+    with refuses(f"--repeats {repeats}: --draw-scheme antithetic .* set it to {remedy}"):
         drawn("antithetic", repeats, 1)
 
 

@@ -251,7 +251,7 @@ def test_one_step_from_zero_has_its_closed_form(head, batch):
     "kind, settings, words",
     [
         ("paper", {"start": 999}, "--sampling-start 999: .* at most 990"),
-        ("flow", {"sampler": "ancestral", "steps": 5}, "--sampler ancestral: --noise-path straight has none"),
+        ("flow", {"sampler": "ancestral", "steps": 5}, "--sampler ancestral: does not work with --noise-path straight"),
     ],
 )
 def test_sampling_refuses_settings_that_objective_forbids(batch, kind, settings, words):
@@ -260,7 +260,7 @@ def test_sampling_refuses_settings_that_objective_forbids(batch, kind, settings,
 
 
 def test_token_dim_not_dividing_names_the_nearest():
-    with refuses(r"--token-dim 48: .* 64; nearest that do: 32 and 64"):
+    with refuses(r"--token-dim 48: .* 64; choose a divisor such as 32 or 64"):
         SplitTokenHead(64, COND, token_dim=48)
 
 

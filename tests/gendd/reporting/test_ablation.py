@@ -41,7 +41,7 @@ def test_ablation_has_one_row_per_value_with_seeds_and_cost(tmp_path):
     ]
     ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
     found = ablation_rows(tmp_path / "out", "contraction")
-    assert [(row["contraction"], row["read-out"]) for row in found] == [
+    assert [(row["contraction"], row["output"]) for row in found] == [
         ("0.25", "head"), ("0.25", "probe"), ("0.5", "head"), ("0.5", "probe"),
     ]  # fmt: skip
     assert [float(row["top-1 %"]) for row in found] == [40, 45, 61.5, 50.5]
@@ -65,8 +65,8 @@ def test_timestep_schemes_get_curves_and_old_runs_no_cost(tmp_path):
         for scheme in ("independent", "shared")
     ]
     ablate(["repeats", *runs, "--output", str(tmp_path / "out")])
-    heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["read-out"].startswith("head")]
-    assert [(row["read-out"], row["repeats"]) for row in heads] == [
+    heads = [row for row in ablation_rows(tmp_path / "out", "repeats") if row["output"].startswith("head")]
+    assert [(row["output"], row["repeats"]) for row in heads] == [
         ("head, independent", "4"), ("head, shared", "4"), ("head, independent", "30"), ("head, shared", "30"),
     ]  # fmt: skip
     assert {row["MFLOPs per image of the head's loss"] for row in heads} == {""}
@@ -86,7 +86,7 @@ def test_ablation_gives_cost_of_the_reported_weights(tmp_path, weights, reported
     run = write_run(tmp_path / "run", "gendd", accuracies, ema_decay=0.9, eval_weights=weights)
     main([str(run), "--output", str(tmp_path / "out")])
     (table,) = cost_tables((tmp_path / "out" / "report.md").read_text())
-    assert [row["Read-out"] for row in table] == [name.replace("_", " ") for name in reported]
+    assert [row["Output"] for row in table] == [name.replace("_", " ") for name in reported]
     assert table[-1]["FLOPs, times the head's"] == "1.00"
 
 
@@ -120,7 +120,7 @@ def test_costs_are_sorted_and_relative_to_the_best_head(tmp_path):
     ratios = [float(row["FLOPs, times the head's"]) for row in table]
     assert ratios == sorted(ratios) and ratios[-2:] == [1.0, 1.31]
     assert {row["Method"] for row in table} == {"worse", "better", "kd", "regression"}
-    assert table[-1]["Student"] == "big" and table[-2]["Read-out"] == "head"
+    assert table[-1]["Student"] == "big" and table[-2]["Output"] == "head"
     assert (tmp_path / "out" / "cost.png").read_bytes().startswith(b"\x89PNG")
 
 

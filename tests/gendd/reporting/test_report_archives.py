@@ -44,7 +44,7 @@ def test_archive_without_runs_is_refused(tmp_path):
     for name, reason in (
         ("damaged.tar.xz", "cannot be read"),
         ("absent.tar.xz", "cannot be read"),
-        ("empty.tar", "no complete run"),
+        ("empty.tar", "does not hold a complete run"),
         ("outside.tar", "cannot"),
         ("outside.zip", "leads outside"),
         ("link.zip", "not a plain file"),

@@ -20,14 +20,14 @@ def test_table_has_the_values_of_the_files(tmp_path):
     alone = write_run(tmp_path / "alone", "classification", {"classifier": (65.5, 88.0)}, seed=4)
     text = report(tmp_path / "out", gendd, alone)
     (rows,), (prices,) = accuracies(text), costs(text)
-    assert [(row["Method"], row["n (seeds)"], row["Read-out"]) for row in rows] == [
+    assert [(row["Method"], row["n (seeds)"], row["Output"]) for row in rows] == [
         ("classification", "1 (4)", "classifier"),
         ("mine", "1 (0)", "head"),
         ("mine", "1 (0)", "probe"),
     ]
     assert rows[1] == {
         "Method": "mine",
-        "Read-out": "head",
+        "Output": "head",
         "Top-1, %": "71.24",
         "Top-5, %": "92.50",
         "Teacher (top-1, %)": "large (91.23)",
@@ -44,7 +44,7 @@ def test_table_has_the_values_of_the_files(tmp_path):
     assert rows[2]["Best top-1, %"] == "–"
     assert prices[-1] == {
         "Method": "mine",
-        "Read-out": "head",
+        "Output": "head",
         "Top-1, %": "71.24",
         "Student": "small",
         "Parameters, M": "9.87",
@@ -262,7 +262,7 @@ def test_report_without_a_complete_run_is_refused(tmp_path):
     cut = write_run(tmp_path / "cut", "kd", {"classifier": (9.0, 9.0)}, complete=False)
     with refuses("no complete run"):
         report(tmp_path / "out", cut)
-    with refuses("no run folder"):
+    with refuses("not a run folder"):
         report(tmp_path / "out", tmp_path)
     with refuses("RUN is missing"):
         report(tmp_path / "out")

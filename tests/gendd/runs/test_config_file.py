@@ -64,7 +64,7 @@ def test_command_flags_in_file_are_ignored(read, name, value):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"family": "gendd_imagenet"}, "family gendd_imagenet: the program is gendd_cifar's"),
+        ({"family": "gendd_imagenet"}, "family gendd_imagenet: the program belongs to gendd_cifar"),
         ({"method": "feature"}, 'method "feature": is not of type dict'),
         ({"method__name": "kdd"}, "kdd: no such name; nearest: "),
         ({"method__name": None}, "method.name null: is not of type str"),
@@ -103,7 +103,7 @@ def test_resume_with_config_is_refused(read):
     "text, words",
     [
         (None, "no such file"),
-        ("{", "is not JSON, Expecting property name"),
+        ("{", "is not JSON .Expecting property name"),
         ("[]", "is not a JSON object"),
         ("{}", "family None"),
         ("folder", "Is a directory"),

@@ -74,7 +74,7 @@ def test_load_takes_other_values_and_refuses_unknown_ones(run):
 
 def test_load_refuses_a_file_without_a_configuration(run, tmp_path):
     torch.save({"model": {}}, tmp_path / "bare.pt")
-    with refuses("bare.pt: holds no configuration; name the run folder"):
+    with refuses("bare.pt: the file does not hold a configuration; name the run folder"):
         gendd.load(tmp_path / "bare.pt")
 
 

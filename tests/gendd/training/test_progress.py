@@ -103,4 +103,6 @@ def test_stopped_run_prints_its_last_epoch(started, number, code):
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in said
-    assert re.search(r"\nstopped after epoch [2-9] of 100000; the same command resumes \(\S+/last.pt\)\n", said)
+    assert re.search(
+        r"\nstopped after epoch [2-9] of 100000; run the same command again to resume \(\S+/last.pt\)\n", said
+    )
