@@ -1,10 +1,10 @@
-"""What the launcher's setting of glibc's allocator saves a training on the CPU, and what memory it costs.
+"""Time and memory of a CPU training with and without the launcher's setting of glibc's allocator.
 
     python bench/allocator.py
 
-The same training on the built-in digits, started directly (glibc as it is) and by the launcher (freed blocks are
-kept), in turns. The system's CPU time is of whole processes, start and evaluation included; an epoch's rate is
-of its steps alone, and the first epoch is not counted.
+The same training on the built-in digits starts alternately directly (default glibc) and by the launcher (which keeps
+freed blocks). The system's CPU time covers the whole process, including start and evaluation. An epoch's rate covers
+only its steps, and the first epoch is not counted.
 """
 
 import os
@@ -24,17 +24,17 @@ from gendd.core.distributed import hardware
 from gendd.launch import KEPT_BLOCKS
 from gendd.runs.metrics import read_metrics
 
-STARTS = {"glibc as it is": ["-m"], "freed blocks kept": ["-m", "gendd.launch"]}
+STARTS = {"default glibc": ["-m"], "freed blocks kept": ["-m", "gendd.launch"]}
 
 
 @dataclass(frozen=True)
 class Config:
-    """A training with and without the launcher's setting of the allocator, in turns."""
+    """Trainings with and without the launcher's allocator setting, in turns."""
 
     student: str = "resnet20"
     batch_size: int = 128
     epochs: int = 4
-    """Of each training; all but the first are counted."""
+    """Epochs per training; the first is not counted."""
     rounds: int = 5
 
 
@@ -51,7 +51,7 @@ def main(config: Config) -> None:
         for name, start in STARTS.items():
             costs[name].append(train(config, start))
     first, second = ([cost.images_per_second for cost in costs[name]] for name in STARTS)
-    ratios = [ours / plain for plain, ours in zip(first, second, strict=True)]
+    ratios = [kept / plain for plain, kept in zip(first, second, strict=True)]
     print(
         f"{config.student} alone, digits, batch {config.batch_size}, {config.rounds} trainings of {config.epochs} "
         f"epochs each; {hardware(torch.device('cpu'))}, torch {torch.__version__}, {' '.join(platform.libc_ver())}\n"
@@ -60,11 +60,11 @@ def main(config: Config) -> None:
     for name, measured in costs.items():
         rates, system, peaks = zip(*map(astuple, measured), strict=True)
         print(f"| {name} | {spread(rates, '.0f')} | {spread(system, '.2f')} | {spread(peaks, '.0f')} |")
-    print(f"\nimages/s, pair by pair: {spread(ratios, '.2f')} times as many")
+    print(f"\nratio of images/s in each round, freed blocks kept to default: {spread(ratios, '.2f')}")
 
 
 def train(config: Config, start: list[str]) -> Cost:
-    """One training in a process of its own."""
+    """Train once in a separate process and return its cost."""
     environment = {name: value for name, value in os.environ.items() if name not in KEPT_BLOCKS}
     with tempfile.TemporaryDirectory() as runs:
         flags = (

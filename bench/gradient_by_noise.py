@@ -1,11 +1,12 @@
-"""From which noise levels the backbone learns: the gradient of GenDD's loss in the condition, by timestep.
+"""Gradient of GenDD's loss with respect to the condition, by timestep: the noise levels that the backbone learns from.
 
     python bench/gradient_by_noise.py RUN DATASET [--teacher-weights FILE]
 
-RUN is a trained run folder of gendd, DATASET where its images lie now. In each tenth of the timesteps the loss of a
-batch is taken over many draws, with no mixed features and no dropped conditions; its gradient in the conditions z is
-what the backbone gets. `signal` is the norm of its mean over the draws: the square root of the inner product of two
-independent halves, so that the noise of the draws does not count. Shares are weighted as training draws timesteps.
+RUN is a run folder of gendd, DATASET the folder of its images. For each tenth of the timesteps, the loss of a batch is
+computed over many draws, without feature mixup or dropped conditions. Its gradient with respect to the conditions z is
+the backbone's training signal. `signal` is the norm of the gradient's mean over the draws. It is the square root of the
+inner product of two independent halves, which excludes the noise of the draws. Shares are weighted by the training's
+timestep density.
 """
 
 import statistics
@@ -30,18 +31,18 @@ TENTHS = 10
 
 @dataclass(frozen=True)
 class Config:
-    """From which noise levels the backbone learns."""
+    """Gradient of GenDD's loss with respect to the condition, by timestep."""
 
     run: Annotated[Path, tyro.conf.Positional]
     dataset: Annotated[str, tyro.conf.Positional]
     images: int = 128
-    """Of a batch."""
+    """Images per batch."""
     batches: int = 4
-    """Of images."""
+    """Batches of images."""
     draws: int = 32
-    """Timesteps and noises per token in each half of each tenth."""
+    """Draws of timestep and noise per token in each half of each tenth."""
     teacher_weights: str = ""
-    """The run's own if not given."""
+    """Teacher checkpoint. The run's if not given."""
 
 
 def main(config: Config) -> None:
@@ -64,7 +65,7 @@ def main(config: Config) -> None:
 
 
 def measure(run: TrainedRun, config: Config) -> list[list[float]]:
-    """For each tenth of the timesteps, the signal on every batch."""
+    """Return the signal of every batch for each tenth of the timesteps."""
     student, head = run.task.trainable_module, run.task.head
     signals: list[list[float]] = [[] for _ in range(TENTHS)]
     for step, (batch, target) in enumerate(run.batches(config.batches)):

@@ -1,11 +1,11 @@
-"""Variance of a training step's gradient over its draws, against K, for each scheme of draws, on a trained student.
+"""Variance of a training step's gradient over its draws, for each draw scheme and K, on a trained student.
 
     python bench/gradient_variance.py RUN IMAGES
 
-RUN is a GenDD run on a folder of images, IMAGES that folder. Some batches of its training images, many draws of
-timesteps, noise and dropped conditions each: the variance is that of the gradient over the draws alone, summed over the
-parameters, of the student (backbone and LayerNorm) and of the head apart, relative to the published draws' on the same
-batch; median, least and greatest over the batches.
+RUN is a GenDD run on a folder of images, IMAGES that folder. On each of several training batches, the gradient is
+computed for many draws of timesteps, noise and dropped conditions. Its variance over the draws is summed over the
+parameters, separately for the student (backbone and LayerNorm) and the head. It is reported relative to the variance
+with the published draws on the same batch: median, minimum and maximum over the batches.
 """
 
 import statistics
@@ -37,17 +37,17 @@ class Config:
     run: Annotated[Path, tyro.conf.Positional]
     dataset: Annotated[str, tyro.conf.Positional]
     images: int = 32
-    """Of a batch."""
+    """Images per batch."""
     batches: int = 4
-    """Of images, each with gradients of its own."""
+    """Batches of images."""
     draws: int = 48
-    """Gradients of each setting and batch."""
+    """Gradients per setting and batch."""
     teacher_weights: str = ""
-    """The run's own if not given."""
+    """Teacher checkpoint. The run's if not given."""
 
 
 class Moments:
-    """Mean and variance of vectors, one at a time."""
+    """Running mean and variance of vectors."""
 
     def __init__(self):
         self.count, self.total, self.square = 0, 0, 0.0
@@ -58,7 +58,7 @@ class Moments:
         self.square += vector.square().sum().item()
 
     def variance(self) -> float:
-        """Summed over the vector's elements."""
+        """Return the variance, summed over the vector's elements."""
         return (self.square - (self.total.square().sum() / self.count).item()) / (self.count - 1)
 
 
@@ -81,7 +81,7 @@ def main(config: Config) -> None:
 
 
 def measure(run: TrainedRun, config: Config) -> dict[tuple[str, int], list[list[float]]]:
-    """By (scheme, K), a list each for the student's gradient and the head's: its variance on every batch."""
+    """Return the variance on every batch, by (scheme, K), as one list for the student and one for the head."""
     task, student = run.task, run.task.trainable_module
     head, objective, device = task.head, task.head.objective, torch.device("cpu")
     parts = [[*student.backbone.parameters(), *student.norm.parameters()], [*head.parameters()]]

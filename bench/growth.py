@@ -1,10 +1,10 @@
-"""How cost grows, drawn: a training step with K, tokens, batch and width; the head read-out with steps, width, classes.
+"""Plot the cost of a training step and of the head's inference against their settings: docs/bench/growth.png.
 
     python bench/growth.py
 
-resnet8x4 and its head on random images, the project's path alone; docs/bench/growth.png. A panel varies one of the
-settings that its title names, the others stay at the defaults below. Median of some calls after one that is not
-counted; bars from the least to the greatest.
+It measures resnet8x4 and its head on random images, without a reference. Each panel varies the setting in its title;
+the others keep the values below. Points are medians of several calls after an uncounted one; bars show minimum and
+maximum.
 """
 
 import statistics
@@ -29,12 +29,12 @@ from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
 STUDENT, TOKENS, CLASSES, BATCH, DRAWS, HEAD_WIDTH = "resnet8x4", 4, 100, 64, 12, 1024
 IMAGES, CALLS = 500, 3
 TRAINING = {
-    "K, draws a token": ("repeats", (2, 6, 12, 30, 60)),
+    "K, draws per token": ("repeats", (2, 6, 12, 30, 60)),
     "tokens M": ("tokens", (1, 2, 4, 8, 16)),
     "batch": ("batch", (16, 32, 64, 128)),
     "head's width": ("width", (256, 512, 1024, 2048)),
 }
-READING = {
+INFERENCE = {
     "deterministic steps": ("steps", (1, 2, 4, 8, 16)),
     "head's width": ("width", (256, 512, 1024, 2048)),
     "tokens M": ("tokens", (1, 2, 4, 8, 16)),
@@ -47,8 +47,8 @@ def main() -> None:
     figure = Figure(figsize=(1.5 * WIDTH, 5), dpi=DPI, layout="constrained")
     panels = figure.subplots(2, 4)
     for row, settings, work, unit in (
-        (panels[0], TRAINING, step, "ms a training step"),
-        (panels[1], READING, reading, f"ms to read {IMAGES} images"),
+        (panels[0], TRAINING, step, "ms per training step"),
+        (panels[1], INFERENCE, inference, f"ms for inference on {IMAGES} images"),
     ):
         for axes, (title, (name, values)) in zip(row, settings.items(), strict=True):
             times = take_turns([work(**{name: value}) for value in values], CALLS)
@@ -71,7 +71,7 @@ def main() -> None:
 def step(
     repeats: int = DRAWS, tokens: int = TOKENS, batch: int = BATCH, width: int = HEAD_WIDTH
 ) -> Callable[[], object]:
-    """Loss and gradients of the student and its head; the teacher is left out."""
+    """Return a function that computes loss and gradients of the student and its head, without the teacher."""
     device, student = _student(tokens, CLASSES, width, repeats=repeats, draw_scheme="shared")
     student.train().requires_grad_(True)
     images, target = _images(batch), torch.randn(batch, student.head.feature_dim, device=device)
@@ -86,7 +86,7 @@ def step(
     return work
 
 
-def reading(
+def inference(
     steps: int = NOISE_OUTPUT["sampling_steps"], width: int = HEAD_WIDTH, tokens: int = TOKENS, classes: int = CLASSES
 ) -> Callable[[], object]:
     device, student = _student(tokens, classes, width)

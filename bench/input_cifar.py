@@ -1,9 +1,10 @@
-"""Augmented images/s a core of the input path of small images, beside torchvision's transforms, in one run.
+"""Augmented images/s per core of the input path for small images, compared with torchvision's transforms.
 
     python bench/input_cifar.py
 
-Both crop with padding 4, flip and normalize 32x32 images in batches of 64: torchvision's transforms a PIL image at a
-time, this project's path a batch at a time. The pixels are random: their values cost nothing. CPU time of one thread.
+Both crop with padding 4, flip and normalize 32x32 images in batches of 64. torchvision's transforms process one PIL
+image at a time, this project's path one batch at a time. The pixels are random, which does not affect the time. Times
+are CPU time of one thread.
 """
 
 import time
@@ -18,11 +19,11 @@ from gendd_cifar.data import TrainingImages
 from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD
 from gendd_cifar.sources import Images, Source
 
-# After gendd, which makes torchvision work beside a CPU-only torch.
+# Import after gendd, which makes torchvision work with a CPU-only torch.
 from torchvision import transforms  # isort: skip
 
 IMAGES, BATCH, PADDING, ROUNDS = 50_000, 64, 4, 7
-# Batches a round of each path.
+# Batches per round for each path.
 REFERENCE_BATCHES, BATCHES = 20, 200
 
 
@@ -57,7 +58,7 @@ def records() -> list[dict]:
     torch.set_num_threads(threads)
     rates = [REFERENCE_BATCHES * BATCH / taken for taken in plain], [BATCHES * BATCH / taken for taken in fast]
     ratios = [one / other for one, other in zip(rates[1], rates[0], strict=True)]
-    # A byte a value is read, four are written; the copies between count as losses.
+    # Counts one byte read and four written per value; the copies in between count as inefficiency.
     achieved = sorted(rates[1])[ROUNDS // 2] * 5 * pixels[0].numel()
     return [record("input/cifar", "images/s per core", *rates, ratios, achieved / memory_rate())]
 

@@ -1,10 +1,10 @@
-"""Images/s a core of the input path of photographs, beside timm's own transforms, in one run.
+"""Images/s per core of the input path for photographs, compared with timm's transforms.
 
     python bench/input_imagenet.py FOLDER
 
-Both paths make the same views of the same photographs, turn by turn; how far their pixels differ is printed too. Times
-are CPU time of one thread, which a busy machine disturbs less than wall time. Without a folder, the two photographs
-that come with scikit-learn are used.
+Both paths compute the same views of the same photographs in turns; the difference of their pixels is printed too. Times
+are CPU time of one thread, which a busy machine disturbs less than wall time. Without FOLDER, scikit-learn's two
+photographs are used.
 """
 
 import io
@@ -31,7 +31,7 @@ from gendd.methods.classification import Classification
 from gendd_imagenet.family import FAMILY
 from gendd_imagenet.images import EvalView, TrainView, seeded
 
-# After gendd, which makes torchvision work beside a CPU-only torch.
+# Import after gendd, which makes torchvision work with a CPU-only torch.
 from timm.data.transforms_factory import transforms_imagenet_eval, transforms_imagenet_train  # isort: skip
 from torchvision.transforms.v2.functional import pil_to_tensor, resize  # isort: skip
 
@@ -45,19 +45,19 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Config:
-    """Images/s a core of the input path of photographs."""
+    """Images/s per core of the input path for photographs."""
 
     folder: tyro.conf.Positional[Path | None] = None
-    """Folder of JPEG files, with any folders in it."""
+    """Folder of JPEG files, at any depth."""
     images: int = 500
-    """Photographs to take, evenly from the folder's sorted ones."""
+    """Number of photographs, evenly spaced in the folder's sorted files."""
     rounds: int = 5
-    """Times that each path goes over all photographs; one more, first, is not counted."""
+    """Passes of each path over all photographs, after an uncounted one."""
 
 
 @dataclass
 class Way:
-    """A way to do a thing to photograph number i, and the milliseconds an image it took, a round each."""
+    """Work to do on photograph number i, and its milliseconds per image in each round."""
 
     name: str
     do: Callable[[int], object]
@@ -77,17 +77,17 @@ def main(config: Config) -> None:
         f"{version('torchvision')}, timm {version('timm')}, Pillow {version('pillow')} "
         f"(libjpeg-turbo {features.version('libjpeg_turbo')})"
     )
-    print(f"Median (min-max) of {config.rounds} rounds, CPU time of one thread; difference in levels of 255, mean\n")
-    print("| view | path | ms an image | images/s a core | ratio, round by round | difference |\n" + "|---" * 6 + "|")
+    print(f"Median (min-max) of {config.rounds} rounds, CPU time of one thread; mean difference in levels of 255\n")
+    print("| view | path | ms per image | images/s per core | ratio per round | difference |\n" + "|---" * 6 + "|")
     for name, timms, ours in views(photographs):
         ways = Way("timm's transforms", timms), Way("ours", ours)
         time_each(ways, len(photographs), config.rounds)
         ratios = [one / other for one, other in zip(*(way.milliseconds for way in ways), strict=True)]
-        difference = statistics.mean(apart(timms(i), ours(i)) for i in range(len(photographs)))
+        difference = statistics.mean(mean_difference(timms(i), ours(i)) for i in range(len(photographs)))
         for way, rest in zip(ways, ("| ", f"{spread(ratios)} | {difference:.3f}"), strict=True):
             rates = [1000 / milliseconds for milliseconds in way.milliseconds]
             print(f"| {name} | {way.name} | {spread(way.milliseconds)} | {spread(rates, 0)} | {rest} |", flush=True)
-    print("\n| stage | ms an image |\n|---|---|")
+    print("\n| stage | ms per image |\n|---|---|")
     for ways in stages(photographs):
         time_each(ways, len(photographs), config.rounds)
         for way in ways:
@@ -99,7 +99,7 @@ def read(folder: Path | None, count: int) -> list[bytes]:
         return [files("sklearn.datasets.images").joinpath(name).read_bytes() for name in ("china.jpg", "flower.jpg")]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     taken = [path.read_bytes() for path in paths[:: max(1, len(paths) // count)][:count]]
-    # What every decoder beside Pillow can read, too.
+    # Keep only modes that every decoder can read.
     photographs = [content for content in taken if Image.open(io.BytesIO(content)).mode in ("RGB", "L")]
     if not photographs:
         raise UserError(f"{folder}: holds no .jpg or .jpeg files; name a folder of photographs")
@@ -107,7 +107,7 @@ def read(folder: Path | None, count: int) -> list[bytes]:
 
 
 def views(photographs: list[bytes]) -> Iterator[tuple[str, Callable, Callable]]:
-    """Each recipe's view as timm's transforms make it of a decoded photograph, and as the input path makes it."""
+    """Yield the name of each recipe's view, timm's function for it and the input path's function."""
     for name, flags in RECIPES.items():
         config = FAMILY.config(Classification(), image_size=SIZE, interpolation="bicubic", **flags)
         ours = TrainView(config)
@@ -131,7 +131,7 @@ def views(photographs: list[bytes]) -> Iterator[tuple[str, Callable, Callable]]:
 
 
 def stages(photographs: list[bytes]) -> Iterator[list[Way]]:
-    """What the time goes into, beside what could take its place."""
+    """Yield each stage of the input path with its alternatives."""
     yield [Way("decode: Pillow, ours", lambda i: decode(photographs[i])), *other_decoders(photographs)]
     squares = [decode(content).resize((2 * SIZE, 2 * SIZE)) for content in photographs]
     yield [
@@ -152,7 +152,7 @@ def stages(photographs: list[bytes]) -> Iterator[list[Way]]:
 
 
 def other_decoders(photographs: list[bytes]) -> Iterator[Way]:
-    """Those that are installed."""
+    """Yield the installed decoders other than Pillow."""
     with suppress(ImportError):
         import simplejpeg
 
@@ -181,7 +181,7 @@ def time_each(ways: Sequence[Way], count: int, rounds: int) -> None:
         way.milliseconds = [1000 * seconds / count for seconds in taken]
 
 
-def apart(one: torch.Tensor, other: torch.Tensor) -> float:
+def mean_difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return (one.float() - other.float()).abs().mean().item()
 
 

@@ -1,8 +1,8 @@
-"""The machine's own limits, measured: rate of matrix products, rate of memory.
+"""Measure the machine's limits: the rates of matrix products and of memory.
 
     python bench/machine.py
 
-What a work achieves is told as a share of these, from the same run.
+Other benchmarks report their results as a share of these limits, measured in the same run.
 """
 
 import platform
@@ -16,7 +16,7 @@ from measure import seconds
 
 from gendd.core.distributed import hardware
 
-# Side of the square matrices, and values of the memory test's arrays: beyond every cache.
+# Side of the square matrices, and size of the memory test's arrays, which exceeds every cache.
 SIDE = {"cpu": 2048, "cuda": 8192}
 VALUES = {"cpu": 2**26, "cuda": 2**30}
 REPEATS = 7
@@ -31,13 +31,13 @@ def versions() -> dict[str, str]:
 
 
 def describe() -> str:
-    """Hardware and versions in a line."""
+    """Return hardware and versions in one line."""
     return ", ".join([hardware(the_device()), *(f"{name} {number}" for name, number in versions().items())])
 
 
 @cache
 def matrix_rate(dtype: torch.dtype) -> float:
-    """Floating-point operations a second (a multiply-add counts two) of a large square matrix product."""
+    """Measure floating-point operations per second of a large square matrix product; a multiply-add counts as two."""
     device = the_device()
     side = SIDE[device.type]
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
@@ -47,7 +47,7 @@ def matrix_rate(dtype: torch.dtype) -> float:
 
 @cache
 def memory_rate() -> float:
-    """Bytes a second, read and written together, of copying an array."""
+    """Measure bytes per second, read plus written, of copying an array."""
     device = the_device()
     source = torch.ones(VALUES[device.type], device=device)
     target = torch.empty_like(source)
@@ -55,7 +55,7 @@ def memory_rate() -> float:
 
 
 def _typical(work: Callable[[], object]) -> float:
-    """Median seconds of a call, after one that is not counted."""
+    """Return the median seconds per call, after an uncounted one."""
     work()
     return statistics.median(seconds(work) for _ in range(REPEATS))
 

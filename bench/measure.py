@@ -1,4 +1,4 @@
-"""How works are timed: in turns, and as records that the suite collects."""
+"""Time functions in turns, and make the records that the suite collects."""
 
 import re
 import statistics
@@ -17,23 +17,24 @@ Result = TypeVar("Result")
 
 
 def wall_clock() -> float:
-    """Seconds, after all that a GPU was given is done."""
+    """Return seconds, after the GPU has finished all work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def seconds(work: Callable[[], object], clock: Clock = wall_clock) -> float:
-    """Time of one call."""
+    """Return the time of one call."""
     begin = clock()
     work()
     return clock() - begin
 
 
 def take_turns(works: Sequence[Callable[[], object]], rounds: int, clock: Clock = wall_clock) -> list[list[float]]:
-    """Seconds of each work in each round. Every other round goes backwards; one more, first, is not counted.
+    """Return the seconds of each function in each round, after an uncounted round.
 
-    Where one thread works on a busy machine, `time.process_time` is the better clock.
+    Every other round runs in reverse order. For a single thread on a busy machine, `time.process_time` is the better
+    clock.
     """
     times: list[list[float]] = [[] for _ in works]
     for number in range(rounds + 1):
@@ -46,11 +47,11 @@ def take_turns(works: Sequence[Callable[[], object]], rounds: int, clock: Clock 
 
 
 def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:
-    """The outcome of a call, and the most bytes that the process (or the GPU) held while it ran."""
+    """Return the result of a call, and the peak bytes that the process (or the GPU) held meanwhile."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         return work(), torch.cuda.max_memory_allocated()
-    # Linux: 5 resets the peak of the resident set.
+    # On Linux, 5 resets the peak of the resident set.
     Path("/proc/self/clear_refs").write_text("5")
     result = work()
     status = Path("/proc/self/status").read_text()
@@ -65,15 +66,16 @@ def record(
     ratios: Sequence[float],
     share_of_limit: float | None = None,
 ) -> dict:
-    """One line of the suite's table.
+    """Return one row of the suite's table.
 
     Args:
-        unit: of the values of both paths, such as "images/s".
-        reference, ours: a value a round; the record holds their medians.
-        ratios: how many times better ours is, a value a round; the record holds the median as "ratio", least and
-            greatest as "spread", and their number as "n".
-        share_of_limit: what ours achieves of what the machine can (`machine`), None where neither arithmetic nor
-            memory bounds the work.
+        unit: unit of both paths' values, such as "images/s".
+        reference: the reference's value in each round; the record holds the median.
+        ours: the project's value in each round; the record holds the median.
+        ratios: how many times better the project is, in each round. The record holds the median as "ratio", minimum
+            and maximum as "spread", and their number as "n".
+        share_of_limit: the project's share of the machine's limit (`machine`). None if neither arithmetic nor memory
+            limits the work.
     """
     return {
         "work": work,
@@ -89,7 +91,7 @@ def record(
 
 @dataclass(frozen=True)
 class Cached:
-    """The features of one batch, at hand: reading them, a fraction of a millisecond, is left out."""
+    """Teacher features of one batch in memory. Excludes the time to read them, a fraction of a millisecond."""
 
     feature: torch.Tensor
 

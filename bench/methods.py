@@ -1,10 +1,10 @@
-"""Training steps of the methods beside those of logit distillation, in one run, and what their read-outs cost.
+"""Compare the methods' training steps with logit distillation, and their inference costs.
 
     python bench/methods.py [--rounds 15]
 
 resnet56 > resnet20 on random CIFAR-100 images, with the optimizer, batch and head of
-`sh/train_cifar100_resnet56_resnet20_gendd_short.sh`; the methods take turns. Beside the whole step stands one with the
-teacher's features at hand (`--teacher-cache`). On one CPU thread the times are that thread's own.
+`sh/train_cifar100_resnet56_resnet20_gendd_short.sh`. The methods take turns. Each step is timed with the teacher and
+with cached teacher features (`--teacher-cache`). On one CPU thread, times are CPU time.
 """
 
 import argparse
@@ -40,8 +40,10 @@ METHODS = ("kd", "regression", "gendd")
 
 
 def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
-    """Some training steps of a method, by whether the teacher's features are cached, and the FLOPs per image of each of
-    its read-outs."""
+    """Return a function that runs training steps of a method, and the FLOPs per image of each of its outputs.
+
+    The function's argument says whether the teacher's features are cached.
+    """
     torch.manual_seed(0)
     device = the_device()
     config = FAMILY.config(get_method(method)(), **RECIPE, **({} if method == "kd" else HEAD))
@@ -73,7 +75,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="turns that each method takes")
+    parser.add_argument("--rounds", type=int, default=15, help="timed turns per method")
     rounds = parser.parse_args().rounds
     built = {method: build(method) for method in METHODS}
     ways = [(method, cached) for cached in (False, True) for method in METHODS]
@@ -82,7 +84,7 @@ def main() -> None:
     times = dict(zip(ways, take_turns(works, rounds, time.process_time if alone else wall_clock), strict=True))
     print(f"{describe()}; {TEACHER} > {STUDENT}, batch {BATCH}, n = {rounds} turns of {STEPS} steps\n")
     print(
-        "| method | images/s | beside kd | features cached: images/s | beside kd | MFLOPs to read |\n"
+        "| method | images/s | relative to kd | features cached: images/s | relative to kd | inference MFLOPs |\n"
         + "|---" * 6
         + "|"
     )

@@ -1,11 +1,11 @@
-"""What an epoch of each ImageNet recipe costs on 8 H100-class GPUs, by part, on paper: docs/scaling.md.
+"""Estimate the cost of an epoch of each ImageNet recipe on 8 H100-class GPUs, by part: docs/scaling.md.
 
     python bench/on_paper.py
 
-Operations and bytes are counted on shapes alone (the meta device), of one image: products and convolutions by torch's
-counter; bytes as what every operation of the eager program reads and writes in bf16, so that fusion can only lower
-them. Time is the greater of both at the rates below. The head "before" is the plain path of reference.py with the
-paper's K; "after" it is the project's, with the default draws.
+Operations and bytes per image are counted from shapes (the meta device). torch's counter counts matrix products and
+convolutions. Bytes are everything that the eager program's operations read and write in bf16; fusion can only lower
+them. The time is the larger of both at the rates below. The head "before" is the reference of reference.py with the
+paper's K; "after" is the project's head with the default draws.
 """
 
 from collections.abc import Callable
@@ -27,8 +27,8 @@ from gendd.networks.create import create_network, feature_width, pooled_feature
 from gendd_imagenet.family import FAMILY
 
 IMAGES = 1_281_167
-# Assumed of the machine: 8 GPUs (dense bf16 peak and memory rate of an H100 SXM), what a program sees of either, the
-# rate of the gradients' exchange a GPU, cores that decode; measured here: images a core (bench/input_imagenet.py).
+# Assumptions: 8 GPUs (dense bf16 peak and memory rate of an H100 SXM), the share of both that a program reaches, the
+# all-reduce rate per GPU, and the cores for decoding. bench/input_imagenet.py measured the images per core.
 GPUS, PEAK, MEMORY, REACHED, EXCHANGE, CORES = 8, 989e12, 3.35e12, 0.5, 200e9, 96
 PLAIN_INPUT, RANDAUGMENT_INPUT = 674, 448
 BATCH = 512
@@ -56,18 +56,18 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image."""
+    """Operations and bytes per image."""
 
     flops: float = 0
     bytes: float = 0
 
     def seconds(self) -> float:
-        """Of an epoch, on all GPUs."""
+        """Return the seconds of an epoch on all GPUs."""
         return IMAGES / GPUS * max(self.flops / PEAK, self.bytes / MEMORY) / REACHED
 
 
 class ByteCounter(TorchDispatchMode):
-    """Bytes that operations read and write; views cost nothing."""
+    """Counts the bytes that operations read and write, without views."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ def train(model: nn.Module, images: int) -> Cost:
 
 
 def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost, int]:
-    """Of the head's loss and gradients, the paper's and the default's, and the head's parameters."""
+    """Return the costs of loss and gradients of the paper's and the default head, and the latter's parameters."""
     costs = []
     for repeats, plain in ((FAMILY.paper["repeats"], True), (GenDD.repeats, False)):
         settings = {**PAPER, "repeats": repeats} if plain else GenDD().head()
@@ -112,7 +112,7 @@ def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost
         draws = Draws(_of(*shape, head.token_dim), t, _of(1, 1, 1, 1), t.bool() if plain else None)
 
         def loss(head=head, z=z, target=target, draws=draws, plain=plain) -> None:
-            # Autocast, which the head's own gradients turn off, does not know the meta device: leave them to autograd.
+            # The head's custom gradients disable autocast, which fails on the meta device. Use autograd instead.
             with patch("torch.compiler.is_compiling", return_value=True):
                 (head_loss(head, z, target, draws) if plain else head(z, target.float(), draws)["loss"]).backward()
 
@@ -135,7 +135,7 @@ def main() -> None:
         plain, ours, head_parameters = head_costs(feature_width(teacher), feature_width(student), images)
         parts = {"teacher": forward(teacher, images), "student": train(student, images)}
         parts |= {"head, before": plain, "head, after": ours}
-        # A ring: each GPU sends and takes the gradients, float32, almost twice. An image's share of it.
+        # In a ring all-reduce each GPU sends the float32 gradients almost twice.
         sent = 2 * (GPUS - 1) / GPUS * 4 * (parameter_count(student) + head_parameters)
         exchange = sent / EXCHANGE * IMAGES / BATCH
         decoding = IMAGES / recipe.images_per_core / CORES

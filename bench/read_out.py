@@ -1,10 +1,10 @@
-"""Time of reading the head of 10,000 test images, beside the paper's sampler and beside the bare backbone, in one run.
+"""Time the head's inference on 10,000 images, compared with the paper's sampler and with the backbone alone.
 
     python bench/read_out.py
 
-resnet56 > resnet20 with the head of the short recipe (width 512), whose accuracy under each sampler sh/ablate.sh
-measures; the weights are random, which changes no time. The reference is 100 guided ancestral steps x 5 samples, in
-fp32 and the default layout, timed on the first images and scaled: its time is proportional to their number.
+The student is resnet20 with a head of width 512. The weights are random, which does not affect the time. The
+reference takes 100 guided ancestral steps and 5 samples, in fp32 and the default memory layout. It is timed on fewer
+images and scaled, since its time is proportional to their number.
 """
 
 import copy
@@ -27,19 +27,19 @@ from gendd_cifar.family import FAMILY
 
 STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
 IMAGES, ROUNDS = 10_000, 5
-# Images that the reference is timed on in a round.
+# Images per round for the reference.
 REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
 
 
 def build_student(name: str, classifier: nn.Linear, **head) -> Student:
-    """A student of random weights, in eval mode, for the features that a teacher's classifier takes."""
+    """Build a student with random weights, in eval mode, for the input features of a teacher's classifier."""
     network = create_network(name, FAMILY.zoo, classifier.out_features, image_size=32)
     built = SplitTokenHead(classifier.in_features, feature_width(network), **head)
     return Student(network, built, classifier).eval().requires_grad_(False)
 
 
 def head_logits(student: Student, images: torch.Tensor, sampling: SamplingOptions) -> torch.Tensor:
-    """Logits of the head read-out alone, as the evaluate program times it."""
+    """Return the head's logits, without the linear probe, as the evaluate program times them."""
     return student.classifier(student.sample(images, **asdict(sampling)))
 
 
@@ -70,7 +70,7 @@ def records() -> list[dict]:
     share = rate / matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
     return [
         record("read_out/10000", "s", whole, ours, _over(whole, ours), share),
-        # The other way round: its ratio is how many times the backbone's time the head read-out takes.
+        # Inverted: this ratio is the head's inference time divided by the backbone's.
         record("read_out_over_backbone", "s", backbone, ours, _over(ours, backbone), share),
     ]
 

@@ -1,9 +1,9 @@
-"""What every training script sets, beside what is published: docs/results/recipes.md.
+"""Compare the values of every training script with the published ones: docs/results/recipes.md.
 
     python bench/recipes.py
 
-The published values stand here once, by the names of the flags. What a script sets is read from the programs that it
-would start, by their own parser; which parameters decay, from the optimizer's groups of the network that is trained.
+This file lists the published values by flag name. A script's values come from the commands that it would start, parsed
+by the programs' parser. The optimizer's groups show which parameters decay.
 """
 
 import importlib
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results" / "recipes.md"
 CLASSES = {"cifar100": 100, "digits": 10}
 
-# The published values. What is not named here is not stated anywhere.
+# The published values. Values that are missing here are not published.
 FP32 = {"precision": "fp32"}
 ADAMW = {"optimizer": "adamw", "beta1": 0.9, "beta2_end": 0.999, **FP32}
 HEAD = {"token_dim": 64, "width": 1024, "depth": 3, "trunk_depth": 0, "condition_dropout": 0.2}
@@ -49,7 +49,7 @@ CIFAR_1 = {**PRETRAIN, **SMALL, "epochs": 50, "lr": 3e-3, "weight_decay": 5e-2, 
 CIFAR_2 = {**GENDD, **SMALL, **STEPS_DOWN, "lr": 1e-3, "weight_decay": 5e-2, "warmup_epochs": 50, "beta2_start": 0.95}
 CIFAR_2 |= {"repeats": 30, "sampling_steps": 100, "feature_mixup": 1, "pretrain_best": False}
 CIFAR_SGD = {**SGD, **SMALL, **STEPS_DOWN, "lr": 0.05, "weight_decay": 5e-4}
-# Students that learn with this rate, by every method but stage 1 of GenDD.
+# Students with this learning rate in every method, except in stage 1 of GenDD.
 SLOWER = {"MobileNetV2", "ShuffleV1", "ShuffleV2"}
 SLOW = {"lr": 0.01}
 CONTRACTIONS = {
@@ -97,7 +97,7 @@ CC3M_2 = {**LARGE_2, **CC3M, "warmup_epochs": 20, "weight_decay": 2e-2, "contrac
 
 
 def of_pair(teacher: str, student: str, epochs: int, warmup: int, decay: float, mixup: int, augmentation: dict) -> list:
-    """Both stages of a pair on ImageNet."""
+    """Return both stages of a pair on ImageNet."""
     shared = {"teacher": teacher, "student": student, "weight_decay": decay, **augmentation}
     second = {**IMAGENET_2, **shared, "epochs": epochs, "warmup_epochs": warmup, "feature_mixup": mixup}
     return [{**IMAGENET_1, **shared}, second | ({} if augmentation is NOT_MIXED else {"interpolation": "bilinear"})]
@@ -127,7 +127,7 @@ LARGE_SCRIPTS = {
 
 
 def small_pair(pair: str) -> list[dict]:
-    """Both stages of a pair on CIFAR-100."""
+    """Return both stages of a pair on CIFAR-100."""
     teacher, student = pair.split()
     shared = {"teacher": teacher, "student": student}
     rate = SLOW if student in SLOWER else {}
@@ -136,7 +136,7 @@ def small_pair(pair: str) -> list[dict]:
 
 
 def small_method(words: str, own: dict) -> dict:
-    """A method, or "classification none STUDENT", on CIFAR-100."""
+    """Return the published values of "METHOD TEACHER STUDENT" on CIFAR-100; the teacher may be "none"."""
     method, teacher, student = words.split()
     teacher_flags = {} if teacher == "none" else {"teacher": teacher}
     rate = SLOW if student in SLOWER else {}
@@ -144,7 +144,7 @@ def small_method(words: str, own: dict) -> dict:
 
 
 def large_method(words: str, own: dict) -> dict:
-    """A method on ImageNet or ImageNet-LT, of which only results are published."""
+    """Return the values of "METHOD TEACHER STUDENT" on ImageNet or ImageNet-LT, with only results published."""
     return {**dict(zip(("method", "teacher", "student"), words.split(), strict=True)), **FP32, **own}
 
 
@@ -152,7 +152,7 @@ CIFAR, PHOTOGRAPHS = "CIFAR-100, GenDD", "ImageNet, ImageNet-LT and CC3M, GenDD"
 CIFAR_OTHERS = "CIFAR-100, teachers and other methods"
 OTHERS, BASELINES = "ImageNet-LT, teacher; CC3M, KL", "ImageNet and ImageNet-LT, other methods"
 OURS = "Recipes that are not published"
-# Section of the page -> command -> published values of each training that it starts.
+# Section of the page -> command -> published values of each training that the command starts.
 PUBLISHED: dict[str, dict[str, list[dict]]] = {
     CIFAR: {
         f"bash sh/train_cifar100_{pair.replace(' ', '_')}_gendd.sh": small_pair(pair)
@@ -189,7 +189,7 @@ PUBLISHED: dict[str, dict[str, list[dict]]] = {
         "bash sh/quickstart.sh": [{}] * 5,
     },
 }
-# Where a script may differ, and why.
+# Intended differences, with reasons.
 SAMPLING = {"sampler", "sampling_steps", "num_samples"}
 DRAWS = {"repeats", "draw_scheme"}
 WHY = {
@@ -203,7 +203,7 @@ IMAGES = {
     *("image_size", "crop_padding", "crop_scale", "interpolation", "hflip", "color_jitter", "auto_augment"),
     *("mixup", "cutmix", "label_smoothing"),
 }
-# Set by stage 1's own row.
+# Options of stage 1, which has a separate row.
 STAGE1 = field_names(PretrainOptions)
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
 HEAD_OF_PAGE = """# Values of the scripts, and the published ones
@@ -235,20 +235,19 @@ ELSEWHERE = """Differences that no flag shows:
 
 
 def permitted(command: str) -> set[str]:
-    """Fields in which a script may differ from what is published."""
+    """Return the fields in which a script may differ from the published values."""
     without_recipe = any(f"_{pair.replace(' ', '_')}_gendd.sh" in command for pair in WITHOUT_RECIPE)
     return {"precision", *SAMPLING, *(DRAWS if without_recipe else ())}
 
 
-# What the scripts set.
+# The scripts' values.
 
 
 def programs(command: str, folder: Path, **variables: object) -> list[tuple[str, list[str]]]:
-    """The Python programs, such as "gendd_cifar train", and their arguments, that a shell command would start; none is
-    started.
+    """Return the Python programs, such as "gendd_cifar train", and arguments that a shell command would start.
 
     Args:
-        folder: for stand-ins of Python and torchrun that note what they are asked for.
+        folder: folder for stand-ins of Python and torchrun, which only record their arguments.
     """
     binaries, record = folder / "stub" / "bin", folder / "record"
     binaries.mkdir(parents=True, exist_ok=True)
@@ -273,7 +272,7 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
 
 
 def family_of(module: str) -> Family:
-    """The family that a program, such as gendd_cifar train, is of; of one that asks its run folder, gendd_cifar."""
+    """Return the family of a program, such as gendd_cifar train; gendd_cifar for one that reads it from the run."""
     package = module.split()[0]
     return importlib.import_module(f"{'gendd_cifar' if package == 'gendd' else package}.family").FAMILY
 
@@ -283,8 +282,8 @@ class Training:
     """One training that a command starts.
 
     Args:
-        published: values of fields of the configuration, and of "decayed".
-        stage: its number among the runs that the program trains: stage 1, then the run itself.
+        published: published values by field of the configuration, and of "decayed".
+        stage: number among the runs that the program trains: stage 1, if there is one, then the run itself.
     """
 
     command: str
@@ -302,7 +301,7 @@ class Training:
 
     @cached_property
     def decays(self) -> dict[str, bool]:
-        """Names of the trained parameters, and whether each decays."""
+        """Return whether each trained parameter decays, by name."""
         task = untrained_task(family_of(self.module), self.config)
         module = task.get_trainable_module()
         groups = parameter_groups(module, self.config.optimizer, task.head)
@@ -311,14 +310,14 @@ class Training:
 
     @property
     def decayed(self) -> str:
-        """The same in words."""
+        """Describe in words which parameters decay."""
         head = {name for name in self.decays if name.startswith("head.")}
         if {name for name, decays in self.decays.items() if not decays} == head:
             return "all but the head" if head else "all"
         return "weight matrices but the head's" if head else "weight matrices"
 
     def values(self, config: Config) -> dict[str, object]:
-        """What the training consists of, in the page's order."""
+        """Return the values of a configuration, in the page's order."""
         method, data = config.method, field_names(type(config.data))
         flat = {name: value for part in vars(config).values() for name, value in vars(part).items()}
         flat["method"] = method.name
@@ -331,27 +330,27 @@ class Training:
         names += options
         names += ["pretrain_best"] if method.pretraining(config) else []
         names += ["sampler", "sampling_steps", "num_samples", "guidance"] if method.name == "gendd" else []
-        # What few have.
+        # Settings of few trainings.
         names += [name for name in RARE if flat.get(name) or name in self.published]
         return {**{name: flat[name] for name in names}, "decayed": self.decayed}
 
     def differing(self, *flags: str) -> dict[str, tuple]:
-        """Fields, with our and the published value, in which the training with these flags differs."""
+        """Return the fields that differ with these flags, with the script's and the published value."""
         ours = self.values(self.with_flags(*flags))
         return {name: (ours[name], value) for name, value in self.published.items() if ours[name] != value}
 
 
 def stages(family: Family, arguments: list[str]) -> list[Config]:
-    """The runs that the train program makes of its arguments, in order."""
+    """Return the configurations of the runs that the train program makes from its arguments, in order."""
     config = configuration(family, arguments)
     first = config.method.pretraining(config)
     return [first, config] if first else [config]
 
 
 def untrained_task(family: Family, config: Config) -> Task:
-    """The task of a training, with random weights and a narrow head. Of the teacher only the classifier is there."""
+    """Build the task of a training, with random weights, a narrow head and only the classifier of the teacher."""
     classes = CLASSES.get(config.data.dataset, 1000)
-    # Shapes are all that the networks are asked for.
+    # Only the networks' shapes are needed.
     with torch.device("meta"):
         student = create_network(config.networks.student, family.zoo, classes, config.data.image_size)
         if config.networks.teacher:
@@ -368,7 +367,7 @@ def untrained_task(family: Family, config: Config) -> Task:
 
 @cache
 def trainings() -> dict[str, list[Training]]:
-    """Section of the page -> all trainings of its commands."""
+    """Return all trainings by section of the page."""
     with tempfile.TemporaryDirectory() as folder:
         return {
             section: [training for command in commands for training in trainings_of(command, commands[command], folder)]
@@ -405,7 +404,7 @@ def page() -> str:
 
 
 def table(members: list[Training]) -> list[str]:
-    """Lines of two tables: what all trainings set alike, and the rest, a row per training."""
+    """Return the lines of two tables: values common to all trainings, and one row per training with the others."""
     rows = [{name: pair(training, name) for name in training.values(training.config)} for training in members]
     names = list(dict.fromkeys(name for row in rows for name in row))
     alike = [name for name in names if all(row.get(name) == rows[0].get(name) for row in rows)]
@@ -423,13 +422,13 @@ def table(members: list[Training]) -> list[str]:
 
 
 def pair(training: Training, name: str) -> tuple[str, str]:
-    """Our value and the published one; "" where it is not stated."""
+    """Return the script's value and the published one, "" if it is not stated."""
     published = training.published
     return shown(training.values(training.config)[name]), shown(published[name]) if name in published else ""
 
 
 def beside(ours: str, published: str, recipe: dict) -> str:
-    """Our value with what there is to say of the published one, where there is a published recipe."""
+    """Return the script's value, with the published one if they differ and a recipe is published."""
     if ours == published or not recipe:
         return ours
     return f"{ours} (published: {published})" if published else f"{ours} (-)"

@@ -1,7 +1,7 @@
-"""The plain path that speed is compared with: fp32, default memory layout, everything recomputed for each repeat.
+"""Plain reference for speed comparisons: fp32, default memory layout, everything recomputed for each draw.
 
-It computes the same loss as `gendd.diffusion.head` from the same draws, written for reading, not for speed: every
-repeat of every token embeds its condition and its timestep anew, and every block activates its conditioning anew.
+It computes the same loss as `gendd.diffusion.head` from the same draws, written for clarity, not for speed. Every draw
+of every token embeds its condition and its timestep again, and every block activates its conditioning again.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from gendd.networks.create import pooled_feature
 
 
 def denoise(head: SplitTokenHead, x: Tensor, t: Tensor, z: Tensor, token: Tensor) -> Tensor:
-    """(N, d), (N,), (N, D_s), (N,) -> (N, 2d)."""
+    """Map x (N, d), t (N,), z (N, D_s) and token (N,) to the denoiser's output (N, 2d)."""
     net = head.net
     u = net.time_embed(t) + net.cond_embed(z) + net.pos_embed(token)
     x = net.input_proj(x)
@@ -33,7 +33,7 @@ def denoise(head: SplitTokenHead, x: Tensor, t: Tensor, z: Tensor, token: Tensor
 
 
 def head_loss(head: SplitTokenHead, z: Tensor, target: Tensor, draws: Draws) -> Tensor:
-    """The head's loss with the batch repeated K times before anything is computed."""
+    """Compute the head's loss after repeating the batch K times."""
     tokens, shape = head.num_tokens, draws.noise.shape[:-1]
     t, dropped, noise = (
         draws.t.expand(shape).flatten(),
@@ -58,7 +58,7 @@ def step_loss(
     share: Tensor,
     draws: Draws,
 ) -> Tensor:
-    """Loss of one GenDD training step."""
+    """Compute the loss of one GenDD training step."""
     with torch.no_grad():
         feature = pooled_feature(teacher, images)
     target = contract(feature, teacher.get_classifier().weight, labels, contraction)
@@ -71,10 +71,10 @@ def step_loss(
 
 @torch.no_grad()
 def read_out(student: Student, images: Tensor, steps: int, samples: int, noise: Callable[[], Tensor]) -> Tensor:
-    """Logits (B, C) of the paper's read-out: ancestral sampling with guidance 2, every sample on its own.
+    """Return the logits (B, C) of the paper's inference: ancestral sampling with guidance 2, samples independent.
 
     Args:
-        noise: gives a draw (B, S, M, d), first the start, then one a step but the last.
+        noise: draws (B, S, M, d), first for the start, then for each step but the last.
     """
     head, z = student.head, student.norm(pooled_feature(student.backbone, images))
     tokens = torch.arange(head.num_tokens).to(z.device).expand(len(z), samples, -1).flatten()

@@ -1,11 +1,11 @@
-"""Images/s of the train program on one process and on two, with the same threads in all.
+"""Images/s of the train program with one and with two processes, and the same number of threads in total.
 
     python bench/scaling.py
 
-GenDD on the built-in digits with an untrained teacher. Each setting trains on its own, through the launcher; an epoch's
-rate is of its steps alone, and the first epoch is not counted. Two processes pay for exchanging gradients and for
-waiting for each other, two threads for the work that does not divide. Most of the two minutes that it takes on two
-cores are not counted: programs start, networks warm up and are evaluated.
+GenDD trains on the built-in digits with an untrained teacher. Each setting is a separate training with the launcher. An
+epoch's rate covers only its steps, and the first epoch is not counted. Two processes spend time on the all-reduce and
+on waiting for each other, two threads on work that does not divide. The benchmark takes two minutes on two cores, most
+of them uncounted: start, warm-up and evaluation.
 """
 
 import os
@@ -24,24 +24,23 @@ import tyro
 from gendd.core.distributed import hardware
 from gendd.runs.metrics import read_metrics
 
-# Processes and threads of each; the first is what the others are compared with.
+# Processes, and threads per process. The others are compared with the first.
 SETTINGS = ((1, 2), (2, 1), (1, 1))
-# The short recipe's.
 HEAD = ("--width", "512", "--repeats", "8", "--draw-scheme", "antithetic")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Images/s of the train program on one process and on two."""
+    """Images/s of the train program with one and with two processes."""
 
     teacher: str = "resnet20"
     student: str = "resnet8x4"
     batch_size: int = 64
-    """Of all processes together."""
+    """Images per step, over all processes."""
     epochs: int = 4
-    """Of each training; all but the first are counted."""
+    """Epochs per training; the first is not counted."""
     rounds: int = 1
-    """Trainings in each setting, in turns."""
+    """Trainings per setting, in turns."""
 
 
 def main(config: Config) -> None:
@@ -58,7 +57,7 @@ def main(config: Config) -> None:
         f"{hardware(torch.device('cpu')).rsplit(',', 1)[0]}, {len(os.sched_getaffinity(0))} cores, gloo; "
         f"torch {torch.__version__}, timm {version('timm')}, Python {platform.python_version()}\n"
     )
-    print("| processes x threads | images/s, median (min-max) | epochs | times the first's, one by one | loss |")
+    print("| processes x threads | images/s, median (min-max) | epochs | ratio to the first, per epoch | loss |")
     print("|---|---|---|---|---|")
     for (processes, threads), measured in rates.items():
         ratios = [rate / first for rate, first in zip(measured, rates[SETTINGS[0]], strict=True)]
@@ -69,7 +68,7 @@ def main(config: Config) -> None:
 
 
 def train(config: Config, processes: int, threads: int) -> list[dict]:
-    """Records of a training's epochs."""
+    """Train, and return the record of each epoch."""
     with tempfile.TemporaryDirectory() as runs:
         flags = (
             ["gendd", "--dataset", "digits", "--teacher", config.teacher, "--teacher-weights", "random"]

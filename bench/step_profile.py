@@ -1,10 +1,10 @@
-"""Where the time of a training step goes, as it is and compiled, beside what the machine's matrix rate allows.
+"""Profile a training step by kind of operation, eager and compiled, next to the minimum at the machine's matrix rate.
 
     python bench/step_profile.py
 
-The pairs and published draws of train_step.py, in bf16 where the machine multiplies in it. Times are of operations
-alone, per step, from torch's profiler, which slows all of them a little; the compiler's fused kernels do what the
-rows of norms and of element by element do otherwise.
+It uses the pairs and published draws of train_step.py, in bf16 if the hardware supports it. Times are per step and per
+operation, from torch's profiler, which slows all operations a little. The compiler's fused kernels replace the rows
+"norms" and "element by element".
 """
 
 import statistics
@@ -22,7 +22,7 @@ from gendd.distill.teacher import FrozenTeacher
 STEPS = 3
 TEACHER = "teacher's forward pass"
 MATRICES, CONVOLUTIONS, REST = "matrix products", "convolutions", "element by element and the rest"
-# The first kind one of whose words stands in an operation's name.
+# An operation belongs to the first kind with a word that its name contains.
 KINDS = {
     CONVOLUTIONS: ("conv",),
     MATRICES: ("mm", "linear", "matmul"),
@@ -42,18 +42,18 @@ def main() -> None:
         _, compiled = build("ours", pair, compiled=True, **PUBLISHED)
         limits = least_milliseconds(loss)
         columns = [by_kind(step), by_kind(compiled)]
-        print(f"\n| {' > '.join(pair)}: ms a step | eager | compiled | at the matrix rate |\n|---|---|---|---|")
+        print(f"\n| {' > '.join(pair)}: ms per step | eager | compiled | at the matrix rate |\n|---|---|---|---|")
         for kind in (*KINDS, REST):
             print(f"| {kind} | {' | '.join(f'{column[kind]:.0f}' for column in columns)} | {_cell(limits.get(kind))} |")
         totals = [sum(column[kind] for kind in (*KINDS, REST)) for column in columns]
         print(f"| all | {' | '.join(f'{total:.0f}' for total in totals)} | {sum(limits.values()):.0f} |")
-        print(f"| of it the teacher | {' | '.join(f'{column[TEACHER]:.0f}' for column in columns)} | |")
+        print(f"| including the teacher | {' | '.join(f'{column[TEACHER]:.0f}' for column in columns)} | |")
         walls = [1000 * statistics.median(seconds(work) for _ in range(STEPS)) for work in (step, compiled)]
         print(f"| without the profiler | {' | '.join(f'{wall:.0f}' for wall in walls)} | |")
 
 
 def mark_teacher() -> None:
-    """Lets the profiler see the teacher as one event."""
+    """Show the teacher to the profiler as one event."""
     forward = FrozenTeacher.forward
 
     def marked(self, *arguments, **keywords):
@@ -64,7 +64,7 @@ def mark_teacher() -> None:
 
 
 def by_kind(step: Callable[[], object]) -> dict[str, float]:
-    """Milliseconds of a step that operations of each kind take themselves; and all that the teacher takes."""
+    """Return the milliseconds per step of each kind of operation, excluding nested ones, and of the whole teacher."""
     step()
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         for _ in range(STEPS):
@@ -79,7 +79,7 @@ def by_kind(step: Callable[[], object]) -> dict[str, float]:
 
 
 def least_milliseconds(loss: Callable[[], torch.Tensor]) -> dict[str, float]:
-    """Of a step's products and convolutions, if all ran at the machine's rate of large products."""
+    """Return the milliseconds of a step's matrix products and convolutions at the machine's matrix rate."""
     with FlopCounterMode(display=False) as counter:
         loss().backward()
     times = dict.fromkeys((CONVOLUTIONS, MATRICES), 0.0)

@@ -1,10 +1,10 @@
-"""All works beside their reference paths, in one run: a table, and docs/bench/<hardware>.json.
+"""Run all benchmarks against their references: prints a table and writes docs/bench/<hardware>.json.
 
     bash sh/bench.sh
 
-A work's ratio is the median over its rounds, with the least and the greatest; the share is what is achieved of what
-the machine does in large matrix products (or of its memory rate), measured in the same run. Memory is what the process
-held at most while a module's works ran, references included.
+A ratio is the median over the rounds, with minimum and maximum. The share of the limit is relative to the machine's
+rate of large matrix products (or of memory), measured in the same run. Memory is the peak of the process during a
+module's benchmarks, including the references.
 """
 
 import argparse
@@ -29,8 +29,8 @@ FOLDER = Path(__file__).parents[1] / "docs" / "bench"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--no-compile", action="store_true", help="steps as they are alone; compiling takes minutes")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the figures go")
+    parser.add_argument("--no-compile", action="store_true", help="time only eager steps; compiling takes minutes")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="folder for the results")
     arguments = parser.parse_args()
     works = {
         train_step: partial(train_step.records, compiles=not arguments.no_compile),
@@ -41,7 +41,7 @@ def main() -> None:
     machine = {"hardware": hardware(device), "threads": torch.get_num_threads(), "limits": limits()}
     print(f"{machine['hardware']}; {', '.join(f'{name} {number}' for name, number in versions().items())}")
     print("; ".join(f"{name.replace('_', ' ')} {rate / 1e9:.0f} G" for name, rate in machine["limits"].items()))
-    print("\n| work | unit | reference | ours | ratio (least-greatest; rounds) | share of limit | limit | memory |")
+    print("\n| benchmark | unit | reference | project | ratio (min-max; rounds) | share of limit | limit | memory |")
     print("|---" * 8 + "|")
     results, memory = [], {}
     for module, measured in works.items():
@@ -53,7 +53,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     file = arguments.folder / f"{re.sub(r'[^a-z0-9]+', '_', machine['hardware'].lower())}.json"
     rewrite_text(file, json.dumps(content, indent=2) + "\n")
-    print(f"\nfigures in {file}")
+    print(f"\nresults in {file}")
 
 
 def _row(record: dict, memory: int) -> str:

@@ -1,12 +1,12 @@
-"""Seconds of a GenDD training step from a teacher cache beside one that runs the teacher, in one run.
+"""Time a GenDD training step with a teacher cache, compared with one that runs the teacher.
 
     python bench/teacher_cache.py
     python bench/teacher_cache.py --family gendd_imagenet --teacher beitv2_large --student resnet50 --image-size 224 \
         --batch-size 8 --images 16 --views 1 --rounds 5
 
-Random images and weights. A step is the whole of it: views of the images, task, gradients, optimizer. Both paths train
-copies of one student on the same views and draws, taking turns. Filling, checking and reading the cache are timed
-apart, and its files are measured.
+Images and weights are random. A step includes the augmentation, the loss, the gradients and the optimizer. Both paths
+train copies of one student on the same views and draws, in turns. Filling, checking and reading the cache are timed
+separately, and the size of its files is measured.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--student", default="resnet20")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=8, help="K, spread")
+    parser.add_argument("--repeats", type=int, default=8, help="draws per token, K")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--views", type=int, default=2)
@@ -78,7 +78,7 @@ def main() -> None:
         report_cache(cache, filling, world)
         for path in paths.values():
             path.step(0)
-        print(f"features of a batch, stored beside computed: {paths['cache'].apart():.3%} apart")
+        print(f"relative difference of stored and computed features of a batch: {paths['cache'].difference():.3%}")
         for number in range(1, arguments.rounds + 1):
             names = list(paths) if number % 2 else list(paths)[::-1]
             for name in names:
@@ -96,7 +96,7 @@ def random_data(family: Family, config, count: int, device: torch.device) -> Tra
 
 
 class Trained:
-    """A task of its own, its optimizer, and the seconds its steps took."""
+    """A task, its optimizer, and the seconds of its timed steps."""
 
     def __init__(self, family: Family, config, data: TrainingImages, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
@@ -117,8 +117,8 @@ class Trained:
         if timed:
             self.seconds.append(time.perf_counter() - begin)
 
-    def apart(self) -> float:
-        """How far the features that the task learns from lie from those that its teacher computes."""
+    def difference(self) -> float:
+        """Return the relative difference of the stored features and the teacher's."""
         teacher, batch = self.task.teacher, next(self.data.batches(range(1)))
         computed, stored = teacher.features_of(batch.images), teacher.features(batch)
         return ((stored - computed).norm() / computed.norm()).item()
@@ -129,7 +129,7 @@ class Trained:
 
 
 def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
-    """What the cache takes: to fill, to check, to read a batch, and on the disk."""
+    """Print the time to fill and check the cache and to read a batch, and its size."""
     features = cache.views * cache.data.size
     size = sum(path.stat().st_size for path in cache.folder.iterdir())
     checks, reads = [], []
@@ -147,15 +147,15 @@ def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
     )
     print(f"checked at {spread(rates)} GB/s; a batch read in {spread([1e3 * seconds for seconds in reads])} ms")
     view = IMAGENET_IMAGES * cache.width * 2 / 1e9
-    print(f"on the disk {size} bytes, {size / features:.1f} a feature; of ImageNet on paper {view:.2f} GB a view")
+    print(f"size {size} bytes, {size / features:.1f} per feature; ImageNet would need {view:.2f} GB per view")
 
 
 def report_steps(seconds: dict[str, list[float]], batch: int) -> None:
-    print("\n| features from | seconds a step, median (min-max; n) | images/s, median |\n|---|---|---|")
+    print("\n| features from | seconds per step, median (min-max; n) | images/s, median |\n|---|---|---|")
     for name, values in seconds.items():
         print(f"| {name} | {spread(values)} | {batch / statistics.median(values):.1f} |")
-    ratios = [beside / cached for beside, cached in zip(seconds["teacher"], seconds["cache"], strict=True)]
-    print(f"\nteacher / cache, pair by pair: {spread(ratios)}")
+    ratios = [plain / cached for plain, cached in zip(seconds["teacher"], seconds["cache"], strict=True)]
+    print(f"\nteacher / cache, per step: {spread(ratios)}")
 
 
 def spread(values: list[float]) -> str:

@@ -1,12 +1,12 @@
-"""A GenDD training step beside the plain reference path, in one run: images/s and memory.
+"""Compare a GenDD training step with the plain reference: images/s and memory.
 
     python bench/train_step.py
 
-On random images both paths train copies of one student, taking turns. `step` has the same draws and arithmetic in
-both. `step_equal_variance` has as few draws as give the student's gradient the reference's variance
-(`python bench/gradient_variance.py`). `step_cached` runs no teacher (`--teacher-cache`). Ours is measured as it is and
-compiled, where torch.compile works; the faster one counts. `memory` is what a step needs beyond the weights, a path a
-process.
+Both paths train copies of one student on random images, in turns. `step` has the same draws and arithmetic in both.
+`step_equal_variance` has the fewest draws with which the student's gradient varies no more than the reference's
+(`python bench/gradient_variance.py`). `step_cached_equal_variance` does not run the teacher (`--teacher-cache`). The
+project's step is timed eager and, if torch.compile works, compiled; the faster one counts. `memory` is the memory of a
+step beyond the weights, with one process per path.
 """
 
 import argparse
@@ -40,9 +40,9 @@ from gendd_cifar.family import FAMILY
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")
 BATCH, WIDTH, ROUNDS = 64, 1024, 3
 PUBLISHED = {name: value for name, value in FAMILY.paper.items() if name in field_names(HeadOptions)}
-# The fewest draws whose gradient of the student varies no more than with the published ones (`gradient_variance.py`).
+# The fewest draws with which the student's gradient varies no more than with the published (`gradient_variance.py`).
 EQUAL_VARIANCE = PUBLISHED | {"repeats": 8, "draw_scheme": "antithetic"}
-# The works of each pair, and what ours has there.
+# Benchmarks of each pair, with the settings of the project's path.
 WORKS = {
     LARGE: {
         "step": PUBLISHED,
@@ -57,9 +57,10 @@ PATHS = ("reference", "ours")
 def build(
     path: str, pair: tuple[str, str], compiled: bool = False, cached: bool = False, **head
 ) -> tuple[Callable, Callable]:
-    """The loss of a path as a function, and a whole step; from the same weights whatever the path.
+    """Return two functions of a path, its loss and a whole step. Both paths start from the same weights.
 
-    cached: the teacher's features are there; reading them, a fraction of a millisecond, is left out.
+    Args:
+        cached: use stored teacher features. Excludes the time to read them, a fraction of a millisecond.
     """
     torch.manual_seed(0)
     device = the_device()
@@ -106,7 +107,10 @@ def records(rounds: int = ROUNDS, compiles: bool = True) -> list[dict]:
 
 
 def step_records(pair: tuple[str, str], works: dict[str, dict], rounds: int, compiles: bool) -> list[dict]:
-    """A record of each work, all beside one reference; "ratios" has that of each way, "possible_ratio" the limit's."""
+    """Return a record per benchmark, all against one reference.
+
+    "ratios" holds the ratio of each way, eager and compiled; "possible_ratio" is the ratio at the machine's limit.
+    """
     loss, step = build("reference", pair, **PUBLISHED)
     print(f"{' > '.join(pair)}: loss of the reference {loss():.5f}", file=sys.stderr)
     steps, arithmetic = {}, {}
@@ -136,14 +140,14 @@ def step_records(pair: tuple[str, str], works: dict[str, dict], rounds: int, com
 
 
 def operations(loss: Callable[[], torch.Tensor]) -> int:
-    """Floating-point operations of a step, in matrix products and convolutions."""
+    """Count a step's floating-point operations in matrix products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         loss().backward()
     return counter.get_total_flops()
 
 
 def memory_record(pair: tuple[str, str]) -> dict:
-    """Both paths' MB, each in a process of its own."""
+    """Measure the MB of both paths, each in a separate process."""
     values = []
     for path in PATHS:
         command = [sys.executable, Path(__file__), "--memory", path, "--pair", *pair]
@@ -153,7 +157,7 @@ def memory_record(pair: tuple[str, str]) -> dict:
 
 
 def step_memory(path: str, pair: tuple[str, str]) -> float:
-    """MB that loss and gradient need at their peak, beyond what is there before."""
+    """Return the peak MB of loss and gradient, beyond the memory in use before."""
     loss, _ = build(path, pair, **PUBLISHED)
     if the_device().type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -165,7 +169,7 @@ def step_memory(path: str, pair: tuple[str, str]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--memory", choices=PATHS, help="print the MB of this path's step, and stop")
+    parser.add_argument("--memory", choices=PATHS, help="print the MB of this path's step, then stop")
     parser.add_argument("--pair", nargs=2, default=LARGE, help="teacher and student of --memory")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="timed steps of each path, in turns")
     arguments = parser.parse_args()
@@ -173,7 +177,7 @@ def main() -> None:
         print(step_memory(arguments.memory, tuple(arguments.pair)))
         return
     print(describe())
-    print("\n| work | unit | reference | ours | ratio (min-max; n) | share of the limit | limit's ratio | each way |")
+    print("\n| benchmark | unit | reference | project | ratio (min-max; n) | share of limit | limit's ratio | ways |")
     print("|---" * 8 + "|")
     for row in records(arguments.rounds):
         low, high = row["spread"]

@@ -1,4 +1,4 @@
-"""A trained GenDD run on its data, for measurements of its gradients."""
+"""Open a trained GenDD run with its data, to measure its gradients."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -17,12 +17,12 @@ from gendd_cifar.family import FAMILY
 
 @dataclasses.dataclass
 class TrainedRun:
-    """A run folder's student in training mode, on the CPU.
+    """A run's student in training mode, on the CPU.
 
     Args:
-        dataset: in place of the run's own path.
-        images: of a batch.
-        teacher_weights: in place of the run's own path, if given.
+        dataset: path of the data set; replaces the run's.
+        images: images per batch.
+        teacher_weights: teacher checkpoint; replaces the run's, if given.
     """
 
     run: Path
@@ -42,7 +42,7 @@ class TrainedRun:
         self.data = FAMILY.open_training(run.config, classes, plan, world, network)
 
     def batches(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
-        """Some training batches and their targets f'."""
+        """Yield training batches and their targets f'."""
         for batch in self.data.batches(range(count)):
             with autocast(self.precision, batch.images.device):
                 yield batch, self.task.target(self.task.teacher.features(batch), batch.labels)

@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread a process (the toy models are small), and where optional real data lies."""
+"""Settings of all tests: one thread per process, since toy models are small, and the folder of optional real data."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of real data and reference figures that lies beside some checkouts."""
+    """Return the folder of real data and reference numbers, which is optional."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the optional data folder {SHARED.name}/ beside the project")
+        pytest.skip(f"needs the optional data folder {SHARED.name}/ next to the project")
     return SHARED

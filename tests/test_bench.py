@@ -1,4 +1,4 @@
-"""The reference path of the benchmark computes what the fast path computes."""
+"""The benchmarks run, and their references compute the same as the fast paths."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ from gendd.diffusion.head import PAPER, SplitTokenHead
 
 @pytest.mark.parametrize("rows", [64, 10**6])
 def test_reference_and_fast_path_agree_in_loss_and_gradients(monkeypatch, rows):
-    """On more draws than there are timesteps, in parts and in one."""
+    """There are more draws than timesteps, in several parts or in one."""
     monkeypatch.setattr(head_module, "ROWS_AT_ONCE", rows)
     torch.manual_seed(0)
     head = SplitTokenHead(48, 12, token_dim=16, width=32, **PAPER, repeats=60)
@@ -39,7 +39,7 @@ def test_reference_and_fast_path_agree_in_loss_and_gradients(monkeypatch, rows):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_reference_and_fast_path_read_the_same_logits():
+def test_reference_and_fast_path_agree_in_logits():
     torch.manual_seed(0)
     student = build_student("resnet8", torch.nn.Linear(48, 5), token_dim=16, width=32, **PAPER)
     for parameter in student.head.parameters():
@@ -49,24 +49,24 @@ def test_reference_and_fast_path_read_the_same_logits():
     plain = reference.read_out(student, images, 6, 2, lambda: torch.randn(shape, generator=noise))
     settings = {"sampler": "ancestral", "steps": 6, "num_samples": 2, "guidance": 2.0}
     fast = student.read_out(images, torch.Generator().manual_seed(1), **settings)["head"]
-    # The path of an untrained head ends at large values.
+    # Sampling with an untrained head ends at large values.
     torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-3 * fast.abs().max().item())
 
 
-def test_works_take_turns_and_the_first_round_is_not_counted():
+def test_take_turns_alternates_and_skips_first_round():
     order, clock = [], iter(range(1000))
     times = take_turns([lambda: order.append("a"), lambda: order.append("b")], 3, lambda: next(clock))
     assert "".join(order) == "baabbaab"
     assert times == [[1, 1, 1], [1, 1, 1]]
 
 
-def test_a_record_holds_medians_and_spread():
+def test_record_holds_medians_and_spread():
     line = record("step/a-b", "s", [4.0, 6.0, 5.0], [1.0, 3.0, 2.0], [4.0, 2.0, 2.5], 0.5)
     assert (line["reference"], line["ours"], line["ratio"], line["spread"], line["n"]) == (5, 2, 2.5, [2, 4], 3)
 
 
-def test_step_bench_reports_every_work_of_its_own(monkeypatch):
-    """On a small pair and batch: names, units and both paths' losses are those that the suite and reader expect."""
+def test_step_bench_reports_every_benchmark(monkeypatch):
+    """Records of a small pair have names, units and ratios, and both paths have the same loss."""
     monkeypatch.setattr(train_step, "BATCH", 2)
     monkeypatch.setattr(train_step, "WIDTH", 32)
     monkeypatch.setattr(train_step, "matrix_rate", lambda dtype: 1e12)
@@ -84,7 +84,7 @@ def test_step_bench_reports_every_work_of_its_own(monkeypatch):
         assert row["possible_ratio"] * row["share_of_limit"] == pytest.approx(row["ratio"])
 
 
-def test_bench_suite_writes_its_figures_without_compiling(tmp_path, monkeypatch, capsys):
+def test_bench_suite_writes_results_without_compiling(tmp_path, monkeypatch, capsys):
     asked = []
     found = [record("step/a-b", "s", [4.0], [2.0], [2.0], 0.5)]
     monkeypatch.setattr(suite.train_step, "records", lambda compiles: asked.append(compiles) or found)
@@ -99,11 +99,11 @@ def test_bench_suite_writes_its_figures_without_compiling(tmp_path, monkeypatch,
     assert json.loads(file.read_text())["results"] == found and str(file) in capsys.readouterr().out
 
 
-def test_views_of_the_input_path_are_those_of_its_reference():
+def test_views_of_input_path_match_reference():
     photographs = input_imagenet.read(None, 2)
     for name, timms, ours in input_imagenet.views(photographs):
         for i in range(len(photographs)):
-            assert input_imagenet.apart(timms(i), ours(i)) < 0.3, name
+            assert input_imagenet.mean_difference(timms(i), ours(i)) < 0.3, name
 
 
 def test_scaling_reads_the_rates_of_a_training(monkeypatch):
@@ -126,12 +126,12 @@ def test_head_inference_costs_at_most_a_tenth_more_than_probe():
     assert costs["probe"] < costs["head"] < 1.1 * costs["probe"]
 
 
-def test_operations_on_paper_are_those_of_the_definition():
-    """Of the plain path: what its products cost, counted by hand; of the fast one: less."""
+def test_counted_operations_match_hand_count():
+    """The reference costs as many operations as counted by hand; the fast path costs fewer."""
     images, feature, condition, width, token = 8, 128, 32, 1024, 64
     plain, ours, parameters = on_paper.head_costs(feature, condition, images)
     rows = on_paper.FAMILY.paper["repeats"] * feature // token
-    # Multiply-adds of a row, but for the input's; the input's has no gradient toward its noise.
+    # Multiply-adds per row without the input layer, which needs no gradient toward its noise.
     layers = condition * width + 256 * width + width**2 + 3 * 5 * width**2 + 2 * width**2 + width * 2 * token
     assert plain.flops == pytest.approx(2 * rows * (3 * layers + 2 * token * width), rel=0.02)
     assert ours.flops < plain.flops / 2 and ours.bytes < plain.bytes

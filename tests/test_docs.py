@@ -1,4 +1,4 @@
-"""README and pages: made pages are of today's code, links lead somewhere, all scripts of the release have ours."""
+"""README, pages and scripts: generated pages are current, and links, flags and scripts exist."""
 
 import re
 import subprocess
@@ -49,42 +49,42 @@ def readme() -> str:
     return (ROOT / "README.md").read_text()
 
 
-def test_the_readme_is_one_that_is_read(readme):
+def test_readme_has_at_most_150_lines(readme):
     assert len(readme.splitlines()) <= 150
 
 
-def test_every_script_of_the_published_release_has_ours():
+def test_every_script_of_the_release_has_a_counterpart():
     page = (ROOT / "docs/release.md").read_text()
     rows = [row.split("|")[1:3] for row in page.splitlines() if row.startswith("| `")]
-    names = {name for theirs, _ in rows for name in re.findall(r"`(\S+?)`", theirs)}
+    names = {name for published, _ in rows for name in re.findall(r"`(\S+?)`", published)}
     patterns = [re.escape(name.removesuffix(".sh")).replace(r"\*", ".*") for name in names]
     assert [script for script in RELEASE if not any(re.fullmatch(pattern, script) for pattern in patterns)] == []
-    for _, ours in rows:
-        files = re.findall(r"sh/\w+\.sh", ours)
+    for _, scripts in rows:
+        files = re.findall(r"sh/\w+\.sh", scripts)
         assert files and all((ROOT / file).is_file() for file in files)
 
 
-def test_flags_page_is_of_todays_code():
-    assert flags.PAGE.read_text() == flags.page(), "make it anew: python docs/make/flags.py"
+def test_flags_page_matches_code():
+    assert flags.PAGE.read_text() == flags.page(), "make it again: python docs/make/flags.py"
 
 
-def test_the_lists_hold_known_entries():
+def test_flags_page_has_known_entries():
     for known in ("| `--contraction` |", "| `--images` |", "| `--class-vectors` |", "(`adamw`; `sgd`; `muon`)"):
         assert known in flags.page()
 
 
-def test_the_drawing_is_made(tmp_path, monkeypatch):
+def test_method_figure_is_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(method_figure, "FILE", tmp_path / "method.svg")
     method_figure.main()
     assert "<svg" in (tmp_path / "method.svg").read_text()[:600]
 
 
-def test_every_local_link_of_the_readme_leads_somewhere(readme):
+def test_local_links_of_readme_exist(readme):
     links = re.findall(r"\]\((?!http)([^)#]+)", readme)
     assert len(links) >= 20 and [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_site_builds_without_a_warning(tmp_path):
+def test_site_builds_without_warnings(tmp_path):
     pytest.importorskip("mkdocs", reason="mkdocs is not installed")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -101,7 +101,7 @@ def test_extending_layout_names_files_that_exist():
     assert {"head.py", "loop.py"} <= named and named <= there
 
 
-def test_every_program_that_a_page_names_is_there():
+def test_programs_named_on_pages_exist():
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {
         program

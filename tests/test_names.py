@@ -1,4 +1,4 @@
-"""The names of tests say unit, condition and result, and stay short."""
+"""Test names state unit, condition and result in at most 60 characters."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every script sets what is published, and docs/results/recipes.md says what the scripts set."""
+"""Every script sets the published values, and docs/results/recipes.md lists them."""
 
 import pytest
 import recipes
@@ -12,16 +12,16 @@ def of_command(command):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_script_sets_the_published_values(command):
-    """But for what differs on purpose, which --paper and --precision fp32 set as published."""
+def test_script_sets_published_values(command):
+    """Only intended differences remain, and --paper and --precision fp32 remove these."""
     for training in of_command(command):
         assert set(training.differing()) <= permitted(command)
         published = ["--paper"] if hasattr(training.config.method, "paper") else []
         assert not training.differing(*published, "--precision", "fp32")
 
 
-def test_published_pairs_differ_in_sampling_and_precision_alone():
-    """Draws are the default ones where no recipe is published."""
+def test_published_pairs_differ_only_in_sampling_and_precision():
+    """Pairs without a published recipe also differ in their draws."""
     second = {name: of_command(f"bash sh/train_{name}_gendd.sh")[-1] for name in ("cifar100_vgg13_vgg8",
               "cifar100_resnet32x4_vgg8", "imagenet_beitv2b_resnet50_a1")}  # fmt: skip
     differing = {name: set(training.differing()) for name, training in second.items()}
@@ -30,7 +30,7 @@ def test_published_pairs_differ_in_sampling_and_precision_alone():
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_paper_recipes_decay_all_but_the_head(command):
+def test_paper_recipes_exempt_only_the_head_from_decay(command):
     for training in of_command(command):
         spared = {name for name, decays in training.decays.items() if not decays}
         assert spared == {name for name in training.decays if name.startswith("head.")}
@@ -38,7 +38,7 @@ def test_paper_recipes_decay_all_but_the_head(command):
 
 
 @pytest.mark.parametrize("command", recipes.PUBLISHED[OURS])
-def test_weight_matrices_alone_decay_in_our_own_recipes(command):
+def test_only_weight_matrices_decay_in_unpublished_recipes(command):
     for training in of_command(command):
         module = recipes.untrained_task(recipes.family_of(training.module), training.config).get_trainable_module()
         matrices = {name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 1}
@@ -46,6 +46,5 @@ def test_weight_matrices_alone_decay_in_our_own_recipes(command):
         assert decaying == {name for name in matrices if not name.startswith("head.")}
 
 
-def test_the_page_is_what_the_scripts_set():
-    """python bench/recipes.py writes it anew."""
-    assert PAGE.read_text() == page()
+def test_recipes_page_matches_scripts():
+    assert PAGE.read_text() == page(), "make it again: python bench/recipes.py"

@@ -1,4 +1,4 @@
-"""What the project needs is declared, pinned and, but for torch's builds, hashed."""
+"""Dependencies are declared, pinned and, except for torch's builds, hashed."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gendd", "gendd_cifar", "gendd_imagenet")
-# Their files differ between builds.
+# Files of these packages differ between builds.
 NOT_LOCKED = {"torch", "torchvision"}
 
 
@@ -18,7 +18,7 @@ def normal(name: str) -> str:
 
 
 def pins(file: str) -> dict[str, set[str]]:
-    """Versions of each package in a file of requirements."""
+    """Return the versions of each package in a file of requirements."""
     found: dict[str, set[str]] = {}
     for name, version in re.findall(r"^([\w.-]+)==([\w.+]+)", (ROOT / file).read_text(), re.MULTILINE):
         found.setdefault(normal(name), set()).add(version)
@@ -26,7 +26,7 @@ def pins(file: str) -> dict[str, set[str]]:
 
 
 def declared() -> set[str]:
-    """Names of the packages that pyproject.toml asks for, extras included."""
+    """Return the names of the packages that pyproject.toml requires, including extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     needed = [
         *project["dependencies"],
@@ -36,7 +36,7 @@ def declared() -> set[str]:
 
 
 def imported() -> set[str]:
-    """Top names of the modules of others that the packages import."""
+    """Return the top-level names of other projects' modules that the packages import."""
     names = set()
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -1,4 +1,4 @@
-"""A skipped test fails in .ci/run: what is not installed must not hide what is not tested."""
+"""A skipped test fails in .ci/run, so a missing package cannot hide untested code."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ TEST = "import pytest\n\ndef test_it():\n    pytest.skip('{}')\n"
         (MODULE, "1", 2),
     ],
 )
-def test_skip_fails_where_it_is_forbidden(content, strict, status, tmp_path):
+def test_skip_fails_if_forbidden(content, strict, status, tmp_path):
     (tmp_path / "test_skipping.py").write_text(content + "\n\ndef test_other():\n    pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-q", "-rs", str(tmp_path)]

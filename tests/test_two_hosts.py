@@ -1,4 +1,4 @@
-"""A machine that vanishes in mid-epoch and comes back: tests/two_hosts.sh."""
+"""A machine that vanishes during an epoch and comes back: tests/two_hosts.sh."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 SCRIPT = Path(__file__).with_name("two_hosts.sh")
 
 
-def test_a_machine_that_vanishes_and_comes_back_changes_nothing(tmp_path):
+def test_vanished_machine_that_returns_changes_no_result(tmp_path):
     environment = {**os.environ, "VENV": sys.prefix}
     command = ["bash", SCRIPT, tmp_path]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)

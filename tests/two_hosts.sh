@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Two hosts, alpha and beta, as network namespaces of this machine. In mid-epoch beta loses its cable and its power, so
-# that alpha hears nothing of it, and later comes back. The run must end as an undisturbed one does, bit for bit.
-#   bash tests/two_hosts.sh FOLDER     (an empty one, for logs and runs)
-# Exit code 77, with the reason, where this cannot be tried.
+# Simulates two hosts, alpha and beta, as network namespaces of this machine. During an epoch beta loses its cable and its
+# power, without a message to alpha, and later comes back. The run must end like an undisturbed one, bit for bit.
+#   bash tests/two_hosts.sh FOLDER     (an empty folder for logs and runs)
+# Exits with code 77 and the reason if the machine does not allow this.
 set -euo pipefail
 
 isolated=(unshare --map-root-user --net --mount --pid --fork --kill-child --mount-proc)
 if [ -z "${ISOLATED:-}" ]; then
-  if ! reason=$({ command -v ip >/dev/null || { echo "there is no command ip"; false; }; } && "${isolated[@]}" ip netns 2>&1); then
+  if ! reason=$({ command -v ip >/dev/null || { echo "the command ip is missing"; false; }; } && "${isolated[@]}" ip netns 2>&1); then
     echo "skipped: no network namespaces here: $reason"
     exit 77
   fi
-  # What follows ends with this process: hosts, cable, programs.
+  # Hosts, cable and programs end with this process.
   ISOLATED=1 exec "${isolated[@]}" bash "$0" "$@"
 fi
 
@@ -29,16 +29,16 @@ fail() {
   exit 1
 }
 
-# await FILE WORDS: until it holds them.
+# await FILE WORDS: wait until the file contains the words.
 await() {
   for _ in {1..600}; do
     if grep -qs -- "$2" "$1"; then return; fi
     sleep 0.1
   done
-  fail "waited in vain for $*"
+  fail "timed out waiting for $*"
 }
 
-# start HOST RANK LOG: its launcher, in the background.
+# start HOST RANK LOG: start the host's launcher in the background.
 start() {
   ip netns exec "$1" env NNODES=2 NODE_RANK="$2" MASTER=10.0.0.1 CPU_PROCS=1 GLOO_SOCKET_IFNAME=cable \
     PEER_TIMEOUT=15 MAX_RESTARTS=3 FAULT=hang FAULT_MARK="$folder/mark" \
@@ -72,14 +72,14 @@ CPU_PROCS=2 bash sh/launch.sh gendd_cifar train classification "${flags[@]}" --r
 await "$folder/alpha.log" "starting again"
 ip -n beta link set cable up
 start beta 1 beta_again
-wait $! || fail "beta, when it was back"
+wait $! || fail "beta, after it came back"
 wait $alpha || fail alpha
 await "$folder/alpha.log" "resuming after epoch 1"
 run=digits/toy.network/classification/0/student.safetensors
-# Not the files: the order of their metadata is not fixed.
+# Compare tensors, not files: the order of the files' metadata is not fixed.
 same='import sys
 from safetensors.torch import load_file
 one, other = map(load_file, sys.argv[1:])
 sys.exit(one.keys() != other.keys() or not all(one[name].equal(other[name]) for name in one))'
-"$python" -c "$same" "$folder/whole/$run" "$folder/parts/$run" || fail "other weights than those of the undisturbed run"
+"$python" -c "$same" "$folder/whole/$run" "$folder/parts/$run" || fail "weights differ from those of the undisturbed run"
 echo "the same weights, bit for bit"

@@ -1,4 +1,4 @@
-"""Every flag of every program, from the dataclasses that the command lines are made of: docs/flags.md.
+"""Make docs/flags.md, the list of every program's flags, from the dataclasses of the command lines.
 
 python docs/make/flags.py
 """
@@ -23,9 +23,9 @@ from gendd_imagenet.family import FAMILY as IMAGENET
 PAGE = Path(__file__).parents[1] / "flags.md"
 HEAD = """# Every flag
 
-Made by `python docs/make/flags.py` from the dataclasses that the command lines are made of; `PROGRAM --help` tells the
-same. Flags with a yes and a no are `--sync-bn` and `--no-sync-bn`. Scripts of `sh/` take all flags of the program that
-they start.
+`python docs/make/flags.py` makes this page from the dataclasses of the command lines; `PROGRAM --help` prints the same.
+Boolean flags have two forms, such as `--sync-bn` and `--no-sync-bn`. The scripts of `sh/` accept all flags of the
+program that they start.
 """
 TITLES = {
     "networks": "Networks",
@@ -36,7 +36,7 @@ TITLES = {
 
 
 def named(name: str, hint: object) -> str:
-    """The flag, its own name where it has one, or an argument's."""
+    """Return the flag of a field, or the name of a positional argument."""
     for extra in getattr(hint, "__metadata__", ()):
         if getattr(extra, "name", None):
             return f"--{extra.name}"
@@ -45,16 +45,16 @@ def named(name: str, hint: object) -> str:
     return flag(name)
 
 
-def told(value: object) -> str:
+def shown(value: object) -> str:
     if value is None or value == "":
         return ""
     if isinstance(value, (tuple, list)):
-        return " ".join(map(told, value))
+        return " ".join(map(shown, value))
     return f"`{json.dumps(value) if isinstance(value, bool) else value}`".replace('"', "")
 
 
 def choices(hint: object) -> str:
-    """What a flag takes, where it is one of a few words."""
+    """Return the choices of a flag, or "" if it accepts any value."""
     while typing.get_origin(hint) is typing.Annotated:
         hint = typing.get_args(hint)[0]
     if typing.get_origin(hint) is typing.Literal:
@@ -69,11 +69,11 @@ def table(kind: type, names: list[str], defaults: object = None) -> str:
     hints, texts = typing.get_type_hints(kind, include_extras=True), help_of(kind)
     lines = ["| flag | default | |", "|---|---|---|"]
     for field in dataclasses.fields(kind):
-        # A program's part without help holds flags of other tables.
+        # A field without help groups flags of other tables.
         if field.name not in names or field.name not in texts:
             continue
         default = getattr(defaults, field.name) if defaults else field.default
-        default = "" if default is dataclasses.MISSING else told(default)
+        default = "" if default is dataclasses.MISSING else shown(default)
         text = texts.get(field.name, "").replace("|", "\\|").replace("<", "&lt;")
         words = f" ({words})" if (words := choices(hints[field.name])) else ""
         lines.append(f"| `{named(field.name, hints[field.name])}` | {default} | {text}{words} |")
@@ -94,7 +94,7 @@ def train_flags(family: Family) -> str:
 
 
 def method_flags() -> str:
-    """A table for each class of options, with the methods that have them."""
+    """Return a table per class of options, with the methods that have them."""
     owners: dict[type, list[str]] = {}
     for name, kind in METHODS.items():
         for base in kind.__mro__:
@@ -102,7 +102,7 @@ def method_flags() -> str:
                 owners.setdefault(base, []).append(name)
     parts = [
         "## Methods\n",
-        "`train METHOD` takes these beside the flags above; its `--help` tells defaults of its own.\n",
+        "`train METHOD` also accepts these flags; its `--help` prints the method's defaults.\n",
     ]
     for kind, methods in sorted(owners.items(), key=lambda item: (-len(item[1]), item[1])):
         title = kind.__doc__.splitlines()[0].rstrip(".")

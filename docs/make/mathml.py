@@ -1,14 +1,14 @@
-"""Formulas between dollar signs as MathML, which browsers draw by themselves: no script from elsewhere is needed."""
+"""Convert formulas between dollar signs to MathML, which browsers render without a script."""
 
 import html
 import re
 
 from latex2mathml.converter import convert
 
-# What arithmatex makes of $...$.
+# The HTML that arithmatex generates for $...$.
 FORMULA = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 
 
 def on_page_content(content: str, **_) -> str:
-    """What MkDocs calls for each page, with its HTML."""
+    """Convert a page's HTML; MkDocs calls this for each page."""
     return FORMULA.sub(lambda formula: convert(html.unescape(formula[1])), content)

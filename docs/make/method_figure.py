@@ -1,4 +1,4 @@
-"""The drawing of the method, docs/method.svg: from an image's two features to a loss, and, in use, to a class.
+"""Draw the method, docs/method.svg: from an image's two features to the loss and, at inference, to a class.
 
 python docs/make/method_figure.py
 """
@@ -56,9 +56,7 @@ def draw(axes: Axes) -> None:
     arrow(axes, (10.4, 4.0), (11.3, 3.4))
     axes.text(10.95, 3.85, "$x_0$", va="bottom", fontsize=9)
 
-    axes.text(
-        0, 1.45, "In use: one step of the denoiser, of the teacher only its classifier", fontsize=11, weight="bold"
-    )
+    axes.text(0, 1.45, "Inference: one step of the denoiser, and the teacher's classifier", fontsize=11, weight="bold")
     box(axes, 0, 0.4, 0.9, "image", PLAIN)
     box(axes, 1.5, 0.4, 1.5, "student's\nbackbone", TRAINED)
     arrow(axes, (0.9, 0.4), (1.5, 0.4))
@@ -80,7 +78,7 @@ def draw(axes: Axes) -> None:
 
 
 def main() -> None:
-    # So that the same drawing is the same file.
+    # Make the file reproducible.
     plt.rcParams.update({"svg.hashsalt": "gendd", "mathtext.fontset": "stix", "font.family": "DejaVu Sans"})
     figure, axes = plt.subplots(figsize=(11, 5.2))
     draw(axes)

@@ -1,7 +1,7 @@
-"""Every method's figures are those that were recorded before: what changes the code's shape changes no number.
+"""Every method computes the recorded numbers, so refactoring changes no result.
 
-On another processor sums round differently, and training carries that on. To compare to the bit, record on the same
-machine with the code from before (`tests/toys/golden_runs.py`, --to FILE) and run these tests with GOLDEN=FILE.
+On another processor sums round differently, and training amplifies the difference. For a bitwise comparison, record on
+the same machine with the earlier code (`tests/toys/golden_runs.py`, --to FILE), then run these tests with GOLDEN=FILE.
 """
 
 import json
@@ -19,34 +19,37 @@ from gendd.training.loop import Training
 
 EXACT = os.environ.get("GOLDEN")
 EXPECTED = json.loads(Path(EXACT or FIGURES).read_text())
-# Recorded before it was left out: the top-5 of the photographs' three classes, which is always 100 %.
+# The recorded runs still have the top-5 of three classes, which is always 100 % and no longer reported.
 for scores in [part for run in EXPECTED.values() for epoch in run["epochs"] for part in epoch.values()]:
     if isinstance(scores, dict) and scores.get("top5") == 100:
         del scores["top5"]
 TOYS = str(Path(__file__).parents[1] / "toys")
-# Of what processors make of the same run. An accuracy jumps where an image lies between two classes (of 599, or 21).
-APART, FLIPPED = 5e-3, 5.0
+# Tolerances between processors: relative for numbers, and in points for accuracies, where single images change class.
+RELATIVE, POINTS = 5e-3, 5.0
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> tuple[Path, Path]:
-    """A folder for all runs, and the photographs."""
+    """Return a folder for all runs, and the photographs."""
     root = tmp_path_factory.mktemp("golden")
     return root, write_photos(root / "photos")
 
 
-def assert_close(ours: dict, theirs: dict) -> None:
-    """Adam moves weights whose gradient is all but none by what is rounded, so of the norms only the whole counts."""
-    assert math.hypot(*ours["norms"]) == pytest.approx(math.hypot(*theirs["norms"]), rel=APART)
-    for mine, other in zip(ours["epochs"], theirs["epochs"], strict=True):
+def assert_close(found: dict, expected: dict) -> None:
+    """Compare the numbers of two runs, and only the total norm of their tensors.
+
+    Where gradients are nearly zero, Adam's steps depend on rounding, so single tensors may differ.
+    """
+    assert math.hypot(*found["norms"]) == pytest.approx(math.hypot(*expected["norms"]), rel=RELATIVE)
+    for mine, other in zip(found["epochs"], expected["epochs"], strict=True):
         assert mine.keys() == other.keys()
         for name, value in mine.items():
             if isinstance(value, str):
                 assert value == other[name]
             elif isinstance(value, dict) and name != "features":
-                assert value == pytest.approx(other[name], abs=FLIPPED), name
+                assert value == pytest.approx(other[name], abs=POINTS), name
             else:
-                assert value == pytest.approx(other[name], rel=APART), name
+                assert value == pytest.approx(other[name], rel=RELATIVE), name
 
 
 def test_every_run_is_recorded():
@@ -54,15 +57,15 @@ def test_every_run_is_recorded():
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_has_its_figures(name, place):
-    ours = figures(train(name, *place))
+def test_run_matches_recorded_numbers(name, place):
+    found = figures(train(name, *place))
     if EXACT:
-        assert ours == EXPECTED[name]
-    assert_close(ours, EXPECTED[name])
+        assert found == EXPECTED[name]
+    assert_close(found, EXPECTED[name])
 
 
 @pytest.mark.parametrize("name", ["kd", "gendd", "gendd-accumulated"])
-def test_a_run_of_two_processes_has_its_figures(name, place, tmp_path):
+def test_two_processes_match_recorded_numbers(name, place, tmp_path):
     words = arguments(name, *place)
     words[words.index("--runs") + 1] = str(tmp_path)
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS}
@@ -72,7 +75,7 @@ def test_a_run_of_two_processes_has_its_figures(name, place, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["kd", "gendd", "gendd-unmixed-muon-ema", "gendd-cached"])
-def test_a_run_killed_and_resumed_has_the_same(name, place, tmp_path, monkeypatch):
+def test_resumed_run_matches_uninterrupted_run(name, place, tmp_path, monkeypatch):
     whole, train_step = figures(train(name, *place)), Training.train_step
 
     def dies(self, *parts):

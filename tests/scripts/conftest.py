@@ -1,4 +1,4 @@
-"""Programs that a script starts, their dry runs, and a project that scripts may fill."""
+"""Fixtures for the programs that a script starts, their dry runs, and a copy of the project."""
 
 import shutil
 import socket
@@ -13,13 +13,13 @@ from gendd.programs.train import train
 
 @pytest.fixture
 def recorded(tmp_path):
-    """Function: shell command -> (module, arguments) of each Python program that it would start."""
+    """Return a function from a shell command to the (module, arguments) of each Python program that it would start."""
     return lambda command, **variables: recipes.programs(command, tmp_path, **variables)
 
 
 @pytest.fixture
 def dry_run(tmp_path, monkeypatch, capsys):
-    """Function: (module, arguments) -> what the train program prints in a dry run, which asks no network."""
+    """Return a function from (module, arguments) to the output of a dry run, which must not use the network."""
     asked = []
 
     def look_up(host, *_, **__):
@@ -40,6 +40,6 @@ def dry_run(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A checkout that scripts may fill."""
+    """Return a folder with a copy of the scripts, which they may write to."""
     shutil.copytree(ROOT / "sh", tmp_path / "project" / "sh")
     return tmp_path / "project"

@@ -1,4 +1,4 @@
-"""Every command of README and docs is tried as far as a dry run goes."""
+"""Every command of the README and the docs works in a dry run."""
 
 import re
 from pathlib import Path
@@ -14,13 +14,13 @@ from small_images import write_folder
 from gendd.programs.main import main as run_program
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Documented commands that are not tried here, and why.
+# Documented commands without a dry run here, and the reason.
 UNTRIED = {
     r"source |tensorboard ": "another project's program",
     r"(sbatch|srun) ": "needs Slurm",
     r".*( train|--help|-m gendd)$": "prints a help",
-    r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a form: the user puts a name in",
-    r"bash sh/(setup|quickstart|test|bench)\.sh$": "has no dry run: it installs, trains or measures",
+    r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a template: the user inserts a name",
+    r"bash sh/(setup|quickstart|test|bench)\.sh$": "installs, trains or measures, without a dry run",
     r"bash sh/fetch_pretrained_teachers\.sh$": "downloads; test_fetch.py publishes files for it",
     r"bash sh/compare\.sh": "starts trainings; test_compare.py reads its flags",
     r"(\w+=\S+ |\w+=\".*?\" )*bash sh/ablate\.sh": "starts trainings; test_sweep.py reads its flags",
@@ -31,7 +31,7 @@ UNTRIED = {
 
 
 def documented_commands() -> list[str]:
-    """Of the README and of all pages, in blocks, in sentences and in tables, each once."""
+    """Return the commands of the README and of all pages, in blocks, sentences and tables, without duplicates."""
     found = []
     for page in map(Path.read_text, PAGES):
         blocks = re.findall(r"^ *```bash\n(.*?)^ *```", page, re.MULTILINE | re.DOTALL)
@@ -44,9 +44,9 @@ def documented_commands() -> list[str]:
 
 
 def rows_of_flags(page: str) -> list[str]:
-    """The flags of each row of a table whose first column is headed by a flag; they go with the page's first command.
+    """Return the flags of each table row below a column title that is a flag, to append to the page's first command.
 
-    Weights go with it where their cell begins with the flag that gives them.
+    Other cells that begin with a flag, such as weights, are included.
     """
     rows = []
     for flag, body in re.findall(r"^\| `(--[\w-]+)` \|.*\n\|[-|]+\n((?:\|.*\n)+)", page, re.MULTILINE):
@@ -59,7 +59,7 @@ def rows_of_flags(page: str) -> list[str]:
 
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
-    """Function: a documented command -> the same with this machine's files in place of what a user names or fetches."""
+    """Return a function that replaces a command's placeholders and downloads by files of this machine."""
     images, hub = tmp_path / "images", tmp_path / "hub"
     write_folder(images, "ab")
     hub.mkdir()
@@ -101,7 +101,7 @@ def stand_ins(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_command(command, recorded, dry_run, stand_ins):
-    """Its files exist and programs take its flags: a training is dry-run, others refuse but the run that is missing."""
+    """A command's files exist and programs accept its flags; trainings do a dry run, others only miss the run."""
     for path in re.findall(r"\b(?:sh|bench)/[\w/]+\.\w+", command):
         assert (ROOT / path).is_file(), path
     if any(re.match(pattern, command.replace("--teacher-weights FILE", "")) for pattern in UNTRIED):
@@ -124,11 +124,11 @@ def test_documented_command(command, recorded, dry_run, stand_ins):
 
 
 @pytest.mark.parametrize("pattern", UNTRIED)
-def test_each_reason_not_to_try_is_of_a_documented_command(pattern):
+def test_each_excluded_pattern_matches_a_documented_command(pattern):
     assert any(re.match(pattern, command) for command in documented_commands())
 
 
-def test_tables_name_scripts_that_are_there():
+def test_tables_name_existing_scripts():
     names = []
     for page in map(Path.read_text, PAGES):
         pattern = r"^\|[^|`]*`(sh/train_\w*)` \+ \w+ \+ `(\w*\.sh)` \|.*\n\|[-|]+\n((?:\|.*\n)+)"
@@ -142,7 +142,7 @@ def test_tables_name_scripts_that_are_there():
 
 
 def test_readme_activates_the_environment_before_its_commands():
-    """Of a fresh shell: python and tensorboard are those of .venv."""
+    """In a new shell, python and tensorboard come from .venv only after activation."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     needing = [block for block in blocks if re.search(r"^(python|tensorboard|mkdocs)", block, re.MULTILINE)]
     assert len(needing) > 1

@@ -1,4 +1,4 @@
-"""Scripts that set up, fetch published files, and start from any folder."""
+"""Scripts that install, download published files, and start from any folder."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ from shell import ROOT, bash, refusal
 @pytest.mark.parametrize(
     ("fails", "remedy"), [("version_info", "name a Python 3.11 or newer"), ("ensurepip", "python3-venv")]
 )
-def test_setup_names_what_it_lacks(project, fails, remedy):
+def test_setup_names_missing_requirement(project, fails, remedy):
     python = project / "python"
     python.write_text(f'#!/usr/bin/env bash\n[[ "$*" != *{fails}* ]]\n')
     python.chmod(0o755)
@@ -20,7 +20,7 @@ def test_setup_names_what_it_lacks(project, fails, remedy):
     assert not (project / ".venv").exists()
 
 
-def test_setup_ends_with_what_to_do_next(project):
+def test_setup_prints_next_steps(project):
     python = project / "python"
     python.write_text('#!/usr/bin/env bash\n[[ "$*" != "-m venv .venv" ]] || install -D "$0" .venv/bin/python\n')
     python.chmod(0o755)
@@ -34,7 +34,7 @@ def test_setup_ends_with_what_to_do_next(project):
 
 
 class Sources:
-    """The two places that teachers are published at, as folders, and the project that fetches from them."""
+    """Folders in place of the two hosts of published teachers, and the project that downloads from them."""
 
     def __init__(self, project: Path):
         self.project, self.host, self.release = project, project / "host", project / "release"
@@ -67,7 +67,7 @@ def sources(project) -> Sources:
     return Sources(project)
 
 
-def test_fetch_notes_the_checksum_and_refuses_a_changed_file(sources):
+def test_fetch_saves_checksum_and_refuses_changed_file(sources):
     published, fetched = sources.publish("resnet56"), sources.fetched("resnet56")
     assert sources.fetch("resnet56").returncode == 0
     assert fetched.read_bytes() == published.read_bytes()
@@ -78,7 +78,7 @@ def test_fetch_notes_the_checksum_and_refuses_a_changed_file(sources):
     assert fetched.read_bytes() == b"changed"
 
 
-def test_fetch_refuses_another_file_than_the_noted_one(sources):
+def test_fetch_refuses_download_with_other_checksum(sources):
     sources.publish("resnet56", content=1)
     fetched = sources.fetched("resnet56")
     note = fetched.with_name(f"{fetched.name}.sha256")
@@ -88,7 +88,7 @@ def test_fetch_refuses_another_file_than_the_noted_one(sources):
     assert not fetched.exists() and note.read_text().startswith("0123")
 
 
-def test_fetch_goes_on_with_an_interrupted_download(sources):
+def test_fetch_resumes_interrupted_download(sources):
     published = sources.publish("resnet56")
     part = sources.project / "pretrained" / "resnet56.part"
     part.parent.mkdir()
@@ -105,7 +105,7 @@ def test_fetch_unpacks_the_archive(sources, where):
     assert torch.load(sources.fetched("vgg13"), weights_only=True)["epoch"] == 240
 
 
-def test_fetch_keeps_nothing_but_checkpoints(sources):
+def test_fetch_keeps_only_checkpoints(sources):
     published = sources.publish("resnet56")
     published.write_bytes(published.read_bytes()[:-1000])
     sources.publish("vgg13").write_text("<html>moved</html>")
@@ -116,13 +116,13 @@ def test_fetch_keeps_nothing_but_checkpoints(sources):
     assert not [path for path in (sources.project / "pretrained").rglob("*") if path.is_file()]
 
 
-def test_fetch_says_what_to_do_without_the_hosts(sources):
+def test_fetch_names_remedy_without_hosts(sources):
     assert "bash sh/train_cifar100_teacher.sh resnet56" in refusal(sources.fetch("resnet56"))
     assert "choose from wrn_40_2" in refusal(sources.fetch("resnet57"))
 
 
 def test_relative_paths_count_from_the_folder_of_the_command(tmp_path, sources):
-    """Those of flags, those of errors, and the folders of runs and teachers."""
+    """Paths of flags, of errors, and the folders of runs and teachers count from the current folder."""
     launch = ["sh/launch.sh", "gendd_cifar", "train", "classification", "--dataset", "digits", "--student", "resnet8"]
     launch[0] = ROOT / launch[0]
     flags = ["--epochs", "1", "--milestones", "1", "--precision", "fp32"]

@@ -1,4 +1,4 @@
-"""Every shell script does a dry run, with the options of the recipes."""
+"""Every shell script works in a dry run, with the values of the recipes."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from gendd.runs.folder import RunFolder, run_path, stage1_run
 SCRIPTS = sorted((ROOT / "sh").glob("*.sh"))
 PAIRS = [pair.replace(" ", "_") for pair in (*recipes.CONTRACTIONS, *recipes.WITHOUT_RECIPE)]
 
-# Where the scripts on photographs find them.
+# Data settings of the scripts for photographs.
 DATA = {
     "imagenet": {"dataset": "imagenet", "unlabeled": False},
     "imagenetlt": {
@@ -200,11 +200,11 @@ def test_no_two_baselines_share_a_folder(recorded):
     ],
 )
 def test_regression_has_the_recipe_of_gendd(words, script, recorded):
-    ours = [configuration(*program) for program in recorded(baseline(words))]
-    theirs = [configuration(*program) for program in recorded(f"bash sh/train_{script}_gendd.sh")]
-    assert ours[:-1] == theirs[:-1] and ours[-1].method.name == "regression"
-    name = theirs[-1].run.name and theirs[-1].run.name.replace("gendd", "regression")
-    assert values_of(theirs[-1]) | {"method": "regression", "name": name} == values_of(ours[-1])
+    *first, control = [configuration(*program) for program in recorded(baseline(words))]
+    *earlier, gendd = [configuration(*program) for program in recorded(f"bash sh/train_{script}_gendd.sh")]
+    assert first == earlier and control.method.name == "regression"
+    name = gendd.run.name and gendd.run.name.replace("gendd", "regression")
+    assert values_of(gendd) | {"method": "regression", "name": name} == values_of(control)
 
 
 @pytest.mark.parametrize(
@@ -214,12 +214,12 @@ def test_regression_has_the_recipe_of_gendd(words, script, recorded):
         ("RECIPE=a1 imagenet gendd beitv2_large resnet50", "imagenet_beitv2l_resnet50_a1_gendd"),
     ],
 )
-def test_gendd_among_the_baselines_is_the_pair_s_own_script(words, script, recorded):
+def test_baseline_script_with_gendd_starts_the_pair_script(words, script, recorded):
     assert recorded(f"{baseline(words)} --seed 3") == recorded(f"bash sh/train_{script}.sh --seed 3")
 
 
 @pytest.mark.parametrize("family", ["cifar100", "imagenet"])
-def test_baseline_scripts_name_what_is_missing(family):
+def test_baseline_scripts_name_missing_arguments(family):
     script = f"sh/train_{family}_baseline.sh"
     assert "METHOD TEACHER STUDENT are missing" in refusal(bash(script, "kd", "resnet34", "--dry-run"))
     assert "does not exist" in refusal(bash(script, "regression", "resnet34", "resnet19"))
@@ -251,7 +251,7 @@ def test_script_starts_the_program_from_any_folder(tmp_path):
     assert "--student resnet7" in refusal(bash(script, "resnet7", cwd=tmp_path))
 
 
-def test_evaluate_asks_the_run_for_its_family(tmp_path, recorded):
+def test_evaluate_reads_the_family_from_the_run(tmp_path, recorded):
     assert recorded(f"bash sh/evaluate.sh {tmp_path} --sampling-steps 2") == [
         ("gendd evaluate", [str(tmp_path), "--sampling-steps", "2"])
     ]
@@ -275,7 +275,7 @@ def test_compare_starts_its_program_from_any_folder(recorded):
 
 @pytest.mark.parametrize(("images", "batch"), [(5, 8), (100, 8), (400, 32), (3000, 256)])
 def test_distill_folder_batch_follows_the_number_of_images(tmp_path, images, batch):
-    """At least 1,000 steps in 100 epochs, where the folder is large enough for it."""
+    """The batch size gives at least 1,000 steps in 100 epochs, if the folder is large enough."""
     shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
     (tmp_path / "launch.sh").write_text('echo "$@"\n')
     (tmp_path / "images").mkdir()

@@ -1,4 +1,4 @@
-"""Functions that fail as disks and networks do."""
+"""Functions that fail like disks and networks."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,7 +6,7 @@ STALE = OSError(116, "Stale file handle")
 
 
 def failing(function: Callable, faults: Iterable[Exception]) -> Callable:
-    """The function, whose first calls raise these instead."""
+    """Return the function with first calls that raise these faults instead."""
     left = list(faults)
 
     def call(*arguments, **options):

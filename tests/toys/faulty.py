@@ -1,6 +1,6 @@
-"""gendd_cifar train, whose last process fails once in mid-epoch: FAULT=kill ends it, FAULT=hang lets the others wait.
+"""Run gendd_cifar train with a last process that fails once within an epoch. FAULT=kill kills it; FAULT=hang stalls it.
 
-The file FAULT_MARK exists from then on.
+The failing process creates the file FAULT_MARK.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""Tiny seeded runs of every method, and the figures that a change of the code's shape must leave alone.
+"""Tiny seeded runs of every method, and their numbers, which refactoring must not change.
 
-    PYTHONPATH=.:tests/toys python -m golden_runs NAME...    records the figures of these runs anew (all: every run)
-    PYTHONPATH=.:tests/toys python -m golden_runs --to FILE  records those of all runs elsewhere, to compare to the bit
+    PYTHONPATH=.:tests/toys python -m golden_runs NAME...    records the numbers of these runs again (all: every run)
+    PYTHONPATH=.:tests/toys python -m golden_runs --to FILE  records all runs in FILE, for a bitwise comparison
 
-Nothing else rewrites tests/golden/figures.json; a failing test never does.
+Only this program writes tests/golden/figures.json; a failing test never does.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from gendd.runs.metrics import read_metrics
 
 FIGURES = Path(__file__).parents[1] / "golden" / "figures.json"
 TOY = "toy:network"
-# Not of the arithmetic.
+# Depend on the machine's speed.
 TIMED = {"images_per_second", "waiting_for_data"}
 
 COMMON = {
@@ -66,7 +66,7 @@ PHOTOS = {
     "lr": 5e-3,
 }
 
-# Name: the method and what its run sets beside `COMMON`. All flags of all runs stand above and here.
+# Name of a run -> its method and its options in addition to `COMMON`.
 RUNS: dict[str, tuple[str, dict]] = {
     "classification": ("classification", {}),
     "classification-sgd-step": (
@@ -112,7 +112,7 @@ RUNS: dict[str, tuple[str, dict]] = {
 
 
 def command(method: str, options: Mapping[str, object]) -> list[str]:
-    """The command line that trains by a method with these options."""
+    """Return the command line that trains a method with these options."""
     words = [method]
     for name, value in options.items():
         if isinstance(value, bool):
@@ -124,7 +124,7 @@ def command(method: str, options: Mapping[str, object]) -> list[str]:
 
 @cache
 def teacher(folder: Path) -> Path:
-    """A run that tells the digits apart, below the folder."""
+    """Train a teacher on the digits below the folder, and return its run."""
     train_small([*command("classification", COMMON | {"lr": 0.01}), "--runs", str(folder / "teacher")])
     return folder / "teacher" / "digits" / "toy.network" / "classification" / "0"
 
@@ -138,7 +138,7 @@ def photos_teacher(folder: Path, photos: Path) -> Path:
 
 
 def arguments(name: str, folder: Path, photos: Path) -> list[str]:
-    """The command line of a run, which will lie below the folder."""
+    """Return the command line of a run below the folder."""
     method, options = RUNS[name]
     options = COMMON | options
     if "image-size" in options:
@@ -155,7 +155,7 @@ def arguments(name: str, folder: Path, photos: Path) -> list[str]:
 
 
 def train(name: str, folder: Path, photos: Path) -> Path:
-    """Trains a run below the folder, by `photos` if it is of photographs; its own folder."""
+    """Train a run below the folder, on `photos` if it uses photographs, and return its folder."""
     words = arguments(name, folder, photos)
     main = train_photos if "image-size" in RUNS[name][1] else train_small
     with contextlib.redirect_stdout(io.StringIO()):
@@ -164,13 +164,13 @@ def train(name: str, folder: Path, photos: Path) -> Path:
 
 
 def run_folder(runs: Path) -> Path:
-    """The only run below a folder of runs."""
+    """Return the only run below a folder of runs."""
     (config,) = runs.glob("*/*/*/0/config.json")
     return config.parent
 
 
 def figures(run: Path) -> dict:
-    """What the run computed: losses and accuracies of each epoch, and norms of its tensors, whatever their names."""
+    """Return a run's numbers: losses and accuracies of each epoch, and the sorted norms of its tensors."""
     records = [{name: value for name, value in record.items() if name not in TIMED} for record in read_metrics(run)]
     content = torch.load(run / "checkpoints" / "last.pt", weights_only=True)
     tensors = [value.double() for key in ("model", "ema") for value in content.get(key, {}).values()]

@@ -1,4 +1,4 @@
-"""What a program prints of an error."""
+"""Check the line that a program prints for an error."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ from gendd.core.errors import UserError, with_flags
 
 @contextlib.contextmanager
 def refuses(match: str = "", kind: type[Exception] = UserError) -> Iterator[SimpleNamespace]:
-    """Expect an error whose line, with the flags that a user types, matches. Its `value` is the line afterwards."""
+    """Expect an error whose line, with settings printed as flags, matches. Yield an object with the line as `value`."""
     printed = SimpleNamespace(value="")
     with pytest.raises(kind) as caught:
         yield printed

@@ -1,4 +1,4 @@
-"""Networks of the small images by name, and refusals of names and weights in one line."""
+"""Create networks for small images by name, and check one-line errors about names and weights."""
 
 import torch
 from lines import refuses

@@ -1,4 +1,4 @@
-"""Small folders of JPEGs in place of photographs, and what tests do with them."""
+"""Small folders of JPEGs as photographs, and helpers to read and compare them."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ NORMALIZE = Normalize(MEAN, STD, ALONE.device)
 
 
 def write_images(folder: Path, count: int, first: int = 0) -> None:
-    """Images of several sizes, brighter in the color of the folder's class than elsewhere."""
+    """Write images of several sizes, brightest in the color channel of the folder's class."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(first, first + count):
         random = np.random.default_rng([number, *folder.name.encode()])
@@ -33,7 +33,7 @@ def write_images(folder: Path, count: int, first: int = 0) -> None:
 
 
 def write_photos(root: Path) -> Path:
-    """ImageNet's layout: train/ with 3 classes of 30 images, val/ with 7 of each."""
+    """Write photographs in ImageNet's layout: 3 classes with 30 images each in train/ and 7 each in val/."""
     for name in CLASSES:
         write_images(root / "train" / name, 30)
         write_images(root / "val" / name, 7, first=1000)
@@ -56,7 +56,7 @@ def open_photos(
     grad_accum_steps: int = 1,
     labeled_only: bool = False,
 ) -> TrainingPhotos:
-    """To train on."""
+    """Open training photographs."""
     plan = BatchPlan(0, batch, rank, world, grad_accum_steps)
     return TrainingPhotos(config, len(CLASSES), plan, ALONE, NORMALIZE, labeled_only)
 
@@ -70,8 +70,8 @@ def images_and_labels(data: TrainingPhotos, steps: range) -> list[tuple[torch.Te
     return [(batch.images, batch.labels) for batch in data.batches(steps)]
 
 
-def assert_same(ours, theirs) -> None:
-    for (images, labels), (expected, expected_labels) in zip(ours, theirs, strict=True):
+def assert_same(batches, expected_batches) -> None:
+    for (images, labels), (expected, expected_labels) in zip(batches, expected_batches, strict=True):
         torch.testing.assert_close(images, expected, rtol=0, atol=0)
         torch.testing.assert_close(labels, expected_labels, rtol=0, atol=0)
 

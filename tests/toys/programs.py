@@ -23,7 +23,7 @@ def imagenet_config(*flags: str, method: str = "gendd") -> Config:
 
 
 def for_head(method: str, options):
-    """Return options of a head, or none of them if the method trains no head."""
+    """Return the options, or an empty collection if the method does not train a head."""
     return options if hasattr(METHODS[method], "token_dim") else type(options)()
 
 
@@ -34,7 +34,7 @@ def values_of(config: Config) -> dict:
 
 
 def build_network(role, name, weights, names, num_classes, image_size, allow_partial=False, **given):
-    """The network of a role, as a run's configuration names it."""
+    """Build the network of a role, "student" or "teacher"."""
     if role == "student":
         return build_student(name, weights, names, num_classes, image_size, allow_partial)
     settings = {

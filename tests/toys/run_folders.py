@@ -1,4 +1,4 @@
-"""Run folders such as a training leaves, and the tables of their reports."""
+"""Write run folders as a training does, and read the tables of their reports."""
 
 import csv
 import json
@@ -23,7 +23,11 @@ def write_run(
     result: dict | None = None,
     **config,
 ) -> Path:
-    """A run folder such as a training leaves, with the top-1, top-5 and, if there are more, the groups given."""
+    """Write a run folder as a training does.
+
+    Args:
+        read_outs: top-1, top-5 and, optionally, the accuracies of class groups, by output.
+    """
     folder.mkdir(parents=True)
     distilled = method != "classification"
     values = {"student": "small", "teacher": "large" if distilled else None, "epochs": EPOCHS, **config}
@@ -60,12 +64,12 @@ def write_run(
 
 
 def settings_of(run: Path) -> dict:
-    """All values of a run's configuration by their fields' names."""
+    """Return all values of a run's configuration by field name."""
     return by_name(json.loads((run / "config.json").read_text()))
 
 
 def change_settings(run: Path, **settings) -> None:
-    """Give a run's configuration other values."""
+    """Change values of a run's configuration."""
     content = json.loads((run / "config.json").read_text())
     for part in content.values():
         if isinstance(part, dict):
@@ -84,7 +88,7 @@ def write_features(folder: Path) -> None:
 
 
 def tables(text: str) -> list[list[dict[str, str]]]:
-    """Rows of every Markdown table, by column name."""
+    """Return the rows of every Markdown table, by column name."""
     found = []
     for block in text.split("\n\n"):
         lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
@@ -94,12 +98,12 @@ def tables(text: str) -> list[list[dict[str, str]]]:
 
 
 def accuracies(text: str) -> list[list[dict[str, str]]]:
-    """Rows of a report's tables of accuracy, one per data set."""
+    """Return the rows of a report's accuracy tables, one table per data set."""
     return [rows for rows in tables(text) if "Epochs" in rows[0]]
 
 
 def costs(text: str) -> list[list[dict[str, str]]]:
-    """Rows of a report's tables of cost, one per data set."""
+    """Return the rows of a report's cost tables, one table per data set."""
     return [rows for rows in tables(text) if "MFLOPs per image" in rows[0]]
 
 

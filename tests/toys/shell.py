@@ -1,4 +1,4 @@
-"""Shell scripts, run as a user does, and the programs that they start."""
+"""Run shell scripts like a user, and parse the programs that they start."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def bash(*command, cwd=ROOT, **variables) -> subprocess.CompletedProcess:
-    """Run bash with this Python's environment for the scripts."""
+    """Run bash with an environment in which the scripts use this Python."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -1,15 +1,15 @@
-"""Pytest's hooks of `.ci/run`, where FAIL_SKIPPED=1: a skipped test fails, unless its reason is one of these."""
+"""Pytest hooks for `.ci/run`: with FAIL_SKIPPED=1 a skipped test fails, unless its reason is accepted."""
 
 import os
 
 import pytest
 
-# Hardware, kernel rights and data that only some machines have.
+# Reasons that depend on the machine: hardware, kernel permissions and data.
 ACCEPTED = ("needs a CUDA GPU", "needs the optional ", "no network namespaces")
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
-    """Make a report of a skipped test one of a failed test, unless its reason is accepted."""
+    """Change the report of a skipped test to failed, unless its reason is accepted."""
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("FAIL_SKIPPED"):
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not reason.startswith(ACCEPTED):

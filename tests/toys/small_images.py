@@ -1,4 +1,4 @@
-"""What tests of small images share: folders, configurations, data of numbered images, and refusals in one line."""
+"""Helpers for tests of small images: folders, configurations, numbered images and one-line errors."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 def write_folder(root: Path, classes=("a", "b"), train: int = 8, test: int = 2) -> Path:
-    """A folder of data: so many images of each class."""
+    """Write a data set with `train` and `test` images per class."""
     for split, count in (("train", train), ("test", test)):
         for number, name in enumerate(classes):
             folder = root / split / name
@@ -44,7 +44,7 @@ def config(**settings):
 
 
 def numbered(count, side=6, classes=None):
-    """Random images whose labels are their places, or sorted classes."""
+    """Return random images; their labels are their indices or, with `classes`, sorted classes."""
     generator = torch.Generator().manual_seed(count)
     images = torch.randint(256, (count, 3, side, side), generator=generator, dtype=torch.uint8)
     labels = torch.arange(count)
@@ -56,7 +56,7 @@ NORMALIZE = Normalize(MEAN, STD, CPU)
 
 
 def training(images=20, batch=6, seed=0, rank=0, world=1, grad_accum_steps=1, **options) -> TrainingImages:
-    """Of so many numbered images, or of those that are given."""
+    """Return training data of the given images, or of this number of numbered images."""
     images = numbered(images) if isinstance(images, int) else images
     plan = BatchPlan(seed, batch, rank, world, grad_accum_steps)
     return TrainingImages(Source(images, (None,) * len(images)), plan, NORMALIZE, CPU, **options)
@@ -69,7 +69,7 @@ def evaluation(images=9, rank=0, world=1) -> EvaluationImages:
 
 
 def opened(train, test=None, batch=6, seed=0, labeled_only=False, **flags) -> tuple[TrainingImages, EvaluationImages]:
-    """As a configuration with these flags has them, of a data set of these images."""
+    """Open the training and evaluation data of a configuration, with these images as the data set."""
     sources = {"train": train, "test": numbered(9) if test is None else test}
     classes = int(train.labels.max()) + 1
     settings, plan, world = config(**flags), BatchPlan(seed, batch), World(0, 1, 0, CPU)

@@ -1,4 +1,4 @@
-"""Small runs: flags of toy networks on the built-in digits, interruption, and what tests compare."""
+"""Small runs of toy networks on the built-in digits: their flags, interruptions and comparisons."""
 
 import os
 import subprocess
@@ -32,7 +32,7 @@ def assert_same_weights(one: Path, other: Path, **tolerance) -> None:
 
 
 def timeless_metrics(run: Path) -> list[dict]:
-    """Return what the run measured, without its speed."""
+    """Return the run's metrics without speeds."""
     speed = {"images_per_second", "waiting_for_data"}
     return [{name: value for name, value in record.items() if name not in speed} for record in read_metrics(run)]
 
@@ -43,7 +43,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @contextmanager
 def ctrl_c(method: str, **at: int):
-    """Interrupt a training as Ctrl-C does, before this method of the loop runs at this epoch or step."""
+    """Interrupt a training, like Ctrl-C, before this method of the loop runs at this epoch or step."""
     ((counter, number),) = at.items()
     original = getattr(Training, method)
 
@@ -57,7 +57,7 @@ def ctrl_c(method: str, **at: int):
 
 
 def run_in_two_processes(*words: str, program: str = "gendd_cifar train", **variables: str) -> str:
-    """Run a program in two processes, and return the errors and warnings that it prints."""
+    """Run a program in two processes and return its standard error."""
     environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS, **variables}
     command = [sys.executable, "-m", "gendd.launch", *program.split(), *words]
     return subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120).stderr

@@ -1,4 +1,4 @@
-"""A training step of resnet8 in several processes that share one GPU, over gloo, which NCCL does not allow."""
+"""Run a training step of resnet8 in several processes on one GPU. This needs gloo, since NCCL does not allow it."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ BATCH = 16
 
 
 def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
-    """The network's gradients and running statistics after this process's share of the batch."""
+    """Return the network's gradients and running statistics after this process's share of the batch."""
     device = torch.device("cuda", 0)
-    # Rounded to 10 bits, sums would depend on how many images a process has.
+    # TF32 rounds to 10 bits, so sums would depend on the number of images per process.
     torch.backends.cudnn.allow_tf32 = False
     arguments = ["--dataset", "digits", "--student", "resnet8", *flags]
     config = cifar_config(*arguments, method="classification")
@@ -37,7 +37,7 @@ def step(rank: int, processes: int, *flags: str) -> dict[str, Tensor]:
 
 
 def step_among(rank: int, processes: int, folder: str, *flags: str) -> None:
-    """`step` in a group of processes that meet in a folder; each leaves a file there."""
+    """Run `step` in a process group that connects through a folder, and save each result there."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
     torch.save(step(rank, processes, *flags), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class ToyNetwork(nn.Module):
-    """Speaks timm's interface; feature width 64."""
+    """Small network with timm's interface and feature width 64."""
 
     num_features = 64
 
@@ -36,7 +36,7 @@ bias = 0.0
 
 
 def own(num_classes: int) -> ToyNetwork:
-    """A network with weights of its own: whatever the seed, they follow from `bias` alone."""
+    """Create a network with weights that depend on `bias` and not on the seed."""
     created = ToyNetwork(num_classes)
     with torch.no_grad():
         for parameter in created.parameters():

@@ -1,4 +1,4 @@
-"""Functions that make networks, as a user writes them: good ones and bad ones."""
+"""Functions that create networks, as a user might write them, valid and invalid."""
 
 from torch import nn
 
