@@ -1,7 +1,7 @@
-"""The configuration of a run: five parts, each a dataclass whose fields are flags, help, and names in config.json.
+"""The configuration of a run: five dataclasses. Their fields are the flags, the help, and the names in config.json.
 
-A method brings the options of its part (`gendd.methods`), a family of images the fields of its data
-(`gendd_cifar.config`, `gendd_imagenet.config`).
+A method defines its own part (`gendd.methods`), and a family of images adds fields to `Data` (`gendd_cifar.config`,
+`gendd_imagenet.config`).
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Networks:
     """Network to train: a short name of this family, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
     package.module:function."""
     student_weights: str | None = None
-    """Initial weights: a file, a run folder, or timm for the weights that timm publishes. Random if not given."""
+    """Initial weights: a file, a run folder, or timm for the published ones. Random if not given."""
     teacher: str | None = None
     """Teacher network, named like the student. hub:<owner>/<repository>:<entry>, transformers:<id> and
     open_clip:<model>/<tag> load their weights too."""
@@ -50,25 +50,25 @@ class Networks:
     teacher_image_size: PixelCount | None = None
     """Image size of the teacher, in pixels. The student's image size if not given."""
     teacher_feature: Kind = "auto"
-    """Which feature of the teacher is learned: pooled as its own classifier sees it, the class token, the mean of the
-    patches, or the projection that CLIP ends with; auto: the projection of CLIP's towers, pooled of others."""
+    """Feature of the teacher to learn: pooled (the input of its classifier), the class token, the mean of the patches,
+    or the final projection of CLIP. auto is the projection for CLIP, pooled for other networks."""
     teacher_classifier: bool = True
     """Use the teacher's classifier if it has the classes of the data."""
     teacher_mean: tuple[Share, Share, Share] | None = None
-    """Mean of the teacher's input images: red, green, blue from 0 to 1. The network's own if not given."""
+    """Mean of the teacher's input images: red, green, blue from 0 to 1. The network's values if not given."""
     teacher_std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
-    """Standard deviation of the teacher's input images, like --teacher-mean."""
+    """Standard deviation of the teacher's input images, with the same format and default as --teacher-mean."""
     allow_partial: bool = False
-    """Accept weight files that fill only part of a network. A teacher's file must hold its classifier."""
+    """Accept weight files that fill only part of a network. A teacher's file must contain its classifier."""
     teacher_chunk: CountOrNone = 0
-    """Largest batch of the teacher; 0 is no limit. Bounds memory; does not change the result."""
+    """Maximum batch size of the teacher, or 0 for the whole batch. Bounds memory; does not change the result."""
     grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
     """Networks that recompute activations in the backward pass. Needs less memory and more time; does not change the
     result."""
 
     @property
     def teacher_by(self) -> tuple[str, str | None]:
-        """The setting, with its value, that gives the teacher's weights."""
+        """The setting, with its value, that determines the teacher's weights."""
         if self.teacher_weights in (None, TIMM):
             return "teacher", self.teacher
         return "teacher_weights", self.teacher_weights
@@ -79,7 +79,7 @@ class Networks:
             raise InvalidSetting("student", None, "name the network to train")
         for name in ("teacher_mean", "teacher_std"):
             if getattr(self, name) and not self.teacher:
-                raise InvalidSetting(name, "", "there is no teacher; name one with `teacher`, or leave it out")
+                raise InvalidSetting(name, "", "it needs a teacher; name one with `teacher`, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -98,52 +98,52 @@ class Data:
     """Fraction of the training images of each class that keep their labels. The choice is the same for all seeds and
     methods."""
     unlabeled: bool = False
-    """Read no label. The contraction is then 0, and the teacher's probabilities train the probe (or stage 1)."""
+    """Do not read labels. The contraction is then 0, and the teacher's probabilities train the probe (or stage 1)."""
     teacher_cache: str | None = None
     """Folder for the teacher's features. They are computed once for --cached-views views per image, then read."""
     cached_views: int | None = None
     """Augmented views per image with --teacher-cache; the epochs use them in turn. 10 if not given."""
 
-    # Fields that choose images of a data set, or put others in their place.
+    # Fields that select images of a data set, or replace them.
     choices: ClassVar[tuple[str, ...]] = ("holdout",)
 
     @property
     def lacks_labels(self) -> bool:
-        """Whether training images may come without a label."""
+        """True if labels of training images may be missing."""
         return self.unlabeled or self.label_fraction < 1
 
     @property
     def unlabeled_by(self) -> tuple[str, str | bool]:
-        """The setting, with its value, by which no label is read."""
+        """The setting, with its value, that excludes labels."""
         return "unlabeled", True
 
     def whole(self, dataset: str) -> Self:
-        """Return another data set: all its training images, and its own test images."""
+        """Return another data set, with all its training images and its test images."""
         defaults: dict[str, Any] = {
             field.name: field.default for field in dataclasses.fields(self) if field.name in self.choices
         }
         return dataclasses.replace(self, **defaults | {"dataset": dataset})
 
     def pretraining(self) -> Self:
-        """Return the images as stage 1 augments them."""
+        """Return the data for stage 1, which may have another augmentation."""
         return self
 
     def resolve(self, config: "Config") -> "Config":
-        """Return the configuration with the values that follow from its data."""
+        """Return the configuration with values that depend on the data."""
         return config
 
     def check(self, config: "Config") -> None:
-        """Refuse images that cannot be trained on. Raises UserError."""
+        """Raise UserError for data that cannot be trained on."""
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
             wrong = "must be at least 1" if self.teacher_cache else "`teacher_cache` is missing: name its folder"
             raise InvalidSetting("cached_views", self.cached_views, wrong)
         self.check_training_images()
 
     def check_training_images(self) -> None:
-        """Refuse a choice of training images and labels that contradicts itself. Raises UserError."""
+        """Raise UserError for contradictory settings of training images and labels."""
         if self.unlabeled and self.label_fraction < 1:
             raise InvalidSetting(
-                "label_fraction", self.label_fraction, "`unlabeled=True` reads no label; leave one out"
+                "label_fraction", self.label_fraction, "`unlabeled=True` does not read labels; leave one of them out"
             )
 
 
@@ -189,26 +189,26 @@ class Optimizer:
     ema_decay: Decay = 0.0
     """Decay of a moving average of the weights, which is evaluated as well. 0 turns it off."""
     eval_weights: Literal["trained", "ema"] = "trained"
-    """Which weights to evaluate, select and export: the trained ones or their moving average."""
+    """Weights to evaluate, select and export: trained, or their moving average."""
     sync_bn: bool = False
     """Synchronize batch norm statistics over all processes. Needs GPUs."""
 
     @property
     def warmup(self) -> float:
-        """Epochs of warm-up: a recipe's own may be longer than the training that the user asks for."""
+        """Epochs of warm-up: a tenth of the epochs if a recipe's warm-up does not fit into a shorter training."""
         return self.warmup_epochs if self.warmup_epochs < self.epochs else self.epochs / 10
 
     def check(self) -> None:
         """Raise UserError for values that do not go together."""
         for name in ("lr", "head_lr"):
             if getattr(self, name) is not None and self.min_lr > getattr(self, name):
-                raise InvalidSetting("min_lr", self.min_lr, f"above `{name}` {getattr(self, name)}; lower it")
+                raise InvalidSetting("min_lr", self.min_lr, f"must not exceed `{name}` {getattr(self, name)}; lower it")
         if self.min_lr and self.schedule == "step":
-            raise InvalidSetting("min_lr", self.min_lr, "ends a cosine alone; give `schedule` cosine, or leave it out")
-        if self.eval_weights == "ema" and not self.ema_decay:
             raise InvalidSetting(
-                "eval_weights", "ema", "there is no average without `ema_decay`; give its decay, such as 0.999"
+                "min_lr", self.min_lr, "works only with `schedule` cosine; choose it, or leave `min_lr` out"
             )
+        if self.eval_weights == "ema" and not self.ema_decay:
+            raise InvalidSetting("eval_weights", "ema", "the average needs `ema_decay`; set it, such as to 0.999")
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Run:
     """The run folder, evaluation and hardware."""
 
     name: str | None = None
-    """Name of the run's folder. The method's name if not given."""
+    """Name of the run folder. The method's name if not given."""
     seed: CountOrNone = 0
     """Seed of all random numbers."""
     runs: str = "runs"
@@ -224,8 +224,8 @@ class Run:
     config: str | None = None
     """JSON file with a configuration, such as config.json of a run. Other flags change its values."""
     resume: str | None = None
-    """Run folder to resume with its own configuration. Other flags may change the data's folder, the number of workers,
-    intermediate evaluations and memory. Repeating the training command resumes as well."""
+    """Run folder to resume with its configuration. Other flags may change the folder of data sets, the number of
+    workers, intermediate evaluations and memory. Repeating the training command resumes as well."""
     dry_run: bool = False
     """Build all networks, print the plan and what is missing, then stop."""
     check_data: bool = False
@@ -239,7 +239,7 @@ class Run:
     compile: bool = False
     """torch.compile the networks."""
 
-    # Fields that say what one command does. They are not part of a saved configuration.
+    # Fields that affect only one command. They are not part of a saved configuration.
     of_command: ClassVar[tuple[str, ...]] = ("config", "resume", "dry_run", "check_data")
 
 
@@ -248,7 +248,7 @@ D = TypeVar("D", bound=Data)
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Generic[D]):
-    """A training run: Config[Photographs] is one of photographs."""
+    """The configuration of a run. Config[Photographs] has the data of photographs."""
 
     networks: Networks = field(default_factory=Networks)
     data: D = field(default_factory=Data)  # type: ignore[assignment]
@@ -257,7 +257,7 @@ class Config(Generic[D]):
     run: Run = field(default_factory=Run)
 
     def changed(self, **values: Any) -> Self:
-        """Return the configuration with other values of fields, each in the part that has it.
+        """Return the configuration with these values of fields, in the parts that have the fields.
 
         Raises:
             TypeError: no part has a field of this name.
@@ -272,7 +272,7 @@ class Config(Generic[D]):
         return type(self)(**parts)
 
     def content(self) -> dict[str, Any]:
-        """Return what config.json holds: a dictionary for each part, the method's with its name."""
+        """Return the content of config.json: one dictionary per part; the method's part contains its name."""
         parts = {part: dataclasses.asdict(getattr(self, part)) for part in field_names(Config)}
         for name in Run.of_command:
             del parts["run"][name]
@@ -280,20 +280,20 @@ class Config(Generic[D]):
         return json.loads(json.dumps(parts))
 
     def filled(self, content: Mapping[str, Any]) -> Self:
-        """Return the configuration with the values that `content`, as `content()` gives it, holds.
+        """Return the configuration with the values in `content`, which has the format of `content()`.
 
-        Values of fields that do not exist any more, or that belong to a command, are left out. New fields have this
-        configuration's values. The method is the content's.
+        Fields that do not exist any more, or that affect only one command, are ignored. Fields that `content` does not
+        contain keep their values. The method is the one in `content`.
 
         Raises:
-            InvalidValue: a method of an unknown name.
+            InvalidValue: the method is unknown.
         """
         parts = {}
         for part in field_names(Config):
             own, values = getattr(self, part), dict(content.get(part, {}))
             if part == "method" and "name" in values:
                 own = own if values["name"] == own.name else get_method(values["name"])()
-            # JSON has no tuples.
+            # JSON stores tuples as lists.
             names = [name for name in field_names(type(own)) if name in values and name not in Run.of_command]
             known = {name: _tuple(values[name]) for name in names}
             parts[part] = dataclasses.replace(own, **known)
@@ -301,20 +301,20 @@ class Config(Generic[D]):
 
     @property
     def views(self) -> int:
-        """Views per image that are drawn once; 0: each time a new one."""
+        """Number of fixed views per image with a teacher cache; 0 draws a new view each time."""
         if not self.data.teacher_cache:
             return 0
         return min(self.data.cached_views or CACHED_VIEWS, self.optimizer.epochs)
 
     def resolved(self) -> "Config":
-        """Return the configuration with the values that follow from others."""
+        """Return the configuration with values that depend on other settings."""
         config = self
         if self.networks.teacher and has_weights(self.networks.teacher) and not self.networks.teacher_weights:
             config = self.changed(teacher_weights=TIMM)
         return self.data.resolve(config)
 
     def check(self) -> None:
-        """Refuse combinations that cannot work, before anything is loaded. Raises UserError."""
+        """Raise UserError for settings that cannot work together, before anything is loaded."""
         for part in field_names(Config):
             check_ranges(getattr(self, part))
         self.method.check(self)
@@ -325,7 +325,7 @@ class Config(Generic[D]):
         pretrain_name = getattr(self.method, "pretrain_name", None)
         for name, value in (("name", self.run.name), ("pretrain_name", pretrain_name)):
             if value is not None and (value in ("", ".", "..") or "/" in value):
-                raise InvalidSetting(name, value, "names one folder below the pair's; give a word")
+                raise InvalidSetting(name, value, "must be the name of a single folder; give a word without /")
         self.data.check(self)
 
 

@@ -23,7 +23,7 @@ NEAREST = 5
 
 @dataclass(frozen=True)
 class EqualCostConfig:
-    """Find the networks whose FLOPs per image are nearest to those of a GenDD run's head, for a fair comparison."""
+    """Find the networks that need about as many FLOPs per image as the student of a GenDD run with its head."""
 
     run: RunArgument
     """Run folder; its networks are timed with random weights."""

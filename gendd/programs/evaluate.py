@@ -122,7 +122,7 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
 
     Args:
         path: run folder (its last checkpoint), or a checkpoint file.
-        changes: values of the configuration that replace those of the run.
+        changes: values of the configuration that replace the run's values.
 
     Returns:
         {output: its accuracies and calibration error in percent, parameters, FLOPs and images per second}. The

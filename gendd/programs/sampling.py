@@ -82,9 +82,7 @@ def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
             f"run {config.run}: {settings.method.name} does not train a generative head; name a run of gendd"
         )
     if run.model.classifier is None:
-        raise UserError(
-            f"run {config.run}: its head has no classifier to measure top-1; name a run whose teacher classifies"
-        )
+        raise UserError(f"run {config.run}: top-1 needs a teacher that classifies the data; name another run")
     prepare(folder)
     data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
     check_classes(Path(config.run), data.class_names)

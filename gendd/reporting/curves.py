@@ -95,7 +95,7 @@ def _losses_of(axes: Axes, label: str, runs: list[FinishedRun], color: str) -> l
 
 
 def _epochs(run: FinishedRun, records: list[dict]) -> list[int]:
-    """Return the epochs of the records plus those of earlier stages, so that runs of one budget end together."""
+    """Return the epochs of the records, including earlier stages, so that runs of one budget end together."""
     return [run.result["earlier_epochs"] + record["epoch"] for record in records]
 
 

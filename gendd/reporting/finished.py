@@ -82,7 +82,7 @@ class FinishedRun:
 
     @property
     def epochs(self) -> str:
-        """Epochs of the run, with those of the runs that the student starts from."""
+        """Epochs of the run, with the epochs of the runs that the student starts from, such as "50 + 240"."""
         earlier = self.result["earlier_epochs"]
         return f"{earlier} + {self.result['epochs']}" if earlier else str(self.result["epochs"])
 

@@ -314,7 +314,7 @@ def load(
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
         with_teacher: load the teacher's weights too. The student does not need them.
         on_dataset: another data set, used whole in place of the run's images.
-        changes: values of the configuration that replace those of the run.
+        changes: values of the configuration that replace the run's values.
 
     Raises:
         UserError: the path is not a run, the run is damaged, or it belongs to another family.

@@ -204,7 +204,7 @@ def test_published_scores_have_a_separate_column(tmp_path):
     assert [(row["Method"], row.get(published, "–")) for row in tail] == [("tail", "–")]
     assert "cifar100-lt0.01, 32x32 pixels" in text
     assert rows[1]["Published in (quoted)"].startswith("*240 epochs, ")
-    assert "of resnet56 > resnet20: teacher *72.34*" in text and "ikl *71.44*" in text
+    assert "for resnet56 > resnet20: teacher *72.34*" in text and "ikl *71.44*" in text
     assert [row["quoted_top1"] for row in csv_rows(tmp_path / "out")] == ["69.06", "70.66", "", "", ""]
 
 
