@@ -43,6 +43,41 @@ RELEASE = (
     "train_resnext101_res18_gendd",
 )
 
+# Flags that pages and comments of scripts name, of other programs than the project's.
+OTHER_PROGRAMS = {
+    "torchrun": {"--local-addr", "--max-restarts", "--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"}
+    | {"--rdzv-id"},
+    "Slurm": {"--account", "--gpus-per-node", "--nodes", "--ntasks-per-node", "--partition"},
+    "development tools": {"--check", "--cov"},
+    "TensorBoard": {"--logdir"},
+    "compare and ablate, which have no dataclass": {"--on"},
+    "every program": {"--help"},
+    "the example of a method outside the project": {"--logit-weight"},
+}
+SCRIPTS = [*sorted((ROOT / "sh").glob("*.sh")), ROOT / ".ci" / "run", ROOT / ".ci" / "lock"]
+
+
+def comments(script: Path) -> str:
+    return "\n".join(re.findall(r"^ *# .*", script.read_text(), re.MULTILINE))
+
+
+def named_flags() -> dict[str, list[str]]:
+    """Return the flags that pages and comments of scripts name, with their files."""
+    pages = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "pretrained/README.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    # A block that checks out an earlier commit has that commit's flags.
+    texts = {page: re.sub(r"```\w*\ngit checkout .*?```", "", page.read_text(), flags=re.DOTALL) for page in pages}
+    texts |= {script: comments(script) for script in SCRIPTS}
+    found: dict[str, list[str]] = {}
+    for file, text in texts.items():
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", text):
+            found.setdefault(flag, []).append(str(file.relative_to(ROOT)))
+    return found
+
 
 @pytest.fixture(scope="module")
 def readme() -> str:
@@ -109,3 +144,23 @@ def test_programs_named_on_pages_exist():
         for program in re.findall(r"python -m gendd(?:_\w+)? ([a-z][a-z-]+)", page.read_text())
     }
     assert {"train", "knn", "report"} <= named and named <= set(PROGRAMS)
+
+
+def test_flags_named_in_docs_and_scripts_exist():
+    known = set(re.findall(r"^\| `(--[\w-]+)` \|", flags.page(), re.MULTILINE))
+    others = set().union(*OTHER_PROGRAMS.values())
+    named = named_flags()
+    assert {"--contraction", "--paper", "--dry-run"} <= named.keys()
+    unknown = {
+        flag: files
+        for flag, files in named.items()
+        if flag not in known | others and flag.replace("--no-", "--", 1) not in known
+    }
+    assert unknown == {}
+    assert others <= named.keys()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_comments_of_scripts_name_no_default(script):
+    """Defaults change without the scripts, so comments state what the script sets instead."""
+    assert "default" not in comments(script)
