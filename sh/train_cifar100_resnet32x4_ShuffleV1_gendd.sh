@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Distills ShuffleV1 from resnet32x4 on CIFAR-100 with GenDD: stage 1, then stage 2.
 # No recipe is published for this pair. Its contraction comes from resnet32x4 > resnet8x4, which has the same teacher.
-# Training uses 8 antithetic draws instead of the paper's 30 independent ones, and evaluation 2 deterministic sampling
-# steps instead of 100 ancestral ones; --paper sets the paper's. The other values are the paper's.
+# Training uses 8 antithetic draws instead of the paper's 30 independent ones. Evaluation samples in 2 deterministic
+# steps instead of the paper's 100 ancestral ones. --paper sets the paper's draws and sampler. The other values are
+# the paper's.
 # ShuffleV1's learning rate is 0.01 in stage 2 and 0.003 in stage 1, as in the paper's release.
 #   bash sh/train_cifar100_resnet32x4_ShuffleV1_gendd.sh [flags]
 # Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths

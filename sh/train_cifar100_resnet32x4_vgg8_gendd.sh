@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Distills vgg8 from resnet32x4 on CIFAR-100 with GenDD: stage 1, then stage 2.
-# No recipe is published for this pair. Its contraction comes from resnet32x4 > resnet8x4, which has the same teacher;
-# it equals that of vgg13 > vgg8, which has the same student. Training uses 8 antithetic draws instead of the paper's
-# 30 independent ones, and evaluation 2 deterministic sampling steps instead of 100 ancestral ones; --paper sets the
-# paper's. The other values are the paper's.
+# No recipe is published for this pair. Its contraction comes from resnet32x4 > resnet8x4, which has the same teacher,
+# and equals the one of vgg13 > vgg8, which has the same student. Training uses 8 antithetic draws instead of the
+# paper's 30 independent ones. Evaluation samples in 2 deterministic steps instead of the paper's 100 ancestral ones.
+# --paper sets the paper's draws and sampler. The other values are the paper's.
 #   bash sh/train_cifar100_resnet32x4_vgg8_gendd.sh [flags]
 # Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
 # count from the current folder. Run the same command again to resume. Runs with other names share stage 1.

@@ -2,8 +2,8 @@
 # Distills wrn_16_2 from resnet32x4 on CIFAR-100 with GenDD: stage 1, then stage 2.
 # No recipe is published for this pair. Its contraction comes from resnet32x4 > resnet8x4, which has the same teacher;
 # wrn_40_2 > wrn_16_2, with the same student, has 0.8. Training uses 8 antithetic draws instead of the paper's 30
-# independent ones, and evaluation 2 deterministic sampling steps instead of 100 ancestral ones; --paper sets the
-# paper's. The other values are the paper's.
+# independent ones. Evaluation samples in 2 deterministic steps instead of the paper's 100 ancestral ones. --paper
+# sets the paper's draws and sampler. The other values are the paper's.
 #   bash sh/train_cifar100_resnet32x4_wrn_16_2_gendd.sh [flags]
 # Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
 # count from the current folder. Run the same command again to resume. Runs with other names share stage 1.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Simulates two hosts, alpha and beta, as network namespaces of this machine. During an epoch beta loses its cable and its
-# power, without a message to alpha, and later comes back. The run must end like an undisturbed one, bit for bit.
+# Simulates two hosts, alpha and beta, as network namespaces of this machine. During an epoch beta loses its cable and
+# its power, without a message to alpha, and later comes back. The run must end like an undisturbed one, bit for bit.
 #   bash tests/two_hosts.sh FOLDER     (an empty folder for logs and runs)
 # Exits with code 77 and the reason if the machine does not allow this.
 set -euo pipefail
