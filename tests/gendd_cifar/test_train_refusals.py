@@ -16,7 +16,7 @@ def test_simkd_refuses_a_student_without_a_feature_map(train):
     [
         (["gendd"], "--teacher is missing"),
         (["gendd", "--teacher", TOY], "--teacher toy:network: its weights are random"),
-        (["classification", "--teacher", TOY], "--teacher toy:network: classification has none"),
+        (["classification", "--teacher", TOY], "--teacher toy:network: classification does not use a teacher"),
         (["classification", "--unlabeled"], "--unlabeled: classification needs labels"),
         (["gend"], "METHOD gend: no such name; nearest: gendd"),
         (
