@@ -112,7 +112,7 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
         (["--contraction", "0.5"], "--images .*: --contraction 0.5 needs labels"),
         (
             ["kl"],
-            "--images .*: its images are unlabeled, but kl learns from the teacher's classifier; its feature",
+            "--images .*: its images are unlabeled, but kl learns from the teacher's classifier; ",
         ),
         (
             ["--images", "{0..3}.tar", "--steps-per-epoch", "1"],
