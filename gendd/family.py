@@ -70,7 +70,7 @@ class Family:
         """Describe how network, training and sampling differ from the paper's.
 
         Args:
-            of_run: the options of training are known; a checkpoint file does not hold them.
+            of_run: the options of training are known; a published checkpoint file does not hold them.
         """
         known, sampling = self._known(options), field_names(SamplingOptions)
         parts = {

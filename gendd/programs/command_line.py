@@ -47,7 +47,7 @@ def parse(
                 args=arguments,
                 default=default,
                 return_unknown_args=True,
-                config=(tyro.conf.OmitArgPrefixes,),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.HelptextFromCommentsOff),
             )
     except SystemExit as stop:
         if not stop.code:

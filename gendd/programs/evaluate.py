@@ -100,7 +100,8 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
             head = built.task.head
             # The paper's protocol needs a labeled data set.
             if head is not None and head.draws_features and classes:
-                print(f"protocol    {family.protocol(settings.method, path.is_dir())}", flush=True)
+                of_run = path.is_dir() or bool(embedded_record(path))
+                print(f"protocol    {family.protocol(settings.method, of_run)}", flush=True)
         if settings.run.dry_run:
             if not summary.missing:
                 missing += errors_of(lambda: _open_data(family, settings, options, built, world))
@@ -137,6 +138,8 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
     except MissingFile:
         experiment = load(path, **changes)
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
+    if experiment.teacher:
+        experiment.teacher.precision = resolve_precision(config.run.precision, world.device)
     plan = BatchPlan(config.run.seed, 1)
     data = experiment.family.open_evaluation(config, plan, world, experiment.student.network)
     subset = class_subset(path, data.class_names)

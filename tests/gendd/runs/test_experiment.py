@@ -50,10 +50,11 @@ def test_load_reads_the_teacher_on_request(run):
         assert torch.equal(value, with_teacher.teacher.model.state_dict()[name])
 
 
-def test_evaluate_gives_the_scores_of_the_program(run):
-    scores = gendd.evaluate(run)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_evaluate_gives_the_scores_of_the_program(run, precision):
+    scores = gendd.evaluate(run, precision=precision)
     assert list(scores) == ["teacher", "head", "probe"]
-    evaluate_checkpoint(FAMILY, [str(run)])
+    evaluate_checkpoint(FAMILY, [str(run), "--precision", precision])
     rows = json.loads((run / "evaluation.json").read_text())["read_outs"]
     assert [(row["read_out"], row["top1"], row["ece"]) for row in rows] == [
         (name, score["top1"], score["ece"]) for name, score in scores.items()
