@@ -137,6 +137,10 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
         experiment = load(path, with_teacher=True, **changes)
     except MissingFile:
         experiment = load(path, **changes)
+        if "teacher_weights" in changes or not experiment.config.networks.teacher_classifier:
+            raise
+    for part in vars(experiment.config).values():
+        check_ranges(part)
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
     if experiment.teacher:
         experiment.teacher.precision = resolve_precision(config.run.precision, world.device)

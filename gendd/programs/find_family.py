@@ -42,9 +42,18 @@ def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     values = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)
     for path in (Path(value) for value in values if value):
         if Path(path, "config.json").is_file():
-            yield f"{path}/config.json: family", str(RunFolder(path).read("config.json").get("family"))
+            yield f"{path}/config.json: family", _family_in(RunFolder(path).read("config.json"), path)
         elif path.is_file() and (record := embedded_record(path) or _content(path)):
-            yield f"{path}: family", str(record.get("family"))
+            yield f"{path}: family", _family_in(record, path)
+
+
+def _family_in(record: dict, path: Path) -> str:
+    if "family" not in record:
+        raise UserError(
+            f"{path}: its configuration names no family, as those of other versions do; use the version that made it, "
+            f"or in a file of your own name one: {', '.join(FAMILIES)}"
+        )
+    return str(record["family"])
 
 
 def _content(path: Path) -> dict:

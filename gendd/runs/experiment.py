@@ -12,6 +12,7 @@ from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.config import Config
+from gendd.core.distributed import resolve_precision
 from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
 from gendd.core.seeding import generator
 from gendd.distill.teacher import FrozenTeacher
@@ -328,12 +329,15 @@ def load(
     if on_dataset:
         config = replace(config, data=config.data.whole(on_dataset))
     config, device = config.changed(**changes), device or torch.device("cpu")
-    tensors = weights_in(content, path, reported_weights(content)) if trained else None
+    weights = changes.get("eval_weights") or reported_weights(content)
+    tensors = weights_in(content, path, weights) if trained else None
     # A checkpoint holds the student's weights and the part of the teacher that the student uses.
     random = {"student_weights": None} | (
         {} if with_teacher or not config.networks.teacher else {"teacher_weights": RANDOM}
     )
-    experiment = build(family, config.changed(**random), len(record["classes"]), device, trained=tensors)
+    # The precision of a teacher that is loaded; a part of one that the student uses is not rounded.
+    precision = resolve_precision(config.run.precision, device) if with_teacher else "fp32"
+    experiment = build(family, config.changed(**random), len(record["classes"]), device, tensors, precision)
     experiment.config = config
     experiment.task.eval()
     if tensors:

@@ -246,6 +246,8 @@ def saved_config(record: Mapping[str, Any], family: Family, path: Path) -> Confi
     Raises:
         UserError: the record is damaged, belongs to another family, or has options that this version does not know.
     """
+    if "family" not in record:
+        raise UserError(f"{path.absolute()}: its record names no family; use the version that made it")
     if record.get("family") != family.name:
         raise UserError(
             f"{path.absolute()}: the run belongs to {record.get('family')}, not to {family.name}; name another"

@@ -12,6 +12,7 @@ from programs import train_cifar
 import gendd
 from gendd.methods import METHODS
 from gendd.programs.evaluate import evaluate_checkpoint
+from gendd.programs.main import main
 from gendd.runs.folder import RunFolder, embedded_record
 from gendd_cifar.family import FAMILY
 
@@ -59,6 +60,38 @@ def test_evaluate_gives_the_scores_of_the_program(run, precision):
     assert [(row["read_out"], row["top1"], row["ece"]) for row in rows] == [
         (name, score["top1"], score["ece"]) for name, score in scores.items()
     ]
+
+
+def test_evaluate_takes_the_average_or_refuses_its_lack(run):
+    with refuses("--eval-weights ema: .* holds no averaged weights"):
+        gendd.evaluate(run, eval_weights="ema")
+    with refuses("--eval-images -1: must be 0 or more"):
+        gendd.evaluate(run, eval_images=-1)
+
+
+def test_evaluate_runs_the_teacher_in_the_precision_of_run(run):
+    teachers = [gendd.load(run, with_teacher=True, precision=name).teacher for name in ("bf16", "fp32")]
+    assert [teacher.precision for teacher in teachers] == ["bf16", "fp32"]
+
+
+def test_evaluate_refuses_a_lost_teacher_that_is_the_target(run, tmp_path):
+    alone = gendd.load(run).config.changed(teacher_classifier=False, contraction=0.0, runs=str(tmp_path))
+    trained = gendd.train(alone)
+    lost = RunFolder(tmp_path / "digits" / "toy.network_toy.network" / "gendd" / "0")
+    content = lost.read("config.json")
+    content["networks"]["teacher_weights"] = str(tmp_path / "lost.pt")
+    lost.write("config.json", content)
+    assert trained.epoch == 1
+    with refuses("lost.pt"):
+        gendd.evaluate(lost.path)
+
+
+def test_load_of_a_run_without_family_names_its_version(run, tmp_path):
+    older = RunFolder(Path(shutil.copytree(run, tmp_path / "older")))
+    content = older.read("config.json")
+    older.write("config.json", {"tree": content.pop("family"), **content})
+    with refuses("names no family.*; use the version that made it"):
+        main("gendd", ["evaluate", str(older.path)])
 
 
 def test_train_repeats_a_run_from_its_configuration(run, tmp_path):
