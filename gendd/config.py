@@ -8,7 +8,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from gendd.core.errors import InvalidSetting
 from gendd.core.ranges import (
@@ -251,7 +251,7 @@ class Config(Generic[D]):
     """The configuration of a run. Config[Photographs] has the data of photographs."""
 
     networks: Networks = field(default_factory=Networks)
-    data: D = field(default_factory=Data)  # type: ignore[assignment]
+    data: D = field(default_factory=cast(Any, Data))
     method: Method
     optimizer: Optimizer = field(default_factory=Optimizer)
     run: Run = field(default_factory=Run)

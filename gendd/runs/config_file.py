@@ -29,7 +29,10 @@ def read_config(path: Path, family: Family) -> Config:
             _check_type(values, dict, section)
         method = content.get("method", {}).get("name")
         _check_type(method, str, "method.name")
-        default = family.config(get_method(method)())
+        options = get_method(method)()
+        if content["method"].get("paper") is True and hasattr(options, "paper"):
+            options = family.in_protocol(options)
+        default = family.config(options)
         for section, values in content.items():
             hints = get_type_hints(type(getattr(default, section)))
             known = {name: hints[name] for name in field_names(type(getattr(default, section)))}

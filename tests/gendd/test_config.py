@@ -153,7 +153,9 @@ def test_tilde_is_expanded_in_every_path(monkeypatch):
 def test_method_help_prints_method_and_common_options(family, method, capsys):
     with pytest.raises(SystemExit):
         configuration(family, [method, "--help"])
-    printed = set(re.findall(r"--([a-z0-9-]+)", capsys.readouterr().out))
+    text = capsys.readouterr().out
+    assert "The images and their labels." in text and "type: ignore" not in text
+    printed = set(re.findall(r"--([a-z0-9-]+)", text))
     for kind in METHODS.values():
         for field in dataclasses.fields(kind):
             known = any(field.name == own.name for own in dataclasses.fields(METHODS[method]))

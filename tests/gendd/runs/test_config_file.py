@@ -56,6 +56,11 @@ def test_fields_missing_in_file_have_defaults(read):
     assert (config.optimizer.lr, config.optimizer.batch_size, config.run.seed) == (0.25, 64, 0)
 
 
+def test_paper_in_file_sets_the_values_that_the_file_omits(read):
+    method = read(typed="gendd", method={"name": "gendd", "paper": True, "width": 48}).method
+    assert (method.prediction, method.sampler, method.trunk_depth, method.width) == ("noise", "ancestral", 0, 48)
+
+
 @pytest.mark.parametrize("name, value", [("resume", "runs/x"), ("dry_run", True), ("check_data", True)])
 def test_command_flags_in_file_are_ignored(read, name, value):
     assert not getattr(read(**{f"run__{name}": value}).run, name)
