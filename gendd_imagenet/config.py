@@ -1,6 +1,7 @@
 """The flags and defaults for photographs. The scripts of sh/ hold the paper's ImageNet protocol."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from gendd.config import Config, Data, Optimizer, Run
@@ -67,7 +68,11 @@ class Photographs(Data):
         return ("images", self.images) if self.images else super().unlabeled_by
 
     def pretraining(self) -> Self:
-        return replace(self, crop_scale=self.pretrain_crop_scale)
+        """Return the images as stage 1 crops them; with other crops its cached views are in a folder of their own."""
+        cache = self.teacher_cache
+        if cache and self.lacks_labels and self.crop_scale != self.pretrain_crop_scale:
+            cache = str(Path(cache, "pretrain"))
+        return replace(self, crop_scale=self.pretrain_crop_scale, teacher_cache=cache)
 
     def resolve(self, config: Config) -> Config:
         """Make `images` the data set, without labels and without the teacher's classifier."""
@@ -86,6 +91,9 @@ class Photographs(Data):
                 self.images,
                 f"its images are unlabeled, but {method.name} learns from the teacher's classifier; {FEATURES_ALONE}",
             )
+        if self.images and (epochs := getattr(method, "pretrain_epochs", 0)):
+            reason = f"stage 1 learns through the teacher's classifier, for which `images` {self.images} has no classes"
+            raise InvalidSetting("pretrain_epochs", epochs, f"{reason}; set it to 0")
         if self.eval_list and self.holdout:
             raise InvalidSetting(
                 "eval_list",

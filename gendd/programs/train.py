@@ -104,9 +104,20 @@ def _execute(family: Family, config: Config, world: World) -> None:
     config.check()
     run = TrainProgram(family, config, world)
     first = config.method.pretraining(config)
+    if first:
+        _check_stage1(config, first)
     if first and not run.run.last.exists():
         TrainProgram(family, first, world, shared=True).execute()
     run.execute()
+
+
+def _check_stage1(config: Config, first: Config) -> None:
+    """Refuse a stage 1 in the run's own folder, or one whose learning rate would rise."""
+    if run_path(first) == run_path(config):
+        raise InvalidSetting("pretrain_name", first.run.name, "is the run's own folder; give stage 1 another name")
+    lr, lowest = first.optimizer.lr, first.optimizer.min_lr
+    if lowest > lr:
+        raise InvalidSetting("pretrain_lr", f"{lr:g}", f"below `min_lr` {lowest:g}, at which stage 1 ends; raise it")
 
 
 def _usage(family: Family) -> str:
@@ -264,10 +275,13 @@ class TrainProgram:
 
     def _hold_folder(self, held: contextlib.ExitStack) -> None:
         """Lock the run folder until `held` closes; if another run trains a shared stage, wait for it."""
+        said = ""
         while refusal := self._try_to_hold(held):
             if not self._all(self.shared and isinstance(refusal, Busy)):
                 raise refusal
-            self._say(f"waiting for stage 1: {refusal}")
+            if str(refusal) != said:
+                said = str(refusal)
+                self._say(f"waiting for stage 1: {said}")
             time.sleep(WAIT)
 
     def _try_to_hold(self, held: contextlib.ExitStack) -> UserError | None:

@@ -81,3 +81,15 @@ def test_dry_run_plans_both_stages(tmp_path, capsys):
     assert "of 7 epochs" in first and "pretrain/0" in first
     assert f"initial weights from stage 1, {tmp_path}" in second
     assert all("--teacher-weights absent.pt: no such file" in plan for plan in (first, second))
+
+
+def test_stage_1_in_the_folder_of_its_run_is_refused(train):
+    for flags in (["--pretrain-name", "gendd"], ["--name", "pretrain"]):
+        with refuses("--pretrain-name .*: is the run's own folder; give stage 1 another name"):
+            train("--pretrain-epochs", "1", *flags)
+
+
+def test_stage_1_with_a_rising_learning_rate_is_refused(train):
+    rates = ["--schedule", "cosine", "--lr", "0.01", "--min-lr", "0.005", "--pretrain-lr", "0.001"]
+    with refuses("--pretrain-lr 0.001: below --min-lr 0.005"):
+        train("--pretrain-epochs", "1", *rates)

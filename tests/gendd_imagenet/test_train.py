@@ -140,6 +140,12 @@ def test_resumed_run_from_a_cache_equals_an_uninterrupted_one(run, tmp_path):
     assert_same_weights(run(*cache, "--workers", "2", runs="parts"), whole, rtol=0, atol=0)
 
 
+def test_stage_1_with_other_crops_has_a_cache_of_its_own(run, tmp_path):
+    run("--teacher-cache", str(tmp_path / "cache"), "--unlabeled", "--pretrain-epochs", "1", "--epochs", "1")
+    records = [json.loads((tmp_path / "cache" / path).read_text()) for path in ("cache.json", "pretrain/cache.json")]
+    assert [record["crop_scale"] for record in records] == [[0.6, 1], [0.08, 1]]
+
+
 def test_cache_refuses_mixed_images_and_shards(run, unlabeled, tmp_path):
     cache = ["--teacher-cache", str(tmp_path / "cache")]
     for mixing in ("--mixup", "--cutmix"):
