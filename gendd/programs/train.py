@@ -420,7 +420,10 @@ class TrainProgram:
             return
         if self.teacher.classifier and self.teacher.loaded.file:
             check_classes(self.teacher.loaded.file, self.evaluation.class_names, self.config.networks.teacher_by)
-        self.run.check_teacher(weights_record(self.teacher.loaded))
+        # Stage 1 is read only before the run's own first checkpoint.
+        for run in (self.run, self.stage1 if not self.run.last.exists() else None):
+            if run:
+                run.check_teacher(weights_record(self.teacher.loaded))
 
     def _teacher_record(self) -> dict:
         """Return the record of the teacher's weights, with its measured accuracy if it classifies."""

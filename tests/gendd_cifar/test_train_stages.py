@@ -75,6 +75,15 @@ def test_stage_2_starts_from_last_or_best_epoch_of_stage_1(train):
         assert json.loads((run / "result.json").read_text())["earlier_epochs"] == 3
 
 
+def test_stage_1_of_another_teacher_is_refused(train):
+    stage1 = train("--pretrain-epochs", "1", "--name", "first").parents[1] / "pretrain" / "0"
+    environment = json.loads((stage1 / "environment.json").read_text())
+    environment["teacher"]["tensors_sha256"] = 64 * "0"
+    (stage1 / "environment.json").write_text(json.dumps(environment))
+    with refuses("pretrain/0 holds a run of another teacher: .* had sha256 000000000000"):
+        train("--pretrain-epochs", "1", "--name", "second")
+
+
 def test_dry_run_plans_both_stages(tmp_path, capsys):
     main([*GENDD, "--teacher-weights", "absent.pt", "--pretrain-epochs", "7", "--runs", str(tmp_path), "--dry-run"])
     first, second = capsys.readouterr().out.split("plan\n")[1:]
