@@ -107,7 +107,7 @@ def test_nonfinite_loss_stops_before_the_step(train, whole, monkeypatch):
 
     with (
         monkeypatch.context() as patch,
-        refuses("not finite, at step 36 or up to 50 before; lower --lr"),
+        refuses("not finite at step 36, or up to 50 steps before; lower --lr"),
     ):
         patch.setattr(TrainingImages, "batch", poisoned)
         train(runs="parts")

@@ -136,7 +136,7 @@ def test_resume_of_an_older_run_compares_file_checksums(interrupted, train):
         environment["teacher"]["sha256"] = noted
         (interrupted / "environment.json").write_text(json.dumps(environment))
         if noted:
-            with refuses(f"had sha256 {noted[:12]}, .* has {known[:12]}; give it"):
+            with refuses(f"had sha256 {noted[:12]}, .* has {known[:12]}; use the original"):
                 train(runs="parts")
     assert (train(runs="parts") / "result.json").exists()
 

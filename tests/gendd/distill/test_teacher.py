@@ -183,7 +183,7 @@ def test_gradient_checkpointing_changes_no_step(parts):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"method": "kd", "grad_checkpointing": "head"}, "--grad-checkpointing head: kd has no head"),
+        ({"method": "kd", "grad_checkpointing": "head"}, "--grad-checkpointing head: kd does not use a head"),
         (
             {"method": "gendd", "grad_checkpointing": "both", "student": "toy:network"},
             "--grad-checkpointing both: toy:network does not support gradient checkpointing",
