@@ -26,7 +26,7 @@ from gendd.family import Family
 from gendd.methods.base import Task, TaskContext
 from gendd.methods.options import PretrainOptions
 from gendd.networks.create import create_network, feature_width
-from gendd.programs.train import configuration
+from gendd.programs.configuration import configuration
 from gendd.training.optim import parameter_groups
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -150,15 +150,19 @@ class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method
 
     def check(self, config: "Config") -> None:
         self.check_sampling()
+        self.check_contraction(config)
+
+    def check_sampling(self) -> None:
+        super().check_sampling()
         objective = Objective(self.prediction, self.timestep_density, self.loss_weighting, self.noise_path)
         objective.check_sampling(self.sampler, self.sampling_start)
         if self.guidance != 1 and not self.condition_dropout:
             raise InvalidSetting(
                 "guidance",
                 f"{self.guidance:g}",
-                "guidance needs condition dropout in training; set `condition_dropout` 0.2, or `guidance` 1",
+                "needs a head that is trained with condition dropout; set `condition_dropout` 0.2 in training, or "
+                "`guidance` 1",
             )
-        self.check_contraction(config)
 
     def pretraining(self, config: "Config") -> "Config | None":
         return pretraining(config, self)

@@ -269,8 +269,11 @@ def _figures(options: EvaluateOptions, *differing: str) -> Path | None:
 
 
 def _other_data(family: Family, options: EvaluateOptions, data: EvaluationData) -> list[str]:
-    path = Path(options.checkpoint)
-    return other_data(RunFolder(path).config(family), options.config, data.dataset, data.split) if path.is_dir() else []
+    path, images = Path(options.checkpoint), _images(data, options.config)
+    if not path.is_dir():
+        return []
+    differing = other_data(RunFolder(path).config(family), options.config, data.dataset, data.split)
+    return [*differing, f"{images}-images"] if images < data.size else differing
 
 
 def _build(

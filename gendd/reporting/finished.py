@@ -36,7 +36,12 @@ class FinishedRun:
 
     @cached_property
     def result(self) -> dict:
-        return self.folder.read("result.json")
+        content = self.folder.read("result.json")
+        if not {"last", "best", "images", "split"} <= content.keys():
+            raise UserError(
+                f"RUN {self.folder.path}: its result.json is incomplete; delete it and repeat the training command"
+            )
+        return content
 
     @cached_property
     def metrics(self) -> list[dict]:
@@ -142,8 +147,8 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
     runs, incomplete = [], []
     for path in dict.fromkeys(paths):
         run = FinishedRun(RunFolder(Path(path)))
-        # Read now, because it raises if the path is not a run folder.
-        if run.config and run.folder.result.exists():
+        # Read now: this raises if the path is not a run folder, or its result is damaged.
+        if run.config and run.folder.result.exists() and run.result:
             runs.append(run)
         else:
             incomplete.append(path)

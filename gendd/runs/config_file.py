@@ -1,8 +1,8 @@
-"""Read a configuration from a JSON file such as `config.json` of a run, for `train --config FILE`."""
+"""Read a configuration from JSON: from `config.json` of a run, a checkpoint's record, or the file of --config."""
 
 import json
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,35 +14,44 @@ from gendd.methods import get_method
 
 
 def read_config(path: Path, family: Family) -> Config:
-    """Return the configuration in a file. Fields that the file does not name have the family's defaults.
+    """Return the configuration in a file, as `config_of` does.
 
     Raises:
-        InvalidValue: the file does not exist, is for another family, names an unknown field, or has a value of a wrong
-            type.
+        InvalidValue: the file does not exist, or its content is not a configuration of this family.
     """
     content = read_content(path)
     try:
-        if (name := content.pop("family", None)) != family.name:
-            raise InvalidValue(f"family {name}", f"the program belongs to {family.name}; name a file of {family.name}")
-        for section, values in content.items():
-            _check_name(section, "", field_names(Config))
-            _check_type(values, dict, section)
-        method = content.get("method", {}).get("name")
-        _check_type(method, str, "method.name")
-        options = get_method(method)()
-        if content["method"].get("paper") is True and hasattr(options, "paper"):
-            options = family.in_protocol(options)
-        default = family.config(options)
-        for section, values in content.items():
-            hints = get_type_hints(type(getattr(default, section)))
-            known = {name: hints[name] for name in field_names(type(getattr(default, section)))}
-            for name, value in values.items():
-                if (section, name) != ("method", "name"):
-                    _check_name(name, f"{section}.", known)
-                    _check_type(value, known[name], f"{section}.{name}")
+        return config_of(content, family)
     except InvalidSetting as error:
         raise InvalidValue(path, str(error)) from error
-    return default.filled(content)
+
+
+def config_of(content: Mapping[str, Any], family: Family) -> Config:
+    """Return the configuration of a JSON object. Fields that it does not name have the family's defaults.
+
+    Raises:
+        InvalidSetting: another family, an unknown field, or a value of a wrong type.
+    """
+    if (name := content.get("family")) != family.name:
+        raise InvalidValue(f"family {name}", f"the program belongs to {family.name}; name a file of {family.name}")
+    parts = {section: values for section, values in content.items() if section != "family"}
+    for section, values in parts.items():
+        _check_name(section, "", field_names(Config))
+        _check_type(values, dict, section)
+    method = parts.get("method", {}).get("name")
+    _check_type(method, str, "method.name")
+    options = get_method(method)()
+    if parts["method"].get("paper") is True and hasattr(options, "paper"):
+        options = family.in_protocol(options)
+    default = family.config(options)
+    for section, values in parts.items():
+        hints = get_type_hints(type(getattr(default, section)))
+        known = {name: hints[name] for name in field_names(type(getattr(default, section)))}
+        for name, value in values.items():
+            if (section, name) != ("method", "name"):
+                _check_name(name, f"{section}.", known)
+                _check_type(value, known[name], f"{section}.{name}")
+    return default.filled(parts)
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -87,6 +96,8 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
         return len(kinds) == len(value) and all(map(_fits, value, kinds))
+    if origin:  # Other generic types, which only an own method may have.
+        return True
     # In Python True is an integer; here it is not a number.
     if isinstance(value, bool):
         return hint is bool

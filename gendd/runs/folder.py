@@ -30,14 +30,14 @@ import torch
 
 from gendd.config import Config, Run
 from gendd.core.distributed import World, hardware
-from gendd.core.errors import InvalidSetting, InvalidValue, UserError
+from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.files import write_whole
 from gendd.core.retry import retried
 from gendd.data.batch import EvaluationData, TrainingData, class_difference, identity
 from gendd.family import Family
-from gendd.methods import get_method
 from gendd.networks.checkpoint import metadata
 from gendd.networks.file_format import is_safetensors
+from gendd.runs.config_file import config_of
 
 # Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
 NOT_COMPARED = {
@@ -248,24 +248,12 @@ def saved_config(record: Mapping[str, Any], family: Family, path: Path) -> Confi
     """
     if "family" not in record:
         raise UserError(f"{path.absolute()}: its record names no family; use the version that made it")
-    if record.get("family") != family.name:
-        raise UserError(
-            f"{path.absolute()}: the run belongs to {record.get('family')}, not to {family.name}; name another"
-        )
+    if record["family"] != family.name:
+        raise UserError(f"{path.absolute()}: the run belongs to {record['family']}, not to {family.name}; name another")
     try:
-        method = get_method(record["method"]["name"])
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path.absolute()}: its configuration does not name a method; name another run") from error
-    except InvalidValue as error:
-        raise UserError(f"{path}: method {error}") from error
-    config = family.config(method()).filled(record)
-    known = by_name(config.content())
-    if unknown := [name for name, value in by_name(record).items() if name not in known and value not in (None, False)]:
-        raise UserError(
-            f"{path.absolute()}: the run is from another version, with unknown options {', '.join(unknown)}; use that "
-            "version"
-        )
-    return config
+        return config_of({name: values for name, values in record.items() if name != "classes"}, family)
+    except InvalidSetting as error:
+        raise UserError(f"{path.absolute()}: {error}; use the version that made the run") from error
 
 
 def embedded_record(path: Path) -> dict[str, Any]:

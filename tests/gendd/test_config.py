@@ -16,7 +16,7 @@ from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
 from gendd.programs import equal_cost, sampling
 from gendd.programs.command_line import parse
-from gendd.programs.train import configuration
+from gendd.programs.configuration import configuration
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.config import SmallImages
 from gendd_cifar.family import FAMILY as CIFAR

@@ -70,6 +70,20 @@ def accuracies(rows: dict[str, dict]) -> dict[str, tuple]:
     return {name: (row["top1"], row["top5"]) for name, row in rows.items()}
 
 
+def test_figures_of_some_images_leave_the_whole_set_s_file(runs):
+    main([str(runs["teacher"])])
+    whole = (runs["teacher"] / "evaluation.json").read_text()
+    main([str(runs["teacher"]), "--eval-images", "20"])
+    assert (runs["teacher"] / "evaluation.json").read_text() == whole
+    assert json.loads((runs["teacher"] / "evaluation-20-images.json").read_text())["images"] == 20
+
+
+def test_guidance_without_condition_dropout_is_refused(runs):
+    for flags in (["--guidance", "2"], ["--paper"]):
+        with refuses("--guidance 2: needs a head that is trained with condition dropout; .* or --guidance 1"):
+            main([str(runs["gendd"]), *flags, "--dry-run"])
+
+
 def test_evaluate_gives_the_accuracy_of_training(runs, tmp_path):
     rows = evaluated(tmp_path, runs["gendd"], "--precision", "fp32")
     result = json.loads((runs["gendd"] / "result.json").read_text())["last"]
@@ -84,8 +98,8 @@ def test_evaluate_gives_the_accuracy_of_training(runs, tmp_path):
 
 
 def test_sampling_flags_override_the_runs(runs, tmp_path):
-    quick = evaluated(tmp_path, runs["gendd"], "--sampling-steps", "1", "--guidance", "1")["head"]["flops"]
-    guided = evaluated(tmp_path, runs["gendd"], "--sampling-steps", "1", "--guidance", "2")["head"]["flops"]
+    quick = evaluated(tmp_path, runs["paper"], "--sampling-steps", "1", "--guidance", "1")["head"]["flops"]
+    guided = evaluated(tmp_path, runs["paper"], "--sampling-steps", "1", "--guidance", "2")["head"]["flops"]
     noisy = evaluated(
         tmp_path,
         runs["gendd"],

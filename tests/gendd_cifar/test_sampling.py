@@ -32,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     train(["gendd", *COMMON, "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
            "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
-           "--draw-scheme", "shared", "--runs", str(root)])  # fmt: skip
+           "--draw-scheme", "shared", "--condition-dropout", "0.2", "--runs", str(root)])  # fmt: skip
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 

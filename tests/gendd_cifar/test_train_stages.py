@@ -43,7 +43,7 @@ def test_stage_1_of_another_run_is_awaited(train, monkeypatch, capsys):
             raise refusal
         return sole_writer(folder)
 
-    monkeypatch.setattr("gendd.programs.train.sole_writer", busy_once)
+    monkeypatch.setattr("gendd.programs.train_run.sole_writer", busy_once)
     # The other run ends during the wait.
     monkeypatch.setattr("time.sleep", lambda _: (stage1 / "hidden.json").rename(stage1 / "result.json"))
     capsys.readouterr()

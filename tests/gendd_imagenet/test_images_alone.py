@@ -10,7 +10,7 @@ from lines import refuses
 from photos import CLASSES, images_and_labels, open_evaluated, open_photos
 from programs import evaluate_imagenet, for_head, imagenet_config, train_imagenet
 
-from gendd.programs import train as program
+from gendd.programs import train_run as program
 from gendd.reporting.report import ReportConfig, write_report
 from gendd_imagenet.sources import held_share, summarize
 

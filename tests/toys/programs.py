@@ -5,10 +5,11 @@ from functools import partial
 
 from gendd.config import Config
 from gendd.methods import METHODS
+from gendd.programs.configuration import configuration
 from gendd.programs.equal_cost import equal_cost
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.sampling import ablate_sampling
-from gendd.programs.train import configuration, train
+from gendd.programs.train import train
 from gendd.runs.experiment import build_student, build_teacher
 from gendd_cifar.family import FAMILY as CIFAR
 from gendd_imagenet.family import FAMILY as IMAGENET

@@ -8,7 +8,7 @@ from pathlib import Path
 import recipes
 
 from gendd.config import Config
-from gendd.programs import train
+from gendd.programs.configuration import configuration as configuration_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,4 +34,4 @@ def refusal(result: subprocess.CompletedProcess) -> str:
 
 
 def configuration(module: str, arguments: list[str]) -> Config:
-    return train.configuration(recipes.family_of(module), arguments)
+    return configuration_of(recipes.family_of(module), arguments)

@@ -182,6 +182,13 @@ def test_groups_of_classes_have_columns(tmp_path):
     assert [row["few"] for row in csv_rows(tmp_path / "out")] == ["", "12.25"]
 
 
+def test_report_refuses_a_run_with_a_damaged_result(tmp_path):
+    run = write_run(tmp_path / "run", "kd", {"classifier": (60.0, 90.0)})
+    (run / "result.json").write_text("{}")
+    with refuses("RUN .*run: its result.json is incomplete; delete it"):
+        report(tmp_path / "out", run)
+
+
 def test_published_scores_have_a_separate_column(tmp_path):
     pair = {"dataset": "cifar100", "student": "resnet20"}
     distilled = {**pair, "teacher": "resnet56"}

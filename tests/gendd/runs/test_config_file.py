@@ -6,7 +6,7 @@ import pytest
 from lines import refuses
 
 from gendd.family import FAMILIES, family_named
-from gendd.programs.train import configuration
+from gendd.programs.configuration import configuration
 from gendd.runs.folder import run_path
 
 FLAGS = ["--student", "resnet8", "--dataset", "digits", "--milestones", "3", "4", "--warmup-epochs", "2", "--seed", "3"]

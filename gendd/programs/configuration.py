@@ -1,0 +1,91 @@
+"""The configuration of a run, from METHOD [flags], --config FILE or --resume RUN."""
+
+import argparse
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from gendd.config import Config
+from gendd.core.errors import UserError, flag, naming
+from gendd.family import Family
+from gendd.methods import METHODS, get_method
+from gendd.programs.command_line import parse
+from gendd.runs.config_file import read_config
+from gendd.runs.folder import RunFolder, run_path
+
+# The flags at the top of a method's help.
+MOST_USED = (
+    *("student", "teacher", "teacher_weights", "dataset", "images", "unlabeled"),
+    *("epochs", "batch_size", "lr", "seed", "dry_run"),
+)
+
+
+def configuration(family: Family, arguments: list[str]) -> Config:
+    """Return the configuration from METHOD [flags], from --config FILE or from --resume RUN."""
+    method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--resume", nargs="?")
+    finder.add_argument("--config", nargs="?")
+    found = finder.parse_known_args(flags)[0]
+    if found.resume:
+        if found.config:
+            raise UserError(f"--config {found.config}: --resume {found.resume} has a configuration; leave one out")
+        return _resumed(family, RunFolder(Path(os.path.expanduser(found.resume))), method, flags)
+    if found.config:
+        return parsed(family, flags, _from_file(family, found.config, method))
+    if not method:
+        raise UserError(
+            f"METHOD is missing: name it first, python -m {family.module} train METHOD; {', '.join(METHODS)}"
+        )
+    with naming("METHOD"):
+        kind = get_method(method)
+    return parsed(family, flags, family.config(kind()))
+
+
+def _from_file(family: Family, file: str, method: str) -> Config:
+    with naming("config"):
+        config = read_config(Path(os.path.expanduser(file)), family)
+    if method not in ("", config.method.name):
+        raise UserError(f"METHOD {method}: --config {file} is for {config.method.name}; leave METHOD out")
+    return config
+
+
+def parsed(family: Family, flags: list[str], default: Config) -> Config:
+    """Parse flags over a configuration. --paper sets its flags, unless `default` has it already."""
+    program = f"{family.module} train {default.method.name}"
+    kind: Any = Config[type(default.data)]  # type: ignore[misc]
+    config: Config = parse(kind, program, flags, default, _description(default))
+    if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
+        config = dataclasses.replace(config, method=family.in_protocol(config.method))
+    config = config.resolved()
+    # Without labels the default contraction is 0. `Method.check` refuses any other value from the command line.
+    if config.data.unlabeled and contraction_of(config) == contraction_of(default):
+        config = dataclasses.replace(config, method=config.method.without_labels())
+    return config
+
+
+def contraction_of(config: Config) -> float:
+    return getattr(config.method, "contraction", 0.0)
+
+
+def _description(config: Config) -> str:
+    parts = [part for part in vars(config).values() if part is not config.method]
+    most_used = [flag(name) for name in MOST_USED if any(hasattr(part, name) for part in parts)]
+    return f"{type(config.method).__doc__}\n\nMost used: {', '.join(most_used)}."
+
+
+def _resumed(family: Family, run: RunFolder, method: str, flags: list[str]) -> Config:
+    """Return the configuration of a run, changed by the flags that follow --resume.
+
+    Raises:
+        UserError: the run does not exist, or a flag would make it another run.
+    """
+    saved = run.config(family)
+    if method not in ("", saved.method.name):
+        raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave METHOD out with --resume")
+    config = parsed(family, flags, saved)
+    run.check(config, family)
+    if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
+        raise UserError(f"--runs {config.run.runs}: --resume {run.path} is not in it; leave one of them out")
+    return config
