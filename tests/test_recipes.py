@@ -2,9 +2,10 @@
 
 import pytest
 import recipes
-from recipes import OURS, PAGE, SAMPLING, page, permitted, trainings
+from published_recipes import OURS, PUBLISHED
+from recipes import PAGE, SAMPLING, page, permitted, trainings
 
-COMMANDS = [command for section, commands in recipes.PUBLISHED.items() if section != OURS for command in commands]
+COMMANDS = [command for section, commands in PUBLISHED.items() if section != OURS for command in commands]
 
 
 def of_command(command):
@@ -37,7 +38,7 @@ def test_paper_recipes_exempt_only_the_head_from_decay(command):
         assert bool(spared) == (training.config.method.name == "gendd")
 
 
-@pytest.mark.parametrize("command", recipes.PUBLISHED[OURS])
+@pytest.mark.parametrize("command", PUBLISHED[OURS])
 def test_only_weight_matrices_decay_in_unpublished_recipes(command):
     for training in of_command(command):
         module = recipes.untrained_task(recipes.family_of(training.module), training.config).get_trainable_module()

@@ -3,14 +3,15 @@
 import shutil
 
 import pytest
-import recipes
 from programs import values_of
+from published_recipes import A1, A2, CONTRACTIONS, LARGE_SCRIPTS, WITHOUT_RECIPE
+from published_recipes import CIFAR_SGD as PUBLISHED_SGD
 from shell import ROOT, bash, configuration, refusal
 
 from gendd.runs.folder import RunFolder, run_path, stage1_run
 
 SCRIPTS = sorted((ROOT / "sh").glob("*.sh"))
-PAIRS = [pair.replace(" ", "_") for pair in (*recipes.CONTRACTIONS, *recipes.WITHOUT_RECIPE)]
+PAIRS = [pair.replace(" ", "_") for pair in (*CONTRACTIONS, *WITHOUT_RECIPE)]
 
 # Data settings of the scripts for photographs.
 DATA = {
@@ -27,7 +28,7 @@ DATA = {
         "unlabeled": True,
     },
 }
-DISTILLED = [name for name in recipes.LARGE_SCRIPTS if name.endswith("gendd")]
+DISTILLED = [name for name in LARGE_SCRIPTS if name.endswith("gendd")]
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, ROOT / ".ci" / "run"], ids=lambda path: path.name)
@@ -49,7 +50,7 @@ def test_distillation_scripts(pair, recorded, dry_run):
     assert networks.teacher_weights == f"pretrained/{networks.teacher}_vanilla/ckpt_epoch_240.pth"
 
 
-@pytest.mark.parametrize("script", recipes.LARGE_SCRIPTS)
+@pytest.mark.parametrize("script", LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
     """Plan every script but the longer recipe of the 300 M-parameter teacher, whose networks are the shorter's."""
     (program,) = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
@@ -78,12 +79,17 @@ def test_each_training_script_is_tested():
     pairs = [f"cifar100_{pair}_gendd" for pair in PAIRS]
     assert {script.stem for script in SCRIPTS if script.stem.startswith("train_")} == {
         f"train_{name}"
-        for name in (*pairs, "cifar100_teacher", "cifar100_resnet56_resnet20_gendd_short", *recipes.LARGE_SCRIPTS)
+        for name in (
+            *pairs,
+            "cifar100_teacher",
+            "cifar100_resnet56_resnet20_gendd_short",
+            *LARGE_SCRIPTS,
+        )
     } | {"train_cifar100_baseline", "train_imagenet_baseline"}
 
 
 def test_no_two_runs_share_a_folder(recorded):
-    programs = [program for script in recipes.LARGE_SCRIPTS for program in recorded(f"bash sh/train_{script}.sh")]
+    programs = [program for script in LARGE_SCRIPTS for program in recorded(f"bash sh/train_{script}.sh")]
     configs = [configuration(*program) for program in programs]
     runs = [run_path(config) for config in configs] + [
         stage1_run(config).path for config in configs if stage1_run(config)
@@ -91,7 +97,7 @@ def test_no_two_runs_share_a_folder(recorded):
     assert len(set(runs)) == len(runs)
 
 
-CIFAR_SGD = {name: value for name, value in recipes.CIFAR_SGD.items() if name not in ("decayed", "precision")}
+CIFAR_SGD = {name: value for name, value in PUBLISHED_SGD.items() if name not in ("decayed", "precision")}
 CIFAR_SGD |= {"decay": "head-exempt"}
 IMAGENET_SGD = {"optimizer": "sgd", "lr": 0.2, "weight_decay": 1e-4, "batch_size": 512, "epochs": 100}
 IMAGENET_SGD |= {
@@ -155,9 +161,14 @@ BASELINES = {
     "imagenet classification resnet34 resnet18": {**IMAGENET_SGD, "teacher": None, "teacher_weights": None},
     "imagenet kd resnext101_32x4d resnet50": LT,
     "imagenet ikl resnext101_32x4d resnet18": LT,
-    "imagenet kd beitv2_large resnet50": {**recipes.A2, "epochs": 300, "weight_decay": 0.02, "optimizer": "adamw"},
+    "imagenet kd beitv2_large resnet50": {
+        **A2,
+        "epochs": 300,
+        "weight_decay": 0.02,
+        "optimizer": "adamw",
+    },
     "RECIPE=a1 imagenet dkd beitv2_large resnet50": {
-        **recipes.A1,
+        **A1,
         "epochs": 600,
         "weight_decay": 0.01,
         "optimizer": "adamw",
