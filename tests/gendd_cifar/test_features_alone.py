@@ -37,7 +37,7 @@ def train(teacher, tmp_path_factory):
 
     def run(*flags: str, runs: str = "runs", method: str = "gendd"):
         root = tmp_path_factory.getbasetemp() / runs
-        words = [method, *COMMON, *for_head(method, HEAD), "--teacher", "resnet8", "--teacher-weights", str(teacher)]
+        words = [method, *COMMON, *for_head(method, HEAD), *of_resnet8(teacher)]
         words += ["--epochs", "4", "--lr", "1e-2", "--no-teacher-classifier", "--runs", str(root), *flags]
         train_cifar(words)
         return root / "digits" / "resnet8_resnet8" / method / "0"
@@ -48,6 +48,10 @@ def train(teacher, tmp_path_factory):
 @pytest.fixture(scope="module")
 def unlabeled(train):
     return train("--unlabeled", runs="unlabeled")
+
+
+def of_resnet8(teacher) -> list[str]:
+    return ["--teacher", "resnet8", "--teacher-weights", str(teacher)]
 
 
 @pytest.mark.parametrize("method", ["gendd", "regression"])
@@ -167,19 +171,7 @@ def test_saved_features_are_recomputed_only_after_changes(train, monkeypatch):
 
 
 def test_zero_shot_by_classifier_rows_equals_the_head(teacher, tmp_path):
-    words = [
-        "gendd",
-        *COMMON,
-        *HEAD,
-        "--teacher",
-        "resnet8",
-        "--teacher-weights",
-        str(teacher),
-        "--epochs",
-        "2",
-        "--lr",
-        "1e-2",
-    ]
+    words = ["gendd", *COMMON, *HEAD, *of_resnet8(teacher), "--epochs", "2", "--lr", "1e-2"]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
     tensors = {name.removeprefix("fc."): value for name, value in read_weights(teacher).items() if "fc." in name}
@@ -257,19 +249,7 @@ def test_unavailable_teacher_feature_is_refused(train):
 
 
 def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monkeypatch):
-    words = [
-        "gendd",
-        *COMMON,
-        *HEAD,
-        "--teacher",
-        "resnet8",
-        "--teacher-weights",
-        str(teacher),
-        "--epochs",
-        "1",
-        "--lr",
-        "1e-2",
-    ]
+    words = ["gendd", *COMMON, *HEAD, *of_resnet8(teacher), "--epochs", "1", "--lr", "1e-2"]
     train_cifar([*words, "--runs", str(tmp_path)])
     run = tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0"
     given, fit = [], probes.fit_by_sgd
