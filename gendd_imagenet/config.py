@@ -68,7 +68,7 @@ class Photographs(Data):
         return ("images", self.images) if self.images else super().unlabeled_by
 
     def pretraining(self) -> Self:
-        """Return the images as stage 1 crops them; with other crops its cached views are in a folder of their own."""
+        """Return the images as stage 1 crops them; with other crops, its cached views have a separate folder."""
         cache = self.teacher_cache
         if cache and self.lacks_labels and self.crop_scale != self.pretrain_crop_scale:
             cache = str(Path(cache, "pretrain"))

@@ -127,7 +127,7 @@ def create_network(
     if not (cfg.get("mean") and cfg.get("std")):
         network.pretrained_cfg = {**cfg, "mean": zoo.mean, "std": zoo.std, "normalization": UNSTATED}
     if next(network.parameters(), None) is None:
-        raise InvalidValue(name, "has no parameters, so it has learned nothing; choose another network")
+        raise InvalidValue(name, "cannot have learned anything without parameters; choose another network")
     missing = [attribute for attribute in INTERFACE if not hasattr(network, attribute)]
     if missing:
         raise InvalidValue(name, f"the network needs {', '.join(missing)} of timm's interface; add them")

@@ -139,8 +139,7 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
         experiment = load(path, **changes)
         if "teacher_weights" in changes or not experiment.config.networks.teacher_classifier:
             raise
-    for part in vars(experiment.config).values():
-        check_ranges(part)
+    _check_values(experiment.config)
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
     if experiment.teacher:
         experiment.teacher.precision = resolve_precision(config.run.precision, world.device)
@@ -194,13 +193,18 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
         data = default.data.whole(options.config.data.dataset)
         options = _parse(family, arguments, replace(default, data=data))
     settings = options.config
-    for part in vars(settings).values():
-        check_ranges(part)
-    if isinstance(settings.method, SamplingOptions):
-        settings.method.check_sampling()
+    _check_values(settings)
     _check_networks(settings)
     weights = settings.optimizer.eval_weights
     return options, settings, weights_in(content, str(path), weights) if content else {}, content.get("epoch")
+
+
+def _check_values(config: Config) -> None:
+    """Refuse numbers outside their ranges, and a sampling that the head was not trained for."""
+    for part in vars(config).values():
+        check_ranges(part)
+    if isinstance(config.method, SamplingOptions):
+        config.method.check_sampling()
 
 
 def _check_networks(settings: Config) -> None:

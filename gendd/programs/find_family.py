@@ -50,8 +50,8 @@ def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 def _family_in(record: dict, path: Path) -> str:
     if "family" not in record:
         raise UserError(
-            f"{path}: its configuration names no family, as those of other versions do; use the version that made it, "
-            f"or in a file of your own name one: {', '.join(FAMILIES)}"
+            f"{path}: its configuration does not name a family, so another version made it; use the version that "
+            f"made it, or in a file of your own name one: {', '.join(FAMILIES)}"
         )
     return str(record["family"])
 

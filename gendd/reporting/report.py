@@ -31,12 +31,12 @@ A row is one output of all runs that differ only in their seed. *head* samples f
 teacher's classifier. *probe* is the linear classifier on the student's feature. *classifier* is the classifier of any
 other network. *ema* is a moving average of the weights. Runs with other data, epochs or settings have separate rows.
 
-Accuracies are those of the **last epoch**: mean ± standard deviation (n - 1) over the n seeds. With n = 1 there is only
+Accuracies: **last epoch**, mean ± standard deviation (n - 1) over the n seeds. With n = 1 there is only
 the value. The best top-1 is the highest of the first output during training, after the epochs and on the images in
-parentheses. It is optimistic, because it was selected on these images. Epochs are those of earlier stages + those of
+parentheses. It is optimistic, because it was selected on these images. Epochs: earlier stages +
 the run. *Figures in italics* are quoted, not measured, and not part of a mean.
 
-Parameters and FLOPs (a multiply-add counts two) are those of the output in the row; GenDD's head includes its sampling.
+Parameters and FLOPs (a multiply-add counts two) belong to the output in the row; GenDD's head includes its sampling.
 Images/s is the speed of this output alone in one process: median (least-greatest) over batches of all seeds. Training
 images/s is the speed of all processes without evaluation: median (least-greatest) over seeds. A dash means not
 measured, or not the same for all seeds. All figures, unrounded, are in [results.csv](results.csv)."""

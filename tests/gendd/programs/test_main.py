@@ -102,7 +102,7 @@ def test_environment_selects_family_without_a_run(tmp_path, monkeypatch):
 
 def test_run_of_unknown_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"dataset": "digits"}')
-    with refuses("its configuration names no family"):
+    with refuses("its configuration does not name a family"):
         family_of(["evaluate", str(tmp_path)])
 
 

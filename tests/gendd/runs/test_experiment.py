@@ -90,8 +90,13 @@ def test_load_of_a_run_without_family_names_its_version(run, tmp_path):
     older = RunFolder(Path(shutil.copytree(run, tmp_path / "older")))
     content = older.read("config.json")
     older.write("config.json", {"tree": content.pop("family"), **content})
-    with refuses("names no family.*; use the version that made it"):
+    with refuses("does not name a family.*; use the version that made it"):
         main("gendd", ["evaluate", str(older.path)])
+
+
+def test_evaluate_refuses_guidance_the_head_was_not_trained_for(run):
+    with refuses("--guidance 2: needs a head that is trained with condition dropout"):
+        gendd.evaluate(run, guidance=2.0)
 
 
 def test_train_repeats_a_run_from_its_configuration(run, tmp_path):
