@@ -24,7 +24,7 @@ from gendd.core.distributed import autocast
 from gendd.core.seeding import generator
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.schedule import NUM_TIMESTEPS
-from gendd.networks.create import pooled_feature
+from gendd.networks.features import pooled_feature
 
 TENTHS = 10
 

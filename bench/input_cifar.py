@@ -16,7 +16,7 @@ from measure import record, take_turns
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
 from gendd_cifar.data import TrainingImages
-from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD
+from gendd_cifar.models.zoo import CIFAR100_MEAN, CIFAR100_STD
 from gendd_cifar.sources import Images, Source
 
 # Import after gendd, which makes torchvision work with a CPU-only torch.

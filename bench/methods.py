@@ -15,7 +15,6 @@ from collections.abc import Callable
 import torch
 from machine import describe, the_device
 from measure import Cached, take_turns, wall_clock
-from timm.utils import unwrap_model
 
 from gendd.core.distributed import autocast, resolve_precision
 from gendd.core.seeding import BatchPlan
@@ -52,7 +51,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     frozen = FrozenTeacher(teacher, student, device, precision)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
-    optimizer = create_optimizer(task.get_trainable_module(), config.optimizer, task.head)
+    optimizer = create_optimizer(task.trainable_module, config.optimizer, task.head)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)
     batch = Batch(images, labels, next(BatchPlan(0, BATCH).micro_batches(0)))
@@ -67,7 +66,7 @@ def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    model, noise = unwrap_model(task.get_eval_model()), torch.Generator(device)
+    model, noise = task.model(), torch.Generator(device)
     read_outs = task.read_outs_apart(model)
     costs = [(each.names[0], flops(lambda each=each: each.outputs(images[:1], noise))) for each, _ in read_outs]
     return steps, costs

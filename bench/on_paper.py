@@ -23,7 +23,8 @@ from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.methods import GenDD
 from gendd.networks.cost import parameter_count
-from gendd.networks.create import create_network, feature_width, pooled_feature
+from gendd.networks.create import create_network
+from gendd.networks.features import feature_width, pooled_feature
 from gendd_imagenet.family import FAMILY
 
 IMAGES = 1_281_167

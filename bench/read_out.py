@@ -21,7 +21,8 @@ from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distill.student import Student
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks.cost import flops
-from gendd.networks.create import create_network, feature_width
+from gendd.networks.create import create_network
+from gendd.networks.features import feature_width
 from gendd_cifar.data import EVAL_BATCH
 from gendd_cifar.family import FAMILY
 

@@ -26,7 +26,8 @@ from gendd.core.ranges import field_names
 from gendd.family import Family
 from gendd.methods.base import Task, TaskContext
 from gendd.methods.options import PretrainOptions
-from gendd.networks.create import create_network, feature_width
+from gendd.networks.create import create_network
+from gendd.networks.features import feature_width
 from gendd.programs.configuration import configuration
 from gendd.training.optim import parameter_groups
 
@@ -148,7 +149,7 @@ class Training:
     def decays(self) -> dict[str, bool]:
         """Return whether each trained parameter decays, by name."""
         task = untrained_task(family_of(self.module), self.config)
-        module = task.get_trainable_module()
+        module = task.trainable_module
         groups = parameter_groups(module, self.config.optimizer, task.head)
         decays = {id(p): group["weight_decay"] > 0 for group in groups for p in group["params"]}
         return {name: decays[id(p)] for name, p in module.named_parameters() if p.requires_grad}

@@ -16,7 +16,7 @@ from gendd.diffusion.samplers import sample_ancestral, spaced_timesteps
 from gendd.diffusion.schedule import NoiseSchedule
 from gendd.distill.student import Student
 from gendd.distill.targets import contract, feature_mixup, swap_neighbors
-from gendd.networks.create import pooled_feature
+from gendd.networks.features import pooled_feature
 
 
 def denoise(head: SplitTokenHead, x: Tensor, t: Tensor, z: Tensor, token: Tensor) -> Tensor:

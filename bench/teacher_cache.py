@@ -101,7 +101,7 @@ class Trained:
     def __init__(self, family: Family, config, data: TrainingImages, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
         self.task = build(family, config, CLASSES, device, precision=precision).task.train()
-        self.optimizer = create_optimizer(self.task.get_trainable_module(), config.optimizer, self.task.head)
+        self.optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head)
 
     def step(self, number: int, timed: bool = False) -> None:
         number %= self.data.steps_per_epoch * self.data.cached_views

@@ -39,7 +39,7 @@ class TrainedRun:
         self.settings, self.task = run.config, run.task.train()
         world, plan, network = World(0, 1, 0, device), BatchPlan(0, self.images), run.student.network
         classes = self.task.teacher.classifier.out_features
-        self.data = FAMILY.open_training(run.config, classes, plan, world, network)
+        self.data = FAMILY.access.open_training(run.config, classes, plan, world, network)
 
     def batches(self, count: int) -> Iterator[tuple[Batch, Tensor]]:
         """Yield training batches and their targets f'."""

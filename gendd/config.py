@@ -26,8 +26,7 @@ from gendd.core.ranges import (
 )
 from gendd.distill.teacher_feature import Kind
 from gendd.methods import Method, get_method
-from gendd.networks.timm_names import has_weights
-from gendd.networks.timm_weights import TIMM
+from gendd.networks.timm_names import TIMM, has_weights
 
 CACHED_VIEWS = 10
 

@@ -1,23 +1,69 @@
 """A family of images (CIFAR or photographs): the parts that it adds to the shared programs."""
 
 import importlib
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendd.config import Config, Data, Optimizer, Run
+from gendd.core.distributed import World
 from gendd.core.errors import InvalidValue
 from gendd.core.ranges import field_names
+from gendd.core.seeding import BatchPlan
 from gendd.data.batch import DataSummary, EvaluationData, TrainingData
 from gendd.diffusion.head import PAPER
 from gendd.methods.base import Method
 from gendd.methods.options import SamplingOptions
-from gendd.networks.create import Zoo
+
+if TYPE_CHECKING:
+    from gendd.networks.create import Zoo
 
 PAPERS, AS_PAPER = "the paper's", "as the paper's"
 # Options of the head that follow from the tensors of a checkpoint file.
 NETWORK = ("depth", "trunk_depth", "prediction", "noise_path")
+
+
+class Access(Protocol):
+    """The functions of a family that the shared programs call: its module `access`."""
+
+    def summarize(self, config: Config) -> DataSummary:
+        """Return the facts about a configuration's data that need no reading of images."""
+
+    def check_data(self, config: Config) -> None:
+        """Read all images of a configuration and print their numbers.
+
+        Raises:
+            UserError: an image or a folder is missing or broken.
+        """
+
+    def open_training(
+        self,
+        config: Config,
+        num_classes: int,
+        plan: BatchPlan,
+        world: World,
+        network: nn.Module,
+        labeled_only: bool = False,
+    ) -> TrainingData:
+        """Return the training images, normalized for the network.
+
+        Args:
+            labeled_only: leave out images without labels. Otherwise their label is -1.
+        """
+
+    def open_evaluation(
+        self, config: Config, plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
+    ) -> EvaluationData:
+        """Return the evaluation images, normalized for the network.
+
+        Args:
+            of_training: return the training images instead, without augmentation.
+        """
+
+    def class_sizes(self, config: Config) -> Tensor | None:
+        """Return the number of training images per class (C,); None if training set or labels are missing."""
 
 
 @dataclass(frozen=True)
@@ -27,30 +73,25 @@ class Family:
     Args:
         name: name of the package, such as "gendd_cifar".
         data, optimizer, run: parts of the default configuration.
-        summarize: returns the facts about a configuration's data that need no reading of images.
-        check_data: prints the contents of a configuration's data; raises UserError if something is missing or broken.
-        open_training: (config, number of classes, plan, world, network, labeled_only) -> the training images,
-            normalized for the network. Images without a label have label -1; labeled_only drops them.
-        open_evaluation: (config, plan, world, network, of_training) -> the evaluation images, or the training images
-            without augmentation (of_training). In a dry run both may be empty: only their sizes are needed.
-        class_sizes: returns the number of training images (C,) of each class; None if the training set is missing or
-            does not have labels.
         paper: the flags that --paper sets, with their values: the paper's protocol of draws and sampling.
         typed: module that the user named after python -m; the family's if empty.
     """
 
     name: str
-    zoo: Zoo
     data: Data
-    summarize: Callable[..., DataSummary]
-    check_data: Callable[..., None]
-    open_training: Callable[..., TrainingData]
-    open_evaluation: Callable[..., EvaluationData]
-    class_sizes: Callable[..., Tensor | None]
     paper: dict[str, object]
     optimizer: Optimizer = field(default_factory=Optimizer)
     run: Run = field(default_factory=Run)
     typed: str = ""
+
+    # Parsing a command line needs neither networks nor images, so that --help does not wait for their imports.
+    @property
+    def zoo(self) -> "Zoo":
+        return importlib.import_module(f"{self.name}.models").ZOO
+
+    @property
+    def access(self) -> Access:
+        return cast(Access, importlib.import_module(f"{self.name}.access"))
 
     @property
     def module(self) -> str:

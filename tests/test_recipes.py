@@ -41,7 +41,7 @@ def test_paper_recipes_exempt_only_the_head_from_decay(command):
 @pytest.mark.parametrize("command", PUBLISHED[OURS])
 def test_only_weight_matrices_decay_in_unpublished_recipes(command):
     for training in of_command(command):
-        module = recipes.untrained_task(recipes.family_of(training.module), training.config).get_trainable_module()
+        module = recipes.untrained_task(recipes.family_of(training.module), training.config).trainable_module
         matrices = {name for name, p in module.named_parameters() if p.requires_grad and p.dim() > 1}
         decaying = {name for name, decays in training.decays.items() if decays}
         assert decaying == {name for name in matrices if not name.startswith("head.")}

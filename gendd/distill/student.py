@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from gendd.diffusion.draws import Draws
 from gendd.distill.targets import FeatureScale, feature_mixup, swap_neighbors
-from gendd.networks.create import feature_width, frozen_copy, has_classifier, pooled_feature
+from gendd.networks.features import feature_width, frozen_copy, has_classifier, pooled_feature
 
 
 class Student(nn.Module):

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gendd.core.distributed import autocast
 from gendd.data.batch import Batch
 from gendd.distill.teacher_feature import Kind, take
-from gendd.networks.create import LoadedNetwork, feature_width
+from gendd.networks.create import LoadedNetwork
+from gendd.networks.features import feature_width
 
 # Layers whose weights autocast casts at each call. Subclasses are excluded: they may use the weights before the cast.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)

@@ -10,14 +10,12 @@ projection     the output of the network's last layer, for example in CLIP.
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import timm
 import torch
-from timm.data import infer_imagenet_subset
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidValue
-from gendd.networks.create import pooled_feature
 from gendd.networks.external import Output
+from gendd.networks.features import pooled_feature
 
 Kind = Literal["auto", "pooled", "class-token", "patch-mean", "projection"]
 
@@ -31,11 +29,13 @@ def projection_width(cfg: Mapping[str, Any]) -> int:
 
     timm states both as `num_classes`. It is the width of a projection if no known data set has this number of classes.
     """
+    import timm
+
     width = cfg.get("num_classes") or 0
     published = timm.models.get_arch_pretrained_cfgs(str(cfg.get("architecture", ""))).values()
     if width not in {other.num_classes for other in published if other.hf_hub_id}:
         return 0
-    return 0 if infer_imagenet_subset({"num_classes": width}) or width in OTHER_CLASSES else width
+    return 0 if timm.data.infer_imagenet_subset({"num_classes": width}) or width in OTHER_CLASSES else width
 
 
 def usual(network: nn.Module) -> Kind:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.task import ClassificationEvaluator
 from torch import Tensor
 
 from gendd.core.distributed import World
@@ -109,6 +108,8 @@ def evaluate(
     """
     if read_out.target:
         return _evaluate_features(read_out, read_out.target, batches, world, seed)
+    from timm.task import ClassificationEvaluator
+
     evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
     counters = {name: GroupCounter(groups or {}, world.device) for name in read_out.names}
     gaps = {name: CalibrationCounter(world.device) for name in read_out.names if calibrated}

@@ -6,22 +6,24 @@ does not wrap, and the outputs to evaluate.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.task import TrainingTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gendd.data.batch import Batch
-from gendd.distill.teacher import FrozenTeacher
 from gendd.evaluation.accuracy import ReadOut
 from gendd.networks.cost import parameter_count
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from gendd.config import Config
+    from gendd.distill.teacher import FrozenTeacher
 
 
 # Suggested if the teacher does not classify the data.
@@ -117,21 +119,47 @@ class TaskContext:
         return self.teacher
 
 
-class Task(TrainingTask):
+class Task(nn.Module):
     """A task of training. A call with a `Batch` returns "loss", its named terms, and the logits as "output".
 
     Args:
         trainable: module that holds every trained parameter; DistributedDataParallel wraps it.
         head: the part of `trainable` with a separate learning rate, which is also evaluated; None without a head.
+
+    Attributes:
+        average: timm's moving average of the trained weights, or None.
+        measures_features: if True, `measure_features` is called before training.
     """
 
     head: Any
+    average: Any = None
+    measures_features: bool = False
 
-    def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
-        super().__init__(device=context.device, verbose=False)
+    def __init__(self, trainable: nn.Module, head: nn.Module | None = None):
+        super().__init__()
         self.trainable_module, self.head = trainable, head
-        # If True, `measure_features` is called before training.
-        self.measures_features = False
+
+    def model(self, averaged: bool = False) -> nn.Module:
+        """Return the network to evaluate, without wrappers: with the trained weights or with their average."""
+        if averaged:
+            return self.average.module
+        module = self.trainable_module
+        return module.module if isinstance(module, DistributedDataParallel) else module
+
+    def start_average(self, decay: float) -> None:
+        """Start a moving average of the trained weights. Its decay rises to `decay` over the first steps."""
+        from timm.utils import ModelEmaV3
+
+        self.average = ModelEmaV3(self.model(), decay=decay, use_warmup=True)
+
+    def update_average(self, step: int) -> None:
+        if self.average is not None:
+            self.average.update(self.model(), step=step)
+
+    def no_sync(self) -> AbstractContextManager:
+        """Return a context in which the processes do not exchange gradients."""
+        module = self.trainable_module
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
     def read_out(self, model: nn.Module) -> ReadOut:
         """Return the outputs of a trained model of this task, or of its average. The first output is reported."""
@@ -144,21 +172,19 @@ class Task(TrainingTask):
     def measure_features(self, features: Tensor) -> None:
         """Measure statistics of some teacher features (N, D_t) before training."""
 
-    def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs) -> Task:
-        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
-        return self
+    def prepare_distributed(self, device_ids: list | None = None) -> None:
+        self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids)
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs) -> nn.Module:
+    def compile(self, **options) -> None:
         # In place, so that the names of parameters do not change.
-        self.trainable_module.compile(backend=backend, mode=mode, **compile_kwargs)
-        return self.trainable_module
+        self.trainable_module.compile(**options)
 
 
 class DistillationTask(Task):
     """A task with a frozen teacher. The teacher's probabilities replace missing labels."""
 
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
-        super().__init__(trainable, context, head)
+        super().__init__(trainable, head)
         self.teacher = context.needed_teacher
         self.unlabeled, self.lacks_labels = context.config.data.unlabeled, context.config.data.lacks_labels
 
@@ -185,6 +211,6 @@ class DistillationTask(Task):
         self.teacher.eval()
         return self
 
-    def compile(self, backend: str = "inductor", mode: str | None = None, **compile_kwargs) -> nn.Module:
-        self.teacher.compile(backend=backend, mode=mode, compile_model=False, compile_features=True, **compile_kwargs)
-        return super().compile(backend, mode, **compile_kwargs)
+    def compile(self, **options) -> None:
+        self.teacher.compile(compile_model=False, compile_features=True, **options)
+        super().compile(**options)

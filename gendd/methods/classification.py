@@ -19,4 +19,4 @@ class Classification(Method):
     name, needs_teacher, feature = "classification", False, "never"
 
     def build(self, context: TaskContext) -> ClassificationTask:
-        return ClassificationTask(context.student, context)
+        return ClassificationTask(context.student)

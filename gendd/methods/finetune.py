@@ -28,7 +28,7 @@ class FinetuneTask(HeadTask):
         super().__init__(method, student.classifier.requires_grad_(True), context, student.head)
         self.student = student
 
-    def get_eval_model(self, module: nn.Module | None = None, ema: bool = False) -> nn.Module:
+    def model(self, averaged: bool = False) -> nn.Module:
         return self.student
 
     def train(self, mode: bool = True) -> "FinetuneTask":

@@ -21,7 +21,7 @@ from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
 from gendd.methods.pretrain import pretraining
 from gendd.networks.cost import parameter_count
-from gendd.networks.create import feature_width, pooled_feature
+from gendd.networks.features import feature_width, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config
@@ -74,8 +74,8 @@ class HeadTask(DistillationTask):
 
     def measure_features(self, features: Tensor) -> None:
         """Set the scale of generated features from some teacher features (N, D_t)."""
-        for ema in (False, True) if self.has_ema() else (False,):
-            self.get_eval_model(ema=ema).scale.measure(features)
+        for averaged in (False, True) if self.average is not None else (False,):
+            self.model(averaged).scale.measure(features)
 
     def feature_pairs(
         self, model: Student, images: Tensor, labels: Tensor, noise: torch.Generator

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import PretrainOptions
-from gendd.networks.create import feature_width, frozen_copy, pooled_feature
+from gendd.networks.features import feature_width, frozen_copy, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config

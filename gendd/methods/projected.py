@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gendd.core.ranges import Amount
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
-from gendd.networks.create import feature_width, pooled_feature
+from gendd.networks.features import feature_width, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config

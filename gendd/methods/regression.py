@@ -13,7 +13,7 @@ from gendd.distill.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
 from gendd.networks.cost import parameter_count
-from gendd.networks.create import feature_width
+from gendd.networks.features import feature_width
 
 if TYPE_CHECKING:
     pass

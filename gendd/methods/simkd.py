@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
-from gendd.networks.create import frozen_copy
+from gendd.networks.features import frozen_copy
 
 
 class SimKDStudent(nn.Module):

@@ -19,7 +19,7 @@ from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, Passing
 from gendd.core.files import reason_of
 from gendd.core.retry import retried
 from gendd.networks.adapt import as_timm_reads, of_one_network
-from gendd.networks.create import classifier_name
+from gendd.networks.features import classifier_name
 from gendd.networks.file_format import is_safetensors, is_torch, what_it_is
 
 if TYPE_CHECKING:

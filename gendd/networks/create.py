@@ -18,32 +18,11 @@ from gendd.core.own_code import brief, imported, raised
 from gendd.networks import timm_names
 from gendd.networks.cost import as_flops, flops, parameter_count
 from gendd.networks.external import create_foundation, is_foundation
+from gendd.networks.features import feature_width, pooled_feature
 
 SMALL_IMAGE = 64
 UNSTATED = "this family's: its pretrained_cfg states none"
 INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
-
-
-def pooled_feature(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the penultimate feature (B, D), the input of the classifier."""
-    return network.forward_head(network.forward_features(images), pre_logits=True)
-
-
-def feature_width(network: nn.Module) -> int:
-    """Return the width D of `pooled_feature`."""
-    return getattr(network, "head_hidden_size", None) or network.num_features
-
-
-def frozen_copy(classifier: nn.Linear) -> nn.Linear:
-    """Return a copy of a classifier that is not trained."""
-    copy = nn.Linear(classifier.in_features, classifier.out_features, bias=classifier.bias is not None)
-    copy.load_state_dict(classifier.state_dict())
-    return copy.requires_grad_(False)
-
-
-def has_classifier(network: nn.Module) -> bool:
-    classifier = network.get_classifier()
-    return isinstance(classifier, nn.Linear) and classifier.out_features > 0
 
 
 def take_classifier(name: str, network: nn.Module) -> None:
@@ -57,11 +36,6 @@ def take_classifier(name: str, network: nn.Module) -> None:
             name, "the network needs timm's reset_classifier, as there are no classes to learn; add this method"
         )
     network.reset_classifier(0)
-
-
-def classifier_name(network: nn.Module) -> str:
-    """Return the name of the classifier among the network's modules."""
-    return next(name for name, module in network.named_modules() if module is network.get_classifier())
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from gendd.core.errors import MissingFile, PassingFault
 from gendd.core.retry import retried
 
 LOCAL, HUB = "local-dir:", ("hf-hub:", "hf_hub:")
+# The word for published weights, in place of a file.
+TIMM = "timm"
 CONFIG = ("config.json",)
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 

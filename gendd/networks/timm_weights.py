@@ -11,10 +11,8 @@ import torch
 from gendd.core.errors import InvalidValue, MissingFile, PassingFault
 from gendd.networks.checkpoint import Tensors, Weights
 from gendd.networks.create import create_timm
-from gendd.networks.timm_names import from_hub
+from gendd.networks.timm_names import TIMM, from_hub
 
-# The word that replaces a file's path on the command line.
-TIMM = "timm"
 FILE = "model.safetensors"
 FOLDER = Path("pretrained")
 

@@ -4,17 +4,17 @@ from collections.abc import Callable
 
 from gendd.config import Config
 from gendd.core.errors import MissingFile, UserError, with_flags
-from gendd.family import Family
+from gendd.networks.create import Zoo
 from gendd.runs.experiment import RANDOM, Experiment, find_weights
 
 
-def without_absent(config: Config, family: Family) -> tuple[Config, dict[str, str]]:
+def without_absent(config: Config, zoo: Zoo) -> tuple[Config, dict[str, str]]:
     """Return the configuration with random weights in place of missing ones, and the error message per role."""
     absent = {}
     for role in ("student", "teacher"):
         name, weights = getattr(config.networks, role), getattr(config.networks, f"{role}_weights")
         try:
-            find_weights(role, name, weights, family.zoo, fetch=False)
+            find_weights(role, name, weights, zoo, fetch=False)
         except MissingFile as error:
             absent[role] = str(error)
     return config.changed(**dict.fromkeys((f"{role}_weights" for role in absent), RANDOM)), absent

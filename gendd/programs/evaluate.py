@@ -6,7 +6,6 @@ from typing import Any, Generic
 
 import torch
 import tyro
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.config import Config, D
@@ -74,18 +73,18 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
         path, file = Path(options.checkpoint), _file(options)
         if world.is_first:
             _figures(options)
-        summary = family.summarize(settings)
+        summary = family.access.summarize(settings)
         if summary.num_classes is None:
             raise UserError("; ".join(summary.missing))
         missing = list(summary.missing)
         # The images may cover only some of the run's classes.
         classes = max(summary.num_classes, len(learned_classes(path)))
-        settings, absent = without_absent(settings, family) if settings.run.dry_run else (settings, {})
+        settings, absent = without_absent(settings, family.zoo) if settings.run.dry_run else (settings, {})
         missing += absent.values()
         options = replace(options, config=settings)
         built, teacher = _build(family, options, classes, world, tensors)
         note_absent(built, absent)
-        model = unwrap_model(built.task.get_eval_model())
+        model = built.task.model()
         if tensors:
             with naming("CHECKPOINT"):
                 loaded = load_weights(model, tensors, options.checkpoint)
@@ -144,7 +143,7 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
     if experiment.teacher:
         experiment.teacher.precision = resolve_precision(config.run.precision, world.device)
     plan = BatchPlan(config.run.seed, 1)
-    data = experiment.family.open_evaluation(config, plan, world, experiment.student.network)
+    data = experiment.family.access.open_evaluation(config, plan, world, experiment.student.network)
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
@@ -230,7 +229,7 @@ def _open_data(
 ) -> tuple[EvaluationData, dict[str, Tensor]]:
     """Open the evaluation images, and return them with the groups of classes to report."""
     path, plan = Path(options.checkpoint), BatchPlan(settings.run.seed, 1, world.rank, world.size)
-    data = family.open_evaluation(settings, plan, world, built.student.network)
+    data = family.access.open_evaluation(settings, plan, world, built.student.network)
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
@@ -257,7 +256,7 @@ def _class_groups(family: Family, settings: Config, path: Path) -> dict[str, Ten
     """Group the classes by their number of training images, from the run's data or from --train-list."""
     run, listed = RunFolder(path), getattr(settings.data, "train_list", None)
     own = (path / "data.json").exists() and listed == getattr(run.config(family).data, "train_list", None)
-    sizes = run.read("data.json").get("training images of each class") if own else family.class_sizes(settings)
+    sizes = run.read("data.json").get("training images of each class") if own else family.access.class_sizes(settings)
     return {} if sizes is None else class_groups(torch.as_tensor(sizes))
 
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.config import Config
@@ -65,12 +64,12 @@ class Measurement:
 
     def _kinds_of_weights(self) -> list[str]:
         """Return the kinds of weights to evaluate, the reported kind first."""
-        kinds = ["trained", "ema"] if self.task.has_ema() else ["trained"]
+        kinds = ["trained", "ema"] if self.task.average is not None else ["trained"]
         return sorted(kinds, key=lambda weights: weights != self.config.optimizer.eval_weights)
 
     def model(self, weights: str) -> nn.Module:
         """Return the trained model with its "trained" weights or their moving average, "ema"."""
-        return unwrap_model(self.task.get_eval_model(ema=weights == "ema"))
+        return self.task.model(weights == "ema")
 
     def plain(self, model: nn.Module) -> nn.Module:
         """Return the bare student inside a value of `model`."""
@@ -104,7 +103,7 @@ class Measurement:
 
     def costs(self) -> dict[str, dict]:
         """Measure parameters, FLOPs and images/s of each output by itself."""
-        model, costs = unwrap_model(self.task.get_eval_model()), {}
+        model, costs = self.task.model(), {}
         with autocast(self.precision, self.world.device):
             for read_out, parameters in self.task.read_outs_apart(model):
                 batches = self.evaluation.batches(TIMED_IMAGES)

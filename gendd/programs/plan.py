@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from timm.utils import unwrap_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -42,7 +41,7 @@ def plan_of(
         lines["teacher"] = _network(built.teacher.loaded)
     lines["method"] = _method(config)
     if head is not None:
-        lines["head"] = _head(config, unwrap_model(built.task.get_eval_model()), world.device)
+        lines["head"] = _head(config, built.task.model(), world.device)
         # The paper's protocol needs a labeled data set.
         if head.draws_features and summary.num_classes:
             protocol = family.protocol(config.method)

@@ -19,7 +19,7 @@ from gendd.core.seeding import BatchPlan, generator
 from gendd.data.batch import EvaluationData, described
 from gendd.family import Family
 from gendd.networks.checkpoint import metadata, weights_file
-from gendd.networks.create import pooled_feature
+from gendd.networks.features import pooled_feature
 from gendd.runs.experiment import Experiment
 from gendd.runs.folder import data_name
 
@@ -55,7 +55,9 @@ def probed_features(
         UserError: the images do not have labels, or their features are not finite.
     """
     settings = run.config
-    data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network, of_training)
+    data = family.access.open_evaluation(
+        settings, BatchPlan(settings.run.seed, 1), world, run.student.network, of_training
+    )
     if not data.class_names:
         raise UserError(f"run {path}: {described(data)} does not have labels; name a labeled data set with --dataset")
     batches, title = _batches(run, data, kind, world), "training images" if of_training else "test images"

@@ -245,7 +245,7 @@ def _sgd_targets(
         # The teacher does not know the classes of another data set.
         return labels
     opened = load(config.run, family, world.device, with_teacher=True)
-    data = family.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
+    data = family.access.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
     soft = [opened.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
     one_hot = torch.nn.functional.one_hot(labels, classes).float()
     return (1 - TEACHER_SHARE) * one_hot + TEACHER_SHARE * torch.cat(soft)

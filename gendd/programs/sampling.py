@@ -23,7 +23,7 @@ from gendd.family import Family
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import SamplingOptions
 from gendd.networks.cost import flops
-from gendd.networks.create import pooled_feature
+from gendd.networks.features import pooled_feature
 from gendd.programs.command_line import RunArgument, parse
 from gendd.reporting.ablation import TOP1, Ablation, prepare
 from gendd.runs.experiment import load
@@ -84,7 +84,7 @@ def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
     if run.model.classifier is None:
         raise UserError(f"run {config.run}: top-1 needs a teacher that classifies the data; name another run")
     prepare(folder)
-    data = family.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
+    data = family.access.open_evaluation(settings, BatchPlan(settings.run.seed, 1), world, run.student.network)
     check_classes(Path(config.run), data.class_names)
     precision = resolve_precision(config.precision or settings.run.precision, world.device)
     seed = settings.run.seed if config.seed is None else config.seed

@@ -1,4 +1,9 @@
-"""The train program of both families: its command line, and the stages of a run."""
+"""The train program of both families: its command line, and the stages of a run.
+
+The modules that train are imported when a run starts, so that --help does not wait for them.
+"""
+
+from typing import TYPE_CHECKING
 
 from gendd.config import Config
 from gendd.core.distributed import World, join_world
@@ -7,9 +12,10 @@ from gendd.core.ranges import check_ranges
 from gendd.family import Family, family_of
 from gendd.methods import METHODS
 from gendd.programs.configuration import configuration
-from gendd.programs.train_run import TrainRun
-from gendd.runs.experiment import Experiment, load
 from gendd.runs.folder import run_path
+
+if TYPE_CHECKING:
+    from gendd.runs.experiment import Experiment
 
 
 def train(family: Family, arguments: list[str]) -> None:
@@ -28,15 +34,17 @@ def train(family: Family, arguments: list[str]) -> None:
         elif world.is_first:
             check_ranges(config.data)
             config.data.check_training_images()
-            family.check_data(config)
+            family.access.check_data(config)
 
 
-def train_config(config: Config) -> Experiment:
+def train_config(config: Config) -> "Experiment":
     """Train a configuration, or resume its run, in this process; return the trained run.
 
     Raises:
         UserError: the configuration, the data or the weights cannot work.
     """
+    from gendd.runs.experiment import load
+
     config = config.resolved()
     with join_world() as world:
         _execute(family_of(config), config, world)
@@ -45,6 +53,8 @@ def train_config(config: Config) -> Experiment:
 
 def _execute(family: Family, config: Config, world: World) -> None:
     """Train stage 1, if the run has one and needs it, then the run."""
+    from gendd.programs.train_run import TrainRun
+
     config.check()
     run = TrainRun(family, config, world)
     first = config.method.pretraining(config)

@@ -209,8 +209,10 @@ class TrainRun:
     def _open_data(self) -> None:
         config, network = self.config, self.student.network
         labeled_only = not self.method.unlabeled
-        self.data = self.family.open_training(config, self.num_classes, self.plan, self.world, network, labeled_only)
-        self.evaluation = self.family.open_evaluation(config, self.plan, self.world, network)
+        self.data = self.family.access.open_training(
+            config, self.num_classes, self.plan, self.world, network, labeled_only
+        )
+        self.evaluation = self.family.access.open_evaluation(config, self.plan, self.world, network)
         if not config.data.unlabeled:
             refuse_other_classes(config.data.dataset, self.data.class_names, self.evaluation.class_names)
         sizes = self.data.class_sizes
@@ -227,7 +229,7 @@ class TrainRun:
 
     def _build(self) -> None:
         config = self.config
-        summary = self.family.summarize(config)
+        summary = self.family.access.summarize(config)
         self.missing.extend(summary.missing)
         if summary.num_classes is None or (summary.missing and not summary.fetched and not config.run.dry_run):
             raise UserError("; ".join(summary.missing))
@@ -246,7 +248,7 @@ class TrainRun:
             start = self.stage1.best if getattr(self.method, "pretrain_best", False) else self.stage1.last
             config = config.changed(student_weights=str(start))
         self._check_start(config)
-        config, absent = without_absent(config, self.family) if config.run.dry_run else (config, {})
+        config, absent = without_absent(config, self.family.zoo) if config.run.dry_run else (config, {})
         self.missing += absent.values()
         built = build(
             self.family, config, self.num_classes, self.world.device, trained, self.precision, self.world.size
@@ -259,7 +261,7 @@ class TrainRun:
             check_trains(config.networks.student, network, config.data.image_size, self.plan.micro_batch_size)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.optimizer.ema_decay:
-            self.task.setup_ema(config.optimizer.ema_decay, use_warmup=True)
+            self.task.start_average(config.optimizer.ema_decay)
 
     def _check_start(self, config: Config) -> None:
         """Refuse initial weights from a run that trained on images held out here."""
@@ -310,7 +312,7 @@ class TrainRun:
                 self.task.compile()
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
-        optimizer = create_optimizer(self.task.get_trainable_module(), config.optimizer, self.task.head)
+        optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head)
         return Training(
             config,
             self.task,

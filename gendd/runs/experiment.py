@@ -8,7 +8,6 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.utils import unwrap_model
 from torch import Tensor, nn
 
 from gendd.config import Config
@@ -26,13 +25,14 @@ from gendd.networks.create import (
     LoadedNetwork,
     Zoo,
     create_network,
-    has_classifier,
     is_foreign,
     recompute_activations,
     take_classifier,
     trial,
 )
 from gendd.networks.external import is_foundation
+from gendd.networks.features import has_classifier
+from gendd.networks.timm_names import TIMM
 from gendd.runs.folder import run_record, saved_config
 
 # Given in place of a file: random weights, to try a recipe without a trained teacher.
@@ -259,7 +259,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _find(name: str, weights: str, zoo: Zoo, fetch: bool) -> Weights:
     published = None
-    if weights != timm_weights.TIMM:
+    if weights != TIMM:
         file = checkpoint.weights_file(weights)
         if not file.exists() and "pretrained" in file.parts:
             raise MissingFile(weights, f"{no_such(weights)}; {zoo.remedy.format(name=name)}")
@@ -271,7 +271,7 @@ def _find(name: str, weights: str, zoo: Zoo, fetch: bool) -> Weights:
         if not found:
             raise published.absent()
         file = found
-    tensors = checkpoint.read_weights(weights if weights != timm_weights.TIMM else file)
+    tensors = checkpoint.read_weights(weights if weights != TIMM else file)
     tensors.file, tensors.published = file, published
     return tensors
 
@@ -294,7 +294,7 @@ class Experiment:
     @property
     def model(self) -> nn.Module:
         """The trained model. In a GenDD run it is the `Student`: backbone, head and probe."""
-        return unwrap_model(self.task.get_eval_model())
+        return self.task.model()
 
 
 def load(
@@ -381,7 +381,7 @@ def build(
     task = config.method.build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):
         # Works in place, except for a module that is itself a norm. Must precede `_recompute`, which hooks the norms.
-        convert_sync_batchnorm(task.get_trainable_module())
+        convert_sync_batchnorm(task.trainable_module)
     _recompute(config, student, task)
     return Experiment(family, config, student, teacher, task)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from timm.utils import unwrap_model
 from torch import Tensor
 
 from gendd.config import Config
@@ -198,7 +197,7 @@ class Training:
             means.add(losses)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.task.update_ema(self.step)
+        self.task.update_average(self.step)
         return waiting
 
     def check_losses(self) -> None:
@@ -240,13 +239,10 @@ class Training:
     def weights(self) -> dict:
         """Return the part of a checkpoint for evaluation: trained weights, their average, and the run's record."""
         reported = self.config.optimizer.eval_weights
-        content = {"model": self._state(), "reported": reported, RECORD: json.dumps(self.record)}
-        if self.task.has_ema():
-            content["ema"] = self._state(ema=True)
+        content = {"model": self.task.model().state_dict(), "reported": reported, RECORD: json.dumps(self.record)}
+        if self.task.average is not None:
+            content["ema"] = self.task.model(averaged=True).state_dict()
         return content
-
-    def _state(self, ema: bool = False) -> dict[str, Tensor]:
-        return unwrap_model(self.task.get_eval_model(ema=ema)).state_dict()
 
     def save(self) -> None:
         if self.world.is_first:
@@ -271,9 +267,9 @@ class Training:
                 f"the file does not hold {', '.join(missing)}, so the run cannot resume from it; put its last "
                 "checkpoint there, or start another run with `student_weights`",
             )
-        unwrap_model(self.task.get_eval_model()).load_state_dict(content["model"])
-        if self.task.has_ema():
-            unwrap_model(self.task.get_eval_model(ema=True)).load_state_dict(content["ema"])
+        self.task.model().load_state_dict(content["model"])
+        if self.task.average is not None:
+            self.task.model(averaged=True).load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
         for name in PROGRESS:
             setattr(self, name, content[name])

@@ -1,7 +1,14 @@
-"""The CIFAR zoo. Importing it registers every network of `ZOO` with timm as `cifar_<name>`."""
+"""The CIFAR networks. Importing this package registers them with timm as `cifar_<name>`."""
 
 import gendd  # noqa: F401  (makes torchvision, which timm needs, importable)
+from gendd.networks.create import Zoo
 
-from .zoo import ZOO
+from .zoo import CIFAR100_MEAN, CIFAR100_STD, NETWORKS
 
-__all__ = ["ZOO"]
+ZOO = Zoo(
+    {name: f"cifar_{name}" for name in NETWORKS},
+    CIFAR100_MEAN,
+    CIFAR100_STD,
+    small_stems=True,
+    remedy="bash sh/fetch_pretrained_teachers.sh fetches it, bash sh/train_cifar100_teacher.sh {name} trains it",
+)

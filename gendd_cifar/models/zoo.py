@@ -39,7 +39,8 @@ NETWORKS: dict[str, tuple[type[CifarNet], dict[str, Any]]] = {
     "ShuffleV1": (ShuffleV1, {}),
     "ShuffleV2": (ShuffleV2, {}),
 }
-ZOO = tuple(NETWORKS)
+CIFAR100_MEAN = (0.5071, 0.4867, 0.4408)
+CIFAR100_STD = (0.2675, 0.2565, 0.2761)
 
 
 def default_cfg(network: type[CifarNet]) -> dict:
@@ -48,8 +49,8 @@ def default_cfg(network: type[CifarNet]) -> dict:
         "num_classes": 100,
         "input_size": (3, 32, 32),
         "crop_pct": 1.0,
-        "mean": (0.5071, 0.4867, 0.4408),
-        "std": (0.2675, 0.2565, 0.2761),
+        "mean": CIFAR100_MEAN,
+        "std": CIFAR100_STD,
         "first_conv": network.first_conv,
         "classifier": network.classifier_name,
     }
@@ -68,6 +69,6 @@ def entrypoint(name: str) -> Callable[..., CifarNet]:
 
 # timm's `register_model` looks for this name, and for `__all__`, in the module of the function it registers.
 default_cfgs = generate_default_cfgs({f"cifar_{name}": default_cfg(network) for name, (network, _) in NETWORKS.items()})
-__all__ = ["NETWORKS", "ZOO"]
-for _name in ZOO:
+__all__ = ["CIFAR100_MEAN", "CIFAR100_STD", "NETWORKS"]
+for _name in NETWORKS:
     register_model(entrypoint(_name))

@@ -2,7 +2,7 @@
 
 from . import mobilenetv1
 
-ZOO = {
+NETWORKS = {
     "resnet18": "resnet18.tv_in1k",
     "resnet34": "resnet34.tv_in1k",
     "resnet50": "resnet50.tv_in1k",

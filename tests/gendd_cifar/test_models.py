@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from gendd_cifar.models import ZOO
+from gendd_cifar.models.zoo import NETWORKS
 
 SIZES = {  # parameters with 100 classes, feature width
     "resnet8": (83892, 64),
@@ -78,7 +78,7 @@ def create(name, **kwargs):
 
 
 def test_zoo_is_registered():
-    assert set(ZOO) == set(SIZES)
+    assert set(NETWORKS) == set(SIZES)
     assert set(timm.list_models("cifar_*")) == {f"cifar_{name}" for name in SIZES}
 
 

@@ -111,7 +111,7 @@ def test_unlabeled_dir_trains_without_labels(train, tmp_path, capsys):
     assert "ignored    1 .txt\n" in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["images"] == 599
     evaluate([str(run), "--precision", "fp32", "--eval-images", "250"])
-    assert json.loads((run / "evaluation.json").read_text())["split"] == "test"
+    assert json.loads((run / "evaluation-250-images.json").read_text())["split"] == "test"
 
 
 def test_wrong_labels_change_a_labeled_run(train, whole, monkeypatch):

@@ -10,8 +10,8 @@ from programs import evaluate_imagenet as main
 
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distill.student import Student
-from gendd.networks.create import feature_width
-from gendd_imagenet.models import ZOO
+from gendd.networks.features import feature_width
+from gendd_imagenet.models.zoo import NETWORKS
 
 CLASSES = 3
 FLAGS = ["--image-size", "64", "--workers", "0", "--precision", "fp32", "--teacher", "resnet18"]
@@ -32,7 +32,7 @@ def rows(photos, tmp_path):
 def random_student(name: str) -> Student:
     """Return a random student that distinguishes all images."""
     torch.manual_seed(0)
-    backbone, teacher = (timm.create_model(ZOO[network], num_classes=CLASSES) for network in (name, "resnet18"))
+    backbone, teacher = (timm.create_model(NETWORKS[network], num_classes=CLASSES) for network in (name, "resnet18"))
     head = SplitTokenHead(512, feature_width(backbone), width=16, **PAPER | {"depth": 2})
     student = Student(backbone, head, teacher.get_classifier())
     with torch.no_grad():

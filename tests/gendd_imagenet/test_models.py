@@ -12,9 +12,10 @@ from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distill.student import Student
 from gendd.networks.checkpoint import backbone_weights, load_weights, read_weights
 from gendd.networks.cost import parameter_count
-from gendd.networks.create import create_network, feature_width, pooled_feature
+from gendd.networks.create import create_network
+from gendd.networks.features import feature_width, pooled_feature
 from gendd_imagenet.family import FAMILY
-from gendd_imagenet.models import ZOO
+from gendd_imagenet.models.zoo import NETWORKS
 
 SIZES = {  # million parameters with 1000 classes, feature width
     "resnet18": (11.69, 512),
@@ -44,9 +45,9 @@ def test_size_width_and_normalization(name):
 
 
 def test_zoo_selects_published_weights_by_tag():
-    assert set(ZOO) == set(SIZES)
+    assert set(NETWORKS) == set(SIZES)
     tagged = set(timm.list_pretrained())
-    assert {name for name, in_timm in ZOO.items() if in_timm not in tagged} == {"mobilenetv1"}
+    assert {name for name, in_timm in NETWORKS.items() if in_timm not in tagged} == {"mobilenetv1"}
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def test_documented_use_of_a_student_works(run, command, photos, tmp_path, monke
     assert len(code.splitlines()) <= 9
     trained = create_network("timm/test_vit", FAMILY.zoo, 0, 96).eval()
     trained.load_state_dict(safetensors.torch.load_file(run / "student.safetensors"))
-    data = FAMILY.open_evaluation(imagenet_config(*command[1:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
+    data = FAMILY.access.open_evaluation(imagenet_config(*command[1:]), BatchPlan(0, 1, 0, 1), ALONE, trained)
     shutil.copytree(run / "student", tmp_path / "RUN" / "student")
     shutil.copy(Path(data.listing.root, data.listing.names[0].decode()), tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)

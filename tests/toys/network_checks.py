@@ -4,7 +4,8 @@ import torch
 from lines import refuses
 from programs import build_network
 
-from gendd.networks.create import create_network, feature_width, pooled_feature
+from gendd.networks.create import create_network
+from gendd.networks.features import feature_width, pooled_feature
 from gendd_cifar.family import FAMILY
 
 

@@ -7,7 +7,7 @@ from torch import nn
 import gendd_cifar.models  # noqa: F401
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distill.student import Student
-from gendd.networks.create import pooled_feature
+from gendd.networks.features import pooled_feature
 
 
 def make_student() -> Student:

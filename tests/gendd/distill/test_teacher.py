@@ -133,7 +133,7 @@ def step(task, precision="fp32"):
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         loss = task(batch)["loss"]
     loss.backward()
-    module = task.get_trainable_module()
+    module = task.trainable_module
     return loss.detach(), [p.grad for p in module.parameters() if p.requires_grad], list(module.buffers())
 
 
@@ -175,7 +175,7 @@ def test_teacher_evaluation_uses_its_precision_and_chunks():
 def test_gradient_checkpointing_changes_no_step(parts):
     plain, task = task_of("gendd"), task_of("gendd", grad_checkpointing=parts)
     assert_same_step(step(plain), step(task))
-    student = task.get_trainable_module()
+    student = task.trainable_module
     assert student.backbone.grad_checkpointing == (parts != "head")
     assert student.head.net.grad_checkpointing == (parts != "student")
 

@@ -16,7 +16,8 @@ from gendd.networks import checkpoint
 from gendd.networks.cost import flops, parameter_count
 from gendd.networks.create import check_trains, trial
 from gendd.programs.dry_run import without_absent
-from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD, FAMILY
+from gendd_cifar.family import FAMILY
+from gendd_cifar.models.zoo import CIFAR100_MEAN, CIFAR100_STD
 
 
 def test_short_name_gives_the_familys_network():

@@ -11,7 +11,8 @@ from lines import refuses
 from network_checks import assert_speaks_the_interface, create, refusal
 from programs import build_network
 
-from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD, FAMILY
+from gendd_cifar.family import FAMILY
+from gendd_cifar.models.zoo import CIFAR100_MEAN, CIFAR100_STD
 
 
 def test_network_function_gets_the_default_normalization():

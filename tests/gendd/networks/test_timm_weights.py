@@ -1,7 +1,6 @@
 """Weights published by timm, and folders and repositories in timm's layout."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,8 @@ from gendd.methods import METHODS
 from gendd.networks import timm_names
 from gendd.networks.create import Zoo
 from gendd.programs.dry_run import without_absent
-from gendd_cifar.family import CIFAR100_MEAN, CIFAR100_STD, FAMILY
+from gendd_cifar.family import FAMILY
+from gendd_cifar.models.zoo import CIFAR100_MEAN, CIFAR100_STD
 
 NAMES = Zoo({"small": "test_vit.r160_in1k"}, CIFAR100_MEAN, CIFAR100_STD)
 
@@ -119,7 +119,7 @@ def test_dry_run_lists_timm_weights_without_the_hub(hub, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", asked)
     config = FAMILY.config(METHODS["kd"](), student="small", teacher="small", teacher_weights="timm")
-    config, absent = without_absent(config, replace(FAMILY, zoo=NAMES))
+    config, absent = without_absent(config, NAMES)
     assert config.networks.teacher_weights == "random" and list(absent) == ["teacher"]
     assert URL in absent["teacher"] and "pretrained/test_vit.r160_in1k.safetensors" in absent["teacher"]
 

@@ -43,9 +43,9 @@ def test_sync_bn_converts_the_student_not_the_teacher(method, anywhere):
     plain, converted = (
         build(FAMILY, config(flag, method=method), 10, CPU, processes=2) for flag in ("--no-sync-bn", "--sync-bn")
     )
-    assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.get_trainable_module()))
+    assert all(issubclass(kind, nn.SyncBatchNorm) for kind in norms(converted.task.trainable_module))
     assert norms(converted.teacher.model) == {nn.BatchNorm2d}
-    states = [built.task.get_trainable_module().state_dict() for built in (plain, converted)]
+    states = [built.task.trainable_module.state_dict() for built in (plain, converted)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
@@ -76,7 +76,7 @@ def test_plan_states_the_images_of_batch_norm_statistics(tmp_path):
     def line(settings: Config, world: World) -> list[str]:
         built = build(FAMILY, settings, 10, CPU)
         plan = plan_of(
-            FAMILY, settings, FAMILY.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path
+            FAMILY, settings, FAMILY.access.summarize(settings), built, BatchPlan(0, 64, 0, 2), world, "fp32", tmp_path
         )
         return [line for line in plan.splitlines() if line.startswith("  batch norm")]
 
