@@ -132,12 +132,12 @@ class Task(nn.Module):
     """
 
     head: Any
-    average: Any = None
+    average: Any
     measures_features: bool = False
 
     def __init__(self, trainable: nn.Module, head: nn.Module | None = None):
         super().__init__()
-        self.trainable_module, self.head = trainable, head
+        self.trainable_module, self.head, self.average = trainable, head, None
 
     def model(self, averaged: bool = False) -> nn.Module:
         """Return the network to evaluate, without wrappers: with the trained weights or with their average."""
