@@ -60,8 +60,8 @@ def main() -> None:
             print(f"{unit}, {title}:", ", ".join(medians), flush=True)
         row[0].set_ylabel(unit, fontsize=NORMAL)
     figure.suptitle(
-        f"{STUDENT}, batch {BATCH}, K {DRAWS}, {TOKENS} tokens, width {HEAD_WIDTH}, {NOISE_OUTPUT['steps']} steps; "
-        f"{describe()}; {CALLS} calls",
+        f"{STUDENT}, batch {BATCH}, K {DRAWS}, {TOKENS} tokens, width {HEAD_WIDTH}, "
+        f"{NOISE_OUTPUT['sampling_steps']} steps; {describe()}; {CALLS} calls",
         fontsize=SMALL,
     )
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,14 @@
 
     python bench/read_out.py
 
-The student is resnet20 with a head of width 512. The weights are random, which does not affect the time. The
-reference takes 100 guided ancestral steps and 5 samples, in fp32 and the default memory layout. It is timed on fewer
-images and scaled, since its time is proportional to their number.
+The student is resnet20 with a head of width 512: the paper's head with the sampling of checkpoint files (`read_out`),
+and the default head with its default sampling (`read_out_default`). The weights are random, which does not affect the
+time. The reference takes 100 guided ancestral steps and 5 samples, in fp32 and the default memory layout. It is timed
+on fewer images and scaled, since its time is proportional to their number.
 """
 
 import copy
-from dataclasses import asdict
+from functools import partial
 
 import torch
 from machine import describe, matrix_rate, the_device
@@ -28,6 +29,7 @@ from gendd_cifar.family import FAMILY
 
 STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
 IMAGES, ROUNDS = 10_000, 5
+TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Images per round for the reference.
 REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
 
@@ -41,15 +43,16 @@ def build_student(name: str, classifier: nn.Linear, **head) -> Student:
 
 def head_logits(student: Student, images: torch.Tensor, sampling: SamplingOptions) -> torch.Tensor:
     """Return the head's logits, without the linear probe, as the evaluate program times them."""
-    return student.classifier(student.sample(images, **asdict(sampling)))
+    return student.classifier(student.sample(images, **sampling.sampling()))
 
 
 @torch.no_grad()
 def records() -> list[dict]:
     device = the_device()
-    precision, sampling = resolve_precision("auto", device), SamplingOptions(**NOISE_OUTPUT)
-    plain = build_student(STUDENT, nn.Linear(FEATURES, 100), width=WIDTH, **PAPER).to(device)
-    student = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    precision, classifier = resolve_precision("auto", device), nn.Linear(FEATURES, 100)
+    plain = build_student(STUDENT, classifier, width=WIDTH, **PAPER).to(device)
+    ours = {"read_out": (copy.deepcopy(plain), SamplingOptions(**NOISE_OUTPUT))}
+    ours["read_out_default"] = build_student(STUDENT, classifier, width=WIDTH).to(device), SamplingOptions()
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))
     images = images.to(memory_format=torch.channels_last)
     shape = (len(few), FAMILY.paper["num_samples"], plain.head.num_tokens, plain.head.token_dim)
@@ -63,17 +66,24 @@ def records() -> list[dict]:
             for _ in range(IMAGES // len(images)):
                 read()
 
-    head = lambda: head_logits(student, images, sampling)  # noqa: E731
-    works = (reference, lambda: all_images(head), lambda: all_images(lambda: student.backbone(images)))
-    subset, ours, backbone = take_turns(works, ROUNDS)
-    whole = [taken * IMAGES / len(few) for taken in subset]
-    rate = flops(head) * IMAGES / len(images) / sorted(ours)[ROUNDS // 2]
-    share = rate / matrix_rate(torch.bfloat16 if precision == "bf16" else torch.float32)
-    return [
-        record("read_out/10000", "s", whole, ours, _over(whole, ours), share),
-        # Inverted: this ratio is the head's inference time divided by the backbone's.
-        record("read_out_over_backbone", "s", backbone, ours, _over(ours, backbone), share),
-    ]
+    heads = {
+        work: partial(head_logits, student.to(memory_format=torch.channels_last), images, sampling)
+        for work, (student, sampling) in ours.items()
+    }
+    alone = partial(ours["read_out"][0].backbone, images)
+    subset, backbone, *times = take_turns(
+        [reference, *(partial(all_images, read) for read in (alone, *heads.values()))], ROUNDS
+    )
+    whole, limit = [taken * IMAGES / len(few) for taken in subset], matrix_rate(TYPES[precision])
+    found = []
+    for (work, head), taken in zip(heads.items(), times, strict=True):
+        share = flops(head) * IMAGES / len(images) / sorted(taken)[ROUNDS // 2] / limit
+        found += [
+            record(f"{work}/10000", "s", whole, taken, _over(whole, taken), share),
+            # Inverted: this ratio is the head's inference time divided by the backbone's.
+            record(f"{work}_over_backbone", "s", backbone, taken, _over(taken, backbone), share),
+        ]
+    return found
 
 
 def _over(one: list[float], other: list[float]) -> list[float]:

@@ -3,8 +3,9 @@
     python bench/train_step.py
 
 Both paths train copies of one student on random images, in turns. `step` has the same draws and arithmetic in both.
+`step_default` is the project's default head, with another objective and fewer draws, beside the same reference.
 `step_equal_variance` has the fewest draws with which the student's gradient varies no more than the reference's
-(`python bench/gradient_variance.py`). `step_cached_equal_variance` does not run the teacher (`--teacher-cache`). The
+(`python bench/gradient_variance.py`). `cached` benchmarks do not run the teacher (`--teacher-cache`). The
 project's step is timed eager and, if torch.compile works, compiled; the faster one counts. `memory` is the memory of a
 step beyond the weights, with one process per path.
 """
@@ -48,8 +49,10 @@ WORKS = {
         "step": PUBLISHED,
         "step_equal_variance": EQUAL_VARIANCE,
         "step_cached_equal_variance": EQUAL_VARIANCE | {"cached": True},
+        "step_default": {},
+        "step_default_cached": {"cached": True},
     },
-    SMALL: {"step": PUBLISHED},
+    SMALL: {"step": PUBLISHED, "step_default": {}},
 }
 PATHS = ("reference", "ours")
 

@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import allocator
+import growth
 import input_imagenet
 import methods
 import on_paper
 import pytest
+import read_out
 import reference
 import scaling
 import suite
@@ -82,6 +84,29 @@ def test_step_bench_reports_every_benchmark(monkeypatch):
         assert row["unit"] == "images/s" and row["n"] == 1 and row["share_of_limit"] > 0
         assert row["ratio"] == row["ratios"]["eager"] == pytest.approx(row["ours"] / row["reference"])
         assert row["possible_ratio"] * row["share_of_limit"] == pytest.approx(row["ratio"])
+
+
+def test_inference_bench_reports_paper_head_and_default_head(monkeypatch):
+    sizes = {"IMAGES": 4, "EVAL_BATCH": 2, "ROUNDS": 1, "WIDTH": 32, "REFERENCE_IMAGES": {"cpu": 1}}
+    for name, value in sizes.items():
+        monkeypatch.setattr(read_out, name, value)
+    monkeypatch.setattr(read_out, "the_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(read_out, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setitem(read_out.FAMILY.paper, "sampling_steps", 2)
+    found = read_out.records()
+    works = ["read_out/10000", "read_out_over_backbone", "read_out_default/10000", "read_out_default_over_backbone"]
+    assert [row["work"] for row in found] == works
+    assert all(row["ours"] > 0 and row["n"] == 1 for row in found)
+
+
+def test_growth_bench_draws_picture(monkeypatch, tmp_path, capsys):
+    panels = {name: {f"{name} {i}": (name, (1, 2)) for i in range(4)} for name in ("batch", "steps")}
+    for name, value in {"TRAINING": panels["batch"], "INFERENCE": panels["steps"], "IMAGES": 2, "CALLS": 1}.items():
+        monkeypatch.setattr(growth, name, value)
+    monkeypatch.setattr(growth, "FOLDER", tmp_path)
+    growth.main()
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert "ms for inference on 2 images, steps 3: 1: " in capsys.readouterr().out
 
 
 def test_bench_suite_writes_results_without_compiling(tmp_path, monkeypatch, capsys):
