@@ -22,7 +22,7 @@ from torch import nn
 from gendd.core.distributed import autocast, resolve_precision
 from gendd.core.files import rewrite
 from gendd.diffusion.head import PAPER
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.reporting.pictures import DPI, GRID, NORMAL, SMALL, WIDTH
 

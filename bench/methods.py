@@ -19,7 +19,7 @@ from measure import Cached, take_turns, wall_clock
 from gendd.core.distributed import autocast, resolve_precision
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import get_method
 from gendd.methods.base import TaskContext
 from gendd.networks.cost import flops

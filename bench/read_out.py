@@ -19,7 +19,7 @@ from torch import nn
 
 from gendd.core.distributed import autocast, resolve_precision
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks.cost import flops
 from gendd.networks.create import create_network

@@ -14,8 +14,8 @@ from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import SplitTokenHead
 from gendd.diffusion.samplers import sample_ancestral, spaced_timesteps
 from gendd.diffusion.schedule import NoiseSchedule
-from gendd.distill.student import Student
-from gendd.distill.targets import contract, feature_mixup, swap_neighbors
+from gendd.distillation.student import Student
+from gendd.distillation.targets import contract, feature_mixup, swap_neighbors
 from gendd.networks.features import pooled_feature
 
 

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import LARGE, PUBLISHED, SMALL, build
 
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 
 STEPS = 3
 TEACHER = "teacher's forward pass"

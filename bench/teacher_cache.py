@@ -22,7 +22,7 @@ import torch
 from gendd.core.distributed import World, autocast, hardware, resolve_precision
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
-from gendd.distill.teacher_cache import TeacherCache, open_cache
+from gendd.distillation.teacher_cache import TeacherCache, open_cache
 from gendd.family import Family
 from gendd.methods import GenDD
 from gendd.runs.experiment import build

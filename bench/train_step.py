@@ -31,7 +31,7 @@ from gendd.core.distributed import autocast, missing_for_compile, resolve_precis
 from gendd.core.ranges import field_names
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import GenDD
 from gendd.methods.base import TaskContext
 from gendd.methods.options import HeadOptions
@@ -52,7 +52,7 @@ WORKS = {
         "step_default": {},
         "step_default_cached": {"cached": True},
     },
-    SMALL: {"step": PUBLISHED, "step_default": {}},
+    SMALL: {"step": PUBLISHED},
 }
 PATHS = ("reference", "ours")
 

@@ -20,10 +20,12 @@ torchvision_import.install()
 
 # Public name -> module and name there.
 _HOMES = {
+    "Network": ("gendd.own.network", "Network"),
     "Config": ("gendd.config", "Config"),
     "SplitTokenHead": ("gendd.diffusion.head", "SplitTokenHead"),
-    "Student": ("gendd.distill.student", "Student"),
-    "contract": ("gendd.distill.targets", "contract"),
+    "Student": ("gendd.distillation.student", "Student"),
+    "contract": ("gendd.distillation.targets", "contract"),
+    "distill": ("gendd.programs.distill", "distill"),
     "evaluate": ("gendd.programs.evaluate", "evaluate"),
     "load": ("gendd.runs.experiment", "load"),
     "train": ("gendd.programs.train", "train_config"),

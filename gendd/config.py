@@ -24,7 +24,7 @@ from gendd.core.ranges import (
     check_ranges,
     field_names,
 )
-from gendd.distill.teacher_feature import Kind
+from gendd.distillation.teacher_feature import Kind
 from gendd.methods import Method, get_method
 from gendd.networks.timm_names import TIMM, has_weights
 
@@ -87,6 +87,8 @@ class Data:
 
     dataset: str = ""
     """Data set: a name or a folder of images."""
+    image_size: PixelCount = 32
+    """Image size of the networks, in pixels."""
     data_root: str = "data"
     """Folder of data sets; downloads go there."""
     holdout: Annotated[float, Range(0, 0.9)] = 0.0
@@ -110,6 +112,11 @@ class Data:
     def lacks_labels(self) -> bool:
         """True if labels of training images may be missing."""
         return self.unlabeled or self.label_fraction < 1
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        """How evaluation cuts an image file to the networks' size: interpolation, crop_pct and crop_mode of timm."""
+        return {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 
     @property
     def unlabeled_by(self) -> tuple[str, str | bool]:
@@ -220,6 +227,8 @@ class Run:
     """Seed of all random numbers."""
     runs: str = "runs"
     """Folder of all runs."""
+    out: str | None = None
+    """Run folder. <runs>/<data>/<teacher>_<student>/<name>/<seed> if not given."""
     config: str | None = None
     """JSON file with a configuration, such as config.json of a run. Other flags change its values."""
     resume: str | None = None
@@ -321,6 +330,8 @@ class Config(Generic[D]):
         self.networks.check()
         if not self.data.dataset:
             raise InvalidSetting("dataset", None, "name a data set or a folder of images")
+        if self.run.out and self.run.name:
+            raise InvalidSetting("out", self.run.out, "is the whole path of the run folder; leave `name` out")
         pretrain_name = getattr(self.method, "pretrain_name", None)
         for name, value in (("name", self.run.name), ("pretrain_name", pretrain_name)):
             if value is not None and (value in ("", ".", "..") or "/" in value):

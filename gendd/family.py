@@ -138,7 +138,7 @@ class Family:
         return [name for name in self.paper if hasattr(config, name)]
 
 
-FAMILIES = ("gendd_cifar", "gendd_imagenet")
+FAMILIES = ("gendd_cifar", "gendd_imagenet", "gendd.own")
 
 
 def family_named(name: object) -> Family:

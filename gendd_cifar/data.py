@@ -23,7 +23,6 @@ from gendd_cifar.sources import Source, read_source, read_unlabeled
 # Small enough for a core's caches: 500 took a sixth longer per image (resnet20, bf16, one thread).
 EVAL_BATCH = 250
 # How `gendd_cifar.sources` resizes a file: its whole center square.
-WHOLE_SQUARE = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 
 
 def open_training(
@@ -185,7 +184,6 @@ class EvaluationImages:
     ):
         self.plan, self.normalize, self.dataset, self.split = plan, normalize, dataset, split
         self.class_names, self.passed_over = source.class_names, source.passed_over
-        self.geometry = WHOLE_SQUARE
         images = source.images.in_evaluation_order()
         self.size, self.image_size = len(images), images.images.shape[-1]
         self.images, self.labels = images.images.to(device), images.labels.to(device)

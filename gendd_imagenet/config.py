@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from gendd.config import Config, Data, Optimizer, Run
 from gendd.core.errors import InvalidSetting
@@ -62,6 +62,10 @@ class Photographs(Data):
     """Data loading processes per training process, at most one per core. 0 loads in the training process."""
 
     choices = (*Data.choices, "images", "train_list", "eval_dataset", "eval_list")
+
+    @property
+    def geometry(self) -> dict[str, Any]:
+        return {"interpolation": self.interpolation, "crop_pct": self.crop_pct, "crop_mode": "center"}
 
     @property
     def unlabeled_by(self) -> tuple[str, str | bool]:

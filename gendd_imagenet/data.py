@@ -284,11 +284,6 @@ class EvaluationPhotos:
         self.dataset, self.split = dataset, split
         self.image_size, self.workers = config.data.image_size, min(config.data.workers, usable_cores())
         self.view = EvalView(config.data.image_size, config.data.crop_pct, config.data.interpolation)
-        self.geometry = {
-            "interpolation": config.data.interpolation,
-            "crop_pct": config.data.crop_pct,
-            "crop_mode": "center",
-        }
         self.passed_over = listing.passed_over
         self.class_names = listing.classes if listing.known.any() else ()
         if listing.labels is None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -101,8 +101,6 @@ class EvaluationData(Protocol):
     # For example "test", or HELD_OUT.
     split: str
     normalize: "Normalize"
-    # How an image file is resized to `image_size`, with timm's names: interpolation, crop_pct, crop_mode.
-    geometry: dict[str, Any]
     # Number of skipped files of each kind, if the images come from other folders than the training images.
     passed_over: Counter[str]
 

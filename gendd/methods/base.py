@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from gendd.config import Config
-    from gendd.distill.teacher import FrozenTeacher
+    from gendd.distillation.teacher import FrozenTeacher
 
 
 # Suggested if the teacher does not classify the data.

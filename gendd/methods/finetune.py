@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting, naming
 from gendd.data.batch import Batch
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, HeadTask, build_student
 from gendd.networks.checkpoint import load_weights

@@ -14,8 +14,8 @@ from gendd.data.batch import Batch
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import SplitTokenHead
 from gendd.diffusion.objective import Objective
-from gendd.distill.student import Student
-from gendd.distill.targets import contract
+from gendd.distillation.student import Student
+from gendd.distillation.targets import contract
 from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions

@@ -68,5 +68,5 @@ def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":
         warmup_epochs=0,
         beta2_start=config.optimizer.beta2_end,
     )
-    run = replace(config.run, name=options.pretrain_name, resume=None)
+    run = replace(config.run, name=options.pretrain_name, resume=None, out=None)
     return replace(config, data=config.data.pretraining(), method=Pretrain(), optimizer=optimizer, run=run)

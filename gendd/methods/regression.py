@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gendd.core.seeding import StepRandom
 from gendd.diffusion.denoiser import ResidualBlock
 from gendd.diffusion.head import SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
 from gendd.networks.cost import parameter_count

@@ -59,14 +59,10 @@ def parsed(family: Family, flags: list[str], default: Config) -> Config:
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
         config = dataclasses.replace(config, method=family.in_protocol(config.method))
     config = config.resolved()
-    # Without labels the default contraction is 0. `Method.check` refuses any other value from the command line.
-    if config.data.unlabeled and contraction_of(config) == contraction_of(default):
+    # Without labels the contraction is 0. `Method.check` refuses another value from the command line.
+    if config.data.unlabeled and "--contraction" not in (word.partition("=")[0] for word in flags):
         config = dataclasses.replace(config, method=config.method.without_labels())
     return config
-
-
-def contraction_of(config: Config) -> float:
-    return getattr(config.method, "contraction", 0.0)
 
 
 def _description(config: Config) -> str:

@@ -9,7 +9,7 @@ from gendd.config import Config
 from gendd.core.distributed import World, autocast
 from gendd.core.seeding import generator
 from gendd.data.batch import EvaluationData
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.evaluation.accuracy import evaluate, evaluate_with_cost, feature_agreement
 from gendd.evaluation.scores import AGREEMENT
 from gendd.methods.base import Task

@@ -10,7 +10,7 @@ from gendd.config import Config
 from gendd.core.distributed import World
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import DataSummary
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.family import PAPERS, Family
 from gendd.networks.cost import as_flops, flops, parameter_count
 from gendd.runs.experiment import Experiment, LoadedNetwork, synchronizes_norms

@@ -17,7 +17,7 @@ from gendd.core.errors import UserError
 from gendd.core.ranges import CountOrNone, check_ranges
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batches
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate
 from gendd.family import Family
 from gendd.methods.gendd import GenDD

@@ -15,6 +15,7 @@ from gendd.methods import Classification
 from gendd.networks.create import timm_can_build
 from gendd.programs.measurement import Measurement
 from gendd.runs.folder import RunFolder
+from gendd.runs.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,7 @@ class StudentFolder:
             "run": self._plain_record(),
             "teacher": {"network": config.networks.teacher, **self.teacher} if config.networks.teacher else None,
         }
-        side = evaluation.image_size
-        normalization = {name: tuple(network.pretrained_cfg[name]) for name in ("mean", "std")}
-        preprocessing = {"input_size": (3, side, side), **normalization, **evaluation.geometry}
+        preprocessing = Preprocessing.of(network, config.data).timm
         described = {"label_names": list(evaluation.class_names), "gendd": run}
         if timm_can_build(config.networks.student, network):
             return _timm_config(network, preprocessing, described)

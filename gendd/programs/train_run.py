@@ -21,7 +21,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.core.stopping import saying_where
 from gendd.data.batch import HELD_OUT, identity, refuse_other_classes
 from gendd.data.image_files import describe
-from gendd.distill.teacher_cache import open_cache
+from gendd.distillation.teacher_cache import open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
 from gendd.family import Family

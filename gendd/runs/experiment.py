@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gendd.config import Config
 from gendd.core.distributed import resolve_precision
-from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
+from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, UserError, naming, no_such
 from gendd.core.seeding import generator
-from gendd.distill.teacher import FrozenTeacher
-from gendd.distill.teacher_feature import check_repeats, describe, projection_width, usual, width_of
+from gendd.distillation.teacher import FrozenTeacher
+from gendd.distillation.teacher_feature import check_repeats, describe, projection_width, usual, width_of
 from gendd.evaluation.accuracy import ReadOut
 from gendd.family import Family, family_named
 from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
@@ -31,12 +31,16 @@ from gendd.networks.create import (
     trial,
 )
 from gendd.networks.external import is_foundation
-from gendd.networks.features import has_classifier
+from gendd.networks.features import has_classifier, pooled_feature
 from gendd.networks.timm_names import TIMM
+from gendd.own import given
+from gendd.own.network import Network
 from gendd.runs.folder import run_record, saved_config
+from gendd.runs.preprocessing import Preprocessing
 
 # Given in place of a file: random weights, to try a recipe without a trained teacher.
 RANDOM = "random"
+ROLES: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
 
 
 def build_student(
@@ -281,7 +285,9 @@ class Experiment:
     """A configuration with its networks and the task that trains the student.
 
     Attributes:
+        path: run folder or checkpoint file; None for an experiment that was not loaded.
         epoch: epoch at whose end the loaded weights were saved; None without loaded weights.
+        class_names: name of each class, None where unknown; empty without classes.
     """
 
     family: Family
@@ -289,12 +295,73 @@ class Experiment:
     student: LoadedNetwork
     teacher: FrozenTeacher | None
     task: Task
+    path: Path | None = None
     epoch: int | None = None
+    class_names: tuple[str | None, ...] = ()
 
     @property
     def model(self) -> nn.Module:
         """The trained model. In a GenDD run it is the `Student`: backbone, head and probe."""
         return self.task.model()
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The plain student, with the probe as its classifier."""
+        return self.student.network
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the evaluation. It converts images or files to the input of the other methods."""
+        return Preprocessing.of(self.backbone, self.config.data)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs of `predict`, the reported one first."""
+        return self.task.read_out(self.model).names
+
+    @torch.inference_mode()
+    def features(self, images: Tensor) -> Tensor:
+        """Return the backbone's pooled features (B, D_s) of preprocessed images (B, 3, S, S)."""
+        return pooled_feature(self.backbone.eval(), images.to(self.device))
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor, output: str | None = None) -> Tensor:
+        """Return an output for preprocessed images (B, 3, S, S), with the run's sampling.
+
+        Args:
+            output: one of `outputs`, such as "head" or "probe"; the reported one if not given.
+
+        Returns:
+            Logits (B, C); features (B, D_t) in the teacher's units for a student without classes.
+
+        Raises:
+            InvalidValue: the student does not have this output.
+        """
+        model = self.model.eval()
+        read_out = self.task.read_out(model)
+        name = read_out.names[0] if output is None else output
+        if name not in read_out.names:
+            raise InvalidValue(name, f"no such output; this student has {', '.join(read_out.names)}")
+        noise = generator(self.device, self.config.run.seed, "evaluation", 0)
+        return read_out.outputs(images.to(self.device), noise)[name]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.backbone.parameters()).device
+
+    def report(self, folder: str | Path | None = None) -> Path:
+        """Write a report on this run, and return its folder: `report` in the run folder if not given.
+
+        Raises:
+            UserError: the run is not complete, or the folder cannot be written.
+        """
+        from gendd.reporting.report import ReportConfig, write_report
+
+        if self.path is None:
+            raise UserError("the experiment was not loaded from a run, so there is nothing to report")
+        target = Path(folder) if folder else self.path / "report"
+        write_report(ReportConfig((str(self.path),), str(target)))
+        return target
 
 
 def load(
@@ -315,17 +382,22 @@ def load(
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
         with_teacher: load the teacher's weights too. The student does not need them.
         on_dataset: another data set, used whole in place of the run's images.
-        changes: values of the configuration that replace the run's values.
+        changes: values of the configuration that replace the run's values. A run of networks that were given as Python
+            objects needs them again: student=network.
 
     Raises:
         UserError: the path is not a run, the run is damaged, or it belongs to another family.
     """
     path = Path(path)
+    own = {role: changes.pop(role) for role in ROLES if isinstance(changes.get(role), nn.Module | Network)}
     with naming("RUN"):
         content = read(weights_file(path)) if trained or not path.is_dir() else {}
     record = run_record(path)
     family = family or family_named(record.get("family"))
     config = saved_config(record, family, path)
+    for role, network in own.items():
+        with naming(role):
+            given.give(role, network, config.data.image_size)
     if on_dataset:
         config = replace(config, data=config.data.whole(on_dataset))
     config, device = config.changed(**changes), device or torch.device("cpu")
@@ -343,7 +415,8 @@ def load(
     if tensors:
         with naming("RUN"):
             load_weights(experiment.model, tensors, str(path))
-    experiment.epoch = content.get("epoch")
+    experiment.path, experiment.epoch = path, content.get("epoch")
+    experiment.class_names = tuple(record["classes"])
     return experiment
 
 

@@ -42,7 +42,7 @@ from gendd.runs.config_file import config_of
 # Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
 NOT_COMPARED = {
     *Run.of_command,
-    *("runs", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
+    *("runs", "out", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
     "paper",  # The fields that it sets are compared.
 }
 # Prefix of outputs with averaged weights, in metrics and results.
@@ -234,7 +234,9 @@ def learned_classes(checkpoint: Path) -> list[str | None]:
 
 
 def run_path(config: Config) -> Path:
-    """Return runs/<data>/<teacher>_<student>/<method>/<seed>, or .../<student>/... without a teacher."""
+    """Return runs/<data>/<teacher>_<student>/<method>/<seed>, .../<student>/... without a teacher, or `out`."""
+    if config.run.out:
+        return Path(config.run.out)
     pair = "_".join(_as_folder(name) for name in (config.networks.teacher, config.networks.student) if name)
     data, run = data_label(dataclasses.asdict(config.data)), config.run
     return Path(run.runs, data, pair, run.name or _as_folder(config.method.name), str(run.seed))

@@ -1,10 +1,11 @@
 """The training loop. It depends on tasks (batch -> losses), not on methods."""
 
 import contextlib
+import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from gendd.core import files
 from gendd.core.distributed import World, autocast
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.seeding import generator
-from gendd.data.batch import TrainingData
+from gendd.data.batch import Batch, TrainingData
 from gendd.evaluation.scores import in_percent, score_title
 from gendd.methods.base import Task
 from gendd.networks import checkpoint
@@ -53,6 +54,20 @@ Evaluate = Callable[[int], Measured]
 CHECK_EVERY = 50
 # Attributes of `Training` that a checkpoint stores.
 PROGRESS = ("epoch", "step", "seconds", "best")
+
+
+class Timed(Iterator[Batch]):
+    """The batches of an iterator, with the seconds spent waiting for them."""
+
+    def __init__(self, batches: Iterator[Batch]):
+        self.batches, self.waiting = batches, 0.0
+
+    def __next__(self) -> Batch:
+        begin = time.perf_counter()
+        try:
+            return next(self.batches)
+        finally:
+            self.waiting += time.perf_counter() - begin
 
 
 class Means:
@@ -154,13 +169,13 @@ class Training:
         self.task.train()
         self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
         means = Means()
-        begin, waiting, broken_before = time.perf_counter(), 0.0, self.data.broken_images
+        begin, broken_before = time.perf_counter(), self.data.broken_images
         steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
-        batches = self.data.batches(steps)
+        batches = Timed(self.data.batches(steps))
         self.progress.begin_epoch(self.epoch + 1)
-        for _ in steps:
-            waiting += self.train_step(batches, means)
-            self.step += 1
+        for step, micro_batches in itertools.groupby(batches, lambda batch: batch.random.step):
+            self.train_step(micro_batches, means)
+            self.step = step + 1
             self.progress.advance(self.step, means.own_loss)
             if self.step % CHECK_EVERY == 0 or self.step == steps.stop:
                 self.check_losses()
@@ -172,20 +187,16 @@ class Training:
             **({"broken_images": int(broken)} if broken else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
             "images_per_second": len(steps) * self.config.optimizer.batch_size / seconds,
-            "waiting_for_data": waiting / seconds,
+            "waiting_for_data": batches.waiting / seconds,
         }
 
-    def train_step(self, batches, means: Means) -> float:
-        """Make one optimizer step over the global batch. Return the seconds spent waiting for data."""
+    def train_step(self, micro_batches: Iterable[Batch], means: Means) -> None:
+        """Make one optimizer step over the global batch."""
         self.schedule.set(self.step)
         # For networks with dropout: their random numbers also follow from seed and step.
         torch.manual_seed(generator("cpu", self.config.run.seed, "dropout", self.step, self.world.rank).initial_seed())
-        waiting = 0.0
-        for micro_batch in range(self.config.optimizer.grad_accum_steps):
-            begin = time.perf_counter()
-            batch = next(batches)
-            waiting += time.perf_counter() - begin
-            last = micro_batch == self.config.optimizer.grad_accum_steps - 1
+        for number, batch in enumerate(micro_batches, 1):
+            last = number == self.config.optimizer.grad_accum_steps
             with (
                 memory_remedy(self.config, len(batch.images)),
                 contextlib.nullcontext() if last else self.task.no_sync(),
@@ -198,7 +209,6 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_average(self.step)
-        return waiting
 
     def check_losses(self) -> None:
         """Raise UserError if a loss of this epoch was not finite. No weights after this loss have been saved."""

@@ -23,12 +23,14 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, done: int, images: int, shown: bool):
         self.epochs, self.steps, self.done, self.images = epochs, steps, done, images
-        self.writes_lines = shown and not sys.stdout.isatty()
+        # A notebook shows a bar, although its output is no terminal.
+        notebook = "ipykernel" in sys.modules
+        self.writes_lines = shown and not (sys.stdout.isatty() or notebook)
         # Without smoothing, the remaining time includes evaluations.
         self.bar = tqdm(
             total=steps,
             initial=done,
-            disable=not (shown and sys.stderr.isatty()),
+            disable=not (shown and (sys.stderr.isatty() or notebook)),
             leave=False,
             dynamic_ncols=True,
             smoothing=0,

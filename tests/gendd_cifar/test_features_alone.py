@@ -10,7 +10,7 @@ import torch
 from lines import refuses
 from programs import evaluate_cifar, for_head, train_cifar
 
-from gendd.distill.targets import FeatureScale
+from gendd.distillation.targets import FeatureScale
 from gendd.networks.checkpoint import metadata, read_weights
 from gendd.programs import probed_features, probes
 from gendd.programs.probes import knn, probe, zero_shot

@@ -6,7 +6,7 @@ from lines import refuses
 from run_folders import settings_of
 from small_runs import assert_same_weights, ctrl_c, weights
 
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.runs.metrics import read_metrics
 from gendd.training.loop import Training
 from gendd_cifar.data import TrainingImages

@@ -11,6 +11,9 @@ def test_simkd_refuses_a_student_without_a_feature_map(train):
         train("--student", "timm/vit_tiny_patch16_224", "--image-size", "16", method="simkd")
 
 
+TAUGHT = ("--unlabeled", "--teacher", TOY, "--teacher-weights", "T")
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -18,6 +21,8 @@ def test_simkd_refuses_a_student_without_a_feature_map(train):
         (["gendd", "--teacher", TOY], "--teacher toy:network: its weights are random"),
         (["classification", "--teacher", TOY], "--teacher toy:network: classification does not use a teacher"),
         (["classification", "--unlabeled"], "--unlabeled: classification needs labels"),
+        (["gendd", *TAUGHT, "--contraction", "0.9"], "--unlabeled: --contraction 0.9 needs labels"),
+        (["gendd", *TAUGHT, "--contraction=0.5"], "--unlabeled: --contraction 0.5 needs labels"),
         (["gend"], "METHOD gend: no such name; nearest: gendd"),
         (
             ["classification", "--student", "resnet21"],

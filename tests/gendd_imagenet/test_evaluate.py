@@ -9,7 +9,7 @@ import torch
 from programs import evaluate_imagenet as main
 
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.networks.features import feature_width
 from gendd_imagenet.models.zoo import NETWORKS
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from gendd.core.files import save
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.networks.checkpoint import backbone_weights, load_weights, read_weights
 from gendd.networks.cost import parameter_count
 from gendd.networks.create import create_network

@@ -7,7 +7,7 @@ from programs import for_head
 
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.runs.experiment import build
 from gendd_cifar.family import FAMILY

@@ -24,7 +24,7 @@ from gendd.core import files, retry
 from gendd.core.errors import InvalidValue, PassingFault
 from gendd.core.files import rewrite
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, read_weights
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}

@@ -9,7 +9,7 @@ from PIL import Image
 from programs import cifar_config
 from torch import nn
 
-from gendd.distill.teacher_feature import take, usual, width_of
+from gendd.distillation.teacher_feature import take, usual, width_of
 from gendd.networks.create import Zoo
 from gendd.networks.external import create_foundation
 from gendd.runs.experiment import build_teacher

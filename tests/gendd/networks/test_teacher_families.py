@@ -10,8 +10,8 @@ import torch
 from lines import refuses
 from torch import nn
 
-from gendd.distill.teacher import FrozenTeacher
-from gendd.distill.teacher_feature import check_repeats, describe, projection_width, take, usual, width_of
+from gendd.distillation.teacher import FrozenTeacher
+from gendd.distillation.teacher_feature import check_repeats, describe, projection_width, take, usual, width_of
 from gendd.networks.external import create_foundation
 
 

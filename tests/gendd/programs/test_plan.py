@@ -6,7 +6,7 @@ from torch import nn
 from toy import ToyNetwork
 
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.networks.cost import flops
 from gendd.programs.plan import loss_flops, steps_line
 

@@ -10,7 +10,7 @@ from torch import nn
 import gendd_cifar.models  # noqa: F401  (registers the zoo with timm)
 from gendd.config import Optimizer
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.methods import pretrain
 from gendd.methods.projected import ProjectedStudent
 from gendd.methods.simkd import SimKDStudent

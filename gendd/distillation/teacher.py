@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gendd.core.distributed import autocast
 from gendd.data.batch import Batch
-from gendd.distill.teacher_feature import Kind, take
+from gendd.distillation.teacher_feature import Kind, take
 from gendd.networks.create import LoadedNetwork
 from gendd.networks.features import feature_width
 
@@ -37,7 +37,7 @@ class FrozenTeacher(DistillationTeacher):
         student: its normalization is the one of the input images.
         precision: "bf16" or "fp32", independent of the student's precision.
         chunk: largest number of images per forward pass; 0: the whole batch.
-        kind: which feature to return (`gendd.distill.teacher_feature`).
+        kind: which feature to return (`gendd.distillation.teacher_feature`).
         width: D_t, needed for features other than the pooled one.
         image_size: side to which images are resized for the teacher; None: no resizing.
         has_classifier: whether the network's last layer classifies the data set's classes.

@@ -13,7 +13,7 @@ from torch import nn
 import gendd_imagenet.models  # noqa: F401  (registers MobileNetV1 with timm)
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.runs.experiment import build, teacher_read_out
 from gendd_cifar.family import FAMILY

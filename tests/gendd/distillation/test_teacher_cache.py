@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults import STALE, failing
+from gendd.distill import teacher_cache
 from lines import refuses
 from toy import ToyNetwork
 
@@ -15,9 +16,8 @@ from gendd.core.distributed import World
 from gendd.core.errors import PassingFault
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
-from gendd.distill import teacher_cache
-from gendd.distill.teacher import FrozenTeacher
-from gendd.distill.teacher_cache import open_cache
+from gendd.distillation.teacher import FrozenTeacher
+from gendd.distillation.teacher_cache import open_cache
 from gendd.methods import METHODS
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source

@@ -6,7 +6,7 @@ from torch import nn
 
 import gendd_cifar.models  # noqa: F401
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distill.student import Student
+from gendd.distillation.student import Student
 from gendd.networks.features import pooled_feature
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from gendd.distill.targets import contract, feature_mixup, swap_neighbors
+from gendd.distillation.targets import contract, feature_mixup, swap_neighbors
 
 
 def test_hard_labels_pull_toward_classifier_row():

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.diffusion.draws import Draws
-from gendd.distill.targets import FeatureScale, feature_mixup, swap_neighbors
+from gendd.distillation.targets import FeatureScale, feature_mixup, swap_neighbors
 from gendd.networks.features import feature_width, frozen_copy, has_classifier, pooled_feature
 
 

@@ -26,7 +26,7 @@ from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.files import write_whole
 from gendd.core.retry import retried
 from gendd.data.batch import Batch, TrainingData
-from gendd.distill.teacher import FrozenTeacher
+from gendd.distillation.teacher import FrozenTeacher
 
 # Images per shard; an interrupted fill loses at most one shard per process.
 SHARD_IMAGES = 4096

@@ -1,0 +1,1 @@
+"""A family for the user's own networks and batches, which `gendd.distill` takes as Python objects."""

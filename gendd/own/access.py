@@ -1,0 +1,233 @@
+"""Training and evaluation data from batches that the user gives (`gendd.family.Access`).
+
+The batches are registered with `give`, in the process that trains. Each is a tensor of images (B, 3, H, W), or images
+and labels (B,). The networks get the images as they are.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gendd.config import Config
+from gendd.core.distributed import World
+from gendd.core.errors import InvalidSetting, UserError
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import Batch, DataSummary, Normalize
+from gendd.data.batch import Batches as NumberedBatches
+from gendd.own.config import Batches
+
+# Images of the training batches to evaluate on, if no evaluation batches are given.
+EVALUATED = 1000
+
+
+@dataclass(frozen=True)
+class Given:
+    """Batches for training and evaluation, and the names of the classes."""
+
+    training: Iterable[Any]
+    evaluation: Iterable[Any] | None = None
+    class_names: Sequence[str | None] = ()
+
+
+_given: list[Given] = []
+
+
+def give(given: Given) -> None:
+    """Register the batches of this process."""
+    _given[:] = [given]
+
+
+def _registered(config: Config[Batches]) -> Given:
+    if not _given:
+        raise InvalidSetting(
+            "dataset", config.data.dataset, "these batches are Python objects; give them to gendd.distill again"
+        )
+    return _given[0]
+
+
+def count_images(batches: Iterable[Any]) -> int | None:
+    """Return the number of images that a DataLoader or a list of batches holds; None if it is unknown."""
+    if hasattr(batches, "dataset") and hasattr(batches.dataset, "__len__"):
+        return len(batches.dataset)
+    if isinstance(batches, Sequence):
+        return sum(len(images) for images, _ in map(split, batches))
+    return None
+
+
+def split(batch: Any) -> tuple[Tensor, Tensor | None]:
+    """Return the images and the labels of a batch; None if it has no labels.
+
+    Raises:
+        InvalidSetting: the batch has another form.
+    """
+    images, labels = batch if isinstance(batch, (tuple, list)) and len(batch) == 2 else (batch, None)
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(batch).__name__
+        reason = f"a batch is {found}; give float images (B, 3, H, W), or a pair of images and labels (B,)"
+        raise InvalidSetting("data", "", reason)
+    if labels is not None and (labels.dim() != 1 or len(labels) != len(images) or labels.is_floating_point()):
+        reason = f"the labels of a batch of {len(images)} images are {labels.dtype} {tuple(labels.shape)}; give (B,)"
+        raise InvalidSetting("data", "", f"{reason} integers")
+    return images, labels
+
+
+def summarize(config: Config[Batches]) -> DataSummary:
+    """Return the number of classes that the configuration states."""
+    return DataSummary(
+        config.data.num_classes, labeled=config.data.num_classes > 0, details="given batches, as they are"
+    )
+
+
+def check_data(config: Config[Batches]) -> None:
+    """Raise UserError: only files can be checked."""
+    raise UserError("the images are given as Python objects; check them there")
+
+
+def class_sizes(config: Config[Batches]) -> None:
+    """Return None: the labels of given batches are not counted."""
+
+
+def open_training(
+    config: Config[Batches],
+    num_classes: int,
+    plan: BatchPlan,
+    world: World,
+    network: nn.Module,
+    labeled_only: bool = False,
+) -> "TrainingBatches":
+    """Return the given batches, cut to the run's batch size.
+
+    Raises:
+        InvalidSetting: several processes train, or the number of steps is unknown.
+    """
+    if world.size > 1:
+        raise InvalidSetting("data", "", "given batches train in one process; name a folder of images for several")
+    return TrainingBatches(_registered(config), config, plan, world.device)
+
+
+def open_evaluation(
+    config: Config[Batches], plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
+) -> "EvaluationBatches":
+    """Return the evaluation batches, or the first of the training batches if there are none."""
+    given = _registered(config)
+    batches = None if of_training else given.evaluation
+    return EvaluationBatches(given, batches, config, Normalize.of(network, world.device), world.device)
+
+
+class TrainingBatches:
+    """Training batches (`gendd.data.batch.TrainingData`). Each epoch starts the iterable again."""
+
+    class_sizes, broken_images = None, 0
+
+    def __init__(self, given: Given, config: Config[Batches], plan: BatchPlan, device: torch.device):
+        self.given, self.plan, self.device, self.labeled = given, plan, device, not config.data.unlabeled
+        self.class_names, self.passed_over = tuple(given.class_names), Counter[str]()
+        size, data = count_images(given.training), config.data
+        if size is None and not data.steps_per_epoch:
+            reason = "the number of images in the batches is unknown; give the number of steps per epoch"
+            raise InvalidSetting("steps_per_epoch", 0, reason)
+        self.steps_per_epoch = data.steps_per_epoch or (size or 0) // plan.batch
+        self.size = size or self.steps_per_epoch * plan.batch
+        if not self.steps_per_epoch:
+            raise InvalidSetting("batch_size", plan.batch, f"more than the {self.size} training images; lower it")
+
+    def batches(self, steps: range) -> Iterator[Batch]:
+        images, labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        stream, count = self._stream(), self.plan.micro_batch_size
+        for step in steps:
+            for random in self.plan.micro_batches(step):
+                while len(images) < count:
+                    more, more_labels = next(stream)
+                    images = torch.cat([images, more]) if len(images) else more
+                    labels = torch.cat([labels, more_labels]) if len(labels) else more_labels
+                epoch = step // self.steps_per_epoch + 1
+                yield Batch(self._placed(images[:count]), labels[:count].to(self.device), random, epoch)
+                images, labels = images[count:], labels[count:]
+
+    def _placed(self, images: Tensor) -> Tensor:
+        return images.to(self.device).float().contiguous(memory_format=torch.channels_last)
+
+    def _stream(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all batches again and again."""
+        for number in itertools.count():
+            seen = 0
+            for batch in self.given.training:
+                seen += 1
+                yield self._checked(batch)
+            if not seen:
+                ended = "yields only one pass" if number else "yields no batch"
+                raise InvalidSetting("data", "", f"the iterable {ended}; give one that starts again, like a DataLoader")
+
+    def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
+        images, labels = split(batch)
+        if not self.labeled:
+            return images, torch.full((len(images),), -1)
+        return images, checked_labels(labels, len(self.class_names))
+
+    def view_settings(self) -> dict:
+        raise NotImplementedError
+
+    def view_batches(self, batches: Sequence[tuple[int, range]]) -> Iterator[Tensor]:
+        raise NotImplementedError
+
+
+class EvaluationBatches:
+    """Evaluation batches (`gendd.data.batch.EvaluationData`); the first training images if none are given."""
+
+    def __init__(
+        self,
+        given: Given,
+        evaluation: Iterable[Any] | None,
+        config: Config[Batches],
+        normalize: Normalize,
+        device: torch.device,
+    ):
+        self.class_names, self.passed_over = tuple(given.class_names), Counter[str]()
+        self.dataset, self.image_size = config.data.dataset, config.data.image_size
+        self.normalize, self.device, self.labeled = normalize, device, not config.data.unlabeled
+        self.split = "train" if evaluation is None else "evaluation"
+        self.given = list(_first(given.training, EVALUATED)) if evaluation is None else evaluation
+        size = count_images(self.given)
+        self.size = sum(len(split(batch)[0]) for batch in self.given) if size is None else size
+
+    def batches(self, limit: int = 0) -> NumberedBatches:
+        """Yield the first `limit` images (0: all), in the order of the batches."""
+        left = limit or self.size
+        for number, batch in enumerate(self.given):
+            images, labels = split(batch)
+            rows = slice(0, min(left, len(images)))
+            known = checked_labels(labels, len(self.class_names)) if self.labeled else torch.full((len(images),), -1)
+            placed = images[rows].to(self.device).float().contiguous(memory_format=torch.channels_last)
+            yield number, placed, known[rows].to(self.device)
+            left -= len(placed)
+            if left <= 0:
+                return
+
+
+def checked_labels(labels: Tensor | None, classes: int) -> Tensor:
+    """Return the labels (B,) as int64.
+
+    Raises:
+        InvalidSetting: a label is missing or not below the number of classes.
+    """
+    if labels is None:
+        raise InvalidSetting(
+            "data", "", "a batch has no labels; give pairs of images and labels, or leave `classes` out"
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        found = f"from {int(labels.min())} to {int(labels.max())}"
+        raise InvalidSetting("data", "", f"the labels of a batch go {found}, but there are {classes} classes")
+    return labels.long()
+
+
+def _first(batches: Iterable[Any], count: int) -> Iterator[Any]:
+    for batch in batches:
+        yield batch
+        count -= len(split(batch)[0])
+        if count <= 0:
+            return

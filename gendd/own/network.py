@@ -1,0 +1,120 @@
+"""Networks that are given as Python objects, with timm's interface."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gendd.core.errors import InvalidSetting
+from gendd.networks.features import has_classifier as has_linear_classifier
+
+INTERFACE = ("forward_features", "forward_head", "get_classifier", "reset_classifier", "num_features")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with the function that returns its pooled feature.
+
+    Args:
+        module: any module.
+        feature: function of the module and of images (B, 3, H, W) that returns the pooled feature (B, D). It must use
+            its argument: it is also called with copies of the module.
+        classifier: name of the submodule, an nn.Linear, that maps a teacher's feature to class scores; None without.
+        mean, std: normalization of its images, red, green and blue in [0, 1] units; ImageNet's if not given.
+    """
+
+    module: nn.Module
+    feature: Callable[[nn.Module, Tensor], Tensor]
+    classifier: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+
+class OwnNetwork(nn.Module):
+    """A `Network` with timm's interface.
+
+    Args:
+        role: "student" or "teacher", for error messages.
+        num_classes: number of outputs of a new classifier, if the network does not name one; 0 for no classifier.
+
+    Raises:
+        InvalidSetting: the function does not return one feature per image.
+    """
+
+    def __init__(self, role: str, given: Network, num_classes: int, image_size: int):
+        super().__init__()
+        self.network, self.feature, self.name = given.module, given.feature, given.classifier
+        self.pretrained_cfg = {"mean": given.mean, "std": given.std}
+        self.num_features = _feature_width(role, given, image_size)
+        self.fc: nn.Module | None = None if self.name else self._classifier_of(num_classes)
+
+    def _classifier_of(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self.feature(self.network, images)
+
+    def forward_head(self, feature: Tensor, pre_logits: bool = False) -> Tensor:
+        return feature if pre_logits else self.get_classifier()(feature)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+    def get_classifier(self) -> nn.Module:
+        return self.network.get_submodule(self.name) if self.fc is None else self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.name, self.fc = None, self._classifier_of(num_classes)
+
+
+@torch.no_grad()
+def _feature_width(role: str, given: Network, image_size: int) -> int:
+    module, training = given.module, given.module.training
+    first = next(module.parameters(), torch.empty(0))
+    try:
+        feature = given.feature(module.eval(), torch.zeros(1, 3, image_size, image_size, device=first.device))
+    except Exception as error:  # The user's code may raise anything.
+        reason = f"its feature function fails for an image of {image_size} pixels ({type(error).__name__}: {error})"
+        raise InvalidSetting(role, type(module).__name__, f"{reason}; fix it, or set `image_size`") from error
+    finally:
+        module.train(training)
+    if not (isinstance(feature, Tensor) and feature.dim() == 2 and len(feature) == 1):
+        found = f"a tensor {tuple(feature.shape)}" if isinstance(feature, Tensor) else f"a {type(feature).__name__}"
+        reason = f"its feature function returns {found} for one image; return the pooled feature (B, D)"
+        raise InvalidSetting(role, type(module).__name__, reason)
+    return feature.shape[1]
+
+
+def has_classifier(given: nn.Module | Network) -> bool:
+    """Return True if a given network has a classifier for a teacher."""
+    return given.classifier is not None if isinstance(given, Network) else has_linear_classifier(given)
+
+
+def as_timm(role: str, given: "nn.Module | Network", image_size: int) -> Callable[..., nn.Module]:
+    """Return a function of `num_classes` that returns the network with timm's interface.
+
+    A student is trained in place. A teacher is copied, because it is frozen and may change its precision.
+
+    Raises:
+        InvalidSetting: a plain module does not have timm's interface, or the feature function fails.
+    """
+    if not isinstance(given, Network):
+        missing = [name for name in INTERFACE if not hasattr(given, name)]
+        if missing:
+            reason = f"it lacks {', '.join(missing)} of timm's interface; give gendd.Network(module, feature=function)"
+            raise InvalidSetting(role, type(given).__name__, reason)
+    made = copy.deepcopy(given) if role == "teacher" else given
+    if isinstance(made, Network):
+        built: dict[int, OwnNetwork] = {}
+        _feature_width(role, made, image_size)
+        return lambda num_classes: built.setdefault(num_classes, OwnNetwork(role, made, num_classes, image_size))
+
+    def create(num_classes: int) -> nn.Module:
+        classifier = made.get_classifier()
+        if role == "student" and getattr(classifier, "out_features", 0) != num_classes:
+            made.reset_classifier(num_classes)
+        return made
+
+    return create

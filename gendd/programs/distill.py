@@ -1,0 +1,125 @@
+"""Distillation from Python: `gendd.distill`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gendd.core.errors import InvalidSetting, naming
+from gendd.data.decode import ENDINGS
+from gendd.family import Family, family_named
+from gendd.methods import get_method
+from gendd.own import access, given
+from gendd.own.access import Given, count_images, split
+from gendd.own.network import Network, has_classifier
+from gendd.programs.train import train_config
+from gendd.runs.experiment import Experiment
+
+SMALL_IMAGES = ("digits", "cifar10", "cifar100")
+# The recipe of sh/distill_folder.sh.
+RECIPE: dict[str, Any] = {
+    "optimizer": "adamw",
+    "lr": 2e-3,
+    "weight_decay": 2e-2,
+    "schedule": "cosine",
+    "warmup_epochs": 5,
+    "feature_mixup": 0,
+    "eval_every": 5,
+}
+FOLDER: dict[str, Any] = {"image_size": 224, "crop_scale": (0.2, 1.0)}
+LARGEST_BATCH, SMALLEST_BATCH, LEAST_STEPS = 256, 8, 10
+
+
+def distill(
+    teacher: str | nn.Module | Network,
+    student: str | nn.Module | Network,
+    data: str | Path | Iterable[Any],
+    epochs: int = 100,
+    out: str | Path | None = None,
+    *,
+    method: str = "gendd",
+    evaluation: Iterable[Any] | None = None,
+    classes: int | Sequence[str] = 0,
+    **options: Any,
+) -> Experiment:
+    """Train a student to generate a teacher's features, in this process. The same call resumes a stopped run.
+
+    The defaults are those of `sh/distill_folder.sh`; GenDD is described in arXiv 2507.14503.
+
+    Args:
+        teacher, student: name of a network (docs/networks.md), a module with timm's interface, or a `Network`. A given
+            student is trained in place; a given teacher is copied.
+        data: a folder of images, which needs no labels; a data set's name (docs/networks.md), with its labels; or an
+            iterable of batches, such as a DataLoader. A batch is images (B, 3, S, S), float, in the student's
+            normalization, or a pair of images and labels (B,). A run on batches starts an epoch anew when it resumes
+            and is not reproducible beyond the order of its batches.
+        out: run folder. runs/<data>/<teacher>_<student>/<name>/<seed> if not given.
+        method: name of the method, or package.module:Class.
+        evaluation: batches to evaluate on, for given batches. The first 1,000 training images if not given.
+        classes: number or names of the classes of labeled batches; 0 for batches without labels.
+        options: values of fields of the configuration (docs/flags.md), such as lr=1e-3.
+
+    Returns:
+        The trained run.
+
+    Raises:
+        InvalidSetting: a value cannot work; it holds the field, the value and the reason.
+        UserError: the data or the weights cannot be used.
+    """
+    with naming("method"):
+        kind = get_method(method)()
+    if isinstance(data, (str, Path)):
+        family, values = _named(str(data))
+    else:
+        family, values = _batches(Given(data, evaluation, _class_names(classes)), options)
+    values = RECIPE | values | options | {"epochs": epochs, "out": None if out is None else str(out)}
+    config = family.config(kind, **values)
+    for role, network in (("student", student), ("teacher", teacher)):
+        if not isinstance(network, str):
+            if role == "teacher" and not has_classifier(network):
+                config = config.changed(teacher_classifier=False)
+            network = given.give(role, network, config.data.image_size)
+        config = config.changed(**{role: network})
+    config = config.resolved()
+    if "contraction" not in options and not (config.networks.teacher_classifier and not config.data.unlabeled):
+        config = dataclasses.replace(config, method=config.method.without_labels())
+    return train_config(config)
+
+
+def _named(data: str) -> tuple[Family, dict[str, Any]]:
+    """Return the family of a folder or of a data set's name, and the settings that follow from it."""
+    if data in SMALL_IMAGES:
+        return family_named("gendd_cifar"), {"dataset": data}
+    family = family_named("gendd_imagenet")
+    if not Path(data).is_dir() or Path(data, "train").is_dir():
+        return family, FOLDER | {"dataset": data, "batch_size": LARGEST_BATCH}
+    count = sum(path.suffix.lower() in ENDINGS for path in Path(data).rglob("*"))
+    return family, FOLDER | {"images": data, "batch_size": batch_size(count)}
+
+
+def _batches(batches: Given, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """Register batches; return their family, and the settings that follow from them."""
+    images, _ = split(next(iter(batches.training)))
+    if images.shape[2] != images.shape[3]:
+        raise InvalidSetting("data", "", f"the images of a batch are {tuple(images.shape[2:])}; give square images")
+    access.give(batches)
+    number, steps = len(batches.class_names), options.get("steps_per_epoch", 0)
+    count = count_images(batches.training) or steps * LARGEST_BATCH
+    values = {"image_size": images.shape[-1], "num_classes": number, "unlabeled": not number}
+    return family_named("gendd.own"), values | {"batch_size": batch_size(count), "teacher_classifier": bool(number)}
+
+
+def _class_names(classes: int | Sequence[str]) -> tuple[str | None, ...]:
+    return (None,) * classes if isinstance(classes, int) else tuple(classes)
+
+
+def batch_size(images: int) -> int:
+    """Return a power of two from 8 to 256 that gives at least ten steps per epoch, with a tenth of images held out."""
+    size = LARGEST_BATCH
+    while size > SMALLEST_BATCH and size * LEAST_STEPS > images * 9 / 10:
+        size //= 2
+    return size
