@@ -41,16 +41,16 @@ def run(command) -> Path:
     return next(Path(command[-1]).rglob("result.json")).parent
 
 
-def folder_of(family, name: str, num_classes: int, image_size: int, path: Path) -> tuple[torch.nn.Module, Path]:
+def folder_of(
+    family, name: str, num_classes: int, image_size: int, path: Path, **geometry
+) -> tuple[torch.nn.Module, Path]:
     """Write a network with random weights as the student of a run; return the network and the folder."""
     torch.manual_seed(0)
     network = create_network(name, family.zoo, num_classes, image_size).eval()
-    evaluation = SimpleNamespace(
-        image_size=image_size,
-        class_names=tuple(f"class {number}" for number in range(num_classes)),
-        geometry={"interpolation": "bilinear", "crop_pct": 0.7, "crop_mode": "center"},
+    evaluation = SimpleNamespace(class_names=tuple(f"class {number}" for number in range(num_classes)))
+    config = family.config(
+        METHODS["gendd"](), student=name, dataset="set", image_size=image_size, epochs=1, **geometry
     )
-    config = family.config(METHODS["gendd"](), student=name, dataset="set", epochs=1)
     measurement = SimpleNamespace(
         config=config, network=network, evaluation=evaluation, plain=lambda model: model, model=lambda weights: network
     )
@@ -63,7 +63,7 @@ def folder_of(family, name: str, num_classes: int, image_size: int, path: Path) 
     "name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "test_byobnet", "test_vit4"]
 )
 def test_timm_rebuilds_a_student_of_any_family(name, num_classes, tmp_path):
-    network, folder = folder_of(FAMILY, f"timm/{name}", num_classes, 64, tmp_path)
+    network, folder = folder_of(FAMILY, f"timm/{name}", num_classes, 64, tmp_path, crop_pct=0.7)
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(loaded(images), network(images), rtol=0, atol=0)

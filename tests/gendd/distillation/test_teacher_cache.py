@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults import STALE, failing
-from gendd.distill import teacher_cache
+from gendd.distillation import teacher_cache
 from lines import refuses
 from toy import ToyNetwork
 
