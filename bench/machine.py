@@ -14,7 +14,7 @@ from importlib.metadata import version
 import torch
 from measure import seconds
 
-from gendd.core.distributed import hardware
+from gendd.core.distributed import hardware, resolve_precision
 
 # Side of the square matrices, and size of the memory test's arrays, which exceeds every cache.
 SIDE = {"cpu": 2048, "cuda": 8192}
@@ -43,6 +43,12 @@ def matrix_rate(dtype: torch.dtype) -> float:
     one, other = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     result = torch.empty_like(one)
     return 2 * side**3 / _typical(lambda: torch.mm(one, other, out=result))
+
+
+def project_rate() -> float:
+    """Measure `matrix_rate` in the precision that the project chooses on this device."""
+    bf16 = resolve_precision("auto", the_device()) == "bf16"
+    return matrix_rate(torch.bfloat16 if bf16 else torch.float32)
 
 
 @cache

@@ -12,7 +12,7 @@ import copy
 from functools import partial
 
 import torch
-from machine import describe, matrix_rate, the_device
+from machine import describe, project_rate, the_device
 from measure import record, take_turns
 from reference import read_out as reference_read_out
 from torch import nn
@@ -29,7 +29,6 @@ from gendd_cifar.family import FAMILY
 
 STUDENT, FEATURES, WIDTH = "resnet20", 64, 512
 IMAGES, ROUNDS = 10_000, 5
-TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # Images per round for the reference.
 REFERENCE_IMAGES = {"cpu": 25, "cuda": 1000}
 
@@ -74,7 +73,7 @@ def records() -> list[dict]:
     subset, backbone, *times = take_turns(
         [reference, *(partial(all_images, read) for read in (alone, *heads.values()))], ROUNDS
     )
-    whole, limit = [taken * IMAGES / len(few) for taken in subset], matrix_rate(TYPES[precision])
+    whole, limit = [taken * IMAGES / len(few) for taken in subset], project_rate()
     found = []
     for (work, head), taken in zip(heads.items(), times, strict=True):
         share = flops(head) * IMAGES / len(images) / sorted(taken)[ROUNDS // 2] / limit

@@ -39,7 +39,7 @@ CLASSES = {"cifar100": 100, "digits": 10}
 SAMPLING = {"sampler", "sampling_steps", "num_samples"}
 DRAWS = {"repeats", "draw_scheme"}
 WHY = {
-    "precision": "bf16 on hardware with bf16 matrix units. `--precision fp32` is the published one.",
+    "precision": "bf16 where the hardware multiplies it faster. `--precision fp32` is the published one.",
     "sampler, sampling steps, num samples": "the few-step sampler is more accurate and costs a hundredth "
     "([measured](samplers/README.md)). `--paper` sets the published one.",
     "repeats, draw scheme": "the pairs without a published recipe use 8 antithetic draws, whose gradient varies no "

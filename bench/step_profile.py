@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from machine import describe, matrix_rate
+from machine import describe, project_rate
 from measure import seconds
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode
@@ -85,7 +85,7 @@ def least_milliseconds(loss: Callable[[], torch.Tensor]) -> dict[str, float]:
     times = dict.fromkeys((CONVOLUTIONS, MATRICES), 0.0)
     for operation, count in counter.get_flop_counts()["Global"].items():
         kind = CONVOLUTIONS if "conv" in str(operation) else MATRICES
-        times[kind] += 1000 * count / matrix_rate(torch.bfloat16)
+        times[kind] += 1000 * count / project_rate()
     return times
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import describe, matrix_rate, the_device
+from machine import describe, project_rate, the_device
 from measure import Cached, peak_memory, record, seconds, take_turns
 from reference import step_loss
 from torch.utils.flop_counter import FlopCounterMode
@@ -125,7 +125,7 @@ def step_records(pair: tuple[str, str], works: dict[str, dict], rounds: int, com
             _, steps[work, "compiled"] = build("ours", pair, compiled=True, **options)
             print(f"{work}: compiled in {seconds(steps[work, 'compiled']):.0f} s", file=sys.stderr)
     reference, *times = take_turns([step, *steps.values()], rounds)
-    times, limit, found = dict(zip(steps, times, strict=True)), matrix_rate(torch.bfloat16), []
+    times, limit, found = dict(zip(steps, times, strict=True)), project_rate(), []
     for work in works:
         ratios = {
             way: [one / other for one, other in zip(reference, taken, strict=True)]

@@ -243,7 +243,7 @@ class Run:
     eval_images: CountOrNone = 2000
     """Images per intermediate evaluation; 0 is all."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """bf16 (autocast) or fp32. auto is bf16 on hardware with bf16 matrix units."""
+    """bf16 (autocast) or fp32. auto is bf16 where it is faster: GPUs, Intel with AMX, AMD with AVX-512 BF16."""
     compile: bool = False
     """torch.compile the networks."""
 

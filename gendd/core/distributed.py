@@ -163,17 +163,25 @@ def hardware(device: torch.device) -> str:
     """Return the name of the GPU, or the name of the CPU and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    name = "CPU"
+    threads = torch.get_num_threads()
+    return f"{_cpu_name()}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def _cpu_name() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as lines:
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name}, {torch.get_num_threads()} threads"
+        return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+    return "CPU"
 
 
 def multiplies_bf16(device: torch.device) -> bool:
+    """Return True if the device multiplies bf16 faster than fp32.
+
+    Intel's AVX-512 BF16 instructions run at half the rate of fp32; its AMX unit, and AMD's AVX-512 BF16, are faster.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") and "Intel" not in _cpu_name())
 
 
 def missing_for_compile(device: torch.device) -> str | None:

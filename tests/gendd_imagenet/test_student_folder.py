@@ -48,9 +48,7 @@ def folder_of(
     torch.manual_seed(0)
     network = create_network(name, family.zoo, num_classes, image_size).eval()
     evaluation = SimpleNamespace(class_names=tuple(f"class {number}" for number in range(num_classes)))
-    config = family.config(
-        METHODS["gendd"](), student=name, dataset="set", image_size=image_size, epochs=1, **geometry
-    )
+    config = family.config(METHODS["gendd"](), student=name, dataset="set", image_size=image_size, epochs=1, **geometry)
     measurement = SimpleNamespace(
         config=config, network=network, evaluation=evaluation, plain=lambda model: model, model=lambda weights: network
     )

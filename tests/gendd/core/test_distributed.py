@@ -1,4 +1,4 @@
-"""Requirements of torch.compile, which are checked before it is called."""
+"""The precision and the hardware's name, and requirements of torch.compile, which are checked before it is called."""
 
 import shutil
 import sys
@@ -7,7 +7,8 @@ import sysconfig
 import pytest
 import torch
 
-from gendd.core.distributed import missing_for_compile
+from gendd.core import distributed
+from gendd.core.distributed import hardware, missing_for_compile, resolve_precision
 
 CPU = torch.device("cpu")
 with_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
@@ -44,3 +45,25 @@ def test_triton_needs_compiler_and_python_headers(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", "g++")
     monkeypatch.setattr(sysconfig, "get_path", lambda *_: str(tmp_path))
     assert "Python.h" in missing_for_compile(torch.device("cuda"))
+
+
+@pytest.mark.parametrize(
+    "name, capabilities, expected",
+    [
+        ("Intel(R) Xeon(R)", {"avx512_bf16": True, "amx_bf16": True}, "bf16"),
+        ("Intel(R) Xeon(R)", {"avx512_bf16": True, "amx_bf16": False}, "fp32"),
+        ("AMD EPYC 9B14", {"avx512_bf16": True}, "bf16"),
+        ("AMD EPYC 7B13", {"avx2": True}, "fp32"),
+    ],
+)
+def test_auto_is_bf16_on_cpus_that_multiply_it_faster(name, capabilities, expected, monkeypatch):
+    monkeypatch.setattr(distributed, "_cpu_name", lambda: name)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert resolve_precision("auto", CPU) == expected
+    assert resolve_precision("bf16", CPU) == "bf16"
+
+
+def test_hardware_counts_threads(monkeypatch):
+    monkeypatch.setattr(distributed, "_cpu_name", lambda: "Xeon")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert hardware(CPU) == "Xeon, 1 thread"

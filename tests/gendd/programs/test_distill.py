@@ -1,0 +1,171 @@
+"""Distillation from Python, with names, modules and batches."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from lines import refuses
+from photos import write_photos
+from programs import train_imagenet
+from toy import ToyNetwork
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import gendd
+from gendd.core.errors import InvalidSetting
+from gendd.programs.distill import batch_size
+
+SMALL = {"width": 16, "depth": 1, "trunk_depth": 0, "token_dim": 8, "repeats": 2, "epochs": 2, "warmup_epochs": 0}
+
+
+def plain(width: int = 24) -> nn.Module:
+    """Return a network without timm's interface: a backbone with `width` features and a classifier `fc`."""
+    layers = nn.Conv2d(3, width, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.ModuleDict({"backbone": nn.Sequential(*layers), "fc": nn.Linear(width, 5)})
+
+
+def feature(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return module["backbone"](images)
+
+
+def batches(count: int = 40, labels: bool = True) -> list:
+    torch.manual_seed(0)
+    images, classes = torch.randn(count, 3, 16, 16), torch.arange(count) % 5
+    return [pair if labels else pair[0] for pair in zip(images.split(8), classes.split(8), strict=True)]
+
+
+@pytest.fixture
+def distill(tmp_path):
+    def call(teacher=None, student=None, data=None, **options):
+        torch.manual_seed(1)
+        teacher = teacher or gendd.Network(plain(), feature, classifier="fc")
+        student = student or gendd.Network(plain(16), feature)
+        given = {"out": tmp_path / "run", "classes": 5} | SMALL | options
+        return gendd.distill(teacher, student, batches() if data is None else data, **given)
+
+    return call
+
+
+def test_given_networks_learn_from_given_batches(distill):
+    teacher, student = plain(), plain(16)
+    before = copy.deepcopy((teacher.state_dict(), student.state_dict()))
+    run = distill(gendd.Network(teacher, feature, classifier="fc"), gendd.Network(student, feature))
+    assert all(torch.equal(value, before[0][name]) for name, value in teacher.state_dict().items())
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[1][name])}
+    assert changed == {"backbone.0.weight", "backbone.0.bias"}  # The student's own classifier is replaced.
+    images = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(run.features(images), feature(student, images))
+    assert run.outputs == ("head", "probe") and run.predict(images, "probe").shape == (3, 5)
+    assert run.epoch == 2 and run.class_names == (None,) * 5
+    assert run.config.method.contraction == 0.9
+
+
+def test_networks_with_timms_interface_are_given_as_they_are(distill):
+    run = distill(ToyNetwork(5), ToyNetwork(5), token_dim=16, classes=["a", "b", "c", "d", "e"])
+    assert run.class_names == ("a", "b", "c", "d", "e")
+    assert run.teacher is None or run.teacher.width == 64
+
+
+def test_batches_without_labels_teach_features(distill):
+    run = distill(data=batches(labels=False), classes=0)
+    assert run.outputs == ("head", "linear") and run.config.method.contraction == 0
+    assert run.predict(torch.randn(3, 3, 16, 16)).shape == (3, 24)
+
+
+def test_same_call_returns_the_finished_run(distill):
+    images = torch.randn(3, 3, 16, 16)
+    first = distill().predict(images)
+    torch.testing.assert_close(distill().predict(images), first, rtol=0, atol=0)
+
+
+def test_evaluation_batches_are_the_ones_evaluated(distill, tmp_path):
+    distill(evaluation=batches(16))
+    assert '"num_images": 16' in (tmp_path / "run" / "result.json").read_text()
+
+
+def test_load_needs_networks_that_were_given(distill, tmp_path):
+    student = gendd.Network(plain(16), feature)
+    run = distill(student=student)
+    with refuses("student.*give it to gendd.load"):
+        gendd.load(tmp_path / "run", teacher=gendd.Network(plain(), feature, classifier="fc"), **{})
+    loaded = gendd.load(
+        tmp_path / "run",
+        student=gendd.Network(plain(16), feature),
+        teacher=gendd.Network(plain(), feature, classifier="fc"),
+    )
+    images = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(loaded.predict(images), run.predict(images))
+
+
+def test_folder_trains_as_on_the_command_line(tmp_path):
+    photos = write_photos(tmp_path / "photos") / "train"
+    own = {"width": 16, "depth": 1, "token_dim": 8, "repeats": 4, "image_size": 64, "workers": 0}
+    run = gendd.distill(
+        "timm/test_resnet", "timm/test_vit", photos, 1, tmp_path / "python", teacher_weights="random", **own
+    )
+    flags = [text for name, value in own.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    flags += ["--teacher", "timm/test_resnet", "--teacher-weights", "random", "--student", "timm/test_vit"]
+    flags += ["--images", str(photos), "--epochs", "1", "--out", str(tmp_path / "flags"), "--batch-size", "8"]
+    flags += ["--crop-scale", "0.2", "1", "--optimizer", "adamw", "--lr", "2e-3", "--weight-decay", "2e-2"]
+    train_imagenet(["gendd", *flags, "--schedule", "cosine", "--warmup-epochs", "5", "--feature-mixup", "0"])
+    again = gendd.load(tmp_path / "flags")
+    for name, value in run.backbone.state_dict().items():
+        torch.testing.assert_close(again.backbone.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"student": nn.Linear(3, 4)}, "student Linear: it lacks forward_features.*give gendd.Network"),
+        (
+            {"student": gendd.Network(plain(16), lambda module, images: module["backbone"][:2](images))},
+            r"feature function returns a tensor \(1, 16, 7, 7\) for one image; return the pooled feature",
+        ),
+        (
+            {"student": gendd.Network(plain(16), lambda module, images: module["backbone"](images[0, 0]))},
+            "its feature function fails for an image of 16 pixels",
+        ),
+        ({"data": [{"image": 1}]}, "data: a batch is dict; give float images"),
+        ({"data": [torch.zeros(4, 3, 8, 8, dtype=torch.uint8)]}, "a batch is torch.uint8.*give float images"),
+        ({"data": [torch.zeros(4, 3, 8, 6)]}, r"images of a batch are \(8, 6\); give square images"),
+        ({"data": [torch.zeros(8, 3, 16, 16)]}, "a batch has no labels"),
+        (
+            {"data": [(torch.zeros(8, 3, 16, 16), torch.full((8,), 7))]},
+            "labels of a batch go from 7 to 7, but there are 5",
+        ),
+        ({"data": [(torch.zeros(8, 3, 16, 16), torch.zeros(8))]}, "labels of a batch of 8 images are torch.float32"),
+        ({"data": (pair for pair in batches())}, "number of images in the batches is unknown; give.*--steps-per-epoch"),
+        ({"data": []}, "yields no batch"),
+        ({"teacher_cache": "cache"}, "--teacher-cache cache: given batches have no fixed views"),
+        ({"holdout": 0.1}, "--holdout 0.1: given batches cannot be split"),
+        ({"batch_size": 64}, "--batch-size 64: more than the 40 training images"),
+        ({"no_such_option": 1}, "no_such_option"),
+    ],
+    ids=itertools.count(),
+)
+def test_distill_refuses_what_cannot_train(change, message, distill):
+    with refuses(message):
+        distill(**change)
+
+
+def test_iterable_of_one_pass_is_refused_when_it_ends(distill):
+    with refuses("yields only one pass; give one that starts again|yields no batch"):
+        distill(data=(pair for pair in batches()), steps_per_epoch=5, batch_size=8)
+
+
+def test_error_holds_field_value_and_reason(distill):
+    with pytest.raises(InvalidSetting) as caught:
+        distill(token_dim=7)
+    assert (caught.value.field, caught.value.value) == ("token_dim", 7) and "does not divide" in caught.value.reason
+
+
+def test_data_loader_may_shuffle_and_drop_images(distill):
+    images = TensorDataset(torch.randn(41, 3, 16, 16), torch.arange(41) % 5)
+    run = distill(data=DataLoader(images, batch_size=10, shuffle=True), batch_size=8)
+    assert run.epoch == 2
+
+
+@pytest.mark.parametrize("images, expected", [(5, 8), (400, 32), (2000, 128), (2844, 128), (2845, 256), (10**6, 256)])
+def test_batch_size_gives_ten_steps_per_epoch(images, expected):
+    assert batch_size(images) == expected
