@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from faults import STALE, failing
-from gendd.distillation import teacher_cache
 from lines import refuses
 from toy import ToyNetwork
 
@@ -16,6 +15,7 @@ from gendd.core.distributed import World
 from gendd.core.errors import PassingFault
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
+from gendd.distillation import teacher_cache
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.distillation.teacher_cache import open_cache
 from gendd.methods import METHODS
