@@ -71,7 +71,7 @@ def test_step_bench_reports_every_benchmark(monkeypatch):
     """Records of a small pair have names, units and ratios, and both paths have the same loss."""
     monkeypatch.setattr(train_step, "BATCH", 2)
     monkeypatch.setattr(train_step, "WIDTH", 32)
-    monkeypatch.setattr(train_step, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(train_step, "project_rate", lambda: 1e12)
     monkeypatch.setattr(train_step, "PUBLISHED", train_step.PUBLISHED | {"repeats": 2})
     pair = ("resnet8", "resnet8")
     reference, _ = train_step.build("reference", pair, **train_step.PUBLISHED)
@@ -91,7 +91,7 @@ def test_inference_bench_reports_paper_head_and_default_head(monkeypatch):
     for name, value in sizes.items():
         monkeypatch.setattr(read_out, name, value)
     monkeypatch.setattr(read_out, "the_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(read_out, "matrix_rate", lambda dtype: 1e12)
+    monkeypatch.setattr(read_out, "project_rate", lambda: 1e12)
     monkeypatch.setitem(read_out.FAMILY.paper, "sampling_steps", 2)
     found = read_out.records()
     works = ["read_out/10000", "read_out_over_backbone", "read_out_default/10000", "read_out_default_over_backbone"]

@@ -1,9 +1,10 @@
 """Training and evaluation data from batches that the user gives (`gendd.family.Access`).
 
-The batches are registered with `give`, in the process that trains. Each is a tensor of images (B, 3, H, W), or images
+The batches are `registered` in the process that trains. Each is a tensor of images (B, 3, H, W), or images
 and labels (B,). The networks get the images as they are.
 """
 
+import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -37,9 +38,14 @@ class Given:
 _given: list[Given] = []
 
 
-def give(given: Given) -> None:
-    """Register the batches of this process."""
-    _given[:] = [given]
+@contextlib.contextmanager
+def registered(given: Given | None) -> Iterator[None]:
+    """Register the batches of this process within the block."""
+    _given[:] = [given] if given else []
+    try:
+        yield
+    finally:
+        _given.clear()
 
 
 def _registered(config: Config[Batches]) -> Given:

@@ -3,7 +3,8 @@
 A configuration names such a network `gendd.own.given:student_MyNet`, like any function of a user's module.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 from torch import nn
 
@@ -13,16 +14,24 @@ PREFIX = f"{__name__}:"
 _FUNCTIONS: dict[str, Callable[..., nn.Module]] = {}
 
 
-def give(role: str, given: nn.Module | Network, image_size: int) -> str:
-    """Register a network as "student" or "teacher", and return its name for a configuration.
+@contextlib.contextmanager
+def networks(image_size: int, **roles: nn.Module | Network) -> Iterator[dict[str, str]]:
+    """Register networks by role, "student" or "teacher", within the block; yield their names for a configuration.
 
     Raises:
-        InvalidSetting: the network cannot be used (`as_timm`).
+        InvalidSetting: a network cannot be used (`as_timm`).
     """
-    module = given.module if isinstance(given, Network) else given
-    name = f"{role}_{type(module).__name__}"
-    _FUNCTIONS[name] = as_timm(role, given, image_size)
-    return PREFIX + name
+    before, names = dict(_FUNCTIONS), {}
+    for role, given in roles.items():
+        module = given.module if isinstance(given, Network) else given
+        name = f"{role}_{type(module).__name__}"
+        _FUNCTIONS[name] = as_timm(role, given, image_size)
+        names[role] = PREFIX + name
+    try:
+        yield names
+    finally:
+        _FUNCTIONS.clear()
+        _FUNCTIONS.update(before)
 
 
 def __getattr__(name: str) -> Callable[..., nn.Module]:

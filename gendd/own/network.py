@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting
 from gendd.networks.features import has_classifier as has_linear_classifier
 
-INTERFACE = ("forward_features", "forward_head", "get_classifier", "reset_classifier", "num_features")
+INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
 @dataclass(frozen=True)
@@ -95,26 +95,28 @@ def has_classifier(given: nn.Module | Network) -> bool:
 def as_timm(role: str, given: "nn.Module | Network", image_size: int) -> Callable[..., nn.Module]:
     """Return a function of `num_classes` that returns the network with timm's interface.
 
-    A student is trained in place. A teacher is copied, because it is frozen and may change its precision.
+    A student is trained in place. Each call copies a teacher, because it is frozen and may change its precision.
 
     Raises:
         InvalidSetting: a plain module does not have timm's interface, or the feature function fails.
     """
-    if not isinstance(given, Network):
+    if isinstance(given, Network):
+        built: dict[int, OwnNetwork] = {}
+        _feature_width(role, given, image_size)
+
+        def create(num_classes: int) -> nn.Module:
+            return built.setdefault(num_classes, OwnNetwork(role, given, num_classes, image_size))
+
+    else:
         missing = [name for name in INTERFACE if not hasattr(given, name)]
         if missing:
             reason = f"it lacks {', '.join(missing)} of timm's interface; give gendd.Network(module, feature=function)"
             raise InvalidSetting(role, type(given).__name__, reason)
-    made = copy.deepcopy(given) if role == "teacher" else given
-    if isinstance(made, Network):
-        built: dict[int, OwnNetwork] = {}
-        _feature_width(role, made, image_size)
-        return lambda num_classes: built.setdefault(num_classes, OwnNetwork(role, made, num_classes, image_size))
 
-    def create(num_classes: int) -> nn.Module:
-        classifier = made.get_classifier()
-        if role == "student" and getattr(classifier, "out_features", 0) != num_classes:
-            made.reset_classifier(num_classes)
-        return made
+        def create(num_classes: int) -> nn.Module:
+            classifier = given.get_classifier()
+            if role == "student" and getattr(classifier, "out_features", 0) != num_classes:
+                given.reset_classifier(num_classes)
+            return given
 
-    return create
+    return create if role == "student" else lambda num_classes: copy.deepcopy(create(num_classes))

@@ -72,22 +72,18 @@ def distill(
     """
     with naming("method"):
         kind = get_method(method)()
-    if isinstance(data, (str, Path)):
-        family, values = _named(str(data))
-    else:
-        family, values = _batches(Given(data, evaluation, _class_names(classes)), options)
-    values = RECIPE | values | options | {"epochs": epochs, "out": None if out is None else str(out)}
-    config = family.config(kind, **values)
-    for role, network in (("student", student), ("teacher", teacher)):
-        if not isinstance(network, str):
-            if role == "teacher" and not has_classifier(network):
-                config = config.changed(teacher_classifier=False)
-            network = given.give(role, network, config.data.image_size)
-        config = config.changed(**{role: network})
-    config = config.resolved()
-    if "contraction" not in options and not (config.networks.teacher_classifier and not config.data.unlabeled):
-        config = dataclasses.replace(config, method=config.method.without_labels())
-    return train_config(config)
+    batches = None if isinstance(data, str | Path) else Given(data, evaluation, _class_names(classes))
+    family, values = _named(str(data)) if batches is None else _batches(batches, options)
+    config = family.config(kind, **RECIPE | values | options, epochs=epochs, out=None if out is None else str(out))
+    roles = {"student": student, "teacher": teacher}
+    own = {role: network for role, network in roles.items() if not isinstance(network, str)}
+    if "teacher" in own and not has_classifier(own["teacher"]):
+        config = config.changed(teacher_classifier=False)
+    with access.registered(batches), given.networks(config.data.image_size, **own) as names:
+        config = config.changed(**roles | names).resolved()
+        if "contraction" not in options and (config.data.unlabeled or not config.networks.teacher_classifier):
+            config = dataclasses.replace(config, method=config.method.without_labels())
+        return train_config(config)
 
 
 def _named(data: str) -> tuple[Family, dict[str, Any]]:
@@ -102,11 +98,13 @@ def _named(data: str) -> tuple[Family, dict[str, Any]]:
 
 
 def _batches(batches: Given, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
-    """Register batches; return their family, and the settings that follow from them."""
-    images, _ = split(next(iter(batches.training)))
+    """Return the family of given batches, and the settings that follow from them."""
+    first = next(iter(batches.training), None)
+    if first is None:
+        raise InvalidSetting("data", "", "yields no batch; give batches of images")
+    images, _ = split(first)
     if images.shape[2] != images.shape[3]:
         raise InvalidSetting("data", "", f"the images of a batch are {tuple(images.shape[2:])}; give square images")
-    access.give(batches)
     number, steps = len(batches.class_names), options.get("steps_per_epoch", 0)
     count = count_images(batches.training) or steps * LARGEST_BATCH
     values = {"image_size": images.shape[-1], "num_classes": number, "unlabeled": not number}

@@ -395,9 +395,6 @@ def load(
     record = run_record(path)
     family = family or family_named(record.get("family"))
     config = saved_config(record, family, path)
-    for role, network in own.items():
-        with naming(role):
-            given.give(role, network, config.data.image_size)
     if on_dataset:
         config = replace(config, data=config.data.whole(on_dataset))
     config, device = config.changed(**changes), device or torch.device("cpu")
@@ -409,7 +406,9 @@ def load(
     )
     # The precision of a teacher that is loaded; a part of one that the student uses is not rounded.
     precision = resolve_precision(config.run.precision, device) if with_teacher else "fp32"
-    experiment = build(family, config.changed(**random), len(record["classes"]), device, tensors, precision)
+    with given.networks(config.data.image_size, **own) as names:
+        changed = config.changed(**random, **names)
+        experiment = build(family, changed, len(record["classes"]), device, tensors, precision)
     experiment.config = config
     experiment.task.eval()
     if tensors:

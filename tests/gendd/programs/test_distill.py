@@ -81,14 +81,14 @@ def test_same_call_returns_the_finished_run(distill):
 
 def test_evaluation_batches_are_the_ones_evaluated(distill, tmp_path):
     distill(evaluation=batches(16))
-    assert '"num_images": 16' in (tmp_path / "run" / "result.json").read_text()
+    assert '"images": 16' in (tmp_path / "run" / "result.json").read_text()
 
 
 def test_load_needs_networks_that_were_given(distill, tmp_path):
     student = gendd.Network(plain(16), feature)
     run = distill(student=student)
-    with refuses("student.*give it to gendd.load"):
-        gendd.load(tmp_path / "run", teacher=gendd.Network(plain(), feature, classifier="fc"), **{})
+    with refuses(r"--student .*a Python object; give it to gendd.load\(..., student=network\)"):
+        gendd.load(tmp_path / "run")
     loaded = gendd.load(
         tmp_path / "run",
         student=gendd.Network(plain(16), feature),
@@ -135,12 +135,12 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
             "go from 7 to 7, but there are 5 classes",
         ),
         ({"data": [(torch.zeros(8, 3, 16, 16), torch.zeros(8))]}, "labels of a batch of 8 images are torch.float32"),
-        ({"data": (pair for pair in batches())}, "number of images in the batches is unknown; give.*--steps-per-epoch"),
+        ({"data": (pair for pair in batches())}, "--steps-per-epoch 0: the number of images in the batches is unknown"),
         ({"data": []}, "yields no batch"),
         ({"teacher_cache": "cache"}, "--teacher-cache cache: given batches have no fixed views"),
         ({"holdout": 0.1}, "--holdout 0.1: given batches cannot be split"),
         ({"batch_size": 64}, "--batch-size 64: more than the 40 training images"),
-        ({"no_such_option": 1}, "no_such_option"),
+        ({"lr": -1.0}, "--lr -1"),
     ],
     ids=itertools.count(),
 )
@@ -156,8 +156,22 @@ def test_iterable_of_one_pass_is_refused_when_it_ends(distill):
 
 def test_error_holds_field_value_and_reason(distill):
     with pytest.raises(InvalidSetting) as caught:
-        distill(token_dim=7)
-    assert (caught.value.field, caught.value.value) == ("token_dim", 7) and "does not divide" in caught.value.reason
+        distill(holdout=0.1)
+    error = caught.value
+    assert (error.field, error.value) == ("holdout", 0.1) and error.reason.startswith("given batches cannot be split")
+
+
+def test_unknown_argument_is_a_type_error(distill):
+    with pytest.raises(TypeError, match="no_such_option"):
+        distill(no_such_option=1)
+
+
+def test_teacher_in_bf16_is_a_copy(distill):
+    """A teacher is frozen and rounded; the module that was given, and later copies, keep their precision."""
+    teacher = plain()
+    run = distill(gendd.Network(teacher, feature, classifier="fc"), precision="bf16")
+    assert {value.dtype for value in teacher.state_dict().values()} == {torch.float32}
+    assert run.predict(torch.randn(3, 3, 16, 16)).isfinite().all()
 
 
 def test_data_loader_may_shuffle_and_drop_images(distill):
