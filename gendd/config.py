@@ -330,8 +330,6 @@ class Config(Generic[D]):
         self.networks.check()
         if not self.data.dataset:
             raise InvalidSetting("dataset", None, "name a data set or a folder of images")
-        if self.run.out and self.run.name:
-            raise InvalidSetting("out", self.run.out, "is the whole path of the run folder; leave `name` out")
         pretrain_name = getattr(self.method, "pretrain_name", None)
         for name, value in (("name", self.run.name), ("pretrain_name", pretrain_name)):
             if value is not None and (value in ("", ".", "..") or "/" in value):

@@ -57,7 +57,7 @@ class SamplingProgram:
     noisy_images: CountOrNone = 1000
     """Number of test images for samplers that start from noise, which take about 100 times as long."""
     precision: Literal["auto", "bf16", "fp32"] | None = None
-    """bf16 (autocast) or fp32. auto is bf16 on hardware with bf16 matrix units. The run's value if not given."""
+    """bf16 (autocast) or fp32. auto is bf16 where it is faster. The run's value if not given."""
     seed: CountOrNone | None = None
     """Seed of the sampling noise. The run's seed if not given."""
 
