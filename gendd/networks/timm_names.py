@@ -49,7 +49,7 @@ def find(name: str, files: Sequence[str], fetch: bool = True) -> Path:
     else:
         found, reason = _on_hub(place, files, fetch)
     if not found:
-        raise MissingFile(name, f"{reason}; put config.json and weights into a folder and name it {LOCAL}FOLDER")
+        raise MissingFile(name, f"{reason}; put its files into a folder and name it {LOCAL}FOLDER")
     return found[0]
 
 

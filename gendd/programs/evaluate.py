@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gendd.config import Config, D
 from gendd.core.distributed import World, autocast, join_world, resolve_precision
-from gendd.core.errors import MissingFile, UserError, naming, with_flags
+from gendd.core.errors import InvalidSetting, MissingFile, UserError, naming, with_flags
 from gendd.core.files import checksum
 from gendd.core.ranges import check_ranges, field_names
 from gendd.core.seeding import BatchPlan
@@ -26,7 +26,7 @@ from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.runs.experiment import RANDOM, Experiment, build, load, teacher_read_out
+from gendd.runs.experiment import Experiment, build, load, teacher_read_out, without_teacher
 from gendd.runs.folder import (
     SCORES,
     RunFolder,
@@ -38,6 +38,7 @@ from gendd.runs.folder import (
     progress,
     saved_config,
 )
+from gendd.runs.published import located
 
 RATES = ("median", "min", "max")
 
@@ -121,7 +122,7 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
     """Evaluate a run on its test images in this process, with the same results as the program.
 
     Args:
-        path: run folder (its last checkpoint), or a checkpoint file.
+        path: run folder (its last checkpoint), a checkpoint file, or a published student, as `gendd.load` takes it.
         changes: values of the configuration that replace the run's values.
 
     Returns:
@@ -131,10 +132,12 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
     Raises:
         UserError: the path is not a run, the images have other classes, or data is missing.
     """
-    path, changes = Path(path), {"eval_images": 0} | changes
+    path, changes = located(path), {"eval_images": 0} | changes
     try:
         experiment = load(path, with_teacher=True, **changes)
-    except MissingFile:
+    except InvalidSetting as error:
+        if not isinstance(error, MissingFile) and "teacher" not in without_teacher(path):
+            raise
         experiment = load(path, **changes)
         if "teacher_weights" in changes or not experiment.config.networks.teacher_classifier:
             raise
@@ -175,12 +178,7 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
         with naming("CHECKPOINT"):
             content = read(file)
             tensors = weights_in(content, str(path), reported_weights(content))
-    if path.is_dir():
-        default = RunFolder(path).config(family)
-    elif record := embedded_record(path):
-        default = saved_config(record, family, path)
-    else:
-        default = family.config(_method(tensors))
+    default = _own_config(family, path) or family.config(method_of(tensors))
     # The checkpoint replaces the initial weights. A partial teacher file is accepted only if the run accepted it:
     # None makes the error not suggest a flag, because this program does not have one.
     allowed = default.networks.allow_partial or None
@@ -214,7 +212,7 @@ def _check_networks(settings: Config) -> None:
         raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
 
 
-def _method(tensors: Tensors) -> Method:
+def method_of(tensors: Tensors) -> Method:
     """Return the method of a file without a configuration: published GenDD if it has a head, else a plain network."""
     if "head.net.input_proj.weight" not in tensors:
         return Classification()
@@ -247,9 +245,16 @@ def _open_data(
 
 def _names_teacher(family: Family, options: EvaluateOptions) -> bool:
     """Return True if the command names other teacher weights than the run."""
-    path, weights = Path(options.checkpoint), options.config.networks.teacher_weights
-    own = RunFolder(path).config(family).networks.teacher_weights if path.is_dir() else None
-    return weights not in (None, own)
+    own = _own_config(family, Path(options.checkpoint))
+    return options.config.networks.teacher_weights not in (None, own and own.networks.teacher_weights)
+
+
+def _own_config(family: Family, path: Path) -> Config | None:
+    """Return the configuration in a run folder or a checkpoint file; None for a file without one."""
+    if path.is_dir():
+        return RunFolder(path).config(family)
+    record = embedded_record(path)
+    return saved_config(record, family, path) if record else None
 
 
 def _class_groups(family: Family, settings: Config, path: Path) -> dict[str, Tensor]:
@@ -288,16 +293,19 @@ def _build(
 ) -> tuple[Experiment, str]:
     """Build the networks and the task; return them with a description of the teacher's weights.
 
-    If the file of a run's teacher no longer exists, the teacher is not evaluated. The student does not need it.
+    If the file of a run's teacher no longer exists, the teacher is not evaluated. The student does not need it. The
+    same applies to a published student whose teacher cannot be loaded here.
     """
     settings = options.config
     precision = resolve_precision(settings.run.precision, world.device)
     try:
         built = build(family, settings, num_classes, world.device, tensors, precision)
-    except MissingFile as absent:
-        if _names_teacher(family, options) or not settings.networks.teacher_classifier:
+    except InvalidSetting as absent:
+        changes = without_teacher(Path(options.checkpoint))
+        expected = isinstance(absent, MissingFile) or "teacher" in changes
+        if not expected or _names_teacher(family, options) or not settings.networks.teacher_classifier:
             raise
-        without = settings.changed(teacher_weights=RANDOM)
+        without = settings.changed(**changes)
         built = build(family, without, num_classes, world.device, tensors, precision)
         return built, with_flags(f"not evaluated, {absent}")
     return built, built.teacher.loaded.describe_weights() if built.teacher else ""

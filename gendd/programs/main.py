@@ -33,6 +33,9 @@ PROGRAMS = {
     "knn": Program("gendd.programs.probes", "knn", "evaluate a student's features by nearest neighbors"),
     "probe": Program("gendd.programs.probes", "probe", "evaluate a student's features by a linear probe"),
     "zero-shot": Program("gendd.programs.probes", "zero_shot", "evaluate a student's features by one vector per class"),
+    "publish": Program(
+        "gendd.programs.publish", "publish", "write a student with its model card for the Hugging Face Hub"
+    ),
     "report": Program("gendd.programs.report", "report", "compare finished runs: tables and pictures"),
     "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, then report"),
     "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then plot"),
@@ -61,6 +64,8 @@ def main(module: str, arguments: list[str] | None = None) -> None:
             raise unknown_name(name, PROGRAMS)
     program = PROGRAMS[name]
     from gendd.programs.find_family import find_family
+    from gendd.runs.published import located
 
+    flags[:1] = [str(located(run)) for run in flags[:1]]
     family = find_family(module, [name, *flags], program.own_flags)
     getattr(importlib.import_module(program.module), program.function)(family, flags)

@@ -1,7 +1,7 @@
 """The plain student of a run, in a folder for timm: timm.create_model("local-dir:RUN/student", pretrained=True)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,7 +9,9 @@ from typing import Any
 
 # timm writes the config.json of such a folder with this private function.
 from timm.models._hub import save_config_for_hf
+from torch import nn
 
+from gendd.config import Config
 from gendd.core.files import save_tensors
 from gendd.methods import Classification
 from gendd.networks.create import timm_can_build
@@ -71,11 +73,22 @@ class StudentFolder:
             "run": self._plain_record(),
             "teacher": {"network": config.networks.teacher, **self.teacher} if config.networks.teacher else None,
         }
-        preprocessing = Preprocessing.of(network, config.data).timm
-        described = {"label_names": list(evaluation.class_names), "gendd": run}
-        if timm_can_build(config.networks.student, network):
-            return _timm_config(network, preprocessing, described)
-        return {**described, "pretrained_cfg": preprocessing}
+        return described(config, network, evaluation.class_names, run)
+
+
+def described(
+    config: Config, network: nn.Module, class_names: Sequence[str | None], origin: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of config.json for a plain student.
+
+    Args:
+        origin: value of the key "gendd": where the weights come from.
+    """
+    preprocessing = Preprocessing.of(network, config.data).timm
+    content = {"label_names": list(class_names), "gendd": origin}
+    if timm_can_build(config.networks.student, network):
+        return _timm_config(network, preprocessing, content)
+    return {**content, "pretrained_cfg": preprocessing}
 
 
 def _timm_config(network: Any, preprocessing: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from gendd.distillation.teacher_feature import check_repeats, describe, projecti
 from gendd.evaluation.accuracy import ReadOut
 from gendd.family import Family, family_named
 from gendd.methods.base import FEATURES_ALONE, Task, TaskContext
-from gendd.networks import checkpoint, timm_names, timm_weights
+from gendd.networks import checkpoint, stand_in, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights, load_weights, read, reported_weights, weights_file, weights_in
 from gendd.networks.create import (
     LoadedNetwork,
@@ -35,8 +35,9 @@ from gendd.networks.features import has_classifier, pooled_feature
 from gendd.networks.timm_names import TIMM
 from gendd.own import given
 from gendd.own.network import Network
-from gendd.runs.folder import run_record, saved_config
+from gendd.runs.folder import origin, run_record, saved_config
 from gendd.runs.preprocessing import Preprocessing
+from gendd.runs.published import located
 
 # Given in place of a file: random weights, to try a recipe without a trained teacher.
 RANDOM = "random"
@@ -376,7 +377,8 @@ def load(
     """Load a run from its folder or from one of its checkpoints.
 
     Args:
-        path: run folder (its last checkpoint), or a checkpoint file.
+        path: run folder (its last checkpoint), a checkpoint file, or a published student: its folder,
+            "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
         family: family that the run must belong to; not checked if not given.
         device: device of the networks; the CPU if not given.
         trained: load the run's weights; otherwise they are random, for measurements of speed and size.
@@ -388,7 +390,7 @@ def load(
     Raises:
         UserError: the path is not a run, the run is damaged, or it belongs to another family.
     """
-    path = Path(path)
+    path = located(path)
     own = {role: changes.pop(role) for role in ROLES if isinstance(changes.get(role), nn.Module | Network)}
     with naming("RUN"):
         content = read(weights_file(path)) if trained or not path.is_dir() else {}
@@ -401,9 +403,7 @@ def load(
     weights = changes.get("eval_weights") or reported_weights(content)
     tensors = weights_in(content, path, weights) if trained else None
     # A checkpoint holds the student's weights and the part of the teacher that the student uses.
-    random = {"student_weights": None} | (
-        {} if with_teacher or not config.networks.teacher else {"teacher_weights": RANDOM}
-    )
+    random = {"student_weights": None} | ({} if with_teacher or not config.networks.teacher else without_teacher(path))
     # The precision of a teacher that is loaded; a part of one that the student uses is not rounded.
     precision = resolve_precision(config.run.precision, device) if with_teacher else "fp32"
     with given.networks(config.data.image_size, **own) as names:
@@ -414,9 +414,22 @@ def load(
     if tensors:
         with naming("RUN"):
             load_weights(experiment.model, tensors, str(path))
-    experiment.path, experiment.epoch = path, content.get("epoch")
+    experiment.path, experiment.epoch = path, content.get("epoch") or origin(path).get("epoch")
     experiment.class_names = tuple(record["classes"])
     return experiment
+
+
+def without_teacher(path: Path) -> dict[str, Any]:
+    """Return the changes of a configuration for a student that is loaded without its teacher's weights.
+
+    A published file states the width of the teacher's feature, so that the teacher's network is not needed either.
+    """
+    teacher = origin(path).get("teacher") or {}
+    if "classifies" not in teacher:
+        return {"teacher_weights": RANDOM}
+    unset = dict.fromkeys(("teacher_image_size", "teacher_mean", "teacher_std"))
+    sizes = {"teacher": stand_in.named(teacher["width"]), "teacher_classifier": teacher["classifies"]}
+    return {"teacher_weights": RANDOM, "teacher_feature": "auto", **unset, **sizes}
 
 
 def build(

@@ -262,11 +262,16 @@ def embedded_record(path: Path) -> dict[str, Any]:
     """Return the record of the run that wrote a checkpoint or a plain student; empty for other files."""
     try:
         if is_safetensors(path):
-            return json.loads(metadata(path)["config"])["gendd"][RECORD]
+            return origin(path)[RECORD]
         # Memory-mapped, so that tensors are not read.
         return json.loads(torch.load(path, map_location="meta", mmap=True, weights_only=True)[RECORD])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError):
         return {}
+
+
+def origin(path: Path) -> dict[str, Any]:
+    """Return the origin of the weights in a published file or a plain student; empty for other files."""
+    return json.loads(metadata(path).get("config", "{}")).get("gendd", {})
 
 
 def run_record(path: Path) -> dict[str, Any]:

@@ -1,0 +1,48 @@
+"""The published folder of a student.
+
+config.json, model.safetensors   the plain student, in the format of timm's hf-hub and local-dir
+gendd.safetensors                all weights of the student, also of its head; the configuration is in the metadata
+README.md, curves.png            the model card and its picture
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from gendd.networks.timm_names import find, is_source
+
+PLAIN, CONFIG, WHOLE, CARD, CURVES = "model.safetensors", "config.json", "gendd.safetensors", "README.md", "curves.png"
+FILES = (PLAIN, CONFIG, WHOLE, CARD, CURVES)
+# The folders of a path outside the working folder: from the start of a name, or after a prefix such as "local-dir:".
+OUTSIDE = re.compile(r"(?:^|(?<=[:\s/])(?<!:/))(?:~[^/]*|\.\.)?/(?!/)(?:[^:]*/)?")
+
+
+def located(name: str | Path) -> Path:
+    """Return the file with all weights for "hf-hub:OWNER/NAME", "local-dir:FOLDER" or a published folder.
+
+    Other paths are returned as they are.
+
+    Raises:
+        MissingFile: the source does not have the file.
+        PassingFault: the hub is busy or out of order.
+    """
+    if is_source(str(name)):
+        return find(str(name), (WHOLE,))
+    whole = Path(os.path.expanduser(name), WHOLE)
+    return whole if whole.is_file() else Path(name)
+
+
+def portable(value: Any) -> Any:
+    """Return a JSON value without folders of this machine.
+
+    Paths in the working folder become relative to it; others are reduced to their last names.
+    """
+    if isinstance(value, dict):
+        return {name: portable(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [portable(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    here = os.path.join(os.getcwd(), "")
+    return OUTSIDE.sub("", value.rstrip("/").replace(here, "") if here != "/" else value)
