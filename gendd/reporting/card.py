@@ -178,7 +178,8 @@ def _teacher(teacher: Mapping[str, Any] | None) -> dict[str, str]:
     top1 = f", top-1 {teacher['top1']:.2f} % on the same images" if "top1" in teacher else ""
     sums = {"file": teacher.get("sha256"), "tensors": teacher.get("tensors_sha256")}
     known = [f"SHA-256 of its {what} `{value}`" for what, value in sums.items() if value]
-    return {"teacher": f"{teacher['network']}{top1}", "teacher's weights": "; ".join(known) or "not recorded"}
+    weights = [teacher["weights"]] if "weights" in teacher else []
+    return {"teacher": f"{teacher['network']}{top1}", "teacher's weights": "; ".join([*weights, *known]) or "not recorded"}
 
 
 def _results(
