@@ -15,6 +15,7 @@ from gendd.programs.command_line import help_of, own_help
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.evaluate import EvaluateOptions
 from gendd.programs.probes import FeatureProgram, KnnConfig, ProbeConfig, ZeroShotConfig
+from gendd.programs.publish import PublishConfig
 from gendd.programs.sampling import SamplingProgram
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.family import FAMILY as CIFAR
@@ -120,6 +121,7 @@ def program_flags() -> str:
         "zero-shot": ZeroShotConfig,
         "sampling": SamplingProgram,
         "equal-cost": EqualCostConfig,
+        "publish": PublishConfig,
         "report": ReportConfig,
     }.items():
         own = kind is not FeatureProgram and issubclass(kind, FeatureProgram)

@@ -42,5 +42,5 @@ def named(width: int) -> str:
 def __getattr__(name: str) -> Callable[..., nn.Module]:
     width = name.removeprefix(PREFIX)
     if not (name.startswith(PREFIX) and width.isdecimal()):
-        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+        raise AttributeError(f"{name}: unknown; give a width, such as {PREFIX}512")
     return partial(StandIn, int(width))

@@ -179,7 +179,10 @@ def _teacher(teacher: Mapping[str, Any] | None) -> dict[str, str]:
     sums = {"file": teacher.get("sha256"), "tensors": teacher.get("tensors_sha256")}
     known = [f"SHA-256 of its {what} `{value}`" for what, value in sums.items() if value]
     weights = [teacher["weights"]] if "weights" in teacher else []
-    return {"teacher": f"{teacher['network']}{top1}", "teacher's weights": "; ".join([*weights, *known]) or "not recorded"}
+    return {
+        "teacher": f"{teacher['network']}{top1}",
+        "teacher's weights": "; ".join([*weights, *known]) or "not recorded",
+    }
 
 
 def _results(

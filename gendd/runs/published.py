@@ -1,8 +1,8 @@
 """The published folder of a student.
 
-config.json, model.safetensors   the plain student, in the format of timm's hf-hub and local-dir
-gendd.safetensors                all weights of the student, also of its head; the configuration is in the metadata
-README.md, curves.png            the model card and its picture
+config.json, model.safetensors   the plain student, in the format of timm's hf-hub and local-dir.
+gendd.safetensors                all weights of the student, also of its head. Its metadata holds the configuration.
+README.md, curves.png            the model card and its picture.
 """
 
 import os

@@ -69,7 +69,7 @@ def test_timm_student_of_features_is_loaded_as_trained(alone, tmp_path):
 
 
 def test_features_are_not_compared_with_an_absent_teacher(alone, photos, tmp_path):
-    """Without the teacher a cosine would be a wrong number, so the evaluation stops."""
+    """A cosine with another teacher would be a wrong number."""
     published(alone, tmp_path / "student")
     file = tmp_path / "student" / "gendd.safetensors"
     assert gendd.load(file).predict(IMAGES).shape == (2, gendd.load(alone).predict(IMAGES).shape[1])
