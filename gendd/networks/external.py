@@ -25,7 +25,8 @@ from gendd.core.errors import InvalidValue, no_such
 from gendd.core.own_code import brief
 from gendd.networks.processors import Normalization, measure
 
-PREFIXES = ("hub:", "transformers:", "open_clip:")
+TORCH_HUB = "hub:"
+PREFIXES = (TORCH_HUB, "transformers:", "open_clip:")
 OPEN_CLIP_PLACES = ("local-dir:", "hf-hub:")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEFAULT_SIDE = 224

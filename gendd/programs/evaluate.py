@@ -26,7 +26,7 @@ from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.runs.experiment import Experiment, build, load, teacher_read_out, without_teacher
+from gendd.runs.experiment import Experiment, build, load, refuse_hub_code, teacher_read_out, without_teacher
 from gendd.runs.folder import (
     SCORES,
     RunFolder,
@@ -246,7 +246,7 @@ def _open_data(
 def _names_teacher(family: Family, options: EvaluateOptions) -> bool:
     """Return True if the command names other teacher weights than the run."""
     own = _own_config(family, Path(options.checkpoint))
-    return options.config.networks.teacher_weights not in (None, own and own.networks.teacher_weights)
+    return options.config.networks.teacher_weights not in (None, own.networks.teacher_weights if own else None)
 
 
 def _own_config(family: Family, path: Path) -> Config | None:
@@ -297,11 +297,15 @@ def _build(
     same applies to a published student whose teacher cannot be loaded here.
     """
     settings = options.config
-    precision = resolve_precision(settings.run.precision, world.device)
+    precision, path = resolve_precision(settings.run.precision, world.device), Path(options.checkpoint)
+    own = _own_config(family, path)
+    refuse_hub_code(path, "student", own.networks.student if own else None)
     try:
+        if own and settings.networks.teacher == own.networks.teacher:
+            refuse_hub_code(path, "teacher", own.networks.teacher)
         built = build(family, settings, num_classes, world.device, tensors, precision)
     except InvalidSetting as absent:
-        changes = without_teacher(Path(options.checkpoint))
+        changes = without_teacher(path)
         expected = isinstance(absent, MissingFile) or "teacher" in changes
         if not expected or _names_teacher(family, options) or not settings.networks.teacher_classifier:
             raise

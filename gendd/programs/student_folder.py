@@ -85,7 +85,8 @@ def described(
         origin: value of the key "gendd": where the weights come from.
     """
     preprocessing = Preprocessing.of(network, config.data).timm
-    content = {"label_names": list(class_names), "gendd": origin}
+    names = {} if None in class_names else {"label_names": list(class_names)}
+    content = {**names, "gendd": origin}
     if timm_can_build(config.networks.student, network):
         return _timm_config(network, preprocessing, content)
     return {**content, "pretrained_cfg": preprocessing}

@@ -110,7 +110,7 @@ def _metadata(
         pipeline_tag=task,
         tags=[task, *(["timm"] if built_by_timm else []), "gendd", "knowledge-distillation"],
         datasets=[identifier] if identifier else None,
-        model_name=source["network"],
+        model_name=source["network"] if results else None,
         eval_results=results or None,
     )
 
@@ -145,6 +145,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         "labels": _labels(config.data.unlabeled, config.data.label_fraction),
         "method": config.method.describe(),
         **_teacher(source["teacher"]),
+        **_sampling(config.method.sampling()),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
         **({"weights": "their moving average"} if config.optimizer.eval_weights == "ema" else {}),
@@ -170,6 +171,11 @@ def _labels(unlabeled: bool, fraction: float) -> str:
     if unlabeled:
         return "not used"
     return "used" if fraction == 1 else f"used of {100 * fraction:g} % of the training images"
+
+
+def _sampling(settings: Mapping[str, Any]) -> dict[str, str]:
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
+    return {"sampling of the head": words} if words else {}
 
 
 def _teacher(teacher: Mapping[str, Any] | None) -> dict[str, str]:

@@ -30,7 +30,7 @@ from gendd.networks.create import (
     take_classifier,
     trial,
 )
-from gendd.networks.external import is_foundation
+from gendd.networks.external import TORCH_HUB, is_foundation
 from gendd.networks.features import has_classifier, pooled_feature
 from gendd.networks.timm_names import TIMM
 from gendd.own import given
@@ -407,7 +407,9 @@ def load(
     # The precision of a teacher that is loaded; a part of one that the student uses is not rounded.
     precision = resolve_precision(config.run.precision, device) if with_teacher else "fp32"
     with given.networks(config.data.image_size, **own) as names:
-        changed = config.changed(**random, **names)
+        changed = config.changed(**random | names)
+        for role in set(ROLES) - changes.keys():
+            refuse_hub_code(path, role, getattr(changed.networks, role))
         experiment = build(family, changed, len(record["classes"]), device, tensors, precision)
     experiment.config = config
     experiment.task.eval()
@@ -430,6 +432,17 @@ def without_teacher(path: Path) -> dict[str, Any]:
     unset = dict.fromkeys(("teacher_image_size", "teacher_mean", "teacher_std"))
     sizes = {"teacher": stand_in.named(teacher["width"]), "teacher_classifier": teacher["classifies"]}
     return {"teacher_weights": RANDOM, "teacher_feature": "auto", **unset, **sizes}
+
+
+def refuse_hub_code(path: Path, role: str, name: str | None) -> None:
+    """Refuse a network of torch.hub in a published file: using the file would run the code of that repository.
+
+    Raises:
+        InvalidSetting: the file names such a network.
+    """
+    if (name or "").startswith(TORCH_HUB) and origin(path):
+        reason = "a published file may not run code of torch.hub; clone the repository, and name hub:FOLDER:ENTRY"
+        raise InvalidSetting(role, name, reason)
 
 
 def build(

@@ -273,6 +273,11 @@ def test_published_checkpoint_is_published_with_its_networks(file, tmp_path):
         torch.testing.assert_close(found.model.state_dict()[name], value, rtol=0, atol=0)
     torch.testing.assert_close(found.predict(IMAGES), again.predict(IMAGES), rtol=0, atol=0)
     evaluate_cifar([str(tmp_path / "student" / "gendd.safetensors"), "--eval-images", "20"])
+    publish(checkpoint, tmp_path / "student", *NETWORKS, module="gendd_cifar")
+    other = tmp_path / "other.pth"
+    torch.save({**torch.load(checkpoint, weights_only=False), "epoch": 1}, other)
+    with refuses("holds another student"):
+        publish(other, tmp_path / "student", *NETWORKS, module="gendd_cifar")
 
 
 @pytest.mark.parametrize(

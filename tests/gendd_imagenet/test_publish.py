@@ -6,12 +6,14 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import safetensors.torch
 import timm
 import torch
 from lines import refuses
 from programs import train_imagenet
 
 import gendd
+from gendd.networks.checkpoint import metadata
 from gendd.programs.main import main
 
 COMMON = ["--student", "timm/test_vit", "--image-size", "96", "--crop-pct", "0.75", "--precision", "fp32"]
@@ -76,6 +78,32 @@ def test_features_are_not_compared_with_an_absent_teacher(alone, photos, tmp_pat
     words = ["--images", str(photos / "train"), "--teacher-weights", str(tmp_path / "gone.pth")]
     with refuses("--teacher-weights .*gone.pth: no such file"):
         main("gendd", ["evaluate", str(file), *words])
+
+
+def test_published_file_never_runs_code_of_torch_hub(alone, photos, tmp_path):
+    """A file of a stranger may name any repository as its teacher or student."""
+    published(alone, tmp_path / "student")
+    folder = tmp_path / "dinov2"
+    folder.mkdir()
+    (folder / "hubconf.py").write_text("raise RuntimeError('ran')")
+    name, file = f"hub:{folder}:entry", tmp_path / "student" / "gendd.safetensors"
+    content, tensors = json.loads(metadata(file)["config"]), safetensors.torch.load_file(file)
+    networks = content["gendd"]["run"]["networks"]
+
+    def rewrite(**named: str) -> None:
+        content["gendd"]["run"]["networks"] = networks | named
+        safetensors.torch.save_file(tensors, file, {"config": json.dumps(content)})
+
+    for role in ("teacher", "student"):
+        rewrite(**{role: name})
+        with refuses(f"--{role} {name}: a published file may not run code of torch.hub"):
+            main("gendd", ["evaluate", str(file), "--images", str(photos / "train"), "--eval-images", "20"])
+        with refuses(f"--{role} {name}: a published file may not run code of torch.hub"):
+            gendd.load(file, with_teacher=True)
+    del content["gendd"]["teacher"]
+    rewrite(teacher=name)
+    with refuses("may not run code of torch.hub"):
+        gendd.load(file)
 
 
 def test_student_of_a_local_folder_is_published_whole(alone, photos, tmp_path):
