@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import timm
 import torch
 from torch import Tensor
 
 from gendd.core.errors import InvalidSetting, UserError, naming
 from gendd.core.files import checksum, rewrite, rewrite_text, save_tensors
-from gendd.core.own_code import brief
 from gendd.family import Family
 from gendd.networks.checkpoint import load_weights, read_weights, weights_file
 from gendd.networks.create import timm_can_build
@@ -21,13 +19,14 @@ from gendd.networks.timm_names import LOCAL
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.evaluate import method_of
 from gendd.programs.find_family import find_family
+from gendd.programs.push import check_repository, push
 from gendd.programs.student_folder import described
 from gendd.reporting.card import card_of
 from gendd.reporting.curves import curves
 from gendd.reporting.finished import FinishedRun
 from gendd.runs.experiment import Experiment, build, load
 from gendd.runs.folder import NOT_COMPARED, RECORD, RunFolder, by_name, embedded_record, origin
-from gendd.runs.published import CARD, CONFIG, CURVES, FILES, PLAIN, WHOLE, portable
+from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable
 
 # Relative to the greatest output: the rounding of another build of the same network.
 TOLERANCE = 1e-4
@@ -75,7 +74,7 @@ def publish(family: Family, arguments: list[str]) -> None:
     if not options.license:
         print("the card states an unknown license; name yours with --license")
     if options.push:
-        print(f"pushed to {_push(folder, options.push)}")
+        print(f"pushed to {push(folder, options.push)}")
 
 
 def _check(options: PublishConfig) -> None:
@@ -88,16 +87,7 @@ def _check(options: PublishConfig) -> None:
             "license", options.license, "is not an identifier of the hub; name one such as mit, apache-2.0 or other"
         )
     if options.push:
-        try:
-            huggingface_hub.utils.validate_repo_id(options.push)
-        except ValueError as error:
-            raise InvalidSetting("push", options.push, f"{brief(error)}; name the repository owner/name") from error
-        if "/" not in options.push:
-            raise InvalidSetting("push", options.push, "does not name the owner; name the repository owner/name")
-        if not huggingface_hub.get_token():
-            raise InvalidSetting(
-                "push", options.push, "no token of the hub; log in with hf auth login, or set HF_TOKEN"
-            )
+        check_repository(options.push)
 
 
 def _opened(family: Family, options: PublishConfig, arguments: list[str]) -> Experiment:
@@ -153,7 +143,7 @@ def _content(experiment: Experiment, path: Path) -> dict[str, Any]:
 def _teacher_record(path: Path) -> dict[str, Any]:
     """Return the record of the teacher's weights, with their checksums; empty if it is unknown."""
     run = RunFolder(path if path.is_dir() else path.parent.parent)
-    if (run.path / "environment.json").is_file():
+    if path in (run.path, run.last, run.best) and (run.path / "environment.json").is_file():
         return run.read("environment.json").get("teacher", {})
     return origin(path).get("teacher") or {}
 
@@ -218,25 +208,3 @@ def _compare(folder: Path, experiment: Experiment) -> None:
     for name, (expected, found) in pairs.items():
         if not (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
             raise UserError(f"{folder}: {name} differs from the run after loading; do not publish it, report a bug")
-
-
-def _push(folder: Path, repository: str) -> str:
-    """Send the folder to the hub, and return its address there."""
-    hub = huggingface_hub.HfApi()
-    try:
-        name = hub.create_repo(repository, exist_ok=True).repo_id
-        hub.upload_folder(
-            repo_id=name, folder_path=folder, allow_patterns=list(FILES), commit_message="Publish the student"
-        )
-    except Exception as error:  # The client raises many kinds of errors: its own, its transport's, the disk's.
-        raise InvalidSetting(
-            "push", repository, f"the hub does not take it ({brief(error)}); {_remedy(error)}"
-        ) from error
-    return f"{hub.endpoint}/{name}"
-
-
-def _remedy(error: Exception) -> str:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if status in (401, 403):
-        return "give a token that may write there, with hf auth login or HF_TOKEN"
-    return "the folder is complete; check the network and HF_HUB_OFFLINE, then run the command again"

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import timm
 
 from gendd.evaluation.scores import score_title
 from gendd.networks.cost import as_flops, parameter_count
 from gendd.networks.create import timm_can_build
 from gendd.networks.timm_names import HUB, LOCAL, WEIGHTS
+from gendd.own.config import Batches
+from gendd.reporting.card_metadata import metadata_of
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.table import DASH
@@ -19,10 +21,6 @@ from gendd.runs.folder import AVERAGED, RECORD, by_name, data_label
 from gendd.runs.published import CURVES, WHOLE
 
 PAPER = "[Generative Distribution Distillation](https://arxiv.org/abs/2507.14503)"
-# Data sets with an identifier on the hub.
-ON_HUB = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet": "imagenet-1k"}
-HUB_DATA = "hfds/"
-CLASSIFY, FEATURE = "image-classification", "image-feature-extraction"
 READ_OUTS = {
     "head": "the generative head, with the teacher's classifier if there are classes",
     "probe": "the linear classifier of the plain network",
@@ -58,7 +56,7 @@ def card_of(
     source = content["gendd"]
     network, dataset = source["network"], data_label(source[RECORD]["data"])
     outputs = _outputs(run) if run else {}
-    metadata = _metadata(experiment, source, run, outputs, license)
+    metadata = metadata_of(experiment, source, run, outputs, license)
     place = f"{HUB[0]}{repository}" if repository else f"{LOCAL}path/to/folder"
     sections = [
         f"---\n{metadata.to_yaml()}\n---",
@@ -80,41 +78,6 @@ def _outputs(run: FinishedRun) -> dict[str, dict[str, float]]:
     return {name.removeprefix(AVERAGED): scores for name, scores in last if name.startswith(AVERAGED) == averaged}
 
 
-def _metadata(
-    experiment: Experiment,
-    source: Mapping[str, Any],
-    run: FinishedRun | None,
-    outputs: Mapping[str, Mapping[str, float]],
-    license: str | None,
-) -> ModelCardData:
-    task = CLASSIFY if experiment.class_names else FEATURE
-    dataset = source["dataset"]
-    identifier = dataset.removeprefix(HUB_DATA) if dataset.startswith(HUB_DATA) else ON_HUB.get(dataset)
-    results = [
-        EvalResult(
-            task_type=task,
-            dataset_type=identifier or data_label(source[RECORD]["data"]),
-            dataset_name=data_label(source[RECORD]["data"]),
-            dataset_split=run.result["split"],
-            metric_type="accuracy" if run.score == "top1" else run.score,
-            metric_name=f"{score_title(run.score, run.result['images'])} of {output} (%)",
-            metric_value=round(scores[run.score], 2),
-        )
-        for output, scores in outputs.items()
-        if run
-    ]
-    built_by_timm = timm_can_build(experiment.config.networks.student, experiment.backbone)
-    return ModelCardData(
-        license=license or "unknown",
-        library_name="timm" if built_by_timm else "gendd",
-        pipeline_tag=task,
-        tags=[task, *(["timm"] if built_by_timm else []), "gendd", "knowledge-distillation"],
-        datasets=[identifier] if identifier else None,
-        model_name=source["network"] if results else None,
-        eval_results=results or None,
-    )
-
-
 def _summary(experiment: Experiment, source: Mapping[str, Any]) -> str:
     method, teacher = source["method"], source["teacher"]
     by = f"{method} ({PAPER})" if method == "gendd" else method
@@ -128,13 +91,10 @@ def _state(source: Mapping[str, Any], run: FinishedRun | None) -> str:
     if run:
         return f"The weights are those of the last epoch, {epoch} of {epochs}."
     if epoch is None:
-        return (
-            "The weights come from a checkpoint file without a record of its training. Its accuracy is not stated here."
-        )
-    unfinished = (
-        f"**Unfinished training**, epoch {epoch} of {epochs}." if epoch < epochs else f"Epoch {epoch} of {epochs}."
-    )
-    return f"{unfinished} These weights have no final measurement."
+        return "The weights come from a checkpoint file without a record of its training and accuracy."
+    reached = f"epoch {epoch} of {epochs}"
+    state = f"**Unfinished training**, {reached}." if epoch < epochs else f"The weights are those of {reached}."
+    return f"{state} They have no final measurement."
 
 
 def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun | None, license: str | None) -> str:
@@ -149,6 +109,9 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
         **({"weights": "their moving average"} if config.optimizer.eval_weights == "ema" else {}),
+        **(
+            {} if experiment.preprocessing.interpolation else {"preprocessing": "by the publisher's code, not recorded"}
+        ),
         "license": license or "unknown: ask the publisher before any use",
     }
     if source["epochs"] is None:
@@ -234,21 +197,22 @@ def _quoted(source: Mapping[str, Any]) -> str:
 
 def _use(experiment: Experiment, content: Mapping[str, Any], place: str) -> str:
     family, network = experiment.family, experiment.config.networks.student
-    whole = f"""With this project's package `gendd`, which reads `{WHOLE}`: the head and the probe.
+    whole = f"""With this project's package `gendd`, which reads `{WHOLE}`: {" and ".join(experiment.outputs)}.
 
 ```python
 import gendd
 
 model = gendd.load("{place}")
 images = model.preprocessing(["photo.jpg"])
-output = model.predict(images)  # {" or ".join(f'"{name}"' for name in experiment.outputs)}: the first by default
+output = model.predict(images)  # {" or ".join(f'"{name}"' for name in experiment.outputs)}, the first by default
 features = model.features(images)
 ```"""
     if not timm_can_build(network, experiment.backbone):
         own = f" `{network}` must be importable." if ":" in network else ""
         return f"timm cannot build this network by name.{own} {whole}"
-    registers = f"import {family.name}.models  # registers the network\n" if "cifar_" in content["architecture"] else ""
-    return f"""With timm alone: the plain network, from `{WEIGHTS[0]}`.
+    home = timm.models.model_entrypoint(content["architecture"]).__module__
+    registers = f"import {family.name}.models  # registers the network\n" if home.startswith(family.name) else ""
+    return f"""With timm: the plain network, from `{WEIGHTS[0]}`.
 
 ```python
 {registers}import timm
@@ -267,6 +231,8 @@ with torch.no_grad():
 def _repeat(experiment: Experiment, source: Mapping[str, Any]) -> list[str]:
     if source["epochs"] is None:
         return []
+    if isinstance(experiment.config.data, Batches):
+        return ["## Repeat\n\nTrained from Python, by `gendd.distill` on batches of the publisher's own images."]
     content = {name: values for name, values in source[RECORD].items() if name != "classes"}
     command = training_command(experiment.family, config_of(content, experiment.family))
     shortened = "Only the last names are shown of paths outside the folder that it was published from."

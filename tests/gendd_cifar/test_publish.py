@@ -151,7 +151,7 @@ def test_command_repeats_options_of_each_method(method):
 
 def test_card_of_stopped_run_says_unfinished(interrupted, tmp_path):
     card = publish(interrupted, tmp_path / "student")
-    assert "**Unfinished training**, epoch 1 of 3. These weights have no final measurement." in card
+    assert "**Unfinished training**, epoch 1 of 3. They have no final measurement." in card
     assert "| output |" not in card and "unknown: ask the publisher" in card
     assert huggingface_hub.ModelCard(card).data.license == "unknown"
     assert not (tmp_path / "student" / "curves.png").exists()
@@ -193,6 +193,24 @@ def test_student_is_used_without_its_teacher_s_code(tmp_path, monkeypatch, capsy
     main("gendd", ["evaluate", str(tmp_path / "student"), "--eval-images", "20"])
     assert "not evaluated, --teacher gone:network" in capsys.readouterr().out
     assert gendd.evaluate(tmp_path / "student", eval_images=20).keys() == {"head", "probe"}
+
+
+def test_student_of_given_batches_is_published(tmp_path):
+    batches = [(IMAGES, torch.tensor([0, 1, 2, 0]))] * 4
+    options = {"width": 16, "depth": 1, "repeats": 2, "precision": "fp32", "out": tmp_path / "run"}
+    run = gendd.distill(
+        "timm/test_resnet", "timm/test_resnet", batches, 1, classes=3, teacher_weights="random", **options
+    )
+    card = publish(tmp_path / "run", tmp_path / "student")
+    assert "by `gendd.distill` on batches" in card and "| preprocessing | by the publisher's code" in card
+    assert_same_outputs(gendd.load(tmp_path / "student"), run)
+
+
+def test_checkpoint_of_a_run_is_published_without_scores(whole, tmp_path):
+    card = publish(whole / "checkpoints" / "last.pt", tmp_path / "student")
+    assert "The weights are those of epoch 3 of 3. They have no final measurement." in card
+    assert json.loads((whole / "environment.json").read_text())["teacher"]["tensors_sha256"] in card
+    assert "| output |" not in card
 
 
 @pytest.mark.parametrize(
@@ -264,7 +282,7 @@ NETWORKS = ["--student", "resnet8", "--teacher", "resnet14", "--dataset", "digit
 def test_published_checkpoint_is_published_with_its_networks(file, tmp_path):
     run, checkpoint = file
     card = publish(checkpoint, tmp_path / "student", *NETWORKS, module="gendd_cifar")
-    assert "without a record of its training" in card and "| labels | not recorded in the file |" in card
+    assert "without a record of its training and accuracy" in card and "| labels | not recorded in the file |" in card
     assert "## Repeat" not in card and "| output |" not in card
     sampling = {"sampler": "deterministic", "sampling_steps": 4, "sampling_start": 800}
     expected = gendd.load(run)

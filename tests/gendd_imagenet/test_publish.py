@@ -106,6 +106,14 @@ def test_published_file_never_runs_code_of_torch_hub(alone, photos, tmp_path):
         gendd.load(file)
 
 
+def test_card_registers_a_network_of_the_family(photos, tmp_path):
+    runs = tmp_path / "runs"
+    words = ["classification", "--dataset", str(photos), *COMMON, "--student", "mobilenetv1", "--image-size", "32"]
+    train_imagenet([*words, "--runs", str(runs)])
+    card = published(next(runs.rglob("result.json")).parent, tmp_path / "student")
+    assert "import gendd_imagenet.models  # registers the network\nimport timm" in card
+
+
 def test_student_of_a_local_folder_is_published_whole(alone, photos, tmp_path):
     shutil.copytree(alone / "student", tmp_path / "start")
     words = ["gendd", "--images", str(photos / "train"), *COMMON, *HEAD, *TEACHER, "--runs", str(tmp_path / "runs")]

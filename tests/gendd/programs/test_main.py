@@ -106,7 +106,7 @@ def test_run_of_unknown_family_is_refused(tmp_path):
         family_of(["evaluate", str(tmp_path)])
 
 
-@pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "report"])
+@pytest.mark.parametrize("program", ["knn", "probe", "zero-shot", "sampling", "equal-cost", "publish", "report"])
 def test_missing_run_is_named(program):
     with refuses("RUN is missing: [^\n]*$"):
         main("gendd_cifar", [program])
