@@ -52,7 +52,8 @@ class EvaluateOptions(Generic[D]):
 
     config: Config[D]
     checkpoint: tyro.conf.Positional[str] = ""
-    """Run folder, or a checkpoint file."""
+    """Run folder, a checkpoint file, or a published student: its folder, hf-hub:<owner>/<name> or
+    local-dir:<folder>."""
     best: bool = False
     """Evaluate the run's best checkpoint instead of its last."""
     json: str | None = None

@@ -142,10 +142,10 @@ def test_command_of_card_gives_the_configuration(run, published):
     assert differing == {"teacher_weights"} and found["teacher_weights"] == "0"
 
 
-@pytest.mark.parametrize("method", ["kd", "kl", "classification"])
-def test_command_repeats_options_of_each_method(method):
+@pytest.mark.parametrize("method, flag", [("kd", "--compile"), ("kl", "--unlabeled"), ("gendd", "--paper")])
+def test_command_repeats_options_of_each_method(method, flag):
     words = [method, "--student", "resnet8", "--epochs", "3", "--no-teacher-classifier", "--milestones", "1", "2"]
-    config = configuration(FAMILY, [*words, *(["--unlabeled"] if method == "kl" else [])])
+    config = configuration(FAMILY, [*words, flag])
     assert configuration(FAMILY, shlex.split(training_command(FAMILY, config))[4:]) == config
 
 
