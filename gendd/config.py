@@ -229,6 +229,8 @@ class Run:
     """Folder of all runs."""
     out: str | None = None
     """Run folder. <runs>/<data>/<teacher>_<student>/<name>/<seed> if not given."""
+    recipe: str | None = None
+    """Recipe to train; `recipes` lists their names. Other flags change its values."""
     config: str | None = None
     """JSON file with a configuration, such as config.json of a run. Other flags change its values."""
     resume: str | None = None
@@ -248,7 +250,7 @@ class Run:
     """torch.compile the networks."""
 
     # Fields that affect only one command. They are not part of a saved configuration.
-    of_command: ClassVar[tuple[str, ...]] = ("config", "resume", "dry_run", "check_data")
+    of_command: ClassVar[tuple[str, ...]] = ("recipe", "config", "resume", "dry_run", "check_data")
 
 
 D = TypeVar("D", bound=Data)
