@@ -248,6 +248,8 @@ class Run:
     """bf16 (autocast) or fp32. auto is bf16 where it is faster: GPUs, Intel with AMX, AMD with AVX-512 BF16."""
     compile: bool = False
     """torch.compile the networks."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    """Loggers of the metrics, which metrics.jsonl contains in any case. Several may be named."""
 
     # Fields that affect only one command. They are not part of a saved configuration.
     of_command: ClassVar[tuple[str, ...]] = ("recipe", "config", "resume", "dry_run", "check_data")
