@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gendd", "gendd_cifar", "gendd_imagenet")
 # Files of these packages differ between builds.
 NOT_LOCKED = {"torch", "torchvision"}
-# Only users of these loggers install them. They bring sixty packages, and the tests skip what needs them.
+# Only users of these loggers install them. They bring some fifty packages, and the tests skip what needs them.
 NOT_PINNED = {"wandb", "mlflow"}
 
 

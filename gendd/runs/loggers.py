@@ -144,7 +144,7 @@ class Loggers:
 
     def __init__(self, names: Iterable[str], run: RunFolder, step: int):
         self.open: dict[str, Logger] = {}
-        for name in names:
+        for name in dict.fromkeys(names):
             with self._surviving(name):
                 self.open[name] = LOGGERS[name](run, step)
 
