@@ -28,6 +28,7 @@ _HOMES = {
     "distill": ("gendd.programs.distill", "distill"),
     "evaluate": ("gendd.programs.evaluate", "evaluate"),
     "load": ("gendd.runs.experiment", "load"),
+    "recipe": ("gendd.runs.recipes", "recipe"),
     "train": ("gendd.programs.train", "train_config"),
 }
 __all__ = ["__version__", *_HOMES]

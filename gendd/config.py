@@ -229,6 +229,8 @@ class Run:
     """Folder of all runs."""
     out: str | None = None
     """Run folder. <runs>/<data>/<teacher>_<student>/<name>/<seed> if not given."""
+    recipe: str | None = None
+    """Recipe to train; `recipes` lists their names. Other flags change its values."""
     config: str | None = None
     """JSON file with a configuration, such as config.json of a run. Other flags change its values."""
     resume: str | None = None
@@ -246,9 +248,11 @@ class Run:
     """bf16 (autocast) or fp32. auto is bf16 where it is faster: GPUs, Intel with AMX, AMD with AVX-512 BF16."""
     compile: bool = False
     """torch.compile the networks."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
+    """Loggers of the metrics, which metrics.jsonl contains in any case. Several may be named."""
 
     # Fields that affect only one command. They are not part of a saved configuration.
-    of_command: ClassVar[tuple[str, ...]] = ("config", "resume", "dry_run", "check_data")
+    of_command: ClassVar[tuple[str, ...]] = ("recipe", "config", "resume", "dry_run", "check_data")
 
 
 D = TypeVar("D", bound=Data)

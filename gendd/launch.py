@@ -71,7 +71,7 @@ def main() -> None:
     logging.disable()  # Silence torchrun: the processes and this program print the errors.
     api.LocalElasticAgent = Agent
     try:
-        run(parse_args([*options, f"--log-dir={os.devnull}", "-m", *command]))
+        run(parse_args([*options, f"--log-dir={os.devnull}", "-m", "--", *command]))
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:

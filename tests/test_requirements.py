@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gendd", "gendd_cifar", "gendd_imagenet")
 # Files of these packages differ between builds.
 NOT_LOCKED = {"torch", "torchvision"}
+# Only users of these loggers install them. They bring some fifty packages, and the tests skip what needs them.
+NOT_PINNED = {"wandb", "mlflow"}
 
 
 def normal(name: str) -> str:
@@ -55,7 +57,7 @@ def test_imported_packages_are_declared():
 
 
 def test_declared_packages_are_pinned():
-    assert declared() <= pins("piplist.txt").keys()
+    assert declared() - pins("piplist.txt").keys() == NOT_PINNED
 
 
 def test_lock_holds_every_pin_with_hashes():

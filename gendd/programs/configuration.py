@@ -1,4 +1,4 @@
-"""The configuration of a run, from METHOD [flags], --config FILE or --resume RUN."""
+"""The configuration of a run, from METHOD [flags], --recipe NAME, --config FILE or --resume RUN."""
 
 import argparse
 import dataclasses
@@ -11,8 +11,9 @@ from gendd.core.errors import UserError, flag, naming
 from gendd.family import Family
 from gendd.methods import METHODS, get_method
 from gendd.programs.command_line import parse
-from gendd.runs.config_file import read_config
+from gendd.runs.config_file import config_of, read_config
 from gendd.runs.folder import RunFolder, run_path
+from gendd.runs.recipes import recipe_content
 
 # The flags at the top of a method's help.
 MOST_USED = (
@@ -22,18 +23,18 @@ MOST_USED = (
 
 
 def configuration(family: Family, arguments: list[str]) -> Config:
-    """Return the configuration from METHOD [flags], from --config FILE or from --resume RUN."""
+    """Return the configuration from METHOD [flags], --recipe NAME, --config FILE or --resume RUN."""
     method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--resume", nargs="?")
-    finder.add_argument("--config", nargs="?")
-    found = finder.parse_known_args(flags)[0]
-    if found.resume:
-        if found.config:
-            raise UserError(f"--config {found.config}: --resume {found.resume} has a configuration; leave one out")
-        return _resumed(family, RunFolder(Path(os.path.expanduser(found.resume))), method, flags)
-    if found.config:
-        return parsed(family, flags, _from_file(family, found.config, method))
+    for source in SOURCES:
+        finder.add_argument(f"--{source}", nargs="?")
+    given = [(source, value) for source, value in vars(finder.parse_known_args(flags)[0]).items() if value]
+    if len(given) > 1:
+        (one, name), (other, value), *_ = given
+        raise UserError(f"--{one} {name}: --{other} {value} has a configuration; leave one out")
+    if given:
+        ((source, value),) = given
+        return SOURCES[source](family, value, method, flags)
     if not method:
         raise UserError(
             f"METHOD is missing: name it first, python -m {family.module} train METHOD; {', '.join(METHODS)}"
@@ -43,12 +44,22 @@ def configuration(family: Family, arguments: list[str]) -> Config:
     return parsed(family, flags, family.config(kind()))
 
 
-def _from_file(family: Family, file: str, method: str) -> Config:
+def _from_recipe(family: Family, name: str, method: str, flags: list[str]) -> Config:
+    with naming("recipe"):
+        config = config_of(recipe_content(name, family), family)
+    return _changed(family, config, f"--recipe {name}", method, flags)
+
+
+def _from_file(family: Family, file: str, method: str, flags: list[str]) -> Config:
     with naming("config"):
         config = read_config(Path(os.path.expanduser(file)), family)
+    return _changed(family, config, f"--config {file}", method, flags)
+
+
+def _changed(family: Family, config: Config, source: str, method: str, flags: list[str]) -> Config:
     if method not in ("", config.method.name):
-        raise UserError(f"METHOD {method}: --config {file} is for {config.method.name}; leave METHOD out")
-    return config
+        raise UserError(f"METHOD {method}: {source} is for {config.method.name}; leave METHOD out")
+    return parsed(family, flags, config)
 
 
 def parsed(family: Family, flags: list[str], default: Config) -> Config:
@@ -71,12 +82,13 @@ def _description(config: Config) -> str:
     return f"{type(config.method).__doc__}\n\nMost used: {', '.join(most_used)}."
 
 
-def _resumed(family: Family, run: RunFolder, method: str, flags: list[str]) -> Config:
+def _resumed(family: Family, path: str, method: str, flags: list[str]) -> Config:
     """Return the configuration of a run, changed by the flags that follow --resume.
 
     Raises:
         UserError: the run does not exist, or a flag would make it another run.
     """
+    run = RunFolder(Path(os.path.expanduser(path)))
     saved = run.config(family)
     if method not in ("", saved.method.name):
         raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave METHOD out with --resume")
@@ -85,3 +97,7 @@ def _resumed(family: Family, run: RunFolder, method: str, flags: list[str]) -> C
     if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
         raise UserError(f"--runs {config.run.runs}: --resume {run.path} is not in it; leave one of them out")
     return config
+
+
+# Flags that name a configuration, in place of METHOD.
+SOURCES = {"recipe": _from_recipe, "config": _from_file, "resume": _resumed}

@@ -5,16 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gendd.core.errors import InvalidValue, UserError
+from gendd.core.errors import InvalidValue, UserError, naming
 from gendd.family import FAMILIES, Family, family_named
 from gendd.runs.config_file import read_content
 from gendd.runs.folder import RunFolder, embedded_record
+from gendd.runs.recipes import recipe_content
 
 IMAGES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
 
 
 def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Family:
-    """Return the family of a module; for `python -m gendd`, the family of the run that the arguments name.
+    """Return the family of a module; for `python -m gendd`, of the run or the recipe that the arguments name.
 
     Without a run, the environment variable FAMILY names it.
 
@@ -38,7 +39,11 @@ def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Famil
 
 
 def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield (place, family) for each run, checkpoint or configuration file among the arguments."""
+    """Yield (place, family) for each recipe, run, checkpoint or configuration file among the arguments."""
+    if "--recipe" in arguments[:-1]:
+        name = arguments[arguments.index("--recipe") + 1]
+        with naming("recipe"):
+            yield f"--recipe {name}: family", recipe_content(name, *map(family_named, FAMILIES))["family"]
     values = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)
     for path in (Path(value) for value in values if value):
         if Path(path, "config.json").is_file():

@@ -24,6 +24,7 @@ PROGRAMS = {
     "train": Program(
         "gendd.programs.train", "train", "train a teacher, a student alone, or a student from a teacher", own_flags=True
     ),
+    "recipes": Program("gendd.programs.recipes", "recipes", "list the recipes of train, or print one", own_flags=True),
     "evaluate": Program(
         "gendd.programs.evaluate", "evaluate_checkpoint", "measure a run or a checkpoint", own_flags=True
     ),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def train(family: Family, arguments: list[str]) -> None:
-    """Run the train program of a family: METHOD [flags], --config FILE [flags], or --resume RUN.
+    """Run the train program of a family; `_usage` has its forms.
 
     Raises:
         UserError: the command, the data or the weights cannot work.
@@ -78,5 +78,6 @@ def _usage(family: Family) -> str:
     methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
     start = f"usage: python -m {family.module} train"
     own = "  package.module:Class, a method of your own (docs/extending.md)"
-    usage = f"{start} METHOD [flags], --config FILE [flags], or --resume RUN; METHOD --help lists the flags\n"
+    sources = "METHOD [flags], --recipe NAME [flags], --config FILE [flags], or --resume RUN"
+    usage = f"{start} {sources}; METHOD --help lists the flags\n"
     return "\n".join([usage, *methods, own])

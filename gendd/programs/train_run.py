@@ -45,6 +45,7 @@ from gendd.runs.folder import (
     stage1_run,
 )
 from gendd.runs.lock import Busy, sole_writer
+from gendd.runs.loggers import check_loggers
 from gendd.training.loop import Training
 from gendd.training.optim import create_optimizer
 
@@ -111,6 +112,8 @@ class TrainRun:
                 "--teacher-weights is missing: name a file or a run folder, or give timm for the published weights "
                 "(random works for a trial of speed and memory)"
             )
+        for refusal in errors_of(lambda: check_loggers(config.run.log)):
+            self._refuse(refusal)
         check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)
         self.run.check(config, self.family, SET_BY if self.shared else None)
 
@@ -357,6 +360,7 @@ class TrainRun:
                 "precision": self.precision,
             },
         )
+        training.metrics.loggers.close()
         self._say_result()
 
     def _say_result(self) -> None:

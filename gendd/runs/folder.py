@@ -5,6 +5,7 @@ data.json           names of the classes, number of images, number of training i
 environment.json    versions, git commit, hardware, processes, the teacher's checksums and measured accuracy
 metrics.jsonl       one record per line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same metrics for TensorBoard
+loggers.json        ids of the run in the other loggers of --log
 checkpoints/        last.pt and best.pt: trained weights, their moving average with --ema-decay, and which of them the
                     run reports
 result.json         final accuracies and inference cost of each output; exists once the run is complete
@@ -42,7 +43,7 @@ from gendd.runs.config_file import config_of
 # Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
 NOT_COMPARED = {
     *Run.of_command,
-    *("runs", "out", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
+    *("runs", "out", "log", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
     "paper",  # The fields that it sets are compared.
 }
 # Prefix of outputs with averaged weights, in metrics and results.

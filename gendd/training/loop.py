@@ -140,7 +140,7 @@ class Training:
                 "is not the same folder on all machines; name a folder that all machines share",
             )
         if self.world.is_first:
-            self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated)
+            self.metrics = MetricsWriter(self.run.path, self.step, self.evaluated, self.config.run.log)
         self.evaluate_if_due()
         steps = self.config.optimizer.epochs * self.data.steps_per_epoch
         optimizer = self.config.optimizer

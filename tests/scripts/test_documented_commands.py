@@ -27,6 +27,8 @@ UNTRIED = {
     r".* hf-hub:OWNER/NAME": "downloads; test_publish.py serves a student",
     r"python -m gendd report docs/": "draws pictures; test_reporting.py draws them",
     r"python -m gendd_imagenet\.make_shards": "writes shards; test_shards.py writes some",
+    r"python -m gendd_cifar recipes": "prints recipes; test_recipes.py prints some",
+    r"pip install ": "installs",
     r".* own_methods:": "a file of the user's; test_own_method.py trains the page's",
 }
 

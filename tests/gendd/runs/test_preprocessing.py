@@ -9,7 +9,7 @@ from lines import refuses
 from photos import write_images
 from PIL import Image
 
-from gendd.core.errors import BrokenImage
+from gendd.data.decode import BrokenImage
 from gendd.runs.preprocessing import Preprocessing
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
