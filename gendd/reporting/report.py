@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from matplotlib.figure import Figure
@@ -198,16 +198,17 @@ def _circumstances(runs: list[FinishedRun]) -> str:
 
     seeds = listed(run.config["seed"] for run in runs)
     torch_versions = listed(run.environment["versions"]["torch"] for run in runs)
-    commits = listed(_short(run.environment["git_commit"]) for run in runs)
+    code = listed(_code(run.environment) for run in runs)
     return (
         f"All scores, also of teachers, are measured on {runs[0].evaluated_on}. Seeds: {seeds}. "
-        f"PyTorch {torch_versions}; code at commit {commits}."
+        f"PyTorch {torch_versions}; code at {code}."
     )
 
 
-def _short(commit: str | None) -> str:
-    """Return the first digits of a commit, with its mark of changed files."""
-    return commit[:10] + commit[40:] if commit else "unknown"
+def _code(environment: dict[str, Any]) -> str:
+    """Return the first digits of the commit, with its mark of changed files, or the version of an installed package."""
+    commit = environment["git_commit"]
+    return f"commit {commit[:10]}{commit[40:]}" if commit else f"version {environment['versions'].get('gendd')}"
 
 
 def _common_parent(runs: list[FinishedRun]) -> str:

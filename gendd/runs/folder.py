@@ -52,7 +52,7 @@ AVERAGED = "ema_"
 RECORD = "run"
 # Score of a run: top-1 accuracy, or cosine similarity of features without classes.
 SCORES = {"top1": "top-1", "cosine": "cosine"}
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
+PACKAGES = ("gendd", "torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -358,7 +358,7 @@ def _version(package: str) -> str | None:
 
 def git_commit() -> str | None:
     """Return the commit of this code, with "+changes" if files differ from it; None outside a git checkout."""
-    root = Path(__file__).parent
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         return subprocess.run(
@@ -366,6 +366,9 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
+        # An installed package may lie inside a checkout of another project.
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -108,7 +108,7 @@ PROGRAMS = (
     "gendd/programs/command_line.py",
 )
 # Flags of git, TensorBoard and Slurm.
-FOREIGN = ("--porcelain", "--untracked-files", "--logdir", "--ntasks-per-node")
+FOREIGN = ("--porcelain", "--show-toplevel", "--untracked-files", "--logdir", "--ntasks-per-node")
 
 
 def test_library_errors_name_no_flags():
