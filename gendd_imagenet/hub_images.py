@@ -1,7 +1,6 @@
 """Images of Hugging Face datasets: hfds/OWNER/NAME[:CONFIGURATION], or hfds/FOLDER of parquet files or images."""
 
 import contextlib
-import importlib.util
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gendd.core.errors import InvalidValue
+from gendd.core.extras import imported_extra
 from gendd.data.split import Split
 from gendd_imagenet.folders import Listing
 
@@ -121,10 +121,7 @@ def list_hub(name: str, splits: Sequence[str]) -> HubListing:
 @cache
 def _load(name: str) -> Mapping[str, Any]:
     """Load the tables of all splits of a data set."""
-    if not importlib.util.find_spec("datasets"):
-        raise InvalidValue(name, "needs the package datasets, which is not installed; pip install datasets")
-    import datasets
-
+    datasets = imported_extra("datasets", "datasets", name)
     source, _, configuration = name.removeprefix(PREFIX).partition(":")
     try:
         return datasets.load_dataset(source, configuration or None)

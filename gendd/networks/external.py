@@ -9,7 +9,6 @@ open_clip:hf-hub:OWNER/NAME   the same, from the hub.
 A library is needed, and imported, only if such a name is given.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidValue, no_such
+from gendd.core.extras import imported_extra
 from gendd.core.own_code import brief
 from gendd.networks.processors import Normalization, measure
 
@@ -140,15 +140,6 @@ def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {brief(error)}"
 
 
-def _library(name: str, package: str, install: str) -> ModuleType:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise InvalidValue(
-            name, f"needs the package {package}, which is not installed; pip install {install}"
-        ) from error
-
-
 def _assumed(why: str) -> Normalization:
     return Normalization(*IMAGENET, f"ImageNet's, assumed: {why}")
 
@@ -258,7 +249,7 @@ def _mean(places: Tensor) -> Output:
 
 
 def _transformers(name: str, rest: str) -> Arguments:
-    library = _library(name, "transformers", "transformers")
+    library = imported_extra("transformers", "foundation", name)
     config = library.AutoConfig.from_pretrained(rest)
     # AutoModel would drop the saved projection of such a vision tower.
     saved = [stated for stated in config.architectures or () if stated.endswith("VisionModelWithProjection")]
@@ -317,7 +308,7 @@ def _read(name: str, output: Any, class_token: bool = False, trained_pooler: boo
 
 
 def _open_clip(name: str, rest: str) -> Arguments:
-    library = _library(name, "open_clip", "open_clip_torch")
+    library = imported_extra("open_clip", "foundation", name)
     in_place = rest.startswith(OPEN_CLIP_PLACES)
     model, _, tag = (rest, "", "") if in_place else rest.partition("/")
     if not (tag or in_place):
