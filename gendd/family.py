@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from torch import Tensor, nn
 
 from gendd.config import Config, Data, Optimizer, Run
+from gendd.core.command import typed_command
 from gendd.core.distributed import World
 from gendd.core.errors import InvalidValue
 from gendd.core.ranges import field_names
@@ -74,7 +75,7 @@ class Family:
         name: name of the package, such as "gendd_cifar".
         data, optimizer, run: parts of the default configuration.
         paper: the flags that --paper sets, with their values: the paper's protocol of draws and sampling.
-        typed: module that the user named after python -m; the family's if empty.
+        typed: module of the command that the user typed; the family's if empty.
     """
 
     name: str
@@ -95,8 +96,13 @@ class Family:
 
     @property
     def module(self) -> str:
-        """The module to name after python -m in usage lines and error messages."""
+        """The module of the command that the user typed."""
         return self.typed or self.name
+
+    @property
+    def command(self) -> str:
+        """The command to name in usage lines and error messages, such as "python -m gendd_cifar"."""
+        return typed_command(self.module)
 
     def config(self, method: Method, **values) -> Config:
         """Return the default configuration of a method, with these values of fields."""

@@ -1,14 +1,15 @@
 """Start a program by torchrun, with one process per GPU: python -m gendd.launch MODULE [flags].
 
-sh/launch.sh documents the environment variables. The launcher differs from torchrun in three points. It does not
-restart after a user's error and ends with the same exit code, 2. After other failures it prints one line and ends with
-exit code 1. Machines do not need to resolve each other's host names.
+The launcher differs from torchrun in three points. It does not restart after a user's error and ends with the same exit
+code, 2. After other failures it prints one line and ends with exit code 1. Machines do not need to resolve each other's
+host names.
 """
 
 import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
@@ -24,7 +25,25 @@ from torch.distributed.run import parse_args, run
 
 from gendd.core.distributed import usable_cores, whole_number
 from gendd.core.errors import PassingFault, UserError, run_program
+from gendd.family import Family
 
+HELP = """\
+Start a program, such as train, with torchrun on all GPUs of this machine, or on its CPU. Relative paths, including
+data/, pretrained/ and runs/, count from the current folder.
+
+Environment variables:
+  GPUS=2            use 2 GPUs of each machine
+  CPU_PROCS=2       use 2 processes on the CPU
+  NNODES=4 NODE_RANK=0 MASTER=host[:port]
+                    use several machines: run the same command on each. MASTER is the machine of rank 0 (port 29400
+                    if not given). All machines need the same runs folder. In a Slurm job step they are set
+                    automatically
+  MAX_RESTARTS=3    after a failure, restart the processes of all machines, at most 3 times (0 if not set). They
+                    resume from the last checkpoint. Failures are crashes, kills and faults of disk, network or data
+                    workers (exit code 1). An error that the user must correct (exit code 2) causes no restart
+  PEER_TIMEOUT=600  seconds that a process waits for the others before it stops. Only this detects a machine that
+                    vanished. It must be longer than the first process works alone (downloads, reports). The run also
+                    stops if data workers send nothing for nine tenths of it"""
 # Seconds that a machine waits for the machine with NODE_RANK=0.
 PATIENCE = 600
 # glibc returns blocks above its thresholds to the system when they are freed, and each training step on the CPU pays to
@@ -45,16 +64,41 @@ class Agent(LocalElasticAgent):
         return result
 
 
+def launch(family: Family, arguments: list[str]) -> None:
+    """Run the launch program: start another program of the same command in several processes.
+
+    Raises:
+        UserError, PassingFault: see `start`.
+    """
+    if arguments[:1] in ([], ["-h"], ["--help"]):
+        print(f"usage: {family.command} launch PROGRAM [flags]\n\n{HELP}")
+        return
+    start([family.module, *arguments])
+
+
 def main() -> None:
+    """Start the module that the command line names.
+
+    Raises:
+        UserError, PassingFault: see `start`.
+    """
+    if not sys.argv[1:]:
+        raise UserError("MODULE is missing: name the program, such as gendd_cifar train")
+    start(sys.argv[1:])
+
+
+def start(command: list[str]) -> None:
     """Replace this process by the program, or run the program in several processes and return its exit code.
+
+    Args:
+        command: module and arguments.
 
     Raises:
         UserError: an environment variable is invalid.
         PassingFault: a process failed, or the machines lost their connection.
     """
-    command, environment, gpus = sys.argv[1:], os.environ, torch.cuda.device_count()
-    if not command:
-        raise UserError("which program? bash sh/launch.sh MODULE [arguments], such as gendd_cifar train")
+    environment, gpus = os.environ, torch.cuda.device_count()
+    environment.update(machines_of_slurm(environment))
     processes, restarts = local_processes(environment, gpus), whole_number(environment, "MAX_RESTARTS", 0, least=0)
     nodes = whole_number(environment, "NNODES", 1)
     if not gpus or "CPU_PROCS" in environment:
@@ -94,6 +138,29 @@ def local_processes(environment: Mapping[str, str], gpus: int) -> int:
     if wanted > gpus:
         raise UserError(f"GPUS={wanted}: this machine has {gpus}; lower it, or choose CPU processes with CPU_PROCS=")
     return wanted
+
+
+def machines_of_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return NNODES, NODE_RANK and MASTER of a Slurm job of several nodes; empty elsewhere, or if NNODES is set.
+
+    Raises:
+        UserError: this is not one of one process per node.
+    """
+    if environment.get("NNODES") or whole_number(environment, "SLURM_JOB_NUM_NODES", 1) == 1:
+        return {}
+    nodes = environment.get("SLURM_STEP_NUM_NODES", "")
+    if environment.get("SLURM_STEP_NUM_TASKS") != nodes or not nodes:
+        raise UserError(
+            "this Slurm job has several nodes; start one launcher on each, srun --ntasks-per-node=1 before the "
+            "command, or use only this node with NNODES=1"
+        )
+    master = environment.get("MASTER")
+    if not master:
+        listing = ["scontrol", "show", "hostnames", environment["SLURM_STEP_NODELIST"]]
+        first = subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split()[0]
+        # Jobs that share a node must not share a port.
+        master = f"{first}:{29400 + int(environment['SLURM_JOB_ID']) % 1000}"
+    return {"NNODES": nodes, "NODE_RANK": environment["SLURM_NODEID"], "MASTER": master}
 
 
 def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -> list[str]:

@@ -17,6 +17,8 @@ from gendd.data.image_files import describe
 from gendd.programs.command_line import parse
 from gendd_imagenet.folders import Listing, list_unlabeled
 
+PROGRAM = "python -m gendd_imagenet.make_shards"
+
 
 @dataclass(frozen=True)
 class MakeShardsConfig:
@@ -41,9 +43,9 @@ def main(arguments: list[str] | None = None) -> None:
     Raises:
         UserError: FOLDER does not exist or holds no images, or OUTPUT already holds shards or cannot be written.
     """
-    config = parse(MakeShardsConfig, "gendd_imagenet.make_shards", arguments)
+    config = parse(MakeShardsConfig, PROGRAM, arguments)
     if not config.folder or not config.output:
-        raise UserError("FOLDER and OUTPUT are missing: python -m gendd_imagenet.make_shards FOLDER OUTPUT")
+        raise UserError(f"FOLDER and OUTPUT are missing: {PROGRAM} FOLDER OUTPUT")
     check_ranges(config)
     with naming("FOLDER"):
         listing, output = list_unlabeled(Path(config.folder)), Path(config.output)

@@ -32,6 +32,7 @@ def parse(
     """Parse a command line into a dataclass. A nested dataclass is a section of the help; its flags get no prefix.
 
     Args:
+        program: what the user types before the flags.
         default: values of the flags that are not given, in place of the class's defaults.
 
     Raises:
@@ -42,7 +43,7 @@ def parse(
         with contextlib.redirect_stderr(messages):
             config, unknown = tyro.cli(
                 kind,
-                prog=f"python -m {program}",
+                prog=program,
                 description=description,
                 args=arguments,
                 default=default,
@@ -59,7 +60,7 @@ def parse(
             text = "; ".join(f"{name} is missing: give it before the flags ({help})" for name, help in missing)
         raise UserError(text) from None
     if unknown:
-        raise UserError(f"{_unknown(unknown, _flags(config))}; python -m {program} --help lists the flags")
+        raise UserError(f"{_unknown(unknown, _flags(config))}; {program} --help lists the flags")
     return _at_home(config)
 
 

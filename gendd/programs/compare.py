@@ -7,11 +7,35 @@ from pathlib import Path
 from gendd.core.errors import UserError, naming
 from gendd.family import Family
 from gendd.methods import get_method
-from gendd.programs.jobs import SCRIPTS, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
+from gendd.programs.jobs import Job, all_runs, at_work, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
 from gendd.reporting.report import ReportConfig, write_report
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
 USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
+HELP = """\
+Compare methods on a pair of networks: train each method with each seed, then write a report of all runs. For example:
+  {command} "classification kd gendd" "0 1 2" -- --dataset digits --student resnet8 --teacher resnet14 ...
+Each method gets the flags that it supports, and the teacher if it uses one. The images are photographs, unless the
+data set is digits, cifar10 or cifar100, or FAMILY=gendd_cifar is set.
+
+In a checkout, names can replace the flags:
+  {command} cifar100 resnet56 resnet20 "classification kd dkd gendd" "0 1 2" [flags for all runs]
+sh/train_DATA_TEACHER_STUDENT_METHOD.sh trains the method if it exists (such as gendd_short). Otherwise
+sh/train_DATA_baseline.sh METHOD TEACHER STUDENT trains it and lists the methods; classification is the student alone.
+
+Run the same command again to keep finished runs and train the rest. The report includes earlier runs, such as other
+seeds; OUTPUT/runs.txt lists all. A failed run does not stop the others; the last lines name it.
+
+Environment variables:
+  GPUS=2         number of GPUs of this machine, with one run on each (all if not set)
+  JOBS=2         number of simultaneous runs without a GPU (1 if not set)
+  OUTPUT=FOLDER  folder for the report and one log file per run (if not set: runs/comparisons/DATA_TEACHER_STUDENT,
+                 or runs/comparisons/DATA with flags)
+
+The flag --on slurm submits each run as a Slurm job with one GPU and a limit of HOURS=72. It needs
+pip install "gendd[slurm]"; sbatch reads SBATCH_PARTITION and similar variables. --on local tests this on the current
+machine."""
 
 
 def compare(family: Family, arguments: list[str]) -> None:
@@ -21,7 +45,8 @@ def compare(family: Family, arguments: list[str]) -> None:
         UserError, PassingFault: see `main`.
     """
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"usage: python -m {family.module} compare {USAGE}\n\n{explanation('compare.sh')}")
+        command = f"{family.command} compare"
+        print(f"usage: {command} {USAGE}\n\n{HELP.format(command=command)}")
         return
     main(arguments)
 
@@ -80,7 +105,4 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
         return "bash", str(own)
     if baseline.is_file():
         return "bash", str(baseline), method, teacher, student
-    raise UserError(
-        f"METHODS {method}: neither {own} nor {baseline} exists; see ls {SCRIPTS}, or give flags instead of names: "
-        f"{USAGE}"
-    )
+    raise UserError(f"METHODS {method}: neither {own} nor {baseline} exists; give flags instead of names: {USAGE}")

@@ -36,9 +36,7 @@ def configuration(family: Family, arguments: list[str]) -> Config:
         ((source, value),) = given
         return SOURCES[source](family, value, method, flags)
     if not method:
-        raise UserError(
-            f"METHOD is missing: name it first, python -m {family.module} train METHOD; {', '.join(METHODS)}"
-        )
+        raise UserError(f"METHOD is missing: name it first, {family.command} train METHOD; {', '.join(METHODS)}")
     with naming("METHOD"):
         kind = get_method(method)
     return parsed(family, flags, family.config(kind()))
@@ -64,7 +62,7 @@ def _changed(family: Family, config: Config, source: str, method: str, flags: li
 
 def parsed(family: Family, flags: list[str], default: Config) -> Config:
     """Parse flags over a configuration. --paper sets its flags, unless `default` has it already."""
-    program = f"{family.module} train {default.method.name}"
+    program = f"{family.command} train {default.method.name}"
     kind: Any = Config[type(default.data)]  # type: ignore[misc]
     config: Config = parse(kind, program, flags, default, _description(default))
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):

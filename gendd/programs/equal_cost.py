@@ -49,7 +49,7 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: the path is not a run folder, or the run does not have a head.
     """
-    config = parse(EqualCostConfig, f"{family.module} equal-cost", arguments)
+    config = parse(EqualCostConfig, f"{family.command} equal-cost", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:

@@ -155,7 +155,7 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
 
 
 def _parse(family: Family, arguments: list[str], default: Config) -> EvaluateOptions:
-    program = f"{family.module} evaluate"
+    program = f"{family.command} evaluate"
     kind: Any = EvaluateOptions[type(default.data)]  # type: ignore[misc]
     options: EvaluateOptions = parse(kind, program, arguments, EvaluateOptions(default), EvaluateOptions.__doc__)
     config = options.config

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from gendd.core.command import typed_command
 from gendd.core.errors import InvalidValue, UserError, naming
 from gendd.family import FAMILIES, Family, family_named
 from gendd.runs.config_file import read_content
@@ -14,8 +15,12 @@ from gendd.runs.recipes import recipe_content
 IMAGES = {"gendd_cifar": "small images", "gendd_imagenet": "photographs"}
 
 
+class UnknownFamily(UserError):
+    """A command that needs a family and does not name one."""
+
+
 def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Family:
-    """Return the family of a module; for `python -m gendd`, of the run or the recipe that the arguments name.
+    """Return the family of a module; for `gendd`, of the run or the recipe that the arguments name.
 
     Without a run, the environment variable FAMILY names it.
 
@@ -23,19 +28,33 @@ def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Famil
         own_flags: True if the program's flags differ between the families.
 
     Raises:
-        UserError: a run folder is damaged, the family is unknown, or no family is named and the flags depend on it.
+        UnknownFamily: no family is named and the flags depend on it.
+        UserError: a run folder is damaged, or the named family does not exist.
     """
     if module in FAMILIES:
         return family_named(module)
     source, name = next(_named(arguments), ("FAMILY", os.environ.get("FAMILY")))
     if not name and own_flags:
         program = arguments[0]
-        commands = " or ".join(f"python -m {family} {program} ... ({images})" for family, images in IMAGES.items())
-        raise UserError(f"PROGRAM {program}: the family of images is unknown without a run folder; choose {commands}")
+        commands = " or ".join(f"{typed_command(family)} {program} ... ({images})" for family, images in IMAGES.items())
+        raise UnknownFamily(
+            f"PROGRAM {program}: the family of images is unknown without a run folder; choose {commands}"
+        )
     try:
         return replace(family_named(name or FAMILIES[0]), typed=module)
     except InvalidValue as error:
         raise UserError(f"{source} {error}") from error
+
+
+def explain_choice(module: str, program: str) -> str:
+    """Return the help of a program whose flags differ between the families, for a command that names no family."""
+    commands = {f"{typed_command(family)} {program}": images for family, images in IMAGES.items()}
+    width = max(map(len, commands))
+    return f"""\
+usage: {typed_command(module)} {program} [flags], with a run folder or a configuration file, which name the images
+
+Otherwise choose the command for your images; its --help lists the flags:
+""" + "\n".join(f"  {command:<{width}}  {images}" for command, images in commands.items())
 
 
 def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

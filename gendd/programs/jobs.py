@@ -1,4 +1,4 @@
-"""Run training scripts in parallel: on this machine's GPUs, on its CPU, or on a cluster."""
+"""Run trainings in parallel: on this machine's GPUs, on its CPU, or on a cluster."""
 
 import contextlib
 import fcntl
@@ -9,30 +9,20 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 import torch
 
 from gendd.core.distributed import usable_cores, whole_number
-from gendd.core.errors import PassingFault, UserError
+from gendd.core.errors import PassingFault, UserError, naming
+from gendd.core.extras import imported_extra
 from gendd.core.files import rewrite_text
 from gendd.runs.folder import RunFolder
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
-
-
-def explanation(script: str) -> str:
-    """Return the comment at the top of a script."""
-    lines = (SCRIPTS / script).read_text().splitlines()[1:]
-    return "\n".join(
-        line.removeprefix("#").removeprefix(" ") for line in takewhile(lambda line: line[:1] == "#", lines)
-    )
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training: the command of a script.
+    """A training.
 
     Args:
         name: name in printed messages.
@@ -179,10 +169,8 @@ def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders
         raise UserError(
             "--on slurm: sbatch or srun is not found; run the command on a machine with Slurm, or leave it out"
         )
-    try:
-        import submitit
-    except ImportError:
-        raise UserError(f"--on {cluster}: needs submitit; pip install submitit") from None
+    with naming("on"):
+        submitit = imported_extra("submitit", "slurm", cluster)
     executor = submitit.AutoExecutor(output / "cluster", cluster=cluster)
     hours = whole_number(os.environ, "HOURS", 72)
     executor.update_parameters(timeout_min=60 * hours, gpus_per_node=1 if cluster == "slurm" else 0, name="gendd")

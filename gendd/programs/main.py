@@ -1,10 +1,15 @@
-"""The command line: python -m gendd_cifar PROGRAM [flags]. The list of programs is printed without slow imports."""
+"""The command line: gendd-cifar PROGRAM [flags]. The list of programs is printed without slow imports."""
 
 import importlib
 import sys
+from importlib.metadata import version
 from typing import NamedTuple
 
+from gendd import __version__
+from gendd.core.command import typed_command
 from gendd.core.errors import naming, unknown_name
+
+HELP = ("-h", "--help")
 
 
 class Program(NamedTuple):
@@ -43,6 +48,7 @@ PROGRAMS = {
     "equal-cost": Program(
         "gendd.programs.equal_cost", "equal_cost", "find networks that cost as much as a student with its head"
     ),
+    "launch": Program("gendd.launch", "launch", "start a program, such as train, with one process per GPU"),
 }
 
 
@@ -56,17 +62,26 @@ def main(module: str, arguments: list[str] | None = None) -> None:
         UserError: the program is unknown, or it raises this error.
     """
     name, *flags = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in ("-h", "--help"):
-        print(f"usage: python -m {module} PROGRAM [flags]; PROGRAM --help lists its flags\n")
+    if name == "--version":
+        print(f"gendd {__version__}, torch {version('torch')}, timm {version('timm')}")
+        return
+    if name in HELP:
+        print(f"usage: {typed_command(module)} PROGRAM [flags]; PROGRAM --help lists its flags\n")
         print("\n".join(f"  {name:<11} {program.help}" for name, program in PROGRAMS.items()))
         return
     with naming("PROGRAM"):
         if name not in PROGRAMS:
             raise unknown_name(name, PROGRAMS)
     program = PROGRAMS[name]
-    from gendd.programs.find_family import find_family
+    from gendd.programs.find_family import UnknownFamily, explain_choice, find_family
     from gendd.runs.published import located
 
     flags[:1] = [str(located(run)) for run in flags[:1]]
-    family = find_family(module, [name, *flags], program.own_flags)
+    try:
+        family = find_family(module, [name, *flags], program.own_flags)
+    except UnknownFamily:
+        if flags and not set(HELP) & set(flags):
+            raise
+        print(explain_choice(module, name))
+        return
     getattr(importlib.import_module(program.module), program.function)(family, flags)

@@ -1,15 +1,17 @@
-"""Training commands from the flags after "--", for pairs without a script in sh/."""
+"""Training commands from the flags after "--", for pairs without a script."""
 
 import importlib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 from gendd.core.errors import UserError
 from gendd.methods import Method
-from gendd.programs.jobs import SCRIPTS
 from gendd.runs.folder import data_name
 
+# The command before a module, with one process per GPU.
+LAUNCHER = (sys.executable, "-m", "gendd.launch")
 SMALL_IMAGES, PHOTOGRAPHS = "gendd_cifar", "gendd_imagenet"
 # Prefixes of the flags that need a teacher.
 OF_TEACHERS = ("teacher", "cached_views")
@@ -26,7 +28,7 @@ def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | No
 
 def plain_command(method: str, flags: Sequence[str]) -> tuple[str, ...]:
     """Return the command that trains a method on the data that the flags name."""
-    return "bash", str(SCRIPTS / "launch.sh"), _program(flags), "train", method, *flags
+    return *LAUNCHER, _program(flags), "train", method, *flags
 
 
 def data_of(flags: Sequence[str]) -> str:

@@ -123,7 +123,7 @@ def knn(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, labels are missing, or the images are too few.
     """
-    config = parse(KnnConfig, f"{family.module} knn", arguments)
+    config = parse(KnnConfig, f"{family.command} knn", arguments)
 
     def measure(run: Experiment, world: World) -> Outcome:
         train, test = _train_and_test(family, run, config, world)
@@ -142,7 +142,7 @@ def probe(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, or labels are missing.
     """
-    config = parse(ProbeConfig, f"{family.module} probe", arguments)
+    config = parse(ProbeConfig, f"{family.command} probe", arguments)
 
     def measure(run: Experiment, world: World) -> Outcome:
         train, test = _train_and_test(family, run, config, world)
@@ -166,7 +166,7 @@ def zero_shot(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, labels are missing, or the class vectors do not fit.
     """
-    config = parse(ZeroShotConfig, f"{family.module} zero-shot", arguments)
+    config = parse(ZeroShotConfig, f"{family.command} zero-shot", arguments)
     if not config.class_vectors:
         raise UserError("--class-vectors is missing: name a file with one vector per class (.npy, .pt, safetensors)")
 

@@ -11,4 +11,4 @@ def report(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: see `write_report`.
     """
-    write_report(parse(ReportConfig, f"{family.module} report", arguments))
+    write_report(parse(ReportConfig, f"{family.command} report", arguments))

@@ -68,7 +68,7 @@ def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
     Raises:
         UserError: the path is not a run folder, the run does not have a generative head, or data is missing.
     """
-    config = parse(SamplingProgram, f"{family.module} sampling", arguments)
+    config = parse(SamplingProgram, f"{family.command} sampling", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:

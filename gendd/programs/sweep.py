@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from gendd.core.errors import UserError, naming, no_such, unknown_name
 from gendd.family import Family
-from gendd.programs.jobs import Folders, Job, all_runs, at_work, explanation, place_of, refuse_failures, train_all
+from gendd.programs.jobs import Folders, Job, all_runs, at_work, place_of, refuse_failures, train_all
 from gendd.programs.plain_flags import data_of, plain_command, split_at_dashes
 from gendd.programs.sampling import VALUES as SAMPLED
 from gendd.programs.sampling import ablate_sampling
@@ -23,6 +23,26 @@ VALUES = {
 }
 # Variants of each value: {suffix of the run's name: other flags}.
 VARIANTS = {"repeats": {f"-{scheme}": ("--draw-scheme", scheme) for scheme in ("independent", "shared", "antithetic")}}
+HELP = """\
+Each setting gives a table, a CSV file and a picture of top-1 against the setting and its cost. A training setting
+trains a pair once per value. Finished runs are kept. A failed run does not stop the others; the last lines name it.
+  contraction    lambda
+  token-dim      width of a token, up to the whole feature as one
+  repeats        K, with each scheme of timesteps
+  feature-mixup  off and on
+A script or flags say what to train; METHOD=regression runs the control. FAMILY is as for compare. The picture includes
+runs of earlier seeds and values. For example:
+  {command} contraction sh/train_cifar100_resnet56_resnet20_gendd_short.sh --lr 1e-2
+  {command} contraction -- --dataset FOLDER [flags]
+A sampling setting evaluates a trained run with many values:
+  {command} guidance RUN [flags]
+  {command} sampling RUN [flags]    sampler, steps, samples, start
+
+Environment variables:
+  VALUES="0 0.5"    values to train with
+  SEEDS="0 1 2"     seeds to train each value with (one, seed 0, if not set)
+  OUTPUT=FOLDER     folder for results and logs (if not set: runs/ablations/SCRIPT or DATA, or the run's folder)
+  GPUS, JOBS        number of simultaneous runs, as for compare; --on slurm works here too"""
 
 
 def ablate(family: Family, arguments: list[str]) -> None:
@@ -33,8 +53,9 @@ def ablate(family: Family, arguments: list[str]) -> None:
     """
     settings = "|".join((*VALUES, *SAMPLED))
     if arguments[:1] in (["-h"], ["--help"]):
-        usage = f"usage: python -m {family.module} ablate {settings} SCRIPT_OR_RUN [flags]"
-        print(f"{usage}\n\n{explanation('ablate.sh')}")
+        command = f"{family.command} ablate"
+        usage = f"usage: {command} {settings} SCRIPT_OR_RUN [flags], or SETTING -- --dataset ... flags"
+        print(f"{usage}\n\n{HELP.format(command=command)}")
     elif arguments and arguments[0] in SAMPLED:
         output = os.environ.get("OUTPUT")
         ablate_sampling(family, [*arguments, *(("--output", output) if output else ())])
@@ -57,8 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     if plain is None and not Path(script).is_file():
         wrong = f"SCRIPT {script}: {no_such(script)}" if script else "SCRIPT is missing"
         raise UserError(
-            f"{wrong}; name the script that trains the pair, or give flags: "
-            f"bash sh/ablate.sh {setting} -- --dataset FOLDER ..."
+            f"{wrong}; name the script that trains the pair, or give flags: {setting} -- --dataset FOLDER ..."
         )
     place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)
     command = ("bash", script, *flags) if plain is None else plain_command(os.environ.get("METHOD") or "gendd", flags)

@@ -76,8 +76,8 @@ def _check_stage1(config: Config, first: Config) -> None:
 
 def _usage(family: Family) -> str:
     methods = (f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, kind in METHODS.items())
-    start = f"usage: python -m {family.module} train"
-    own = "  package.module:Class, a method of your own (docs/extending.md)"
+    start = f"usage: {family.command} train"
+    own = "  package.module:Class, a method of your own"
     sources = "METHOD [flags], --recipe NAME [flags], --config FILE [flags], or --resume RUN"
     usage = f"{start} {sources}; METHOD --help lists the flags\n"
     return "\n".join([usage, *methods, own])

@@ -13,7 +13,7 @@ from lines import refuses
 
 from gendd.core.distributed import join_world
 from gendd.core.errors import UserError
-from gendd.launch import local_processes, main, rendezvous
+from gendd.launch import local_processes, machines_of_slurm, main, rendezvous
 
 SLURM = {
     "SLURM_JOB_ID": "12345",
@@ -64,32 +64,46 @@ def test_machines_that_cannot_meet_are_refused(environment, message):
 
 
 @pytest.fixture
-def slurm(tmp_path):
-    """Return a function that changes Slurm's variables and runs sh/launch.sh with a stand-in for Python."""
-    scontrol, python = tmp_path / "scontrol", tmp_path / "bin" / "python"
+def slurm(tmp_path, monkeypatch):
+    """Return a function from changes of Slurm's variables to the machines; scontrol is a stand-in."""
+    scontrol = tmp_path / "scontrol"
     scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[07-08]" ] && printf "node07\\nnode08\\n"\n')
-    python.parent.mkdir()
-    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$NNODES $NODE_RANK $MASTER"\n')
-    for program in (scontrol, python):
-        program.chmod(0o755)
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
-    def run(**changes: str | None) -> subprocess.CompletedProcess:
-        own = {"VENV": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        environment = {name: value for name, value in {**os.environ, **own, **SLURM, **changes}.items() if value}
-        command = ["bash", Path(__file__).parents[2] / "sh" / "launch.sh", "program"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+    def machines(**changes: str | None) -> list[str]:
+        changed = {name: value for name, value in {**SLURM, **changes}.items() if value}
+        return list(machines_of_slurm(changed).values())
 
-    return run
+    return machines
 
 
 def test_slurm_job_step_names_the_machines(slurm):
-    assert slurm().stdout == "2 1 node07:29745\n"
-    assert slurm(MASTER="alpha:1").stdout == "2 1 alpha:1\n"
-    assert slurm(SLURM_STEP_NUM_NODES="1", SLURM_STEP_NUM_TASKS="1", SLURM_NODEID="0").stdout.startswith("1 0 ")
-    assert slurm(NNODES="1").stdout == "1  \n"
+    assert slurm() == ["2", "1", "node07:29745"]
+    assert slurm(MASTER="alpha:1") == ["2", "1", "alpha:1"]
+    assert slurm(SLURM_STEP_NUM_NODES="1", SLURM_STEP_NUM_TASKS="1", SLURM_NODEID="0")[:2] == ["1", "0"]
+    assert slurm(NNODES="1") == slurm(SLURM_JOB_NUM_NODES="1") == slurm(SLURM_JOB_NUM_NODES=None) == []
     for wrong in ({"SLURM_STEP_NUM_TASKS": "16"}, {"SLURM_STEP_NUM_NODES": None}):
-        refused = slurm(**wrong)
-        assert refused.returncode == 2 and "srun --ntasks-per-node=1" in refused.stderr
+        with refuses("srun --ntasks-per-node=1"):
+            slurm(**wrong)
+
+
+def test_slurm_node_waits_for_its_master(tmp_path):
+    """The launcher itself reads Slurm's variables."""
+    with socket.create_server(("localhost", 0)) as taken:
+        master = f"localhost:{taken.getsockname()[1]}"
+        environment = {**os.environ, **SLURM, "SLURM_NODEID": "0", "MASTER": master, "CPU_PROCS": "1"}
+        command = [sys.executable, "-m", "gendd_cifar", "launch", "train", "kd"]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith(f"error: MASTER={master}: ")
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_launch_program_starts_its_own_command(processes):
+    environment = {**os.environ, "CPU_PROCS": processes, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "gendd_cifar", "launch", "train"]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.count("usage: python -m gendd_cifar train METHOD") == int(processes)
 
 
 @pytest.fixture

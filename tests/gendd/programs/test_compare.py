@@ -49,8 +49,8 @@ class Comparison:
         for name in ("gendd", "gendd_short"):
             (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(GENDD)
         monkeypatch.chdir(project)
-        for module in (compare, plain_flags):
-            monkeypatch.setattr(module, "SCRIPTS", project / "sh")
+        monkeypatch.setattr(compare, "SCRIPTS", project / "sh")
+        monkeypatch.setattr(plain_flags, "LAUNCHER", ("bash", "sh/launch.sh"))
         monkeypatch.setattr(compare, "write_report", self.reports.append)
         for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "FAMILY"):
             monkeypatch.delenv(name, raising=False)
@@ -218,6 +218,12 @@ def test_on_slurm_without_sbatch_is_refused(comparison, monkeypatch):
     monkeypatch.setenv("PATH", str(comparison.project))
     with refuses("^--on slurm: sbatch or srun is not found"):
         comparison.run("kd", "0", "--on", "slurm")
+
+
+def test_on_cluster_without_submitit_names_the_extra(comparison, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with refuses(r'^--on local: needs the package submitit .*; pip install "gendd\[slurm\]"$'):
+        comparison.run("kd", "0", "--on", "local")
 
 
 def test_slurm_error_is_one_line(comparison, monkeypatch):

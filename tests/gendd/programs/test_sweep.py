@@ -113,7 +113,7 @@ def test_another_seed_draws_earlier_runs_too(swept, monkeypatch):
 def test_sweep_with_plain_flags_needs_no_script(swept, tmp_path, monkeypatch):
     (tmp_path / "sh").mkdir()
     (tmp_path / "sh" / "launch.sh").write_text(SCRIPT)
-    monkeypatch.setattr(plain_flags, "SCRIPTS", tmp_path / "sh")
+    monkeypatch.setattr(plain_flags, "LAUNCHER", ("bash", "sh/launch.sh"))
     sweep.main(["feature-mixup", "--", "--dataset", "digits", "--lr", "1"])
     assert (tmp_path / "calls").read_text().splitlines() == [
         f"gendd_cifar train gendd --dataset digits --lr 1 --seed 0 --feature-mixup {value} "
