@@ -52,7 +52,7 @@ def imported() -> set[str]:
 def test_imported_packages_are_declared():
     distributions = packages_distributions()
     modules = {name for name in imported() if name in distributions}
-    assert modules >= {"torch", "PIL", "sklearn"}
+    assert modules >= {"torch", "PIL", "matplotlib"}
     assert {normal(name) for module in modules for name in distributions[module]} <= declared()
 
 
