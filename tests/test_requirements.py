@@ -7,6 +7,8 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gendd", "gendd_cifar", "gendd_imagenet")
 # Files of these packages differ between builds.
@@ -27,21 +29,24 @@ def pins(file: str) -> dict[str, set[str]]:
     return found
 
 
-def declared() -> set[str]:
-    """Return the names of the packages that pyproject.toml requires, including extras."""
+def declared(extras: bool = True) -> set[str]:
+    """Return the names of the packages that pyproject.toml requires."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = [
-        *project["dependencies"],
-        *(name for names in project["optional-dependencies"].values() for name in names),
-    ]
+    optional = project["optional-dependencies"].values() if extras else ()
+    needed = [*project["dependencies"], *(name for names in optional for name in names)]
     return {normal(re.match(r"[\w.-]+", need)[0]) for need in needed} - {"gendd"}
 
 
-def imported() -> set[str]:
-    """Return the top-level names of other projects' modules that the packages import."""
+def imported(everywhere: bool = True) -> set[str]:
+    """Return the top-level names of other projects' modules that the packages import.
+
+    Args:
+        everywhere: also in functions.
+    """
     names = set()
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
+        tree = ast.parse(file.read_text())
+        for node in ast.walk(tree) if everywhere else tree.body:
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
@@ -49,11 +54,30 @@ def imported() -> set[str]:
     return names - sys.stdlib_module_names - {*PACKAGES}
 
 
-def test_imported_packages_are_declared():
+@pytest.mark.parametrize("extras", [True, False])
+def test_imported_packages_are_declared(extras):
+    """An import at the top of a module needs the base install; one in a function may need an extra."""
     distributions = packages_distributions()
-    modules = {name for name in imported() if name in distributions}
+    modules = {name for name in imported(everywhere=extras) if name in distributions}
     assert modules >= {"torch", "PIL", "matplotlib"}
-    assert {normal(name) for module in modules for name in distributions[module]} <= declared()
+    assert {normal(name) for module in modules for name in distributions[module]} <= declared(extras)
+
+
+def test_extras_named_in_errors_exist():
+    """A missing package's error names its extra and the package is in it."""
+    calls = {
+        tuple(argument.value for argument in node.args[:2])
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "imported_extra"
+    }
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    distributions = packages_distributions()
+    assert ("submitit", "slurm") in calls
+    for package, extra in calls:
+        names = {normal(name) for name in distributions.get(package, [package])}
+        assert names & {normal(re.match(r"[\w.-]+", need)[0]) for need in extras[extra]}
 
 
 def test_declared_packages_are_pinned():
