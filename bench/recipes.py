@@ -22,6 +22,7 @@ from published_recipes import CIFAR, PHOTOGRAPHS, PUBLISHED, WITHOUT_RECIPE
 from torch import nn
 
 from gendd.config import Config
+from gendd.core.command import COMMANDS
 from gendd.core.ranges import field_names
 from gendd.family import Family
 from gendd.methods.base import Task, TaskContext
@@ -93,7 +94,7 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     """Return the Python programs, such as "gendd_cifar train", and arguments that a shell command would start.
 
     Args:
-        folder: folder for stand-ins of Python and torchrun, which only record their arguments.
+        folder: folder for stand-ins of Python, torchrun and the commands, which only record their arguments.
     """
     binaries, record = folder / "stub" / "bin", folder / "record"
     binaries.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,10 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     python.write_text('#!/usr/bin/env bash\n[ "$1" != -m ] || { printf "%q " "${@:2}" && echo; } >>"$RECORD"\n')
     torchrun = binaries / "torchrun"
     torchrun.write_text('#!/usr/bin/env bash\nuntil [ "$1" = -m ]; do shift; done\nexec python "$@"\n')
-    for stand_in in (python, torchrun):
+    commands = [binaries / name for name in COMMANDS]
+    for command_file in commands:
+        command_file.write_text(f'#!/usr/bin/env bash\nexec python -m {command_file.name.replace("-", "_")} "$@"\n')
+    for stand_in in (python, torchrun, *commands):
         stand_in.chmod(0o755)
     record.write_text("")
     path = f"{binaries}:{os.environ['PATH']}"
@@ -111,6 +115,7 @@ def programs(command: str, folder: Path, **variables: object) -> list[tuple[str,
     assert result.returncode == 0, result.stderr
     started = [shlex.split(line) for line in record.read_text().splitlines()]
     started = [words[1:] if words[0] == "gendd.launch" else words for words in started]
+    started = [[words[0], *words[2:]] if words[1:2] == ["launch"] else words for words in started]
     return [
         (f"{module} {arguments[0]}", arguments[1:]) if re.fullmatch(r"gendd(_\w+)?", module) else (module, arguments)
         for module, *arguments in started

@@ -51,7 +51,9 @@ OTHER_PROGRAMS = {
     "development tools": {"--check", "--cov"},
     "TensorBoard": {"--logdir"},
     "compare and ablate, which have no dataclass": {"--on"},
-    "every program": {"--help"},
+    "every program": {"--help", "--version"},
+    "pip and uv": {"--constraint", "--index-url", "--no-deps", "--require-hashes", "--requirement"},
+    "Docker": {"--gpus", "--ipc"},
     "the example of a method outside the project": {"--logit-weight"},
 }
 SCRIPTS = [*sorted((ROOT / "sh").glob("*.sh")), ROOT / ".ci" / "run", ROOT / ".ci" / "lock"]

@@ -16,7 +16,7 @@ STUDENT = ("--dataset", "digits", "--student", "resnet8", "--epochs", "1")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """Return a folder into which pip installed the wheel. It is built from a copy, since a build writes beside it."""
+    """Return a folder into which pip installed the wheel. It is built from a copy, since a build writes files."""
     source, wheels, site = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "site"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source)

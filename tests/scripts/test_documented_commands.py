@@ -16,9 +16,9 @@ from gendd.programs.main import main as run_program
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Documented commands without a dry run here, and the reason.
 UNTRIED = {
-    r"source |tensorboard ": "another project's program",
+    r"(source|tensorboard|pip|uv|docker) ": "another project's program",
     r"(sbatch|srun) ": "needs Slurm",
-    r".*( train|--help|-m gendd)$": "prints a help",
+    r".*( train|--help|--version|-m gendd(_cifar|_imagenet)?)$": "prints a help",
     r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a template: the user inserts a name",
     r"bash sh/(setup|quickstart|test|bench)\.sh$": "installs, trains or measures, without a dry run",
     r"bash sh/fetch_pretrained_teachers\.sh$": "downloads; test_fetch.py publishes files for it",
