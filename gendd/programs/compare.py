@@ -105,4 +105,7 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
         return "bash", str(own)
     if baseline.is_file():
         return "bash", str(baseline), method, teacher, student
-    raise UserError(f"METHODS {method}: neither {own} nor {baseline} exists; give flags instead of names: {USAGE}")
+    raise UserError(
+        f"METHODS {method}: names of a pair need a script of a checkout, and neither {own} nor {baseline} exists; give "
+        f"flags instead of names: {USAGE}"
+    )

@@ -153,7 +153,7 @@ def test_compare_refuses_invalid_commands(comparison):
     with refuses("--on moon: choose slurm, choose local"):
         comparison.run("kd", "0", "--on", "moon")
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
-    with refuses("METHODS kd: neither"):
+    with refuses("METHODS kd: names of a pair need a script of a checkout, and neither"):
         comparison.run("gendd kd", "0")
     comparison.output.mkdir(parents=True)
     with open(comparison.output / "lock", "w") as lock:
