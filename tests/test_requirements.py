@@ -80,6 +80,15 @@ def test_extras_named_in_errors_exist():
         assert names & {normal(re.match(r"[\w.-]+", need)[0]) for need in extras[extra]}
 
 
+def test_install_page_lists_every_extra():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    listed = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/install.md").read_text(), re.MULTILINE))
+    assert extras.keys() <= listed
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"gendd\[(\w+)\]", page.read_text())}
+    assert "foundation" in named and named <= listed
+
+
 def test_declared_packages_are_pinned():
     assert declared() - pins("piplist.txt").keys() == NOT_PINNED
 
