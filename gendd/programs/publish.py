@@ -62,7 +62,7 @@ def publish(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the run cannot be loaded, the folder holds something else, or the hub refuses.
     """
-    options: PublishConfig = parse(PublishConfig, f"{family.module} publish", arguments)
+    options: PublishConfig = parse(PublishConfig, f"{family.command} publish", arguments)
     _check(options)
     path, folder = Path(options.run), Path(options.folder)
     experiment = _opened(family, options, arguments)

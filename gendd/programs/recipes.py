@@ -32,7 +32,7 @@ def recipes(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the name is unknown.
     """
-    name = parse(RecipesConfig, f"{family.module} recipes", arguments).name
+    name = parse(RecipesConfig, f"{family.command} recipes", arguments).name
     if name:
         with naming("NAME"):
             print(json.dumps(recipe_content(name, family), indent=2))
