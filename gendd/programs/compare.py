@@ -1,15 +1,18 @@
 """The compare program: train methods with several seeds in parallel, then report all of them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gendd.core.errors import UserError, naming
-from gendd.family import Family
+from gendd.family import FAMILIES, Family, family_named
 from gendd.methods import get_method
 from gendd.programs.jobs import Job, all_runs, at_work, place_of, refuse_failures, train_all
-from gendd.programs.plain_flags import data_of, flags_of, plain_command, split_at_dashes
+from gendd.programs.plain_flags import LAUNCHER, data_of, flags_of, plain_command, split_at_dashes
 from gendd.reporting.report import ReportConfig, write_report
+from gendd.runs.config_file import config_of
+from gendd.runs.folder import data_name
+from gendd.runs.recipes import recipes_of
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "sh"
 USAGE = 'DATA TEACHER STUDENT "METHODS" "SEEDS" [flags], or "METHODS" "SEEDS" -- --dataset ... flags'
@@ -19,10 +22,11 @@ Compare methods on a pair of networks: train each method with each seed, then wr
 Each method gets the flags that it supports, and the teacher if it uses one. The images are photographs, unless the
 data set is digits, cifar10 or cifar100, or FAMILY=gendd_cifar is set.
 
-In a checkout, names can replace the flags:
+Names of a pair with a script or a recipe can replace the flags:
   {command} cifar100 resnet56 resnet20 "classification kd dkd gendd" "0 1 2" [flags for all runs]
-sh/train_DATA_TEACHER_STUDENT_METHOD.sh trains the method if it exists (such as gendd_short). Otherwise
-sh/train_DATA_baseline.sh METHOD TEACHER STUDENT trains it and lists the methods; classification is the student alone.
+In a checkout, sh/train_DATA_TEACHER_STUDENT_METHOD.sh trains the method if it exists (such as gendd_short), and
+sh/train_DATA_baseline.sh METHOD TEACHER STUDENT all others. Elsewhere the pair's recipe does; the program recipes lists
+them. classification is the student alone.
 
 Run the same command again to keep finished runs and train the rest. The report includes earlier runs, such as other
 seeds; OUTPUT/runs.txt lists all. A failed run does not stop the others; the last lines name it.
@@ -94,10 +98,10 @@ def _plain(methods: Sequence[str], flags: Sequence[str]) -> dict[str, tuple[str,
 
 
 def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str, ...]:
-    """Return the command that trains a method: the pair's script, else the baseline script of the data.
+    """Return the command that trains a method: the pair's script, the data's baseline script, or else the recipe.
 
     Raises:
-        UserError: neither script exists.
+        UserError: none of them exists.
     """
     own = SCRIPTS / f"train_{data}_{teacher}_{student}_{method}.sh"
     baseline = SCRIPTS / f"train_{data}_baseline.sh"
@@ -105,7 +109,20 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
         return "bash", str(own)
     if baseline.is_file():
         return "bash", str(baseline), method, teacher, student
+    for family, name in _recipes(method, data, f"{teacher}_{student}", student):
+        return *LAUNCHER, family, "train", "--recipe", name
     raise UserError(
-        f"METHODS {method}: names of a pair need a script of a checkout, and neither {own} nor {baseline} exists; give "
-        f"flags instead of names: {USAGE}"
+        f"METHODS {method}: no script and no recipe trains {teacher} > {student} on {data}; choose a pair that the "
+        f"program recipes lists, or give flags: {USAGE}"
     )
+
+
+def _recipes(method: str, data: str, pair: str, student: str) -> Iterator[tuple[str, str]]:
+    """Yield (family, name) of the recipes for a method and a pair on this data."""
+    named = pair if method == "gendd" else f"{pair}_{method.removeprefix('gendd_')}"
+    names = [f"{data}_{named}", named, *[student] * (method == "classification")]
+    for family in map(family_named, FAMILIES):
+        known = recipes_of(family)
+        for name in (name for name in names if name in known):
+            if name.startswith(f"{data}_") or data_name(config_of(known[name], family).data.dataset) == data:
+                yield family.name, name

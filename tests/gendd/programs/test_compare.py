@@ -50,7 +50,8 @@ class Comparison:
             (project / "sh" / f"train_toys_large_small_{name}.sh").write_text(GENDD)
         monkeypatch.chdir(project)
         monkeypatch.setattr(compare, "SCRIPTS", project / "sh")
-        monkeypatch.setattr(plain_flags, "LAUNCHER", ("bash", "sh/launch.sh"))
+        for module in (compare, plain_flags):
+            monkeypatch.setattr(module, "LAUNCHER", ("bash", "sh/launch.sh"))
         monkeypatch.setattr(compare, "write_report", self.reports.append)
         for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "FAMILY"):
             monkeypatch.delenv(name, raising=False)
@@ -153,7 +154,7 @@ def test_compare_refuses_invalid_commands(comparison):
     with refuses("--on moon: choose slurm, choose local"):
         comparison.run("kd", "0", "--on", "moon")
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
-    with refuses("METHODS kd: names of a pair need a script of a checkout, and neither"):
+    with refuses("METHODS kd: no script and no recipe trains"):
         comparison.run("gendd kd", "0")
     comparison.output.mkdir(parents=True)
     with open(comparison.output / "lock", "w") as lock:
@@ -182,6 +183,32 @@ def test_another_seed_reports_earlier_runs_too(comparison):
     (comparison.project / "runs" / "dkd" / "1" / "result.json").unlink()
     compare.main(["kd", "2", *plain])
     assert len(comparison.reports.pop().runs) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "pair", "family", "name"),
+    [
+        ("gendd", ("cifar100", "resnet56", "resnet20"), "gendd_cifar", "resnet56_resnet20"),
+        ("gendd_short", ("cifar100", "resnet56", "resnet20"), "gendd_cifar", "resnet56_resnet20_short"),
+        ("classification", ("cifar100", "resnet56", "resnet20"), "gendd_cifar", "resnet20"),
+        ("kd", ("imagenet", "beitv2b", "resnet50_a1"), "gendd_imagenet", "beitv2b_resnet50_a1_kd"),
+        ("gendd", ("imagenetlt", "resnext101", "resnet18"), "gendd_imagenet", "imagenetlt_resnext101_resnet18"),
+        ("kl", ("cc3m", "resnet50", "mobilenetv1"), "gendd_imagenet", "cc3m_resnet50_mobilenetv1_kl"),
+    ],
+)
+def test_recipe_trains_a_pair_without_scripts(method, pair, family, name, comparison):
+    assert compare.command_of(method, *pair) == ("bash", "sh/launch.sh", family, "train", "--recipe", name)
+
+
+def test_compare_trains_recipes_without_scripts(comparison):
+    compare.main(["cifar100", "resnet56", "resnet20", "kd gendd", "3", "--epochs", "2"])
+    names = ("resnet56_resnet20_kd", "resnet56_resnet20")
+    assert comparison.calls() == [f"gendd_cifar train --recipe {name} --epochs 2 --seed 3" for name in names]
+
+
+def test_recipe_of_other_data_is_not_used(comparison):
+    with refuses("METHODS gendd: no script and no recipe trains resnet56 > resnet20 on digits; choose a pair"):
+        compare.main(["digits", "resnet56", "resnet20", "gendd", "0"])
 
 
 def test_compare_with_plain_flags_needs_no_script(comparison, monkeypatch):
