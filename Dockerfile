@@ -1,7 +1,7 @@
 # Image with the commands of the wheel, and CUDA. It runs in /work as the user gendd (1000), who writes data, pretrained
 # and runs there:
 #   docker build -t gendd .
-#   docker run --gpus all --ipc=host -v "$PWD:/work" gendd gendd-cifar launch train classification --student resnet20
+#   docker run --gpus all --ipc=host -v "$PWD:/work" gendd gendd-cifar launch train --recipe resnet20
 FROM python:3.12-slim-bookworm AS built
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./

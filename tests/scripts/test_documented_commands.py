@@ -22,13 +22,12 @@ UNTRIED = {
     r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a template: the user inserts a name",
     r"bash sh/(setup|quickstart|test|bench)\.sh$": "installs, trains or measures, without a dry run",
     r"bash sh/fetch_pretrained_teachers\.sh$": "downloads; test_fetch.py publishes files for it",
-    r"bash sh/compare\.sh": "starts trainings; test_compare.py reads its flags",
+    r"(bash sh/compare\.sh|gendd compare) ": "starts trainings; test_compare.py reads its flags",
     r"(\w+=\S+ |\w+=\".*?\" )*bash sh/ablate\.sh": "starts trainings; test_sweep.py reads its flags",
     r".* hf-hub:OWNER/NAME": "downloads; test_publish.py serves a student",
     r"python -m gendd report docs/": "draws pictures; test_reporting.py draws them",
     r"python -m gendd_imagenet\.make_shards": "writes shards; test_shards.py writes some",
     r"python -m gendd_cifar recipes": "prints recipes; test_recipes.py prints some",
-    r"pip install ": "installs",
     r".* own_methods:": "a file of the user's; test_own_method.py trains the page's",
 }
 
