@@ -51,7 +51,7 @@ def explain_choice(module: str, program: str) -> str:
     commands = {f"{typed_command(family)} {program}": images for family, images in IMAGES.items()}
     width = max(map(len, commands))
     return f"""\
-usage: {typed_command(module)} {program} [flags], with a run folder or a configuration file, which name the images
+usage: {typed_command(module)} {program} [flags], where a run, a recipe or a configuration file names the images
 
 Otherwise choose the command for your images; its --help lists the flags:
 """ + "\n".join(f"  {command:<{width}}  {images}" for command, images in commands.items())

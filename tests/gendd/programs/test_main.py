@@ -48,7 +48,7 @@ def test_help_without_a_family_explains_the_choice(flags, monkeypatch, capsys):
     monkeypatch.delenv("FAMILY", raising=False)
     main("gendd", ["train", *flags])
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: python -m gendd train [flags], with a run folder")
+    assert printed.startswith("usage: python -m gendd train [flags], where a run")
     assert re.search("python -m gendd_cifar train +small images\n", printed)
     assert "python -m gendd_imagenet train  photographs\n" in printed
 
