@@ -1,6 +1,5 @@
 """ONNX files: writing, quantizing to int8, and running them."""
 
-import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,26 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gendd.core.errors import InvalidValue
+from gendd.core.extras import imported_extra
 
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INPUT = "images"
 # Layers to quantize. With residual sums and ReLU, a convolutional network stays in int8 between its layers.
 QUANTIZED = ["Conv", "MatMul", "Gemm", "Add", "Relu"]
 
 
-def require_packages(to: str) -> None:
-    """Raise InvalidValue if a package that ONNX needs is not installed."""
-    for package in PACKAGES:
-        _library(package, to)
+def library(module: str, to: str = "onnx") -> ModuleType:
+    """Import a module of the packages for ONNX.
 
-
-def _library(name: str, to: str = "onnx") -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        reason = f'needs the package {name.partition(".")[0]}, which is not installed; pip install "gendd[export]"'
-        raise InvalidValue(to, reason) from error
+    Raises:
+        InvalidValue: it is not installed.
+    """
+    return imported_extra(module, "export", to)
 
 
 def convert(program: torch.export.ExportedProgram, result: str) -> Any:
@@ -59,8 +52,8 @@ class _Reader:
 
 def quantized(model: Any, batches: Iterator[Tensor]) -> Any:
     """Return an ONNX model with int8 weights and activations; their ranges are those on the batches of images."""
-    onnx, quantization = _library("onnx"), _library("onnxruntime.quantization")
-    shapes = _library("onnxruntime.quantization.shape_inference")
+    onnx, quantization = library("onnx"), library("onnxruntime.quantization")
+    shapes = library("onnxruntime.quantization.shape_inference")
 
     with TemporaryDirectory() as folder:
         plain, prepared, result = (Path(folder, f"{name}.onnx") for name in ("plain", "prepared", "int8"))
@@ -74,13 +67,13 @@ def quantized(model: Any, batches: Iterator[Tensor]) -> Any:
 
 def serialized(model: Any, metadata: Mapping[str, str]) -> bytes:
     """Return the content of a file with an ONNX model and its metadata."""
-    _library("onnx").helper.set_model_props(model, dict(metadata))
+    library("onnx").helper.set_model_props(model, dict(metadata))
     return model.SerializeToString()
 
 
 def opened(file: Path) -> Callable[[Tensor], Tensor]:
     """Return the function of images that a file holds, in ONNX Runtime with as many CPU threads as torch uses."""
-    runtime = _library("onnxruntime")
+    runtime = library("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

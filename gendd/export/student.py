@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +24,7 @@ from gendd.export.check import Agreement, Function, results, speeds
 from gendd.export.metadata import describe
 from gendd.export.output import Output, OutputName
 from gendd.export.table import table
+from gendd.own.access import Given, registered
 from gendd.runs.experiment import Experiment
 from gendd.runs.folder import environment
 
@@ -42,6 +43,7 @@ def export_student(
     folder: str | Path | None = None,
     num_images: int = IMAGES,
     calibration_images: int = IMAGES,
+    batches: Iterable[Any] | None = None,
 ) -> tuple[Path, str]:
     """Write <output>.onnx, .pt2 or .int8.onnx, and beside it the comparison with the original (.md and .json).
 
@@ -51,6 +53,7 @@ def export_student(
         folder: export/ in the run folder if not given.
         num_images: number of evaluation images to compare on.
         calibration_images: number of training images for the ranges of int8 activations.
+        batches: for a run on given batches: batches to compare on, and to use in place of training images.
 
     Returns:
         The file, and the comparison as a Markdown table.
@@ -62,7 +65,8 @@ def export_student(
         if to not in ENDINGS:
             raise unknown_name(to, ENDINGS)
         if to != "torch-export":
-            onnx_file.require_packages(to)
+            for package in ("onnx", "onnxscript", "onnxruntime"):
+                onnx_file.library(package, to)
     with naming("output"):
         original = Output(run, output)
     if folder is None and run.path is None:
@@ -71,12 +75,13 @@ def export_student(
     place.mkdir(parents=True, exist_ok=True)
     file = place / f"{original.name}{ENDINGS[to]}"
     check_writable(file, "name another place: `folder`")
-    data = _open(run)
     metadata = describe(run, original)
-    content = _content(to, original, metadata, lambda: _calibration(run, calibration_images))
-    # As in training and evaluation; see `Output.traced`.
-    original.to(memory_format=torch.channels_last)
-    with TemporaryDirectory(dir=place) as temporary:
+    given = None if batches is None else Given(batches, batches, run.class_names)
+    with registered(given), TemporaryDirectory(dir=place) as temporary:
+        data = _open(run)
+        content = _content(to, original, metadata, lambda: _calibration(run, calibration_images))
+        # As in training and evaluation; see `Output.traced`.
+        original.to(memory_format=torch.channels_last)
         written = Path(temporary, file.name)
         written.write_bytes(content)
         exported = _opened(to, written)
