@@ -75,7 +75,7 @@ def _check_sampling(run: Experiment) -> None:
         raise InvalidSetting(
             "sampler",
             sampling["sampler"],
-            "draws random numbers, and an exported graph has none; give `sampler` deterministic with few "
+            "draws random numbers, which an exported graph cannot; give `sampler` deterministic with few "
             "`sampling_steps`, such as 4",
         )
     method.check_sampling()

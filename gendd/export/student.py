@@ -45,7 +45,7 @@ def export_student(
     calibration_images: int = IMAGES,
     batches: Iterable[Any] | None = None,
 ) -> tuple[Path, str]:
-    """Write <output>.onnx, .pt2 or .int8.onnx, and beside it the comparison with the original (.md and .json).
+    """Write <output>.onnx, .pt2 or .int8.onnx, and its comparison with the original (.md and .json).
 
     Args:
         run: a loaded run, on the CPU.
@@ -137,7 +137,7 @@ def _figures(
     """Compare both functions.
 
     Raises:
-        UserError: their results differ too much, or there are no images.
+        UserError: their results differ too much, or images are missing.
     """
     batches = list(data.batches(num_images))
     if not batches:
