@@ -8,14 +8,15 @@ import gendd
 from gendd.core.errors import UserError
 from gendd.export.output import Output
 from gendd.runs.experiment import Experiment
-from gendd.runs.folder import RunFolder
+from gendd.runs.folder import RunFolder, origin
+from gendd.runs.published import portable
 
 
 def describe(run: Experiment, output: Output) -> dict[str, str]:
     """Return JSON texts by name: "preprocessing", "class_names" (empty for features) and "origin"."""
     config = run.config
     teacher = {"network": config.networks.teacher, **_teacher_record(run)} if config.networks.teacher else None
-    origin = {
+    made = {
         "output": output.name,
         "student": config.networks.student,
         "teacher": teacher,
@@ -27,12 +28,12 @@ def describe(run: Experiment, output: Output) -> dict[str, str]:
         "gendd": gendd.__version__,
     }
     names = run.class_names if output.is_logits else ()
-    content = {"preprocessing": asdict(run.preprocessing), "class_names": names, "origin": origin}
+    content = {"preprocessing": asdict(run.preprocessing), "class_names": names, "origin": portable(made)}
     return {name: json.dumps(value) for name, value in content.items()}
 
 
 def _teacher_record(run: Experiment) -> dict[str, Any]:
-    """Return the teacher's weights and checksums from the run's record; empty for a file outside its run folder."""
+    """Return the teacher's weights and checksums, if the run's record or the published file holds them."""
     if run.path is None:
         return {}
     # A checkpoint is in the folder `checkpoints` of its run.
@@ -40,5 +41,5 @@ def _teacher_record(run: Experiment) -> dict[str, Any]:
     try:
         record = RunFolder(folder).read("environment.json").get("teacher", {})
     except UserError:
-        return {}
+        record = origin(run.path).get("teacher") or {}
     return {name: record[name] for name in ("weights", "sha256", "tensors_sha256") if name in record}

@@ -1,7 +1,6 @@
 """The export program: a run's student as an ONNX or torch.export file, compared with the original."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from gendd.core.distributed import first_alone
@@ -14,6 +13,7 @@ from gendd.family import Family
 from gendd.programs.command_line import RunArgument, parse
 from gendd.runs.experiment import load
 from gendd.runs.folder import run_record
+from gendd.runs.published import located
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class ExportConfig:
     """Export a trained student to a file that runs without this project, and compare it with the original."""
 
     run: RunArgument
-    """Run folder, or a checkpoint file."""
+    """Run folder, a checkpoint file, or a published student (hf-hub:OWNER/NAME or its folder)."""
     to: Format = "onnx"
     """Format of the file: onnx; torch-export (.pt2); or int8, ONNX with int8 weights and activations."""
     output: OutputName | None = None
@@ -30,7 +30,7 @@ class ExportConfig:
     before pooling. head if not given and the student has one, else probe."""
     folder: str | None = None
     """Folder for the file and its comparison with the original. If not given, export/ in the run folder, or in the
-    current folder for a checkpoint file."""
+    current folder for a file."""
     num_images: Count = IMAGES
     """Number of evaluation images to compare on."""
     calibration_images: Count = IMAGES
@@ -54,7 +54,7 @@ class ExportConfig:
         """
         names = ("sampler", "sampling_steps", "sampling_start", "guidance")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        method = run_record(Path(self.run))["method"] if given else {}
+        method = run_record(located(self.run))["method"] if given else {}
         for name in given.keys() - method.keys():
             raise InvalidSetting(name, given[name], f"{method['name']} does not sample; leave it out")
         if self.sampler:
