@@ -93,7 +93,14 @@ def test_file_states_preprocessing_classes_and_origin(runs, runtime):
     origin = about["origin"]
     assert origin["teacher"]["tensors_sha256"] == record["tensors_sha256"] and origin["teacher"]["network"] == TOY
     assert (origin["method"], origin["epoch"], origin["family"]) == ("gendd", 1, "gendd_cifar")
-    assert origin["gendd"] == gendd.__version__
+    assert origin["gendd"] == gendd.__version__ and str(Path(runs["gendd"]).parent) not in texts["origin"]
+
+
+def test_published_student_exports_with_its_teacher(runs, runtime, tmp_path):
+    main("gendd", ["publish", runs["gendd"], "--folder", str(tmp_path / "published")])
+    export(str(tmp_path / "published"), "--folder", str(tmp_path))
+    found = figures(tmp_path / "head.onnx")
+    assert found["origin"]["teacher"]["tensors_sha256"] and found["agreement"]["top1"] == 100
 
 
 def test_table_compares_the_file_with_the_original(runs, runtime, tmp_path, capsys):
