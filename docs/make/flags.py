@@ -14,6 +14,7 @@ from gendd.methods import METHODS, GenDD
 from gendd.programs.command_line import help_of, own_help
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.evaluate import EvaluateOptions
+from gendd.programs.export import ExportConfig
 from gendd.programs.probes import FeatureProgram, KnnConfig, ProbeConfig, ZeroShotConfig
 from gendd.programs.publish import PublishConfig
 from gendd.programs.sampling import SamplingProgram
@@ -122,6 +123,7 @@ def program_flags() -> str:
         "sampling": SamplingProgram,
         "equal-cost": EqualCostConfig,
         "publish": PublishConfig,
+        "export": ExportConfig,
         "report": ReportConfig,
     }.items():
         own = kind is not FeatureProgram and issubclass(kind, FeatureProgram)

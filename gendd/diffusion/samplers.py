@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from gendd.core.errors import InvalidSetting
@@ -15,17 +15,26 @@ SAMPLERS = ("ancestral", "deterministic")
 Predict = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
 
 
-def spaced_timesteps(steps: int) -> Tensor:
+def spaced_timesteps(steps: int) -> np.ndarray:
     """Return evenly spaced timesteps, (steps,), with the first and the last of the 1000."""
-    return torch.linspace(0, NUM_TIMESTEPS - 1, steps, dtype=torch.float64).round().long()
+    return _spaced(NUM_TIMESTEPS - 1, steps)
 
 
-def zero_path_timesteps(start: int, steps: int) -> Tensor:
+def zero_path_timesteps(start: int, steps: int) -> np.ndarray:
     """Return timesteps (steps,) up to `start`: the ends of steps + 1 equal parts of [0, start], except for the first.
 
     So the last sampling step, to x_0, covers two parts: at little noise the prediction of x_0 hardly changes.
     """
-    return torch.linspace(0, start, steps + 2, dtype=torch.float64)[2:].round().long()
+    return _spaced(start, steps + 2)[2:]
+
+
+def _spaced(end: int, count: int) -> np.ndarray:
+    """Return `count` evenly spaced integers from 0 to `end`. Like torch.linspace, count the second half from the end.
+
+    np.linspace rounds some halves differently.
+    """
+    place, step = np.arange(count), end / max(count - 1, 1)
+    return np.where(place < count // 2, place * step, end - (count - 1 - place) * step).round().astype(int)
 
 
 def sample_ancestral(schedule: NoiseSchedule, predict: Predict, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:

@@ -7,21 +7,22 @@ the noise prediction. All arithmetic is fp32, also if the network runs under aut
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 NUM_TIMESTEPS = 1000
 
 
-def cosine_alphas_cumprod() -> Tensor:
+def cosine_alphas_cumprod() -> np.ndarray:
     """Return the cumulative signal share abar of the cosine schedule, (1000,) float64."""
 
-    def signal(time: Tensor) -> Tensor:
-        return torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+    def signal(time: np.ndarray) -> np.ndarray:
+        return np.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
 
-    steps = torch.arange(NUM_TIMESTEPS + 1, dtype=torch.float64) / NUM_TIMESTEPS
-    betas = (1 - signal(steps[1:]) / signal(steps[:-1])).clamp(max=0.999)
-    return torch.cumprod(1 - betas, dim=0)
+    steps = np.arange(NUM_TIMESTEPS + 1) / NUM_TIMESTEPS
+    betas = np.minimum(1 - signal(steps[1:]) / signal(steps[:-1]), 0.999)
+    return np.cumprod(1 - betas)
 
 
 class NoiseSchedule(nn.Module):
@@ -33,16 +34,18 @@ class NoiseSchedule(nn.Module):
         path: "cosine" (the paper's), or "straight": from the feature to pure noise at constant speed (flow matching;
             Lipman et al., 2023; Liu et al., 2023). The straight path does not support ancestral sampling.
 
-    `exact` holds the float64 values; the float32 buffers of the same names are used in computations.
+    `exact` holds the float64 values; the float32 buffers of the same names are used in computations. NumPy computes
+    them, so that torch.export sees constants.
     """
 
-    def __init__(self, timesteps: Tensor | None = None, path: str = "cosine"):
+    def __init__(self, timesteps: np.ndarray | None = None, path: str = "cosine"):
         super().__init__()
-        timesteps = torch.arange(NUM_TIMESTEPS) if timesteps is None else timesteps
+        timesteps = np.arange(NUM_TIMESTEPS) if timesteps is None else timesteps
         self.timesteps = timesteps.tolist()
-        self.exact = _straight(timesteps) if path == "straight" else _cosine(timesteps)
-        for name, values in self.exact.items():
-            self.register_buffer(name, values.float(), persistent=False)
+        tables = _straight(timesteps) if path == "straight" else _cosine(timesteps)
+        self.exact = {name: torch.from_numpy(values) for name, values in tables.items()}
+        for name, values in tables.items():
+            self.register_buffer(name, torch.from_numpy(values.astype(np.float32)), persistent=False)
 
     def add_noise(self, x_start: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t = a_t x_0 + b_t noise; on the cosine path a_t^2 = abar_t, b_t^2 = 1 - abar_t.
@@ -86,29 +89,29 @@ class NoiseSchedule(nn.Module):
         return mse, vb
 
 
-def _straight(timesteps: Tensor) -> dict[str, Tensor]:
-    noise = (timesteps.double() + 1) / NUM_TIMESTEPS
+def _straight(timesteps: np.ndarray) -> dict[str, np.ndarray]:
+    noise = (timesteps + 1) / NUM_TIMESTEPS
     return {"signal_scale": 1 - noise, "noise_scale": noise}
 
 
-def _cosine(timesteps: Tensor) -> dict[str, Tensor]:
+def _cosine(timesteps: np.ndarray) -> dict[str, np.ndarray]:
     alphas_cumprod = cosine_alphas_cumprod()[timesteps]
-    previous = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
+    previous = np.concatenate([[1.0], alphas_cumprod[:-1]])
     alphas = alphas_cumprod / previous
     betas = 1 - alphas
     posterior_variance = betas * (1 - previous) / (1 - alphas_cumprod)
     # The first posterior variance is 0; the next one replaces it in the logarithm.
-    clipped = torch.cat([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
+    clipped = np.concatenate([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
     return {
         "alphas_cumprod": alphas_cumprod,
         "betas": betas,
-        "log_betas": betas.log(),
-        "posterior_log_variance_clipped": clipped.log(),
-        "signal_scale": alphas_cumprod.sqrt(),
-        "noise_scale": (1 - alphas_cumprod).sqrt(),
-        "inverse_signal_step": alphas.rsqrt(),
+        "log_betas": np.log(betas),
+        "posterior_log_variance_clipped": np.log(clipped),
+        "signal_scale": np.sqrt(alphas_cumprod),
+        "noise_scale": np.sqrt(1 - alphas_cumprod),
+        "inverse_signal_step": 1 / np.sqrt(alphas),
         # The mean of the model is (x_t - eps * noise_step) / sqrt(alpha).
-        "noise_step": betas * (1 - alphas_cumprod).rsqrt(),
+        "noise_step": betas / np.sqrt(1 - alphas_cumprod),
     }
 
 

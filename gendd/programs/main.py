@@ -42,6 +42,7 @@ PROGRAMS = {
     "publish": Program(
         "gendd.programs.publish", "publish", "write a student with its model card for the Hugging Face Hub"
     ),
+    "export": Program("gendd.programs.export", "export", "write a student as ONNX, torch.export or int8, and check it"),
     "report": Program("gendd.programs.report", "report", "compare finished runs: tables and pictures"),
     "compare": Program("gendd.programs.compare", "compare", "train methods with several seeds, then report"),
     "ablate": Program("gendd.programs.sweep", "ablate", "train or sample with each value of a setting, then plot"),

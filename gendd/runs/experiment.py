@@ -350,6 +350,17 @@ class Experiment:
     def device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
+    def export(self, folder: str | Path | None = None, **options: Any) -> Path:
+        """Write the student to a file that runs without this project, and return the file.
+
+        Args:
+            folder: `export` in the run folder if not given.
+            options: see `gendd.export.student.export_student`.
+        """
+        from gendd.export.student import export_student
+
+        return export_student(self, folder=folder, **options)[0]
+
     def report(self, folder: str | Path | None = None) -> Path:
         """Write a report on this run, and return its folder: `report` in the run folder if not given.
 

@@ -259,6 +259,29 @@ def test_sampling_refuses_settings_that_objective_forbids(batch, kind, settings,
         fresh(kind).sample(batch[0], **settings)
 
 
+class Sampling(torch.nn.Module):
+    """Deterministic sampling of a head, as a module."""
+
+    def __init__(self, head: SplitTokenHead, **settings):
+        super().__init__()
+        self.head, self.settings = head, settings
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return self.head.sample(z, **self.settings)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 1}, {"steps": 3, "guidance": 2.0}])
+def test_sampling_exports_for_any_number_of_images(head, batch, settings):
+    sampling, dynamic = Sampling(head, start=800, **settings).eval(), ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(sampling, (batch[0],), dynamic_shapes=dynamic)
+    for count in (1, 7):
+        z = torch.randn(count, COND)
+        torch.testing.assert_close(program.module()(z), sampling(z), rtol=1e-5, atol=1e-5)
+    # The noise schedule consists of constants; other runtimes do not know its operations in float64.
+    kinds = {getattr(node.meta.get("val"), "dtype", None) for node in program.graph.nodes}
+    assert torch.float32 in kinds and torch.float64 not in kinds
+
+
 def test_token_dim_not_dividing_names_the_nearest():
     with refuses(r"--token-dim 48: .* 64; choose a divisor such as 32 or 64"):
         SplitTokenHead(64, COND, token_dim=48)

@@ -1,0 +1,1 @@
+"""Export of a trained student: its outputs, the formats, and the comparison of a file with the original."""

@@ -1,0 +1,81 @@
+"""One output of a trained run as a module that torch.export can trace."""
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from gendd.core.errors import InvalidSetting, InvalidValue
+from gendd.networks.features import pooled_feature
+from gendd.runs.experiment import Experiment
+
+OutputName = Literal["head", "probe", "features", "backbone"]
+
+
+class Output(nn.Module):
+    """One output of a run, without random numbers.
+
+    Args:
+        name: "head", logits of the generated features, or these features for a student without classes. "probe", the
+            output of the plain student: logits, or features by its linear map. "features", its pooled features.
+            "backbone", its feature map or tokens before pooling. The head's if not given and there is one, else the
+            probe's.
+
+    Attributes:
+        is_logits: False for features.
+        image_size: S.
+
+    Raises:
+        InvalidValue: the run does not have this output.
+        InvalidSetting: the head's sampler draws random numbers.
+    """
+
+    def __init__(self, run: Experiment, name: OutputName | None = None):
+        super().__init__()
+        read_outs = {read_out.names[0]: read_out for read_out, _ in run.task.read_outs_apart(run.model)}
+        self.name: OutputName = name or ("head" if "head" in read_outs else "probe")
+        self.model, self.is_logits, self.image_size = run.backbone, False, run.config.data.image_size
+        self.function: Callable[[Tensor], Tensor]
+        if self.name == "features":
+            self.function = lambda images: pooled_feature(run.backbone, images)
+        elif self.name == "backbone":
+            self.function = run.backbone.forward_features
+        elif self.name == "probe" or self.name in read_outs:
+            plain = next(key for key in read_outs if key != "head")
+            key = "head" if self.name == "head" else plain
+            if key != "probe":  # The probe is the classifier of the backbone itself.
+                self.model = run.model
+            self.is_logits = read_outs[key].target is None
+            self.function = lambda images: read_outs[key].outputs(images, torch.Generator())[key]
+        else:
+            known = [output for output in get_args(OutputName) if output != "head"]
+            raise InvalidValue(self.name, f"this student does not have this output; choose {', '.join(known)}")
+        if self.name == "head":
+            _check_sampling(run)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the output (B, ...), float32, for preprocessed images (B, 3, S, S)."""
+        return self.function(images).float()
+
+    def traced(self) -> torch.export.ExportedProgram:
+        """Return the graph of the output, for any number of images. It shares the weights."""
+        # Channels last, torch's pooling becomes operations that other runtimes do not know well.
+        self.to(memory_format=torch.contiguous_format)
+        images = torch.zeros(2, 3, self.image_size, self.image_size)
+        return torch.export.export(self, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _check_sampling(run: Experiment) -> None:
+    """Raise InvalidSetting if the head needs random numbers, or its sampling settings do not work together."""
+    method: Any = run.config.method
+    sampling = method.sampling()
+    if run.task.head.draws_features and sampling["sampler"] != "deterministic":
+        raise InvalidSetting(
+            "sampler",
+            sampling["sampler"],
+            "draws random numbers, which an exported graph cannot; give `sampler` deterministic with few "
+            "`sampling_steps`, such as 4",
+        )
+    method.check_sampling()
