@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.diffusion.draws import Draws
+from gendd.distillation.dense import DenseHead, DenseTarget
 from gendd.distillation.targets import FeatureScale, feature_mixup, swap_neighbors
+from gendd.networks.feature_map import map_of
 from gendd.networks.features import feature_width, frozen_copy, has_classifier, pooled_feature
 
 
@@ -22,9 +24,17 @@ class Student(nn.Module):
             module with the same interface.
         classifier: the teacher's, copied and frozen; None if the teacher does not have one.
         standardized: whether the head generates standardized features (`FeatureScale`).
+        dense: head of the dense term; None without one.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, classifier: nn.Linear | None, standardized: bool = False):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        classifier: nn.Linear | None,
+        standardized: bool = False,
+        dense: DenseHead | None = None,
+    ):
         super().__init__()
         self.backbone = backbone
         self.norm = nn.LayerNorm(feature_width(backbone))
@@ -32,6 +42,7 @@ class Student(nn.Module):
         self.classifier: nn.Module | None = frozen_copy(classifier) if classifier else None
         self.linear = None if has_classifier(backbone) else nn.Linear(feature_width(backbone), head.feature_dim)
         self.scale = FeatureScale(head.feature_dim) if standardized else None
+        self.dense = dense
 
     def forward(
         self,
@@ -40,6 +51,7 @@ class Student(nn.Module):
         probe_target: Tensor,
         mixup_share: Tensor | None = None,
         draws: Draws | None = None,
+        dense_target: DenseTarget | None = None,
     ) -> dict[str, Tensor]:
         """Return the training loss and its parts.
 
@@ -50,18 +62,27 @@ class Student(nn.Module):
                 gradient does not reach the backbone.
             mixup_share: share m of feature mixup, or None for no mixup.
             draws: the timesteps and noise of the head's loss; None: the head draws them.
+            dense_target: target of the dense term, if the student has a dense head.
 
         Returns:
-            "loss" = "mse" + "vb" + "probe_loss", and the probe's logits as "output". With a linear map, its mean
-            squared error, "linear_loss", replaces "probe_loss", and "output" is left out.
+            "loss" = "mse" + "vb" + "probe_loss" + weight * "dense_loss", and the probe's logits as "output". With a
+            linear map, its mean squared error, "linear_loss", replaces "probe_loss", and "output" is left out.
         """
-        h = pooled_feature(self.backbone, images)
+        features = self.backbone.forward_features(images)
+        h = self.backbone.forward_head(features, pre_logits=True)
         z = self.norm(h)
         whole = target = self.scale(target) if self.scale else target
         if mixup_share is not None:
             permutation = swap_neighbors(len(z)).to(z.device)
             z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
         losses = self.head(z, target, draws)
+        if self.dense and dense_target:
+            dense_loss = self.dense(map_of(self.backbone, features), dense_target)
+            losses = {
+                **losses,
+                "loss": losses["loss"] + self.dense.weight * dense_loss,
+                "dense_loss": dense_loss.detach(),
+            }
         if self.linear:
             linear_loss = F.mse_loss(self.linear(h.detach()).float(), whole)
             return {**losses, "loss": losses["loss"] + linear_loss, "linear_loss": linear_loss.detach()}

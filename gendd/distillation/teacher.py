@@ -3,7 +3,7 @@
 It converts images to its size and normalization, and computes its features or reads them from a cache.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,11 @@ from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
 from gendd.core.distributed import autocast
+from gendd.core.errors import InvalidSetting
 from gendd.data.batch import Batch
-from gendd.distillation.teacher_feature import Kind, take
+from gendd.distillation.teacher_feature import Kind, places_of, select
 from gendd.networks.create import LoadedNetwork
+from gendd.networks.feature_map import map_of, on_grid
 from gendd.networks.features import feature_width
 
 # Layers whose weights autocast casts at each call. Subclasses are excluded: they may use the weights before the cast.
@@ -22,7 +24,7 @@ CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
 
 class Features(Protocol):
     def features(self, batch: Batch) -> Tensor:
-        """Return the teacher's features (B, D_t) of a batch, in any precision, on any device."""
+        """Return `FrozenTeacher.outputs_of` a batch, in any precision, on any device."""
 
 
 class FrozenTeacher(DistillationTeacher):
@@ -41,9 +43,13 @@ class FrozenTeacher(DistillationTeacher):
         width: D_t, needed for features other than the pooled one.
         image_size: side to which images are resized for the teacher; None: no resizing.
         has_classifier: whether the network's last layer classifies the data set's classes.
+        grid: g, side of the map that the teacher also gives; 0 for no map.
+        layer: stage or block whose map it gives, an index of timm's `forward_intermediates`; None: the last map.
 
     Attributes:
         width: D_t.
+        map_side: side lengths of the map before it is pooled to the grid; () without a map.
+        map_width: D_m, number of the map's channels; 0 without a map.
         cache: if set, `features` reads from it and does not run the network.
         loaded: the network and its descriptions for the plan.
     """
@@ -62,6 +68,8 @@ class FrozenTeacher(DistillationTeacher):
         width: int | None = None,
         image_size: int | None = None,
         has_classifier: bool = True,
+        grid: int = 0,
+        layer: int | None = None,
     ):
         if precision == "bf16":
             for module in network.modules():
@@ -71,6 +79,12 @@ class FrozenTeacher(DistillationTeacher):
         super().__init__(network, device=device)
         self.precision, self.chunk, self.kind, self.image_size = precision, chunk, kind, image_size
         self.has_classifier, self.width = has_classifier, width or feature_width(network)
+        self.grid, self.layer, self.map_side, self.map_width = grid, layer, (), 0
+        if grid:
+            side = image_size or network.pretrained_cfg["input_size"][-1]
+            with torch.no_grad(), autocast(precision, device):
+                _, feature_map = self._features_and_map(torch.zeros(1, 3, side, side, device=device))
+            self.map_side, self.map_width = tuple(feature_map.shape[2:]), feature_map.shape[1]
         for name in ("mean", "std"):
             values = torch.tensor(student.pretrained_cfg[name], device=device).view(1, -1, 1, 1)
             self.register_buffer(f"student_{name}", values, persistent=False)
@@ -86,8 +100,28 @@ class FrozenTeacher(DistillationTeacher):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _forward_features(self, input: Tensor) -> Tensor:
-        """Return the selected kind of feature; overrides timm's method."""
-        return take(self.model, input, self.kind)
+        """Return the selected kind of feature (B, D_t), followed by the map (B, L D_m) if there is one.
+
+        It overrides timm's method.
+        """
+        if not self.grid:
+            return select(self.model, self.model.forward_features(input), self.kind)
+        features, feature_map = self._features_and_map(input)
+        on = on_grid(feature_map.float(), self.grid).flatten(2).mT.flatten(1)
+        return torch.cat([select(self.model, features, self.kind).float(), on], 1)
+
+    def _features_and_map(self, input: Tensor) -> tuple[Any, Tensor]:
+        """Return the output before pooling and the map (B, D_m, h, w) of one pass."""
+        if self.layer is None:
+            features = self.model.forward_features(input)
+            return features, map_of(self.model, places_of(features))
+        if not hasattr(self.model, "forward_intermediates"):
+            raise InvalidSetting("dense_layer", self.layer, "the teacher gives only its last map; leave it out")
+        try:
+            features, maps = self.model.forward_intermediates(input, indices=[self.layer], output_fmt="NCHW")
+        except (AssertionError, IndexError) as error:  # timm's check of the index.
+            raise InvalidSetting("dense_layer", self.layer, f"not a stage of the teacher ({error})") from error
+        return features, maps[0]
 
     @property
     def classifier(self) -> nn.Linear | None:
@@ -105,13 +139,31 @@ class FrozenTeacher(DistillationTeacher):
 
     def features(self, batch: Batch) -> Tensor:
         """Return the features (B, D_t), float32, of a batch of training images."""
+        return self._outputs(batch)[:, : self.width]
+
+    def features_and_map(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the features (B, D_t) and the map on the grid (B, L, D_m), float32; None without a map."""
+        outputs = self._outputs(batch)
+        feature_map = outputs[:, self.width :].unflatten(1, (-1, self.map_width)) if self.grid else None
+        return outputs[:, : self.width], feature_map
+
+    def _outputs(self, batch: Batch) -> Tensor:
         if self.cache is None:
-            return self.features_of(batch.images)
+            return self.outputs_of(batch.images)
         return self.cache.features(batch).to(batch.images.device).float()
 
-    @torch.no_grad()
     def features_of(self, images: Tensor) -> Tensor:
         """Return the features (B, D_t), float32, of images in the student's normalization."""
+        return self.outputs_of(images)[:, : self.width]
+
+    @property
+    def output_width(self) -> int:
+        """Width of `outputs_of`, which a cache stores: D_t + L D_m."""
+        return self.width + self.grid**2 * self.map_width
+
+    @torch.no_grad()
+    def outputs_of(self, images: Tensor) -> Tensor:
+        """Return the features, followed by the map, (B, D_t + L D_m), of images in the student's normalization."""
         return self(self._normalized(images), return_features=True).float()
 
     @torch.no_grad()

@@ -1,7 +1,8 @@
 """The teacher's features of a few views per image, computed once and then read in every epoch.
 
 A cache is a folder. `cache.json` records the settings that it was made with. A file such as view-003-000012.fp16 holds
-the features (n, D_t), float16, of one shard of images in one view. The SHA-256 of these bytes follows. Files are
+the features (n, D_t), float16, of one shard of images in one view, each followed by the teacher's map if the run has a
+dense term. The SHA-256 of these bytes follows. Files are
 written atomically: an interrupted fill can resume, and several processes can fill and read one cache. A run that needs
 more views adds them.
 """
@@ -43,12 +44,14 @@ def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world
     Raises:
         UserError: the cache was made with other settings, or it is damaged.
     """
-    cache = TeacherCache(config.data.teacher_cache, config.views, data, teacher.width)
+    cache = TeacherCache(config.data.teacher_cache, config.views, data, teacher.output_width)
     if world.is_first:
         normalization = {name: getattr(config.networks, name) for name in ("teacher_mean", "teacher_std")}
         given = {name: values for name, values in normalization.items() if values}
         if teacher.kind != "pooled":
             given["teacher_feature"] = teacher.kind
+        if teacher.grid:
+            given |= {"dense_grid": teacher.grid, "dense_layer": teacher.layer}
         if config.networks.teacher_image_size:
             given["teacher_image_size"] = config.networks.teacher_image_size
         cache.claim({"teacher": config.networks.teacher, **given, **_teacher_settings(teacher)})
@@ -58,9 +61,9 @@ def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world
         raise cache.refusal(f"process {world.rank} does not see it; choose a folder that all machines share")
     cache.verify(world)
     if world.is_first:
-        cache.compare_with_teacher(teacher.features_of)
+        cache.compare_with_teacher(teacher.outputs_of)
     world.barrier()
-    cache.fill(teacher.features_of, world)
+    cache.fill(teacher.outputs_of, world)
     world.barrier()
     return cache
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gendd.core.errors import InvalidValue
 from gendd.networks.external import Output
-from gendd.networks.features import pooled_feature
+from gendd.networks.feature_map import map_of
 
 Kind = Literal["auto", "pooled", "class-token", "patch-mean", "projection"]
 
@@ -51,30 +51,30 @@ def describe(network: nn.Module, kind: Kind) -> str:
 
 
 def take(network: nn.Module, images: Tensor, kind: Kind) -> Tensor:
-    """Return the feature (B, D_t) of images (B, 3, H, W).
+    """Return the feature (B, D_t) of images (B, 3, H, W); see `select`."""
+    return select(network, network.forward_features(images), kind)
+
+
+def select(network: nn.Module, features: Any, kind: Kind) -> Tensor:
+    """Return the feature (B, D_t) from the output of the network's `forward_features`.
 
     Raises:
         InvalidValue: the network does not give patches, and `kind` needs them.
     """
-    if kind == "pooled":
-        return pooled_feature(network, images)
-    if kind == "projection":
-        return network.forward_head(network.forward_features(images))
-    places = places_of(network, images)
+    if kind in ("pooled", "projection"):
+        return network.forward_head(features, pre_logits=kind == "pooled")
+    places = places_of(features)
     if places is None:
         raise InvalidValue(kind, "the network gives no patches; choose pooled")
-    prefix = getattr(network, "num_prefix_tokens", 0)
     if kind == "class-token":
         return places[:, 0]
     if places.dim() == 3:
-        return places[:, prefix:].mean(1)
-    channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-    return places.mean((1, 2) if channels_last else (2, 3))
+        return places[:, getattr(network, "num_prefix_tokens", 0) :].mean(1)
+    return map_of(network, places).mean((2, 3))
 
 
-def places_of(network: nn.Module, images: Tensor) -> Tensor | None:
+def places_of(features: Any) -> Tensor | None:
     """Return the tokens or the feature map before pooling; None if another library's network gives neither."""
-    features = network.forward_features(images)
     return features.places if isinstance(features, Output) else features
 
 

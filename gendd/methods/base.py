@@ -42,6 +42,7 @@ class Method:
         feature: when training reads the teacher's pooled feature (the content of --teacher-cache). "without labels":
             only if the teacher's probabilities replace missing labels.
         evaluation_only: options that change the evaluation and not the training.
+        dense_grid, dense_layer: the teacher's map that a dense term learns (`gendd.methods.dense`); 0 for none.
     """
 
     name: ClassVar[str]
@@ -50,6 +51,8 @@ class Method:
     labeled: ClassVar[bool] = True
     feature: ClassVar[Literal["always", "without labels", "never"]] = "always"
     evaluation_only: ClassVar[frozenset[str]] = frozenset()
+    dense_grid = 0
+    dense_layer = None
 
     def build(self, context: TaskContext) -> Task:
         """Build the task that trains `context.student`."""
@@ -73,6 +76,8 @@ class Method:
     def describe(self) -> str:
         """Return the name and the options, for the plan."""
         own = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
+        # The plan has a line of its own for the dense term.
+        own = {name: value for name, value in own.items() if not name.startswith("dense ")}
         words = [name if value is True else f"{name} {value:g}" for name, value in own.items() if value is not False]
         return ", ".join([self.name, *words])
 
@@ -127,17 +132,19 @@ class Task(nn.Module):
         head: the part of `trainable` with a separate learning rate, which is also evaluated; None without a head.
 
     Attributes:
+        dense: head of the dense term, a part of `trainable`; None without one.
         average: timm's moving average of the trained weights, or None.
         measures_features: if True, `measure_features` is called before training.
     """
 
     head: Any
+    dense: Any
     average: Any
     measures_features: bool = False
 
     def __init__(self, trainable: nn.Module, head: nn.Module | None = None):
         super().__init__()
-        self.trainable_module, self.head, self.average = trainable, head, None
+        self.trainable_module, self.head, self.dense, self.average = trainable, head, None, None
 
     def model(self, averaged: bool = False) -> nn.Module:
         """Return the network to evaluate, without wrappers: with the trained weights or with their average."""
@@ -169,8 +176,8 @@ class Task(nn.Module):
         """Return each output by itself, without computations for the others, with the number of its parameters."""
         return [(self.read_out(model), parameter_count(model))]
 
-    def measure_features(self, features: Tensor) -> None:
-        """Measure statistics of some teacher features (N, D_t) before training."""
+    def measure_features(self, features: Tensor, maps: Tensor | None) -> None:
+        """Measure statistics of some teacher features (N, D_t) and maps (N, L, D_m) before training."""
 
     def prepare_distributed(self, device_ids: list | None = None) -> None:
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gendd.core.ranges import Amount, Positive
 from gendd.methods.base import Method, TaskContext
+from gendd.methods.dense import DenseOptions
 from gendd.methods.logits import LogitTask
 
 
@@ -30,7 +31,7 @@ def relations(teacher_logits: Tensor, logits: Tensor, temperature: float) -> tup
 
 
 @dataclass(frozen=True)
-class DIST(Method):
+class DIST(DenseOptions, Method):
     """Correlation of student's and teacher's probabilities over classes and over images."""
 
     temperature: Positive = 4.0
@@ -47,4 +48,4 @@ class DIST(Method):
             inter, intra = relations(teacher_logits, logits, self.temperature)
             return F.cross_entropy(logits, labels), self.beta * inter + self.gamma * intra
 
-        return LogitTask(context, losses)
+        return LogitTask(self, context, losses)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gendd.core.ranges import Amount, Positive
 from gendd.methods.base import Method, TaskContext
+from gendd.methods.dense import DenseOptions
 from gendd.methods.logits import LogitTask, compared, divergence
 
 
@@ -33,7 +34,7 @@ def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperatur
 
 
 @dataclass(frozen=True)
-class DKD(Method):
+class DKD(DenseOptions, Method):
     """Decoupled distillation: separate losses for the target class and for the other classes."""
 
     temperature: Positive = 4.0
@@ -57,4 +58,4 @@ class DKD(Method):
             tckd, nckd = decoupled(teacher, student, target, self.temperature)
             return F.cross_entropy(logits, labels), (self.alpha * tckd + self.beta * nckd).mean()
 
-        return LogitTask(context, losses, self.distill_warmup_epochs)
+        return LogitTask(self, context, losses, self.distill_warmup_epochs)

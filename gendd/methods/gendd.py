@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting
-from gendd.core.ranges import Amount, Share, field_names
+from gendd.core.ranges import Amount, CountOrNone, Share, field_names
 from gendd.core.seeding import StepRandom
 from gendd.data.batch import Batch
 from gendd.diffusion.draws import Draws
@@ -18,6 +18,7 @@ from gendd.distillation.student import Student
 from gendd.distillation.targets import contract
 from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
 from gendd.methods.pretrain import pretraining
 from gendd.networks.cost import parameter_count
@@ -57,13 +58,14 @@ class HeadTask(DistillationTask):
             return {"linear": model.mapped(pooled_feature(model.backbone, images))}
 
         alone = parameter_count(model.backbone)
+        whole = parameter_count(model) - (parameter_count(model.dense) if model.dense else 0)
         if model.linear:
             size, target = parameter_count(model.linear), self.teacher.features_of
-            with_head = ReadOut(("head",), head, target), parameter_count(model) - size
+            with_head = ReadOut(("head",), head, target), whole - size
             return [with_head, (ReadOut(("linear",), linear, target), alone + size)]
         read_outs = [(ReadOut(("probe",), probe), alone)]
         if model.classifier:
-            without_probe = parameter_count(model) - parameter_count(model.backbone.get_classifier())
+            without_probe = whole - parameter_count(model.backbone.get_classifier())
             read_outs.insert(0, (ReadOut(("head",), head), without_probe))
         return read_outs
 
@@ -72,10 +74,14 @@ class HeadTask(DistillationTask):
         centers = self.teacher.class_centers if self.contraction else None
         return contract(feature, centers, labels, self.contraction)
 
-    def measure_features(self, features: Tensor) -> None:
-        """Set the scale of generated features from some teacher features (N, D_t)."""
+    def measure_features(self, features: Tensor, maps: Tensor | None) -> None:
+        """Set the scales of generated features and maps from some teacher features (N, D_t) and maps (N, L, D_m)."""
         for averaged in (False, True) if self.average is not None else (False,):
-            self.model(averaged).scale.measure(features)
+            model = self.model(averaged)
+            if model.scale:
+                model.scale.measure(features)
+            if maps is not None and model.dense.scale:
+                model.dense.scale.measure(maps.flatten(0, 1))
 
     def feature_pairs(
         self, model: Student, images: Tensor, labels: Tensor, noise: torch.Generator
@@ -92,10 +98,13 @@ class GenDDTask(HeadTask):
     def __init__(self, method: "GenDD", student: Student, context: TaskContext):
         super().__init__(method, student, context, student.head)
         self.feature_mixup, self.probed = method.feature_mixup, student.linear is None
-        self.measures_features = student.scale is not None
+        scales = [student.scale, student.dense.scale if student.dense else None]
+        self.measures_features = any(scale is not None for scale in scales)
+        self.dense = student.dense
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        feature, device = self.teacher.features(batch), batch.images.device
+        feature, feature_map = self.teacher.features_and_map(batch)
+        device = batch.images.device
         labels = self.class_targets(feature, batch.labels) if self.probed else batch.labels
         return self.trainable_module(
             batch.images,
@@ -103,6 +112,7 @@ class GenDDTask(HeadTask):
             labels,
             self.mixup_share(batch.random, device),
             self.draws(batch.random, device),
+            dense_target(self.dense, feature_map, batch.random, device),
         )
 
     def draws(self, random: StepRandom, device: torch.device) -> Draws | None:
@@ -119,11 +129,12 @@ class GenDDTask(HeadTask):
         )
 
 
-def build_student(head_options: HeadOptions, context: TaskContext) -> Student:
+def build_student(method: "GenDD", context: TaskContext) -> Student:
     """Build the student with a new head for the teacher's features."""
     teacher = context.needed_teacher
-    head = SplitTokenHead(teacher.width, feature_width(context.student), **head_options.fitting(teacher.width))
-    return Student(context.student, head, teacher.classifier, head_options.standardizes(teacher.classifier))
+    head = SplitTokenHead(teacher.width, feature_width(context.student), **method.fitting(teacher.width))
+    scaled = method.standardizes(teacher.classifier)
+    return Student(context.student, head, teacher.classifier, scaled, method.build_dense(context))
 
 
 @dataclass(frozen=True)
@@ -139,8 +150,11 @@ class TargetOptions:
 
 
 @dataclass(frozen=True)
-class GenDD(SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
+class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
     """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
+
+    dense_draws: CountOrNone = 4
+    """Draws of timestep and noise per location of the dense head. 0 predicts the map with squared error."""
 
     name, unlabeled = "gendd", True
     evaluation_only = frozenset({"paper", *field_names(SamplingOptions)})

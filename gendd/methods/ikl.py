@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gendd.core.ranges import Amount, Positive
 from gendd.methods.base import Method, TaskContext
+from gendd.methods.dense import DenseOptions
 from gendd.methods.logits import LogitTask
 
 
@@ -21,7 +22,7 @@ def weighted_pairwise_error(teacher_logits: Tensor, logits: Tensor, weights: Ten
 
 
 @dataclass(frozen=True)
-class IKL(Method):
+class IKL(DenseOptions, Method):
     """Improved KL distillation: soft cross-entropy and a weighted squared error of logit differences."""
 
     temperature: Positive = 4.0
@@ -42,4 +43,4 @@ class IKL(Method):
             error = weighted_pairwise_error(teacher_logits, logits, teacher).mean()
             return F.cross_entropy(logits, labels), self.alpha * soft_cross_entropy + self.beta * error
 
-        return LogitTask(context, losses, self.distill_warmup_epochs)
+        return LogitTask(self, context, losses, self.distill_warmup_epochs)

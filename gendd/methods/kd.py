@@ -7,11 +7,12 @@ from torch import Tensor
 
 from gendd.core.ranges import Positive, Share
 from gendd.methods.base import Method, TaskContext
+from gendd.methods.dense import DenseOptions
 from gendd.methods.logits import LogitTask, compared, divergence
 
 
 @dataclass(frozen=True)
-class KD(Method):
+class KD(DenseOptions, Method):
     """Logit distillation: cross-entropy with labels and KL divergence from the teacher at a temperature."""
 
     temperature: Positive = 4.0
@@ -29,4 +30,4 @@ class KD(Method):
             kl = divergence(teacher, student, self.temperature).mean()
             return self.label_share * F.cross_entropy(logits, labels), (1 - self.label_share) * kl
 
-        return LogitTask(context, losses)
+        return LogitTask(self, context, losses)

@@ -6,11 +6,12 @@ from torch import Tensor
 
 from gendd.core.ranges import Positive
 from gendd.methods.base import Method, TaskContext
+from gendd.methods.dense import DenseOptions
 from gendd.methods.logits import LogitTask, divergence
 
 
 @dataclass(frozen=True)
-class KL(Method):
+class KL(DenseOptions, Method):
     """KL divergence from the teacher's probabilities, without labels."""
 
     temperature: Positive = 4.0
@@ -22,4 +23,4 @@ class KL(Method):
         def losses(logits: Tensor, teacher_logits: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
             return logits.new_zeros(()), divergence(teacher_logits, logits, self.temperature).mean()
 
-        return LogitTask(context, losses)
+        return LogitTask(self, context, losses)

@@ -4,10 +4,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gendd.data.batch import Batch
+from gendd.distillation.dense import DenseStudent
+from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, TaskContext
+from gendd.methods.dense import DenseOptions, dense_target
+from gendd.networks.cost import parameter_count
 
 # (student's logits, teacher's logits, labels) -> weighted losses (scalars) from the labels and from the teacher. Logits
 # are (B, C) float32; labels are (B,) classes or (B, C) probabilities.
@@ -26,24 +30,36 @@ def compared(standardize: bool, *logits: Tensor) -> tuple[Tensor, ...]:
 
 
 class LogitTask(DistillationTask):
-    """A task with loss = task_loss + min(epoch / warm-up, 1) kd_loss; epochs count from 1.
+    """A task with loss = task_loss + min(epoch / warm-up, 1) kd_loss + w dense_loss; epochs count from 1.
 
     Args:
+        options: the options of the dense term.
         losses: computes task_loss and kd_loss.
         warmup_epochs: epochs of linear warm-up of kd_loss; 0 is without warm-up.
     """
 
-    def __init__(self, context: TaskContext, losses: Losses, warmup_epochs: float = 0):
-        super().__init__(context.student, context)
-        self.losses, self.warmup_epochs = losses, warmup_epochs
+    def __init__(self, options: DenseOptions, context: TaskContext, losses: Losses, warmup_epochs: float = 0):
+        dense = options.build_dense(context)
+        super().__init__(DenseStudent(context.student, dense) if dense else context.student, context)
+        self.dense, self.losses, self.warmup_epochs = dense, losses, warmup_epochs
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        teacher_logits = self.teacher.classify(self.teacher.features(batch)).float()
-        logits = self.trainable_module(batch.images)
+        feature, feature_map = self.teacher.features_and_map(batch)
+        teacher_logits = self.teacher.classify(feature).float()
+        if self.dense:
+            target = dense_target(self.dense, feature_map, batch.random, batch.images.device)
+            logits, dense_loss = self.trainable_module(batch.images, target)
+        else:
+            logits = self.trainable_module(batch.images)
         task_loss, kd_loss = self.losses(logits.float(), teacher_logits, batch.labels)
         weight = min(batch.epoch / self.warmup_epochs, 1) if self.warmup_epochs else 1
-        terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
-        return {"loss": task_loss + weight * kd_loss, **terms, "output": logits}
+        loss, terms = task_loss + weight * kd_loss, {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
+        if self.dense:
+            loss, terms = loss + self.dense.weight * dense_loss, {**terms, "dense_loss": dense_loss.detach()}
+        return {"loss": loss, **terms, "output": logits}
+
+    def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
+        return [(self.read_out(model), parameter_count(model.backbone if self.dense else model))]
 
 
 def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:

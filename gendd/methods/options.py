@@ -68,13 +68,17 @@ class HeadOptions:
 
     def fitting(self, feature_width: int) -> dict:
         """Return `head()` with the divisor of the feature width that is nearest in ratio to `token_dim`."""
-        divisors = (n for n in range(1, feature_width + 1) if feature_width % n == 0)
-        near = min(divisors, key=lambda n: (max(n, self.token_dim) / min(n, self.token_dim), n))
-        return self.head() | {"token_dim": near}
+        return self.head() | {"token_dim": nearest_divisor(feature_width, self.token_dim)}
 
     def standardizes(self, classifier: object | None) -> bool:
         """Return True if the features of a teacher with this classifier (None without) are standardized."""
         return self.feature_space == "standardized" or (self.feature_space == "auto" and classifier is None)
+
+
+def nearest_divisor(width: int, wanted: int) -> int:
+    """Return the divisor of a width that is nearest in ratio to a wanted one."""
+    divisors = (n for n in range(1, width + 1) if width % n == 0)
+    return min(divisors, key=lambda n: (max(n, wanted) / min(n, wanted), n))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,11 @@ from gendd.core.distributed import World
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import DataSummary
 from gendd.distillation.student import Student
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.family import PAPERS, Family
+from gendd.methods.dense import DenseOptions, student_map
 from gendd.networks.cost import as_flops, flops, parameter_count
+from gendd.networks.feature_map import how_pooled
 from gendd.runs.experiment import Experiment, LoadedNetwork, synchronizes_norms
 
 # The plan warns below this number of optimizer steps.
@@ -46,6 +49,8 @@ def plan_of(
         if head.draws_features and summary.num_classes:
             protocol = family.protocol(config.method)
             lines["protocol"] = protocol if protocol == PAPERS else f"{protocol}; --paper sets the paper's"
+    if built.task.dense is not None and built.teacher and isinstance(config.method, DenseOptions):
+        lines["dense"] = _dense(config.method, built.teacher, built, config.data.image_size)
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):
         lines["batch norm"] = _batch_norm(config, world)
     factors = [
@@ -128,6 +133,17 @@ def _head(config: Config, student: Student, device: torch.device) -> str:
     sample = flops(lambda: head.sample(one, **method.sampling()))
     words = [f"{parameter_count(head) / 1e6:.2f} M parameters", *method.describe_head(head)]
     return "; ".join([*words, f"{as_flops(loss)} per image and loss, {as_flops(sample)} per image in use"])
+
+
+def _dense(method: DenseOptions, teacher: FrozenTeacher, built: Experiment, image_size: int) -> str:
+    """Describe the maps and the loss of the dense term."""
+    own = student_map(built.student.name, built.student.network, image_size)
+    loss = f"{method.dense_draws} draws per location" if method.dense_draws else "squared error"
+    return (
+        f"teacher's map {how_pooled(teacher.map_side, method.dense_grid)}, {teacher.map_width} channels; student's map "
+        f"{how_pooled(tuple(own.shape[2:]), method.dense_grid)}; {loss}, weight {method.dense_weight:g}; "
+        f"{parameter_count(built.task.dense) / 1e6:.2f} M parameters, not used in evaluation"
+    )
 
 
 def loss_flops(student: Student, batch_size: int, device: torch.device) -> int:

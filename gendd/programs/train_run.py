@@ -198,16 +198,18 @@ class TrainRun:
         teacher = self.teacher
         if not teacher or not self.task.measures_features:
             return
-        features, steps = [], max(1, MEASURED_FEATURES // self.config.optimizer.batch_size)
+        features, maps, steps = [], [], max(1, MEASURED_FEATURES // self.config.optimizer.batch_size)
         with autocast(self.precision, self.world.device):
             for batch in self.data.batches(range(min(steps, self.data.steps_per_epoch))):
-                features.append(teacher.features(batch))
+                feature, feature_map = teacher.features_and_map(batch)
+                features.append(feature)
+                maps += [] if feature_map is None else [feature_map]
         features = self.world.gather(torch.cat(features))
         if not features.isfinite().all():
             raise UserError(
                 f"--teacher {self.config.networks.teacher}: its features are not finite; choose other weights"
             )
-        self.task.measure_features(features)
+        self.task.measure_features(features, self.world.gather(torch.cat(maps)) if maps else None)
 
     def _open_data(self) -> None:
         config, network = self.config, self.student.network

@@ -31,6 +31,7 @@ from gendd.networks.create import (
     trial,
 )
 from gendd.networks.external import TORCH_HUB, is_foundation
+from gendd.networks.feature_map import map_of
 from gendd.networks.features import has_classifier, pooled_feature
 from gendd.networks.timm_names import TIMM
 from gendd.own import given
@@ -124,9 +125,12 @@ def build_teacher(
     if image_size != config.data.image_size:
         loaded.normalization += f"; sees images of {image_size} pixels"
     device = device or torch.device("cpu")
-    frozen = FrozenTeacher(
-        network, student or network, device, precision, networks.teacher_chunk, kind, width, image_size, classifies
-    )
+    method, chunk = config.method, networks.teacher_chunk
+    with naming("teacher", name):
+        frozen = FrozenTeacher(
+            *(network, student or network, device, precision, chunk, kind, width, image_size, classifies),
+            *(method.dense_grid, method.dense_layer),
+        )
     frozen.loaded = loaded
     return frozen
 
@@ -345,6 +349,21 @@ class Experiment:
             raise InvalidValue(name, f"no such output; this student has {', '.join(read_out.names)}")
         noise = generator(self.device, self.config.run.seed, "evaluation", 0)
         return read_out.outputs(images.to(self.device), noise)[name]
+
+    @torch.inference_mode()
+    def dense(self, images: Tensor) -> Tensor:
+        """Return the map (B, D_m, h, w) in the teacher's space, at the resolution of the student's map.
+
+        Args:
+            images: preprocessed images (B, 3, H, W).
+
+        Raises:
+            UserError: the run was trained without a dense term.
+        """
+        if self.task.dense is None:
+            raise UserError("the run does not have a dense head; train with `dense_grid`, such as 4")
+        features = self.backbone.eval().forward_features(images.to(self.device))
+        return self.model.eval().dense.generate(map_of(self.backbone, features))
 
     @property
     def device(self) -> torch.device:

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from gendd.config import Config
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.distillation.regression_head import RegressionHead
 from gendd.methods import METHODS
 from gendd.methods.base import TaskContext
 from gendd.methods.dist import relations
 from gendd.methods.dkd import decoupled
 from gendd.methods.ikl import weighted_pairwise_error
 from gendd.methods.logits import LogitTask, divergence, standardized
-from gendd.methods.regression import RegressionHead
 from gendd.methods.simkd import SimKDStudent
 from gendd.methods.srd import log_sum
 from gendd.methods.vkd import standardized_error

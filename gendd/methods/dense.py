@@ -1,0 +1,69 @@
+"""Options of the dense term, which methods add to their loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gendd.core.errors import naming
+from gendd.core.ranges import Amount, Count, CountOrNone
+from gendd.core.seeding import StepRandom
+from gendd.diffusion.head import SplitTokenHead
+from gendd.distillation.dense import DenseHead, DenseTarget
+from gendd.distillation.regression_head import RegressionHead
+from gendd.methods.base import TaskContext
+from gendd.methods.options import nearest_divisor
+from gendd.networks.feature_map import map_of
+
+
+@dataclass(frozen=True)
+class DenseOptions:
+    """The dense term: a small head learns the teacher's feature map, location by location."""
+
+    dense_grid: CountOrNone = 0
+    """Side of the grid of locations to which both maps are pooled, such as 4. 0 turns the dense term off."""
+    dense_weight: Amount = 0.3
+    """Weight of the dense loss."""
+    dense_draws: CountOrNone = 0
+    """Draws of timestep and noise per location in the loss of a generative dense head. 0 predicts the map with squared
+    error."""
+    dense_width: Count = 256
+    """Width of the dense head, which has one residual block."""
+    dense_layer: CountOrNone | None = None
+    """Stage or block of the teacher whose map is learned, counted from 0 as in timm's `forward_intermediates`. The last
+    map before pooling if not given."""
+
+    def build_dense(self, context: TaskContext) -> DenseHead | None:
+        """Build the dense head for the maps of teacher and student; None if the dense term is off."""
+        if not self.dense_grid:
+            return None
+        teacher, config = context.needed_teacher, context.config
+        channels = student_map(config.networks.student, context.student, config.data.image_size).shape[1]
+        if self.dense_draws:
+            token_dim = nearest_divisor(teacher.map_width, 64)
+            head: nn.Module = SplitTokenHead(
+                teacher.map_width, channels, token_dim, self.dense_width, trunk_depth=1, repeats=self.dense_draws
+            )
+        else:
+            head = RegressionHead(teacher.map_width, channels, self.dense_width, size=0)
+        return DenseHead(head, channels, self.dense_grid, self.dense_weight, teacher.classifier is None)
+
+
+def student_map(name: str, student: nn.Module, image_size: int) -> Tensor:
+    """Return the student's map (1, D_s, h, w) of an empty image.
+
+    Raises:
+        InvalidSetting: the network does not have a map.
+    """
+    image = torch.zeros(1, 3, image_size, image_size, device=next(student.parameters()).device)
+    with torch.no_grad(), naming("student", name):
+        return map_of(student, student.eval().forward_features(image))
+
+
+def dense_target(
+    dense: DenseHead | None, feature_map: Tensor | None, random: StepRandom, device: torch.device
+) -> DenseTarget | None:
+    """Return the target of a micro-batch, with the teacher's map (B, L, D_m); None without a dense term."""
+    if dense is None or feature_map is None:
+        return None
+    return DenseTarget(feature_map, dense.draw(random.batch, random.rows, random.generator("dense", device)))
