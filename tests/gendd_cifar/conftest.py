@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from programs import for_head, train_cifar
-from small_runs import COMMON, HEAD, TOY, ctrl_c
+from small_runs import COMMON, DENSE, HEAD, TOY, ctrl_c
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +40,12 @@ def train(teacher, tmp_path):
 def whole(teacher, tmp_path_factory) -> Path:
     """Train GenDD without further flags; no test changes the run."""
     return trainer(teacher, tmp_path_factory.mktemp("whole"))()
+
+
+@pytest.fixture(scope="session")
+def dense(teacher, tmp_path_factory) -> Path:
+    """Train GenDD with the dense term; no test changes the run."""
+    return trainer(teacher, tmp_path_factory.mktemp("dense"))(*DENSE)
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def test_run_from_a_cache_equals_the_run_with_its_teacher(train, whole, method, 
     flags = ["--crop-padding", "0", "--epochs", "2", "--optimizer", "sgd", "--lr", "1e-2", *SMALL_STEPS.get(method, [])]
     flags += ["--student-weights", str(whole)] if method == "finetune" else []
     beside = train(*flags, method=method, runs="beside")
-    train_epoch, features_of = Training.train_epoch, FrozenTeacher.features_of
+    train_epoch, outputs_of = Training.train_epoch, FrozenTeacher.outputs_of
     training = []
 
     def marked(self):
@@ -43,10 +43,10 @@ def test_run_from_a_cache_equals_the_run_with_its_teacher(train, whole, method, 
 
     def refuses(self, images):
         assert not training, "the teacher runs in training"
-        return features_of(self, images)
+        return outputs_of(self, images)
 
     monkeypatch.setattr(Training, "train_epoch", marked)
-    monkeypatch.setattr(FrozenTeacher, "features_of", refuses)
+    monkeypatch.setattr(FrozenTeacher, "outputs_of", refuses)
     cached = train(*flags, "--teacher-cache", str(beside.parents[3] / "cache"), method=method, runs="cached")
     ours, theirs = ([record["loss"] for record in read_metrics(run) if record["kind"] == "train"]
                     for run in (cached, beside))  # fmt: skip

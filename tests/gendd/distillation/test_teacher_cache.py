@@ -56,9 +56,9 @@ class Setting:
             teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
         )
         self.teacher, self.taken = teacher or teacher_of(), []
-        self.compute, self.teacher.features_of = self.teacher.features_of, self.features_of
+        self.compute, self.teacher.outputs_of = self.teacher.outputs_of, self.outputs_of
 
-    def features_of(self, images):
+    def outputs_of(self, images):
         self.taken.append(len(images))
         return self.compute(images)
 
@@ -78,7 +78,7 @@ def refusal(setting: Setting) -> str:
 
 
 @torch.no_grad()
-def test_cache_holds_teacher_features_of_each_view(tmp_path):
+def test_cache_holds_teacher_outputs_of_each_view(tmp_path):
     setting = Setting(tmp_path)
     cache, steps = setting.open(), range(4 * setting.data.steps_per_epoch)
     for batch in setting.data.batches(steps):
@@ -101,7 +101,7 @@ def test_several_processes_fill_cache_with_same_bytes(tmp_path):
         setting = Setting(tmp_path / "three")
         cache = teacher_cache.TeacherCache(setting.config.data.teacher_cache, VIEWS, setting.data, 64)
         (tmp_path / "three").mkdir(exist_ok=True)
-        cache.fill(setting.features_of, World(rank, 3, rank, CPU))
+        cache.fill(setting.outputs_of, World(rank, 3, rank, CPU))
         assert sum(setting.taken) < VIEWS * IMAGES / 2
     one, three = files(tmp_path / "one"), files(tmp_path / "three")
     assert one.pop("cache.json") and one == three and len(one) == 7 * VIEWS

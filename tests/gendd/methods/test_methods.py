@@ -176,9 +176,9 @@ class OfLogits(LogitTask):
 
     def __init__(self, losses, warmup_epochs, teacher_logits, student):
         nn.Module.__init__(self)
-        self.losses, self.warmup_epochs = losses, warmup_epochs
+        self.dense, self.losses, self.warmup_epochs = None, losses, warmup_epochs
         self.trainable_module = lambda images: student
-        self.teacher = SimpleNamespace(features=lambda batch: None, classify=lambda _: teacher_logits)
+        self.teacher = SimpleNamespace(features_and_map=lambda batch: (None, None), classify=lambda _: teacher_logits)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,66 @@
+"""Training with the dense term: with and without a cache, resumed, in two processes, and from Python."""
+
+import json
+
+import pytest
+import torch
+from lines import refuses
+from small_runs import DENSE, GENDD, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics, weights
+
+import gendd
+from gendd.core.errors import UserError
+from gendd.runs.metrics import read_metrics
+
+
+@pytest.mark.parametrize("method", ["gendd", "regression", "kd", "dkd"])
+def test_dense_loss_falls(train, method):
+    run = train(*DENSE, "--lr", "0.01", method=method)
+    losses = [record["dense_loss"] for record in read_metrics(run) if "dense_loss" in record]
+    assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
+
+
+def test_killed_dense_run_equals_an_uninterrupted_one(train, dense):
+    with ctrl_c("train_step", step=25):
+        train(*DENSE, runs="parts")
+    parts = train(*DENSE, runs="parts")
+    assert_same_weights(dense, parts, rtol=0, atol=0)
+    assert timeless_metrics(parts) == timeless_metrics(dense)
+
+
+def test_two_processes_train_the_dense_head_as_one(dense, teacher, tmp_path):
+    out = tmp_path / "together"
+    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), *DENSE, "--out", str(out))
+    assert_same_weights(dense, out, rtol=1e-3, atol=1e-4)
+
+
+def test_cached_maps_train_the_same_student(train, tmp_path):
+    cache = ["--teacher-cache", str(tmp_path / "cache"), "--cached-views", "1"]
+    filled = train(*DENSE, *cache, runs="filled")
+    stored = train(*DENSE, *cache, runs="stored")
+    assert_same_weights(filled, stored, rtol=0, atol=0)
+    computed = [r["dense_loss"] for r in read_metrics(train(*DENSE, runs="computed")) if "dense_loss" in r]
+    cached = [r["dense_loss"] for r in read_metrics(stored) if "dense_loss" in r]
+    assert cached == pytest.approx(computed, rel=0.1)
+    with refuses("--teacher-cache .*cache: was made from other settings: dense grid 2 there, 3 here"):
+        train("--dense-grid", "3", *cache, runs="other")
+
+
+def test_dense_head_does_not_count_in_evaluation(train):
+    sizes = []
+    for flags in ([], DENSE):
+        run = train(*flags, "--epochs", "1", runs=f"dense{len(flags)}", method="kd")
+        sizes.append(json.loads((run / "result.json").read_text())["read_outs"]["classifier"]["parameters"])
+    assert sizes[0] == sizes[1]
+    assert any(name.startswith("dense.") for name in weights(run))
+
+
+def test_loaded_run_gives_the_map_in_the_teachers_space(dense, whole):
+    run, images = gendd.load(dense), torch.randn(3, 3, 32, 32)
+    assert run.dense(images).shape == (3, run.task.dense.head.feature_dim, 8, 8)
+    with pytest.raises(UserError, match="does not have a dense head; train with `dense_grid`, such as 4"):
+        gendd.load(whole).dense(images)
+
+
+def test_networks_without_a_map_are_refused(train):
+    with refuses("--dense-layer 3: the teacher gives only its last map; leave it out"):
+        train(*DENSE, "--dense-layer", "3", runs="layer")
