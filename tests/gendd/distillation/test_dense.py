@@ -34,7 +34,7 @@ def generative() -> DenseHead:
     return dense
 
 
-def test_loss_is_the_mean_squared_error_over_images_and_locations():
+def test_loss_is_the_mean_squared_error_of_all_locations():
     dense, student_map, target = regression(), torch.randn(3, CHANNELS, 4, 4), torch.randn(3, GRID**2, WIDTH)
     expected = []
     for image in range(3):
