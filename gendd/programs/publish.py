@@ -136,6 +136,7 @@ def _content(experiment: Experiment, path: Path) -> dict[str, Any]:
     }
     if teacher := experiment.teacher:
         own = {"network": record["networks"]["teacher"], "width": teacher.width, "classifies": teacher.has_classifier}
+        own |= {"map_width": teacher.map_width} if teacher.grid else {}
         content["teacher"] = {**portable(_teacher_record(path)), **own}
     return described(config, network, experiment.class_names, content)
 

@@ -459,8 +459,11 @@ def without_teacher(path: Path) -> dict[str, Any]:
     teacher = origin(path).get("teacher") or {}
     if "classifies" not in teacher:
         return {"teacher_weights": RANDOM}
-    unset = dict.fromkeys(("teacher_image_size", "teacher_mean", "teacher_std"))
-    sizes = {"teacher": stand_in.named(teacher["width"]), "teacher_classifier": teacher["classifies"]}
+    map_width = teacher.get("map_width", 0)
+    unset = dict.fromkeys(
+        ("teacher_image_size", "teacher_mean", "teacher_std", *(["dense_layer"] if map_width else []))
+    )
+    sizes = {"teacher": stand_in.named(teacher["width"], map_width), "teacher_classifier": teacher["classifies"]}
     return {"teacher_weights": RANDOM, "teacher_feature": "auto", **unset, **sizes}
 
 

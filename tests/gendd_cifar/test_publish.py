@@ -195,6 +195,13 @@ def test_student_is_used_without_its_teacher_s_code(tmp_path, monkeypatch, capsy
     assert gendd.evaluate(tmp_path / "student", eval_images=20).keys() == {"head", "probe"}
 
 
+def test_dense_student_is_published_with_its_map(dense, tmp_path):
+    publish(dense, tmp_path / "dense")
+    found, expected = gendd.load(tmp_path / "dense"), gendd.load(dense)
+    assert_same_outputs(found, expected)
+    torch.testing.assert_close(found.dense(IMAGES), expected.dense(IMAGES), rtol=0, atol=0)
+
+
 def test_student_of_given_batches_is_published(tmp_path):
     batches = [(IMAGES, torch.tensor([0, 1, 2, 0]))] * 4
     options = {"width": 16, "depth": 1, "repeats": 2, "precision": "fp32", "out": tmp_path / "run"}
