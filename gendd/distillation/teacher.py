@@ -167,6 +167,16 @@ class FrozenTeacher(DistillationTeacher):
         return self(self._normalized(images), return_features=True).float()
 
     @torch.no_grad()
+    def whole_map(self, images: Tensor) -> Tensor:
+        """Return the map (B, D_m, h, w), float32, of images in the student's normalization, before it is pooled.
+
+        Raises:
+            InvalidValue: the network does not give a map.
+        """
+        with autocast(self.precision, images.device):
+            return self._features_and_map(self._normalized(images))[1].float()
+
+    @torch.no_grad()
     def logits_of(self, images: Tensor) -> Tensor:
         """Return the logits (B, C) of images in the student's normalization."""
         return self(self._normalized(images))

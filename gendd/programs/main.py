@@ -39,6 +39,9 @@ PROGRAMS = {
     "knn": Program("gendd.programs.probes", "knn", "evaluate a student's features by nearest neighbors"),
     "probe": Program("gendd.programs.probes", "probe", "evaluate a student's features by a linear probe"),
     "zero-shot": Program("gendd.programs.probes", "zero_shot", "evaluate a student's features by one vector per class"),
+    "dense-probe": Program(
+        "gendd.programs.dense_probe", "dense_probe", "evaluate a student's feature map on images with masks"
+    ),
     "publish": Program(
         "gendd.programs.publish", "publish", "write a student with its model card for the Hugging Face Hub"
     ),

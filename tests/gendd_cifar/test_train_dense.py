@@ -2,13 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from lines import refuses
+from PIL import Image
 from small_runs import DENSE, GENDD, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics, weights
 
 import gendd
 from gendd.core.errors import UserError
+from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
 
 
@@ -64,3 +67,24 @@ def test_loaded_run_gives_the_map_in_the_teachers_space(dense, whole):
 def test_networks_without_a_map_are_refused(train):
     with refuses("--dense-layer 3: the teacher gives only its last map; leave it out"):
         train(*DENSE, "--dense-layer", "3", runs="layer")
+
+
+def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
+    """Bright squares on dark noise: each location's feature shows whether it is inside a square."""
+    random = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "squares" / name).mkdir(parents=True)
+    for number in range(40):
+        top, left = random.integers(0, 16, 2)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[top : top + 16, left : left + 16] = 1
+        pixels = random.integers(0, 60, (32, 32)) + 180 * mask
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "squares" / "images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "squares" / "masks" / f"{number}.png")
+    main("gendd", ["dense-probe", str(dense), str(tmp_path / "squares")])
+    assert "32 images to fit, 8 to evaluate, 2 classes, 32x32 pixels" in capsys.readouterr().out
+    found = json.loads((dense / "dense-probe-squares.json").read_text())
+    # Chance is below 50 %: the background alone is three quarters of the pixels.
+    assert found["mean_iou"].keys() == {"student", "dense", "teacher"}
+    assert min(found["mean_iou"].values()) > 70
+    (dense / "dense-probe-squares.json").unlink()
