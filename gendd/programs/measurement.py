@@ -14,6 +14,7 @@ from gendd.evaluation.accuracy import evaluate, evaluate_with_cost, feature_agre
 from gendd.evaluation.scores import AGREEMENT
 from gendd.methods.base import Task
 from gendd.networks.cost import parameter_count
+from gendd.networks.feature_map import map_of
 from gendd.programs.plan import loss_flops
 from gendd.runs.folder import AVERAGED
 from gendd.training.loop import Measured
@@ -94,11 +95,23 @@ class Measurement:
                 break
         return {name: torch.cat([batch[name] for batch in batches]).cpu() for name in batches[0]}
 
-    def _thumbnails(self, images: Tensor) -> Tensor:
-        """Return small copies (n, 3, 48, 48) uint8 of evaluation images, for the report's picture of neighbors."""
+    @torch.no_grad()
+    def maps(self, model: nn.Module, count: int) -> dict[str, Tensor]:
+        """Return the first evaluation images (n, 3, 96, 96) with the maps (n, D_m, h, w) of teacher and dense head."""
+        _, images, _ = next(iter(self.evaluation.batches(count)))
+        backbone = self.plain(model)
+        generated = model.dense.generate(map_of(backbone, backbone.forward_features(images)))
+        maps = {"teacher": self.task.teacher.whole_map(images), "student": generated.float()}
+        return {
+            "images": self._thumbnails(images, 96).cpu(),
+            **{name: value.cpu().contiguous() for name, value in maps.items()},
+        }
+
+    def _thumbnails(self, images: Tensor, side: int = 48) -> Tensor:
+        """Return small copies (n, 3, S, S) uint8 of evaluation images, for the report's pictures."""
         normalize = self.evaluation.normalize
         pixels = (images - normalize.shift) / normalize.scale
-        small = torch.nn.functional.interpolate(pixels, (48, 48), mode="bilinear", antialias=True)
+        small = torch.nn.functional.interpolate(pixels, (side, side), mode="bilinear", antialias=True)
         return small.round().clamp(0, 255).to(torch.uint8).contiguous()
 
     def costs(self) -> dict[str, dict]:

@@ -52,6 +52,7 @@ from gendd.training.optim import create_optimizer
 # Seconds between two checks whether another run has finished a shared stage 1.
 WAIT = 10
 PICTURED_FEATURES = 1000
+PICTURED_MAPS = 6
 # Images from whose features the task measures the scale of all features.
 MEASURED_FEATURES = 4096
 
@@ -342,6 +343,9 @@ class TrainRun:
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, measurement.features(reported, PICTURED_FEATURES))
+        if self.task.dense is not None:
+            with autocast(self.precision, self.world.device):
+                save_tensors(self.run.maps, measurement.maps(reported, PICTURED_MAPS))
         images = self.config.optimizer.epochs * self.data.steps_per_epoch * self.config.optimizer.batch_size
         self.run.write(
             "result.json",

@@ -19,6 +19,7 @@ from gendd.reporting.curves import curves
 from gendd.reporting.features import features, neighbors
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, by_data, grouped
+from gendd.reporting.maps import maps
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
@@ -87,6 +88,12 @@ NEIGHBORS = """\
 Evaluation images with their nearest images by the cosine of the teacher's features and of the student's, with that
 cosine. A frame marks images that both find."""
 
+MAPS = """\
+![Feature maps of teacher and student](maps.png)
+
+Evaluation images with the feature map of the teacher and the one that the student's dense head generates, each at its
+own resolution. Colors are the teacher's first three principal components; both maps use the same components."""
+
 # In the order of the report. If no run has labels, the neighbors come before the tables.
 EXPLAINED = {
     "comparison.png": ("Comparison", COMPARISON),
@@ -95,6 +102,7 @@ EXPLAINED = {
     "neighbors.png": ("Neighbors", NEIGHBORS),
     "feature_curves.png": ("Curves without classes", FEATURE_CURVES),
     "features.png": ("Features", FEATURES),
+    "maps.png": ("Maps", MAPS),
 }
 
 
@@ -128,6 +136,7 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
     # The picture shows only the features of the first seed.
     generative = [group.first for group in groups if group.first.folder.features.exists()]
     seen = next((run for run in alone if run.shows_images), None)
+    dense = next((group.first for group in groups if group.first.folder.maps.exists()), None)
     pictures = {
         "comparison.png": lambda: comparison(classified) if classified else None,
         "cost.png": lambda: cost_picture({data: rows_of(members) for data, members in by_data(classified).items()}),
@@ -135,6 +144,7 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
         "feature_curves.png": lambda: curves(alone) if alone else None,
         "neighbors.png": lambda: neighbors(seen) if seen else None,
         "features.png": lambda: features(generative) if generative else None,
+        "maps.png": lambda: maps(dense) if dense else None,
     }
     try:
         output.mkdir(parents=True, exist_ok=True)

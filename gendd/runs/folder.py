@@ -10,6 +10,7 @@ checkpoints/        last.pt and best.pt: trained weights, their moving average w
                     run reports
 result.json         final accuracies and inference cost of each output; exists once the run is complete
 features.safetensors  some generated features with their targets (GenDD runs)
+maps.safetensors      some images with the maps of teacher and dense head (runs with a dense term)
 student/            the plain student of the last checkpoint with the reported weights; its classifier is the linear
                     probe. model.safetensors and config.json have the format of timm's local-dir:
 student.safetensors link to student/model.safetensors
@@ -74,6 +75,10 @@ class RunFolder:
     @property
     def features(self) -> Path:
         return self.path / "features.safetensors"
+
+    @property
+    def maps(self) -> Path:
+        return self.path / "maps.safetensors"
 
     @property
     def student(self) -> Path:

@@ -7,10 +7,13 @@ import pytest
 import torch
 from lines import refuses
 from PIL import Image
+from safetensors.torch import load_file
 from small_runs import DENSE, GENDD, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics, weights
 
 import gendd
+from gendd.core.distributed import World
 from gendd.core.errors import UserError
+from gendd.core.seeding import BatchPlan
 from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
 
@@ -88,3 +91,14 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
     assert found["mean_iou"].keys() == {"student", "dense", "teacher"}
     assert min(found["mean_iou"].values()) > 70
     (dense / "dense-probe-squares.json").unlink()
+
+
+def test_report_shows_the_maps_of_teacher_and_student(dense, tmp_path):
+    folder = gendd.load(dense).report(tmp_path / "report")
+    assert (folder / "maps.png").is_file() and "![Feature maps" in (folder / "report.md").read_text()
+    tensors = load_file(dense / "maps.safetensors")
+    run = gendd.load(dense)
+    data = run.family.access.open_evaluation(run.config, BatchPlan(0, 1), World(0, 1, 0, run.device), run.backbone)
+    _, images, _ = next(iter(data.batches(6)))
+    torch.testing.assert_close(tensors["student"], run.dense(images))
+    assert tensors["images"].shape == (6, 3, 96, 96)
