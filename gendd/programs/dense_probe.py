@@ -57,7 +57,7 @@ def dense_probe(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, or the folder does not hold images with masks.
     """
-    config = parse(DenseProbeConfig, f"{family.module} dense-probe", arguments)
+    config = parse(DenseProbeConfig, f"{family.command} dense-probe", arguments)
     check_ranges(config)
     world = first_alone()
     if not world:

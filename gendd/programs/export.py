@@ -68,7 +68,7 @@ def export(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, a package or images are missing, or the file differs from the original.
     """
-    config = parse(ExportConfig, f"{family.module} export", arguments)
+    config = parse(ExportConfig, f"{family.command} export", arguments)
     check_ranges(config)
     if not first_alone():
         return
