@@ -12,6 +12,7 @@ from gendd.core.errors import flag
 from gendd.family import Family
 from gendd.methods import METHODS, GenDD
 from gendd.programs.command_line import help_of, own_help
+from gendd.programs.dense_probe import DenseProbeConfig
 from gendd.programs.equal_cost import EqualCostConfig
 from gendd.programs.evaluate import EvaluateOptions
 from gendd.programs.export import ExportConfig
@@ -123,6 +124,7 @@ def program_flags() -> str:
         "sampling": SamplingProgram,
         "equal-cost": EqualCostConfig,
         "publish": PublishConfig,
+        "dense-probe": DenseProbeConfig,
         "export": ExportConfig,
         "report": ReportConfig,
     }.items():
