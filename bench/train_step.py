@@ -39,7 +39,7 @@ from gendd.networks.create import create_network
 from gendd_cifar.family import FAMILY
 
 LARGE, SMALL = ("resnet32x4", "resnet8x4"), ("resnet110", "resnet32")
-BATCH, WIDTH, ROUNDS = 64, 1024, 3
+BATCH, WIDTH, ROUNDS = 64, 1024, 5
 PUBLISHED = {name: value for name, value in FAMILY.paper.items() if name in field_names(HeadOptions)}
 # The fewest draws with which the student's gradient varies no more than with the published (`gradient_variance.py`).
 EQUAL_VARIANCE = PUBLISHED | {"repeats": 8, "draw_scheme": "antithetic"}
