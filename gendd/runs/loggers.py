@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from gendd.core.errors import naming, unknown_name
+from gendd.core.errors import flag, naming, unknown_name
 from gendd.core.extras import imported_extra
 from gendd.core.files import reason_of
 from gendd.runs.folder import RunFolder, by_name
@@ -166,7 +166,10 @@ class Loggers:
             yield
         except Exception as error:
             self.open.pop(name, None)
-            print(f"--log {name}: {reason_of(error)}; continuing without it, metrics.jsonl has all values", flush=True)
+            print(
+                f"{flag('log')} {name}: {reason_of(error)}; continuing without it, metrics.jsonl has all values",
+                flush=True,
+            )
 
 
 def check_loggers(names: Iterable[str]) -> None:
