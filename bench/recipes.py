@@ -26,6 +26,7 @@ from gendd.core.command import COMMANDS
 from gendd.core.ranges import field_names
 from gendd.family import Family
 from gendd.methods.base import Task, TaskContext
+from gendd.methods.dense import DenseOptions
 from gendd.methods.options import PretrainOptions
 from gendd.networks.create import create_network
 from gendd.networks.features import feature_width
@@ -52,6 +53,8 @@ IMAGES = {
 }
 # Options of stage 1, which has a separate row.
 STAGE1 = field_names(PretrainOptions)
+# The release has no dense term.
+OURS = field_names(DenseOptions)
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
 HEAD_OF_PAGE = """# Values of the scripts, and the published ones
 
@@ -177,7 +180,7 @@ class Training:
         names += ["momentum"] if config.optimizer.optimizer == "sgd" else ["beta1", "beta2_start", "beta2_end"]
         names += ["milestones"] if config.optimizer.schedule == "step" else ["min_lr"]
         names += ["warmup_epochs", *(name for name in data if name in IMAGES), "precision"]
-        options = [name for name in field_names(type(method)) if name not in (*method.evaluation_only, *STAGE1)]
+        options = [name for name in field_names(type(method)) if name not in (*method.evaluation_only, *STAGE1, *OURS)]
         names += options
         names += ["pretrain_best"] if method.pretraining(config) else []
         names += ["sampler", "sampling_steps", "num_samples", "guidance"] if method.name == "gendd" else []

@@ -102,8 +102,9 @@ def stand_ins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", documented_commands())
-def test_documented_command(command, recorded, dry_run, stand_ins):
+def test_documented_command(command, recorded, dry_run, stand_ins, monkeypatch):
     """A command's files exist and programs accept its flags; trainings do a dry run, others only miss the run."""
+    monkeypatch.setenv("HF_TOKEN", "token")
     for path in re.findall(r"\b(?:sh|bench)/[\w/]+\.\w+", command):
         assert (ROOT / path).is_file(), path
     if any(re.match(pattern, command.replace("--teacher-weights FILE", "")) for pattern in UNTRIED):
