@@ -3,8 +3,8 @@
     python bench/methods.py [--rounds 15]
 
 resnet56 > resnet20 on random CIFAR-100 images, with the optimizer, batch and head of
-`sh/train_cifar100_resnet56_resnet20_gendd_short.sh`. The methods take turns. Each step is timed with the teacher and
-with cached teacher features (`--teacher-cache`). On one CPU thread, times are CPU time.
+`sh/train_cifar100_resnet56_resnet20_gendd_short.sh`, with and without the dense term. The methods take turns. Each step
+is timed with the teacher and with its cached outputs (`--teacher-cache`). On one CPU thread, times are CPU time.
 """
 
 import argparse
@@ -35,27 +35,37 @@ RECIPE = {
     "head_lr": 3e-3,
 }
 HEAD = {"contraction": 0.5, "feature_mixup": 0, "width": 448}
-METHODS = ("kd", "regression", "gendd")
+DENSE = {"dense_grid": 4}
+# Rows of the table: a method and its options.
+ROWS = {
+    "kd": ("kd", {}),
+    "kd + dense": ("kd", DENSE),
+    "kd-head": ("kd-head", {"width": HEAD["width"]}),
+    "regression": ("regression", HEAD),
+    "regression + dense": ("regression", HEAD | DENSE),
+    "gendd": ("gendd", HEAD),
+    "gendd + dense": ("gendd", HEAD | DENSE),
+}
 
 
-def build(method: str) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
+def build(method: str, options: dict) -> tuple[Callable[[bool], None], list[tuple[str, int]]]:
     """Return a function that runs training steps of a method, and the FLOPs per image of each of its outputs.
 
     The function's argument says whether the teacher's features are cached.
     """
     torch.manual_seed(0)
     device = the_device()
-    config = FAMILY.config(get_method(method)(), **RECIPE, **({} if method == "kd" else HEAD))
+    config = FAMILY.config(get_method(method)(), **RECIPE, **options)
     teacher, student = (create_network(name, FAMILY.zoo, num_classes=100, image_size=32) for name in (TEACHER, STUDENT))
     precision = resolve_precision("auto", device)
-    frozen = FrozenTeacher(teacher, student, device, precision)
+    frozen = FrozenTeacher(teacher, student, device, precision, image_size=32, grid=config.method.dense_grid)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
     optimizer = create_optimizer(task.trainable_module, config.optimizer, task.head)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)
     batch = Batch(images, labels, next(BatchPlan(0, BATCH).micro_batches(0)))
-    cache = Cached(frozen.features_of(images))
+    cache = Cached(frozen.outputs_of(images))
 
     def steps(cached: bool) -> None:
         frozen.cache = cache if cached else None
@@ -76,8 +86,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="timed turns per method")
     rounds = parser.parse_args().rounds
-    built = {method: build(method) for method in METHODS}
-    ways = [(method, cached) for cached in (False, True) for method in METHODS]
+    built = {name: build(*row) for name, row in ROWS.items()}
+    ways = [(method, cached) for cached in (False, True) for method in ROWS]
     alone = the_device().type == "cpu" and torch.get_num_threads() == 1
     works = [lambda method=method, cached=cached: built[method][0](cached) for method, cached in ways]
     times = dict(zip(ways, take_turns(works, rounds, time.process_time if alone else wall_clock), strict=True))
@@ -87,7 +97,7 @@ def main() -> None:
         + "|---" * 6
         + "|"
     )
-    for method in METHODS:
+    for method in ROWS:
         cells = []
         for cached in (False, True):
             rates = [BATCH * STEPS / seconds for seconds in times[method, cached]]

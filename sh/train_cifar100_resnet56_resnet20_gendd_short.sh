@@ -30,6 +30,7 @@ recipe=(
 options=()
 case $method in
   gendd | regression) options=(--contraction 0.5 --feature-mixup 0 --width 448) ;;
+  kd-head) options=(--width 448) ;;
   dkd) options=(--alpha 1 --beta 2 --distill-warmup-epochs 1.25) ;;
   ikl) options=(--alpha 1 --beta 4 --distill-warmup-epochs 1.25) ;;
   kl) options=(--unlabeled) ;;

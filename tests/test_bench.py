@@ -145,7 +145,7 @@ def test_allocator_bench_measures_a_training(monkeypatch):
 
 
 def test_head_inference_costs_at_most_a_tenth_more_than_probe():
-    step, costs = methods.build("gendd")
+    step, costs = methods.build(*methods.ROWS["gendd"])
     step(True)
     costs = dict(costs)
     assert costs["probe"] < costs["head"] < 1.1 * costs["probe"]

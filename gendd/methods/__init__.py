@@ -11,6 +11,7 @@ from gendd.methods.finetune import Finetune
 from gendd.methods.gendd import GenDD
 from gendd.methods.ikl import IKL
 from gendd.methods.kd import KD
+from gendd.methods.kd_head import KDHead
 from gendd.methods.kl import KL
 from gendd.methods.pretrain import Pretrain
 from gendd.methods.regression import Regression
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
         SRD,
         VkD,
         SimKD,
+        KDHead,
         Regression,
         Pretrain,
         GenDD,

@@ -25,7 +25,8 @@ class FinetuneTask(HeadTask):
             raise ValueError(
                 "the student does not have a classifier to finetune; choose a teacher that classifies the data"
             )
-        super().__init__(method, student.classifier.requires_grad_(True), context, student.head)
+        classifier = student.classifier.requires_grad_(True)
+        super().__init__(method, classifier, context, student.head, method.contraction)
         self.student = student
 
     def model(self, averaged: bool = False) -> nn.Module:

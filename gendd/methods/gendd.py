@@ -34,11 +34,14 @@ class HeadTask(DistillationTask):
     Args:
         method: the method of the task.
         trainable: the student, or its trained part.
+        contraction: share of the class center in the targets.
     """
 
-    def __init__(self, method: "GenDD", trainable: nn.Module, context: TaskContext, head: nn.Module):
+    def __init__(
+        self, method: Method, trainable: nn.Module, context: TaskContext, head: nn.Module, contraction: float = 0.0
+    ):
         super().__init__(trainable, context, head)
-        self.sampling, self.contraction = method.sampling(), method.contraction
+        self.sampling, self.contraction = method.sampling(), contraction
 
     def read_out(self, model: Student) -> ReadOut:
         outputs = lambda images, noise: model.read_out(images, noise, **self.sampling)  # noqa: E731
@@ -96,7 +99,7 @@ class GenDDTask(HeadTask):
     """Task of GenDD: teacher(images) -> f -> contracted f' -> loss of generating f' from the student's feature."""
 
     def __init__(self, method: "GenDD", student: Student, context: TaskContext):
-        super().__init__(method, student, context, student.head)
+        super().__init__(method, student, context, student.head, method.contraction)
         self.feature_mixup, self.probed = method.feature_mixup, student.linear is None
         scales = [student.scale, student.dense.scale if student.dense else None]
         self.measures_features = any(scale is not None for scale in scales)

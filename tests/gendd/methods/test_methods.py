@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import gendd_cifar.models  # noqa: F401
 from gendd.config import Config
+from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distillation.regression_head import RegressionHead
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.methods.base import TaskContext
 from gendd.methods.dist import relations
@@ -265,3 +268,25 @@ def test_simkd_pools_projection_for_the_teacher_classifier():
     torch.testing.assert_close(student(images, target)["loss"], ((feature - target) ** 2).mean())
     student.train()(images, target)["loss"].backward()
     assert student.classifier.weight.grad is None and student.projector[0].weight.grad.abs().sum() > 0
+
+
+def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head():
+    """Compare with sums over the logits of both outputs, and with GenDD's head of the same width."""
+    torch.manual_seed(0)
+    network, teacher = (timm.create_model("cifar_resnet8", num_classes=7) for _ in range(2))
+    config = FAMILY.config(METHODS["kd-head"](temperature=2.0, label_share=0.25, width=64), student="resnet8")
+    cpu = torch.device("cpu")
+    frozen = FrozenTeacher(teacher, network, cpu)
+    task = config.method.build(TaskContext(config, network, frozen, {}, cpu)).eval()
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 6, 3])
+    losses = task(Batch(images, labels, next(BatchPlan(0, 4).micro_batches(0))))
+    head, probe = (task.read_out(task.model()).outputs(images, None)[name] for name in ("head", "probe"))
+    p, q = (values.div(2).softmax(-1) for values in (frozen.logits_of(images), head))
+    rows = torch.arange(4)
+    expected = 0.25 * -head.log_softmax(-1)[rows, labels].mean() + 0.75 * 4 * (p * (p / q).log()).sum(-1).mean()
+    expected = expected - probe.log_softmax(-1)[rows, labels].mean()
+    torch.testing.assert_close(losses["loss"], expected)
+    losses["loss"].backward()
+    assert task.model().classifier.weight.grad is None and network.conv1.weight.grad.abs().max() > 0
+    ours = METHODS["gendd"](width=64).build(TaskContext(config, network, frozen, {}, cpu)).head
+    assert parameter_count(task.head) == pytest.approx(parameter_count(ours), rel=0.25)
