@@ -3,7 +3,7 @@
     python bench/train_step.py
 
 Both paths train copies of one student on random images, in turns. `step` has the same draws and arithmetic in both.
-`step_default` is the project's default head, with another objective and fewer draws, beside the same reference.
+`step_default` is the project's default head, with another objective and fewer draws, with the same reference.
 `step_equal_variance` has the fewest draws with which the student's gradient varies no more than the reference's
 (`python bench/gradient_variance.py`). `cached` benchmarks do not run the teacher (`--teacher-cache`). The
 project's step is timed eager and, if torch.compile works, compiled; the faster one counts. `memory` is the memory of a

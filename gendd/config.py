@@ -115,7 +115,7 @@ class Data:
 
     @property
     def geometry(self) -> dict[str, Any]:
-        """How evaluation cuts an image file to the networks' size: interpolation, crop_pct and crop_mode of timm."""
+        """Geometry of the evaluation's preprocessing, with timm's names: interpolation, crop_pct, crop_mode."""
         return {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 
     @property

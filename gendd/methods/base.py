@@ -76,7 +76,7 @@ class Method:
     def describe(self) -> str:
         """Return the name and the options, for the plan."""
         own = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
-        # The plan has a line of its own for the dense term.
+        # The plan describes the dense term in another line.
         own = {name: value for name, value in own.items() if not name.startswith("dense ")}
         words = [name if value is True else f"{name} {value:g}" for name, value in own.items() if value is not False]
         return ", ".join([self.name, *words])

@@ -57,7 +57,7 @@ class KDHead(Method):
     label_share: Share = 0.1
     """Share of the cross-entropy with labels in the loss of the head."""
     width: Count = 1024
-    """Width of the head. Its size is that of GenDD's default head of this width."""
+    """Width of the head, which has the size of GenDD's default head of this width."""
 
     name = "kd-head"
 

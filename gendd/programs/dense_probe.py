@@ -94,7 +94,7 @@ def _with_teacher(path: str, family: Family, device: torch.device) -> Experiment
 
 
 def maps_of(run: Experiment) -> dict[str, Maps]:
-    """Return the maps to evaluate by name: the student's, those of its dense head, and the teacher's.
+    """Return the maps to evaluate by name: of the student, of its dense head, and of the teacher.
 
     Raises:
         UserError: the student does not have a map.

@@ -23,7 +23,7 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, done: int, images: int, shown: bool):
         self.epochs, self.steps, self.done, self.images = epochs, steps, done, images
-        # A notebook shows a bar, although its output is no terminal.
+        # A notebook shows a bar, although its output is not a terminal.
         notebook = "ipykernel" in sys.modules
         self.writes_lines = shown and not (sys.stdout.isatty() or notebook)
         # Without smoothing, the remaining time includes evaluations.
