@@ -2,21 +2,18 @@
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.core.ranges import Count, Positive, Share
 from gendd.data.batch import Batch
-from gendd.diffusion.head import SplitTokenHead
-from gendd.distillation.regression_head import RegressionHead
 from gendd.distillation.student import Student
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.gendd import HeadTask
 from gendd.methods.logits import divergence
-from gendd.methods.options import nearest_divisor
-from gendd.networks.cost import parameter_count
-from gendd.networks.features import feature_width, pooled_feature
+from gendd.methods.options import HeadOptions
+from gendd.methods.regression import head_of_equal_size
+from gendd.networks.features import pooled_feature
 
 
 class KDHeadStudent(Student):
@@ -62,12 +59,8 @@ class KDHead(Method):
     name = "kd-head"
 
     def build(self, context: TaskContext) -> KDHeadTask:
-        teacher = context.needed_teacher
-        widths = (teacher.width, feature_width(context.student))
-        with torch.random.fork_rng(devices=[]):  # This head is only counted: keep the random state.
-            size = parameter_count(SplitTokenHead(*widths, nearest_divisor(teacher.width, 64), self.width))
-        head = RegressionHead(*widths, self.width, size)
-        return KDHeadTask(self, KDHeadStudent(context.student, head, teacher.classifier), context)
+        head = head_of_equal_size(HeadOptions(width=self.width), context)
+        return KDHeadTask(self, KDHeadStudent(context.student, head, context.needed_teacher.classifier), context)
 
     def describe_head(self, head: nn.Module) -> list[str]:
         return ["predicts a feature for the teacher's classifier"]

@@ -12,6 +12,7 @@ from gendd.distillation.regression_head import RegressionHead
 from gendd.distillation.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
+from gendd.methods.options import HeadOptions
 from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width
 
@@ -32,11 +33,7 @@ class Regression(GenDD):
 
     def build(self, context: TaskContext) -> RegressionTask:
         teacher = context.needed_teacher
-        widths = (teacher.width, feature_width(context.student))
-        with torch.random.fork_rng(devices=[]):  # This head is only counted: keep the random state.
-            size = parameter_count(SplitTokenHead(*widths, **self.fitting(teacher.width)))
-        head = RegressionHead(*widths, self.width, size)
-        scaled = self.standardizes(teacher.classifier)
+        head, scaled = head_of_equal_size(self, context), self.standardizes(teacher.classifier)
         student = Student(context.student, head, teacher.classifier, scaled, self.build_dense(context))
         return RegressionTask(self, student, context)
 
@@ -45,3 +42,11 @@ class Regression(GenDD):
 
     def describe_head(self, head: nn.Module) -> list[str]:
         return ["squared error"]
+
+
+def head_of_equal_size(options: HeadOptions, context: TaskContext) -> RegressionHead:
+    """Build a head that predicts the feature, with as many parameters as the generative head of these options."""
+    widths = context.needed_teacher.width, feature_width(context.student)
+    with torch.random.fork_rng(devices=[]):  # This head is only counted: keep the random state.
+        size = parameter_count(SplitTokenHead(*widths, **options.fitting(widths[0])))
+    return RegressionHead(*widths, options.width, size)
