@@ -1,5 +1,6 @@
 """One output of a trained run as a module that torch.export can trace."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -45,7 +46,7 @@ class Output(nn.Module):
             plain = next(key for key in read_outs if key != "head")
             key = "head" if self.name == "head" else plain
             if key != "probe":  # The probe is the classifier of the backbone itself.
-                self.model = run.model
+                self.model = _without_dense(run)
             self.is_logits = read_outs[key].target is None
             self.function = lambda images: read_outs[key].outputs(images, torch.Generator())[key]
         else:
@@ -65,6 +66,14 @@ class Output(nn.Module):
         self.to(memory_format=torch.contiguous_format)
         images = torch.zeros(2, 3, self.image_size, self.image_size)
         return torch.export.export(self, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
+def _without_dense(run: Experiment) -> nn.Module:
+    """Return the run's model, which shares its parts, without the dense head: no output needs it."""
+    model = copy.copy(run.model)
+    if run.task.dense is not None:
+        model._modules = {name: part for name, part in model._modules.items() if part is not run.task.dense}
+    return model
 
 
 def _check_sampling(run: Experiment) -> None:

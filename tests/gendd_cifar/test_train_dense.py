@@ -93,6 +93,19 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
     (dense / "dense-probe-squares.json").unlink()
 
 
+def test_dense_probe_without_its_folder_names_it(dense):
+    with refuses("FOLDER is missing: give it before the flags"):
+        main("gendd", ["dense-probe", str(dense)])
+
+
+def test_exported_head_leaves_the_dense_head_out(dense, tmp_path):
+    run, images = gendd.load(dense), torch.randn(3, 3, 32, 32)
+    module = torch.export.load(run.export(tmp_path, to="torch-export", num_images=50)).module()
+    assert not [name for name in module.state_dict() if "dense" in name]
+    torch.testing.assert_close(module(images), run.predict(images, "head"))
+    assert run.model.dense is run.task.dense
+
+
 def test_report_shows_the_maps_of_teacher_and_student(dense, tmp_path):
     folder = gendd.load(dense).report(tmp_path / "report")
     assert (folder / "maps.png").is_file() and "![Feature maps" in (folder / "report.md").read_text()
