@@ -38,7 +38,8 @@ def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Famil
         program = arguments[0]
         commands = " or ".join(f"{typed_command(family)} {program} ... ({images})" for family, images in IMAGES.items())
         raise UnknownFamily(
-            f"PROGRAM {program}: the family of images is unknown without a run folder; choose {commands}"
+            f"PROGRAM {program}: the family of images is unknown, as no argument is a run folder or a file with a "
+            f"configuration; correct the path, or choose {commands}"
         )
     try:
         return replace(family_named(name or FAMILIES[0]), typed=module)

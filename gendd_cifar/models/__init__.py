@@ -10,5 +10,6 @@ ZOO = Zoo(
     CIFAR100_MEAN,
     CIFAR100_STD,
     small_stems=True,
-    remedy="train `recipe` {name} trains it; in the repository, bash sh/fetch_pretrained_teachers.sh fetches it",
+    remedy="train `recipe` {name} trains it, and its run folder is then the value; in the repository, "
+    "bash sh/fetch_pretrained_teachers.sh fetches it",
 )

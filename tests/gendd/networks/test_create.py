@@ -147,7 +147,7 @@ def test_absent_weights_are_refused_or_listed(tmp_path):
 def test_file_absent_from_pretrained_names_both_scripts():
     message = weights_refusal("resnet8", "pretrained/resnet8_vanilla/absent.pth")
     looked_for = Path("pretrained/resnet8_vanilla/absent.pth").absolute()
-    assert f"no such file, looked for {looked_for}; train --recipe resnet8 trains it" in message
+    assert f"no such file, looked for {looked_for}; train --recipe resnet8 trains it, and its run folder" in message
     assert "bash sh/fetch_pretrained_teachers.sh fetches it" in message
 
 

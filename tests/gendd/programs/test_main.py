@@ -99,7 +99,7 @@ def test_program_with_family_flags_needs_a_family(program, monkeypatch):
     with refuses() as refused:
         family_of([program, "kd", "--images", "some.pth"])
     commands = f"python -m gendd_cifar {program} ... (small images) or python -m gendd_imagenet {program} ..."
-    assert f"PROGRAM {program}: the family of images is unknown without a run folder" in str(
+    assert f"PROGRAM {program}: the family of images is unknown, as no argument is a run folder" in str(
         refused.value
     ) and commands in str(refused.value)
 
