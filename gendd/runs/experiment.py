@@ -285,7 +285,7 @@ def _find(name: str, weights: str, zoo: Zoo, fetch: bool) -> Weights:
     return tensors
 
 
-@dataclass
+@dataclass(repr=False)
 class Experiment:
     """A configuration with its networks and the task that trains the student.
 
@@ -303,6 +303,12 @@ class Experiment:
     path: Path | None = None
     epoch: int | None = None
     class_names: tuple[str | None, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line for notebooks, without the layers of the networks."""
+        networks = " > ".join(filter(None, (self.config.networks.teacher, self.config.networks.student)))
+        place = f"{self.path or 'not loaded'}" + (f", after epoch {self.epoch}" if self.epoch is not None else "")
+        return f"<{type(self).__name__} {place}: {self.config.method.name}, {networks}>"
 
     @property
     def model(self) -> nn.Module:

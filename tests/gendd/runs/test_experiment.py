@@ -44,6 +44,10 @@ def test_load_of_folder_or_file_gives_the_same_student(run, tmp_path, images):
     assert ours.model.sample(images).shape == (3, ours.model.head.feature_dim)
 
 
+def test_run_is_shown_in_one_line(run):
+    assert repr(gendd.load(run)) == f"<Experiment {run}, after epoch 1: gendd, toy:network > toy:network>"
+
+
 def test_load_reads_the_teacher_on_request(run):
     without, with_teacher = gendd.load(run), gendd.load(run, with_teacher=True)
     assert not without.teacher.loaded.tensors and with_teacher.teacher.loaded.tensors
