@@ -85,7 +85,7 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
 def summarize(config: Config[Batches]) -> DataSummary:
     """Return the number of classes that the configuration states."""
     return DataSummary(
-        config.data.num_classes, labeled=config.data.num_classes > 0, details="given batches, as they are"
+        config.data.num_classes, labeled=config.data.num_classes > 0, details="given images, as they are"
     )
 
 

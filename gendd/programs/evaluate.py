@@ -374,7 +374,7 @@ def _print(rows: list[dict], groups: list[str], images: int, settings: Config, w
     for row in rows:
         rate = row["images_per_second"]
         median, least, most = (f"{rate[name]:.3g}" if rate[name] < 100 else f"{rate[name]:.0f}" for name in RATES)
-        speed = f"{median} ({least}-{most}, {rate['batches']} batches)"
+        speed = f"{median} ({least}-{most}, {rate['batches']} {'batch' if rate['batches'] == 1 else 'batches'})"
         accuracies = [f"{row[name]:.2f}" if name in row else "not measured" for name in names]
         size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
         print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
