@@ -24,6 +24,8 @@ def imported(name: str, kind: str) -> object:
         sys.path.insert(0, folder)
     try:
         return getattr(importlib.import_module(module), attribute)
+    except InvalidValue:
+        raise
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InvalidValue(name, f"{error}; give package.module:{kind}, importable from {folder}") from error
     except Exception as error:  # The user's code may raise anything.

@@ -51,7 +51,9 @@ def registered(given: Given | None) -> Iterator[None]:
 def _registered(config: Config[Batches]) -> Given:
     if not _given:
         raise InvalidSetting(
-            "dataset", config.data.dataset, "these batches are Python objects; give them to gendd.distill again"
+            "dataset",
+            config.data.dataset,
+            "these batches are Python objects; give them again, to gendd.distill(data=...) or export(batches=...)",
         )
     return _given[0]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 from torch import nn
 
+from gendd.core.errors import InvalidValue
 from gendd.own.network import Network, as_timm
 
 PREFIX = f"{__name__}:"
@@ -38,4 +39,6 @@ def __getattr__(name: str) -> Callable[..., nn.Module]:
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     role = name.partition("_")[0]
-    raise AttributeError(f"this network is a Python object; give it to gendd.load(..., {role}=network)")
+    if role not in ("student", "teacher"):
+        raise AttributeError(name)
+    raise InvalidValue(PREFIX + name, f"this network is a Python object; give it to gendd.load(..., {role}=network)")
