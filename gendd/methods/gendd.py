@@ -178,7 +178,7 @@ class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainO
                 "guidance",
                 f"{self.guidance:g}",
                 "needs a head that is trained with condition dropout; set `condition_dropout` 0.2 in training, or "
-                "`guidance` 1",
+                f"`guidance` 1{' in place of `paper`' * self.paper}",
             )
 
     def pretraining(self, config: "Config") -> "Config | None":

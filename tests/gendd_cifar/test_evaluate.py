@@ -79,8 +79,8 @@ def test_figures_of_some_images_leave_the_whole_set_s_file(runs):
 
 
 def test_guidance_without_condition_dropout_is_refused(runs):
-    for flags in (["--guidance", "2"], ["--paper"]):
-        with refuses("--guidance 2: needs a head that is trained with condition dropout; .* or --guidance 1"):
+    for flags, remedy in ((["--guidance", "2"], "1$"), (["--paper"], "1 in place of --paper$")):
+        with refuses(f"--guidance 2: needs a head that is trained with condition dropout; .* or --guidance {remedy}"):
             main([str(runs["gendd"]), *flags, "--dry-run"])
 
 
