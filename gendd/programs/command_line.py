@@ -20,6 +20,8 @@ from gendd.core.errors import UserError
 RunArgument = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 # tyro's message about a missing argument: the program's name, then the argument's name and help.
 MISSING = re.compile(r"(?:Missing from .*?: )?(\S+) (.*?)\.? \(required\)")
+# The end of tyro's messages: the flag's help, and where all help is.
+HELP_TEXT = re.compile(r"\.? (Argument helptext:|For full helptext,).*$")
 
 
 def parse(
@@ -56,6 +58,7 @@ def parse(
         # Strip colors, frame, rules (dashes if the terminal is not UTF-8) and the first line from tyro's box.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         text = " ".join(" ".join(lines or [title]).split())
+        text = f"{HELP_TEXT.sub('', text)}; {program} --help lists the flags"
         if missing := MISSING.findall(text):
             text = "; ".join(f"{name} is missing: give it before the flags ({help})" for name, help in missing)
         raise UserError(text) from None

@@ -69,6 +69,13 @@ def test_defaults_are_the_papers_with_three_exceptions():
     assert (kd.temperature, kd.label_share) == (4, 0.1)
 
 
+def test_wrong_value_is_refused_without_the_help_of_its_flag():
+    with refuses("--lr: could not convert string to float: 'abc'; .* train kd --help lists the flags$"):
+        configuration(CIFAR, ["kd", "--lr", "abc"])
+    with refuses("argument '--log'. Expected one of .*'trackio'.; .* train kd --help lists the flags$"):
+        configuration(CIFAR, ["kd", "--log", "print"])
+
+
 # The paper's protocol of objective, draws and sampling, by family (from its section of experiments and its release).
 PAPER = [(CIFAR, {"repeats": 30, "sampling_steps": 100}), (IMAGENET, {"repeats": 10, "sampling_steps": 64})]
 EVERYWHERE = {
