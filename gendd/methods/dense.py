@@ -1,12 +1,13 @@
 """Options of the dense term, which methods add to their loss."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from gendd.core.errors import naming
-from gendd.core.ranges import Amount, Count, CountOrNone
+from gendd.core.errors import InvalidSetting, naming
+from gendd.core.ranges import Amount, Count, CountOrNone, field_names
 from gendd.core.seeding import StepRandom
 from gendd.diffusion.head import SplitTokenHead
 from gendd.distillation.dense import DenseHead, DenseTarget
@@ -14,6 +15,9 @@ from gendd.distillation.regression_head import RegressionHead
 from gendd.methods.base import TaskContext
 from gendd.methods.options import nearest_divisor
 from gendd.networks.feature_map import map_of
+
+if TYPE_CHECKING:
+    from gendd.config import Config
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,14 @@ class DenseOptions:
     dense_layer: CountOrNone | None = None
     """Stage or block of the teacher whose map is learned, counted from 0 as in timm's `forward_intermediates`. The last
     map before pooling if not given."""
+
+    def check(self, config: "Config") -> None:
+        """Raise InvalidSetting if an option of the dense term is given while the term is off."""
+        default = type(self)()
+        for name in field_names(DenseOptions):
+            value = getattr(self, name)
+            if not self.dense_grid and value != getattr(default, name):
+                raise InvalidSetting(name, value, "does nothing without a dense term; set `dense_grid`, such as 4")
 
     def build_dense(self, context: TaskContext) -> DenseHead | None:
         """Build the dense head for the maps of teacher and student; None if the dense term is off."""

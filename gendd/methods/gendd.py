@@ -166,6 +166,7 @@ class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainO
         return GenDDTask(self, build_student(self, context), context)
 
     def check(self, config: "Config") -> None:
+        super().check(config)
         self.check_sampling()
         self.check_contraction(config)
 

@@ -48,7 +48,7 @@ class DenseProbeConfig:
     holdout: Annotated[float, Range(0, 0.9, above=True)] = 0.2
     """Fraction of the images to evaluate on. The classifier is fitted to the others."""
     json: str | None = None
-    """File for the figures. dense-probe-<folder>.json in the run folder if not given."""
+    """File for the figures. dense-probe-<folder>.json in the folder of the run if not given."""
 
 
 def dense_probe(family: Family, arguments: list[str]) -> None:
@@ -63,7 +63,8 @@ def dense_probe(family: Family, arguments: list[str]) -> None:
     if not world:
         return
     path = Path(config.run)
-    file = figures_file(config.json, path, "dense-probe", Path(config.folder).resolve().name)
+    place = path if path.is_dir() else path.parent
+    file = figures_file(config.json, place, "dense-probe", Path(config.folder).resolve().name)
     with naming("FOLDER"):
         data = MaskedImages(config.folder, IGNORED)
     run = _with_teacher(config.run, family, world.device)

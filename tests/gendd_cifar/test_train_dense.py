@@ -72,6 +72,12 @@ def test_networks_without_a_map_are_refused(train):
         train(*DENSE, "--dense-layer", "3", runs="layer")
 
 
+@pytest.mark.parametrize("method", ["gendd", "kd"])
+def test_dense_options_without_a_grid_are_refused(method, train):
+    with refuses("--dense-draws 2: does nothing without a dense term; set --dense-grid, such as 4"):
+        train("--dense-draws", "2", method=method)
+
+
 def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
     """Bright squares on dark noise: each location's feature shows whether it is inside a square."""
     random = np.random.default_rng(0)
