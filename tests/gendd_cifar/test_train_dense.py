@@ -51,6 +51,15 @@ def test_cached_maps_train_the_same_student(train, tmp_path):
         train("--dense-grid", "3", *cache, runs="other")
 
 
+def test_classifier_of_a_dense_run_is_finetuned_without_its_dense_head(train, dense):
+    flags = ["--student-weights", str(dense), "--epochs", "1", "--optimizer", "sgd"]
+    finetuned = weights(train(*flags, method="finetune"))
+    assert torch.equal(finetuned["backbone.convolution.weight"], weights(dense)["backbone.convolution.weight"])
+    assert not torch.equal(finetuned["classifier.weight"], weights(dense)["classifier.weight"])
+    with refuses("--dense-grid 2: finetune trains only the classifier; leave it out"):
+        train(*flags, *DENSE, method="finetune", runs="grid")
+
+
 def test_dense_head_does_not_count_in_evaluation(train):
     sizes = []
     for flags in ([], DENSE):
