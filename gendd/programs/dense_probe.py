@@ -43,7 +43,7 @@ class DenseProbeConfig:
 
     run: RunArgument
     """Run folder."""
-    folder: tyro.conf.Positional[str]
+    folder: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FOLDER")]]
     """Folder with images/ and masks/."""
     holdout: Annotated[float, Range(0, 0.9, above=True)] = 0.2
     """Fraction of the images to evaluate on. The classifier is fitted to the others."""

@@ -102,6 +102,11 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
     (dense / "dense-probe-squares.json").unlink()
 
 
+def test_dense_probe_names_its_missing_folder(dense):
+    with refuses("FOLDER is missing: give it before the flags"):
+        main("gendd", ["dense-probe", str(dense)])
+
+
 def test_report_shows_the_maps_of_teacher_and_student(dense, tmp_path):
     folder = gendd.load(dense).report(tmp_path / "report")
     assert (folder / "maps.png").is_file() and "![Feature maps" in (folder / "report.md").read_text()

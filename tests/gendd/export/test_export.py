@@ -129,6 +129,21 @@ def test_int8_file_is_scored_on_all_evaluation_images(runs, runtime, tmp_path):
     assert found["agreement"]["difference"] > 0 and found["calibration_images"] == 40
 
 
+def test_calibration_images_are_counted(runs, tmp_path, monkeypatch):
+    run, seen = gendd.load(runs["kd"]), []
+    replaced = {
+        "library": lambda *_: None,
+        "convert": lambda *_: None,
+        "quantized": lambda _, batches: seen.extend(map(len, batches)),
+        "serialized": lambda *_: b"",
+        "opened": lambda _: run.predict,
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(onnx_file, name, function)
+    file = run.export(tmp_path, to="int8", num_images=60, calibration_images=10**4)
+    assert figures(file)["calibration_images"] == sum(seen) == 1198
+
+
 def test_student_of_logits_has_all_outputs_but_the_head(runs, runtime, tmp_path):
     export(runs["kd"], "--folder", str(tmp_path))
     run = gendd.load(runs["kd"])
@@ -194,6 +209,13 @@ def test_given_network_and_batches_export_in_python(runtime, tmp_path):
         run.export(tmp_path)
     with refuses("this network is a Python object; give it to gendd.load"):
         export(str(folder))
+
+
+def test_folder_that_cannot_be_made_is_refused(runs, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with refuses("--folder .*file: File exists; name another folder"):
+        gendd.load(runs["gendd"]).export(file, to="torch-export")
 
 
 def test_network_that_torch_cannot_convert_is_refused(runs, tmp_path, monkeypatch):
