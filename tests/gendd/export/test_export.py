@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from small_runs import COMMON, GENDD, TOY
 import gendd
 from gendd.core.seeding import BatchPlan
 from gendd.export import onnx_file
-from gendd.export.check import Agreement
+from gendd.export.check import Agreement, speeds
 from gendd.export.student import CPU
 from gendd.programs.main import main
 from gendd.runs.experiment import Experiment
@@ -189,6 +190,16 @@ def test_int8_results_of_another_direction_are_refused():
     Agreement.of(original, original + 0.1, True).check(Path("head"), exact=False)
     with refuses("have a mean cosine of 0.000.*more --calibration-images"):
         Agreement.of(original, original.roll(1, 0), True).check(Path("head"), exact=False)
+
+
+def test_speeds_have_milliseconds_and_images_per_second():
+    def slow(given: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.01)
+        return given
+
+    speed = speeds({"slow": slow}, images(8))["slow"]
+    assert 10 <= speed["latency_ms"]["min"] <= speed["latency_ms"]["median"] < 1000
+    assert 64 < speed["images_per_second"]["median"] <= 6400
 
 
 def test_missing_package_is_named_with_its_installation(runs, monkeypatch):
