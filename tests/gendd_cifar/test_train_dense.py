@@ -25,6 +25,13 @@ def test_dense_loss_falls(train, method):
     assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
 
 
+def test_loss_has_the_dense_loss_with_its_weight(train):
+    run = train(*DENSE, "--dense-weight", "0.5", "--epochs", "1", method="kd")
+    (record,) = (record for record in read_metrics(run) if "dense_loss" in record)
+    expected = record["task_loss"] + record["kd_loss"] + 0.5 * record["dense_loss"]
+    assert record["loss"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_killed_dense_run_equals_an_uninterrupted_one(train, dense):
     with ctrl_c("train_step", step=25):
         train(*DENSE, runs="parts")
