@@ -14,6 +14,7 @@ import gendd
 from gendd.core.distributed import World
 from gendd.core.errors import UserError
 from gendd.core.seeding import BatchPlan
+from gendd.evaluation.segmentation import fit_dense_probe
 from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
 
@@ -88,7 +89,7 @@ def test_networks_without_a_map_are_refused(train):
         train(*DENSE, "--dense-layer", "3", runs="layer")
 
 
-def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
+def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys, monkeypatch):
     """Bright squares on dark noise: each location's feature shows whether it is inside a square."""
     random = np.random.default_rng(0)
     for name in ("images", "masks"):
@@ -100,7 +101,13 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
         pixels = random.integers(0, 60, (32, 32)) + 180 * mask
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "squares" / "images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "squares" / "masks" / f"{number}.png")
+    fitted: list[int] = []
+    monkeypatch.setattr(
+        "gendd.programs.dense_probe.fit_dense_probe",
+        lambda maps, *rest: (fitted.append(len(maps)), fit_dense_probe(maps, *rest))[1],
+    )
     main("gendd", ["dense-probe", str(dense), str(tmp_path / "squares")])
+    assert fitted == [32] * 3
     assert "32 images to fit, 8 to evaluate, 2 classes, 32x32 pixels" in capsys.readouterr().out
     found = json.loads((dense / "dense-probe-squares.json").read_text())
     # Chance is below 50 %: the background alone is three quarters of the pixels.
@@ -118,8 +125,10 @@ def test_report_shows_the_maps_of_teacher_and_student(dense, tmp_path):
     folder = gendd.load(dense).report(tmp_path / "report")
     assert (folder / "maps.png").is_file() and "![Feature maps" in (folder / "report.md").read_text()
     tensors = load_file(dense / "maps.safetensors")
-    run = gendd.load(dense)
+    run = gendd.load(dense, with_teacher=True)
     data = run.family.access.open_evaluation(run.config, BatchPlan(0, 1), World(0, 1, 0, run.device), run.backbone)
     _, images, _ = next(iter(data.batches(6)))
     torch.testing.assert_close(tensors["student"], run.dense(images))
+    torch.testing.assert_close(tensors["teacher"], run.teacher.whole_map(images))
+    assert run.task.dense.scale is None, "a classifier's map is learned in its own units"
     assert tensors["images"].shape == (6, 3, 96, 96)
