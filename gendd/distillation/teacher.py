@@ -118,7 +118,9 @@ class FrozenTeacher(DistillationTeacher):
         if not hasattr(self.model, "forward_intermediates"):
             raise InvalidSetting("dense_layer", self.layer, "the teacher gives only its last map; leave it out")
         try:
-            features, maps = self.model.forward_intermediates(input, indices=[self.layer], output_fmt="NCHW")
+            # Some of timm's networks otherwise stop after the map, and return its features.
+            options: dict[str, Any] = {"output_fmt": "NCHW", "stop_early": False}
+            features, maps = self.model.forward_intermediates(input, indices=[self.layer], **options)
         except (AssertionError, IndexError) as error:  # timm's check of the index.
             raise InvalidSetting("dense_layer", self.layer, f"not a stage of the teacher ({error})") from error
         return features, maps[0]

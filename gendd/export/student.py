@@ -72,14 +72,18 @@ def export_student(
     if folder is None and run.path is None:
         raise InvalidSetting("folder", None, "the run does not have a folder; name one")
     place = Path(folder or (run.path if run.path and run.path.is_dir() else Path()) / "export")
-    place.mkdir(parents=True, exist_ok=True)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting("folder", place, f"{error.strerror}; name another folder") from error
     file = place / f"{original.name}{ENDINGS[to]}"
     check_writable(file, "name another place: `folder`")
     metadata = describe(run, original)
     given = None if batches is None else Given(batches, batches, run.class_names)
     with registered(given), TemporaryDirectory(dir=place) as temporary:
         data = _open(run)
-        content = _content(to, original, metadata, lambda: _calibration(run, calibration_images))
+        training = _open(run, of_training=True) if to == "int8" else data
+        content = _content(to, original, metadata, lambda: _calibration(training, calibration_images))
         # As in training and evaluation; see `Output.traced`.
         original.to(memory_format=torch.channels_last)
         written = Path(temporary, file.name)
@@ -89,7 +93,7 @@ def export_student(
         os.replace(written, file)
     figures["bytes"] = {"original": _bytes(original), file.name: len(content)}
     if to == "int8":
-        figures["calibration_images"] = calibration_images
+        figures["calibration_images"] = min(calibration_images, training.size)
     figures |= {name: json.loads(text) for name, text in metadata.items()} | environment(CPU)
     text = table(figures)
     rewrite_text(file.with_name(f"{file.name}.json"), json.dumps(figures, indent=2) + "\n")
@@ -102,9 +106,9 @@ def _open(run: Experiment, of_training: bool = False) -> EvaluationData:
     return run.family.access.open_evaluation(run.config, plan, CPU, run.backbone, of_training)
 
 
-def _calibration(run: Experiment, count: int) -> Iterator[Tensor]:
-    """Yield training images in batches."""
-    for _, images, _ in _open(run, of_training=True).batches(count):
+def _calibration(training: EvaluationData, count: int) -> Iterator[Tensor]:
+    """Yield the first training images in batches."""
+    for _, images, _ in training.batches(count):
         yield from images.split(CALIBRATION_BATCH)
 
 

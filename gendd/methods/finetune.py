@@ -57,7 +57,9 @@ class Finetune(GenDD):
             raise InvalidSetting("student_weights", None, "finetune starts from a gendd run; name its folder")
         student = build_student(self, context)
         with naming("student_weights"):
-            load_weights(student, context.weights, str(context.config.networks.student_weights))
+            # The classifier's training does not use a dense head.
+            parts = {name: value for name, value in context.weights.items() if not name.startswith("dense.")}
+            load_weights(student, parts, str(context.config.networks.student_weights))
         student.requires_grad_(False)
         return FinetuneTask(self, student, context)
 
@@ -67,6 +69,8 @@ class Finetune(GenDD):
             raise InvalidSetting(
                 "ema_decay", config.optimizer.ema_decay, "finetune does not support an average of weights; set it to 0"
             )
+        if self.dense_grid:
+            raise InvalidSetting("dense_grid", self.dense_grid, "finetune trains only the classifier; leave it out")
         if config.optimizer.optimizer == "muon":
             raise InvalidSetting(
                 "optimizer",

@@ -59,12 +59,17 @@ def _registered(config: Config[Batches]) -> Given:
 
 
 def count_images(batches: Iterable[Any]) -> int | None:
-    """Return the number of images that a DataLoader or a list of batches holds; None if it is unknown."""
-    if hasattr(batches, "dataset") and hasattr(batches.dataset, "__len__"):
-        return len(batches.dataset)
+    """Return the number of images in one pass over a DataLoader or a list of batches; None if it is unknown."""
     if isinstance(batches, Sequence):
         return sum(len(images) for images, _ in map(split, batches))
-    return None
+    # The sampler may draw only some images. For an iterable data set it does not have a length. With a batch sampler, a
+    # loader does not state a batch size.
+    sources: list[Any] = [getattr(batches, name, None) for name in ("sampler", "dataset")]
+    count = next((len(source) for source in sources if hasattr(source, "__len__")), None)
+    size = getattr(batches, "batch_size", None)
+    if count is None or size is None:
+        return None
+    return count // size * size if getattr(batches, "drop_last", False) else count
 
 
 def split(batch: Any) -> tuple[Tensor, Tensor | None]:
@@ -78,10 +83,24 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
         found = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(batch).__name__
         reason = f"a batch is {found}; give float images (B, 3, H, W), or a pair of images and labels (B,)"
         raise InvalidSetting("data", "", reason)
-    if labels is not None and (labels.dim() != 1 or len(labels) != len(images) or labels.is_floating_point()):
-        reason = f"the labels of a batch of {len(images)} images are {labels.dtype} {tuple(labels.shape)}; give (B,)"
-        raise InvalidSetting("data", "", f"{reason} integers")
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+    if labels is not None and not (whole and labels.shape == images.shape[:1]):
+        found = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        reason = f"the labels of a batch of {len(images)} images are {found}; give a tensor (B,) of integers"
+        raise InvalidSetting("data", "", reason)
     return images, labels
+
+
+def _of_size(images: Tensor, side: int) -> Tensor:
+    """Return images (B, 3, S, S) of the run's size S.
+
+    Raises:
+        InvalidSetting: they have another size.
+    """
+    if images.shape[2:] != (side, side):
+        found = "x".join(map(str, images.shape[2:]))
+        raise InvalidSetting("data", "", f"a batch has images of {found} pixels, the run {side}x{side}; give one size")
+    return images
 
 
 def summarize(config: Config[Batches]) -> DataSummary:
@@ -135,6 +154,7 @@ class TrainingBatches:
     def __init__(self, given: Given, config: Config[Batches], plan: BatchPlan, device: torch.device):
         self.given, self.plan, self.device, self.labeled = given, plan, device, not config.data.unlabeled
         self.class_names, self.passed_over = tuple(given.class_names), Counter[str]()
+        self.image_size = config.data.image_size
         size, data = count_images(given.training), config.data
         if size is None and not data.steps_per_epoch:
             reason = "the number of images in the batches is unknown; give the number of steps per epoch"
@@ -173,6 +193,7 @@ class TrainingBatches:
 
     def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         images, labels = split(batch)
+        _of_size(images, self.image_size)
         if not self.labeled:
             return images, torch.full((len(images),), -1)
         return images, checked_labels(labels, len(self.class_names))
@@ -197,11 +218,15 @@ class EvaluationBatches:
     ):
         self.class_names, self.passed_over = tuple(given.class_names), Counter[str]()
         self.dataset, self.image_size = config.data.dataset, config.data.image_size
-        self.normalize, self.device, self.labeled = normalize, device, not config.data.unlabeled
+        # A training without labels is evaluated with them, if there are classes.
+        self.normalize, self.device, self.labeled = normalize, device, bool(self.class_names)
         self.split = "train" if evaluation is None else "evaluation"
         self.given = list(_first(given.training, EVALUATED)) if evaluation is None else evaluation
         size = count_images(self.given)
         self.size = sum(len(split(batch)[0]) for batch in self.given) if size is None else size
+        if next(iter(self.given), None) is None:
+            reason = "yields no batch, or only one pass; give batches that start again, like a DataLoader"
+            raise InvalidSetting("evaluation", "", reason)
 
     def batches(self, limit: int = 0) -> NumberedBatches:
         """Yield the first `limit` images (0: all), in the order of the batches."""
@@ -210,7 +235,12 @@ class EvaluationBatches:
             images, labels = split(batch)
             rows = slice(0, min(left, len(images)))
             known = checked_labels(labels, len(self.class_names)) if self.labeled else torch.full((len(images),), -1)
-            placed = images[rows].to(self.device).float().contiguous(memory_format=torch.channels_last)
+            placed = (
+                _of_size(images, self.image_size)[rows]
+                .to(self.device)
+                .float()
+                .contiguous(memory_format=torch.channels_last)
+            )
             yield number, placed, known[rows].to(self.device)
             left -= len(placed)
             if left <= 0:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting
 from gendd.networks.features import has_classifier as has_linear_classifier
+from gendd.networks.features import pooled_feature
 
 INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
@@ -69,12 +70,16 @@ class OwnNetwork(nn.Module):
         self.name, self.fc = None, self._classifier_of(num_classes)
 
 
-@torch.no_grad()
 def _feature_width(role: str, given: Network, image_size: int) -> int:
-    module, training = given.module, given.module.training
-    first = next(module.parameters(), torch.empty(0))
+    return _feature(role, given, image_size).shape[1]
+
+
+def _feature(role: str, given: "nn.Module | Network", image_size: int) -> Tensor:
+    """Return the pooled feature (1, D) of a black image."""
+    module, function = (given.module, given.feature) if isinstance(given, Network) else (given, pooled_feature)
+    training, first = module.training, next(module.parameters(), torch.empty(0))
     try:
-        feature = given.feature(module.eval(), torch.zeros(1, 3, image_size, image_size, device=first.device))
+        feature = function(module.eval(), torch.zeros(1, 3, image_size, image_size, device=first.device))
     except Exception as error:  # The user's code may raise anything.
         reason = f"its feature function fails for an image of {image_size} pixels ({type(error).__name__}: {error})"
         raise InvalidSetting(role, type(module).__name__, f"{reason}; fix it, or set `image_size`") from error
@@ -84,7 +89,31 @@ def _feature_width(role: str, given: Network, image_size: int) -> int:
         found = f"a tensor {tuple(feature.shape)}" if isinstance(feature, Tensor) else f"a {type(feature).__name__}"
         reason = f"its feature function returns {found} for one image; return the pooled feature (B, D)"
         raise InvalidSetting(role, type(module).__name__, reason)
-    return feature.shape[1]
+    return feature
+
+
+def check_learns(student: "nn.Module | Network", image_size: int) -> None:
+    """Check that a given student can learn.
+
+    Raises:
+        InvalidSetting: no gradient reaches a parameter, because all are frozen or the feature is detached from them.
+    """
+    if not _feature("student", student, image_size).requires_grad:
+        module = student.module if isinstance(student, Network) else student
+        reason = "no gradient of its feature reaches a parameter; unfreeze it, and compute the feature with gradients"
+        raise InvalidSetting("student", type(module).__name__, reason)
+
+
+def _check(role: str, given: Network) -> None:
+    """Raise InvalidSetting if the classifier does not exist, or the normalization cannot be used."""
+    name = type(given.module).__name__
+    if given.classifier and given.classifier not in dict(given.module.named_modules()):
+        raise InvalidSetting(
+            role, name, f"it does not have the submodule {given.classifier}; name its classifier, or None"
+        )
+    for title, values in (("mean", given.mean), ("std", given.std)):
+        if values is not None and (len(values) != 3 or (title == "std" and min(values) <= 0)):
+            raise InvalidSetting(role, name, f"its {title} is {values}; give three numbers, for std above 0")
 
 
 def has_classifier(given: nn.Module | Network) -> bool:
@@ -95,13 +124,16 @@ def has_classifier(given: nn.Module | Network) -> bool:
 def as_timm(role: str, given: "nn.Module | Network", image_size: int) -> Callable[..., nn.Module]:
     """Return a function of `num_classes` that returns the network with timm's interface.
 
-    A student is trained in place. Each call copies a teacher, because it is frozen and may change its precision.
+    A student is trained in place. A teacher is copied, because the student may share its modules. Each call copies it
+    again, because it is frozen and may change its precision.
 
     Raises:
-        InvalidSetting: a plain module does not have timm's interface, or the feature function fails.
+        InvalidSetting: a plain module does not have timm's interface, or the description of the network is wrong.
     """
+    given = copy.deepcopy(given) if role == "teacher" else given
     if isinstance(given, Network):
         built: dict[int, OwnNetwork] = {}
+        _check(role, given)
         _feature_width(role, given, image_size)
 
         def create(num_classes: int) -> nn.Module:

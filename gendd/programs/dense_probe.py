@@ -75,7 +75,9 @@ def dense_probe(family: Family, arguments: list[str]) -> None:
     normalize = Normalize.of(run.backbone, world.device)
     scores = {}
     for name, maps in maps_of(run).items():
-        scores[name] = _score(data, order, held, size, lambda pixels, maps=maps: maps(normalize(pixels)))
+        scores[name] = _score(
+            data, order, held, size, lambda pixels, maps=maps: maps(normalize(pixels.to(world.device)))
+        )
         print(f"  {name:<8} mean IoU {scores[name]:.2f} %", flush=True)
     settings = {"run": config.run, "folder": config.folder, "images": held, "training images": len(order) - held}
     write_figures(
@@ -111,7 +113,8 @@ def maps_of(run: Experiment) -> dict[str, Maps]:
     teacher = run.teacher
     if teacher:
         try:
-            teacher.whole_map(torch.zeros(1, 3, run.config.data.image_size, run.config.data.image_size))
+            size = run.config.data.image_size
+            teacher.whole_map(torch.zeros(1, 3, size, size, device=run.device))
         except InvalidValue as error:
             print(f"the teacher is not evaluated: {error}")
         else:

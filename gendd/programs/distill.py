@@ -13,9 +13,10 @@ from gendd.core.errors import InvalidSetting, naming
 from gendd.data.decode import ENDINGS
 from gendd.family import Family, family_named
 from gendd.methods import get_method
+from gendd.methods.gendd import TargetOptions
 from gendd.own import access, given
 from gendd.own.access import Given, count_images, split
-from gendd.own.network import Network, has_classifier
+from gendd.own.network import Network, check_learns, has_classifier
 from gendd.programs.train import train_config
 from gendd.runs.experiment import Experiment
 
@@ -27,9 +28,10 @@ RECIPE: dict[str, Any] = {
     "weight_decay": 2e-2,
     "schedule": "cosine",
     "warmup_epochs": 5,
-    "feature_mixup": 0,
     "eval_every": 5,
 }
+# Its further values for methods with gendd's targets.
+TARGETS: dict[str, Any] = {"feature_mixup": 0}
 FOLDER: dict[str, Any] = {"image_size": 224, "crop_scale": (0.2, 1.0)}
 LARGEST_BATCH, SMALLEST_BATCH, LEAST_STEPS = 256, 8, 10
 
@@ -74,12 +76,15 @@ def distill(
         kind = get_method(method)()
     batches = None if isinstance(data, str | Path) else Given(data, evaluation, _class_names(classes))
     family, values = _named(str(data)) if batches is None else _batches(batches, options)
-    config = family.config(kind, **RECIPE | values | options, epochs=epochs, out=None if out is None else str(out))
+    recipe = RECIPE | (TARGETS if isinstance(kind, TargetOptions) else {})
+    config = family.config(kind, **recipe | values | options, epochs=epochs, out=None if out is None else str(out))
     roles = {"student": student, "teacher": teacher}
     own = {role: network for role, network in roles.items() if not isinstance(network, str)}
     if "teacher" in own and not has_classifier(own["teacher"]):
         config = config.changed(teacher_classifier=False)
     with access.registered(batches), given.networks(config.data.image_size, **own) as names:
+        if "student" in own:
+            check_learns(own["student"], config.data.image_size)
         config = config.changed(**roles | names).resolved()
         if "contraction" not in options and (config.data.unlabeled or not config.networks.teacher_classifier):
             config = dataclasses.replace(config, method=config.method.without_labels())
@@ -112,6 +117,8 @@ def _batches(batches: Given, options: Mapping[str, Any]) -> tuple[Family, dict[s
 
 
 def _class_names(classes: int | Sequence[str]) -> tuple[str | None, ...]:
+    if isinstance(classes, str) or (isinstance(classes, int) and classes < 0):
+        raise InvalidSetting("classes", classes, "give the number of classes, or a list of their names")
     return (None,) * classes if isinstance(classes, int) else tuple(classes)
 
 

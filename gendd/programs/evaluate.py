@@ -26,7 +26,15 @@ from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
-from gendd.runs.experiment import Experiment, build, load, refuse_hub_code, teacher_read_out, without_teacher
+from gendd.runs.experiment import (
+    Experiment,
+    build,
+    is_published,
+    load,
+    refuse_hub_code,
+    teacher_read_out,
+    without_teacher,
+)
 from gendd.runs.folder import (
     SCORES,
     RunFolder,
@@ -137,10 +145,10 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
     try:
         experiment = load(path, with_teacher=True, **changes)
     except InvalidSetting as error:
-        if not isinstance(error, MissingFile) and "teacher" not in without_teacher(path):
+        if not isinstance(error, MissingFile) and not is_published(path):
             raise
         experiment = load(path, **changes)
-        if "teacher_weights" in changes or not experiment.config.networks.teacher_classifier:
+        if "teacher_weights" in changes or _compares(experiment):
             raise
     _check_values(experiment.config)
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
@@ -306,14 +314,20 @@ def _build(
             refuse_hub_code(path, "teacher", own.networks.teacher)
         built = build(family, settings, num_classes, world.device, tensors, precision)
     except InvalidSetting as absent:
-        changes = without_teacher(path)
-        expected = isinstance(absent, MissingFile) or "teacher" in changes
-        if not expected or _names_teacher(family, options) or not settings.networks.teacher_classifier:
+        expected = isinstance(absent, MissingFile) or is_published(path)
+        if not expected or _names_teacher(family, options):
             raise
-        without = settings.changed(**changes)
+        without = settings.changed(**without_teacher(path, settings, tensors))
         built = build(family, without, num_classes, world.device, tensors, precision)
+        if _compares(built):
+            raise
         return built, with_flags(f"not evaluated, {absent}")
     return built, built.teacher.loaded.describe_weights() if built.teacher else ""
+
+
+def _compares(built: Experiment) -> bool:
+    """Return whether the student's outputs are compared with the teacher's features."""
+    return built.task.read_out(built.task.model()).target is not None
 
 
 def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[ReadOut, int]]:

@@ -1,6 +1,6 @@
 """Build the networks, their weights and the task of a configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -439,7 +439,8 @@ def load(
     weights = changes.get("eval_weights") or reported_weights(content)
     tensors = weights_in(content, path, weights) if trained else None
     # A checkpoint holds the student's weights and the part of the teacher that the student uses.
-    random = {"student_weights": None} | ({} if with_teacher or not config.networks.teacher else without_teacher(path))
+    stripped = {} if with_teacher or not config.networks.teacher else without_teacher(path, config, tensors or {})
+    random = {"student_weights": None} | stripped
     # The precision of a teacher that is loaded; a part of one that the student uses is not rounded.
     precision = resolve_precision(config.run.precision, device) if with_teacher else "fp32"
     with given.networks(config.data.image_size, **own) as names:
@@ -457,14 +458,19 @@ def load(
     return experiment
 
 
-def without_teacher(path: Path) -> dict[str, Any]:
-    """Return the changes of a configuration for a student that is loaded without its teacher's weights.
+def is_published(path: Path) -> bool:
+    """Return whether a file states the width of the teacher's feature, so that the teacher is not needed."""
+    return "classifies" in (origin(path).get("teacher") or {})
 
-    A published file states the width of the teacher's feature, so that the teacher's network is not needed either.
-    """
-    teacher = origin(path).get("teacher") or {}
-    if "classifies" not in teacher:
-        return {"teacher_weights": RANDOM}
+
+def without_teacher(path: Path, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the changes of a configuration for a student with these tensors, loaded without its teacher's weights."""
+    if not is_published(path):
+        # A teacher of other classes than the data's leaves no classifier in its student.
+        alone = "head" in {name.partition(".")[0] for name in tensors} and "classifier.weight" not in tensors
+        classless = alone and not config.method.needs_classifier(config)
+        return {"teacher_weights": RANDOM} | ({"teacher_classifier": False} if classless else {})
+    teacher = origin(path)["teacher"]
     map_width = teacher.get("map_width", 0)
     unset = dict.fromkeys(
         ("teacher_image_size", "teacher_mean", "teacher_std", *(["dense_layer"] if map_width else []))

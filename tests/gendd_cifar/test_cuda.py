@@ -6,6 +6,7 @@ import json
 import pytest
 import synchronized
 import torch
+from PIL import Image
 from programs import cifar_config, for_head
 from programs import train_cifar as main
 
@@ -13,6 +14,7 @@ from gendd.core.distributed import autocast, missing_for_compile
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.programs.main import main as programs
 from gendd.runs.experiment import build
 from gendd_cifar.family import FAMILY
 
@@ -28,7 +30,7 @@ def test_head_gives_the_cpus_loss_and_samples_on_gpu():
     draws = head.draw(6, torch.Generator().manual_seed(1))
     loss, sample = head(z, target, draws)["loss"], head.sample(z, start=800)
     head.cuda()
-    on_gpu = type(draws)(draws.t.cuda(), draws.noise.cuda(), draws.dropped.cuda())
+    on_gpu = dataclasses.replace(draws, **{name: value.cuda() for name, value in vars(draws).items()})
     torch.testing.assert_close(head(z.cuda(), target.cuda(), on_gpu)["loss"].cpu(), loss, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(head.sample(z.cuda(), start=800).cpu(), sample, rtol=1e-3, atol=1e-3)
 
@@ -99,6 +101,18 @@ def test_teacher_and_student_learn(tmp_path, precision):
           str(teacher), "--width", "128", "--repeats", "4"])  # fmt: skip
     result = json.loads((tmp_path / "digits" / "resnet8_resnet8" / "gendd" / "0" / "result.json").read_text())
     assert result["last"]["probe"]["top1"] > 20
+
+
+def test_dense_probe_computes_maps_on_gpu(tmp_path):
+    flags = ["--dataset", "digits", "--student", "resnet8", "--teacher", "resnet8", "--teacher-weights", "random"]
+    main(["kd", *flags, "--epochs", "1", "--dense-grid", "2", "--out", str(tmp_path / "run")])
+    for name, values in (("images", torch.randint(256, (10, 32, 32))), ("masks", torch.arange(2).repeat(10, 32, 16))):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number, pixels in enumerate(values.byte().numpy()):
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    programs("gendd", ["dense-probe", str(tmp_path / "run"), str(tmp_path / "data")])
+    found = json.loads((tmp_path / "run" / "dense-probe-data.json").read_text())
+    assert found["mean_iou"].keys() == {"student", "dense", "teacher"}
 
 
 @pytest.mark.parametrize("flags", [(), ("--grad-checkpointing", "student")])

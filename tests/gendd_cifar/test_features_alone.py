@@ -10,6 +10,7 @@ import torch
 from lines import refuses
 from programs import evaluate_cifar, for_head, train_cifar
 
+import gendd
 from gendd.distillation.targets import FeatureScale
 from gendd.networks.checkpoint import metadata, read_weights
 from gendd.programs import probed_features, probes
@@ -258,3 +259,25 @@ def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monk
     (targets,) = given
     assert targets.shape == (1198, 10) and (targets.sum(-1) - 1).abs().max() < 1e-4
     assert (targets.max(-1).values >= 0.5).all() and targets.max(-1).values.min() < 0.999
+
+
+@pytest.mark.parametrize("labels", ["--unlabeled", "--label-fraction=1"])
+def test_student_of_a_teacher_with_other_classes_loads_without_it(teacher, labels, tmp_path):
+    tensors = {name: value[:7] if name.startswith("fc.") else value for name, value in read_weights(teacher).items()}
+    file, run = tmp_path / "seven.pt", tmp_path / "run"
+    torch.save(tensors, file)
+    words = ["gendd", *COMMON, *HEAD, "--teacher", "resnet8", "--teacher-weights", str(file), labels]
+    train_cifar([*words, "--epochs", "1", "--out", str(run)])
+    with_teacher = gendd.load(run, with_teacher=True)
+    file.unlink()
+    alone, images = gendd.load(run), torch.randn(2, 3, 32, 32)
+    assert alone.outputs == with_teacher.outputs
+    torch.testing.assert_close(alone.predict(images), with_teacher.predict(images))
+    if labels == "--unlabeled":
+        for evaluation in (lambda: gendd.evaluate(run), lambda: evaluate_cifar([str(run)])):
+            with refuses("--teacher-weights .*seven.pt: no such file"):
+                evaluation()
+    else:
+        last = json.loads((run / "result.json").read_text())["last"]["probe"]["top1"]
+        assert gendd.evaluate(run)["probe"]["top1"] == pytest.approx(last, abs=1e-3)
+        evaluate_cifar([str(run)])

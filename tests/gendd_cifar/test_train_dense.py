@@ -14,6 +14,7 @@ import gendd
 from gendd.core.distributed import World
 from gendd.core.errors import UserError
 from gendd.core.seeding import BatchPlan
+from gendd.evaluation.segmentation import fit_dense_probe
 from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
 
@@ -23,6 +24,13 @@ def test_dense_loss_falls(train, method):
     run = train(*DENSE, "--lr", "0.01", method=method)
     losses = [record["dense_loss"] for record in read_metrics(run) if "dense_loss" in record]
     assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
+
+
+def test_loss_has_the_dense_loss_with_its_weight(train):
+    run = train(*DENSE, "--dense-weight", "0.5", "--epochs", "1", method="kd")
+    (record,) = (record for record in read_metrics(run) if "dense_loss" in record)
+    expected = record["task_loss"] + record["kd_loss"] + 0.5 * record["dense_loss"]
+    assert record["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_killed_dense_run_equals_an_uninterrupted_one(train, dense):
@@ -49,6 +57,15 @@ def test_cached_maps_train_the_same_student(train, tmp_path):
     assert cached == pytest.approx(computed, rel=0.1)
     with refuses("--teacher-cache .*cache: was made from other settings: dense grid 2 there, 3 here"):
         train("--dense-grid", "3", *cache, runs="other")
+
+
+def test_classifier_of_a_dense_run_is_finetuned_without_its_dense_head(train, dense):
+    flags = ["--student-weights", str(dense), "--epochs", "1", "--optimizer", "sgd"]
+    finetuned = weights(train(*flags, method="finetune"))
+    assert torch.equal(finetuned["backbone.convolution.weight"], weights(dense)["backbone.convolution.weight"])
+    assert not torch.equal(finetuned["classifier.weight"], weights(dense)["classifier.weight"])
+    with refuses("--dense-grid 2: finetune trains only the classifier; leave it out"):
+        train(*flags, *DENSE, method="finetune", runs="grid")
 
 
 def test_dense_head_does_not_count_in_evaluation(train):
@@ -78,7 +95,7 @@ def test_dense_options_without_a_grid_are_refused(method, train):
         train("--dense-draws", "2", method=method)
 
 
-def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
+def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys, monkeypatch):
     """Bright squares on dark noise: each location's feature shows whether it is inside a square."""
     random = np.random.default_rng(0)
     for name in ("images", "masks"):
@@ -90,7 +107,13 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
         pixels = random.integers(0, 60, (32, 32)) + 180 * mask
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "squares" / "images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "squares" / "masks" / f"{number}.png")
+    fitted: list[int] = []
+    monkeypatch.setattr(
+        "gendd.programs.dense_probe.fit_dense_probe",
+        lambda maps, *rest: (fitted.append(len(maps)), fit_dense_probe(maps, *rest))[1],
+    )
     main("gendd", ["dense-probe", str(dense), str(tmp_path / "squares")])
+    assert fitted == [32] * 3
     assert "32 images to fit, 8 to evaluate, 2 classes, 32x32 pixels" in capsys.readouterr().out
     found = json.loads((dense / "dense-probe-squares.json").read_text())
     # Chance is below 50 %: the background alone is three quarters of the pixels.
@@ -99,7 +122,7 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys):
     (dense / "dense-probe-squares.json").unlink()
 
 
-def test_dense_probe_without_its_folder_names_it(dense):
+def test_dense_probe_names_its_missing_folder(dense):
     with refuses("FOLDER is missing: give it before the flags"):
         main("gendd", ["dense-probe", str(dense)])
 
@@ -116,8 +139,10 @@ def test_report_shows_the_maps_of_teacher_and_student(dense, tmp_path):
     folder = gendd.load(dense).report(tmp_path / "report")
     assert (folder / "maps.png").is_file() and "![Feature maps" in (folder / "report.md").read_text()
     tensors = load_file(dense / "maps.safetensors")
-    run = gendd.load(dense)
+    run = gendd.load(dense, with_teacher=True)
     data = run.family.access.open_evaluation(run.config, BatchPlan(0, 1), World(0, 1, 0, run.device), run.backbone)
     _, images, _ = next(iter(data.batches(6)))
     torch.testing.assert_close(tensors["student"], run.dense(images))
+    torch.testing.assert_close(tensors["teacher"], run.teacher.whole_map(images))
+    assert run.task.dense.scale is None, "a classifier's map is learned in its own units"
     assert tensors["images"].shape == (6, 3, 96, 96)

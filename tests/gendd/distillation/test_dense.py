@@ -107,6 +107,16 @@ def test_dense_student_gives_the_backbones_logits():
     assert loss > 0
 
 
+def test_early_map_comes_with_the_feature_of_the_whole_network():
+    """Without further options, timm's Hiera stops after the requested map."""
+    torch.manual_seed(0)
+    network = timm.create_model("hiera_tiny_224", num_classes=5, img_size=64, stages=(1, 1, 1, 1)).eval()
+    teacher = FrozenTeacher(network, network, CPU, image_size=64, grid=GRID, layer=0)
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(teacher.features_of(images), FrozenTeacher(network, network, CPU).features_of(images))
+    assert teacher.map_width == 96
+
+
 @pytest.mark.parametrize("layer", [None, 1])
 def test_teacher_gives_feature_and_map_of_one_pass(layer):
     torch.manual_seed(0)

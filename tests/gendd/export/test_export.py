@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from small_runs import COMMON, GENDD, TOY
 import gendd
 from gendd.core.seeding import BatchPlan
 from gendd.export import onnx_file
-from gendd.export.check import Agreement
+from gendd.export.check import Agreement, speeds
 from gendd.export.student import CPU
 from gendd.programs.main import main
 from gendd.runs.experiment import Experiment
@@ -129,6 +130,21 @@ def test_int8_file_is_scored_on_all_evaluation_images(runs, runtime, tmp_path):
     assert found["agreement"]["difference"] > 0 and found["calibration_images"] == 40
 
 
+def test_calibration_images_are_counted(runs, tmp_path, monkeypatch):
+    run, seen = gendd.load(runs["kd"]), []
+    replaced = {
+        "library": lambda *_: None,
+        "convert": lambda *_: None,
+        "quantized": lambda _, batches: seen.extend(map(len, batches)),
+        "serialized": lambda *_: b"",
+        "opened": lambda _: run.predict,
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(onnx_file, name, function)
+    file = run.export(tmp_path, to="int8", num_images=60, calibration_images=10**4)
+    assert figures(file)["calibration_images"] == sum(seen) == 1198
+
+
 def test_student_of_logits_has_all_outputs_but_the_head(runs, runtime, tmp_path):
     export(runs["kd"], "--folder", str(tmp_path))
     run = gendd.load(runs["kd"])
@@ -176,6 +192,18 @@ def test_int8_results_of_another_direction_are_refused():
         Agreement.of(original, original.roll(1, 0), True).check(Path("head"), exact=False)
 
 
+def test_speeds_have_milliseconds_and_images_per_second():
+    def slow(given: torch.Tensor) -> torch.Tensor:
+        end = time.thread_time() + 0.01
+        while time.thread_time() < end:
+            pass
+        return given
+
+    speed = speeds({"slow": slow}, images(8))["slow"]
+    assert 10 <= speed["latency_ms"]["min"] <= speed["latency_ms"]["median"] < 1000
+    assert 64 < speed["images_per_second"]["median"] <= 6400
+
+
 def test_missing_package_is_named_with_its_installation(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with refuses(r'--to onnx: needs the package onnx \(.*\); pip install "gendd\[export\]"'):
@@ -194,6 +222,13 @@ def test_given_network_and_batches_export_in_python(runtime, tmp_path):
         run.export(tmp_path)
     with refuses(r"this network is a Python object; give it to gendd.load\(..., student=network\)$"):
         export(str(folder))
+
+
+def test_folder_that_cannot_be_made_is_refused(runs, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    with refuses("--folder .*file: File exists; name another folder"):
+        gendd.load(runs["gendd"]).export(file, to="torch-export")
 
 
 def test_network_that_torch_cannot_convert_is_refused(runs, tmp_path, monkeypatch):

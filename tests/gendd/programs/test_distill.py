@@ -35,6 +35,11 @@ def batches(count: int = 40, labels: bool = True) -> list:
     return [pair if labels else pair[0] for pair in zip(images.split(8), classes.split(8), strict=True)]
 
 
+class TimmLike(ToyNetwork):
+    def reset_classifier(self, num_classes: int) -> None:
+        self.classifier = nn.Linear(64, num_classes) if num_classes else nn.Identity()
+
+
 @pytest.fixture
 def distill(tmp_path):
     def call(teacher=None, student=None, data=None, **options):
@@ -141,6 +146,37 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
         ({"holdout": 0.1}, "--holdout 0.1: given batches cannot be split"),
         ({"batch_size": 64}, "--batch-size 64: more than the 40 training images"),
         ({"lr": -1.0}, "--lr -1"),
+        ({"data": [(torch.zeros(8, 3, 16, 16), [0] * 8)]}, "labels of a batch of 8 images are a list; give a tensor"),
+        (
+            {"data": [*batches(16), (torch.zeros(8, 3, 20, 20), torch.zeros(8).long())], "batch_size": 8},
+            "a batch has images of 20x20 pixels, the run 16x16; give one size",
+        ),
+        (
+            {"evaluation": [(torch.zeros(8, 3, 16, 20), torch.zeros(8).long())]},
+            "a batch has images of 16x20 pixels, the run 16x16",
+        ),
+        ({"image_size": 32}, "a batch has images of 16x16 pixels, the run 32x32"),
+        ({"evaluation": []}, "evaluation: yields no batch"),
+        ({"classes": "abcde"}, "classes.* abcde: give the number of classes, or a list of their names"),
+        ({"classes": -5}, "classes.* -5: give the number of classes"),
+        (
+            {"teacher": gendd.Network(plain(), feature, classifier="head")},
+            "--teacher ModuleDict: it does not have the submodule head; name its classifier, or None",
+        ),
+        (
+            {"teacher": gendd.Network(plain(), feature, classifier="fc", mean=(0.5,))},
+            r"its mean is \(0.5,\); give three numbers",
+        ),
+        (
+            {"student": gendd.Network(plain(16), feature, std=(1, 1, 0))},
+            r"its std is \(1, 1, 0\); give three numbers, for std above 0",
+        ),
+        (
+            {"student": gendd.Network(plain(16).requires_grad_(False), feature)},
+            "--student ModuleDict: no gradient of its feature reaches a parameter; unfreeze it",
+        ),
+        ({"student": gendd.Network(plain(16), torch.no_grad()(feature))}, "no gradient of its feature reaches"),
+        ({"student": ToyNetwork(5).requires_grad_(False)}, "--student ToyNetwork: no gradient of its feature reaches"),
     ],
     ids=itertools.count(),
 )
@@ -152,6 +188,11 @@ def test_distill_refuses_what_cannot_train(change, message, distill):
 def test_iterable_of_one_pass_is_refused_when_it_ends(distill):
     with refuses("yields only one pass; give one that starts again|yields no batch"):
         distill(data=(pair for pair in batches()), steps_per_epoch=5, batch_size=8)
+
+
+def test_evaluation_of_one_pass_is_refused_before_the_training(distill):
+    with refuses("evaluation: yields no batch, or only one pass; give batches that start again"):
+        distill(evaluation=(pair for pair in batches(16)))
 
 
 def test_error_holds_field_value_and_reason(distill):
@@ -172,6 +213,46 @@ def test_teacher_in_bf16_is_a_copy(distill):
     run = distill(gendd.Network(teacher, feature, classifier="fc"), precision="bf16")
     assert {value.dtype for value in teacher.state_dict().values()} == {torch.float32}
     assert run.predict(torch.randn(3, 3, 16, 16)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"batch_size": 10, "drop_last": True}, 40),
+        ({"batch_size": 10, "sampler": range(20)}, 20),
+        ({"batch_sampler": [[0, 1, 2], [3, 4]]}, 5),
+        ({"batch_size": 10}, 41),
+    ],
+    ids=itertools.count(),
+)
+def test_images_of_a_data_loader_are_those_it_yields(options, expected, distill, tmp_path):
+    images = TensorDataset(torch.randn(41, 3, 16, 16), torch.arange(41) % 5)
+    distill(evaluation=DataLoader(images, **options))
+    assert f'"images": {expected}' in (tmp_path / "run" / "result.json").read_text()
+
+
+@pytest.mark.parametrize("method", ["kd", "feature"])
+def test_methods_without_a_head_need_no_options_of_the_recipe(method, tmp_path):
+    teacher, student = gendd.Network(plain(), feature, classifier="fc"), gendd.Network(plain(16), feature)
+    run = gendd.distill(teacher, student, batches(), 1, tmp_path, method=method, classes=5)
+    assert run.outputs == ("classifier",)
+
+
+def test_training_without_labels_is_evaluated_with_labels(distill, tmp_path):
+    distill(unlabeled=True, evaluation=batches(16))
+    assert '"top1"' in (tmp_path / "run" / "result.json").read_text()
+
+
+def test_student_may_start_as_the_teacher(distill):
+    """The student's new classifier, and its training, leave the teacher as it was."""
+    network = TimmLike(7)
+    with refuses("its classifier has 7 outputs, the data set 5 classes|the weights have 7 classes"):
+        distill(network, network, token_dim=16)
+    network = TimmLike(5)
+    before = copy.deepcopy(network.state_dict())
+    run = distill(network, network, token_dim=16)
+    assert any(not torch.equal(value, before[name]) for name, value in run.backbone.state_dict().items())
+    assert all(torch.equal(value.float(), before[name]) for name, value in run.teacher.model.state_dict().items())
 
 
 def test_data_loader_may_shuffle_and_drop_images(distill):

@@ -79,7 +79,8 @@ def test_evaluate_runs_the_teacher_in_the_precision_of_run(run):
 
 
 def test_evaluate_refuses_a_lost_teacher_that_is_the_target(run, tmp_path):
-    alone = gendd.load(run).config.changed(teacher_classifier=False, contraction=0.0, runs=str(tmp_path))
+    changes = {"teacher_classifier": False, "unlabeled": True, "contraction": 0.0}
+    alone = gendd.load(run).config.changed(**changes, runs=str(tmp_path))
     trained = gendd.train(alone)
     lost = RunFolder(tmp_path / "digits" / "toy.network_toy.network" / "gendd" / "0")
     content = lost.read("config.json")
