@@ -262,7 +262,7 @@ def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monk
 
 
 @pytest.mark.parametrize("labels", ["--unlabeled", "--label-fraction=1"])
-def test_student_of_a_teacher_with_other_classes_loads_without_it(teacher, labels, tmp_path):
+def test_student_loads_without_its_teacher_of_other_classes(teacher, labels, tmp_path):
     tensors = {name: value[:7] if name.startswith("fc.") else value for name, value in read_weights(teacher).items()}
     file, run = tmp_path / "seven.pt", tmp_path / "run"
     torch.save(tensors, file)

@@ -59,7 +59,7 @@ def test_cached_maps_train_the_same_student(train, tmp_path):
         train("--dense-grid", "3", *cache, runs="other")
 
 
-def test_classifier_of_a_dense_run_is_finetuned_without_its_dense_head(train, dense):
+def test_finetuning_a_dense_run_leaves_its_dense_head_out(train, dense):
     flags = ["--student-weights", str(dense), "--epochs", "1", "--optimizer", "sgd"]
     finetuned = weights(train(*flags, method="finetune"))
     assert torch.equal(finetuned["backbone.convolution.weight"], weights(dense)["backbone.convolution.weight"])
