@@ -53,7 +53,7 @@ IMAGES = {
 }
 # Options of stage 1, which has a separate row.
 STAGE1 = field_names(PretrainOptions)
-# The release has no dense term.
+# The dense term is not in the release.
 OURS = field_names(DenseOptions)
 RARE = ("sync_bn", "steps_per_epoch", "unlabeled", "head_lr")
 HEAD_OF_PAGE = """# Values of the scripts, and the published ones

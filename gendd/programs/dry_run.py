@@ -5,7 +5,8 @@ from collections.abc import Callable
 from gendd.config import Config
 from gendd.core.errors import MissingFile, UserError, with_flags
 from gendd.networks.create import Zoo
-from gendd.runs.experiment import RANDOM, Experiment, find_weights
+from gendd.runs.experiment import Experiment
+from gendd.runs.networks import RANDOM, find_weights
 
 
 def without_absent(config: Config, zoo: Zoo) -> tuple[Config, dict[str, str]]:

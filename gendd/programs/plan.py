@@ -15,8 +15,9 @@ from gendd.distillation.teacher import FrozenTeacher
 from gendd.family import PAPERS, Family
 from gendd.methods.dense import DenseOptions, student_map
 from gendd.networks.cost import as_flops, flops, parameter_count
+from gendd.networks.create import LoadedNetwork
 from gendd.networks.feature_map import how_pooled
-from gendd.runs.experiment import Experiment, LoadedNetwork, synchronizes_norms
+from gendd.runs.experiment import Experiment, synchronizes_norms
 
 # The plan warns below this number of optimizer steps.
 FEW_STEPS = 1000

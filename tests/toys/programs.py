@@ -10,7 +10,7 @@ from gendd.programs.equal_cost import equal_cost
 from gendd.programs.evaluate import evaluate_checkpoint
 from gendd.programs.sampling import ablate_sampling
 from gendd.programs.train import train
-from gendd.runs.experiment import build_student, build_teacher
+from gendd.runs.networks import build_student, build_teacher
 from gendd_cifar.family import FAMILY as CIFAR
 from gendd_imagenet.family import FAMILY as IMAGENET
 

@@ -10,7 +10,7 @@ from lines import refuses
 from programs import cifar_config
 
 from gendd.networks.checkpoint import checksum_of
-from gendd.runs.experiment import build_teacher
+from gendd.runs.networks import build_teacher
 from gendd_cifar.family import FAMILY
 
 KINDS = ("file", "timm", "hub", "transformers", "open_clip", "function")

@@ -12,7 +12,7 @@ from torch import nn
 from gendd.distillation.teacher_feature import take, usual, width_of
 from gendd.networks.create import Zoo
 from gendd.networks.external import create_foundation
-from gendd.runs.experiment import build_teacher
+from gendd.runs.networks import build_teacher
 from gendd_cifar.family import FAMILY
 
 NAMES = Zoo({}, (0.5,) * 3, (0.2,) * 3)

@@ -1,0 +1,262 @@
+"""Build the student and the frozen teacher of a configuration, with their weights."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import timm
+import torch
+from torch import nn
+
+from gendd.config import Config
+from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
+from gendd.distillation.teacher import FrozenTeacher
+from gendd.distillation.teacher_feature import check_repeats, describe, projection_width, usual, width_of
+from gendd.methods.base import FEATURES_ALONE
+from gendd.networks import checkpoint, timm_names, timm_weights
+from gendd.networks.checkpoint import Weights
+from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, trial
+from gendd.networks.external import is_foundation
+from gendd.networks.timm_names import TIMM
+
+# Given in place of a file: random weights, to try a recipe without a trained teacher.
+RANDOM = "random"
+
+
+def build_student(
+    name: str,
+    weights: str | None,
+    zoo: Zoo,
+    num_classes: int,
+    image_size: int,
+    allow_partial: bool | None = False,
+) -> LoadedNetwork:
+    """Create the student and load its weights.
+
+    Args:
+        weights: a file, a run folder, "timm" for the published weights, or "random" or None for random ones.
+        allow_partial: see `checkpoint.load_weights`.
+
+    Raises:
+        UserError: the name is unknown, the weights are missing or do not fit, or their class count is not the data's.
+    """
+    with naming("student"):
+        network = create_network(name, zoo, num_classes, image_size)
+        student = LoadedNetwork(name, network, trial(name, network, image_size))
+    student.normalization = _normalize(network, None, None)
+    found = find_weights("student", name, weights, zoo)
+    if found:
+        _fill(student, found, "student_weights", weights, image_size, allow_partial)
+    else:
+        _accept_as_created(student, "student", weights)
+    return student
+
+
+def build_teacher(
+    config: Config,
+    zoo: Zoo,
+    num_classes: int,
+    student: nn.Module | None = None,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+) -> FrozenTeacher:
+    """Create the teacher, load its weights, and determine whether it classifies the data.
+
+    It does not without a classifier, with one for another number of classes, or with --no-teacher-classifier.
+
+    Raises:
+        UserError: see `build_student`; or the method needs a classifier and the teacher does not classify the data.
+    """
+    networks, weights, name = config.networks, config.networks.teacher_weights, config.networks.teacher or ""
+    size_field = "teacher_image_size" if networks.teacher_image_size else "image_size"
+    image_size = networks.teacher_image_size or config.data.image_size
+    found = find_weights("teacher", name, weights, zoo)
+    with naming("teacher"):
+        own = _own_classes(found, name, zoo, num_classes, image_size, size_field)
+        # The teacher's classifier takes the pooled feature as its input.
+        is_classifier = own == num_classes > 0 and own != _projection(name, zoo)
+        classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
+        if not classifies and config.method.needs_classifier(config):
+            _refuse_classless(config, own, num_classes, found)
+        network = create_network(name, zoo, own, image_size, classifies, size_field)
+        if is_foundation(name) and not networks.teacher_image_size:
+            image_size = network.pretrained_cfg["input_size"][-1]
+        loaded = LoadedNetwork(name, network, trial(name, network, image_size, size_field))
+        kind = usual(network) if networks.teacher_feature == "auto" else networks.teacher_feature
+    with naming("teacher_feature"):
+        width = width_of(network, kind, image_size)
+    loaded.normalization = _normalize(network, networks.teacher_mean, networks.teacher_std)
+    if found:
+        needed = config.method.needs_classifier(config)
+        _fill(loaded, found, "teacher_weights", weights, image_size, networks.allow_partial, needed)
+    else:
+        _accept_as_created(loaded, "teacher", weights)
+        if weights is None and is_foreign(name) and not is_foundation(name):
+            _refuse_random(loaded, lambda: create_network(name, zoo, own, image_size, needs_classifier=classifies))
+    loaded.checksum = checkpoint.checksum_of(network.state_dict())
+    with naming("teacher"):
+        check_repeats(name, network, kind, image_size)
+    if not classifies:
+        loaded.normalization += (
+            f"; the student learns its {describe(network, kind)} feature ({width} numbers), not its logits"
+        )
+    if image_size != config.data.image_size:
+        loaded.normalization += f"; sees images of {image_size} pixels"
+    device = device or torch.device("cpu")
+    method, chunk = config.method, networks.teacher_chunk
+    with naming("teacher", name):
+        frozen = FrozenTeacher(
+            *(network, student or network, device, precision, chunk, kind, width, image_size, classifies),
+            *(method.dense_grid, method.dense_layer),
+        )
+    frozen.loaded = loaded
+    return frozen
+
+
+# The values of `teacher_feature` that the teacher's classifier takes as input.
+READABLE = ("auto", "pooled")
+
+
+def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights | None) -> None:
+    """Raise InvalidSetting: the method needs the teacher's classifier, and the teacher does not classify the data."""
+    name = config.method.name
+    if config.networks.teacher_feature not in READABLE:
+        raise InvalidSetting(
+            "teacher_feature",
+            config.networks.teacher_feature,
+            f"{name} learns from the teacher's classifier, which takes the pooled feature; {FEATURES_ALONE}",
+        )
+    if not config.networks.teacher_classifier:
+        raise InvalidSetting(
+            "teacher_classifier", False, f"{name} learns from the classifier; leave it out; {FEATURES_ALONE}"
+        )
+    if own and found:
+        raise InvalidSetting(
+            "teacher_weights",
+            config.networks.teacher_weights,
+            f"the weights have {own} classes, the data set has {num_classes}; choose the `dataset` that they were "
+            f"trained on, or other weights; {FEATURES_ALONE}",
+        )
+    raise InvalidSetting(
+        "teacher",
+        config.networks.teacher,
+        f"{name} learns from a classifier, and this network does not have one; {FEATURES_ALONE}",
+    )
+
+
+def _own_classes(found: Weights | None, name: str, zoo: Zoo, num_classes: int, image_size: int, size_field: str) -> int:
+    """Return the number of outputs of the teacher's classifier, from its weights; 0 without a classifier."""
+    if is_foundation(name):
+        return 0
+    if found and found.published:
+        return found.published.num_classes
+    timm_name = zoo.in_timm(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
+    stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
+    if not found:
+        # Random weights: a network with a classifier gets one for the classes of the data.
+        return _projection(name, zoo) or (num_classes if stated else 0)
+    with torch.random.fork_rng(devices=[]):
+        network = create_network(name, zoo, num_classes or 1, image_size, False, size_field)
+    rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
+    return (num_classes if stated else 0) if rows is None else rows
+
+
+def _projection(name: str, zoo: Zoo) -> int:
+    """Return the width of the projection that timm publishes a network with, or 0."""
+    timm_name = zoo.in_timm(name)
+    cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
+    return projection_width(cfg.to_dict()) if cfg else 0
+
+
+def find_weights(
+    role: Literal["student", "teacher"], name: str, weights: str | None, zoo: Zoo, fetch: bool = True
+) -> Weights | None:
+    """Return the tensors of a network's weights; None for random weights or a network that loads them itself.
+
+    Args:
+        fetch: allow downloads from the hub.
+
+    Raises:
+        MissingFile: the weights do not exist.
+        UserError: the weights cannot be read.
+    """
+    field = f"{role}_weights"
+    if weights in (None, RANDOM):
+        return None
+    if is_foundation(name):
+        raise InvalidSetting(field, weights, f"{name} loads its weights itself; leave it out")
+    with naming(field):
+        return _find(name, weights, zoo, fetch)
+
+
+def _fill(
+    loaded: LoadedNetwork,
+    found: Weights,
+    field: str,
+    weights: str | None,
+    image_size: int,
+    allow_partial: bool | None,
+    needs_classifier: bool = False,
+) -> None:
+    with naming(field):
+        tensors = found.published.read(found, image_size) if found.published else found
+        plain = checkpoint.backbone_weights(tensors)
+        summary = checkpoint.load_weights(loaded.network, plain, str(weights), allow_partial, needs_classifier)
+    loaded.file, loaded.tensors, loaded.loaded = found.file, tensors, f"{summary} from {found.file}{found.note}"
+
+
+def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> None:
+    """Raise InvalidSetting if a user's function returns other weights at each call: they are random."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = create().state_dict()
+    changed = [name for name, value in built.network.state_dict().items() if not torch.equal(value, again[name])]
+    if changed:
+        raise InvalidSetting(
+            "teacher",
+            built.name,
+            f"its weights are random: {len(changed)} of {len(again)} tensors, such as "
+            f"{changed[0]}, change from call to call; load trained weights in the function, or give `teacher_weights`",
+        )
+
+
+def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) -> None:
+    """Check that the weights of a new network are finite, and record where they come from."""
+    with naming(field):
+        checkpoint.check_finite(built.network.state_dict(), built.name)
+    if is_foreign(built.name):
+        built.loaded = f"the weights of {built.name}"
+
+
+def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:
+    """Set the normalization of a network's images, if given; return a note for the plan if it is not the network's."""
+    cfg = network.pretrained_cfg
+    source = "" if mean and std else cfg.get("normalization", "")
+    if not source and not mean and not std:
+        return ""
+    cfg = network.pretrained_cfg = {**cfg, "mean": mean or cfg["mean"], "std": std or cfg["std"]}
+    values = f"; images with mean {_numbers(cfg['mean'])} and std {_numbers(cfg['std'])}"
+    return f"{values}, {source}" if source else values
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _find(name: str, weights: str, zoo: Zoo, fetch: bool) -> Weights:
+    published = None
+    if weights != TIMM:
+        file = checkpoint.weights_file(weights)
+        if not file.exists() and "pretrained" in file.parts:
+            raise MissingFile(weights, f"{no_such(weights)}; {zoo.remedy.format(name=name)}")
+    elif timm_names.is_source(name):
+        file = timm_names.find(name, timm_names.WEIGHTS, fetch)
+    else:
+        published = timm_weights.published(name, zoo.in_timm(name))
+        found = published.at_hand() or (published.fetch() if fetch else None)
+        if not found:
+            raise published.absent()
+        file = found
+    tensors = checkpoint.read_weights(weights if weights != TIMM else file)
+    tensors.file, tensors.published = file, published
+    return tensors
