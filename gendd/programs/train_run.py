@@ -318,7 +318,7 @@ class TrainRun:
                 self.task.compile()
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
-        optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head)
+        optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head, self.task.dense)
         return Training(
             config,
             self.task,

@@ -11,12 +11,12 @@ from torch.nn.modules.conv import _ConvNd
 from gendd.config import Optimizer
 
 
-def parameter_groups(module: nn.Module, config: Optimizer, head: nn.Module | None = None) -> list[dict]:
-    """Split the trained parameters into three groups: with weight decay, without, and the head.
+def parameter_groups(module: nn.Module, config: Optimizer, *heads: nn.Module | None) -> list[dict]:
+    """Split the trained parameters into three groups: with weight decay, without, and the heads.
 
-    The head has a separate learning rate and no weight decay. `config.decay` decides about vectors (norms, biases).
+    The heads have a separate learning rate and no weight decay. `config.decay` decides about vectors (norms, biases).
     """
-    in_head = {id(p) for p in head.parameters()} if head else set()
+    in_head = {id(p) for head in heads if head for p in head.parameters()}
     trained = [p for p in module.parameters() if p.requires_grad]
     backbone = [p for p in trained if id(p) not in in_head]
     decayed = [p for p in backbone if p.dim() > 1 or config.decay == "head-exempt"]
@@ -29,8 +29,8 @@ def parameter_groups(module: nn.Module, config: Optimizer, head: nn.Module | Non
     return [group for group in groups if group["params"]]
 
 
-def create_optimizer(module: nn.Module, config: Optimizer, head: nn.Module | None = None) -> torch.optim.Optimizer:
-    groups, betas = parameter_groups(module, config, head), (config.beta1, config.beta2_start)
+def create_optimizer(module: nn.Module, config: Optimizer, *heads: nn.Module | None) -> torch.optim.Optimizer:
+    groups, betas = parameter_groups(module, config, *heads), (config.beta1, config.beta2_start)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
     if config.optimizer == "muon":
