@@ -130,7 +130,7 @@ class Trained:
 
 def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
     """Print the time to fill and check the cache and to read a batch, and its size."""
-    features = cache.views * cache.data.size
+    features, width = cache.views * cache.data.size, cache.outputs[0].rows.row_bytes // 2
     size = sum(path.stat().st_size for path in cache.folder.iterdir())
     checks, reads = [], []
     for _ in range(5):
@@ -142,11 +142,9 @@ def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
         cache.features(batch)
         reads.append(time.perf_counter() - begin)
     rates = [size / seconds / 1e9 for seconds in checks]
-    print(
-        f"filled with {features} features of width {cache.width} in {filling:.1f} s: {features / filling:.0f} images/s"
-    )
+    print(f"filled with {features} features of width {width} in {filling:.1f} s: {features / filling:.0f} images/s")
     print(f"checked at {spread(rates)} GB/s; a batch read in {spread([1e3 * seconds for seconds in reads])} ms")
-    view = IMAGENET_IMAGES * cache.width * 2 / 1e9
+    view = IMAGENET_IMAGES * width * 2 / 1e9
     print(f"size {size} bytes, {size / features:.1f} per feature; ImageNet would need {view:.2f} GB per view")
 
 

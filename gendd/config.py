@@ -104,6 +104,8 @@ class Data:
     """Folder for the teacher's features. They are computed once for --cached-views views per image, then read."""
     cached_views: int | None = None
     """Augmented views per image with --teacher-cache; the epochs use them in turn. 10 if not given."""
+    cached_maps: Literal["fp16", "int8"] = "fp16"
+    """Numbers of the teacher's maps in --teacher-cache, for a dense term. int8 takes about half the space."""
 
     # Fields that select images of a data set, or replace them.
     choices: ClassVar[tuple[str, ...]] = ("holdout",)
@@ -143,6 +145,9 @@ class Data:
         if self.cached_views is not None and (self.cached_views < 1 or not self.teacher_cache):
             wrong = "must be at least 1" if self.teacher_cache else "`teacher_cache` is missing: name its folder"
             raise InvalidSetting("cached_views", self.cached_views, wrong)
+        if self.cached_maps != "fp16" and not (self.teacher_cache and config.method.dense_grid):
+            wrong = "does nothing without `teacher_cache` and `dense_grid`; leave it out"
+            raise InvalidSetting("cached_maps", self.cached_maps, wrong)
         self.check_training_images()
 
     def check_training_images(self) -> None:

@@ -1,14 +1,15 @@
-"""The teacher's features of a few views per image, computed once and then read in every epoch.
+"""The teacher's features and maps of a few views per image, computed once and then read in every epoch.
 
 A cache is a folder. `cache.json` records the settings that it was made with. A file such as view-003-000012.fp16 holds
-the features (n, D_t), float16, of one shard of images in one view, each followed by the teacher's map if the run has a
-dense term. The SHA-256 of these bytes follows. Files are
-written atomically: an interrupted fill can resume, and several processes can fill and read one cache. A run that needs
-more views adds them.
+the features (n, D_t), float16, of one shard of images in one view, and map4-003-000012.fp16 their maps on a 4 x 4 grid
+(`gendd.distillation.cached_rows`). The SHA-256 of these bytes follows. Files are written atomically: an interrupted
+fill can resume, and several processes can fill and read one cache. A run that needs more views, or a map, adds them.
 """
 
 import hashlib
+import itertools
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.files import write_whole
 from gendd.core.retry import retried
 from gendd.data.batch import Batch, TrainingData
+from gendd.distillation.cached_rows import Float16Rows, Int8Maps, Rows
 from gendd.distillation.teacher import FrozenTeacher
 
 # Images per shard; an interrupted fill loses at most one shard per process.
@@ -38,24 +40,35 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 TRIED_IMAGES, MOST_APART = 32, 0.05
 
 
+def cache_of(config: Config, data: TrainingData, teacher: FrozenTeacher) -> "TeacherCache":
+    """Return the configured cache without touching its folder."""
+    outputs = [Output("view", slice(0, teacher.width), Float16Rows(teacher.width))]
+    if teacher.grid:
+        locations, channels = teacher.grid**2, teacher.map_width
+        name = f"map{teacher.grid}" if teacher.layer is None else f"map{teacher.grid}-layer{teacher.layer}"
+        int8 = config.data.cached_maps == "int8"
+        rows = Int8Maps(locations, channels) if int8 else Float16Rows(locations * channels)
+        outputs.append(Output(name, slice(teacher.width, teacher.output_width), rows))
+    return TeacherCache(Path(config.data.teacher_cache or ""), config.views, data, outputs)
+
+
 def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world: World) -> "TeacherCache":
     """Open the configured cache, check it, and compute the missing features.
 
     Raises:
         UserError: the cache was made with other settings, or it is damaged.
     """
-    cache = TeacherCache(config.data.teacher_cache, config.views, data, teacher.output_width)
+    cache = cache_of(config, data, teacher)
     if world.is_first:
         normalization = {name: getattr(config.networks, name) for name in ("teacher_mean", "teacher_std")}
         given = {name: values for name, values in normalization.items() if values}
         if teacher.kind != "pooled":
             given["teacher_feature"] = teacher.kind
-        if teacher.grid:
-            given |= {"dense_grid": teacher.grid, "dense_layer": teacher.layer}
         if config.networks.teacher_image_size:
             given["teacher_image_size"] = config.networks.teacher_image_size
-        cache.claim({"teacher": config.networks.teacher, **given, **_teacher_settings(teacher)})
-        print(f"  cache      {cache.describe()}", flush=True)
+        width = {"feature_width": teacher.width}
+        cache.claim({"teacher": config.networks.teacher, **given, **_teacher_settings(teacher), **width})
+        print(cache.describe(), flush=True)
     world.barrier()
     if not cache.record.exists():
         raise cache.refusal(f"process {world.rank} does not see it; choose a folder that all machines share")
@@ -77,15 +90,20 @@ def _teacher_settings(teacher: FrozenTeacher) -> dict:
 
 
 @dataclass(frozen=True)
+class Output:
+    """An output of the teacher: the first word of its files, its columns in `outputs_of`, and their format."""
+
+    name: str
+    columns: slice
+    rows: Rows
+
+
+@dataclass(frozen=True)
 class Shard:
     """A range of image indices of a data set, in one view."""
 
     view: int
     images: range
-
-    @property
-    def name(self) -> str:
-        return f"view-{self.view:03d}-{self.images.start // SHARD_IMAGES:06d}.fp16"
 
     def batches(self) -> Iterator[tuple[int, range]]:
         for first in range(0, len(self.images), TEACHER_BATCH):
@@ -93,34 +111,39 @@ class Shard:
 
 
 class TeacherCache:
-    """A folder with the teacher's features of the training images in their first `views` views."""
+    """A folder with outputs of the teacher for the training images in their first `views` views."""
 
-    def __init__(self, folder: str, views: int, data: TrainingData, width: int):
-        self.folder, self.views, self.data, self.width = Path(folder), views, data, width
+    def __init__(self, folder: Path, views: int, data: TrainingData, outputs: list[Output]):
+        self.folder, self.views, self.data, self.outputs = folder, views, data, outputs
         self.record = self.folder / "cache.json"
         self.shards = [shard for view in range(views) for shard in self.shards_of(view)]
         self.mapped_view: int | None = None
-        self.mapped: list[np.ndarray] = []
+        self.mapped: list[list[np.ndarray]] = []
 
     def shards_of(self, view: int) -> list[Shard]:
         images = range(self.data.size)
         return [Shard(view, images[first : first + SHARD_IMAGES]) for first in images[::SHARD_IMAGES]]
 
-    def path(self, shard: Shard) -> Path:
-        return self.folder / shard.name
+    def path(self, output: Output, shard: Shard) -> Path:
+        number = shard.images.start // SHARD_IMAGES
+        return self.folder / f"{output.name}-{shard.view:03d}-{number:06d}.{output.rows.ending}"
 
-    def own(self, world: World) -> list[tuple[Path, Shard]]:
-        """Return the shards that this process checks and computes, with their files."""
-        return [(self.path(shard), shard) for shard in self.shards[world.rank :: world.size]]
+    def missing(self, shard: Shard) -> list[Output]:
+        """Return the outputs whose file of a shard does not exist."""
+        return [output for output in self.outputs if not self.path(output, shard).exists()]
 
-    def feature_bytes(self, shard: Shard) -> int:
-        return len(shard.images) * self.width * np.float16().nbytes
+    def own(self, world: World) -> list[Shard]:
+        """Return the shards that this process checks and computes."""
+        return self.shards[world.rank :: world.size]
 
     def describe(self) -> str:
-        absent = sum(not self.path(shard).exists() for shard in self.shards)
-        size = sum(map(self.feature_bytes, self.shards)) / 1e6
+        """Return the plan's line about the cache, with its size."""
+        absent = sum(bool(self.missing(shard)) for shard in self.shards)
+        size = self.views * self.data.size * sum(output.rows.row_bytes for output in self.outputs) / 1e6
         views = f"{self.views} view{'s' * (self.views > 1)} of {self.data.size} images"
-        return f"{self.folder}: {views}, {size:.1f} MB; {absent} of {len(self.shards)} shards to compute"
+        what = "features and maps" if len(self.outputs) > 1 else "features"
+        shards = f"{absent} of {len(self.shards)} shards to compute"
+        return f"  {'cache':<10} {self.folder}: {what}, {views}, {size:.1f} MB; {shards}"
 
     def refusal(self, reason: str) -> UserError:
         return InvalidSetting("teacher_cache", self.folder, reason)
@@ -132,7 +155,7 @@ class TeacherCache:
             UserError: the cache was made with other settings; the message lists the differences.
         """
         remedy = "name another folder, or delete this one"
-        mine = made_from | self.data.view_settings() | {"feature_width": self.width, "images_a_shard": SHARD_IMAGES}
+        mine = made_from | self.data.view_settings() | {"images_a_shard": SHARD_IMAGES}
         mine = json.loads(json.dumps(mine))
         if not self.record.exists():
             if next(self.folder.glob("view-*"), None):
@@ -161,64 +184,83 @@ class TeacherCache:
         Raises:
             UserError: a shard is damaged.
         """
-        for path, shard in self.own(world):
-            if path.exists() and not _is_sealed(retried(path.read_bytes, path), self.feature_bytes(shard)):
+        for shard, output in itertools.product(self.own(world), self.outputs):
+            path, size = self.path(output, shard), len(shard.images) * output.rows.row_bytes
+            if path.exists() and not _is_sealed(retried(path.read_bytes, path), size):
                 raise self.refusal(f"{path.name} is damaged; delete this file, then run the same command again")
 
-    def compare_with_teacher(self, feature: Callable[[Tensor], Tensor]) -> None:
-        """Compare the first cached features, if they exist, with features that the teacher computes now.
+    def compare_with_teacher(self, compute: Callable[[Tensor], Tensor]) -> None:
+        """Compare the first cached outputs, if they exist, with those that the teacher computes now.
 
         The image files, or the libraries that transform them, may have changed since the cache was made.
 
         Raises:
-            UserError: the features differ by more than `MOST_APART`.
+            UserError: the outputs differ by more than `MOST_APART`.
         """
-        first = self.shards[0]
-        if not self.path(first).exists():
+        first, missing = self.shards[0], self.missing(self.shards[0])
+        stored_outputs = [output for output in self.outputs if output not in missing]
+        if not stored_outputs:
             return
         images = first.images[:TRIED_IMAGES]
-        stored = torch.from_numpy(self.map(first)[: len(images)]).float()
-        today = feature(next(iter(self.data.view_batches([(first.view, images)])))).cpu()
-        apart = (today - stored).norm().item() / (today.norm().item() or 1)
-        if apart > MOST_APART:
-            raise self.refusal(
-                f"the teacher's features now differ by {apart:.0%} from the cached ones in {first.name}: images or "
-                "libraries have changed; delete the folder, or choose another"
-            )
+        today = compute(next(iter(self.data.view_batches([(first.view, images)])))).cpu()
+        for output in stored_outputs:
+            stored = output.rows.decode(torch.from_numpy(self.map(output, first)[: len(images)]))
+            apart = _apart(stored, today[:, output.columns])
+            if apart > MOST_APART:
+                raise self.refusal(
+                    f"the teacher's features now differ by {apart:.0%} from the cached ones in "
+                    f"{self.path(output, first).name}: images or libraries have changed; delete the folder, or choose "
+                    "another"
+                )
 
-    def fill(self, feature: Callable[[Tensor], Tensor], world: World) -> None:
+    def fill(self, compute: Callable[[Tensor], Tensor], world: World) -> None:
         """Compute this process's missing shards.
 
         Raises:
-            UserError: a feature does not fit into float16.
+            UserError: a feature does not fit into its format.
         """
-        missing = [(path, shard) for path, shard in self.own(world) if not path.exists()]
-        images = iter(self.data.view_batches([batch for _, shard in missing for batch in shard.batches()]))
+        shards = [shard for shard in self.own(world) if self.missing(shard)]
+        images = iter(self.data.view_batches([batch for shard in shards for batch in shard.batches()]))
         quiet = not (world.is_first and sys.stderr.isatty())
-        for path, shard in tqdm(missing, "teacher cache", disable=quiet, leave=False, dynamic_ncols=True):
-            features = torch.cat([feature(next(images)).half().cpu() for _ in shard.batches()])
-            if not features.isfinite().all():
-                raise self.refusal("a feature of the teacher does not fit into float16; train without a cache")
-            write_whole(path, partial(_write_sealed, features.numpy().tobytes()), shared=True)
+        for shard in tqdm(shards, "teacher cache", disable=quiet, leave=False, dynamic_ncols=True):
+            computed = torch.cat([compute(next(images)).cpu() for _ in shard.batches()])
+            for output in self.missing(shard):
+                stored = output.rows.encode(computed[:, output.columns])
+                apart = _apart(output.rows.decode(stored), computed[:, output.columns])
+                if not math.isfinite(apart):
+                    raise self.refusal("a feature of the teacher does not fit into float16; train without a cache")
+                if isinstance(output.rows, Int8Maps) and shard == self.shards[0]:
+                    print(f"  {'cache':<10} int8 moves the maps by {apart:.2%} of their norm", flush=True)
+                write_whole(self.path(output, shard), partial(_write_sealed, stored.numpy().tobytes()), shared=True)
 
-    def map(self, shard: Shard) -> np.ndarray:
-        """Return the features (n, D_t) of a shard as a memory map."""
-        rows = np.memmap(self.path(shard), np.float16, "c", shape=(len(shard.images), self.width))
+    def map(self, output: Output, shard: Shard) -> np.ndarray:
+        """Return the rows (n, bytes) of a shard as a memory map."""
+        shape = len(shard.images), output.rows.row_bytes
+        rows = np.memmap(self.path(output, shard), np.uint8, "c", shape=shape)
         # Indexing a plain array on the same memory takes a fraction of the time.
         return rows.view(np.ndarray)
 
     def features(self, batch: Batch) -> Tensor:
-        """Return the features (B, D_t), float16 on the CPU, of a batch.
+        """Return the outputs (B, D_t) or (B, D_t + L D_m), float32 on the CPU, of a batch.
 
         Raises:
             ValueError: the batch does not have image indices.
         """
         if batch.view != self.mapped_view:
-            self.mapped_view, self.mapped = batch.view, [self.map(shard) for shard in self.shards_of(batch.view)]
+            self.mapped_view, shards = batch.view, self.shards_of(batch.view)
+            self.mapped = [[self.map(output, shard) for shard in shards] for output in self.outputs]
         if batch.indices is None:
             raise ValueError("images of shards do not have indices, which a cache needs")
-        rows = (divmod(image, SHARD_IMAGES) for image in batch.indices.tolist())
-        return torch.from_numpy(np.stack([self.mapped[shard][row] for shard, row in rows]))
+        places = [divmod(image, SHARD_IMAGES) for image in batch.indices.tolist()]
+        stored = (np.stack([mapped[shard][row] for shard, row in places]) for mapped in self.mapped)
+        return torch.cat(
+            [o.rows.decode(torch.from_numpy(rows)) for o, rows in zip(self.outputs, stored, strict=True)], 1
+        )
+
+
+def _apart(stored: Tensor, computed: Tensor) -> float:
+    """Return the distance of stored from computed values, relative to the computed."""
+    return (stored - computed).norm().item() / (computed.norm().item() or 1)
 
 
 def _write_sealed(content: bytes, file: BinaryIO) -> None:

@@ -14,7 +14,7 @@ from gendd.runs.folder import data_name
 LAUNCHER = (sys.executable, "-m", "gendd.launch")
 SMALL_IMAGES, PHOTOGRAPHS = "gendd_cifar", "gendd_imagenet"
 # Prefixes of the flags that need a teacher.
-OF_TEACHERS = ("teacher", "cached_views")
+OF_TEACHERS = ("teacher", "cached_")
 
 
 def split_at_dashes(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:

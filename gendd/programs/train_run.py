@@ -21,7 +21,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.core.stopping import saying_where
 from gendd.data.batch import HELD_OUT, identity, refuse_other_classes
 from gendd.data.image_files import describe
-from gendd.distillation.teacher_cache import open_cache
+from gendd.distillation.teacher_cache import cache_of, open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
 from gendd.family import Family
@@ -93,7 +93,7 @@ class TrainRun:
                 f"{flag}: {name} does not learn from cached features; leave it out (these methods do: {able})"
             )
         self._say(f"{flag}: not used, {name} with labels reads no feature of the teacher")
-        return config.changed(teacher_cache=None, cached_views=None)
+        return config.changed(teacher_cache=None, cached_views=None, cached_maps="fp16")
 
     def _check(self) -> None:
         config, method, name = self.config, self.method, self.method.name
@@ -170,6 +170,8 @@ class TrainRun:
         if config.run.dry_run:
             if not self.summary.missing:
                 self.missing += errors_of(self._open_data)
+            if config.data.teacher_cache and self.teacher and not self.missing:
+                self._say(cache_of(config, self.data, self.teacher).describe())
             self._say(list_missing(self.missing))
             return
         self._open_data()

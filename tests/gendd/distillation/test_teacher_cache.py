@@ -35,17 +35,17 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(teacher_cache, "TEACHER_BATCH", 3)
 
 
-def teacher_of(seed=0, precision="fp32"):
+def teacher_of(seed=0, precision="fp32", **options):
     torch.manual_seed(seed)
     network = ToyNetwork(10)
-    network.pretrained_cfg = {"mean": MEAN, "std": STD}
-    return FrozenTeacher(network, network, CPU, precision)
+    network.pretrained_cfg = {"mean": MEAN, "std": STD, "input_size": (3, 16, 16)}
+    return FrozenTeacher(network, network, CPU, precision, **options)
 
 
 class Setting:
     """A run with a cache, without the training."""
 
-    def __init__(self, folder, teacher=None, images=IMAGES, images_seed=0, seed=0, views=VIEWS, **options):
+    def __init__(self, folder, teacher=None, images=IMAGES, images_seed=0, seed=0, views=VIEWS, maps="fp16", **options):
         noise = torch.Generator().manual_seed(images_seed)
         pixels = torch.randint(256, (images, 3, 16, 16), generator=noise, dtype=torch.uint8)
         train = Images(pixels, torch.arange(images))
@@ -53,7 +53,7 @@ class Setting:
         source, normalize = Source(train, (None,) * images), Normalize(MEAN, STD, CPU)
         self.data = TrainingImages(source, plan, normalize, CPU, cached_views=views, **options)
         self.config = Config(method=METHODS["kd"]()).changed(
-            teacher="toy:network", teacher_cache=str(folder), cached_views=views, seed=seed
+            teacher="toy:network", teacher_cache=str(folder), cached_views=views, cached_maps=maps, seed=seed
         )
         self.teacher, self.taken = teacher or teacher_of(), []
         self.compute, self.teacher.outputs_of = self.teacher.outputs_of, self.outputs_of
@@ -95,11 +95,45 @@ def test_opened_cache_is_read_after_one_trial_batch(tmp_path):
     assert again.taken == [8]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("maps", "apart"), [("fp16", 1e-3), ("int8", 1e-2)])
+def test_cache_holds_maps_of_each_view(maps, apart, tmp_path, capsys):
+    setting = Setting(tmp_path, teacher_of(grid=2), maps=maps)
+    cache, width = setting.open(), setting.teacher.width
+    for batch in setting.data.batches(range(2 * setting.data.steps_per_epoch)):
+        expected, stored = setting.compute(batch.images), cache.features(batch)
+        torch.testing.assert_close(stored[:, :width], expected[:, :width], rtol=1e-3, atol=1e-4)
+        assert (stored - expected)[:, width:].norm() / expected[:, width:].norm() < apart
+    assert ("int8 moves the maps by 0." in capsys.readouterr().out) == (maps == "int8")
+
+
+def test_cache_of_features_adds_maps_and_serves_both(tmp_path):
+    Setting(tmp_path / "whole", teacher_of(grid=2)).open()
+    Setting(tmp_path / "grown").open()
+    there = files(tmp_path / "grown")
+    added = Setting(tmp_path / "grown", teacher_of(grid=2))
+    added.open()
+    assert sum(added.taken) == 8 + VIEWS * IMAGES
+    assert files(tmp_path / "grown") == files(tmp_path / "whole") and there.items() < files(tmp_path / "whole").items()
+    without = Setting(tmp_path / "whole")
+    assert without.open().features(next(without.data.batches(range(1)))).shape[1] == without.teacher.width
+    assert without.taken == [8]
+
+
+def test_damaged_map_is_named(tmp_path):
+    Setting(tmp_path, teacher_of(grid=2), maps="int8").open()
+    damaged = tmp_path / "map2-001-000000.int8"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    assert "map2-001-000000.int8 is damaged; delete this file" in refusal(
+        Setting(tmp_path, teacher_of(grid=2), maps="int8")
+    )
+
+
 def test_several_processes_fill_cache_with_same_bytes(tmp_path):
     Setting(tmp_path / "one").open()
     for rank in (1, 2, 0):
         setting = Setting(tmp_path / "three")
-        cache = teacher_cache.TeacherCache(setting.config.data.teacher_cache, VIEWS, setting.data, 64)
+        cache = teacher_cache.cache_of(setting.config, setting.data, setting.teacher)
         (tmp_path / "three").mkdir(exist_ok=True)
         cache.fill(setting.outputs_of, World(rank, 3, rank, CPU))
         assert sum(setting.taken) < VIEWS * IMAGES / 2
