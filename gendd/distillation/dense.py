@@ -3,7 +3,8 @@
 Shapes: B images, a grid of L = g x g locations, D_s channels of the student's map, D_m of the teacher's.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from gendd.diffusion.draws import Draws
 from gendd.distillation.targets import FeatureScale
-from gendd.networks.feature_map import map_of, on_grid
+from gendd.networks.feature_map import features_and_map, on_grid
 
 
 class DenseTarget(NamedTuple):
@@ -30,13 +31,27 @@ class DenseHead(nn.Module):
         grid: g.
         weight: weight of the dense loss.
         standardized: whether the head generates standardized features (`FeatureScale`).
+        layers: stages of the student whose maps are the conditions; empty for its last map.
     """
 
-    def __init__(self, head: nn.Module, channels: int, grid: int, weight: float, standardized: bool):
+    def __init__(
+        self,
+        head: nn.Module,
+        channels: int,
+        grid: int,
+        weight: float,
+        standardized: bool,
+        layers: Sequence[int] = (),
+    ):
         super().__init__()
         self.head, self.norm, self.grid, self.weight = head, nn.LayerNorm(channels), grid, weight
+        self.layers = layers
         self.place = nn.Parameter(torch.zeros(channels, grid, grid))
         self.scale = FeatureScale(head.feature_dim) if standardized else None
+
+    def observe(self, backbone: nn.Module, images: Tensor) -> tuple[Any, Tensor]:
+        """Return a student's output before pooling, and its map (B, D_s, h, w), for images (B, 3, H, W)."""
+        return features_and_map(backbone, images, self.layers)
 
     def draw(self, batch: int, rows: slice, generator: torch.Generator) -> Draws | None:
         """Draw the random numbers for some rows of a batch of images; None if the head does not use any."""
@@ -60,8 +75,9 @@ class DenseHead(nn.Module):
             place = F.interpolate(place[None], student_map.shape[2:], mode="bilinear", align_corners=False)[0]
         return self.norm(student_map.flatten(2).mT) + place.flatten(1).mT
 
-    def generate(self, student_map: Tensor, **sampling) -> Tensor:
-        """Return the map (B, D_m, h, w) in the teacher's space for the student's map (B, D_s, h, w)."""
+    def generate(self, backbone: nn.Module, images: Tensor, **sampling) -> Tensor:
+        """Return the map (B, D_m, h, w) in the teacher's space for images (B, 3, H, W)."""
+        student_map = self.observe(backbone, images)[1]
         z = self.condition(student_map)
         generated = self.head.sample(z.flatten(0, 1), **sampling).mean(1)
         generated = self.scale.inverse(generated) if self.scale else generated
@@ -77,6 +93,7 @@ class DenseStudent(nn.Module):
 
     def forward(self, images: Tensor, target: DenseTarget | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Return logits (B, C); with a target also the dense loss (scalar)."""
-        features = self.backbone.forward_features(images)
-        logits = self.backbone.forward_head(features)
-        return logits if target is None else (logits, self.dense(map_of(self.backbone, features), target))
+        if target is None:
+            return self.backbone(images)
+        features, student_map = self.dense.observe(self.backbone, images)
+        return self.backbone.forward_head(features), self.dense(student_map, target)

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from gendd.diffusion.draws import Draws
 from gendd.distillation.dense import DenseHead, DenseTarget
 from gendd.distillation.targets import FeatureScale, feature_mixup, swap_neighbors
-from gendd.networks.feature_map import map_of
 from gendd.networks.features import feature_width, frozen_copy, has_classifier, pooled_feature
 
 
@@ -68,7 +67,10 @@ class Student(nn.Module):
             "loss" = "mse" + "vb" + "probe_loss" + weight * "dense_loss", and the probe's logits as "output". With a
             linear map, its mean squared error, "linear_loss", replaces "probe_loss", and "output" is left out.
         """
-        features = self.backbone.forward_features(images)
+        if self.dense and dense_target:
+            features, student_map = self.dense.observe(self.backbone, images)
+        else:
+            features = self.backbone.forward_features(images)
         h = self.backbone.forward_head(features, pre_logits=True)
         z = self.norm(h)
         whole = target = self.scale(target) if self.scale else target
@@ -77,7 +79,7 @@ class Student(nn.Module):
             z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
         losses = self.head(z, target, draws)
         if self.dense and dense_target:
-            dense_loss = self.dense(map_of(self.backbone, features), dense_target)
+            dense_loss = self.dense(student_map, dense_target)
             losses = {
                 **losses,
                 "loss": losses["loss"] + self.dense.weight * dense_loss,

@@ -11,11 +11,11 @@ from timm.task import DistillationTeacher
 from torch import Tensor, nn
 
 from gendd.core.distributed import autocast
-from gendd.core.errors import InvalidSetting
+from gendd.core.errors import naming
 from gendd.data.batch import Batch
 from gendd.distillation.teacher_feature import Kind, places_of, select
 from gendd.networks.create import LoadedNetwork
-from gendd.networks.feature_map import map_of, on_grid
+from gendd.networks.feature_map import features_and_map, map_of, on_grid
 from gendd.networks.features import feature_width
 
 # Layers whose weights autocast casts at each call. Subclasses are excluded: they may use the weights before the cast.
@@ -112,18 +112,11 @@ class FrozenTeacher(DistillationTeacher):
 
     def _features_and_map(self, input: Tensor) -> tuple[Any, Tensor]:
         """Return the output before pooling and the map (B, D_m, h, w) of one pass."""
-        if self.layer is None:
-            features = self.model.forward_features(input)
-            return features, map_of(self.model, places_of(features))
-        if not hasattr(self.model, "forward_intermediates"):
-            raise InvalidSetting("dense_layer", self.layer, "the teacher gives only its last map; leave it out")
-        try:
-            # Some of timm's networks otherwise stop after the map, and return its features.
-            options: dict[str, Any] = {"output_fmt": "NCHW", "stop_early": False}
-            features, maps = self.model.forward_intermediates(input, indices=[self.layer], **options)
-        except (AssertionError, IndexError) as error:  # timm's check of the index.
-            raise InvalidSetting("dense_layer", self.layer, f"not a stage of the teacher ({error})") from error
-        return features, maps[0]
+        if self.layer is not None:
+            with naming("dense_layer"):
+                return features_and_map(self.model, input, [self.layer])
+        features = self.model.forward_features(input)
+        return features, map_of(self.model, places_of(features))
 
     @property
     def classifier(self) -> nn.Linear | None:

@@ -14,7 +14,7 @@ from gendd.distillation.dense import DenseHead, DenseTarget
 from gendd.distillation.regression_head import RegressionHead
 from gendd.methods.base import TaskContext
 from gendd.methods.options import nearest_divisor
-from gendd.networks.feature_map import map_of
+from gendd.networks.feature_map import features_and_map
 
 if TYPE_CHECKING:
     from gendd.config import Config
@@ -36,6 +36,9 @@ class DenseOptions:
     dense_layer: CountOrNone | None = None
     """Stage or block of the teacher whose map is learned, counted from 0 as in timm's `forward_intermediates`. The last
     map before pooling if not given."""
+    dense_student_layers: tuple[CountOrNone, ...] = ()
+    """Stages of the student whose maps predict the teacher's, such as 2 3 4 for a detector's backbone. They are resized
+    to the largest. The last map before pooling if not given."""
 
     def check(self, config: "Config") -> None:
         """Raise InvalidSetting if an option of the dense term is given while the term is off."""
@@ -50,7 +53,7 @@ class DenseOptions:
         if not self.dense_grid:
             return None
         teacher, config = context.needed_teacher, context.config
-        channels = student_map(config.networks.student, context.student, config.data.image_size).shape[1]
+        channels = self.student_map(config.networks.student, context.student, config.data.image_size).shape[1]
         if self.dense_draws:
             token_dim = nearest_divisor(teacher.map_width, 64)
             head: nn.Module = SplitTokenHead(
@@ -58,18 +61,19 @@ class DenseOptions:
             )
         else:
             head = RegressionHead(teacher.map_width, channels, self.dense_width, size=0)
-        return DenseHead(head, channels, self.dense_grid, self.dense_weight, teacher.classifier is None)
+        unclassified, layers = teacher.classifier is None, self.dense_student_layers
+        return DenseHead(head, channels, self.dense_grid, self.dense_weight, unclassified, layers)
 
+    def student_map(self, name: str, student: nn.Module, image_size: int) -> Tensor:
+        """Return the student's map (1, D_s, h, w) of an empty image.
 
-def student_map(name: str, student: nn.Module, image_size: int) -> Tensor:
-    """Return the student's map (1, D_s, h, w) of an empty image.
-
-    Raises:
-        InvalidSetting: the network does not have a map.
-    """
-    image = torch.zeros(1, 3, image_size, image_size, device=next(student.parameters()).device)
-    with torch.no_grad(), naming("student", name):
-        return map_of(student, student.eval().forward_features(image))
+        Raises:
+            InvalidSetting: the network does not have a map, or not these stages.
+        """
+        image = torch.zeros(1, 3, image_size, image_size, device=next(student.parameters()).device)
+        field, value = ("dense_student_layers", "") if self.dense_student_layers else ("student", name)
+        with torch.no_grad(), naming(field, value):
+            return features_and_map(student.eval(), image, self.dense_student_layers)[1]
 
 
 def dense_target(

@@ -1,11 +1,41 @@
 """The feature map of a network with timm's interface, from its last layer or an earlier stage."""
 
+from collections.abc import Sequence
 from math import isqrt, prod
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidValue
+
+
+def features_and_map(network: nn.Module, images: Tensor, layers: Sequence[int] = ()) -> tuple[Any, Tensor]:
+    """Return the output before pooling, and the map (B, D, h, w) of the last layer or of some layers, of one pass.
+
+    Several maps are resized to the largest of them, and their channels concatenated.
+
+    Args:
+        layers: stages or blocks, indices of timm's `forward_intermediates`; empty for the last map before pooling.
+
+    Raises:
+        InvalidValue: the network does not have a map, or not these layers.
+    """
+    if not layers:
+        features = network.forward_features(images)
+        return features, map_of(network, features)
+    if not hasattr(network, "forward_intermediates"):
+        raise InvalidValue(tuple(layers), f"{type(network).__name__} gives only its last map; leave it out")
+    try:
+        # Some of timm's networks otherwise stop after the map, and return its features.
+        options: dict[str, Any] = {"output_fmt": "NCHW", "stop_early": False}
+        features, maps = network.forward_intermediates(images, indices=list(layers), **options)
+    except (AssertionError, IndexError) as error:  # timm's check of the indices.
+        raise InvalidValue(tuple(layers), f"not a stage of {type(network).__name__} ({error})") from error
+    largest = max((feature_map.shape[2:] for feature_map in maps), key=prod)
+    resized = (F.interpolate(one, largest, mode="bilinear", align_corners=False) for one in maps)
+    return features, maps[0] if len(maps) == 1 else torch.cat(list(resized), 1)
 
 
 def map_of(network: nn.Module, features: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from gendd.evaluation.segmentation import (
     predicted_masks,
 )
 from gendd.family import Family
-from gendd.networks.feature_map import map_of
+from gendd.networks.feature_map import features_and_map
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.figures import figures_file, write_figures
 from gendd.runs.experiment import Experiment, load
@@ -103,9 +103,10 @@ def maps_of(run: Experiment) -> dict[str, Maps]:
         UserError: the student does not have a map.
     """
     network = run.backbone.eval()
+    layers = run.task.dense.layers if run.task.dense is not None else ()
 
     def student(images: Tensor) -> Tensor:
-        return map_of(network, network.forward_features(images))
+        return features_and_map(network, images, layers)[1]
 
     found: dict[str, Maps] = {"student": student}
     if run.task.dense is not None:

@@ -14,7 +14,6 @@ from gendd.evaluation.accuracy import evaluate, evaluate_with_cost, feature_agre
 from gendd.evaluation.scores import AGREEMENT
 from gendd.methods.base import Task
 from gendd.networks.cost import parameter_count
-from gendd.networks.feature_map import map_of
 from gendd.programs.plan import loss_flops
 from gendd.runs.folder import AVERAGED
 from gendd.training.loop import Measured
@@ -99,8 +98,7 @@ class Measurement:
     def maps(self, model: nn.Module, count: int) -> dict[str, Tensor]:
         """Return the first evaluation images (n, 3, 96, 96) with the maps (n, D_m, h, w) of teacher and dense head."""
         _, images, _ = next(iter(self.evaluation.batches(count)))
-        backbone = self.plain(model)
-        generated = model.dense.generate(map_of(backbone, backbone.forward_features(images)))
+        generated = model.dense.generate(self.plain(model), images)
         maps = {"teacher": self.task.teacher.whole_map(images), "student": generated.float()}
         return {
             "images": self._thumbnails(images, 96).cpu(),

@@ -13,7 +13,7 @@ from gendd.data.batch import DataSummary
 from gendd.distillation.student import Student
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.family import PAPERS, Family
-from gendd.methods.dense import DenseOptions, student_map
+from gendd.methods.dense import DenseOptions
 from gendd.networks.cost import as_flops, flops, parameter_count
 from gendd.networks.create import LoadedNetwork
 from gendd.networks.feature_map import how_pooled
@@ -138,7 +138,7 @@ def _head(config: Config, student: Student, device: torch.device) -> str:
 
 def _dense(method: DenseOptions, teacher: FrozenTeacher, built: Experiment, image_size: int) -> str:
     """Describe the maps and the loss of the dense term."""
-    own = student_map(built.student.name, built.student.network, image_size)
+    own = method.student_map(built.student.name, built.student.network, image_size)
     loss = f"{method.dense_draws} draws per location" if method.dense_draws else "squared error"
     return (
         f"teacher's map {how_pooled(teacher.map_side, method.dense_grid)}, {teacher.map_width} channels; student's map "

@@ -21,7 +21,6 @@ from gendd.networks import stand_in
 from gendd.networks.checkpoint import load_weights, read, reported_weights, weights_file, weights_in
 from gendd.networks.create import LoadedNetwork, recompute_activations, take_classifier
 from gendd.networks.external import TORCH_HUB
-from gendd.networks.feature_map import map_of
 from gendd.networks.features import has_classifier, pooled_feature
 from gendd.own import given
 from gendd.own.network import Network
@@ -116,8 +115,7 @@ class Experiment:
         """
         if self.task.dense is None:
             raise UserError("the run does not have a dense head; train with `dense_grid`, such as 4")
-        features = self.backbone.eval().forward_features(images.to(self.device))
-        return self.model.eval().dense.generate(map_of(self.backbone, features))
+        return self.model.eval().dense.generate(self.backbone.eval(), images.to(self.device))
 
     @property
     def device(self) -> torch.device:

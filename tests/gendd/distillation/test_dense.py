@@ -34,6 +34,13 @@ def generative() -> DenseHead:
     return dense
 
 
+class Given(nn.Module):
+    """A backbone whose map is its input."""
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return images
+
+
 def test_loss_is_the_mean_squared_error_of_all_locations():
     dense, student_map, target = regression(), torch.randn(3, CHANNELS, 4, 4), torch.randn(3, GRID**2, WIDTH)
     expected = []
@@ -55,7 +62,7 @@ def test_scale_standardizes_the_targets_and_restores_the_map():
     expected = (dense.head.mlp(z) - standardized).square().mean()
     torch.testing.assert_close(dense(student_map, DenseTarget(target, None)), expected)
     restored = dense.head.mlp(z[:1, 0]) * target.std((0, 1), correction=0) + target.mean((0, 1))
-    torch.testing.assert_close(dense.generate(student_map)[:1, :, 0, 0], restored)
+    torch.testing.assert_close(dense.generate(Given(), student_map)[:1, :, 0, 0], restored)
 
 
 def test_generative_loss_of_one_process_is_the_mean_of_several():
@@ -74,9 +81,9 @@ def test_generative_loss_of_one_process_is_the_mean_of_several():
 def test_map_is_generated_at_the_resolution_of_the_student():
     dense = generative()
     student_map = torch.randn(2, CHANNELS, 5, 3)
-    generated = dense.generate(student_map)
+    generated = dense.generate(Given(), student_map)
     assert generated.shape == (2, WIDTH, 5, 3)
-    small = dense.generate(student_map[..., :GRID, :GRID])
+    small = dense.generate(Given(), student_map[..., :GRID, :GRID])
     z = dense.norm(student_map[1, :, 0, 1]) + dense.place[:, 0, 1]
     torch.testing.assert_close(small[1, :, 0, 1], dense.head.sample(z[None])[0, 0])
 
@@ -95,6 +102,20 @@ def test_dense_loss_adds_to_the_loss_and_trains_the_backbone():
     torch.testing.assert_close(losses["loss"], without["loss"] + 0.3 * expected)
     (0.3 * losses["loss"] - 0.3 * without["loss"]).backward()
     assert backbone.conv1.weight.grad.abs().max() > 0 and dense.place.grad.abs().max() > 0
+
+
+def test_dense_loss_reaches_the_chosen_stages_of_the_student():
+    """The first stage alone: later ones do not get a gradient, and several come at the size of the largest."""
+    torch.manual_seed(0)
+    backbone, images = timm.create_model("test_resnet", num_classes=10).eval(), torch.randn(2, 3, 64, 64)
+    one, two, three = (stage["num_chs"] for stage in backbone.feature_info[1:4])
+    early = DenseHead(RegressionHead(WIDTH, one, 16, 0), one, GRID, 1, False, layers=(1,))
+    _, loss = DenseStudent(backbone, early)(images, DenseTarget(torch.zeros(2, GRID**2, WIDTH), None))
+    loss.backward()
+    assert any(parameter.grad.any() for parameter in backbone.layer1.parameters())
+    assert all(parameter.grad is None for parameter in backbone.layer2.parameters())
+    several = DenseHead(RegressionHead(WIDTH, two + three, 16, 0), two + three, GRID, 1, False, layers=(2, 3))
+    assert several.generate(backbone, images).shape == (2, WIDTH, 8, 8)
 
 
 def test_dense_student_gives_the_backbones_logits():

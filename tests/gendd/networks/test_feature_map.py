@@ -7,7 +7,7 @@ from lines import refuses
 from torch import nn
 
 import gendd  # noqa: F401
-from gendd.networks.feature_map import how_pooled, map_of, on_grid
+from gendd.networks.feature_map import features_and_map, how_pooled, map_of, on_grid
 
 FAMILIES = [
     ("test_resnet", {}),
@@ -35,6 +35,30 @@ def test_map_of_a_shifted_image_shifts_along(name, options):
     right_top = changed[: maps.shape[2] // 2, maps.shape[3] // 2 :].sum()
     left_bottom = changed[maps.shape[2] // 2 :, : maps.shape[3] // 2].sum()
     assert right_top > left_bottom
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "mobilenetv3_small_050"])
+def test_maps_of_stages_are_those_of_timms_features_only(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=0).eval()
+    layers = (2, 3)
+    pyramid = timm.create_model(name, features_only=True, out_indices=layers).eval()
+    pyramid.load_state_dict({key: network.state_dict()[key] for key in pyramid.state_dict()})
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features, maps = features_and_map(network, images, layers)
+        torch.testing.assert_close(features, network.forward_features(images))
+        fine, coarse = pyramid(images)
+    expected = torch.cat([fine, nn.functional.interpolate(coarse, fine.shape[2:], mode="bilinear")], 1)
+    torch.testing.assert_close(maps, expected)
+
+
+def test_missing_stages_are_refused():
+    network = timm.create_model("test_resnet", num_classes=0)
+    with refuses("2 9: not a stage of ResNet"):
+        features_and_map(network, torch.zeros(1, 3, 32, 32), (2, 9))
+    with refuses("1: Identity gives only its last map; leave it out"):
+        features_and_map(nn.Identity(), torch.zeros(1, 3, 32, 32), [1])
 
 
 def test_grid_of_an_oblong_transformer_is_timms():
