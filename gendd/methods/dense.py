@@ -11,7 +11,7 @@ from gendd.core.ranges import Amount, Count, CountOrNone, field_names
 from gendd.core.seeding import StepRandom
 from gendd.diffusion.head import SplitTokenHead
 from gendd.distillation.dense import DenseHead, DenseTarget
-from gendd.distillation.regression_head import RegressionHead
+from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.methods.base import TaskContext
 from gendd.methods.options import nearest_divisor
 from gendd.networks.feature_map import features_and_map
@@ -60,7 +60,7 @@ class DenseOptions:
                 teacher.map_width, channels, token_dim, self.dense_width, trunk_depth=1, repeats=self.dense_draws
             )
         else:
-            head = RegressionHead(teacher.map_width, channels, self.dense_width, size=0)
+            head = RegressionHead(teacher.map_width, residual_mlp(teacher.map_width, channels, self.dense_width))
         unclassified, layers = teacher.classifier is None, self.dense_student_layers
         return DenseHead(head, channels, self.dense_grid, self.dense_weight, unclassified, layers)
 

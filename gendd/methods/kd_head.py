@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from gendd.core.ranges import Count, Positive, Share
 from gendd.data.batch import Batch
+from gendd.distillation.regression_head import RegressionHead
 from gendd.distillation.student import Student
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.gendd import HeadTask
 from gendd.methods.logits import divergence
 from gendd.methods.options import HeadOptions
-from gendd.methods.regression import head_of_equal_size
+from gendd.methods.regression import mlp_of_equal_size
 from gendd.networks.features import pooled_feature
 
 
@@ -59,8 +60,9 @@ class KDHead(Method):
     name = "kd-head"
 
     def build(self, context: TaskContext) -> KDHeadTask:
-        head = head_of_equal_size(HeadOptions(width=self.width), context)
-        return KDHeadTask(self, KDHeadStudent(context.student, head, context.needed_teacher.classifier), context)
+        teacher = context.needed_teacher
+        head = RegressionHead(teacher.width, mlp_of_equal_size(HeadOptions(width=self.width), context))
+        return KDHeadTask(self, KDHeadStudent(context.student, head, teacher.classifier), context)
 
     def describe_head(self, head: nn.Module) -> list[str]:
         return ["predicts a feature for the teacher's classifier"]

@@ -1,6 +1,7 @@
-"""The control of GenDD: the same student and targets, but the head predicts the feature with squared error."""
+"""The control of GenDD: the same student and targets, but the head predicts the feature without noise."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -8,13 +9,15 @@ from torch import nn
 from gendd.core.ranges import CountOrNone
 from gendd.core.seeding import StepRandom
 from gendd.diffusion.head import SplitTokenHead
-from gendd.distillation.regression_head import RegressionHead
+from gendd.distillation.regression_head import Distance, RegressionHead, residual_mlp
 from gendd.distillation.student import Student
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, GenDDTask
 from gendd.methods.options import HeadOptions
 from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width
+
+DESCRIBED = {"mlp": "an MLP", "linear": "a linear layer", "squared": "squared error", "cosine": "1 - cosine"}
 
 
 class RegressionTask(GenDDTask):
@@ -24,8 +27,12 @@ class RegressionTask(GenDDTask):
 
 @dataclass(frozen=True)
 class Regression(GenDD):
-    """The control of gendd: the head predicts the feature with squared error. It uses gendd's options of sizes."""
+    """The control of gendd: the head predicts the feature, without noise. It uses gendd's options of sizes."""
 
+    predictor: Literal["mlp", "linear"] = "mlp"
+    """Network of the head: a residual MLP as large as gendd's head, or one linear layer, as in feature distillation."""
+    distance: Distance = "squared"
+    """Loss of the head: squared error, or 1 - cosine. The cosine does not train the feature's norm, which R2 needs."""
     dense_draws: CountOrNone = 0
     """Draws of timestep and noise per location of a generative dense head. 0 predicts the map with squared error."""
 
@@ -33,7 +40,11 @@ class Regression(GenDD):
 
     def build(self, context: TaskContext) -> RegressionTask:
         teacher = context.needed_teacher
-        head, scaled = head_of_equal_size(self, context), self.standardizes(teacher.classifier)
+        if self.predictor == "linear":
+            mlp: nn.Module = nn.Linear(feature_width(context.student), teacher.width)
+        else:
+            mlp = mlp_of_equal_size(self, context)
+        head, scaled = RegressionHead(teacher.width, mlp, self.distance), self.standardizes(teacher.classifier)
         student = Student(context.student, head, teacher.classifier, scaled, self.build_dense(context))
         return RegressionTask(self, student, context)
 
@@ -41,12 +52,12 @@ class Regression(GenDD):
         """Accept all values: nothing is sampled."""
 
     def describe_head(self, head: nn.Module) -> list[str]:
-        return ["squared error"]
+        return [f"predicts the feature by {DESCRIBED[self.predictor]}", DESCRIBED[self.distance]]
 
 
-def head_of_equal_size(options: HeadOptions, context: TaskContext) -> RegressionHead:
-    """Build a head that predicts the feature, with as many parameters as the generative head of these options."""
-    widths = context.needed_teacher.width, feature_width(context.student)
+def mlp_of_equal_size(options: HeadOptions, context: TaskContext) -> nn.Module:
+    """Build an MLP that predicts the feature, with as many parameters as the generative head of these options."""
+    feature_dim, cond_dim = context.needed_teacher.width, feature_width(context.student)
     with torch.random.fork_rng(devices=[]):  # This head is only counted: keep the random state.
-        size = parameter_count(SplitTokenHead(*widths, **options.fitting(widths[0])))
-    return RegressionHead(*widths, options.width, size)
+        size = parameter_count(SplitTokenHead(feature_dim, cond_dim, **options.fitting(feature_dim)))
+    return residual_mlp(feature_dim, cond_dim, options.width, size)

@@ -10,7 +10,7 @@ from gendd.core.seeding import BatchPlan, generator
 from gendd.data.batch import Batch
 from gendd.diffusion.head import SplitTokenHead
 from gendd.distillation.dense import DenseHead, DenseStudent, DenseTarget
-from gendd.distillation.regression_head import RegressionHead
+from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.distillation.student import Student
 from gendd.distillation.teacher import FrozenTeacher
 
@@ -18,9 +18,13 @@ GRID, CHANNELS, WIDTH = 2, 6, 8
 CPU = torch.device("cpu")
 
 
+def regression_head(feature_dim: int, cond_dim: int) -> RegressionHead:
+    return RegressionHead(feature_dim, residual_mlp(feature_dim, cond_dim, width=16))
+
+
 def regression(standardized: bool = False) -> DenseHead:
     torch.manual_seed(0)
-    dense = DenseHead(RegressionHead(WIDTH, CHANNELS, 16, size=0), CHANNELS, GRID, 0.3, standardized)
+    dense = DenseHead(regression_head(WIDTH, CHANNELS), CHANNELS, GRID, 0.3, standardized)
     dense.place.data.normal_()
     return dense
 
@@ -91,8 +95,8 @@ def test_map_is_generated_at_the_resolution_of_the_student():
 def test_dense_loss_adds_to_the_loss_and_trains_the_backbone():
     torch.manual_seed(0)
     backbone = timm.create_model("cifar_resnet8", num_classes=10)
-    dense = DenseHead(RegressionHead(WIDTH, 64, 16, size=0), 64, GRID, 0.3, standardized=False)
-    student = Student(backbone, RegressionHead(32, 64, 16, size=0), nn.Linear(32, 10), dense=dense).eval()
+    dense = DenseHead(regression_head(WIDTH, 64), 64, GRID, 0.3, standardized=False)
+    student = Student(backbone, regression_head(32, 64), nn.Linear(32, 10), dense=dense).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     target, maps = torch.randn(4, 32), DenseTarget(torch.randn(4, GRID**2, WIDTH), None)
     without = student(images, target, labels)
@@ -109,18 +113,18 @@ def test_dense_loss_reaches_the_chosen_stages_of_the_student():
     torch.manual_seed(0)
     backbone, images = timm.create_model("test_resnet", num_classes=10).eval(), torch.randn(2, 3, 64, 64)
     one, two, three = (stage["num_chs"] for stage in backbone.feature_info[1:4])
-    early = DenseHead(RegressionHead(WIDTH, one, 16, 0), one, GRID, 1, False, layers=(1,))
+    early = DenseHead(regression_head(WIDTH, one), one, GRID, 1, False, layers=(1,))
     _, loss = DenseStudent(backbone, early)(images, DenseTarget(torch.zeros(2, GRID**2, WIDTH), None))
     loss.backward()
     assert any(parameter.grad.any() for parameter in backbone.layer1.parameters())
     assert all(parameter.grad is None for parameter in backbone.layer2.parameters())
-    several = DenseHead(RegressionHead(WIDTH, two + three, 16, 0), two + three, GRID, 1, False, layers=(2, 3))
+    several = DenseHead(regression_head(WIDTH, two + three), two + three, GRID, 1, False, layers=(2, 3))
     assert several.generate(backbone, images).shape == (2, WIDTH, 8, 8)
 
 
 def test_dense_student_gives_the_backbones_logits():
     backbone = timm.create_model("cifar_resnet8", num_classes=10).eval()
-    student = DenseStudent(backbone, DenseHead(RegressionHead(WIDTH, 64, 16, 0), 64, GRID, 1, False))
+    student = DenseStudent(backbone, DenseHead(regression_head(WIDTH, 64), 64, GRID, 1, False))
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(student(images), backbone(images))
     logits, loss = student(images, DenseTarget(torch.zeros(2, GRID**2, WIDTH), None))

@@ -15,7 +15,7 @@ from gendd.config import Config
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
-from gendd.distillation.regression_head import RegressionHead
+from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.methods.base import TaskContext
@@ -239,7 +239,7 @@ def test_losses_of_all_methods_equal_published_sums(logits):
 def test_regression_has_head_size_and_fits_its_target():
     torch.manual_seed(0)
     drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64, **PAPER))
-    head = RegressionHead(64, 16, width=64, size=drawn)
+    head = RegressionHead(64, residual_mlp(64, 16, width=64, size=drawn))
     assert parameter_count(head) == pytest.approx(drawn, rel=0.05)
     z, wanted = torch.randn(8, 16), torch.randn(8, 64)
     before = head(z, wanted)["loss"].item()
@@ -253,6 +253,28 @@ def test_regression_has_head_size_and_fits_its_target():
     assert generated.shape == (8, 1, 64)
     assert F.mse_loss(generated[:, 0], wanted) < 0.05 * before
     torch.testing.assert_close(head.sample(z[2:3])[0], generated[2])
+
+
+def test_cosine_distance_ignores_the_norm():
+    torch.manual_seed(0)
+    head = RegressionHead(6, nn.Linear(4, 6), "cosine")
+    z, wanted = torch.randn(8, 4), torch.randn(8, 6)
+    predicted = head.sample(z)[:, 0]
+    angles = [1 - a @ b / (a.norm() * b.norm()) for a, b in zip(predicted, wanted, strict=True)]
+    torch.testing.assert_close(head(z, wanted)["loss"], torch.stack(angles).mean())
+    torch.testing.assert_close(head(z, 3 * wanted)["loss"], head(z, wanted)["loss"])
+
+
+def test_linear_predictor_trains_a_linear_map_of_the_feature():
+    """Its loss is the squared error of a linear layer on the student's normalized feature."""
+    torch.manual_seed(0)
+    cpu, network = torch.device("cpu"), timm.create_model("cifar_resnet8", num_classes=C)
+    teacher = FrozenTeacher(timm.create_model("cifar_resnet32x4", num_classes=C), network, cpu)
+    config = FAMILY.config(METHODS["regression"](predictor="linear"))
+    head = config.method.build(TaskContext(config, network, teacher, {}, cpu)).head
+    z, wanted = torch.randn(B, 64), torch.randn(B, 256)
+    expected = (z @ head.mlp.weight.T + head.mlp.bias - wanted).square().mean()
+    torch.testing.assert_close(head(z, wanted)["loss"], expected)
 
 
 def test_simkd_pools_projection_for_the_teacher_classifier():
