@@ -249,6 +249,12 @@ class Run:
     """Epochs between intermediate evaluations. The last epoch is evaluated on all images."""
     eval_images: CountOrNone = 2000
     """Images per intermediate evaluation; 0 is all."""
+    checkpoint_minutes: Amount = 15
+    """Minutes between checkpoints within an epoch; 0 for none. Each epoch ends with a checkpoint in any case."""
+    checkpoint_steps: CountOrNone = 0
+    """Steps between checkpoints within an epoch; 0 for none."""
+    keep_checkpoints: Count = 1
+    """Number of checkpoints to keep: last.pt, and earlier ones as step-<step>.pt."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 (autocast) or fp32. auto is bf16 where it is faster: GPUs, Intel with AMX, AMD with AVX-512 BF16."""
     compile: bool = False

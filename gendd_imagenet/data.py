@@ -192,8 +192,8 @@ class TrainingPhotos:
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
         config, pin = self.config, self.device.type == "cuda"
         if self.streamed:
-            epoch = steps.start // self.steps_per_epoch
-            return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, self.workers, pin)
+            epoch, passed = divmod(steps.start, self.steps_per_epoch)
+            return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, passed, self.workers, pin)
         return self._listed(loading.step_requests(len(self.listing), self.plan, steps, config.views))
 
     def _listed(self, requests: Iterator[loading.Request]) -> Iterator[loading.Chunk]:

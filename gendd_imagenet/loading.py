@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 from gendd.core.distributed import peer_timeout
 from gendd.core.errors import InvalidSetting, PassingFault, UserError
 from gendd.core.seeding import BatchPlan, Shuffled
+from gendd.core.stopping import outlive_requests
 from gendd.data.decode import BrokenImage
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView, TrainView
@@ -147,10 +148,15 @@ class ListedForEvaluation(Dataset):
 
 
 class StreamedImages(IterableDataset):
-    """Chunks from shards for the steps of one epoch: this process's parts of each step, in row order."""
+    """Chunks from shards for steps of one epoch: this process's parts of each step, in row order.
 
-    def __init__(self, shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range):
+    Args:
+        passed: steps of the epoch before `steps`. Their images are read, but not decoded.
+    """
+
+    def __init__(self, shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range, passed: int):
         self.shards, self.view, self.plan, self.epoch, self.steps = shards, view, plan, epoch, steps
+        self.first = steps.start - passed
         self.count = stream_count(len(shards), plan.batch)
         self.parts = own_parts(len(shards), plan)
 
@@ -171,7 +177,7 @@ class StreamedImages(IterableDataset):
         views: list[Tensor] = []
         broken: list[str] = []
         for row in part.rows:
-            place = (step - self.steps.start) * each + row % each
+            place = (step - self.first) * each + row % each
             images.go_to(place)
             # The next image replaces a broken one and is used again in its row, so rows do not depend on each other.
             for other in range(place, place + MOST_TRIES):
@@ -225,10 +231,17 @@ def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]], vie
 
 
 def streamed_chunks(
-    shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range, workers: int, pin: bool
+    shards: Sequence[str],
+    view: TrainView,
+    plan: BatchPlan,
+    epoch: int,
+    steps: range,
+    passed: int,
+    workers: int,
+    pin: bool,
 ) -> Iterator[Chunk]:
-    """Yield this process's chunks from shards for steps of one epoch."""
-    dataset = StreamedImages(shards, view, plan, epoch, steps)
+    """Yield this process's chunks from shards for steps of one epoch, after its first `passed` steps."""
+    dataset = StreamedImages(shards, view, plan, epoch, steps, passed)
     parts = len(dataset.parts)
     # All workers must have the same number of parts.
     workers = next(count for count in range(min(workers, parts), -1, -1) if count == 0 or parts % count == 0)
@@ -255,6 +268,7 @@ def _chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> It
         num_workers=workers,
         pin_memory=pin,
         prefetch_factor=ahead if workers else None,
+        worker_init_fn=outlive_requests if workers else None,
         **arguments,
     )
     for chunk in _watched(loader) if workers else loader:

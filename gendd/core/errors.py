@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from gendd.core.stopping import Terminated, end_by_sigterm
+from gendd.core.stopping import START_AGAIN, Preempted
 
 MOST_SHOWN = 24
 
@@ -114,16 +114,16 @@ def unknown_name(name: str, known: Iterable[str]) -> InvalidValue:
 def run_program(main: Callable[[], None]) -> None:
     """Run a program's main function, print its errors in one line and set the exit code.
 
-    The exit code is 2 after a UserError. It is 1 after a PassingFault, or an OSError of a file or folder. Ctrl-C and
-    SIGTERM print nothing here.
+    The exit code is 2 after a UserError. It is 1 after a PassingFault, or an OSError of a file or folder. Ctrl-C
+    prints nothing here. A training that SIGTERM or SIGUSR1 stopped ends with START_AGAIN.
     """
     # File names may contain bytes that are not text.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
-    except Terminated:
-        end_by_sigterm()
+    except Preempted:
+        os._exit(START_AGAIN)
     except KeyboardInterrupt:
         os._exit(130)
     except BrokenPipeError:

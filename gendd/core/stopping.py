@@ -1,4 +1,7 @@
-"""Handling of Ctrl-C and SIGTERM during a training."""
+"""Handling of Ctrl-C, SIGTERM and SIGUSR1 during a training.
+
+Schedulers and spot machines announce with SIGTERM or SIGUSR1 that they will take the machine away.
+"""
 
 import contextlib
 import os
@@ -6,32 +9,68 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised like Ctrl-C. Cluster schedulers and the launcher end programs with it."""
-
-
-@contextlib.contextmanager
-def saying_where(describe: Callable[[], str]) -> Iterator[None]:
-    """Print the text of `describe` if Ctrl-C or SIGTERM stops the block."""
-    process = os.getpid()
-
-    def terminate(*_) -> None:
-        if os.getpid() != process:  # A data worker, forked with this handler.
-            end_by_sigterm()
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"\n{describe()}", file=sys.stderr, flush=True)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+# Exit code of a run that saved its state and should be started again (EX_TEMPFAIL of sysexits.h).
+START_AGAIN = 75
+# Seconds that a data worker lives on after SIGTERM.
+GRACE = 60
+REQUESTS = (signal.SIGTERM, signal.SIGUSR1)
 
 
-def end_by_sigterm() -> None:
-    """End this process by SIGTERM, without its handler."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+class Preempted(KeyboardInterrupt):
+    """The end of a training after SIGTERM or SIGUSR1."""
+
+
+class Stopping:
+    """The signals that ask this process to stop.
+
+    Attributes:
+        requested: a signal arrived while the training deferred it.
+    """
+
+    def __init__(self):
+        self.process, self.requested, self.deferred, self.terminated = os.getpid(), False, False, False
+
+    @contextlib.contextmanager
+    def handling(self, describe: Callable[[], str]) -> Iterator[None]:
+        """Raise Preempted in the block after a signal. Print the text of `describe` if a signal or Ctrl-C ends it."""
+        before = {number: signal.signal(number, self._receive) for number in REQUESTS}
+        try:
+            yield
+        except KeyboardInterrupt:
+            if text := describe():
+                print(f"\n{text}", file=sys.stderr, flush=True)
+            raise
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferring(self) -> Iterator[None]:
+        """Let a signal only set `requested` in the block. A second SIGTERM still raises Preempted."""
+        self.deferred = True
+        try:
+            yield
+        finally:
+            self.deferred = False
+
+    def _receive(self, number: int, _) -> None:
+        if os.getpid() != self.process:  # A process that was forked with this handler.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        again = number == signal.SIGTERM and self.terminated
+        self.terminated |= number == signal.SIGTERM
+        if not self.deferred or again:
+            raise Preempted
+        self.requested = True
+
+
+def outlive_requests(_: int) -> None:
+    """Let a data worker work on after a signal to all processes: the training still needs it for one step."""
+
+    def later(*_) -> None:
+        for number in (signal.SIGTERM, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        signal.alarm(GRACE)
+
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, later)

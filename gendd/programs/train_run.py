@@ -18,7 +18,7 @@ from gendd.core.distributed import (
 from gendd.core.errors import InvalidSetting, UserError, naming
 from gendd.core.files import checksum, save_tensors
 from gendd.core.seeding import BatchPlan
-from gendd.core.stopping import saying_where
+from gendd.core.stopping import Stopping
 from gendd.data.batch import HELD_OUT, identity, refuse_other_classes
 from gendd.data.image_files import describe
 from gendd.distillation.teacher_cache import cache_of, open_cache
@@ -190,8 +190,9 @@ class TrainRun:
         classes = identity(self.data, self.evaluation)["classes"]
         record = {"family": self.family.name, **config.content(), "classes": classes}
         student = StudentFolder(self.run, self.measurement, surroundings.get("teacher", {}), record)
-        training = self._training(student)
-        with saying_where(training.where_stopped) if world.is_first else contextlib.nullcontext():
+        stopping = Stopping()
+        training = self._training(student, stopping)
+        with stopping.handling(training.where_stopped):
             training.fit()
             self._finish(training)
 
@@ -308,7 +309,7 @@ class TrainRun:
         self._say(f"  teacher    measured: {', '.join(shown)}")
         return {"teacher": {**record, **accuracy}}
 
-    def _training(self, student: StudentFolder) -> Training:
+    def _training(self, student: StudentFolder, stopping: Stopping) -> Training:
         config, world = self.config, self.world
         if config.run.compile:
             missing = missing_for_compile(world.device)
@@ -332,6 +333,7 @@ class TrainRun:
             self.measurement,
             student.record,
             student.write,
+            stopping,
         )
 
     def _finish(self, training: Training) -> None:

@@ -45,6 +45,7 @@ from gendd.runs.config_file import config_of
 NOT_COMPARED = {
     *Run.of_command,
     *("runs", "out", "log", "data_root", "workers", "eval_every", "eval_images", "teacher_chunk", "grad_checkpointing"),
+    *("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
     "paper",  # The fields that it sets are compared.
 }
 # Prefix of outputs with averaged weights, in metrics and results.
@@ -200,15 +201,15 @@ class RunFolder:
         )
 
 
-def progress(path: Path, epoch: int | None) -> str:
+def progress(path: Path, epoch: float | None) -> str:
     """Describe the epoch of a run's checkpoint and whether the run is complete; empty for other files."""
     run = RunFolder(path)
     if epoch is None or not (path / "config.json").exists():
         return ""
     epochs = run.read("config.json")["optimizer"]["epochs"]
-    left = "its final evaluation is missing" if epoch == epochs else f"{epochs - epoch} epochs are left"
+    left = "its final evaluation is missing" if epoch == epochs else f"{epochs - epoch:g} epochs are left"
     unfinished = "" if run.result.exists() else f": the run is incomplete, {left}"
-    return f", after epoch {epoch} of {epochs}{unfinished}"
+    return f", after epoch {epoch:g} of {epochs}{unfinished}"
 
 
 def check_classes(checkpoint: Path, class_names: Sequence[str | None], given: tuple[str, object] | None = None) -> None:

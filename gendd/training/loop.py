@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from gendd.config import Config
@@ -18,12 +17,15 @@ from gendd.core import files
 from gendd.core.distributed import World, autocast
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.seeding import generator
+from gendd.core.stopping import Preempted, Stopping
 from gendd.data.batch import Batch, TrainingData
 from gendd.evaluation.scores import in_percent, score_title
 from gendd.methods.base import Task
 from gendd.networks import checkpoint
 from gendd.runs.folder import RECORD, RunFolder
 from gendd.runs.metrics import MetricsWriter
+from gendd.training.agreement import NOTHING, SAVE, STOP, Agreement
+from gendd.training.checkpoints import Checkpoints
 from gendd.training.optim import Schedule
 from gendd.training.progress import Progress, say
 
@@ -53,14 +55,16 @@ Evaluate = Callable[[int], Measured]
 # Steps between checks that the losses are finite. Each check waits for the device to finish its work.
 CHECK_EVERY = 50
 # Attributes of `Training` that a checkpoint stores.
-PROGRESS = ("epoch", "step", "seconds", "best")
+PROGRESS = ("step", "seconds", "best")
+# Name of the number of calls among the sums of `Means`.
+COUNT = "count"
 
 
 class Timed(Iterator[Batch]):
-    """The batches of an iterator, with the seconds spent waiting for them."""
+    """The batches of an iterator, with the seconds spent waiting for them, besides earlier ones."""
 
-    def __init__(self, batches: Iterator[Batch]):
-        self.batches, self.waiting = batches, 0.0
+    def __init__(self, batches: Iterator[Batch], waiting: float):
+        self.batches, self.waiting = batches, waiting
 
     def __next__(self) -> Batch:
         begin = time.perf_counter()
@@ -71,28 +75,47 @@ class Timed(Iterator[Batch]):
 
 
 class Means:
-    """Means of the scalars that a task returns, accumulated on the device."""
+    """Means of the scalars that a task returns, accumulated on the device.
 
-    def __init__(self):
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+    Args:
+        state: sums of an interrupted epoch, from `state`; empty at the start of an epoch.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], world: World):
+        self.world = world
+        # With another number of processes, the first one takes over all sums.
+        own = {
+            name: rows if len(rows) == world.size else _in_first_row(rows, world.size) for name, rows in state.items()
+        }
+        self.sums: dict[str, Any] = {name: rows[world.rank].to(world.device) for name, rows in own.items()}
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        self.count += 1
-        for name, value in losses.items():
-            if value.dim() == 0:
-                self.sums[name] = self.sums.get(name, 0) + value.detach().double()
+        scalars = {name: value.detach().double() for name, value in losses.items() if value.dim() == 0}
+        for name, value in (scalars | {COUNT: 1}).items():
+            self.sums[name] = self.sums.get(name, 0) + value
 
     def own_loss(self) -> float:
         """Return the mean loss of this process so far."""
-        return self.sums["loss"].item() / self.count
+        return float(self.sums["loss"] / self.sums[COUNT])
 
-    def read(self, world: World) -> dict[str, float]:
+    def state(self) -> dict[str, Tensor]:
+        """Return the sums of each process, (processes,)."""
+        rows = self.world.gather(self._stacked()[None]).cpu()
+        return {name: column.clone() for name, column in zip(self.sums, rows.unbind(1), strict=True)}
+
+    def read(self) -> dict[str, float]:
         """Return the means over all calls and processes."""
-        sums = torch.stack(list(self.sums.values()))
-        if world.size > 1:
-            dist.all_reduce(sums)
-        return dict(zip(self.sums, (sums / (self.count * world.size)).tolist(), strict=True))
+        totals = dict(zip(self.sums, self.world.all_reduce(self._stacked()).tolist(), strict=True))
+        count = totals.pop(COUNT)
+        return {name: total / count for name, total in totals.items()}
+
+    def _stacked(self) -> Tensor:
+        numbers = (torch.as_tensor(value, dtype=torch.float64) for value in self.sums.values())
+        return torch.stack([number.to(self.world.device) for number in numbers])
+
+
+def _in_first_row(rows: Tensor, size: int) -> Tensor:
+    return torch.cat([rows.sum(0, keepdim=True), rows.new_zeros(size - 1)])
 
 
 @dataclass
@@ -105,6 +128,12 @@ class Training:
         record: the run's record, which each checkpoint stores.
         keep: writes the plain student after the given epoch.
         precision: "bf16" or "fp32".
+        stopping: the signals that ask this process to stop.
+
+    Attributes:
+        evaluated: the last epoch whose evaluation is recorded.
+        saved: the step of the last checkpoint; 0 without one.
+        interrupted: sums, seconds and broken images of an epoch that a checkpoint interrupted.
     """
 
     config: Config
@@ -117,17 +146,24 @@ class Training:
     evaluate: Evaluate
     record: Mapping[str, Any]
     keep: Callable[[int], None]
-    epoch: int = 0
+    stopping: Stopping
     step: int = 0
     seconds: float = 0.0
     best: dict = field(default_factory=dict)
-    # The last epoch whose evaluation is recorded.
     evaluated: int = 0
-    # The epoch of the last checkpoint; 0 without a checkpoint.
     saved: int = 0
+    interrupted: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         self.schedule = Schedule(self.optimizer, self.config.optimizer, self.data.steps_per_epoch)
+        self.checkpoints = Checkpoints(self.run.last, self.config.run.keep_checkpoints)
+        self.agreement = Agreement(self.world)
+        self.saved_at = time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        """Number of complete epochs."""
+        return self.step // self.data.steps_per_epoch
 
     def fit(self) -> None:
         """Train the remaining epochs."""
@@ -144,16 +180,17 @@ class Training:
         self.evaluate_if_due()
         steps = self.config.optimizer.epochs * self.data.steps_per_epoch
         optimizer = self.config.optimizer
-        with Progress(optimizer.epochs, steps, self.step, optimizer.batch_size, self.world.is_first) as self.progress:
-            while self.epoch < self.config.optimizer.epochs:
-                record = self.train_epoch()
-                self.epoch += 1
-                self.report("train", record, self.progress.left(self.step))
-                if self.world.is_first:
-                    # Before the checkpoint, so that the exported student exists for every checkpoint.
-                    self.keep(self.epoch)
-                # Before the evaluation: if the evaluation fails, the epoch is not trained again.
-                self.save()
+        self.progress = Progress(optimizer.epochs, steps, self.step, optimizer.batch_size, self.world.is_first)
+        with self.progress, self.checkpoints:
+            while self.epoch < optimizer.epochs:
+                with self.stopping.deferring():
+                    self.report("train", self.train_epoch(), self.progress.left(self.step))
+                    if self.world.is_first:
+                        # Before the checkpoint, so that the exported student exists for every epoch.
+                        self.keep(self.epoch)
+                    # Before the evaluation: if the evaluation fails, the epoch is not trained again.
+                    self.save()
+                    self.stop_if(self.agreement.decide(self.request()) == STOP)
                 self.evaluate_if_due()
 
     def evaluate_if_due(self) -> None:
@@ -165,30 +202,67 @@ class Training:
             self.save()
 
     def train_epoch(self) -> dict[str, float]:
-        """Train one epoch. Return the means of the losses, images/s and the share of time spent waiting for data."""
+        """Train the rest of an epoch.
+
+        Returns:
+            the means of the losses, images/s and the share of time spent waiting for data, of the whole epoch.
+        """
         self.task.train()
         self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
-        means = Means()
-        begin, broken_before = time.perf_counter(), self.data.broken_images
-        steps = range(self.epoch * self.data.steps_per_epoch, (self.epoch + 1) * self.data.steps_per_epoch)
-        batches = Timed(self.data.batches(steps))
-        self.progress.begin_epoch(self.epoch + 1)
+        before, self.interrupted = self.interrupted, {}
+        means = Means(before.get("sums", {}), self.world)
+        begin = time.perf_counter() - before.get("seconds", 0)
+        broken_before = self.data.broken_images - (before.get("broken", 0) if self.world.is_first else 0)
+        first = self.epoch * self.data.steps_per_epoch
+        steps = range(self.step, first + self.data.steps_per_epoch)
+        batches = Timed(self.data.batches(steps), before.get("waiting", 0))
+
+        def so_far() -> dict[str, Any]:
+            broken = torch.tensor(self.data.broken_images - broken_before, device=self.world.device)
+            return {
+                "seconds": time.perf_counter() - begin,
+                "waiting": batches.waiting,
+                "broken": int(self.world.all_reduce(broken)),
+            }
+
+        self.progress.begin_epoch(self.epoch + 1, self.step)
         for step, micro_batches in itertools.groupby(batches, lambda batch: batch.random.step):
             self.train_step(micro_batches, means)
             self.step = step + 1
             self.progress.advance(self.step, means.own_loss)
             if self.step % CHECK_EVERY == 0 or self.step == steps.stop:
                 self.check_losses()
-        seconds = time.perf_counter() - begin
-        self.seconds += seconds
-        broken = self.world.all_reduce(torch.tensor(self.data.broken_images - broken_before, device=self.world.device))
+            wanted = self.agreement.exchange(self.request())
+            if wanted != NOTHING and self.step < steps.stop:
+                self.check_losses()
+                self.save({**so_far(), "sums": means.state()})
+                self.stop_if(wanted == STOP)
+        past = so_far()
+        self.seconds += past["seconds"]
         return {
-            **means.read(self.world),
-            **({"broken_images": int(broken)} if broken else {}),
+            **means.read(),
+            **({"broken_images": past["broken"]} if past["broken"] else {}),
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": len(steps) * self.config.optimizer.batch_size / seconds,
-            "waiting_for_data": batches.waiting / seconds,
+            "images_per_second": (steps.stop - first) * self.config.optimizer.batch_size / past["seconds"],
+            "waiting_for_data": past["waiting"] / past["seconds"],
         }
+
+    def request(self) -> int:
+        """Return what this process asks for after a step."""
+        if self.stopping.requested:
+            return STOP
+        every, minutes = self.config.run.checkpoint_steps, self.config.run.checkpoint_minutes
+        by_steps = every and self.step % every == 0
+        # Clocks differ, so only the first process looks at its own.
+        by_time = minutes and self.world.is_first and time.monotonic() - self.saved_at > 60 * minutes
+        return SAVE if by_steps or by_time else NOTHING
+
+    def stop_if(self, wanted: bool) -> None:
+        """Raise Preempted if the processes agreed to stop, after the checkpoint is written."""
+        if wanted:
+            self.checkpoints.wait()
+            self.world.barrier()
+            raise Preempted
 
     def train_step(self, micro_batches: Iterable[Batch], means: Means) -> None:
         """Make one optimizer step over the global batch."""
@@ -240,11 +314,19 @@ class Training:
         say(f"epoch {self.epoch:>3}/{self.config.optimizer.epochs}  {kind:<5}  {_as_line(values)}{end}")
 
     def where_stopped(self) -> str:
-        """Describe the last checkpoint and how to resume, for the message after a stop."""
-        epochs = self.config.optimizer.epochs
+        """Describe the last checkpoint and how to resume, for the message after a stop; empty in other processes."""
+        if not self.world.is_first:
+            return ""
+        self.checkpoints.wait()
         if not self.saved:
-            return f"stopped in epoch 1 of {epochs}, before its checkpoint; run the same command again to start over"
-        return f"stopped after epoch {self.saved} of {epochs}; run the same command again to resume ({self.run.last})"
+            return f"stopped {self.place(self.step)}, before a checkpoint; run the same command again to start over"
+        return f"stopped {self.place(self.saved)}; run the same command again to resume ({self.run.last})"
+
+    def place(self, step: int) -> str:
+        """Describe a step: "after epoch 3 of 10", or "in epoch 4 of 10, after step 350"."""
+        epoch, inside = divmod(step, self.data.steps_per_epoch)
+        epochs = self.config.optimizer.epochs
+        return f"in epoch {epoch + 1} of {epochs}, after step {step}" if inside else f"after epoch {epoch} of {epochs}"
 
     def weights(self) -> dict:
         """Return the part of a checkpoint for evaluation: trained weights, their average, and the run's record."""
@@ -254,17 +336,26 @@ class Training:
             content["ema"] = self.task.model(averaged=True).state_dict()
         return content
 
-    def save(self) -> None:
+    def save(self, interrupted: Mapping[str, Any] | None = None) -> None:
+        """Start to write a checkpoint.
+
+        Args:
+            interrupted: the state of an incomplete epoch.
+        """
         if self.world.is_first:
+            # Two decimals, rounded down: part of an epoch is not a whole one.
+            reached = math.floor(100 * self.step / self.data.steps_per_epoch) / 100
             content = {
                 **self.weights(),
                 "optimizer": self.optimizer.state_dict(),
                 **{name: getattr(self, name) for name in PROGRESS},
+                "epoch": reached if interrupted else self.epoch,
                 "evaluated": self.evaluated,
+                "interrupted": interrupted or {},
             }
-            files.save(self.run.last, content)
-            self.saved = self.epoch
-        self.world.barrier()
+            self.checkpoints.write(content, self.step)
+            self.saved = self.step
+        self.saved_at = time.monotonic()
 
     def load(self) -> None:
         """Load the last checkpoint. All random numbers follow from the step, so they are not stored."""
@@ -283,11 +374,12 @@ class Training:
         self.optimizer.load_state_dict(content["optimizer"])
         for name in PROGRESS:
             setattr(self, name, content[name])
+        self.interrupted = content.get("interrupted", {})
         # Older checkpoints were written after the evaluation.
         self.evaluated = content.get("evaluated", self.epoch)
-        self.saved = self.epoch
+        self.saved = self.step
         if self.world.is_first:
-            print(f"resuming after epoch {self.epoch} of {self.config.optimizer.epochs} ({self.run.last})", flush=True)
+            print(f"resuming {self.place(self.step)} ({self.run.last})", flush=True)
 
 
 @contextlib.contextmanager

@@ -44,10 +44,10 @@ class Progress:
     def __exit__(self, *_) -> None:
         self.bar.close()
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, step: int) -> None:
         self.title = f"epoch {epoch:>3}/{self.epochs}"
         self.bar.set_description(self.title)
-        self.written, self.written_at = time.monotonic(), (epoch - 1) * self.steps // self.epochs
+        self.written, self.written_at = time.monotonic(), step
 
     def advance(self, step: int, loss: Callable[[], float]) -> None:
         """Show the number of completed steps. `loss` is called only to print a line."""

@@ -31,7 +31,7 @@ def clock(monkeypatch):
         with Progress(20, 1000, first - 1, 30, shown) as shower:
             for step in range(first, last + 1):
                 if step in (first, 51):
-                    shower.begin_epoch((step - 1) // 50 + 1)
+                    shower.begin_epoch((step - 1) // 50 + 1, step - 1)
                 now[0] += 2
                 shower.advance(step, lambda: 2.5)
             say("epoch line")
@@ -96,7 +96,7 @@ def started(tmp_path):
     return start
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
 def test_stopped_run_prints_its_last_epoch(started, number, code):
     process = started()
     process.send_signal(number)
