@@ -5,6 +5,7 @@ code, 2. After other failures it prints one line and ends with exit code 1. Mach
 host names.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -25,6 +26,7 @@ from torch.distributed.run import parse_args, run
 
 from gendd.core.distributed import usable_cores, whole_number
 from gendd.core.errors import PassingFault, UserError, run_program
+from gendd.core.stopping import REQUESTS, START_AGAIN
 from gendd.family import Family
 
 HELP = """\
@@ -40,7 +42,9 @@ Environment variables:
                     automatically
   MAX_RESTARTS=3    after a failure, restart the processes of all machines, at most 3 times (0 if not set). They
                     resume from the last checkpoint. Failures are crashes, kills and faults of disk, network or data
-                    workers (exit code 1). An error that the user must correct (exit code 2) causes no restart
+                    workers (exit code 1). An error that the user must correct (exit code 2) causes no restart.
+                    SIGTERM and SIGUSR1 end a training after its next step and a checkpoint, with exit code 75: start
+                    it again to resume
   PEER_TIMEOUT=600  seconds that a process waits for the others before it stops. Only this detects a machine that
                     vanished. It must be longer than the first process works alone (downloads, reports). The run also
                     stops if data workers send nothing for nine tenths of it"""
@@ -52,7 +56,28 @@ KEPT_BLOCKS = dict.fromkeys(("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 class Agent(LocalElasticAgent):
-    """torchrun's agent. It prints why it restarts the processes, and does not restart them after a user's error."""
+    """torchrun's agent. It prints why it restarts the processes, and does not restart them after a user's error.
+
+    SIGTERM and SIGUSR1 ask the processes to save and stop, without a limit of time. A second SIGTERM ends them at once.
+    """
+
+    asked, terminated = False, False
+
+    def _start_workers(self, worker_group):
+        started = super()._start_workers(worker_group)
+        for number in REQUESTS:
+            signal.signal(number, self._ask_to_stop)
+        return started
+
+    def _ask_to_stop(self, number: int, _) -> None:
+        if number == signal.SIGTERM and self.terminated:
+            raise SignalException("a second SIGTERM", signal.SIGTERM)
+        self.terminated |= number == signal.SIGTERM
+        type(self).asked = True
+        self._remaining_restarts = 0
+        for process in self._pcontext.pids().values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGUSR1)
 
     def _monitor_workers(self, worker_group):
         result = super()._monitor_workers(worker_group)
@@ -119,8 +144,11 @@ def start(command: list[str]) -> None:
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        if any(failure.exitcode == 2 for failure in error.failures.values()):
+        codes = {failure.exitcode for failure in error.failures.values()}
+        if 2 in codes:
             sys.exit(2)
+        if START_AGAIN in codes or Agent.asked:
+            sys.exit(START_AGAIN)
         raise PassingFault(describe(error.failures)) from error
     except (RendezvousError, DistError) as error:
         master = environment.get("MASTER", "this machine")

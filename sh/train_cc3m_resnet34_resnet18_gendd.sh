@@ -48,4 +48,4 @@ recipe=(
   --crop-scale 0.6 1
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${recipe[@]}" "$@"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${recipe[@]}" "$@"

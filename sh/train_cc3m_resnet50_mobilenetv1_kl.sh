@@ -31,4 +31,4 @@ recipe=(
   --crop-scale 0.6 1
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train kl "${recipe[@]}" "$@"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train kl "${recipe[@]}" "$@"

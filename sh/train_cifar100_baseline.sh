@@ -71,4 +71,4 @@ recipe=(
   --milestones 150 180 210
 )
 
-bash "$here/launch.sh" gendd_cifar train "$method" "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"
+exec bash "$here/launch.sh" gendd_cifar train "$method" "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

@@ -37,4 +37,4 @@ case $method in
   classification) teacher=() ;;
 esac
 
-bash "$(dirname "$0")/launch.sh" gendd_cifar train "$method" "${teacher[@]}" "${recipe[@]}" "${options[@]}" "$@"
+exec bash "$(dirname "$0")/launch.sh" gendd_cifar train "$method" "${teacher[@]}" "${recipe[@]}" "${options[@]}" "$@"

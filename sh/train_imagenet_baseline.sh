@@ -110,5 +110,5 @@ case $method in
   *) teacher_flags+=(--teacher "$teacher") ;;
 esac
 
-bash "$here/launch.sh" gendd_imagenet train "$method" --dataset imagenet --student "$student" \
+exec bash "$here/launch.sh" gendd_imagenet train "$method" --dataset imagenet --student "$student" \
   "${teacher_flags[@]}" "${recipe[@]}" "${weights[@]}" "${@:4}"

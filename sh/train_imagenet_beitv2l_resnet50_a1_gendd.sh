@@ -61,4 +61,4 @@ stage2=(
   --name "${METHOD:-gendd}-a1"
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${pair[@]}" "${stage1[@]}" "${stage2[@]}" "$@"

@@ -50,4 +50,4 @@ recipe=(
   --name "${METHOD:-gendd}-lt"
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${recipe[@]}" "$@"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "${METHOD:-gendd}" "${recipe[@]}" "$@"

@@ -27,4 +27,4 @@ recipe=(
   --name classification-lt
 )
 
-bash "$(dirname "$0")/launch.sh" gendd_imagenet train classification "${recipe[@]}" "$@"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train classification "${recipe[@]}" "$@"

@@ -5,11 +5,13 @@ import fcntl
 import os
 import queue
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,16 +35,24 @@ class Job:
     command: tuple[str, ...]
     log: Path
 
-    def train(self, environment: dict[str, str], keep: Sequence[int] = ()) -> str | None:
+    def train(
+        self,
+        environment: dict[str, str],
+        keep: Sequence[int] = (),
+        started: Callable[[subprocess.Popen], None] = lambda process: None,
+    ) -> str | None:
         """Run the command. Return the run's folder, "" if it does not print one (a dry run), or None if it failed.
 
         Args:
             keep: file descriptors that the command inherits and holds until it ends.
+            started: called with the process.
         """
         gpu = f" on GPU {environment['CUDA_VISIBLE_DEVICES']}" if environment.get("GPUS") == "1" else ""
         print(f"{self.name}: started{gpu}, {self.log}", flush=True)
         with open(self.log, "w") as log:
-            status = subprocess.run(self.command, stdout=log, stderr=log, env=environment, pass_fds=keep).returncode
+            process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment, pass_fds=keep)
+            started(process)
+            status = process.wait()
         lines = self.log.read_text(errors="replace").splitlines()
         if status:
             print(f"{self.name}: failed, {lines[-1] if lines else f'status {status}'}", flush=True)
@@ -169,13 +179,15 @@ def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders
         raise UserError(
             "--on slurm: sbatch or srun is not found; run the command on a machine with Slurm, or leave it out"
         )
+    # The signal that makes a training save and stop.
+    os.environ["SUBMITIT_PREEMPT_SIGNAL"] = "USR1"
     with naming("on"):
         submitit = imported_extra("submitit", "slurm", cluster)
     executor = submitit.AutoExecutor(output / "cluster", cluster=cluster)
     hours = whole_number(os.environ, "HOURS", 72)
     executor.update_parameters(timeout_min=60 * hours, gpus_per_node=1 if cluster == "slurm" else 0, name="gendd")
     try:
-        submitted = [executor.submit(train_there, job) for job in jobs]
+        submitted = [executor.submit(OnCluster(job)) for job in jobs]
     except submitit.core.utils.FailedJobError as error:
         raise UserError(f"--on {cluster}: {error}; set SBATCH_PARTITION and similar variables as it requires") from None
     folders: Folders = {}
@@ -188,6 +200,24 @@ def train_on_cluster(jobs: Sequence[Job], output: Path, cluster: str) -> Folders
     return folders
 
 
-def train_there(job: Job) -> str | None:
-    """Run the job on a cluster's machine."""
-    return job.train(dict(os.environ))
+class OnCluster:
+    """A job on a cluster's machine. submitit calls `checkpoint` when the machine is taken away."""
+
+    def __init__(self, job: Job):
+        self.job, self.process = job, 0
+
+    def __call__(self) -> str | None:
+        return self.job.train(dict(os.environ), started=self._note)
+
+    def _note(self, process: subprocess.Popen) -> None:
+        self.process = process.pid
+
+    def checkpoint(self) -> Any:
+        """Wait until the training has saved and ended. Return the job, to be submitted again."""
+        from submitit.helpers import DelayedSubmission
+
+        if self.process:
+            os.kill(self.process, signal.SIGUSR1)
+            # This interrupts `train`, which still waits for the process and needs its exit code.
+            os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(OnCluster(self.job))

@@ -83,11 +83,11 @@ class Means:
 
     def __init__(self, state: Mapping[str, Tensor], world: World):
         self.world = world
-        # With another number of processes, the first one takes over all sums.
-        own = {
-            name: rows if len(rows) == world.size else _in_first_row(rows, world.size) for name, rows in state.items()
-        }
-        self.sums: dict[str, Any] = {name: rows[world.rank].to(world.device) for name, rows in own.items()}
+        self.sums: dict[str, Any] = {}
+        for name, rows in state.items():
+            # With another number of processes, a call is over another share of the batch.
+            own = rows[world.rank] if len(rows) == world.size else rows.mean()
+            self.sums[name] = own.to(world.device)
 
     def add(self, losses: dict[str, Tensor]) -> None:
         scalars = {name: value.detach().double() for name, value in losses.items() if value.dim() == 0}
@@ -112,10 +112,6 @@ class Means:
     def _stacked(self) -> Tensor:
         numbers = (torch.as_tensor(value, dtype=torch.float64) for value in self.sums.values())
         return torch.stack([number.to(self.world.device) for number in numbers])
-
-
-def _in_first_row(rows: Tensor, size: int) -> Tensor:
-    return torch.cat([rows.sum(0, keepdim=True), rows.new_zeros(size - 1)])
 
 
 @dataclass

@@ -237,6 +237,19 @@ def test_slurm_script_starts_a_launcher_on_each_node(tmp_path):
     assert "--ntasks-per-node=1" in output and "--cpus-per-task=16" in output
 
 
+@pytest.mark.parametrize(("code", "requeued"), [(75, "requeue 12345\n"), (1, "")])
+def test_slurm_script_queues_a_stopped_run_again(tmp_path, code, requeued):
+    for name, text in {"srun": f"exit {code}", "scontrol": f'echo "$*" > {tmp_path}/asked'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "asked").write_text("")
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_CPUS_PER_TASK": "1"}
+    script = Path(__file__).parents[2] / "sh" / "slurm.sh"
+    command = ["bash", script, "sh/quickstart.sh"]
+    assert subprocess.run(command, env=environment | {"SLURM_JOB_ID": "12345"}).returncode == code
+    assert (tmp_path / "asked").read_text() == requeued
+
+
 def test_output_to_a_closed_pipe_prints_no_traceback():
     command = f"{sys.executable} -m gendd_cifar train --help | head -1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

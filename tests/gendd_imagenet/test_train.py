@@ -14,7 +14,7 @@ from photos import write_images
 from PIL import Image
 from programs import for_head
 from programs import train_imagenet as main
-from small_runs import assert_same_weights, ctrl_c
+from small_runs import assert_same_weights, ctrl_c, timeless_metrics
 
 from gendd.runs.metrics import read_metrics
 from gendd_imagenet.make_shards import main as make_shards
@@ -103,6 +103,18 @@ def test_resumed_run_from_shards_equals_an_uninterrupted_one(run, unlabeled):
     with ctrl_c("train_step", step=7):
         run(*unlabeled, runs="parts")
     assert_same_weights(run(*unlabeled, runs="parts"), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("source", ["folder", "shards"])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_run_resumes_within_an_epoch_to_the_same_bits(run, unlabeled, source, workers):
+    flags = [*(unlabeled if source == "shards" else ["--steps-per-epoch", "5"]), "--workers", workers]
+    whole = run(*flags, runs="whole")
+    with ctrl_c("train_step", step=9):
+        run(*flags, "--checkpoint-steps", "3", runs="parts")
+    parts = run(*flags, runs="parts")
+    assert_same_weights(parts, whole, rtol=0, atol=0)
+    assert timeless_metrics(parts) == timeless_metrics(whole)
 
 
 # A cache of teacher features

@@ -1,4 +1,6 @@
-"""Run gendd_cifar train with a last process that fails once within an epoch. FAULT=kill kills it; FAULT=hang stalls it.
+"""Run gendd_cifar train with a last process that fails once within an epoch.
+
+FAULT=kill kills it, FAULT=hang stalls it, FAULT=preempt sends it the signal of a scheduler.
 
 The failing process creates the file FAULT_MARK.
 """
@@ -23,7 +25,10 @@ def fail_once(training: Training, *arguments) -> float:
         mark.write_text("failed")
         if os.environ["FAULT"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(3600)
+        if os.environ["FAULT"] == "preempt":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            time.sleep(3600)
     return train_step(training, *arguments)
 
 
