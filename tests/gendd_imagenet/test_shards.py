@@ -374,3 +374,31 @@ def test_check_data_reads_all_shards(photos, pattern, tmp_path, content, capsys)
     bad = write_shard(tmp_path / "bad.tar", {"a.jpg": content[:100]})
     assert "1 missing or broken" in refusal(check_data, streamed(bad, photos))
     assert f"{bad}: a.jpg: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "reason"),
+    [
+        (tarfile.REGTYPE, 1 << 40, "bomb.jpg has 1099511627776 bytes, more than"),
+        (tarfile.XHDTYPE, 1 << 40, "a header states 1099511627776 bytes, more than"),
+        (tarfile.GNUTYPE_LONGNAME, 1 << 40, "a header states 1099511627776 bytes, more than"),
+    ],
+)
+def test_shard_that_states_a_huge_member_is_refused(kind, size, reason, tmp_path):
+    member = tarfile.TarInfo("bomb.jpg")
+    member.type, member.size = kind, size
+    with tarfile.open(tmp_path / "00.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as shard:
+        shard.addfile(member)
+    with pytest.raises(UnreadableShard, match=reason):
+        list(images_of(str(tmp_path / "00.tar.gz")))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_of_a_shard_are_not_read(kind, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    member = tarfile.TarInfo("a.png")
+    member.type, member.linkname = kind, str(tmp_path / "secret.png")
+    with tarfile.open(tmp_path / "00.tar", "w") as shard:
+        shard.addfile(member)
+    with pytest.raises(UnreadableShard, match=r"holds no image \(passed over: 1 links\)"):
+        list(images_of(str(tmp_path / "00.tar")))
