@@ -52,6 +52,11 @@ def is_shards(dataset: str) -> bool:
     return dataset != "imagenet" and bool(_shards_in(dataset))
 
 
+def runs_command(dataset: str) -> bool:
+    """Return whether reading a data set runs a command of its name, also within a pattern."""
+    return is_shards(dataset) and any(shard.startswith("pipe:") for shard in expand(dataset))
+
+
 def expand(dataset: str) -> list[str]:
     """List the shards that a folder, file, brace pattern, URL or pipe names.
 

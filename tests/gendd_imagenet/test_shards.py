@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -11,12 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from photos import assert_same, config, images_and_labels, open_photos, refusal
 from PIL import Image
+from programs import IMAGENET, imagenet_config, train_imagenet
 
 from gendd.core import retry
 from gendd.core.errors import PassingFault
 from gendd.core.seeding import BatchPlan
+from gendd.programs.configuration import configuration
 from gendd.runs.folder import data_name
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
@@ -402,3 +407,31 @@ def test_links_and_devices_of_a_shard_are_not_read(kind, tmp_path):
         shard.addfile(member)
     with pytest.raises(UnreadableShard, match=r"holds no image \(passed over: 1 links\)"):
         list(images_of(str(tmp_path / "00.tar")))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["pipe:touch {}", "a.tar::pipe:touch {}", "{{pipe,file}}:touch {}.tar", "pip{{e,x}}:touch {} #.tar"]
+)
+@pytest.mark.parametrize("name", ["dataset", "images"])
+@pytest.mark.parametrize("source", ["config", "resume"])
+def test_command_in_a_file_is_never_run(pattern, name, source, tmp_path):
+    """A configuration or a run folder of a stranger may name a command as its shards."""
+    attack = pattern.format(tmp_path / "attacked")
+    flags = (
+        "--student",
+        "resnet18",
+        "--teacher",
+        "resnet34",
+        "--steps-per-epoch",
+        "1",
+        "--eval-dataset",
+        str(tmp_path),
+    )
+    content = imagenet_config(*flags, f"--{name}", attack).content()
+    (tmp_path / "config.json").write_text(json.dumps({"family": "gendd_imagenet", **content}))
+    given = [f"--{source}", str(tmp_path / "config.json" if source == "config" else tmp_path)]
+    with refuses(f"^--{name} {re.escape(attack)}: --{source} .* names this command; read it, then give it as a flag"):
+        train_imagenet([*given, "--check-data"])
+    assert not (tmp_path / "attacked").exists()
+    config = configuration(IMAGENET, [*given, f"--{name}", attack])
+    assert getattr(config.data, name) == attack
