@@ -16,6 +16,7 @@ from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import cost_picture, cost_table
 from gendd.reporting.curves import curves
+from gendd.reporting.escape import escaped
 from gendd.reporting.features import features, neighbors
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, by_data, grouped
@@ -172,12 +173,18 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
         sections += explained.pop("neighbors.png", [])
     for data, members in tables.items():
         runs = [run for group in members for run in group.runs]
-        sections += [f"## {data}", accuracy_table(rows_of(members), accuracy_names(members)), _circumstances(runs)]
+        sections += [
+            f"## {escaped(data)}",
+            accuracy_table(rows_of(members), accuracy_names(members)),
+            _circumstances(runs),
+        ]
         sections += _quotations(runs)
     sections += explained.pop("comparison.png", [])
     sections += explained.pop("cost.png", ["## Cost"])
     for data, members in tables.items():
-        sections += [f"### {data}"] * (len(tables) > 1) + [cost_table(rows_of(members), members[0].first.score)]
+        sections += [f"### {escaped(data)}"] * (len(tables) > 1) + [
+            cost_table(rows_of(members), members[0].first.score)
+        ]
     sections += [COST_ORDER, *(text for texts in explained.values() for text in texts), "## How to read", HOW_TO_READ]
     sections += [FEATURE_SCORES] * any(group.first.score != "top1" for group in groups)
     watched = [run for group in groups for run in group.runs if run.folder.tensorboard.exists()]
@@ -209,7 +216,7 @@ def _circumstances(runs: list[FinishedRun]) -> str:
     seeds = listed(run.config["seed"] for run in runs)
     torch_versions = listed(run.environment["versions"]["torch"] for run in runs)
     code = listed(_code(run.environment) for run in runs)
-    return (
+    return escaped(
         f"All scores, also of teachers, are measured on {runs[0].evaluated_on}. Seeds: {seeds}. "
         f"PyTorch {torch_versions}; code at {code}."
     )
