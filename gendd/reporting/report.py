@@ -166,7 +166,7 @@ def _drawn(path: Path, figure: Figure | None) -> bool:
 
 
 def _text(groups: list[Group], pictures: list[str]) -> str:
-    tables = by_data(groups)
+    tables = {escaped(data): members for data, members in by_data(groups).items()}
     explained = {name: [f"## {heading}", text] for name, (heading, text) in EXPLAINED.items() if name in pictures}
     sections = ["# Results"]
     if "comparison.png" not in pictures:
@@ -174,7 +174,7 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     for data, members in tables.items():
         runs = [run for group in members for run in group.runs]
         sections += [
-            f"## {escaped(data)}",
+            f"## {data}",
             accuracy_table(rows_of(members), accuracy_names(members)),
             _circumstances(runs),
         ]
@@ -182,9 +182,7 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     sections += explained.pop("comparison.png", [])
     sections += explained.pop("cost.png", ["## Cost"])
     for data, members in tables.items():
-        sections += [f"### {escaped(data)}"] * (len(tables) > 1) + [
-            cost_table(rows_of(members), members[0].first.score)
-        ]
+        sections += [f"### {data}"] * (len(tables) > 1) + [cost_table(rows_of(members), members[0].first.score)]
     sections += [COST_ORDER, *(text for texts in explained.values() for text in texts), "## How to read", HOW_TO_READ]
     sections += [FEATURE_SCORES] * any(group.first.score != "top1" for group in groups)
     watched = [run for group in groups for run in group.runs if run.folder.tensorboard.exists()]
