@@ -3,7 +3,7 @@
 import tarfile
 from typing import Any
 
-# tarfile reads these headers into memory, whatever size they state: long names and pax attributes.
+# tarfile reads these headers into memory, at any size they state: long names and pax attributes.
 EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
