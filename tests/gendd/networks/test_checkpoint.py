@@ -538,5 +538,5 @@ def test_compressed_checkpoint_is_refused(tmp_path):
     with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
         for name in archive.namelist():
             bomb.writestr(name, archive.read(name))
-    assert (tmp_path / "a.pth").stat().st_size < 100_000
+    assert (tmp_path / "a.pth").stat().st_size < 100_000 and embedded_record(tmp_path / "a.pth") == {}
     assert "no checkpoint but a compressed copy of a file of torch.save" in refusal(read_weights, tmp_path / "a.pth")
