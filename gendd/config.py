@@ -121,6 +121,11 @@ class Data:
         return {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
 
     @property
+    def commands(self) -> tuple[str, ...]:
+        """The fields whose value runs a command. A file may not set them."""
+        return ()
+
+    @property
     def unlabeled_by(self) -> tuple[str, str | bool]:
         """The setting, with its value, that excludes labels."""
         return "unlabeled", True
@@ -245,6 +250,9 @@ class Run:
     """Build all networks, print the plan and what is missing, then stop."""
     check_data: bool = False
     """Read the whole data set, print its contents and its missing or broken files, then stop."""
+    trust_remote_code: bool = False
+    """Download the code that a hub: or transformers: name refers to, and run it. Code in torch.hub's cache does not
+    need this flag. A file cannot set it."""
     eval_every: Count = 10
     """Epochs between intermediate evaluations. The last epoch is evaluated on all images."""
     eval_images: CountOrNone = 2000
@@ -263,7 +271,7 @@ class Run:
     """Loggers of the metrics, which metrics.jsonl contains in any case. Several may be named."""
 
     # Fields that affect only one command. They are not part of a saved configuration.
-    of_command: ClassVar[tuple[str, ...]] = ("recipe", "config", "resume", "dry_run", "check_data")
+    of_command: ClassVar[tuple[str, ...]] = ("recipe", "config", "resume", "dry_run", "check_data", "trust_remote_code")
 
 
 D = TypeVar("D", bound=Data)

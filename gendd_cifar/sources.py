@@ -3,6 +3,7 @@
 Shapes: N images in the set, S pixels per side.
 """
 
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.utils import check_integrity
+from torchvision.datasets.utils import check_integrity, download_and_extract_archive
 
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting, UserError, naming, no_such, unknown_name
@@ -31,6 +32,8 @@ from gendd_cifar.config import SmallImages
 CIFAR = {"cifar10": torchvision.datasets.CIFAR10, "cifar100": torchvision.datasets.CIFAR100}
 NAMES = ("digits", *CIFAR)
 DIGITS = Path(__file__).with_name("digits.npz")
+# The parts of an array in a pickled file.
+ARRAY_PARTS = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 CIFAR_SIZES = {"train": 50_000, "test": 10_000}
 SPLITS = ("train", "test")
 
@@ -114,7 +117,7 @@ def _digits(split: str, image_size: int | None) -> Images:
 
     The file holds the pixels from 0 to 16 (E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, CC BY 4.0).
     """
-    with np.load(DIGITS) as digits:
+    with np.load(DIGITS, allow_pickle=False) as digits:
         pixels, labels = digits[f"{split}_images"], torch.from_numpy(digits[f"{split}_labels"]).long()
     images = torch.from_numpy(pixels / 16 * 255).to(torch.uint8)[:, None].expand(-1, 3, -1, -1)
     return Images(
@@ -126,12 +129,17 @@ def _cifar(name: str, root: Path, split: str, image_size: int | None) -> Source:
     if image_size is None:
         classes = int(name.removeprefix("cifar"))
         return Source(_without_pixels(torch.arange(CIFAR_SIZES[split]) % classes), (None,) * classes)
+    dataset = CIFAR[name]
     try:
-        download = partial(CIFAR[name], root, train=split == "train", download=True)
-        dataset = retried(download, f"data set {name}")
-        pixels = [_square(Image.fromarray(image), image_size) for image in dataset.data]
-        return Source(Images(_stack(pixels), torch.tensor(dataset.targets)), tuple(dataset.classes))
-    except (RuntimeError, OSError) as error:
+        retried(partial(_fetch, dataset, root), f"data set {name}")
+        files = dataset.train_list if split == "train" else dataset.test_list
+        entries = [_read_entry(root / dataset.base_folder / file) for file, _ in files]
+        images = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = [label for entry in entries for label in entry.get("labels") or entry["fine_labels"]]
+        classes = _read_entry(root / dataset.base_folder / dataset.meta["filename"])[dataset.meta["key"]]
+        pixels = [_square(Image.fromarray(image), image_size) for image in images]
+        return Source(Images(_stack(pixels), torch.tensor(labels)), tuple(classes))
+    except (RuntimeError, OSError, pickle.UnpicklingError) as error:
         lacking = _lacking(CIFAR[name], root)
         if lacking:
             raise InvalidSetting("dataset", name, f"{lacking} (downloading it failed: {error})") from error
@@ -142,11 +150,38 @@ def _cifar(name: str, root: Path, split: str, image_size: int | None) -> Source:
         ) from error
 
 
+def _fetch(dataset: Any, root: Path) -> None:
+    """Download and unpack a data set of torchvision, if it is not there."""
+    if _unfit(dataset, root):
+        download_and_extract_archive(dataset.url, root, filename=dataset.filename, md5=dataset.tgz_md5)
+    if unfit := _unfit(dataset, root):
+        raise RuntimeError(f"{unfit[0]} does not have the published checksum")
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """The reader of CIFAR's files: arrays in plain values. torchvision's would run the code of a file."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module.replace("._core.", ".core."), name) not in ARRAY_PARTS:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _read_entry(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return _ArraysOnly(file, encoding="latin1").load()
+
+
+def _unfit(dataset: Any, root: Path) -> list[Path]:
+    """List the files of an unpacked data set that are missing or damaged."""
+    listed = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
+    paths = {root / dataset.base_folder / name: md5 for name, md5 in listed}
+    return [path for path, md5 in paths.items() if not check_integrity(path, md5)]
+
+
 def _lacking(dataset: Any, root: Path) -> str | None:
     """Say which file is missing or damaged, and the remedy; return None if the set or its archive is complete."""
-    unpacked, archive = root / dataset.base_folder, (root / dataset.filename, dataset.tgz_md5)
-    listed = [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]
-    unfit = [unpacked / name for name, md5 in listed if not check_integrity(unpacked / name, md5)]
+    unfit, archive = _unfit(dataset, root), (root / dataset.filename, dataset.tgz_md5)
     if not unfit or check_integrity(*archive):
         return None
     damaged = [path for path in (archive[0], *unfit) if path.exists()]

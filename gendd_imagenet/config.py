@@ -9,7 +9,7 @@ from gendd.core.errors import InvalidSetting
 from gendd.core.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd.methods.base import FEATURES_ALONE
 from gendd_imagenet.hub_images import is_hub
-from gendd_imagenet.shards import is_shards
+from gendd_imagenet.shards import is_shards, runs_command
 
 CroppedShare = Annotated[float, Range(0, 1, above=True, remedy="1 looks at the whole shorter side")]
 
@@ -66,6 +66,10 @@ class Photographs(Data):
     @property
     def geometry(self) -> dict[str, Any]:
         return {"interpolation": self.interpolation, "crop_pct": self.crop_pct, "crop_mode": "center"}
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        return tuple(name for name in ("images", "dataset") if runs_command(getattr(self, name) or ""))
 
     @property
     def unlabeled_by(self) -> tuple[str, str | bool]:

@@ -19,6 +19,7 @@ from gendd.config import Config
 from gendd.core.distributed import World, usable_cores
 from gendd.core.errors import InvalidSetting, naming
 from gendd.core.seeding import BatchPlan, StepRandom
+from gendd.core.terminal import printable
 from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
 from gendd_imagenet import loading, shards
 from gendd_imagenet.config import Photographs
@@ -223,7 +224,7 @@ class TrainingPhotos:
         self.read_images += len(chunk.labels) + len(chunk.broken)
         self.broken_images += len(chunk.broken)
         for line in chunk.broken:
-            print(f"skipped broken image: {line}", file=sys.stderr, flush=True)
+            print(printable(f"skipped broken image: {line}"), file=sys.stderr, flush=True)
         if self.broken_images > max(BROKEN_NUMBER, BROKEN_SHARE * self.read_images):
             share = f"{self.broken_images} of {self.read_images} images"
             raise InvalidSetting(

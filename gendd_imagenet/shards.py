@@ -25,7 +25,8 @@ from webdataset.gopen import gopen_schemes
 
 from gendd.core.errors import InvalidValue, PassingFault
 from gendd.core.seeding import BatchPlan, generator
-from gendd.data.decode import ENDINGS, begins_as_image
+from gendd.core.tar import Member
+from gendd.data.decode import ENDINGS, MOST_BYTES, begins_as_image
 from gendd.data.image_files import HIDDEN, NO_ENDING, aside, ending_of
 from gendd_imagenet.shard_stream import ShardStream
 
@@ -43,25 +44,17 @@ class UnreadableShard(Exception):
     """A shard that cannot be read to its end or holds no images; the message names it and the reason."""
 
 
-class _Member(tarfile.TarInfo):
-    """A file of an archive that must have an end mark. Plain tarfile treats any unreadable header as the end."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"cut short or damaged: {error}") from error
-
-
 def is_shards(dataset: str) -> bool:
     """Return whether a data set's name means shards."""
     if dataset.startswith(("pipe:", "http://", "https://")) or _is_shard(dataset.split("::")[0]):
         return True
     # imagenet names a data set; a folder of that name may hold its original archives.
     return dataset != "imagenet" and bool(_shards_in(dataset))
+
+
+def runs_command(dataset: str) -> bool:
+    """Return whether reading a data set runs a command of its name, also within a pattern."""
+    return is_shards(dataset) and any(shard.startswith("pipe:") for shard in expand(dataset))
 
 
 def expand(dataset: str) -> list[str]:
@@ -122,7 +115,7 @@ def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[t
     count, passed_over = 0, Counter() if passed_over is None else passed_over
     try:
         # The stream's source closes when it is garbage-collected; closing a pipe early would raise an error.
-        with tarfile.open(fileobj=_unpacked(ShardStream(shard)), mode="r|", tarinfo=_Member) as archive:
+        with tarfile.open(fileobj=_unpacked(ShardStream(shard)), mode="r|", tarinfo=Member) as archive:
             for name, content in _images(archive, passed_over):
                 count += 1
                 yield f"{shard}: {name}", content
@@ -153,6 +146,8 @@ def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tup
             continue
         kind = _kind(member)
         if kind in ENDINGS or kind == NO_ENDING:
+            if member.size > MOST_BYTES:
+                raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MOST_BYTES}")
             file = archive.extractfile(member)
             content = file.read() if file else b""
             if kind in ENDINGS or begins_as_image(io.BytesIO(content)):

@@ -2,12 +2,13 @@
 # Downloads trained CIFAR-100 teachers into pretrained/ in the current folder. Interrupted downloads resume.
 #   bash sh/fetch_pretrained_teachers.sh [NAME ...]    all published teachers if no NAME is given
 # It tries RepDistiller's host first, one file per teacher, then mdistiller's archive of all, cifar_teachers.tar. You
-# can also put this archive into pretrained/ yourself. Mirrors: REPDISTILLER_URL=, MDISTILLER_URL=. Checksums are not
-# published. On the first download the script saves the teacher's SHA-256 next to it and verifies it from then on.
+# can also put this archive into pretrained/ yourself. Mirrors: REPDISTILLER_URL=, MDISTILLER_URL= (https:// or file://).
+# Checksums are not published. On the first download the script saves the teacher's SHA-256 next to it and verifies it
+# from then on.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
 
-repdistiller=${REPDISTILLER_URL:-http://shape2prog.csail.mit.edu/repo}
+repdistiller=${REPDISTILLER_URL:-https://shape2prog.csail.mit.edu/repo}
 mdistiller=${MDISTILLER_URL:-https://github.com/megvii-research/mdistiller/releases/download/checkpoints}
 published=(wrn_40_2 resnet56 resnet110 resnet32x4 vgg13 ResNet50)
 archive=pretrained/cifar_teachers.tar
@@ -22,7 +23,7 @@ refuse() {
 
 download() { # SOURCE PATH FILE
   [[ $given_up != *" $1 "* ]] || return 1
-  local get=(curl --fail --location --connect-timeout 15 --speed-limit 1 --speed-time 60 "$progress")
+  local get=(curl --fail --location --proto-redir "=https" --connect-timeout 15 --speed-limit 1 --speed-time 60 "$progress")
   get+=(--output "$3" "$1/$2")
   "${get[@]}" --continue-at - || case $? in
     22 | 33 | 36) # The partial file cannot be resumed.
@@ -95,6 +96,9 @@ check() { # FILE
     refuse "$1: does not match $1.sha256; delete the file to fetch it again, or the .sha256 file to accept it"
 }
 
+for url in "$repdistiller" "$mdistiller"; do
+  [[ $url == https://* || $url == file://* ]] || refuse "$url: anyone on the way can change it; name https:// or file://"
+done
 [ $# -gt 0 ] || set -- "${published[@]}"
 for name; do
   [[ " ${published[*]} " == *" $name "* ]] ||

@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TextIO, cast
 
 from gendd.core.stopping import START_AGAIN, Preempted
+from gendd.core.terminal import Printable, printable
 
 MOST_SHOWN = 24
 
@@ -112,16 +114,17 @@ def unknown_name(name: str, known: Iterable[str]) -> InvalidValue:
 
 
 def run_program(main: Callable[[], None]) -> None:
-    """Run a program's main function, print its errors in one line and set the exit code.
+    """Run a program's main function, print its errors in one line and set the exit code. All its output is printable.
 
     The exit code is 2 after a UserError. It is 1 after a PassingFault, or an OSError of a file or folder. Ctrl-C
     prints nothing here. A training that SIGTERM or SIGUSR1 stopped ends with START_AGAIN.
     """
-    # File names may contain bytes that are not text.
+    # The terminal's encoding may lack letters of a name.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        main()
+        with contextlib.redirect_stdout(cast(TextIO, Printable(sys.stdout))):
+            main()
     except Preempted:
         os._exit(START_AGAIN)
     except KeyboardInterrupt:
@@ -138,6 +141,6 @@ def run_program(main: Callable[[], None]) -> None:
         message = with_flags(str(error))
         if isinstance(error, OSError):
             message = f"{os.path.abspath(os.fsdecode(error.filename))}: {error.strerror}; fix this or use another path"
-        print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
         # Not sys.exit: while other processes are stuck in a collective, it would wait for them.
         os._exit(2 if isinstance(error, UserError) else 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gendd.core.errors import PassingFault
+from gendd.core.terminal import printable
 
 Result = TypeVar("Result")
 # Seconds before each retry.
@@ -64,6 +65,7 @@ def retried(call: Callable[[], Result], name: str | Path, done: str = "read") ->
                     f"{name} cannot be {done} ({error}), tried {len(PAUSES) + 1} times in {sum(PAUSES)} s; check the "
                     "disk or the network, then run the same command again; a training resumes from its last checkpoint"
                 ) from error
-            print(f"{name} cannot be {done} ({error}); trying again in {pause} s", file=sys.stderr, flush=True)
+            line = f"{name} cannot be {done} ({error}); trying again in {pause} s"
+            print(printable(line), file=sys.stderr, flush=True)
             time.sleep(pause)
     raise AssertionError("the last try returns or raises")

@@ -24,6 +24,10 @@ FORMATS = tuple(
 )
 # Pillow opens an MPO, the format of cameras with two lenses, as a JPEG.
 ENDINGS = frozenset(ending for ending, kind in _OF_ENDING.items() if kind in {*FORMATS, "MPO"})
+# Greatest size. Pillow warns above this size, and fails only at twice as many pixels.
+MOST_PIXELS = 89_478_485
+# Greatest size of an image's file in an archive: that many pixels in 16 bits, with transparency, uncompressed.
+MOST_BYTES = 8 * MOST_PIXELS
 # Greatest aspect ratio. To resize the short side of a longer image would need too much memory.
 LONGEST = 100
 # Number of broken images that --check-data lists by name.
@@ -43,6 +47,8 @@ def opened(content: bytes) -> Iterator[Image.Image]:
     """
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise BrokenImage(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS}")
             if max(image.size) > LONGEST * min(image.size):
                 raise BrokenImage(
                     f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other"

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,24 @@ PUBLISHED = {
     "diffloss.net.": "head.net.",
     "classifier.": "classifier.",
 }
+
+
+def _number(kind: np.dtype, content: bytes) -> bool | int | float | complex:
+    """Return a NumPy scalar of a file as a plain number. NumPy's own function also makes other objects.
+
+    Raises:
+        UnpicklingError: it is not a number.
+    """
+    if kind.kind not in "biufc":
+        raise pickle.UnpicklingError(f"a NumPy scalar of type {kind}")
+    return np.frombuffer(content, kind, count=1)[0].item()
+
+
+# Beside tensors and plain values, the names that a file may contain for a NumPy scalar: NumPy 2 and 1.
+NUMPY_SCALARS: list[Any] = [
+    *((_number, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+    *(np.dtype, *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}),
+]
 
 
 class Weights(dict[str, Tensor]):
@@ -101,9 +120,10 @@ def _content(path: Path) -> object:
     foreign = what_it_is(path)
     if foreign:
         raise InvalidValue(path, f"no checkpoint but {foreign}")
-    # Published `_last.pth` files hold the argparse.Namespace of their command line.
+    # Published `_last.pth` files hold the argparse.Namespace of their command line. Others hold an accuracy or an epoch
+    # as a NumPy scalar.
     # Pass a file object: for a path, torch would choose the reader by the extension.
-    with torch.serialization.safe_globals([argparse.Namespace]), open(path, "rb") as file:
+    with torch.serialization.safe_globals([argparse.Namespace, *NUMPY_SCALARS]), open(path, "rb") as file:
         return torch.load(file, map_location="cpu", weights_only=True)
 
 

@@ -72,6 +72,7 @@ def create_network(
     image_size: int,
     needs_classifier: bool = True,
     size_field: str = "image_size",
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """Create a network, with random weights unless another library or a user's function loads weights.
 
@@ -82,6 +83,7 @@ def create_network(
         num_classes: 0 for a network without a classifier.
         needs_classifier: whether the network must have a classifier with `num_classes` outputs.
         size_field: the setting that determines the image size, for error messages.
+        trust_remote_code: whether another library may download code and run it.
 
     Raises:
         InvalidValue: the name is unknown, or the network does not have timm's interface.
@@ -91,7 +93,7 @@ def create_network(
         # network independent of the run's seed.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = create_foundation(name)
+            network = create_foundation(name, trust_remote_code)
     elif is_foreign(name):
         network = _from_function(name, num_classes)
     else:

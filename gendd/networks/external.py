@@ -27,6 +27,8 @@ from gendd.networks.processors import Normalization, measure
 
 TORCH_HUB = "hub:"
 PREFIXES = (TORCH_HUB, "transformers:", "open_clip:")
+# Names of torch.hub's default branches.
+BRANCHES = ("main", "master")
 OPEN_CLIP_PLACES = ("local-dir:", "hf-hub:")
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 DEFAULT_SIDE = 224
@@ -106,16 +108,21 @@ class Foundation(nn.Module):
         return nn.Identity()
 
 
-def create_foundation(name: str) -> Foundation:
+def create_foundation(name: str, trust_remote_code: bool = False) -> Foundation:
     """Load a network of another library with its weights, in single precision.
+
+    Args:
+        trust_remote_code: whether a name of torch.hub or transformers may download code and run it.
 
     Raises:
         InvalidValue: the library is not installed, loading fails, or the result is not a feature network.
     """
     prefix, _, rest = name.partition(":")
-    load = {"hub": _hub, "transformers": _transformers, "open_clip": _open_clip}[prefix]
     try:
-        arguments = load(name, rest)
+        if prefix == "open_clip":
+            arguments = _open_clip(name, rest)
+        else:
+            arguments = {"hub": _hub, "transformers": _transformers}[prefix](name, rest, trust_remote_code)
     except InvalidValue:
         raise
     except Exception as error:  # Libraries raise many kinds of errors: their own, their transport's, the disk's.
@@ -172,7 +179,7 @@ def _prefix_tokens(network: nn.Module, places: Tensor | None, side: int) -> int:
 # torch.hub
 
 
-def _hub(name: str, rest: str) -> Arguments:
+def _hub(name: str, rest: str, trust_remote_code: bool) -> Arguments:
     repository, _, entry = rest.rpartition(":")
     if not repository:
         raise InvalidValue(name, "does not name an entry; give hub:OWNER/REPO:ENTRY")
@@ -182,7 +189,7 @@ def _hub(name: str, rest: str) -> Arguments:
             raise InvalidValue(
                 name, f"{folder}: {no_such(folder, 'folder')}, nor a repository OWNER/REPO; check the name"
             )
-        folder = torch.hub._get_cache_or_reload(repository, False, trust_repo=True)
+        folder = _cached(repository) or _fetched(name, repository, trust_remote_code)
     with torch.hub._add_to_sys_path(folder):
         module = torch.hub._import_module(torch.hub.MODULE_HUBCONF, str(Path(folder, torch.hub.MODULE_HUBCONF)))
         function = torch.hub._load_entry_from_hubconf(module, entry)
@@ -207,6 +214,29 @@ def _hub(name: str, rest: str) -> Arguments:
         DEFAULT_SIDE,
         _assumed("torch.hub states none"),
     )
+
+
+def _cached(repository: str) -> str | None:
+    """Return the folder of a repository OWNER/REPO[:REF] in torch.hub's cache, or None."""
+    repository, _, ref = repository.partition(":")
+    stem = repository.replace("/", "_")
+    folders = [Path(torch.hub.get_dir(), f"{stem}_{name.replace('/', '_')}") for name in ([ref] if ref else BRANCHES)]
+    return next((str(folder) for folder in folders if folder.is_dir()), None)
+
+
+def _fetched(name: str, repository: str, trust_remote_code: bool) -> str:
+    """Download a repository into torch.hub's cache; return its folder there.
+
+    Raises:
+        InvalidValue: its code is not trusted.
+    """
+    if not trust_remote_code:
+        raise InvalidValue(
+            name,
+            f"it runs code of github.com/{repository.partition(':')[0]}, which was not fetched before; read that code, "
+            "then run train or evaluate once with `trust_remote_code=True`",
+        )
+    return torch.hub._get_cache_or_reload(repository, False, trust_repo=True)
 
 
 def _asks_for_weights(function: Callable) -> dict[str, Any]:
@@ -248,13 +278,15 @@ def _mean(places: Tensor) -> Output:
 # transformers
 
 
-def _transformers(name: str, rest: str) -> Arguments:
+def _transformers(name: str, rest: str, trust_remote_code: bool) -> Arguments:
     library = imported_extra("transformers", "foundation", name)
-    config = library.AutoConfig.from_pretrained(rest)
+    # Not given, transformers would ask in a terminal.
+    trust = {"trust_remote_code": trust_remote_code}
+    config = library.AutoConfig.from_pretrained(rest, **trust)
     # AutoModel would drop the saved projection of such a vision tower.
     saved = [stated for stated in config.architectures or () if stated.endswith("VisionModelWithProjection")]
     model = getattr(library, saved[0]) if saved else library.AutoModel
-    network, report = model.from_pretrained(rest, output_loading_info=True)
+    network, report = model.from_pretrained(rest, output_loading_info=True, **trust)
     absent = sorted(report["missing_keys"])
     others = [key for key in absent if "pooler" not in key]
     if others:
@@ -263,7 +295,7 @@ def _transformers(name: str, rest: str) -> Arguments:
             f"{len(others)} of its tensors, such as {others[0]}, are not among its weights and would stay "
             "random; choose a model that was saved whole",
         )
-    normalization = _of_processor(name, library, rest)
+    normalization = _of_processor(name, library, rest, trust)
     vision = getattr(config, "vision_config", config)
     stated = getattr(vision, "image_size", None) or normalization.side or DEFAULT_SIDE
     class_token = any(key.endswith(CLASS_TOKENS) for key, _ in network.named_parameters())
@@ -277,9 +309,9 @@ def _transformers(name: str, rest: str) -> Arguments:
     return network, read, _side(name, stated), normalization
 
 
-def _of_processor(name: str, library: ModuleType, rest: str) -> Normalization:
+def _of_processor(name: str, library: ModuleType, rest: str, trust: Mapping[str, bool]) -> Normalization:
     try:
-        processor = library.AutoImageProcessor.from_pretrained(rest)
+        processor = library.AutoImageProcessor.from_pretrained(rest, **trust)
     except (OSError, ValueError):  # Usually the model does not have a processor's file.
         return _assumed("the model has no image processor")
     return measure(name, processor)

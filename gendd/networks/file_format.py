@@ -63,10 +63,12 @@ def what_it_is(path: Path) -> str | None:
 def _what_a_zip_is(path: Path) -> str | None:
     with zipfile.ZipFile(path) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
     if "constants.pkl" in names:
         return "a TorchScript program, which is not loaded for safety; save torch.jit.load(...).state_dict()"
     if "data.pkl" in names:
-        return None
+        # torch.save compresses nothing, so that a file needs no more memory than its size.
+        return "a compressed copy of a file of torch.save; fetch the original" if packed else None
     if any(name.endswith(".npy") for name in names):
         return "a NumPy archive; convert it to named tensors of PyTorch"
     return f"an archive; unpack it first: unzip {path}"

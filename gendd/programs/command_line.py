@@ -9,6 +9,7 @@ import inspect
 import io
 import os
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
@@ -42,7 +43,9 @@ def parse(
     """
     messages = io.StringIO()
     try:
-        with contextlib.redirect_stderr(messages):
+        # Help has colors in a terminal.
+        help_to = getattr(sys.stdout, "stream", sys.stdout)
+        with contextlib.redirect_stderr(messages), contextlib.redirect_stdout(help_to):
             config, unknown = tyro.cli(
                 kind,
                 prog=program,

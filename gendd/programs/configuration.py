@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gendd.config import Config
-from gendd.core.errors import UserError, flag, naming
+from gendd.core.errors import InvalidSetting, UserError, flag, naming
 from gendd.family import Family
 from gendd.methods import METHODS, get_method
 from gendd.programs.command_line import parse
@@ -57,7 +57,17 @@ def _from_file(family: Family, file: str, method: str, flags: list[str]) -> Conf
 def _changed(family: Family, config: Config, source: str, method: str, flags: list[str]) -> Config:
     if method not in ("", config.method.name):
         raise UserError(f"METHOD {method}: {source} is for {config.method.name}; leave METHOD out")
-    return parsed(family, flags, config)
+    config = parsed(family, flags, config)
+    _refuse_commands(config, source, flags)
+    return config
+
+
+def _refuse_commands(config: Config, source: str, flags: list[str]) -> None:
+    """Refuse a command that a file names. Only the command line may start one."""
+    for name in config.data.commands:
+        value = getattr(config.data, name)
+        if not any(word.endswith(value) for word in flags):
+            raise InvalidSetting(name, value, f"{source} names this command; read it, then give it as a flag as well")
 
 
 def parsed(family: Family, flags: list[str], default: Config) -> Config:
@@ -91,6 +101,7 @@ def _resumed(family: Family, path: str, method: str, flags: list[str]) -> Config
     if method not in ("", saved.method.name):
         raise UserError(f"METHOD {method}: {run.path} is a run of {saved.method.name}; leave METHOD out with --resume")
     config = parsed(family, flags, saved)
+    _refuse_commands(config, f"--resume {path}", flags)
     run.check(config, family)
     if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
         raise UserError(f"--runs {config.run.runs}: --resume {run.path} is not in it; leave one of them out")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from gendd.core.errors import InvalidSetting
 from gendd.core.files import rewrite, rewrite_text
+from gendd.reporting.escape import escaped
 from gendd.reporting.groups import by
 from gendd.reporting.pictures import COLOURS, DPI, NORMAL, SMALL, WIDTH, fit_axis, set_up
 from gendd.reporting.table import DASH, write_csv
@@ -56,7 +57,8 @@ class Ablation:
         with _refused(folder):
             write_csv(folder / f"{name}.csv", self.rows)
             rewrite(folder / f"{name}.png", self.picture().savefig)
-            text = [f"# {self.title}", self.note, *self._levels(), f"![{self.title}]({name}.png)", *self._hidden()]
+            title = escaped(self.title)
+            text = [f"# {title}", self.note, *self._levels(), f"![{title}]({name}.png)", *self._hidden()]
             text.append(markdown(self.rows))
             rewrite_text(folder / f"{name}.md", "\n\n".join(text) + "\n")
         print(f"\nsee {(folder / name).absolute()}.md")
@@ -145,4 +147,4 @@ def markdown(rows: Sequence[dict]) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return DASH
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else escaped(str(value))

@@ -14,8 +14,17 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 from gendd.core.errors import UserError
+from gendd.core.tar import Member
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+# Greatest size of the unpacked files.
+MOST_BYTES = 4 << 30
+
+
+class Refused(Exception):
+    """A member of an archive that is not unpacked. The message is the reason."""
+
+
 # Errors from damaged files. RuntimeError and NotImplementedError: a zip with a password or a rare compression.
 FAULTS = (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
@@ -41,6 +50,8 @@ def _runs_of(path: str, place: Path) -> list[str]:
             _unpack_zip(path, place)
         else:
             _unpack_tar(path, place)
+    except Refused as error:
+        raise UserError(f"RUN {path}: {error}") from error
     except FAULTS as error:
         archives = f"an archive of run folders ({', '.join(ENDINGS)})"
         if not path.endswith(ENDINGS):
@@ -57,20 +68,30 @@ def _runs_of(path: str, place: Path) -> list[str]:
 
 
 def _unpack_tar(path: str, place: Path) -> None:
-    with tarfile.open(path) as archive:
-        # The filter refuses files and links outside the folder, and devices.
-        archive.extractall(place, filter="data")
-        # tarfile treats a truncated file or a damaged header as the end. A complete archive ends with zeros.
-        end = archive.offset
-        archive.fileobj.seek(end)
-        if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"neither a file nor the end at byte {end}")
+    total = 0
+    with tarfile.open(path, tarinfo=Member) as archive:
+        for member in archive:
+            total += member.size
+            _check(member.name, member.isfile() or member.isdir(), total)
+            archive.extract(member, place, filter="data")
 
 
 def _unpack_zip(path: str, place: Path) -> None:
+    total = 0
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            name, kind = PurePosixPath(member.filename), stat.S_IFMT(member.external_attr >> 16)
-            if name.is_absolute() or ".." in name.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise zipfile.BadZipFile(f"{name} leads outside, or is not a plain file")
-        archive.extractall(place)
+            total += member.file_size
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            _check(member.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR), total)
+            archive.extract(member, place)
+
+
+def _check(name: str, is_plain: bool, total: int) -> None:
+    """Raise Refused for a member that is a link or device or leads outside, or if the archive unpacks to too much."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise Refused(f"{name} leads outside; create the archive again with relative paths")
+    if not is_plain:
+        raise Refused(f"{name} is not a plain file; pack only the *.json* files of the runs, or follow links: tar -h")
+    if total > MOST_BYTES:
+        raise Refused(f"it unpacks to more than {MOST_BYTES >> 30} GiB; pack only the *.json* files of the runs")

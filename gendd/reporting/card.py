@@ -11,6 +11,7 @@ from gendd.networks.create import timm_can_build
 from gendd.networks.timm_names import HUB, LOCAL, WEIGHTS
 from gendd.own.config import Batches
 from gendd.reporting.card_metadata import metadata_of
+from gendd.reporting.escape import escaped
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.table import DASH
@@ -54,7 +55,7 @@ def card_of(
         repository: owner/name on the hub, for the commands that load the student.
     """
     source = content["gendd"]
-    network, dataset = source["network"], data_label(source[RECORD]["data"])
+    network, dataset = escaped(source["network"]), escaped(data_label(source[RECORD]["data"]))
     outputs = _outputs(run) if run else {}
     metadata = metadata_of(experiment, source, run, outputs, license)
     place = f"{HUB[0]}{repository}" if repository else f"{LOCAL}path/to/folder"
@@ -80,8 +81,8 @@ def _outputs(run: FinishedRun) -> dict[str, dict[str, float]]:
 
 def _summary(experiment: Experiment, source: Mapping[str, Any]) -> str:
     method, teacher = source["method"], source["teacher"]
-    by = f"{method} ({PAPER})" if method == "gendd" else method
-    distilled = f"distilled from {teacher['network']} by {by}" if teacher else f"trained by {by}"
+    by = f"{method} ({PAPER})" if method == "gendd" else escaped(method)
+    distilled = f"distilled from {escaped(teacher['network'])} by {by}" if teacher else f"trained by {by}"
     classes = f"{len(experiment.class_names)} classes" if experiment.class_names else "features, without classes"
     return f"A student {distilled}: {classes}."
 
@@ -101,9 +102,9 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
     config, side = experiment.config, experiment.config.data.image_size
     operations = as_flops(experiment.student.flops)
     facts = {
-        "data": f"{data_label(source[RECORD]['data'])}, {side} x {side} pixels",
+        "data": f"{escaped(data_label(source[RECORD]['data']))}, {side} x {side} pixels",
         "labels": _labels(config.data.unlabeled, config.data.label_fraction),
-        "method": config.method.describe(),
+        "method": escaped(config.method.describe()),
         **_teacher(source["teacher"]),
         **_sampling(config.method.sampling()),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
@@ -112,7 +113,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         **(
             {} if experiment.preprocessing.interpolation else {"preprocessing": "by the publisher's code, not recorded"}
         ),
-        "license": license or "unknown: ask the publisher before any use",
+        "license": escaped(license or "") or "unknown: ask the publisher before any use",
     }
     if source["epochs"] is None:
         # A checkpoint file without a configuration states its networks only.
@@ -124,7 +125,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         facts |= {
             "data": f"{facts['data']}; {images} images to train on",
             "seeds": f"n = 1 run, seed {run.seed}",
-            "hardware": f"{run.result['processes']} x {run.result['hardware']}, {run.result['precision']}",
+            "hardware": escaped(f"{run.result['processes']} x {run.result['hardware']}, {run.result['precision']}"),
             "versions": ", ".join(f"{name} {value}" for name, value in environment.items() if value),
         }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
@@ -147,9 +148,9 @@ def _teacher(teacher: Mapping[str, Any] | None) -> dict[str, str]:
     top1 = f", top-1 {teacher['top1']:.2f} % on the same images" if "top1" in teacher else ""
     sums = {"file": teacher.get("sha256"), "tensors": teacher.get("tensors_sha256")}
     known = [f"SHA-256 of its {what} `{value}`" for what, value in sums.items() if value]
-    weights = [teacher["weights"]] if "weights" in teacher else []
+    weights = [escaped(teacher["weights"])] if "weights" in teacher else []
     return {
-        "teacher": f"{teacher['network']}{top1}",
+        "teacher": f"{escaped(teacher['network'])}{top1}",
         "teacher's weights": "; ".join([*weights, *known]) or "not recorded",
     }
 

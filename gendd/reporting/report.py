@@ -16,6 +16,7 @@ from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
 from gendd.reporting.cost import cost_picture, cost_table
 from gendd.reporting.curves import curves
+from gendd.reporting.escape import escaped
 from gendd.reporting.features import features, neighbors
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, by_data, grouped
@@ -165,14 +166,18 @@ def _drawn(path: Path, figure: Figure | None) -> bool:
 
 
 def _text(groups: list[Group], pictures: list[str]) -> str:
-    tables = by_data(groups)
+    tables = {escaped(data): members for data, members in by_data(groups).items()}
     explained = {name: [f"## {heading}", text] for name, (heading, text) in EXPLAINED.items() if name in pictures}
     sections = ["# Results"]
     if "comparison.png" not in pictures:
         sections += explained.pop("neighbors.png", [])
     for data, members in tables.items():
         runs = [run for group in members for run in group.runs]
-        sections += [f"## {data}", accuracy_table(rows_of(members), accuracy_names(members)), _circumstances(runs)]
+        sections += [
+            f"## {data}",
+            accuracy_table(rows_of(members), accuracy_names(members)),
+            _circumstances(runs),
+        ]
         sections += _quotations(runs)
     sections += explained.pop("comparison.png", [])
     sections += explained.pop("cost.png", ["## Cost"])
@@ -209,7 +214,7 @@ def _circumstances(runs: list[FinishedRun]) -> str:
     seeds = listed(run.config["seed"] for run in runs)
     torch_versions = listed(run.environment["versions"]["torch"] for run in runs)
     code = listed(_code(run.environment) for run in runs)
-    return (
+    return escaped(
         f"All scores, also of teachers, are measured on {runs[0].evaluated_on}. Seeds: {seeds}. "
         f"PyTorch {torch_versions}; code at {code}."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gendd.core.files import rewrite_text
 from gendd.evaluation.scores import score_title
+from gendd.reporting.escape import escaped
 from gendd.reporting.rows import Row
 
 DASH = "–"
@@ -36,7 +37,10 @@ def present(columns: dict[str, Cell], rows: list[Row]) -> dict[str, Cell]:
 
 def table(rows: list[Row], columns: dict[str, Cell]) -> str:
     """Return a Markdown table with one line per row and one cell per column."""
-    cells = [[cell(row) for cell in columns.values()] for row in rows]
+    cells = [
+        [cell(row) if name in (QUOTED, QUOTED_FROM) else escaped(cell(row)) for name, cell in columns.items()]
+        for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in (columns, ["---"] * len(columns), *cells))
 
 

@@ -66,7 +66,7 @@ def read_content(path: Path) -> dict[str, Any]:
         raise MissingFile(path, no_such(path)) from None
     except OSError as error:
         raise InvalidValue(path, f"{error.strerror}; name a file such as a run's config.json") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidValue(path, f"is not JSON ({error}); correct it") from error
     if not isinstance(content, dict):
         raise InvalidValue(path, "is not a JSON object; name a file such as a run's config.json")

@@ -258,7 +258,8 @@ def build(
     classes = num_classes if not config.data.unlabeled or config.networks.teacher_classifier else 0
     networks, image_size = config.networks, config.data.image_size
     student = build_student(
-        networks.student, networks.student_weights, family.zoo, classes, image_size, networks.allow_partial
+        *(networks.student, networks.student_weights, family.zoo, classes, image_size, networks.allow_partial),
+        config.run.trust_remote_code,
     )
     teacher = None
     if networks.teacher:

@@ -38,7 +38,7 @@ from gendd.core.retry import retried
 from gendd.data.batch import EvaluationData, TrainingData, class_difference, identity
 from gendd.family import Family
 from gendd.networks.checkpoint import metadata
-from gendd.networks.file_format import is_safetensors
+from gendd.networks.file_format import is_safetensors, what_it_is
 from gendd.runs.config_file import config_of
 
 # Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
@@ -104,7 +104,7 @@ class RunFolder:
             if not isinstance(content, dict):
                 raise ValueError("no JSON object")
             return content
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.path.absolute()}: not a run folder, {name} is missing or damaged; name the folder of a run"
             ) from error
@@ -270,6 +270,8 @@ def embedded_record(path: Path) -> dict[str, Any]:
     try:
         if is_safetensors(path):
             return origin(path)[RECORD]
+        if what_it_is(path):
+            return {}
         # Memory-mapped, so that tensors are not read.
         return json.loads(torch.load(path, map_location="meta", mmap=True, weights_only=True)[RECORD])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError):

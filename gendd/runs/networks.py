@@ -29,18 +29,20 @@ def build_student(
     num_classes: int,
     image_size: int,
     allow_partial: bool | None = False,
+    trust_remote_code: bool = False,
 ) -> LoadedNetwork:
     """Create the student and load its weights.
 
     Args:
         weights: a file, a run folder, "timm" for the published weights, or "random" or None for random ones.
         allow_partial: see `checkpoint.load_weights`.
+        trust_remote_code: see `create_network`.
 
     Raises:
         UserError: the name is unknown, the weights are missing or do not fit, or their class count is not the data's.
     """
     with naming("student"):
-        network = create_network(name, zoo, num_classes, image_size)
+        network = create_network(name, zoo, num_classes, image_size, trust_remote_code=trust_remote_code)
         student = LoadedNetwork(name, network, trial(name, network, image_size))
     student.normalization = _normalize(network, None, None)
     found = find_weights("student", name, weights, zoo)
@@ -77,7 +79,8 @@ def build_teacher(
         classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
-        network = create_network(name, zoo, own, image_size, classifies, size_field)
+        trusted = config.run.trust_remote_code
+        network = create_network(name, zoo, own, image_size, classifies, size_field, trusted)
         if is_foundation(name) and not networks.teacher_image_size:
             image_size = network.pretrained_cfg["input_size"][-1]
         loaded = LoadedNetwork(name, network, trial(name, network, image_size, size_field))

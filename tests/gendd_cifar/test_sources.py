@@ -180,7 +180,7 @@ def cifar100(tmp_path, monkeypatch):
     base.mkdir()
     for split in ("train", "test"):
         entry = {"data": CIFAR_PIXELS[split], "fine_labels": CIFAR_LABELS[split], "coarse_labels": [0] * 6}
-        (base / split).write_bytes(pickle.dumps(entry))
+        (base / split).write_bytes(pickle.dumps(entry, protocol=4))
         monkeypatch.setattr(dataset, f"{split}_list", [[split, md5(base / split)]])
     (base / "meta").write_bytes(pickle.dumps({"fine_label_names": [str(number) for number in range(100)]}))
     monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": md5(base / "meta")})
@@ -239,6 +239,31 @@ def test_damaged_cifar_file_is_refused(cifar100, name):
     path.write_bytes(path.read_bytes()[:-10])
     assert summarize(config(dataset="cifar100", data_root=cifar100)).missing
     assert_damage_is_told(path, cifar100)
+
+
+class Attack:
+    """A pickled object that creates a file where it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["train", "test", "meta"])
+def test_code_in_a_cifar_file_is_not_run(cifar100, name, monkeypatch, tmp_path):
+    """The checksums of torchvision are MD5, so the reader itself must not run code."""
+    dataset, file = torchvision.datasets.CIFAR100, cifar100 / "cifar-100-python" / name
+    entry = {"data": CIFAR_PIXELS["train"], "fine_labels": Attack(tmp_path / "attacked"), "fine_label_names": []}
+    file.write_bytes(pickle.dumps(entry, protocol=4))
+    if name == "meta":
+        monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": md5(file)})
+    else:
+        monkeypatch.setattr(dataset, f"{name}_list", [[name, md5(file)]])
+    message = refusal(read_source, "cifar100", str(cifar100), 32)
+    assert "--dataset cifar100: cannot be unpacked or read (it holds pathlib.Path.touch)" in message
+    assert not (tmp_path / "attacked").exists()
 
 
 def test_damaged_cifar_archive_is_refused(archive):

@@ -3,7 +3,9 @@
 import bz2
 import gzip
 import io
+import json
 import lzma
+import re
 import shutil
 import tarfile
 from collections import Counter
@@ -11,12 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from photos import assert_same, config, images_and_labels, open_photos, refusal
 from PIL import Image
+from programs import IMAGENET, imagenet_config, train_imagenet
 
 from gendd.core import retry
 from gendd.core.errors import PassingFault
 from gendd.core.seeding import BatchPlan
+from gendd.programs.configuration import configuration
 from gendd.runs.folder import data_name
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
@@ -374,3 +379,59 @@ def test_check_data_reads_all_shards(photos, pattern, tmp_path, content, capsys)
     bad = write_shard(tmp_path / "bad.tar", {"a.jpg": content[:100]})
     assert "1 missing or broken" in refusal(check_data, streamed(bad, photos))
     assert f"{bad}: a.jpg: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "reason"),
+    [
+        (tarfile.REGTYPE, 1 << 40, "bomb.jpg has 1099511627776 bytes, more than"),
+        (tarfile.XHDTYPE, 1 << 40, "a header states 1099511627776 bytes, more than"),
+        (tarfile.GNUTYPE_LONGNAME, 1 << 40, "a header states 1099511627776 bytes, more than"),
+    ],
+)
+def test_shard_that_states_a_huge_member_is_refused(kind, size, reason, tmp_path):
+    member = tarfile.TarInfo("bomb.jpg")
+    member.type, member.size = kind, size
+    with tarfile.open(tmp_path / "00.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as shard:
+        shard.addfile(member)
+    with pytest.raises(UnreadableShard, match=reason):
+        list(images_of(str(tmp_path / "00.tar.gz")))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_of_a_shard_are_not_read(kind, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    member = tarfile.TarInfo("a.png")
+    member.type, member.linkname = kind, str(tmp_path / "secret.png")
+    with tarfile.open(tmp_path / "00.tar", "w") as shard:
+        shard.addfile(member)
+    with pytest.raises(UnreadableShard, match=r"holds no image \(passed over: 1 links\)"):
+        list(images_of(str(tmp_path / "00.tar")))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["pipe:touch {}", "a.tar::pipe:touch {}", "{{pipe,file}}:touch {}.tar", "pip{{e,x}}:touch {} #.tar"]
+)
+@pytest.mark.parametrize("name", ["dataset", "images"])
+@pytest.mark.parametrize("source", ["config", "resume"])
+def test_command_in_a_file_is_never_run(pattern, name, source, tmp_path):
+    """A configuration or a run folder of a stranger may name a command as its shards."""
+    attack = pattern.format(tmp_path / "attacked")
+    flags = (
+        "--student",
+        "resnet18",
+        "--teacher",
+        "resnet34",
+        "--steps-per-epoch",
+        "1",
+        "--eval-dataset",
+        str(tmp_path),
+    )
+    content = imagenet_config(*flags, f"--{name}", attack).content()
+    (tmp_path / "config.json").write_text(json.dumps({"family": "gendd_imagenet", **content}))
+    given = [f"--{source}", str(tmp_path / "config.json" if source == "config" else tmp_path)]
+    with refuses(f"^--{name} {re.escape(attack)}: --{source} .* names this command; read it, then give it as a flag"):
+        train_imagenet([*given, "--check-data"])
+    assert not (tmp_path / "attacked").exists()
+    config = configuration(IMAGENET, [*given, f"--{name}", attack])
+    assert getattr(config.data, name) == attack

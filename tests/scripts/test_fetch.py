@@ -98,6 +98,14 @@ def test_fetch_resumes_interrupted_download(sources):
     assert not part.exists()
 
 
+@pytest.mark.parametrize("variable", ["REPDISTILLER_URL", "MDISTILLER_URL"])
+def test_fetch_refuses_mirror_without_https(sources, variable):
+    script = sources.project / "sh" / "fetch_pretrained_teachers.sh"
+    line = refusal(bash(script, "resnet56", cwd=sources.project, **{variable: "http://localhost/repo"}))
+    assert line == "error: http://localhost/repo: anyone on the way can change it; name https:// or file://"
+    assert "http://" not in script.read_text().replace("https://", "")
+
+
 @pytest.mark.parametrize("where", ["release", "pretrained"])
 def test_fetch_unpacks_the_archive(sources, where):
     sources.archive("vgg13", sources.project / where)

@@ -46,6 +46,25 @@ def test_program_names_unreadable_path(ends, capsys):
     assert capsys.readouterr().err.startswith(f"error: {path.absolute()}: File name too long; ")
 
 
+# Sets the terminal's title, clears the screen, overwrites the line, and reverses the text.
+HOSTILE = "cat\x1b]0;owned\x07\x1b[2J\rdog\x9b31m\u202egnp.exe"
+ESCAPED = r"cat\x1b]0;owned\x07\x1b[2J\rdog\x9b31m\u202egnp.exe"
+
+
+def test_control_characters_of_names_are_escaped(ends, capsys):
+    run_program(lambda: print(f"classes: {HOSTILE}, Größe, 猫\n\tdone"))
+    assert capsys.readouterr().out == f"classes: {ESCAPED}, Größe, 猫\n\tdone\n"
+
+    def main():
+        raise InvalidSetting("dataset", HOSTILE, "no such class; remove it")
+
+    with pytest.raises(Ended):
+        run_program(main)
+    # White space in an error becomes one space.
+    line = ESCAPED.replace(r"\r", " ")
+    assert capsys.readouterr().err == f"error: --dataset {line}: no such class; remove it\n"
+
+
 def test_program_prints_file_names_that_are_not_text(capsys):
     run_program(lambda: print(os.fsdecode(b"\xff.png")))
     assert capsys.readouterr().out == "\\udcff.png\n"

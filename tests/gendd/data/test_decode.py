@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -75,6 +76,18 @@ def test_decoder_refuses_uncommon_formats(kind):
     with pytest.raises(BrokenImage, match="^empty, or in none of the formats JPEG, PNG"):
         read(content)
     assert not begins_as_image(io.BytesIO(content))
+
+
+def test_decompression_bomb_is_an_error_not_a_warning():
+    """A PNG of 12 KB that needs 300 MB. Pillow alone warns at up to twice MAX_IMAGE_PIXELS."""
+    header = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(10_000_000))
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    with pytest.raises(BrokenImage, match="^10000 x 10000 pixels, more than 89478485$"):
+        read(content)
 
 
 def test_begins_as_image_looks_at_first_bytes(tmp_path):

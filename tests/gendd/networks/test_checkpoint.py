@@ -9,8 +9,10 @@ import os
 import pickle
 import signal
 import tarfile
+import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -25,7 +27,8 @@ from gendd.core.errors import InvalidValue, PassingFault
 from gendd.core.files import rewrite
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distillation.student import Student
-from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, read_weights
+from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, read, read_weights
+from gendd.runs.folder import embedded_record
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
 
@@ -478,3 +481,62 @@ def test_temporary_file_of_a_killed_writer_is_removed(tmp_path):
     done.set()
     writers[1].join()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"figures": b"whole", "others": b"whole"}
+
+
+class Attack:
+    """A pickled object that creates a file where it is loaded."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes, pickle.dumps])
+def test_malicious_checkpoint_runs_no_code(write, tmp_path):
+    content = write({"state_dict": WEIGHTS, "hyper_parameters": Attack(tmp_path / "attacked")})
+    file = written(tmp_path / "a.pth", content)
+    assert "not loaded for safety" in refusal(read_weights, file)
+    assert embedded_record(file) == {}
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("write", [torch_bytes, legacy_bytes])
+@pytest.mark.parametrize(
+    "value", [np.float64(0.75), np.float32(0.5), np.float16(2), np.int64(-3), np.uint8(200), np.bool_(True)]
+)
+def test_numpy_scalars_are_read_as_plain_numbers(write, value, tmp_path):
+    content = write({"state_dict": WEIGHTS, "best_acc": value})
+    for core in (b"numpy._core.", b"numpy.core."):
+        file = written(tmp_path / "a.pth", content if core == b"numpy._core." else write_old(content))
+        found = read(file)["best_acc"]
+        assert found == value and type(found) is type(value.item())
+        assert_same(read_weights(file), WEIGHTS)
+
+
+def write_old(content: bytes) -> bytes:
+    """Return a checkpoint with the name that NumPy 1 gave to its scalars."""
+    if not content.startswith(b"PK"):
+        return content.replace(b"numpy._core.", b"numpy.core.")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(buffer, "w") as old:
+        for member in archive.infolist():
+            old.writestr(member, archive.read(member).replace(b"numpy._core.", b"numpy.core."))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("value", [np.array([1.0, 2.0]), np.datetime64("2026-01-01"), np.str_("a")])
+def test_other_numpy_objects_are_refused(value, tmp_path):
+    file = written(tmp_path / "a.pth", torch_bytes({"state_dict": WEIGHTS, "extra": value}))
+    assert "not loaded for safety" in refusal(read_weights, file)
+
+
+def test_compressed_checkpoint_is_refused(tmp_path):
+    """A zip bomb: torch would unpack a file of 100 KB to 64 MB of weights."""
+    stored = io.BytesIO(torch_bytes({"fc.weight": torch.zeros(4096, 4096)}))
+    with zipfile.ZipFile(stored) as archive, zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for name in archive.namelist():
+            bomb.writestr(name, archive.read(name))
+    assert (tmp_path / "a.pth").stat().st_size < 100_000 and embedded_record(tmp_path / "a.pth") == {}
+    assert "no checkpoint but a compressed copy of a file of torch.save" in refusal(read_weights, tmp_path / "a.pth")

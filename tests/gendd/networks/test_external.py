@@ -1,5 +1,6 @@
 """Teachers of other libraries, on small networks that are built here, and errors if a library is missing."""
 
+import json
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 from gendd.distillation.teacher_feature import take, usual, width_of
 from gendd.networks.create import Zoo
 from gendd.networks.external import create_foundation
+from gendd.programs.configuration import configuration
 from gendd.runs.networks import build_teacher
 from gendd_cifar.family import FAMILY
 
@@ -305,6 +307,62 @@ def test_missing_library_names_its_extra(name, monkeypatch):
         create_foundation(name)
 
 
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Return the folder of torch.hub's cache, and count its downloads."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub"
+
+    def download(repository, force_reload, trust_repo):
+        written = folder / f"{repository.replace('/', '_')}_main"
+        written.mkdir(parents=True)
+        (written / "hubconf.py").write_text(HUB)
+        return str(written)
+
+    monkeypatch.setattr(torch.hub, "_get_cache_or_reload", download)
+    return folder
+
+
+@pytest.mark.parametrize("owner", ["some", "facebookresearch"])
+def test_code_from_the_net_needs_a_flag_once(owner, hub_cache):
+    name = f"hub:{owner}/one:by_default"
+    words = ("--student", "resnet8", "--dataset", "digits", "--contraction", "0", "--teacher", name)
+    with refuses(f"^--teacher {name}: it runs code of github.com/{owner}/one.* with --trust-remote-code$"):
+        build_teacher(cifar_config(*words), FAMILY.zoo, 10)
+    assert not hub_cache.exists()
+    build_teacher(cifar_config(*words, "--trust-remote-code"), FAMILY.zoo, 10)
+    build_teacher(cifar_config(*words), FAMILY.zoo, 10)
+    with refuses("it runs code of github.com/"):
+        create_foundation(f"hub:{owner}/one:v2:by_default")
+
+
+def test_file_cannot_trust_code_from_the_net(hub_cache, tmp_path):
+    content = cifar_config(
+        "--student", "resnet8", "--teacher", "hub:some/one:by_default", "--contraction", "0"
+    ).content()
+    content["run"]["trust_remote_code"] = True
+    (tmp_path / "config.json").write_text(json.dumps({"family": FAMILY.name, **content}))
+    config = configuration(FAMILY, ["--config", str(tmp_path / "config.json"), "--dataset", "digits"])
+    with refuses("it runs code of github.com/some/one"):
+        build_teacher(config, FAMILY.zoo, 10)
+    assert not hub_cache.exists()
+
+
+def test_code_of_transformers_needs_the_flag(tmp_path, monkeypatch):
+    """A model's folder may name a class in one of its files."""
+    pytest.importorskip("transformers", reason="the library is not installed")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("sys.stdin", None)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'attacked')!r}, 'w')")
+    with refuses(f"^transformers:{tmp_path}: cannot be loaded .*custom code"):
+        create_foundation(f"transformers:{tmp_path}")
+    assert not (tmp_path / "attacked").exists()
+    with refuses(f"^transformers:{tmp_path}: cannot be loaded"):
+        create_foundation(f"transformers:{tmp_path}", trust_remote_code=True)
+    assert (tmp_path / "attacked").exists()
+
+
 @pytest.mark.parametrize("name", ["transformers:no/such", "hub:no/such:entry", "hub:entry", "open_clip:ViT-B-32"])
 def test_unavailable_teacher_is_refused_in_one_line(name, monkeypatch):
     if name.startswith(("transformers", "open_clip")):
@@ -313,7 +371,7 @@ def test_unavailable_teacher_is_refused_in_one_line(name, monkeypatch):
         torch.hub, "_get_cache_or_reload", lambda *_, **__: (_ for _ in ()).throw(OSError("no network"))
     )
     with refuses() as caught:
-        create_foundation(name)
+        create_foundation(name, trust_remote_code=True)
     assert str(caught.value).startswith(f"{name}: ") and len(str(caught.value).splitlines()) == 1
 
 

@@ -10,6 +10,8 @@ import pytest
 from lines import refuses
 from run_folders import csv_rows, report, write_run
 
+from gendd.reporting import archive as archive_module
+
 
 def packed_runs(tmp_path: Path) -> list[Path]:
     """Write two complete run folders and an incomplete one to tmp_path/runs; return the complete ones."""
@@ -33,25 +35,69 @@ def test_archive_without_runs_is_refused(tmp_path):
     (tmp_path / "damaged.tar.xz").write_bytes(b"no archive")
     with tarfile.open(tmp_path / "empty.tar", "w") as archive:
         archive.add(__file__, "file.py")
-    with tarfile.open(tmp_path / "outside.tar", "w") as archive:
-        archive.add(__file__, "../file.py")
-    with zipfile.ZipFile(tmp_path / "outside.zip", "w") as archive:
-        archive.write(__file__, "../file.py")
-    with zipfile.ZipFile(tmp_path / "link.zip", "w") as archive:
-        link = zipfile.ZipInfo("runs")
-        link.external_attr = stat.S_IFLNK << 16
-        archive.writestr(link, "/etc")
     for name, reason in (
         ("damaged.tar.xz", "cannot be read"),
         ("absent.tar.xz", "cannot be read"),
         ("empty.tar", "does not hold a complete run"),
-        ("outside.tar", "cannot"),
-        ("outside.zip", "leads outside"),
-        ("link.zip", "not a plain file"),
     ):
         with refuses(f"^RUN .*{name}: .*{reason}"):
             report(tmp_path / "out", tmp_path / name)
-    assert not (tmp_path.parent / "file.py").exists()
+
+
+def entry(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int = 0) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, target, size
+    return member
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (entry("../escaped.json"), "leads outside"),
+        (entry("runs/../../escaped.json"), "leads outside"),
+        (entry("{outside}/escaped.json"), "leads outside"),
+        (entry("runs/escaped.json", tarfile.SYMTYPE, "{outside}/secret"), "not a plain file"),
+        (entry("runs/escaped.json", tarfile.SYMTYPE, "0/result.json"), "not a plain file"),
+        (entry("runs/escaped.json", tarfile.LNKTYPE, "runs/0/result.json"), "not a plain file"),
+        (entry("runs/escaped.json", tarfile.FIFOTYPE), "not a plain file"),
+        (entry("runs/escaped.json", tarfile.CHRTYPE), "not a plain file"),
+        (entry("runs/escaped.json", size=5 << 30), "unpacks to more than 4 GiB"),
+        (entry("runs/escaped.json", tarfile.XHDTYPE, size=1 << 40), "a header states 1099511627776 bytes"),
+        (entry("runs/escaped.json", tarfile.GNUTYPE_LONGNAME, size=1 << 40), "a header states 1099511627776 bytes"),
+    ],
+)
+def test_hostile_tar_of_runs_is_refused(member, reason, tmp_path):
+    packed_runs(tmp_path)
+    (tmp_path / "secret").write_text("{}")
+    member.name, member.linkname = (name.format(outside=tmp_path) for name in (member.name, member.linkname))
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(tmp_path / "runs", "runs")
+        archive.addfile(member)
+    with refuses(f"^RUN .*packed.tar.gz: .*{reason}"):
+        report(tmp_path / "out", tmp_path / "packed.tar.gz")
+    assert not list(tmp_path.rglob("escaped.json")) and not (tmp_path.parent / "escaped.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("../escaped.json", stat.S_IFREG, "leads outside"),
+        ("/escaped.json", stat.S_IFREG, "leads outside"),
+        ("runs/escaped.json", stat.S_IFLNK, "not a plain file"),
+        ("runs/escaped.json", stat.S_IFIFO, "not a plain file"),
+        ("runs/escaped.json", stat.S_IFREG, "unpacks to more than 0 GiB"),
+    ],
+)
+def test_hostile_zip_of_runs_is_refused(name, kind, reason, tmp_path, monkeypatch):
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", packed_runs(tmp_path)[0].parents[1], "runs"))
+    with zipfile.ZipFile(packed, "a", zipfile.ZIP_DEFLATED) as archive:
+        member = zipfile.ZipInfo(name)
+        member.external_attr = kind << 16
+        archive.writestr(member, bytes(2**20))
+    monkeypatch.setattr(archive_module, "MOST_BYTES", 2**20)
+    with refuses(f"^RUN .*packed.zip: .*{reason}"):
+        report(tmp_path / "out", packed)
+    assert not list(tmp_path.rglob("escaped.json"))
 
 
 @pytest.mark.parametrize("kind", ["tar", "gztar", "bztar", "xztar", "zip"])

@@ -8,6 +8,7 @@ import pytest
 from lines import refuses
 from run_folders import accuracies, change_settings, costs, csv_rows, file_numbers, report, write_features, write_run
 
+from gendd.reporting.escape import escaped
 from gendd.reporting.finished import finished_runs
 from gendd.reporting.groups import grouped
 from gendd.reporting.published import PUBLISHED
@@ -291,3 +292,21 @@ def test_report_replaces_files_atomically(tmp_path):
     # New files replace the old ones, which are not rewritten in place.
     assert set(after) == set(before) and len(after) == 6
     assert all(after[name] != number for name, number in before.items())
+
+
+def test_names_of_runs_are_escaped_in_the_report(tmp_path):
+    """Names from a stranger's run contain no HTML, no link, no cell, no control character."""
+    hostile = "<img src=x onerror=alert(1)> [a](http://evil) |*b* `c` $d$ &lt; \x1b[2J _e_"
+    run = write_run(tmp_path / "a", "kd", {"classifier": (60.0, 90.0)}, name=hostile, student="s|<b>", teacher="t\n# x")
+    change_settings(run, dataset=f"photos{hostile}".replace("/", ""))
+    text = report(tmp_path / "out", run)
+    for markup in ("<img", "<b>", "](http", "*b*", "`c`", "$d$", "\x1b", "&lt;", "_e_", "\n# x"):
+        assert markup not in text
+    assert "&#60;img src=x onerror=alert(1)> &#91;a&#93;(http://evil) &#124;&#42;b&#42;" in text
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert {line.count(" | ") for line in rows[:2]} == {rows[0].count(" | ")} and "&#92;x1b&#91;2J" in text
+
+
+def test_usual_names_are_not_changed_in_markdown():
+    for name in ("wrn_16_2", "hf-hub:OWNER/my_net", "timm/vit_small_patch14_dinov2.lvd142m", "a > b, 50 %"):
+        assert escaped(name) == name

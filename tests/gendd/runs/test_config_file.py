@@ -109,6 +109,7 @@ def test_resume_with_config_is_refused(read):
     [
         (None, "no such file"),
         ("{", "is not JSON .Expecting property name"),
+        pytest.param("[" * 100_000, "is not JSON", id="deep"),
         ("[]", "is not a JSON object"),
         ("{}", "family None"),
         ("folder", "Is a directory"),
