@@ -61,7 +61,7 @@ def build(method: str, options: dict) -> tuple[Callable[[bool], None], list[tupl
     frozen = FrozenTeacher(teacher, student, device, precision, image_size=32, grid=config.method.dense_grid)
     task = config.method.build(TaskContext(config, student, frozen, {}, device))
     task.to(device, memory_format=torch.channels_last).train()
-    optimizer = create_optimizer(task.trainable_module, config.optimizer, task.head)
+    optimizer = create_optimizer(task.trainable_module, config.optimizer, task.head, task.dense)
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(100, (BATCH,), device=device)
     batch = Batch(images, labels, next(BatchPlan(0, BATCH).micro_batches(0)))

@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--images", type=int, default=8192)
     parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--dense-grid", type=int, default=0, help="side of the grid of the teacher's map; 0: no map")
+    parser.add_argument("--cached-maps", default="fp16", help="numbers of the maps, fp16 or int8")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each path, in turns")
     arguments = parser.parse_args()
 
@@ -52,7 +54,7 @@ def main() -> None:
     family = importlib.import_module(f"{arguments.family}.family").FAMILY
     with tempfile.TemporaryDirectory() as folder:
         config = family.config(
-            GenDD(),
+            GenDD(dense_grid=arguments.dense_grid),
             teacher=arguments.teacher,
             student=arguments.student,
             image_size=arguments.image_size,
@@ -63,6 +65,7 @@ def main() -> None:
             epochs=arguments.views,
             teacher_cache=folder,
             cached_views=arguments.views,
+            cached_maps=arguments.cached_maps,
         )
         data = random_data(family, config, arguments.images, device)
         size = f"batch {arguments.batch_size}, {arguments.image_size} pixels"
@@ -101,7 +104,7 @@ class Trained:
     def __init__(self, family: Family, config, data: TrainingImages, device: torch.device, precision: str):
         self.data, self.device, self.precision, self.seconds = data, device, precision, []
         self.task = build(family, config, CLASSES, device, precision=precision).task.train()
-        self.optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head)
+        self.optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head, self.task.dense)
 
     def step(self, number: int, timed: bool = False) -> None:
         number %= self.data.steps_per_epoch * self.data.cached_views
@@ -120,7 +123,7 @@ class Trained:
     def difference(self) -> float:
         """Return the relative difference of the stored features and the teacher's."""
         teacher, batch = self.task.teacher, next(self.data.batches(range(1)))
-        computed, stored = teacher.features_of(batch.images), teacher.features(batch)
+        computed, stored = teacher.outputs_of(batch.images), teacher.cache.features(batch).to(batch.images.device)
         return ((stored - computed).norm() / computed.norm()).item()
 
     def synchronize(self) -> None:
@@ -130,7 +133,7 @@ class Trained:
 
 def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
     """Print the time to fill and check the cache and to read a batch, and its size."""
-    features, width = cache.views * cache.data.size, cache.outputs[0].rows.row_bytes // 2
+    features, row = cache.views * cache.data.size, sum(output.rows.row_bytes for output in cache.outputs)
     size = sum(path.stat().st_size for path in cache.folder.iterdir())
     checks, reads = [], []
     for _ in range(5):
@@ -142,10 +145,12 @@ def report_cache(cache: TeacherCache, filling: float, world: World) -> None:
         cache.features(batch)
         reads.append(time.perf_counter() - begin)
     rates = [size / seconds / 1e9 for seconds in checks]
-    print(f"filled with {features} features of width {width} in {filling:.1f} s: {features / filling:.0f} images/s")
-    print(f"checked at {spread(rates)} GB/s; a batch read in {spread([1e3 * seconds for seconds in reads])} ms")
-    view = IMAGENET_IMAGES * width * 2 / 1e9
-    print(f"size {size} bytes, {size / features:.1f} per feature; ImageNet would need {view:.2f} GB per view")
+    print(f"filled with {features} rows of {row} bytes in {filling:.1f} s: {features / filling:.0f} images/s")
+    read = cache.data.plan.batch / statistics.median(reads)
+    milliseconds = spread([1e3 * seconds for seconds in reads])
+    print(f"checked at {spread(rates)} GB/s; a batch read in {milliseconds} ms, {read:.0f} images/s")
+    view = IMAGENET_IMAGES * row / 1e9
+    print(f"size {size} bytes, {size / features:.1f} per image; ImageNet would need {view:.2f} GB per view")
 
 
 def report_steps(seconds: dict[str, list[float]], batch: int) -> None:
