@@ -168,6 +168,8 @@ class TeacherCache:
             write_whole(self.record, lambda file: file.write(content), shared=True)
         try:
             theirs = json.loads(retried(self.record.read_text, self.record))
+            if not isinstance(theirs, dict):
+                raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise self.refusal(f"its cache.json is damaged; {remedy}") from error
         differing = [

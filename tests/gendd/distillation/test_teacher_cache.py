@@ -234,8 +234,9 @@ def test_cache_without_its_record_is_refused(tmp_path):
     Setting(tmp_path).open()
     record = tmp_path / "cache.json"
     assert json.loads(record.read_text())["teacher"] == "toy:network"
-    record.write_text(record.read_text()[:-5])
-    assert "its cache.json is damaged" in refusal(Setting(tmp_path))
+    for damaged in (record.read_text()[:-5], "null"):
+        record.write_text(damaged)
+        assert "its cache.json is damaged" in refusal(Setting(tmp_path))
     record.unlink()
     assert "holds features, but its cache.json is missing" in refusal(Setting(tmp_path))
 
