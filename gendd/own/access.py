@@ -164,6 +164,9 @@ class TrainingBatches:
         if not self.steps_per_epoch:
             raise InvalidSetting("batch_size", plan.batch, f"more than the {self.size} training images; lower it")
 
+    def checksum(self) -> None:
+        """Return None: the images have no files."""
+
     def batches(self, steps: range) -> Iterator[Batch]:
         images, labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
         stream, count = self._stream(), self.plan.micro_batch_size
@@ -227,6 +230,9 @@ class EvaluationBatches:
         if next(iter(self.given), None) is None:
             reason = "yields no batch, or only one pass; give batches that start again, like a DataLoader"
             raise InvalidSetting("evaluation", "", reason)
+
+    def checksum(self) -> None:
+        """Return None: the images have no files."""
 
     def batches(self, limit: int = 0) -> NumberedBatches:
         """Yield the first `limit` images (0: all), in the order of the batches."""

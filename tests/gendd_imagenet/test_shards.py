@@ -22,6 +22,7 @@ from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shards import (
     UnreadableShard,
+    checksum,
     expand,
     images_of,
     is_shards,
@@ -358,6 +359,15 @@ def test_missing_shards_are_refused(photos, folder):
     beyond = streamed(f"{folder}/{{00000..00010}}.tar", photos)
     assert "2 of its shards are missing" in summarize(beyond).missing[0]
     assert "2 of 11 shards are missing" in refusal(open_photos, beyond)
+
+
+def test_checksum_follows_shards_and_not_their_folder(folder, tmp_path):
+    copied = [shutil.copy(folder / name, tmp_path / name) for name in ("00000.tar", "00001.tar")]
+    shards = [str(folder / path.name) for path in copied]
+    assert checksum(shards) == checksum([str(path) for path in copied])
+    copied[0].write_bytes(copied[1].read_bytes() + bytes(512))
+    assert checksum(shards) != checksum([str(path) for path in copied])
+    assert checksum(["https://example.org/00000.tar"]) is None
 
 
 def test_unsupported_addresses_are_refused(photos):
