@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from photos import assert_same, config, images_and_labels, open_photos, refusal
 from PIL import Image
 
@@ -18,6 +19,7 @@ from gendd.core import retry
 from gendd.core.errors import PassingFault
 from gendd.core.seeding import BatchPlan
 from gendd.runs.folder import data_name
+from gendd.runs.lock import sole_writer
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shards import (
@@ -136,6 +138,12 @@ def test_shards_through_a_pipe_give_the_same_batches(photos, folder):
     piped = "pipe:cat " + f"{folder}/{{00000..00008}}.tar"
     whole = images_and_labels(open_photos(streamed(f"{folder}/{{00000..00008}}.tar", photos)), range(2))
     assert_same(images_and_labels(open_photos(streamed(piped, photos)), range(2)), whole)
+
+
+def test_make_shards_refuses_a_folder_with_another_writer(photos, tmp_path):
+    with sole_writer(tmp_path), refuses("is writing there; wait until it ends"):
+        make_shards([str(photos / "train"), str(tmp_path)])
+    assert not any(tmp_path.iterdir())
 
 
 def test_make_shards_counts_and_skips_hidden_files(photos, tmp_path, capsys):
