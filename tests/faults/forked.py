@@ -64,7 +64,7 @@ class Forked:
         os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, patience: float = PATIENCE) -> Ended:
-        """Wait for the end; a process that outlasts `patience` is killed, and its code is that of SIGKILL."""
+        """Wait for the end. Kill the process after `patience` seconds; its code is then SIGKILL's."""
         limit = time.monotonic() + patience
         while not (found := os.waitpid(self.pid, os.WNOHANG))[0]:
             if time.monotonic() > limit:

@@ -116,7 +116,7 @@ def _fuzzed(folder: Path, name: str, contents: list[bytes], read: Callable[[Path
     report.unlink(missing_ok=True)
     if ended.code:
         broken.append(ended.error.strip().splitlines()[-1] if ended.error else f"exit code {ended.code}")
-    promise = f"A damaged {name} gives one line, within {SECONDS} s and {BYTES >> 30} GiB"
+    promise = f"A damaged {name} is read or gives one line, within {SECONDS} s and {BYTES >> 30} GiB"
     return Row(promise, cases, round(time.monotonic() - begin, 1), broken, f"at most {peak} MB more memory")
 
 

@@ -90,7 +90,7 @@ class Pair:
         _ip("-n", "beta", "link", "set", "cable", state)
 
     def end(self, *names: str) -> list[str]:
-        """Wait for the machines; return the problems of those that failed without one line."""
+        """Wait for the machines; return a problem for each that hangs or fails without one line."""
         problems = []
         for name in names or HOSTS:
             launcher = self.launchers[name]

@@ -30,14 +30,16 @@ HEADINGS = {
 BEGIN = """\
 # Reliability
 
-`python tests/faults` provokes faults, and writes this page. A case holds if the program does what the promise says.
-Where it says "one line", the program prints one line with the remedy, no traceback, and ends with exit code 2, or with
-1 if the fault may pass. "The same bits" means that weights, metrics and results equal those of an undisturbed run. The
-runs train toy networks on the digits or on small photographs. `python tests/faults kills disk` repeats two groups, and
-`--short` takes a few cases of each, as the tests do.
+`python tests/faults` provokes faults and writes this page. The second column counts the cases in which the program
+kept the promise.
 
-Disks, shared memory and networks are real ones of Linux namespaces: `unshare --map-root-user --mount --net --pid --fork
---kill-child --mount-proc python tests/faults`.
+- "One line": the program prints one line with the remedy and no traceback. The exit code is 2, or 1 if the fault may
+  pass.
+- "The same bits": weights, metrics and results equal those of an undisturbed run.
+- The runs train toy networks on the digits or on small photographs.
+- `python tests/faults kills disk` repeats two groups. `--short` takes a few cases, as the tests do.
+- The groups disk, memory and hosts need Linux namespaces: start the program with `unshare --map-root-user --mount --net
+  --pid --fork --kill-child --mount-proc`. The two machines share this one's kernel. Delays need its module netem.
 """
 END = """\
 ## What is not promised
@@ -48,7 +50,7 @@ END = """\
   command. `--check-data` decodes images, but does not compare them with those of the start.
 - After a power failure a file system may lose a file that it reported as written.
 - Memory that a user's network, method or iterable needs is not limited.
-- TensorBoard's files and other loggers may lack the last values after a kill. `metrics.jsonl` has them.
+- After a kill the last values may be missing in TensorBoard and other loggers. `metrics.jsonl` has them.
 """
 
 

@@ -1,4 +1,4 @@
-"""The rows of the report: a promise, the number of cases that tested it, and those that broke it."""
+"""The rows of the report: a promise, the number of its cases, and the broken ones."""
 
 import time
 from collections.abc import Iterable
