@@ -6,6 +6,8 @@ Groups that are not named keep their figures. --short takes a few cases and writ
 """
 
 import argparse
+import os
+import subprocess
 import sys
 import tempfile
 from functools import partial
@@ -42,6 +44,16 @@ GROUPS = {
 }
 # Groups of the short form, which needs no namespaces.
 SHORT = ("kills", "disk", "inputs", "fuzz", "growth")
+# Mounts, networks and processes end with the program.
+NAMESPACES = "unshare --map-root-user --mount --net --pid --fork --kill-child --mount-proc".split()
+
+
+def isolate() -> None:
+    """Start this program again in namespaces, unless it runs in them."""
+    if "ISOLATED" not in os.environ:
+        os.environ["ISOLATED"] = "1"
+        os.execvp(NAMESPACES[0], [*NAMESPACES, sys.executable, *sys.argv])
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
 
 
 def main() -> None:
@@ -50,6 +62,8 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="a few cases, without a report")
     parser.add_argument("--minutes", type=float, default=120, help="duration of soak")
     arguments = parser.parse_args()
+    if not arguments.short:
+        isolate()
     torch.set_num_threads(1)
     groups = GROUPS | {"soak": partial(soak, minutes=arguments.minutes)}
     broken = 0

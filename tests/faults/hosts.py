@@ -43,7 +43,6 @@ def _connect() -> None:
         _ip("-n", host, "address", "add", f"{address}/24", "dev", "cable")
         for link in ("lo", "cable"):
             _ip("-n", host, "link", "set", link, "up")
-    _ip("link", "set", "lo", "up")
 
 
 def _can_delay() -> bool:

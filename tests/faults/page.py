@@ -38,8 +38,7 @@ kept the promise.
 - "The same bits": weights, metrics and results equal those of an undisturbed run.
 - The runs train toy networks on the digits or on small photographs.
 - `python tests/faults kills disk` repeats two groups. `--short` takes a few cases, as the tests do.
-- The groups disk, memory and hosts need Linux namespaces: start the program with `unshare --map-root-user --mount --net
-  --pid --fork --kill-child --mount-proc`. The two machines share this one's kernel. Delays need its module netem.
+- Disks, shared memory and the two machines are Linux namespaces. Delays need the kernel's module netem.
 """
 END = """\
 ## What is not promised
