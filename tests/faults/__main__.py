@@ -45,7 +45,7 @@ GROUPS = {
 # Groups of the short form, which needs no namespaces.
 SHORT = ("kills", "disk", "inputs", "fuzz", "growth")
 # Mounts, networks and processes end with the program.
-NAMESPACES = "unshare --map-root-user --mount --net --pid --fork --kill-child --mount-proc".split()
+NAMESPACES = ["unshare", "--map-root-user", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 def isolate() -> None:
