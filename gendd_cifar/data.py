@@ -114,6 +114,7 @@ class TrainingImages:
         self.cached_views = cached_views
         self.drawn_view, self.drawn = -1, (torch.empty(0), torch.empty(0))
         self.class_names, self.class_sizes, self.passed_over = source.class_names, class_sizes, source.passed_over
+        self.checksum = source.checksum
         images, self.size = source.images.images, len(source.images)
         self.image_size, self.steps_per_epoch = images.shape[-1], self.size // plan.batch
         if not self.steps_per_epoch:
@@ -183,7 +184,7 @@ class EvaluationImages:
         self, source: Source, dataset: str, split: str, plan: BatchPlan, normalize: Normalize, device: torch.device
     ):
         self.plan, self.normalize, self.dataset, self.split = plan, normalize, dataset, split
-        self.class_names, self.passed_over = source.class_names, source.passed_over
+        self.class_names, self.passed_over, self.checksum = source.class_names, source.passed_over, source.checksum
         images = source.images.in_evaluation_order()
         self.size, self.image_size = len(images), images.images.shape[-1]
         self.images, self.labels = images.images.to(device), images.labels.to(device)

@@ -25,7 +25,7 @@ from gendd.core.errors import InvalidSetting, UserError, naming, no_such, unknow
 from gendd.core.retry import retried
 from gendd.data.batch import DataSummary
 from gendd.data.decode import BrokenImage, as_rgb, opened
-from gendd.data.image_files import ImageFiles, class_names, list_class_folders, list_images
+from gendd.data.image_files import ImageFiles, checksum, class_names, list_class_folders, list_images
 from gendd.data.split import Split
 from gendd_cifar.config import SmallImages
 
@@ -62,11 +62,17 @@ class Source:
     Args:
         class_names: None for each class without a known name; empty for images without labels.
         passed_over: number of skipped files of each kind.
+        files: the files of the images; None for a built-in or downloaded data set.
     """
 
     images: Images
     class_names: tuple[str | None, ...]
     passed_over: Counter[str] = field(default_factory=Counter)
+    files: ImageFiles | None = None
+
+    def checksum(self) -> str | None:
+        """Return a checksum of the names and sizes of the files; None without files."""
+        return checksum(self.files.root, self.files.names) if self.files else None
 
 
 class BrokenFiles(UserError):
@@ -95,14 +101,14 @@ def read_source(dataset: str, data_root: str, split: str, image_size: int | None
         raise _no_data_set(dataset)
     with naming("dataset"):
         files = list_class_folders(Path(dataset), split)
-    return Source(_decode("dataset", files, image_size), tuple(files.classes), files.passed_over)
+    return Source(_decode("dataset", files, image_size), tuple(files.classes), files.passed_over, files)
 
 
 def read_unlabeled(folder: str, image_size: int | None) -> Source:
     """Read the images of --unlabeled-dir; arguments and errors as of `read_source`."""
     with naming("unlabeled_dir"):
         files = list_images(Path(folder))
-    return Source(_decode("unlabeled_dir", files, image_size), (), files.passed_over)
+    return Source(_decode("unlabeled_dir", files, image_size), (), files.passed_over, files)
 
 
 def _no_data_set(name: str) -> InvalidSetting:

@@ -246,6 +246,9 @@ class TrainingPhotos:
         back = order.argsort()
         return mixed[back], soft[back] if self.soft_labels else labels
 
+    def checksum(self) -> str | None:
+        return shards.checksum(self.streamed) if self.streamed else self.listing.checksum()
+
     def view_settings(self) -> dict:
         config, listing = self.config, self.listing
         names = ("image_size", "crop_scale", "hflip", "color_jitter", "auto_augment", "interpolation")
@@ -290,6 +293,7 @@ class EvaluationPhotos:
         if listing.labels is None:
             listing = listing.with_labels(torch.full((len(listing),), -1))
         self.listing, self.size = listing.in_evaluation_order(), len(listing)
+        self.checksum = self.listing.checksum
 
     def batches(self, limit: int = 0) -> Batches:
         size = min(limit or self.size, self.size)

@@ -66,6 +66,10 @@ class Listing(Split):
     def with_labels(self, labels: Tensor) -> "Listing":
         return replace(self, labels=labels)
 
+    def checksum(self) -> str:
+        """Return a checksum of the names and sizes of the images."""
+        return image_files.checksum(self.root, map(os.fsdecode, self.names))
+
     def missing(self) -> list[str]:
         """List the entries without a file."""
         paths = map(os.fsdecode, self.names)

@@ -15,6 +15,7 @@ from gendd.core.ranges import Count, CountOrNone, check_ranges
 from gendd.core.seeding import generator
 from gendd.data.image_files import describe
 from gendd.programs.command_line import parse
+from gendd.runs.lock import sole_writer
 from gendd_imagenet.folders import Listing, list_unlabeled
 
 PROGRAM = "python -m gendd_imagenet.make_shards"
@@ -50,14 +51,15 @@ def main(arguments: list[str] | None = None) -> None:
     with naming("FOLDER"):
         listing, output = list_unlabeled(Path(config.folder)), Path(config.output)
     listing = listing.select(torch.randperm(len(listing), generator=generator("cpu", config.seed, "shards")))
+    count = -(-len(listing) // config.images_per_shard)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        if any(output.glob("*.tar")):
-            raise UserError(f"OUTPUT {output}: already holds shards; name another folder, or delete them")
-        count = -(-len(listing) // config.images_per_shard)
-        for number in tqdm(range(count), "shards", disable=None, leave=False):
-            rows = range(number * config.images_per_shard, min((number + 1) * config.images_per_shard, len(listing)))
-            _write_shard(output / f"{number:05d}.tar", listing, rows)
+        with sole_writer(output, "OUTPUT"):
+            if any(output.glob("*.tar")):
+                raise UserError(f"OUTPUT {output}: already holds shards; name another folder, or delete them")
+            for number in tqdm(range(count), "shards", disable=None, leave=False):
+                first = number * config.images_per_shard
+                rows = range(first, min(first + config.images_per_shard, len(listing)))
+                _write_shard(output / f"{number:05d}.tar", listing, rows)
     except OSError as error:
         raise UserError(f"OUTPUT {output}: cannot be written ({error}); make room, or name another folder") from error
     pattern = f"{{00000..{count - 1:05d}}}" if count > 1 else "00000"

@@ -26,6 +26,7 @@ from webdataset.gopen import gopen_schemes
 from gendd.core.errors import InvalidValue, PassingFault
 from gendd.core.seeding import BatchPlan, generator
 from gendd.core.tar import Member
+from gendd.data import image_files
 from gendd.data.decode import ENDINGS, MOST_BYTES, begins_as_image
 from gendd.data.image_files import HIDDEN, NO_ENDING, aside, ending_of
 from gendd_imagenet.shard_stream import ShardStream
@@ -100,6 +101,14 @@ def _is_shard(name: str) -> bool:
 def absent_shards(shards: Sequence[str]) -> list[str]:
     """List the local shards that do not exist."""
     return [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
+
+
+def checksum(shards: Sequence[str]) -> str | None:
+    """Return a checksum of the names and sizes of shards; None for URLs and commands, whose sizes are unknown."""
+    if any(":" in shard for shard in shards):
+        return None
+    folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(shard)) for shard in shards]))
+    return image_files.checksum(folder, (os.path.relpath(shard, folder) for shard in shards))
 
 
 def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[tuple[str, bytes]]:

@@ -76,6 +76,9 @@ class TrainingData(Protocol):
     # Number of skipped files and folders of each kind, as `image_files` counts them.
     passed_over: Counter[str]
 
+    def checksum(self) -> str | None:
+        """Return a checksum of the names and sizes of the images' files; None without files."""
+
     def batches(self, steps: range) -> Iterator[Batch]:
         """Yield this process's augmented micro-batches of these steps, in order."""
 
@@ -103,6 +106,9 @@ class EvaluationData(Protocol):
     normalize: "Normalize"
     # Number of skipped files of each kind, if the images come from other folders than the training images.
     passed_over: Counter[str]
+
+    def checksum(self) -> str | None:
+        """Return a checksum of the names and sizes of the images' files; None without files."""
 
     def batches(self, limit: int = 0) -> Batches:
         """Return this process's share of the first `limit` images (0: all) in a fixed order, each image once."""
@@ -136,10 +142,11 @@ def described(data: EvaluationData) -> str:
 
 
 def identity(training: TrainingData, evaluation: EvaluationData) -> dict:
-    """Return class names, sizes and images per class as JSON values, to recognize a run's data."""
+    """Return class names, sizes, images per class and checksums as JSON values, to recognize a run's data."""
     sizes = {"training images": training.size, "evaluation images": evaluation.size}
+    files = {"training files": training.checksum(), "evaluation files": evaluation.checksum()}
     of_classes = None if training.class_sizes is None else training.class_sizes.tolist()
-    return {"classes": list(evaluation.class_names), **sizes, "training images of each class": of_classes}
+    return {"classes": list(evaluation.class_names), **sizes, **files, "training images of each class": of_classes}
 
 
 def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluation: Sequence[str | None]) -> None:

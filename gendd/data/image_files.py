@@ -5,8 +5,11 @@ images are listed too, so that they are reported. Hidden files, hidden folders a
 counted. Links are followed, except links to a folder that contains them.
 """
 
+import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from gendd.data.decode import ENDINGS, begins_as_image
 
 # Number of kinds of skipped files to list by name, the most frequent ones.
 KINDS_TOLD = 6
+# Threads that ask a file system for sizes: a network's file system answers many questions at once.
+ASKING = 16
 HIDDEN, NO_ENDING = "hidden", "without an ending"
 
 
@@ -89,6 +94,23 @@ def class_names(folder: Path) -> list[str]:
     if all(name.isascii() and name.isdecimal() for name in names):
         names.sort(key=int)
     return names
+
+
+def checksum(root: Path, names: Iterable[str]) -> str:
+    """Return the SHA-256 of the names and sizes of files below a folder. A missing file has no size."""
+
+    def described(name: str) -> bytes:
+        try:
+            size = str(os.stat(root / name).st_size)
+        except FileNotFoundError:
+            size = "missing"
+        return os.fsencode(f"{name} {size}\n")
+
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(ASKING) as pool:
+        for line in pool.map(described, names):
+            digest.update(line)
+    return digest.hexdigest()
 
 
 def describe(passed_over: Counter[str]) -> str:

@@ -30,10 +30,13 @@ from gendd.core.retry import retried
 from gendd.data.batch import Batch, TrainingData
 from gendd.distillation.cached_rows import Float16Rows, Int8Maps, Rows
 from gendd.distillation.teacher import FrozenTeacher
+from gendd.runs.lock import sole_writer
 
 # Images per shard; an interrupted fill loses at most one shard per process.
 SHARD_IMAGES = 4096
 TEACHER_BATCH = 256
+# Seconds that a run waits for another one that writes the record of the same new cache.
+CLAIMING = 60.0
 DIGEST_BYTES = hashlib.sha256().digest_size
 # Number of images that check a cache against the teacher, and their greatest relative distance. For resnet56 on
 # CIFAR-100, bf16 moves the features by 1 %, a shift by one pixel by 10 %, and another view by 20 %.
@@ -158,16 +161,12 @@ class TeacherCache:
         mine = made_from | self.data.view_settings() | {"images_a_shard": SHARD_IMAGES}
         mine = json.loads(json.dumps(mine))
         if not self.record.exists():
-            if next(self.folder.glob("view-*"), None):
-                raise self.refusal(f"holds features, but its cache.json is missing; {remedy}")
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise self.refusal(f"cannot be made ({error.strerror}); name another folder") from error
-            content = (json.dumps(mine, indent=2) + "\n").encode()
-            write_whole(self.record, lambda file: file.write(content), shared=True)
+            with sole_writer(self.folder, "teacher_cache", patience=CLAIMING):
+                self._write_record(mine)
         try:
             theirs = json.loads(retried(self.record.read_text, self.record))
+            if not isinstance(theirs, dict):
+                raise ValueError("no JSON object")
         except (OSError, ValueError) as error:
             raise self.refusal(f"its cache.json is damaged; {remedy}") from error
         differing = [
@@ -177,6 +176,14 @@ class TeacherCache:
         ]
         if differing:
             raise self.refusal(f"was made from other settings: {'; '.join(differing)}; {remedy}")
+
+    def _write_record(self, settings: dict) -> None:
+        if self.record.exists():  # Another run has written it meanwhile.
+            return
+        if next(self.folder.glob("view-*"), None):
+            raise self.refusal("holds features, but its cache.json is missing; name another folder, or delete this one")
+        content = (json.dumps(settings, indent=2) + "\n").encode()
+        write_whole(self.record, lambda file: file.write(content))
 
     def verify(self, world: World) -> None:
         """Compare this process's existing shards with their checksums.

@@ -134,11 +134,14 @@ def tensor_names(path: Path) -> list[str]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file; {} for a missing file or another format."""
+    """Return the metadata of a safetensors file; {} for a missing or damaged file, or another format."""
     if not path.is_file() or not is_safetensors(path):
         return {}
-    with safetensors.safe_open(path, "pt") as file:
-        return file.metadata() or {}
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError:
+        return {}
 
 
 def _objects(path: Path) -> str:

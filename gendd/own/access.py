@@ -91,15 +91,18 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
     return images, labels
 
 
-def _of_size(images: Tensor, side: int) -> Tensor:
+def _checked_images(images: Tensor, side: int) -> Tensor:
     """Return images (B, 3, S, S) of the run's size S.
 
     Raises:
-        InvalidSetting: they have another size.
+        InvalidSetting: they have another size, or a value is not finite.
     """
     if images.shape[2:] != (side, side):
         found = "x".join(map(str, images.shape[2:]))
         raise InvalidSetting("data", "", f"a batch has images of {found} pixels, the run {side}x{side}; give one size")
+    if not images.isfinite().all():
+        row = int(images.flatten(1).isfinite().all(1).logical_not().nonzero()[0])
+        raise InvalidSetting("data", "", f"image {row} of a batch holds values that are not finite; correct or skip it")
     return images
 
 
@@ -164,6 +167,9 @@ class TrainingBatches:
         if not self.steps_per_epoch:
             raise InvalidSetting("batch_size", plan.batch, f"more than the {self.size} training images; lower it")
 
+    def checksum(self) -> None:
+        """Return None: the images have no files."""
+
     def batches(self, steps: range) -> Iterator[Batch]:
         images, labels = torch.empty(0), torch.empty(0, dtype=torch.int64)
         stream, count = self._stream(), self.plan.micro_batch_size
@@ -193,7 +199,7 @@ class TrainingBatches:
 
     def _checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         images, labels = split(batch)
-        _of_size(images, self.image_size)
+        _checked_images(images, self.image_size)
         if not self.labeled:
             return images, torch.full((len(images),), -1)
         return images, checked_labels(labels, len(self.class_names))
@@ -228,6 +234,9 @@ class EvaluationBatches:
             reason = "yields no batch, or only one pass; give batches that start again, like a DataLoader"
             raise InvalidSetting("evaluation", "", reason)
 
+    def checksum(self) -> None:
+        """Return None: the images have no files."""
+
     def batches(self, limit: int = 0) -> NumberedBatches:
         """Yield the first `limit` images (0: all), in the order of the batches."""
         left = limit or self.size
@@ -236,7 +245,7 @@ class EvaluationBatches:
             rows = slice(0, min(left, len(images)))
             known = checked_labels(labels, len(self.class_names)) if self.labeled else torch.full((len(images),), -1)
             placed = (
-                _of_size(images, self.image_size)[rows]
+                _checked_images(images, self.image_size)[rows]
                 .to(self.device)
                 .float()
                 .contiguous(memory_format=torch.channels_last)

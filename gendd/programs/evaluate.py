@@ -270,7 +270,7 @@ def _class_groups(family: Family, settings: Config, path: Path) -> dict[str, Ten
     """Group the classes by their number of training images, from the run's data or from --train-list."""
     run, listed = RunFolder(path), getattr(settings.data, "train_list", None)
     own = (path / "data.json").exists() and listed == getattr(run.config(family).data, "train_list", None)
-    sizes = run.read("data.json").get("training images of each class") if own else family.access.class_sizes(settings)
+    sizes = run.data()["training images of each class"] if own else family.access.class_sizes(settings)
     return {} if sizes is None else class_groups(torch.as_tensor(sizes))
 
 

@@ -19,7 +19,7 @@ from gendd.core.errors import InvalidSetting, UserError, naming
 from gendd.core.files import checksum, save_tensors
 from gendd.core.seeding import BatchPlan
 from gendd.core.stopping import Stopping
-from gendd.data.batch import HELD_OUT, identity, refuse_other_classes
+from gendd.data.batch import HELD_OUT, refuse_other_classes
 from gendd.data.image_files import describe
 from gendd.distillation.teacher_cache import cache_of, open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
@@ -187,8 +187,7 @@ class TrainRun:
         world.barrier()
         if not self.run.last.exists():
             self._measure_features()
-        classes = identity(self.data, self.evaluation)["classes"]
-        record = {"family": self.family.name, **config.content(), "classes": classes}
+        record = {"family": self.family.name, **config.content(), "classes": list(self.evaluation.class_names)}
         student = StudentFolder(self.run, self.measurement, surroundings.get("teacher", {}), record)
         stopping = Stopping()
         training = self._training(student, stopping)
@@ -233,7 +232,8 @@ class TrainRun:
         if passed_over := self.data.passed_over + self.evaluation.passed_over:
             self._say(f"  ignored    {describe(passed_over)}")
         self._check_teacher()
-        if changed := self.run.check_data(self.data, self.evaluation):
+        # A network's file system would have to answer every process.
+        if self.world.is_first and (changed := self.run.check_data(self.data, self.evaluation)):
             self._say(f"  evaluation images changed since the last start: {changed}")
 
     def _build(self) -> None:

@@ -121,7 +121,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         facts |= {"method": config.method.name, "SHA-256 of the file": f"`{source['sha256']}`"}
     if run:
         environment = run.environment["versions"]
-        images = run.folder.read("data.json")["training images"]
+        images = run.folder.data()["training images"]
         facts |= {
             "data": f"{facts['data']}; {images} images to train on",
             "seeds": f"n = 1 run, seed {run.seed}",

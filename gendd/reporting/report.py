@@ -24,6 +24,7 @@ from gendd.reporting.maps import maps
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
+from gendd.runs.lock import sole_writer
 
 if TYPE_CHECKING:
     pass
@@ -127,7 +128,8 @@ def write_report(config: ReportConfig) -> None:
         runs, incomplete = finished_runs(folders)
         if incomplete:
             print(f"not complete, left out: {', '.join(incomplete)}")
-        _write(runs, Path(config.output))
+        with sole_writer(Path(config.output), "output"):
+            _write(runs, Path(config.output))
 
 
 def _write(runs: list[FinishedRun], output: Path) -> None:
@@ -148,7 +150,6 @@ def _write(runs: list[FinishedRun], output: Path) -> None:
         "maps.png": lambda: maps(dense) if dense else None,
     }
     try:
-        output.mkdir(parents=True, exist_ok=True)
         drawn = [name for name, draw in pictures.items() if _drawn(output / name, draw())]
         write_csv(output / "results.csv", rows_of(groups))
         rewrite_text(output / "report.md", _text(groups, drawn))

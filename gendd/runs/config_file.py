@@ -79,23 +79,23 @@ def _check_name(name: str, section: str, known: Iterable[str]) -> None:
 
 
 def _check_type(value: Any, hint: Any, name: str) -> None:
-    if not _fits(value, hint):
+    if not fits(value, hint):
         expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
         raise InvalidValue(f"{name} {json.dumps(value)}", f"is not of type {expected}; correct it")
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def fits(value: Any, hint: Any) -> bool:
     """Return True if a JSON value has the type of a field. A list is accepted for a tuple, an integer for a float."""
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in choices)
+        return any(fits(value, choice) for choice in choices)
     if origin is Literal:
         return value in choices
     if origin is tuple:
         if not isinstance(value, list):
             return False
         kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
-        return len(kinds) == len(value) and all(map(_fits, value, kinds))
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
     if origin:  # Other generic types, which only an own method may have.
         return True
     # In Python True is an integer; here it is not a number.

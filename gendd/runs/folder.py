@@ -1,7 +1,8 @@
 """Run folders. A run folder contains all files to resume, evaluate, report or export its run.
 
 config.json         resolved configuration and its family
-data.json           names of the classes, number of images, number of training images per class
+data.json           names of the classes, number of images, number of training images per class, and checksums of the
+                    names and sizes of their files
 environment.json    versions, git commit, hardware, processes, the teacher's checksums and measured accuracy
 metrics.jsonl       one record per line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same metrics for TensorBoard
@@ -39,7 +40,7 @@ from gendd.data.batch import EvaluationData, TrainingData, class_difference, ide
 from gendd.family import Family
 from gendd.networks.checkpoint import metadata
 from gendd.networks.file_format import is_safetensors, what_it_is
-from gendd.runs.config_file import config_of
+from gendd.runs.config_file import config_of, fits
 
 # Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
 NOT_COMPARED = {
@@ -54,6 +55,15 @@ AVERAGED = "ema_"
 RECORD = "run"
 # Score of a run: top-1 accuracy, or cosine similarity of features without classes.
 SCORES = {"top1": "top-1", "cosine": "cosine"}
+# Types of the values in data.json. Older runs recorded no checksums.
+DATA = {
+    "classes": tuple[str | None, ...],
+    "training images": int,
+    "evaluation images": int,
+    "training images of each class": tuple[int, ...] | None,
+    "training files": str | None,
+    "evaluation files": str | None,
+}
 PACKAGES = ("gendd", "torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
@@ -109,6 +119,17 @@ class RunFolder:
                 f"{self.path.absolute()}: not a run folder, {name} is missing or damaged; name the folder of a run"
             ) from error
 
+    def data(self) -> dict:
+        """Return the identity of the run's data.
+
+        Raises:
+            UserError: data.json is missing or damaged.
+        """
+        content = {"training files": None, "evaluation files": None, **self.read("data.json")}
+        if not all(name in content and fits(content[name], kind) for name, kind in DATA.items()):
+            raise UserError(f"{self.path.absolute()}: its data.json is damaged; name the folder of a run")
+        return content
+
     def write(self, name: str, content: dict) -> None:
         write_whole(self.path / name, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
 
@@ -142,19 +163,20 @@ class RunFolder:
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
     def check_data(self, training: TrainingData, evaluation: EvaluationData) -> str:
-        """Raise UserError if the classes or the number of training images changed since the start of the run.
+        """Raise UserError if the classes or the training images changed since the start of the run.
 
         Returns:
             a description of changed evaluation images, which do not affect training; empty without a change.
         """
         if not (self.last.exists() and (self.path / "data.json").exists()):
             return ""
-        saved, given = self.read("data.json"), identity(training, evaluation)
-        changed = {
-            name: f"{saved[name]} {name} there, {given[name]} here"
-            for name in ("training images", "evaluation images")
-            if saved[name] != given[name]
-        }
+        saved, given, changed = self.data(), identity(training, evaluation), {}
+        for images in ("training images", "evaluation images"):
+            files = images.replace("images", "files")
+            if saved[images] != given[images]:
+                changed[images] = f"{saved[images]} {images} there, {given[images]} here"
+            elif saved[files] and saved[files] != given[files]:
+                changed[images] = f"as many {images}, but their files have other names or sizes"
         evaluated = changed.pop("evaluation images", "")
         if difference := class_difference(saved["classes"], given["classes"]):
             changed["classes"] = f"other classes, {difference}"
@@ -236,7 +258,7 @@ def learned_classes(checkpoint: Path) -> list[str | None]:
     """Return the class names of a run, from its folder, a checkpoint or its plain student; empty if unknown."""
     run = RunFolder(checkpoint if checkpoint.is_dir() else checkpoint.parent.parent)
     if checkpoint in (run.path, run.last, run.best) and (run.path / "data.json").exists():
-        return run.read("data.json")["classes"]
+        return run.data()["classes"]
     return embedded_record(checkpoint).get("classes", [])
 
 
@@ -269,18 +291,26 @@ def embedded_record(path: Path) -> dict[str, Any]:
     """Return the record of the run that wrote a checkpoint or a plain student; empty for other files."""
     try:
         if is_safetensors(path):
-            return origin(path)[RECORD]
+            return _object(origin(path)[RECORD])
         if what_it_is(path):
             return {}
         # Memory-mapped, so that tensors are not read.
-        return json.loads(torch.load(path, map_location="meta", mmap=True, weights_only=True)[RECORD])
+        return _object(json.loads(torch.load(path, map_location="meta", mmap=True, weights_only=True)[RECORD]))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError):
         return {}
 
 
 def origin(path: Path) -> dict[str, Any]:
     """Return the origin of the weights in a published file or a plain student; empty for other files."""
-    return json.loads(metadata(path).get("config", "{}")).get("gendd", {})
+    try:
+        return _object(json.loads(metadata(path)["config"])["gendd"])
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
+def _object(content: Any) -> dict[str, Any]:
+    """Return the content of a JSON object; {} for another JSON value."""
+    return content if isinstance(content, dict) else {}
 
 
 def run_record(path: Path) -> dict[str, Any]:
@@ -291,7 +321,7 @@ def run_record(path: Path) -> dict[str, Any]:
     """
     if path.is_dir():
         run = RunFolder(path)
-        return {**run.read("config.json"), "classes": run.read("data.json")["classes"]}
+        return {**run.read("config.json"), "classes": run.data()["classes"]}
     if not (record := embedded_record(path)):
         raise UserError(f"{path}: the file does not hold a configuration; name the run folder")
     return record

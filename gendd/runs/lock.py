@@ -1,4 +1,4 @@
-"""Lock of a run folder, so that it has one writer: the first process of a run holds filelock's lease until it ends.
+"""Lock of a folder, so that it has one writer: a run, a report or another program holds filelock's lease until it ends.
 
 The lease does not need locks of the file system: the writer renews a file. If the writer was killed, another process
 on the same machine sees it at once. On another machine it sees that the file no longer changes.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import SoftFileLease, Timeout
 
-from gendd.core.errors import UserError
+from gendd.core.errors import InvalidSetting, UserError
 
 NAME = "writer.lock"
 # A writer that has not renewed the lease for this many seconds counts as dead. It renews three times as often.
@@ -23,8 +23,12 @@ class Busy(UserError):
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
+def sole_writer(folder: Path, setting: str = "runs", patience: float = 0.0) -> Iterator[None]:
     """Lock a folder against other writers. Create it if missing, and remove it again if it stays empty.
+
+    Args:
+        setting: the setting that chooses the folder.
+        patience: seconds to wait for another writer.
 
     Raises:
         Busy: another process writes to the folder.
@@ -35,20 +39,20 @@ def sole_writer(folder: Path) -> Iterator[None]:
     writer = "another process"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        wait = 0.0
+        wait = patience
         if owner := lease.owner:
             writer = f"process {owner.pid} on {owner.hostname}"
             if owner.hostname != socket.gethostname():
-                wait = 1.5 * SILENCE
+                wait = max(patience, 1.5 * SILENCE)
                 print(f"{folder}: waiting up to {wait:.0f} s to see whether {writer} still writes there", flush=True)
         lease.acquire(timeout=wait)
     except Timeout as error:
         raise Busy(
-            f"{folder}: {writer} is writing this run; wait until it ends, or stop it, then run the same command again "
+            f"{folder}: {writer} is writing there; wait until it ends, or stop it, then run the same command again "
             f"(if that process does not exist, delete {folder / NAME})"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); choose another place with `runs`") from error
+        raise InvalidSetting(setting, folder, f"cannot be written ({error.strerror}); choose another folder") from error
     try:
         yield
     finally:

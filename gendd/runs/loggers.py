@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,8 @@ class TensorBoard:
     def __init__(self, run: RunFolder, step: int):
         from torch.utils.tensorboard import SummaryWriter  # Imported here because it is slow.
 
+        # The writer's thread would print a traceback. Its error is raised again at the next scalar, and reported there.
+        threading.excepthook = quiet_writer
         self.writer = SummaryWriter(run.tensorboard, purge_step=step + 1)
 
     def log(self, scalars: Scalars, step: int) -> None:
@@ -170,6 +173,12 @@ class Loggers:
                 f"{flag('log')} {name}: {reason_of(error)}; continuing without it, metrics.jsonl has all values",
                 flush=True,
             )
+
+
+def quiet_writer(failure: threading.ExceptHookArgs) -> None:
+    """Print the error of a thread, except for the thread that writes TensorBoard's files."""
+    if type(failure.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(failure)
 
 
 def check_loggers(names: Iterable[str]) -> None:

@@ -281,11 +281,15 @@ class Training:
         self.task.update_average(self.step)
 
     def check_losses(self) -> None:
-        """Raise UserError if a loss of this epoch was not finite. No weights after this loss have been saved."""
-        if not self.world.all_true(self.finite):
+        """Raise UserError if a loss of this epoch was not finite, or a weight is not. No such weights are saved."""
+        content = self.task.model().state_dict()
+        weights = torch.stack([value.isfinite().all() for value in content.values()])
+        if not self.world.all_true(self.finite & weights.all()):
             optimizer = self.config.optimizer
+            first = next((name for name, whole in zip(content, weights.tolist(), strict=True) if not whole), None)
             raise UserError(
-                f"the loss is not finite at step {self.step}, or up to {CHECK_EVERY} steps before; lower `lr` "
+                f"{'the loss' if first is None else f'the loss or the weight {first}'} is not finite at step "
+                f"{self.step}, or up to {CHECK_EVERY} steps before; lower `lr` "
                 f"{optimizer.lr} or raise `warmup_epochs` {optimizer.warmup_epochs} (the last good checkpoint is "
                 f"{self.run.last})"
             )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import safetensors
 from lines import refuses
+from PIL import Image
 from programs import train_cifar as main
 from small_images import write_folder
 from small_runs import COMMON, contents, ctrl_c
@@ -14,6 +15,14 @@ from small_runs import COMMON, contents, ctrl_c
 
 def add_image(data: Path) -> None:
     shutil.copy(data / "train" / "a" / "0.png", data / "train" / "a" / "new.png")
+
+
+def exchange_image(data: Path) -> None:
+    Image.effect_noise((8, 8), 99).convert("RGB").save(data / "train" / "a" / "0.png")
+
+
+def rename_image(data: Path) -> None:
+    (data / "train" / "a" / "0.png").rename(data / "train" / "a" / "new.png")
 
 
 def add_class(data: Path) -> None:
@@ -48,6 +57,8 @@ def interrupted_on(data: Path, command: list[str], epoch: int) -> Path:
     ("change", "told"),
     [
         (add_image, "16 training images there, 17 here"),
+        (exchange_image, "as many training images, but their files have other names or sizes"),
+        (rename_image, "as many training images, but their files have other names or sizes"),
         (add_class, "only in one of them: c"),
         (rename_class, "only in one of them: a, z"),
     ],
@@ -74,6 +85,47 @@ def test_resume_accepts_and_prints_more_evaluation_images(on_a_folder, capsys):
     main(command)
     assert "4 evaluation images there, 5 here" in capsys.readouterr().out
     assert json.loads((run / "result.json").read_text())["images"] == 5
+
+
+def test_resume_accepts_and_prints_exchanged_evaluation_images(on_a_folder, capsys):
+    data, command = on_a_folder
+    interrupted_on(data, command, epoch=1)
+    (data / "test" / "a" / "0.png").rename(data / "test" / "a" / "new.png")
+    main(command)
+    assert "as many evaluation images, but their files have other" in capsys.readouterr().out
+
+
+def test_resume_accepts_moved_images(on_a_folder):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, epoch=1)
+    (data.parent / "moved").mkdir()
+    moved = data.rename(data.parent / "moved" / "set")
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["dataset"] = str(moved)
+    (run / "config.json").write_text(json.dumps(config))
+    main(["--resume", str(run)])
+    assert (run / "result.json").exists()
+
+
+def test_run_older_than_the_checksums_resumes(on_a_folder):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, epoch=1)
+    recorded = json.loads((run / "data.json").read_text())
+    del recorded["training files"], recorded["evaluation files"]
+    (run / "data.json").write_text(json.dumps(recorded))
+    exchange_image(data)
+    main(command)
+    assert len(json.loads((run / "data.json").read_text())["training files"]) == 64
+
+
+def test_resume_refuses_a_damaged_record_of_the_data(on_a_folder):
+    data, command = on_a_folder
+    run = interrupted_on(data, command, epoch=1)
+    recorded = json.loads((run / "data.json").read_text())
+    for damage in ({"classes": 5}, {"training images": "16"}, {"training images of each class": [None]}):
+        (run / "data.json").write_text(json.dumps(recorded | damage))
+        with refuses(f"{run}: its data.json is damaged; name the folder of a run"):
+            main(command)
 
 
 def test_data_may_change_before_the_first_epoch_ends(on_a_folder):

@@ -1,9 +1,11 @@
 """`--log`: every logger gets TensorBoard's scalars, also after a resume, and none can end a training."""
 
+import errno
 import json
 import sqlite3
 import struct
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -11,6 +13,7 @@ import pytest
 from lines import refuses
 from small_runs import GENDD, ctrl_c, run_in_two_processes
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from gendd.runs import loggers
 from gendd.runs.loggers import IDS, LOGGERS
@@ -152,3 +155,15 @@ def test_missing_package_is_refused_before_training(name, train, monkeypatch, ca
     assert not train.folder().exists()
     train("--log", name, "--dry-run")
     assert f"missing or wrong:\n  --log {name}: needs" in capsys.readouterr().out
+
+
+def test_full_disk_of_tensorboard_prints_one_line(train, monkeypatch, capfd):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    monkeypatch.setattr(RecordWriter, "write", full)
+    run = train("--epochs", "1")
+    output = capfd.readouterr()
+    assert output.out.count("--log tensorboard: [Errno 28] No space left on device; continuing without it") == 1
+    assert "Traceback" not in output.err and (run / "result.json").exists()

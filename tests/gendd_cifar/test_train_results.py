@@ -16,6 +16,7 @@ from small_runs import (
 )
 
 from gendd.runs.metrics import read_metrics
+from gendd.training.loop import Training
 from gendd_cifar.data import TrainingImages
 
 
@@ -111,4 +112,21 @@ def test_nonfinite_loss_stops_before_the_step(train, whole, monkeypatch):
     ):
         patch.setattr(TrainingImages, "batch", poisoned)
         train(runs="parts")
+    assert_same_weights(whole, train(runs="parts"), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("last", [18, 25])
+def test_nonfinite_weight_is_named_and_not_saved(train, whole, monkeypatch, last):
+    """The loss is still finite if the last step of an epoch, the 18th, breaks a weight."""
+    train_step = Training.train_step
+
+    def broken(self, *arguments):
+        train_step(self, *arguments)
+        if self.step == last - 1:
+            dict(self.task.model().named_parameters())["norm.bias"].data[0] = float("nan")
+
+    with monkeypatch.context() as patch, refuses("the loss or the weight .* is not finite at step (18|36),") as told:
+        patch.setattr(Training, "train_step", broken)
+        train(runs="parts")
+    assert last > 18 or "the weight norm.bias is not" in told.value
     assert_same_weights(whole, train(runs="parts"), rtol=0, atol=0)

@@ -192,7 +192,7 @@ def test_resume_refuses_a_run_that_another_process_trains(train, interrupted, ca
         assert held.wait(20)
         before = contents(interrupted)
         for command in (lambda: train(runs="parts"), lambda: main(["--resume", str(interrupted)])):
-            with refuses(f"process {other.pid} on .* is writing this run"):
+            with refuses(f"process {other.pid} on .* is writing there"):
                 command()
         with pytest.raises(subprocess.CalledProcessError) as refused:
             run_in_two_processes("--resume", str(interrupted))

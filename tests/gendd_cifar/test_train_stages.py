@@ -36,7 +36,7 @@ def test_stage_1_is_trained_once_for_runs_that_share_it(train, capsys):
 def test_stage_1_of_another_run_is_awaited(train, monkeypatch, capsys):
     stage1 = train("--pretrain-epochs", "1", "--name", "ended").parents[1] / "pretrain" / "0"
     (stage1 / "result.json").rename(stage1 / "hidden.json")
-    refusals = iter([lock.Busy("process 1 is writing this run")])
+    refusals = iter([lock.Busy("process 1 is writing there")])
 
     def busy_once(folder):
         for refusal in refusals:
@@ -49,7 +49,7 @@ def test_stage_1_of_another_run_is_awaited(train, monkeypatch, capsys):
     capsys.readouterr()
     train("--pretrain-epochs", "1", "--name", "waiting")
     output = capsys.readouterr().out
-    assert "waiting for stage 1: process 1 is writing this run" in output and "epoch   1/1 " not in output
+    assert "waiting for stage 1: process 1 is writing there" in output and "epoch   1/1 " not in output
 
 
 def test_three_stages_in_sequence(train):

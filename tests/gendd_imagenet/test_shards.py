@@ -23,10 +23,12 @@ from gendd.core.errors import PassingFault
 from gendd.core.seeding import BatchPlan
 from gendd.programs.configuration import configuration
 from gendd.runs.folder import data_name
+from gendd.runs.lock import sole_writer
 from gendd_imagenet.check import check_data
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shards import (
     UnreadableShard,
+    checksum,
     expand,
     images_of,
     is_shards,
@@ -140,6 +142,12 @@ def test_shards_through_a_pipe_give_the_same_batches(photos, folder):
     piped = "pipe:cat " + f"{folder}/{{00000..00008}}.tar"
     whole = images_and_labels(open_photos(streamed(f"{folder}/{{00000..00008}}.tar", photos)), range(2))
     assert_same(images_and_labels(open_photos(streamed(piped, photos)), range(2)), whole)
+
+
+def test_make_shards_refuses_a_folder_with_another_writer(photos, tmp_path):
+    with sole_writer(tmp_path), refuses("is writing there; wait until it ends"):
+        make_shards([str(photos / "train"), str(tmp_path)])
+    assert not any(tmp_path.iterdir())
 
 
 def test_make_shards_counts_and_skips_hidden_files(photos, tmp_path, capsys):
@@ -363,6 +371,15 @@ def test_missing_shards_are_refused(photos, folder):
     beyond = streamed(f"{folder}/{{00000..00010}}.tar", photos)
     assert "2 of its shards are missing" in summarize(beyond).missing[0]
     assert "2 of 11 shards are missing" in refusal(open_photos, beyond)
+
+
+def test_checksum_follows_shards_and_not_their_folder(folder, tmp_path):
+    copied = [shutil.copy(folder / name, tmp_path / name) for name in ("00000.tar", "00001.tar")]
+    shards = [str(folder / path.name) for path in copied]
+    assert checksum(shards) == checksum([str(path) for path in copied])
+    copied[0].write_bytes(copied[1].read_bytes() + bytes(512))
+    assert checksum(shards) != checksum([str(path) for path in copied])
+    assert checksum(["https://example.org/00000.tar"]) is None
 
 
 def test_unsupported_addresses_are_refused(photos):

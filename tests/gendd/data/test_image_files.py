@@ -10,7 +10,7 @@ from lines import refuses
 from PIL import Image
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
-from gendd.data.image_files import class_names, describe, list_class_folders, list_images
+from gendd.data.image_files import checksum, class_names, describe, list_class_folders, list_images
 
 PIXELS = io.BytesIO()
 Image.new("RGB", (4, 4)).save(PIXELS, "PNG")
@@ -118,6 +118,14 @@ def test_named_classes_sort_as_text_as_in_torchvision(tmp_path):
     (tmp_path / "__MACOSX").rmdir()
     assert class_names(tmp_path) == torchvision.datasets.folder.find_classes(tmp_path)[0]
     assert class_names(tmp_path / "none") == []
+
+
+def test_checksum_follows_names_and_sizes(root):
+    names = ["cat/a.gif", "cat/absent.png"]
+    first = checksum(root / "train", names)
+    assert first == checksum(root / "train", names) != checksum(root / "train", names[:1])
+    write(root / "train" / "cat" / "a.gif", PNG + b"more")
+    assert first != checksum(root / "train", names)
 
 
 # Refusals

@@ -17,7 +17,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
 from gendd.distillation import teacher_cache
 from gendd.distillation.teacher import FrozenTeacher
-from gendd.distillation.teacher_cache import open_cache
+from gendd.distillation.teacher_cache import TeacherCache, open_cache
 from gendd.methods import METHODS
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
@@ -234,8 +234,9 @@ def test_cache_without_its_record_is_refused(tmp_path):
     Setting(tmp_path).open()
     record = tmp_path / "cache.json"
     assert json.loads(record.read_text())["teacher"] == "toy:network"
-    record.write_text(record.read_text()[:-5])
-    assert "its cache.json is damaged" in refusal(Setting(tmp_path))
+    for damaged in (record.read_text()[:-5], "null"):
+        record.write_text(damaged)
+        assert "its cache.json is damaged" in refusal(Setting(tmp_path))
     record.unlink()
     assert "holds features, but its cache.json is missing" in refusal(Setting(tmp_path))
 
@@ -253,7 +254,7 @@ def test_temporary_read_errors_damage_no_cache(name, tmp_path, monkeypatch):
 
 def test_cache_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    assert "cannot be made (Not a directory)" in refusal(Setting(tmp_path / "file" / "cache"))
+    assert "cannot be written (Not a directory)" in refusal(Setting(tmp_path / "file" / "cache"))
 
 
 def test_features_beyond_float16_are_refused(tmp_path):
@@ -277,3 +278,16 @@ def test_process_that_does_not_see_cache_is_refused(tmp_path):
     setting = Setting(tmp_path / "elsewhere")
     with refuses("process 1 does not see it; choose a folder that all machines share"):
         setting.open(World(1, 1, 1, CPU))
+
+
+def test_record_that_another_run_writes_first_is_kept(tmp_path, monkeypatch):
+    """The other teacher's run writes its record just before this one."""
+    original = TeacherCache._write_record
+
+    def late(cache, settings):
+        original(cache, settings | {"teacher": "another"})
+        original(cache, settings)
+
+    monkeypatch.setattr(TeacherCache, "_write_record", late)
+    assert "teacher another there, toy:network here" in refusal(Setting(tmp_path))
+    assert not list(tmp_path.glob("view-*"))

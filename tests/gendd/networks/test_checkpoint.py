@@ -27,7 +27,7 @@ from gendd.core.errors import InvalidValue, PassingFault
 from gendd.core.files import rewrite
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distillation.student import Student
-from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, read, read_weights
+from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, metadata, read, read_weights
 from gendd.runs.folder import embedded_record
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
@@ -266,6 +266,17 @@ def test_pickle_with_code_is_refused_without_running(write, tmp_path):
     assert not trace.exists()
     torch.load(path, weights_only=False)
     assert trace.exists(), "this file would not have run anything"
+
+
+def test_damaged_safetensors_file_has_no_metadata(tmp_path):
+    file = tmp_path / "student.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(1)}, file, {"config": "{}"})
+    assert metadata(file) == {"config": "{}"}
+    content = file.read_bytes()
+    file.write_bytes(content[:8] + b"{0" + content[10:])
+    assert metadata(file) == {}
+    with refuses("truncated or no checkpoint"):
+        read_weights(file)
 
 
 def test_bare_pickle_is_refused_without_running(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lines import refuses
 from toy import ToyNetwork
 
 from gendd.core.distributed import World
@@ -49,3 +50,16 @@ def test_evaluation_batches_keep_each_image_with_its_label(config, limit, count)
     assert (data.size, data.split) == (20, "evaluation") and steps == tuple(range(len(steps)))
     assert numbers.tolist() == list(range(count))
     assert torch.equal(torch.cat(labels), numbers.long() % CLASSES)
+
+
+def test_nonfinite_image_is_refused_by_its_number(config):
+    network = ToyNetwork(CLASSES)
+    network.pretrained_cfg = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    broken = [(images.clone(), labels) for images, labels in numbered(20)]
+    broken[1][0][5, 0, 0, 0] = float("nan")
+    with access.registered(access.Given(broken, broken, (None,) * CLASSES)):
+        training = access.open_training(config, CLASSES, BatchPlan(0, 6), WORLD, network)
+        evaluation = access.open_evaluation(config, BatchPlan(0, 1), WORLD, network)
+        for read in (lambda: list(training.batches(range(3))), lambda: list(evaluation.batches())):
+            with refuses("image 5 of a batch holds values that are not finite"):
+                read()

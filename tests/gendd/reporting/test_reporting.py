@@ -12,6 +12,7 @@ from gendd.reporting.escape import escaped
 from gendd.reporting.finished import finished_runs
 from gendd.reporting.groups import grouped
 from gendd.reporting.published import PUBLISHED
+from gendd.runs.lock import sole_writer
 
 
 def test_table_has_the_values_of_the_files(tmp_path):
@@ -280,6 +281,13 @@ def test_unwritable_output_is_a_user_error(tmp_path):
     run = write_run(tmp_path / "run", "kd", {"classifier": (1.0, 5.0)})
     with refuses("--output"):
         report(run / "config.json", run)
+
+
+def test_report_refuses_a_folder_with_another_writer(tmp_path):
+    write_run(tmp_path / "run", "kd", {"classifier": (60.0,)})
+    with sole_writer(tmp_path / "report"), refuses("is writing there; wait until it ends"):
+        report(tmp_path / "report", tmp_path / "run")
+    assert not (tmp_path / "report").exists()
 
 
 def test_report_replaces_files_atomically(tmp_path):

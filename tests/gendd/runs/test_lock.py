@@ -117,3 +117,18 @@ def test_empty_run_folder_is_removed(tmp_path):
 def test_run_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     assert "--runs" in refusal(tmp_path / "file" / "run")
+
+
+def test_patient_writer_waits_for_the_first(tmp_path, writer):
+    first = writer(tmp_path / "cache")
+    timer = threading.Timer(0.3, first.kill)
+    timer.start()
+    with sole_writer(tmp_path / "cache", "teacher_cache", patience=20):
+        assert not first.is_alive()
+
+
+def test_folder_below_a_file_is_refused_by_its_setting(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "report"
+    with refuses(f"^--output {folder}: cannot be written .Not a directory."), sole_writer(folder, "output"):
+        pass
