@@ -60,8 +60,8 @@ class Forked:
             traceback.print_exc()
             os._exit(70)
 
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
 
     def wait(self, patience: float = PATIENCE) -> Ended:
         """Wait for the end. Kill the process after `patience` seconds; its code is then SIGKILL's."""

@@ -4,6 +4,7 @@ import os
 import random
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from rows import Row, tested
 from small_runs import TOYS
 
 from gendd.core import files
+from gendd.core.stopping import START_AGAIN
 from gendd.distillation.teacher_cache import TeacherCache
 from gendd.programs.report import report
 from gendd.programs.student_folder import StudentFolder
@@ -26,11 +28,12 @@ from gendd.programs.train_run import TrainRun
 from gendd.training.loop import Training
 from gendd_cifar.family import FAMILY
 
-CACHED = ("--cached-views", "2")
+CACHED, WITHIN = ("--cached-views", "2"), ("--checkpoint-steps", "4")
 # Where the process is when it is killed: the function, and the flags of the run.
 MOMENTS = {
     "anywhere in a run": (TrainRun, "execute", ()),
     "during a step": (Training, "train_step", ()),
+    "between checkpoints within an epoch": (Training, "train_step", WITHIN),
     "during an evaluation": (Training, "evaluate_epoch", ()),
     "during a checkpoint": (files, "save", ()),
     "during student.safetensors": (StudentFolder, "write", ()),
@@ -45,6 +48,8 @@ def kills(folder: Path, short: bool) -> Iterator[Row]:
     for moment in SHORT if short else MOMENTS:
         cases = _killed(runs, chance, *MOMENTS[moment], 1 if short else 5)
         yield tested(f"A run killed {moment} resumes to the same bits", cases)
+    cases = _killed(runs, chance, Training, "train_step", (), 1 if short else 5, signal.SIGTERM)
+    yield tested("A run that SIGTERM stops in a step saves, ends with exit code 75 and resumes to the same bits", cases)
     yield tested("A killed report is written again, equal", _reports(runs, chance, 1 if short else 5))
     if not short:
         for whom, count in (("one", 5), ("both", 3), ("launcher and both", 2)):
@@ -101,15 +106,22 @@ def _durations(work: Callable[[], object], folder: Path, owner: object, name: st
 
 
 def _killed(
-    runs: Runs, chance: random.Random, owner: object, name: str, flags: tuple[str, ...], count: int
+    runs: Runs,
+    chance: random.Random,
+    owner: object,
+    name: str,
+    flags: tuple[str, ...],
+    count: int,
+    number: signal.Signals = signal.SIGKILL,
 ) -> Iterator[str]:
-    """Kill runs once each and resume them; yield how they differ from an undisturbed run."""
+    """Send runs a signal once each and resume them; yield how they differ from an undisturbed run."""
     place, cache = runs.folder / "killed", runs.folder / "cache"
-    flags = (*flags, "--teacher-cache", str(cache)) if flags else flags
+    flags = (*flags, "--teacher-cache", str(cache)) if flags == CACHED else flags
+    ending = -number if number == signal.SIGKILL else START_AGAIN
     whole, work = runs.undisturbed(*flags), runs.command(place, *flags)
     _clear(place, cache)
     seconds = _durations(work, runs.folder, owner, name)
-    for number in range(count):
+    for case in range(count):
         killed = False
         while not killed:
             _clear(place, cache)
@@ -117,13 +129,13 @@ def _killed(
             process = Forked(moment.watched(work, partial(eq, call + 1)), runs.folder)
             moment.wait(process)
             time.sleep(chance.uniform(0, seconds[call]))
-            process.kill()
+            process.send(number)
             moment.close()
             # A process that was faster than expected has ended; another one is tried.
-            killed = process.wait().code < 0
+            killed = process.wait().code == ending
         ended = run(work, runs.folder)
         problem = ended.error if ended.code else difference(whole, place)
-        yield problem and f"kill {number}: {problem}"
+        yield problem and f"case {case}: {problem}"
 
 
 def _clear(*places: Path) -> None:
@@ -141,7 +153,7 @@ def _reports(runs: Runs, chance: random.Random, count: int) -> Iterator[str]:
     for _ in range(count):
         process = Forked(work, runs.folder)
         time.sleep(chance.uniform(0, seconds))
-        process.kill()
+        process.send(signal.SIGKILL)
         process.wait()
         ended = run(work, runs.folder)
         texts = [(folder / "report.md").read_text().replace(folder.name, "") for folder in folders]
