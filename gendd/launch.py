@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Mapping
 
@@ -24,7 +25,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
 from torch.distributed.run import parse_args, run
 
-from gendd.core.distributed import usable_cores, whole_number
+from gendd.core.distributed import peer_timeout, usable_cores, whole_number
 from gendd.core.errors import PassingFault, UserError, run_program
 from gendd.core.stopping import REQUESTS, START_AGAIN
 from gendd.family import Family
@@ -86,6 +87,11 @@ class Agent(LocalElasticAgent):
         if result.is_failed() and self._remaining_restarts:
             left = f"{self._remaining_restarts} of {worker_group.spec.max_restarts} restarts left"
             print(f"{describe(result.failures)}; {left}, starting again", file=sys.stderr, flush=True)
+        elif result.is_failed():
+            # torchrun tells the other machines. If it cannot reach them, it waits for a quarter of an hour.
+            end = threading.Timer(peer_timeout(), end_alone, [result.failures])
+            end.daemon = True
+            end.start()
         return result
 
 
@@ -144,11 +150,8 @@ def start(command: list[str]) -> None:
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        codes = {failure.exitcode for failure in error.failures.values()}
-        if 2 in codes:
-            sys.exit(2)
-        if START_AGAIN in codes or Agent.asked:
-            sys.exit(START_AGAIN)
+        if code := said_by(error.failures):
+            sys.exit(code)
         raise PassingFault(describe(error.failures)) from error
     except (RendezvousError, DistError) as error:
         master = environment.get("MASTER", "this machine")
@@ -213,7 +216,23 @@ def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -
     ]
 
 
-def describe(failures: dict[int, ProcessFailure]) -> str:
+def said_by(failures: Mapping[int, ProcessFailure]) -> int:
+    """Return the exit code of processes that have printed why they ended; 0 if they have not."""
+    codes = {failure.exitcode for failure in failures.values()}
+    if 2 in codes:
+        return 2
+    return START_AGAIN if START_AGAIN in codes or Agent.asked else 0
+
+
+def end_alone(failures: Mapping[int, ProcessFailure]) -> None:
+    """End this launcher without the other machines."""
+    code = said_by(failures)
+    if not code:
+        print(f"error: {describe(failures)}", file=sys.stderr, flush=True)
+    os._exit(code or 1)
+
+
+def describe(failures: Mapping[int, ProcessFailure]) -> str:
     """Return, for example, "process 1 ended with SIGKILL". Leave out processes that the agent stopped afterwards."""
     own = {rank: failure for rank, failure in failures.items() if failure.exitcode != -signal.SIGTERM} or failures
     endings = [
