@@ -25,6 +25,7 @@ def growth(folder: Path, short: bool) -> Iterator[Row]:
 
     def measured(self, *arguments):
         if self.step in steps:
+            self.checkpoints.wait()  # Its file is open while it is written.
             found.append(sizes())
             report.write_text(json.dumps(found))
         return train_step(self, *arguments)

@@ -55,8 +55,11 @@ def test_cached_maps_train_the_same_student(train, tmp_path):
     computed = [r["dense_loss"] for r in read_metrics(train(*DENSE, runs="computed")) if "dense_loss" in r]
     cached = [r["dense_loss"] for r in read_metrics(stored) if "dense_loss" in r]
     assert cached == pytest.approx(computed, rel=0.1)
-    with refuses("--teacher-cache .*cache: was made from other settings: dense grid 2 there, 3 here"):
-        train("--dense-grid", "3", *cache, runs="other")
+    train("--dense-grid", "3", *cache, "--cached-maps", "int8", runs="other")
+    names = sorted({path.name.split("-")[0] for path in (tmp_path / "cache").iterdir()})
+    assert names == ["cache.json", "map2", "map3", "view"]
+    with refuses("--cached-maps int8: does nothing without --teacher-cache and --dense-grid; leave it out"):
+        train(*cache, "--cached-maps", "int8", runs="none")
 
 
 def test_finetuning_a_dense_run_leaves_its_dense_head_out(train, dense):
@@ -85,7 +88,7 @@ def test_loaded_run_gives_the_map_in_the_teachers_space(dense, whole):
 
 
 def test_networks_without_a_map_are_refused(train):
-    with refuses("--dense-layer 3: the teacher gives only its last map; leave it out"):
+    with refuses("--dense-layer 3: ToyNetwork gives only its last map; leave it out"):
         train(*DENSE, "--dense-layer", "3", runs="layer")
 
 

@@ -119,7 +119,9 @@ def no_pauses(monkeypatch):
 
 
 def fail_reading(monkeypatch, times: int) -> None:
-    monkeypatch.setattr(Path, "read_bytes", failing(Path.read_bytes, [STALE] * times))
+    """Let the first reads of images fail."""
+    read, fails = Path.read_bytes, failing(Path.read_bytes, [STALE] * times)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (fails if path.suffix == ".JPEG" else read)(path))
 
 
 def test_temporarily_unreadable_images_are_read_again(photos, monkeypatch, no_pauses):

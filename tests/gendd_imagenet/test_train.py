@@ -230,7 +230,7 @@ def test_resume_refuses_changed_training_data(run, photos, tmp_path):
     (folder,) = (file.parent for file in (tmp_path / "runs").glob("**/data.json"))
     told = {"classes": ["n01", "n02", "n03"], "training images": 90, "evaluation images": 21}
     told["training images of each class"] = [30, 30, 30]
-    assert json.loads((folder / "data.json").read_text()) == told
+    assert told.items() <= json.loads((folder / "data.json").read_text()).items()
     write_images(copy / "train" / "n01", 12, first=500)
     with refuses("90 training images there, 102 here"):
         run(dataset=str(copy))
