@@ -13,13 +13,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Mapping
 
 import torch
 from torch.distributed import DistError
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
-from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.api import SignalException, SubprocessContext
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher import api
@@ -68,7 +69,26 @@ class Agent(LocalElasticAgent):
         started = super()._start_workers(worker_group)
         for number in REQUESTS:
             signal.signal(number, self._ask_to_stop)
+        threading.Thread(target=self._watch, args=[self._pcontext], daemon=True).start()
         return started
+
+    def _watch(self, context: SubprocessContext) -> None:
+        """End this launcher after its processes failed, if it waits in vain for a machine that it cannot reach.
+
+        torchrun's agent asks the other machine about each step of its own, without a limit of time.
+        """
+        processes = {rank: handler.proc for rank, handler in context.subprocess_handlers.items()}
+        while any(process.poll() is None for process in processes.values()):
+            time.sleep(1)
+        codes = {rank: process.returncode for rank, process in processes.items()}
+        if not any(codes.values()):
+            return
+        time.sleep(peer_timeout() + (PATIENCE if self._remaining_restarts else 0))
+        if self._pcontext is context:
+            code = said_by(codes)
+            if not code:
+                print(f"error: {describe(codes)}", file=sys.stderr, flush=True)
+            os._exit(code or 1)
 
     def _ask_to_stop(self, number: int, _) -> None:
         if number == signal.SIGTERM and self.terminated:
@@ -86,12 +106,7 @@ class Agent(LocalElasticAgent):
             self._remaining_restarts = 0
         if result.is_failed() and self._remaining_restarts:
             left = f"{self._remaining_restarts} of {worker_group.spec.max_restarts} restarts left"
-            print(f"{describe(result.failures)}; {left}, starting again", file=sys.stderr, flush=True)
-        elif result.is_failed():
-            # torchrun tells the other machines. If it cannot reach them, it waits for a quarter of an hour.
-            end = threading.Timer(peer_timeout(), end_alone, [result.failures])
-            end.daemon = True
-            end.start()
+            print(f"{describe(exit_codes(result.failures))}; {left}, starting again", file=sys.stderr, flush=True)
         return result
 
 
@@ -150,9 +165,10 @@ def start(command: list[str]) -> None:
     except SignalException as error:
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        if code := said_by(error.failures):
+        codes = exit_codes(error.failures)
+        if code := said_by(codes):
             sys.exit(code)
-        raise PassingFault(describe(error.failures)) from error
+        raise PassingFault(describe(codes)) from error
     except (RendezvousError, DistError) as error:
         master = environment.get("MASTER", "this machine")
         why = f"MASTER={master}: {error.__cause__ or error}"
@@ -216,28 +232,23 @@ def rendezvous(environment: Mapping[str, str], nodes: int, command: list[str]) -
     ]
 
 
-def said_by(failures: Mapping[int, ProcessFailure]) -> int:
+def exit_codes(failures: Mapping[int, ProcessFailure]) -> dict[int, int]:
+    """Return the exit code of each failed process; a signal is negative."""
+    return {rank: failure.exitcode for rank, failure in failures.items()}
+
+
+def said_by(codes: Mapping[int, int]) -> int:
     """Return the exit code of processes that have printed why they ended; 0 if they have not."""
-    codes = {failure.exitcode for failure in failures.values()}
-    if 2 in codes:
+    if 2 in codes.values():
         return 2
-    return START_AGAIN if START_AGAIN in codes or Agent.asked else 0
+    return START_AGAIN if START_AGAIN in codes.values() or Agent.asked else 0
 
 
-def end_alone(failures: Mapping[int, ProcessFailure]) -> None:
-    """End this launcher without the other machines."""
-    code = said_by(failures)
-    if not code:
-        print(f"error: {describe(failures)}", file=sys.stderr, flush=True)
-    os._exit(code or 1)
-
-
-def describe(failures: Mapping[int, ProcessFailure]) -> str:
+def describe(codes: Mapping[int, int]) -> str:
     """Return, for example, "process 1 ended with SIGKILL". Leave out processes that the agent stopped afterwards."""
-    own = {rank: failure for rank, failure in failures.items() if failure.exitcode != -signal.SIGTERM} or failures
+    own = {rank: code for rank, code in codes.items() if code not in (0, -signal.SIGTERM)} or codes
     endings = [
-        (rank, f"exit code {failure.exitcode}" if failure.exitcode > 0 else failure.signal_name())
-        for rank, failure in sorted(own.items())
+        (rank, f"exit code {code}" if code >= 0 else signal.Signals(-code).name) for rank, code in sorted(own.items())
     ]
     return ", ".join(f"process {rank} ended with {ending}" for rank, ending in endings)
 

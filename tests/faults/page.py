@@ -43,7 +43,7 @@ kept the promise.
 END = """\
 ## What is not promised
 
-- A killed run loses the work since its last checkpoint.
+- A killed run loses the work since its last checkpoint: at most `--checkpoint-minutes`, 15 by default.
 - The same bits need the same machine, versions, precision and number of processes. `--workers` may differ.
 - An image that is exchanged for another of the same name and size is not noticed, nor are shards behind a URL or a
   command. `--check-data` decodes images, but does not compare them with those of the start.
