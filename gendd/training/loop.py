@@ -154,7 +154,7 @@ class Training:
         self.schedule = Schedule(self.optimizer, self.config.optimizer, self.data.steps_per_epoch)
         self.checkpoints = Checkpoints(self.run.last, self.config.run.keep_checkpoints)
         self.agreement = Agreement(self.world)
-        self.saved_at = time.monotonic()
+        self.asked_at = time.monotonic()
 
     @property
     def epoch(self) -> int:
@@ -250,7 +250,10 @@ class Training:
         every, minutes = self.config.run.checkpoint_steps, self.config.run.checkpoint_minutes
         by_steps = every and self.step % every == 0
         # Clocks differ, so only the first process looks at its own.
-        by_time = minutes and self.world.is_first and time.monotonic() - self.saved_at > 60 * minutes
+        by_time = minutes and self.world.is_first and time.monotonic() - self.asked_at > 60 * minutes
+        if by_time:
+            # Several processes agree one step later; do not ask again before.
+            self.asked_at = time.monotonic()
         return SAVE if by_steps or by_time else NOTHING
 
     def stop_if(self, wanted: bool) -> None:
@@ -355,7 +358,7 @@ class Training:
             }
             self.checkpoints.write(content, self.step)
             self.saved = self.step
-        self.saved_at = time.monotonic()
+        self.asked_at = time.monotonic()
 
     def load(self) -> None:
         """Load the last checkpoint. All random numbers follow from the step, so they are not stored."""
