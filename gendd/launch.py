@@ -75,7 +75,7 @@ class Agent(LocalElasticAgent):
     def _watch(self, context: SubprocessContext) -> None:
         """End this launcher after its processes failed, if it waits in vain for a machine that it cannot reach.
 
-        torchrun's agent asks the other machine about each step of its own, without a limit of time.
+        torchrun's agent asks the first machine for news again and again. Without a connection it waits without a limit.
         """
         processes = {rank: handler.proc for rank, handler in context.subprocess_handlers.items()}
         while any(process.poll() is None for process in processes.values()):

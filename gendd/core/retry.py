@@ -33,7 +33,7 @@ BUSY = (408, 425, 429, *range(500, 600))
 
 
 def may_pass(error: OSError) -> bool:
-    """Return whether a retry may succeed. Errors of Pillow and gzip, which have no errno, count as permanent."""
+    """Return whether a retry may succeed. Errors of Pillow and gzip without an errno count as permanent."""
     # urllib's errors have `code`; the hub client's have `response`.
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     if status:

@@ -1,4 +1,4 @@
-"""How a teacher cache stores one output of the teacher: a row of bytes per image.
+"""The format of a teacher cache: it stores a row of bytes per image and output of the teacher.
 
 Shapes: n images, a map of L locations with D_m channels.
 """

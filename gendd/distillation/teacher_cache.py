@@ -197,7 +197,7 @@ class TeacherCache:
                 raise self.refusal(f"{path.name} is damaged; delete this file, then run the same command again")
 
     def compare_with_teacher(self, compute: Callable[[Tensor], Tensor]) -> None:
-        """Compare the first cached outputs, if they exist, with those that the teacher computes now.
+        """Compare the first cached outputs, if they exist, with the teacher's outputs of now.
 
         The image files, or the libraries that transform them, may have changed since the cache was made.
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodF
 
 from gendd.methods import METHODS
 
-# A name may contain dollar signs, which are no formula.
+# Dollar signs in a name do not mark a formula.
 rcParams["text.parse_math"] = False
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes

@@ -5,12 +5,11 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gendd.config import Config
 from gendd.core import files
@@ -19,15 +18,15 @@ from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.seeding import generator
 from gendd.core.stopping import Preempted, Stopping
 from gendd.data.batch import Batch, TrainingData
-from gendd.evaluation.scores import in_percent, score_title
 from gendd.methods.base import Task
 from gendd.networks import checkpoint
 from gendd.runs.folder import RECORD, RunFolder
 from gendd.runs.metrics import MetricsWriter
 from gendd.training.agreement import NOTHING, SAVE, STOP, Agreement
 from gendd.training.checkpoints import Checkpoints
+from gendd.training.means import Means, Timed
 from gendd.training.optim import Schedule
-from gendd.training.progress import Progress, say
+from gendd.training.progress import Progress, as_line, say
 
 
 @dataclass(frozen=True)
@@ -56,62 +55,6 @@ Evaluate = Callable[[int], Measured]
 CHECK_EVERY = 50
 # Attributes of `Training` that a checkpoint stores.
 PROGRESS = ("step", "seconds", "best")
-# Name of the number of calls among the sums of `Means`.
-COUNT = "count"
-
-
-class Timed(Iterator[Batch]):
-    """The batches of an iterator, with the seconds spent waiting for them, besides earlier ones."""
-
-    def __init__(self, batches: Iterator[Batch], waiting: float):
-        self.batches, self.waiting = batches, waiting
-
-    def __next__(self) -> Batch:
-        begin = time.perf_counter()
-        try:
-            return next(self.batches)
-        finally:
-            self.waiting += time.perf_counter() - begin
-
-
-class Means:
-    """Means of the scalars that a task returns, accumulated on the device.
-
-    Args:
-        state: sums of an interrupted epoch, from `state`; empty at the start of an epoch.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], world: World):
-        self.world = world
-        self.sums: dict[str, Any] = {}
-        for name, rows in state.items():
-            # With another number of processes, a call is over another share of the batch.
-            own = rows[world.rank] if len(rows) == world.size else rows.mean()
-            self.sums[name] = own.to(world.device)
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        scalars = {name: value.detach().double() for name, value in losses.items() if value.dim() == 0}
-        for name, value in (scalars | {COUNT: 1}).items():
-            self.sums[name] = self.sums.get(name, 0) + value
-
-    def own_loss(self) -> float:
-        """Return the mean loss of this process so far."""
-        return float(self.sums["loss"] / self.sums[COUNT])
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the sums of each process, (processes,)."""
-        rows = self.world.gather(self._stacked()[None]).cpu()
-        return {name: column.clone() for name, column in zip(self.sums, rows.unbind(1), strict=True)}
-
-    def read(self) -> dict[str, float]:
-        """Return the means over all calls and processes."""
-        totals = dict(zip(self.sums, self.world.all_reduce(self._stacked()).tolist(), strict=True))
-        count = totals.pop(COUNT)
-        return {name: total / count for name, total in totals.items()}
-
-    def _stacked(self) -> Tensor:
-        numbers = (torch.as_tensor(value, dtype=torch.float64) for value in self.sums.values())
-        return torch.stack([number.to(self.world.device) for number in numbers])
 
 
 @dataclass
@@ -314,7 +257,7 @@ class Training:
         if not self.world.is_first:
             return
         self.metrics.write(kind, self.epoch, self.step, values)
-        say(f"epoch {self.epoch:>3}/{self.config.optimizer.epochs}  {kind:<5}  {_as_line(values)}{end}")
+        say(f"epoch {self.epoch:>3}/{self.config.optimizer.epochs}  {kind:<5}  {as_line(values)}{end}")
 
     def where_stopped(self) -> str:
         """Describe the last checkpoint and how to resume, for the message after a stop; empty in other processes."""
@@ -401,27 +344,3 @@ def memory_remedy(config: Config, images: int):
             f"a micro-batch of {images} images does not fit into memory; set `grad_accum_steps` {2 * steps} to halve "
             "it, or `grad_checkpointing` both to need less per image",
         ) from error
-
-
-def _as_line(values: dict) -> str:
-    words = []
-    for name, value in values.items():
-        if isinstance(value, dict):
-            shown = (_shown(name, key, number, values.get("images", 0)) for key, number in value.items())
-            words.append(f"{name} {', '.join(shown)}")
-        elif name == "waiting_for_data":
-            words.append(f"waiting for data {value:.0%}")
-        elif name == "images_per_second":
-            words.append(f"{value:.0f} images/s")
-        else:
-            words.append(f"{name} {_rounded(value)}")
-    return "  ".join(words)
-
-
-def _shown(group: str, name: str, value, images: int) -> str:
-    percent = in_percent(group, name, value)
-    return f"{name} {_rounded(value)}" if percent is None else f"{score_title(name, images)} {percent:.2f} %"
-
-
-def _rounded(value) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,6 +8,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from gendd.evaluation.scores import in_percent, score_title
+
 SECONDS_PER_LINE = 60
 
 
@@ -70,3 +72,28 @@ def say(text: str) -> None:
     """Print a line, above the bar if there is one."""
     with tqdm.external_write_mode(sys.stdout):
         print(text, flush=True)
+
+
+def as_line(values: dict) -> str:
+    """Return the values of a record as the text of a line."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            shown = (_shown(name, key, number, values.get("images", 0)) for key, number in value.items())
+            words.append(f"{name} {', '.join(shown)}")
+        elif name == "waiting_for_data":
+            words.append(f"waiting for data {value:.0%}")
+        elif name == "images_per_second":
+            words.append(f"{value:.0f} images/s")
+        else:
+            words.append(f"{name} {_rounded(value)}")
+    return "  ".join(words)
+
+
+def _shown(group: str, name: str, value, images: int) -> str:
+    percent = in_percent(group, name, value)
+    return f"{name} {_rounded(value)}" if percent is None else f"{score_title(name, images)} {percent:.2f} %"
+
+
+def _rounded(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
