@@ -7,13 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from lines import refuses
 
+from gendd import launch as launcher
 from gendd.core.distributed import join_world
 from gendd.core.errors import UserError
-from gendd.launch import local_processes, machines_of_slurm, main, rendezvous
+from gendd.launch import Agent, local_processes, machines_of_slurm, main, rendezvous
 
 SLURM = {
     "SLURM_JOB_ID": "12345",
@@ -248,6 +250,26 @@ def test_slurm_script_queues_a_stopped_run_again(tmp_path, code, requeued):
     command = ["bash", script, "sh/quickstart.sh"]
     assert subprocess.run(command, env=environment | {"SLURM_JOB_ID": "12345"}).returncode == code
     assert (tmp_path / "asked").read_text() == requeued
+
+
+@pytest.mark.parametrize(
+    ("code", "ending", "line"), [(1, 1, "error: process 0 ended with exit code 1\n"), (75, 75, "")]
+)
+def test_launcher_does_not_wait_for_ever_for_a_machine(monkeypatch, capsys, code, ending, line):
+    """Its agent hangs in a question to the other machine, after its own process has failed."""
+    agent, ended = Agent.__new__(Agent), []
+    monkeypatch.setattr(launcher, "peer_timeout", lambda: 0)
+    monkeypatch.setattr(launcher.os, "_exit", ended.append)
+    process = subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])
+    agent._remaining_restarts, agent._pcontext = (
+        0,
+        SimpleNamespace(subprocess_handlers={0: SimpleNamespace(proc=process)}),
+    )
+    agent._watch(agent._pcontext)
+    assert ended == [code] and capsys.readouterr().err == line
+    earlier, agent._pcontext = agent._pcontext, None
+    agent._watch(earlier)
+    assert ended == [code], "the agent has gone on to other processes"
 
 
 def test_output_to_a_closed_pipe_prints_no_traceback():
