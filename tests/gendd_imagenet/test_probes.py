@@ -18,7 +18,7 @@ from gendd.networks.checkpoint import read_weights
 from gendd.programs import probes
 from gendd.programs.probes import knn, probe, zero_shot
 from gendd.runs.metrics import _scalars
-from gendd.training.loop import _as_line
+from gendd.training.progress import as_line
 from gendd_imagenet import check
 from gendd_imagenet import data as images
 from gendd_imagenet.family import FAMILY
@@ -213,7 +213,7 @@ def test_images_without_a_label_are_counted_or_refused(photos, monkeypatch, caps
 
 def test_log_and_tensorboard_show_percent(tmp_path):
     values = {"images": 101, "head": {"cosine": 71.2, "neighbors": 40.0}, AGREEMENT: {"cosine": 0.5, "norm": 2.0}}
-    line = _as_line(values)
+    line = as_line(values)
     assert (
         "head cosine 71.20 %, neighbors (chance 10.0 %) 40.00 %" in line and "features cosine 50.00 %, norm 2" in line
     )
