@@ -7,6 +7,7 @@ import contextlib
 import math
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from timm.data.transforms import str_to_interp_mode
 from timm.data.transforms_factory import transforms_imagenet_train
 from torch import Tensor
 from torchvision.transforms import ColorJitter, Compose
-from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, resize, to_pil_image
+from torchvision.transforms.v2.functional import center_crop, hflip, pil_to_tensor, resize, to_pil_image
 
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting
@@ -38,6 +39,20 @@ def seeded(*key: int | str) -> Iterator[None]:
         yield
 
 
+class Drawn(NamedTuple):
+    """A random view of a photograph, and how it was drawn.
+
+    Args:
+        pixels: (3, S, S) uint8, in channels-last order.
+        crop: top, left, height and width in pixels of the photograph.
+        flipped: whether the view is mirrored.
+    """
+
+    pixels: Tensor
+    crop: tuple[int, int, int, int]
+    flipped: bool
+
+
 class TrainView:
     """A random view of a photograph: timm's crop and flip, then color jitter, then a policy such as RandAugment."""
 
@@ -58,15 +73,19 @@ class TrainView:
                 config.data.auto_augment,
                 f"timm does not know this policy ({error}); give one like rand-m7-n2-mstd0.5",
             ) from error
-        self.crop, *flip = first.transforms
+        self.crop, self.hflip = first.transforms[0], config.data.hflip
         # timm omits the jitter when there is a policy, or, if forced, applies it last.
         jitter = [ColorJitter(*[config.data.color_jitter] * 3)] if config.data.color_jitter else []
         colors = [*jitter, *second.transforms]
-        self.augment = Compose([*flip, to_pil_image, *colors, pil_to_tensor] if colors else flip)
+        self.augment = Compose([to_pil_image, *colors, pil_to_tensor] if colors else [])
         self.image_size = config.data.image_size
 
     def __call__(self, content: bytes, *key: int | str) -> Tensor:
-        """Return the random view (3, S, S) uint8 of this key, in channels-last order.
+        """Return the pixels of `draw`."""
+        return self.draw(content, *key).pixels
+
+    def draw(self, content: bytes, *key: int | str) -> Drawn:
+        """Return the random view of this key.
 
         Raises:
             BrokenImage: the bytes are not one whole image.
@@ -82,7 +101,10 @@ class TrainView:
                     shrink = 1
                 box = [round(side / shrink) for side in (left, top, left + width, top + height)]
                 pixels = pil_to_tensor(as_rgb(image).crop(box))
-            return self.augment(resize(pixels, [self.image_size] * 2, self.crop.interpolation))
+            view = resize(pixels, [self.image_size] * 2, self.crop.interpolation)
+            # The same draw as in torchvision's RandomHorizontalFlip.
+            flipped = self.hflip > 0 and bool(torch.rand(1) < self.hflip)
+            return Drawn(self.augment(hflip(view) if flipped else view), (top, left, height, width), flipped)
 
 
 class EvalView:

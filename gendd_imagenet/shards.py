@@ -6,6 +6,7 @@ processes read the same stream and each decodes its rows.
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -122,12 +123,35 @@ def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[t
         PassingFault: the disk, the network or a command failed at every try.
     """
     count, passed_over = 0, Counter() if passed_over is None else passed_over
+    with _archive(shard) as archive:
+        for name, content in _images(archive, passed_over):
+            count += 1
+            yield f"{shard}: {name}", content
+    if not count:
+        raise UnreadableShard(f"{shard} holds no image{aside(passed_over)}; write it again, or leave it out")
+
+
+def members_of(shard: str) -> Iterator[tuple[str, bytes, bool]]:
+    """Yield the name and content of each file of a shard, and whether it is an image.
+
+    Raises:
+        UnreadableShard: the shard cannot be opened or read to its end.
+        PassingFault: the disk, the network or a command failed at every try.
+    """
+    with _archive(shard) as archive:
+        for member in _members(archive):
+            if member.isreg():
+                content = _content(archive, member)
+                yield member.name, content, _is_image(_kind(member), content)
+
+
+@contextlib.contextmanager
+def _archive(shard: str) -> Iterator[tarfile.TarFile]:
+    """Open a shard, and read it to its end after the block."""
     try:
         # The stream's source closes when it is garbage-collected; closing a pipe early would raise an error.
         with tarfile.open(fileobj=_unpacked(ShardStream(shard)), mode="r|", tarinfo=Member) as archive:
-            for name, content in _images(archive, passed_over):
-                count += 1
-                yield f"{shard}: {name}", content
+            yield archive
             while rest := archive.fileobj.read(tarfile.RECORDSIZE):
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError("it continues after its end mark, like archives joined by cat")
@@ -136,8 +160,6 @@ def images_of(shard: str, passed_over: Counter[str] | None = None) -> Iterator[t
     # The file system, curl and tarfile raise many kinds of exceptions.
     except Exception as error:
         raise UnreadableShard(f"{shard} cannot be read ({error}); fetch or write it again") from error
-    if not count:
-        raise UnreadableShard(f"{shard} holds no image{aside(passed_over)}; write it again, or leave it out")
 
 
 def _unpacked(stream: io.RawIOBase) -> BinaryIO:
@@ -147,22 +169,35 @@ def _unpacked(stream: io.RawIOBase) -> BinaryIO:
     return unpacker(buffered) if unpacker else buffered
 
 
-def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tuple[str, bytes]]:
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     for member in archive:
         # tarfile would keep all members in memory.
         archive.members = []  # type: ignore[attr-defined]
+        yield member
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MOST_BYTES:
+        raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MOST_BYTES}")
+    file = archive.extractfile(member)
+    return file.read() if file else b""
+
+
+def _images(archive: tarfile.TarFile, passed_over: Counter[str]) -> Iterator[tuple[str, bytes]]:
+    for member in _members(archive):
         if member.isdir():
             continue
         kind = _kind(member)
         if kind in ENDINGS or kind == NO_ENDING:
-            if member.size > MOST_BYTES:
-                raise tarfile.ReadError(f"{member.name} has {member.size} bytes, more than {MOST_BYTES}")
-            file = archive.extractfile(member)
-            content = file.read() if file else b""
-            if kind in ENDINGS or begins_as_image(io.BytesIO(content)):
+            content = _content(archive, member)
+            if _is_image(kind, content):
                 yield member.name, content
                 continue
         passed_over[kind] += 1
+
+
+def _is_image(kind: str, content: bytes) -> bool:
+    return kind in ENDINGS or (kind == NO_ENDING and begins_as_image(io.BytesIO(content)))
 
 
 def _kind(member: tarfile.TarInfo) -> str:

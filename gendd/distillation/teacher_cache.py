@@ -8,7 +8,6 @@ fill can resume, and several processes can fill and read one cache. A run that n
 
 import hashlib
 import itertools
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -30,13 +29,11 @@ from gendd.core.retry import retried
 from gendd.data.batch import Batch, TrainingData
 from gendd.distillation.cached_rows import Float16Rows, Int8Maps, Rows
 from gendd.distillation.teacher import FrozenTeacher
-from gendd.runs.lock import sole_writer
+from gendd.runs.claim import claim
 
 # Images per shard; an interrupted fill loses at most one shard per process.
 SHARD_IMAGES = 4096
 TEACHER_BATCH = 256
-# Seconds that a run waits for another one that writes the record of the same new cache.
-CLAIMING = 60.0
 DIGEST_BYTES = hashlib.sha256().digest_size
 # Number of images that check a cache against the teacher, and their greatest relative distance. For resnet56 on
 # CIFAR-100, bf16 moves the features by 1 %, a shift by one pixel by 10 %, and another view by 20 %.
@@ -157,33 +154,8 @@ class TeacherCache:
         Raises:
             UserError: the cache was made with other settings; the message lists the differences.
         """
-        remedy = "name another folder, or delete this one"
         mine = made_from | self.data.view_settings() | {"images_a_shard": SHARD_IMAGES}
-        mine = json.loads(json.dumps(mine))
-        if not self.record.exists():
-            with sole_writer(self.folder, "teacher_cache", patience=CLAIMING):
-                self._write_record(mine)
-        try:
-            theirs = json.loads(retried(self.record.read_text, self.record))
-            if not isinstance(theirs, dict):
-                raise ValueError("no JSON object")
-        except (OSError, ValueError) as error:
-            raise self.refusal(f"its cache.json is damaged; {remedy}") from error
-        differing = [
-            f"{name.replace('_', ' ')} {_short(theirs.get(name))} there, {_short(mine.get(name))} here"
-            for name in sorted({*mine, *theirs})
-            if theirs.get(name) != mine.get(name)
-        ]
-        if differing:
-            raise self.refusal(f"was made from other settings: {'; '.join(differing)}; {remedy}")
-
-    def _write_record(self, settings: dict) -> None:
-        if self.record.exists():  # Another run has written it meanwhile.
-            return
-        if next(self.folder.glob("view-*"), None):
-            raise self.refusal("holds features, but its cache.json is missing; name another folder, or delete this one")
-        content = (json.dumps(settings, indent=2) + "\n").encode()
-        write_whole(self.record, lambda file: file.write(content))
+        claim(self.record, mine, "teacher_cache", "view-*")
 
     def verify(self, world: World) -> None:
         """Compare this process's existing shards with their checksums.
@@ -281,8 +253,3 @@ def _digest(content: bytes) -> bytes:
 def _is_sealed(content: bytes, size: int) -> bool:
     """Return whether a file holds `size` bytes followed by their checksum."""
     return len(content) > size and content[size:] == _digest(content[:size])
-
-
-def _short(value) -> str:
-    """Format a value for an error message; shorten a checksum."""
-    return value[:12] if isinstance(value, str) and len(value) == 2 * DIGEST_BYTES else str(value)

@@ -17,8 +17,9 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
 from gendd.distillation import teacher_cache
 from gendd.distillation.teacher import FrozenTeacher
-from gendd.distillation.teacher_cache import TeacherCache, open_cache
+from gendd.distillation.teacher_cache import open_cache
 from gendd.methods import METHODS
+from gendd.runs import claim
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
 
@@ -282,12 +283,12 @@ def test_process_that_does_not_see_cache_is_refused(tmp_path):
 
 def test_record_that_another_run_writes_first_is_kept(tmp_path, monkeypatch):
     """The other teacher's run writes its record just before this one."""
-    original = TeacherCache._write_record
+    original = claim._write
 
-    def late(cache, settings):
-        original(cache, settings | {"teacher": "another"})
-        original(cache, settings)
+    def late(record, settings, *others):
+        original(record, settings | {"teacher": "another"}, *others)
+        original(record, settings, *others)
 
-    monkeypatch.setattr(TeacherCache, "_write_record", late)
+    monkeypatch.setattr(claim, "_write", late)
     assert "teacher another there, toy:network here" in refusal(Setting(tmp_path))
     assert not list(tmp_path.glob("view-*"))
