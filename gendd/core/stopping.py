@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 # Exit code of a run that saved its state and should be started again (EX_TEMPFAIL of sysexits.h).
@@ -32,13 +33,18 @@ class Stopping:
 
     @contextlib.contextmanager
     def handling(self, describe: Callable[[], str]) -> Iterator[None]:
-        """Raise Preempted in the block after a signal. Print the text of `describe` if a signal or Ctrl-C ends it."""
-        before = {number: signal.signal(number, self._receive) for number in REQUESTS}
+        """Raise Preempted in the block after a signal. Print the text of `describe` if a signal or Ctrl-C ends it.
+
+        A block inside another one prints its text alone. Only the main thread can receive signals.
+        """
+        able = threading.current_thread() is threading.main_thread()
+        before = {number: signal.signal(number, self._receive) for number in REQUESTS if able}
         try:
             yield
-        except KeyboardInterrupt:
-            if text := describe():
+        except KeyboardInterrupt as end:
+            if not end.args and (text := describe()):
                 print(f"\n{text}", file=sys.stderr, flush=True)
+                end.args = (text,)
             raise
         finally:
             for number, handler in before.items():

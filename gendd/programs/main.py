@@ -1,6 +1,8 @@
 """The command line: gendd-cifar PROGRAM [flags]. The list of programs is printed without slow imports."""
 
+import contextlib
 import importlib
+import os
 import sys
 from importlib.metadata import version
 from typing import NamedTuple
@@ -8,6 +10,7 @@ from typing import NamedTuple
 from gendd import __version__
 from gendd.core.command import typed_command
 from gendd.core.errors import naming, unknown_name
+from gendd.core.stopping import Stopping
 
 HELP = ("-h", "--help")
 
@@ -17,17 +20,23 @@ class Program(NamedTuple):
 
     Args:
         own_flags: True if its flags differ between the families.
+        resumes: True if it continues its work when it is started again after a signal.
     """
 
     module: str
     function: str
     help: str
     own_flags: bool = False
+    resumes: bool = False
 
 
 PROGRAMS = {
     "train": Program(
-        "gendd.programs.train", "train", "train a teacher, a student alone, or a student from a teacher", own_flags=True
+        "gendd.programs.train",
+        "train",
+        "train a teacher, a student alone, or a student from a teacher",
+        own_flags=True,
+        resumes=True,
     ),
     "recipes": Program("gendd.programs.recipes", "recipes", "list the recipes of train, or print one", own_flags=True),
     "evaluate": Program(
@@ -77,6 +86,17 @@ def main(module: str, arguments: list[str] | None = None) -> None:
         if name not in PROGRAMS:
             raise unknown_name(name, PROGRAMS)
     program = PROGRAMS[name]
+    # From the first slow import on.
+    with Stopping().handling(_stopped) if program.resumes else contextlib.nullcontext():
+        _run(module, name, program, flags)
+
+
+def _stopped() -> str:
+    first = not int(os.environ.get("RANK", 0))
+    return "stopped before the training; run the same command again to start or resume it" if first else ""
+
+
+def _run(module: str, name: str, program: Program, flags: list[str]) -> None:
     from gendd.programs.find_family import UnknownFamily, explain_choice, find_family
     from gendd.runs.published import located
 

@@ -5,14 +5,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from programs import train_cifar as main
-from small_runs import GENDD, TOYS, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics
+from small_runs import GENDD, TOYS, assert_same_weights, contents, ctrl_c, run_in_two_processes, timeless_metrics
 
-from gendd.core.stopping import START_AGAIN, Preempted
+from gendd.core.stopping import START_AGAIN, Preempted, Stopping
+from gendd.distillation import teacher_cache
+from gendd.programs.main import main as run_named
 from gendd.training.loop import Training
 
 # The runs have 18 steps per epoch.
@@ -106,6 +109,60 @@ def test_signal_in_an_evaluation_ends_at_once(train, monkeypatch):
     with pytest.raises(Preempted):
         train(runs="parts")
     assert saved_step(train.folder("parts")) == STEPS
+
+
+def test_signal_before_the_training_ends_with_one_line(monkeypatch, capsys):
+    """The signal arrives during the imports."""
+    monkeypatch.setattr("gendd.runs.published.located", lambda run: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted):
+        run_named("gendd_cifar", ["train", "kd"])
+    remedy = "run the same command again to start or resume it"
+    assert capsys.readouterr().err == f"\nstopped before the training; {remedy}\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_signal_in_a_cache_fill_keeps_its_shards(teacher, tmp_path, monkeypatch, capsys):
+    flags = [*GENDD, "--epochs", "2", "--teacher-weights", str(teacher), "--cached-views", "2"]
+    write, shards = teacher_cache.write_whole, []
+
+    def signalled(path, *arguments, **options):
+        if path.name.startswith("view-"):
+            shards.append(path.name)
+            if len(shards) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+        write(path, *arguments, **options)
+
+    def train(name: str) -> Path:
+        words = [*flags, "--teacher-cache", str(tmp_path / f"{name}-cache"), "--out", str(tmp_path / name)]
+        run_named("gendd_cifar", ["train", *words])
+        return tmp_path / name
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(teacher_cache, "write_whole", signalled)
+        train("stopped")
+    assert "\nstopped before the training; run the same command again" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "stopped-cache").iterdir()) == ["cache.json", shards[0]]
+    resumed, undisturbed = train("stopped"), train("undisturbed")
+    assert "1 of 2 shards to compute" in capsys.readouterr().out
+    assert_same_weights(undisturbed, resumed, rtol=0, atol=0)
+    one, other = (contents(tmp_path / f"{name}-cache") for name in ("stopped", "undisturbed"))
+    assert [*one.values()] == [*other.values()]
+
+
+def test_training_in_a_thread_leaves_the_signals_alone():
+    """Python lets only the main thread set their handlers."""
+    ended = []
+
+    def block() -> None:
+        with Stopping().handling(str):
+            ended.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join()
+    assert ended == [True] and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_signal_to_one_process_stops_both_at_one_step(whole, teacher, tmp_path):
