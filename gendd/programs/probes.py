@@ -195,6 +195,10 @@ def _run(family: Family, config: FeatureProgram, program: str, measure: Callable
     if not world:
         return
     run_folder = Path(config.run)
+    if run_folder.is_file():
+        raise UserError(
+            f"RUN {config.run}: {program} needs a run folder, which stores the features; for this file use evaluate"
+        )
     own = RunFolder(run_folder).config(family)
     figures_file(config.json, run_folder, program)
     changed: dict[str, Any] = {"data_root": config.data_root} if config.data_root else {}

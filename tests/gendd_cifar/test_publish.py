@@ -90,6 +90,12 @@ def test_evaluation_of_the_folder_equals_the_run_s(run, published, tmp_path):
     assert gendd.evaluate(published)["head"]["top1"] == scores[run]["head"][0]
 
 
+def test_programs_that_store_features_name_the_run_folder(published):
+    for name, *flags in (["knn"], ["probe"], ["zero-shot", "--class-vectors", "none.npy"]):
+        with refuses(f"RUN .*: {name} needs a run folder, which stores the features; for this file use evaluate$"):
+            main("gendd", [name, str(published), *flags])
+
+
 def test_folder_holds_no_pickle_and_no_path_of_this_machine(run, published):
     assert {path.name for path in published.iterdir()} == set(FILES)
     for path in published.iterdir():
