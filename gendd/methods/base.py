@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 
 # Suggested if the teacher does not classify the data.
-FEATURES_ALONE = "these learn from features only: gendd and regression with `contraction` 0, feature, srd and vkd"
+FEATURES_ALONE = "these learn from features only: gendd and regression with `contraction` 0"
+FEATURES_AND_LABELS = f"{FEATURES_ALONE}, feature, srd and vkd"
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,10 @@ def _check(role: str, given: Network) -> None:
 
 def has_classifier(given: nn.Module | Network) -> bool:
     """Return True if a given network has a classifier for a teacher."""
-    return given.classifier is not None if isinstance(given, Network) else has_linear_classifier(given)
+    if isinstance(given, Network):
+        return given.classifier is not None
+    # `as_timm` refuses a module without timm's interface.
+    return hasattr(given, "get_classifier") and has_linear_classifier(given)
 
 
 def as_timm(role: str, given: "nn.Module | Network", image_size: int) -> Callable[..., nn.Module]:

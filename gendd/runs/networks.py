@@ -11,7 +11,7 @@ from gendd.config import Config
 from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.distillation.teacher_feature import check_repeats, describe, projection_width, usual, width_of
-from gendd.methods.base import FEATURES_ALONE
+from gendd.methods.base import FEATURES_ALONE, FEATURES_AND_LABELS
 from gendd.networks import checkpoint, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights
 from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, trial
@@ -121,28 +121,26 @@ READABLE = ("auto", "pooled")
 
 def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights | None) -> None:
     """Raise InvalidSetting: the method needs the teacher's classifier, and the teacher does not classify the data."""
-    name = config.method.name
+    name, able = config.method.name, FEATURES_ALONE if config.data.unlabeled else FEATURES_AND_LABELS
     if config.networks.teacher_feature not in READABLE:
         raise InvalidSetting(
             "teacher_feature",
             config.networks.teacher_feature,
-            f"{name} learns from the teacher's classifier, which takes the pooled feature; {FEATURES_ALONE}",
+            f"{name} learns from the teacher's classifier, which takes the pooled feature; {able}",
         )
     if not config.networks.teacher_classifier:
-        raise InvalidSetting(
-            "teacher_classifier", False, f"{name} learns from the classifier; leave it out; {FEATURES_ALONE}"
-        )
+        raise InvalidSetting("teacher_classifier", False, f"{name} learns from the classifier; leave it out; {able}")
     if own and found:
         raise InvalidSetting(
             "teacher_weights",
             config.networks.teacher_weights,
             f"the weights have {own} classes, the data set has {num_classes}; choose the `dataset` that they were "
-            f"trained on, or other weights; {FEATURES_ALONE}",
+            f"trained on, or other weights; {able}",
         )
     raise InvalidSetting(
         "teacher",
         config.networks.teacher,
-        f"{name} learns from a classifier, and this network does not have one; {FEATURES_ALONE}",
+        f"{name} learns from a classifier, and this network does not have one; {able}",
     )
 
 

@@ -176,6 +176,7 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
             "--student ModuleDict: no gradient of its feature reaches a parameter; unfreeze it",
         ),
         ({"student": gendd.Network(plain(16), torch.no_grad()(feature))}, "no gradient of its feature reaches"),
+        ({"teacher": nn.Sequential(nn.Flatten())}, "--teacher Sequential: .*give gendd.Network"),
         ({"student": ToyNetwork(5).requires_grad_(False)}, "--student ToyNetwork: no gradient of its feature reaches"),
     ],
     ids=itertools.count(),
@@ -183,6 +184,11 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
 def test_distill_refuses_what_cannot_train(change, message, distill):
     with refuses(message):
         distill(**change)
+
+
+def test_kl_without_a_classifier_names_methods_without_labels(distill):
+    with refuses("kl learns from the classifier; .* from features only: gendd and regression with --contraction 0$"):
+        gendd.distill(TimmLike(5), TimmLike(5), batches(labels=False), method="kl", epochs=1)
 
 
 def test_iterable_of_one_pass_is_refused_when_it_ends(distill):
