@@ -59,7 +59,7 @@ class WeightsAndBiases:
     """A run of wandb. Its files are in the run folder."""
 
     def __init__(self, run: RunFolder, step: int):
-        wandb = imported_extra("wandb", "loggers", "wandb")
+        wandb = imported_extra("wandb", "loggers", "wandb", alone=True)
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=title(run),
@@ -85,7 +85,7 @@ class MLflow:
     """A run of MLflow, whose names cannot contain brackets or percent signs."""
 
     def __init__(self, run: RunFolder, step: int):
-        self.mlflow = imported_extra("mlflow", "loggers", "mlflow")
+        self.mlflow = imported_extra("mlflow", "loggers", "mlflow", alone=True)
         self.client = self.mlflow.MlflowClient()
         self.id = ids(run).get("mlflow") or self._created(run)
         keep_id(run, "mlflow", self.id)
@@ -116,7 +116,7 @@ class Trackio:
     """A run of trackio, which finds runs by their name."""
 
     def __init__(self, run: RunFolder, step: int):
-        self.trackio = imported_extra("trackio", "loggers", "trackio")
+        self.trackio = imported_extra("trackio", "loggers", "trackio", alone=True)
         name = ids(run).get("trackio") or f"{title(run)} {secrets.token_hex(3)}"
         config = run.read("config.json")
         self.run = self.trackio.init(PROJECT, name, config=config, resume="allow", embed=False)
@@ -188,7 +188,7 @@ def check_loggers(names: Iterable[str]) -> None:
             if name not in LOGGERS:
                 raise unknown_name(name, LOGGERS)
             if name != "tensorboard":
-                imported_extra(name, "loggers", name)
+                imported_extra(name, "loggers", name, alone=True)
 
 
 def title(run: RunFolder) -> str:

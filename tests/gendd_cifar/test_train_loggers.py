@@ -140,7 +140,7 @@ def test_training_survives_a_failing_logger_and_says_so_once(method, train, monk
 
     setattr(Failing, method, fail)
     monkeypatch.setitem(LOGGERS, "trackio", Failing)
-    monkeypatch.setattr(loggers, "imported_extra", lambda *_: None)
+    monkeypatch.setattr(loggers, "imported_extra", lambda *_, **__: None)
     run = train("--log", "trackio", "tensorboard", "--epochs", "2")
     said = [line for line in capsys.readouterr().out.splitlines() if "--log" in line]
     assert said == ["--log trackio: the server; continuing without it, metrics.jsonl has all values"]
@@ -150,7 +150,7 @@ def test_training_survives_a_failing_logger_and_says_so_once(method, train, monk
 @pytest.mark.parametrize("name", READERS)
 def test_missing_package_is_refused_before_training(name, train, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, name, None)
-    with refuses(rf'^--log {name}: needs the package {name} .*; pip install "gendd\[loggers\]"$'):
+    with refuses(rf"^--log {name}: needs the package {name} .*; pip install {name}$"):
         train("--log", name)
     assert not train.folder().exists()
     train("--log", name, "--dry-run")
