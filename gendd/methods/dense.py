@@ -1,5 +1,6 @@
 """Options of the dense term, which methods add to their loss."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,13 @@ class DenseOptions:
             if not self.dense_grid and value != getattr(default, name):
                 raise InvalidSetting(name, value, "does nothing without a dense term; set `dense_grid`, such as 4")
 
+    def check_grid(self, student: Sequence[int], teacher: Sequence[int]) -> None:
+        """Raise InvalidSetting if the grid is finer than the maps (h, w) of student and teacher."""
+        finest = max(*student, *teacher)
+        if self.dense_grid > finest:
+            maps = f"the student's map has {_size(student)} locations, and the teacher's {_size(teacher)}"
+            raise InvalidSetting("dense_grid", self.dense_grid, f"{maps}; choose at most {finest}")
+
     def build_dense(self, context: TaskContext) -> DenseHead | None:
         """Build the dense head for the maps of teacher and student; None if the dense term is off."""
         if not self.dense_grid:
@@ -74,6 +82,10 @@ class DenseOptions:
         field, value = ("dense_student_layers", "") if self.dense_student_layers else ("student", name)
         with torch.no_grad(), naming(field, value):
             return features_and_map(student.eval(), image, self.dense_student_layers)[1]
+
+
+def _size(side: Sequence[int]) -> str:
+    return "x".join(map(str, side))
 
 
 def dense_target(

@@ -26,6 +26,7 @@ from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
 from gendd.family import Family
 from gendd.methods import METHODS
+from gendd.methods.dense import DenseOptions
 from gendd.methods.pretrain import SET_BY
 from gendd.networks.checkpoint import read_weights, weights_file
 from gendd.networks.cost import parameter_count
@@ -268,6 +269,9 @@ class TrainRun:
             built.student.loaded = f"initial weights from stage 1, {self.stage1.path}"
         with naming("student"):
             check_trains(config.networks.student, network, config.data.image_size, self.plan.micro_batch_size)
+        if isinstance(self.method, DenseOptions) and built.teacher and built.task.dense is not None:
+            own = self.method.student_map(config.networks.student, network, config.data.image_size)
+            self.method.check_grid(tuple(own.shape[2:]), built.teacher.map_side)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
         if config.optimizer.ema_decay:
             self.task.start_average(config.optimizer.ema_decay)

@@ -15,6 +15,7 @@ from gendd.core.distributed import World
 from gendd.core.errors import UserError
 from gendd.core.seeding import BatchPlan
 from gendd.evaluation.segmentation import fit_dense_probe
+from gendd.programs.dense_probe import maps_of
 from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
 
@@ -92,6 +93,13 @@ def test_networks_without_a_map_are_refused(train):
         train(*DENSE, "--dense-layer", "3", runs="layer")
 
 
+def test_grid_finer_than_both_maps_is_refused(train):
+    maps = "the student's map has 8x8 locations, and the teacher's 8x8"
+    for flags in ([], ["--dry-run"]):
+        with refuses(f"--dense-grid 9: {maps}; choose at most 8"):
+            train("--dense-grid", "9", *flags)
+
+
 @pytest.mark.parametrize("method", ["gendd", "kd"])
 def test_dense_options_without_a_grid_are_refused(method, train):
     with refuses("--dense-draws 2: does nothing without a dense term; set --dense-grid, such as 4"):
@@ -123,6 +131,16 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys, monke
     assert found["mean_iou"].keys() == {"student", "dense", "teacher"}
     assert min(found["mean_iou"].values()) > 70
     (dense / "dense-probe-squares.json").unlink()
+
+
+def test_dense_probe_reads_the_map_of_each_network(dense):
+    """The student is random, so that its map differs from the teacher's."""
+    run, images = gendd.load(dense, with_teacher=True, trained=False), torch.randn(2, 3, 32, 32)
+    found = {name: maps(images) for name, maps in maps_of(run).items()}
+    torch.testing.assert_close(found["student"], run.backbone.forward_features(images))
+    torch.testing.assert_close(found["dense"], run.dense(images))
+    torch.testing.assert_close(found["teacher"], run.teacher.model.forward_features(images))
+    assert not torch.allclose(found["student"], found["teacher"])
 
 
 def test_dense_probe_names_its_missing_folder(dense):
