@@ -92,6 +92,15 @@ def test_map_is_generated_at_the_resolution_of_the_student():
     torch.testing.assert_close(small[1, :, 0, 1], dense.head.sample(z[None])[0, 0])
 
 
+def test_embedding_of_a_finer_map_lies_between_those_of_the_grid():
+    """The 4 locations of a row are at -1/4, 1/4, 3/4 and 5/4 between the 2 cells; outside, the nearest counts."""
+    dense, share = generative(), torch.tensor([[1, 0.75, 0.25, 0], [0, 0.25, 0.75, 1]])
+    expected = torch.einsum("cij,ir,js->rsc", dense.place, share, share).flatten(0, 1)
+    student_map = torch.randn(1, CHANNELS, 4, 4)
+    found = dense.condition(student_map) - dense.norm(student_map.flatten(2).mT)
+    torch.testing.assert_close(found[0], expected)
+
+
 def test_dense_loss_adds_to_the_loss_and_trains_the_backbone():
     torch.manual_seed(0)
     backbone = timm.create_model("cifar_resnet8", num_classes=10)
