@@ -9,6 +9,10 @@ from gendd.runs.experiment import Experiment
 from gendd.runs.networks import RANDOM, find_weights
 
 
+class MissingInputs(UserError):
+    """The end of a dry run that found something missing or wrong."""
+
+
 def without_absent(config: Config, zoo: Zoo) -> tuple[Config, dict[str, str]]:
     """Return the configuration with random weights in place of missing ones, and the error message per role."""
     absent = {}
@@ -35,6 +39,12 @@ def errors_of(action: Callable[[], object]) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
+
+
+def refuse_missing(missing: list[str]) -> None:
+    """Raise MissingInputs if a dry run found any, after it printed `list_missing`."""
+    if missing:
+        raise MissingInputs("the dry run found missing or wrong inputs, listed above; correct them, then run it again")
 
 
 def list_missing(missing: list[str]) -> str:

@@ -24,7 +24,7 @@ from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks.checkpoint import Tensors, load_weights, read, reported_weights, weights_file, weights_in
 from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
-from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
+from gendd.programs.dry_run import errors_of, list_missing, note_absent, refuse_missing, without_absent
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.runs.experiment import (
     Experiment,
@@ -116,6 +116,7 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
                 missing += errors_of(lambda: _open_data(family, settings, options, built, world))
             if world.is_first:
                 print(list_missing(missing))
+            refuse_missing(missing)
             return
         data, groups = _open_data(family, settings, options, built, world)
         figures = _figures(options, *_other_data(family, options, data)) if world.is_first else None

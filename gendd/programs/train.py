@@ -53,6 +53,7 @@ def train_config(config: Config) -> "Experiment":
 
 def _execute(family: Family, config: Config, world: World) -> None:
     """Train stage 1, if the run has one and needs it, then the run."""
+    from gendd.programs.dry_run import refuse_missing
     from gendd.programs.train_run import TrainRun
 
     config.check()
@@ -60,9 +61,10 @@ def _execute(family: Family, config: Config, world: World) -> None:
     first = config.method.pretraining(config)
     if first:
         _check_stage1(config, first)
+    missing: list[str] = []
     if first and not run.run.last.exists():
-        TrainRun(family, first, world, shared=True).execute()
-    run.execute()
+        missing += TrainRun(family, first, world, shared=True).execute()
+    refuse_missing(missing + run.execute())
 
 
 def _check_stage1(config: Config, first: Config) -> None:

@@ -125,7 +125,8 @@ class TrainRun:
             raise UserError(message)
         self.missing.append(message)
 
-    def execute(self) -> None:
+    def execute(self) -> list[str]:
+        """Train, or print the plan in a dry run. Return `missing`."""
         config = self.config
         with contextlib.ExitStack() as held:
             if not (config.run.dry_run or self.run.result.exists()):
@@ -134,6 +135,7 @@ class TrainRun:
                 self._say_result()
             else:
                 self._run()
+        return self.missing
 
     def _hold_folder(self, held: contextlib.ExitStack) -> None:
         """Lock the run folder until `held` closes; if another run trains a shared stage, wait for it."""

@@ -1,6 +1,7 @@
 """The evaluate program: runs, plain files and published checkpoints."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -416,7 +417,8 @@ def test_teacher_of_other_classes_is_refused(learned, tmp_path, file, capsys):
     flags = ["kd", "--teacher", "toy:network", "--teacher-weights", weights, "--student", "toy:network"]
     flags += [*COMMON, "--batch-size", "8", "--runs", str(tmp_path), "--dry-run"]
     for name, classes in {"same": "abc", "renamed": "acd"}.items():
-        train([*flags, "--dataset", str(write_folder(tmp_path / name, classes))])
+        with refuses("listed above") if name == "renamed" else contextlib.nullcontext():
+            train([*flags, "--dataset", str(write_folder(tmp_path / name, classes))])
         refusal = f"--teacher-weights {weights}: was trained on other classes than the evaluation images have; only"
         assert (refusal in capsys.readouterr().out) == (name == "renamed")
     with refuses("only in one of them: b, d; name a data set with the same class folders"):
@@ -441,10 +443,12 @@ def test_evaluate_dry_run_finds_all_errors_in_the_data(runs, tmp_path, capsys):
         image.unlink()
     with refuses() as refused:
         main(arguments)
-    main([*arguments, "--dry-run"])
+    with refuses("listed above"):
+        main([*arguments, "--dry-run"])
     assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]
 
 
 def test_evaluate_dry_run_names_missing_files(tmp_path, capsys):
-    main(["path/to/student.pth", *NETWORKS, "--dry-run"])
+    with refuses("listed above"):
+        main(["path/to/student.pth", *NETWORKS, "--dry-run"])
     assert "path/to/student.pth: no such file" in capsys.readouterr().out

@@ -73,7 +73,8 @@ def test_resume_refuses_changed_training_data(on_a_folder, capsys, change, told)
             main(again)
         assert told in str(refused.value) and str(run) in str(refused.value)
         assert len(str(refused.value).splitlines()) == 1
-    main([*command, "--dry-run"])
+    with refuses("listed above"):
+        main([*command, "--dry-run"])
     assert str(refused.value) in capsys.readouterr().out.partition("missing or wrong:")[2]
     assert contents(run) == before
 
@@ -160,7 +161,8 @@ def test_dry_run_finds_all_errors_in_the_data(tmp_path, monkeypatch, capsys, fla
         main(command)
     assert message in str(refused.value)
     before = contents(tmp_path)
-    main([*command, "--dry-run"])
+    with refuses("listed above"):
+        main([*command, "--dry-run"])
     output = capsys.readouterr().out
     assert str(refused.value) in output.partition("missing or wrong:")[2] and "nothing is missing" not in output
     assert contents(tmp_path) == before and not Path("runs").exists()

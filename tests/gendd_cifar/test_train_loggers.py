@@ -153,7 +153,8 @@ def test_missing_package_is_refused_before_training(name, train, monkeypatch, ca
     with refuses(rf"^--log {name}: needs the package {name} .*; pip install {name}$"):
         train("--log", name)
     assert not train.folder().exists()
-    train("--log", name, "--dry-run")
+    with refuses("listed above"):
+        train("--log", name, "--dry-run")
     assert f"missing or wrong:\n  --log {name}: needs" in capsys.readouterr().out
 
 

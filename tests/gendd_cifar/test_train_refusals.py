@@ -49,8 +49,9 @@ def test_invalid_commands_are_refused(teacher, tmp_path, flags, message):
 
 
 def test_dry_run_names_missing_files_and_writes_nothing(tmp_path, capsys):
-    main([*GENDD, "--teacher-weights", "pretrained/none.pth", "--dataset", "cifar100", "--data-root", str(tmp_path),
-          "--runs", str(tmp_path / "runs"), "--dry-run"])  # fmt: skip
+    flags = ["--dataset", "cifar100", "--data-root", str(tmp_path), "--runs", str(tmp_path / "runs"), "--dry-run"]
+    with refuses("^the dry run found missing or wrong inputs, listed above; correct them, then run it again$"):
+        main([*GENDD, "--teacher-weights", "pretrained/none.pth", *flags])
     output = capsys.readouterr().out
     assert "pretrained/none.pth: no such file" in output and "cifar-100-python.tar.gz" in output
     assert not list(tmp_path.iterdir())
@@ -60,7 +61,8 @@ def test_student_weights_trained_on_held_out_images_are_refused(train, capsys):
     seen = str(train("--name", "seen", "--epochs", "1"))
     with refuses(r"^--student-weights .*: .* --holdout 0\.0, .* --holdout 0\.2 "):
         train("--student-weights", seen, "--holdout", "0.2")
-    train("--student-weights", seen, "--holdout", "0.2", "--dry-run")
+    with refuses("listed above"):
+        train("--student-weights", seen, "--holdout", "0.2", "--dry-run")
     assert "--holdout 0.2 holds out here" in capsys.readouterr().out
     held = str(train("--name", "held", "--epochs", "1", "--holdout", "0.2"))
     train("--student-weights", held, "--holdout", "0.2", "--dry-run")

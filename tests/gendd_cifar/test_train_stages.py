@@ -85,7 +85,9 @@ def test_stage_1_of_another_teacher_is_refused(train):
 
 
 def test_dry_run_plans_both_stages(tmp_path, capsys):
-    main([*GENDD, "--teacher-weights", "absent.pt", "--pretrain-epochs", "7", "--runs", str(tmp_path), "--dry-run"])
+    flags = ["--teacher-weights", "absent.pt", "--pretrain-epochs", "7", "--runs", str(tmp_path), "--dry-run"]
+    with refuses("listed above"):
+        main([*GENDD, *flags])
     first, second = capsys.readouterr().out.split("plan\n")[1:]
     assert "of 7 epochs" in first and "pretrain/0" in first
     assert f"initial weights from stage 1, {tmp_path}" in second
