@@ -114,7 +114,7 @@ class TrainingImages:
         self.cached_views = cached_views
         self.drawn_view, self.drawn = -1, (torch.empty(0), torch.empty(0))
         self.class_names, self.class_sizes, self.passed_over = source.class_names, class_sizes, source.passed_over
-        self.checksum = source.checksum
+        self.checksum, self.contents = source.checksum, source.contents
         images, self.size = source.images.images, len(source.images)
         self.image_size, self.steps_per_epoch = images.shape[-1], self.size // plan.batch
         if not self.steps_per_epoch:

@@ -25,7 +25,7 @@ from gendd.core.errors import InvalidSetting, UserError, naming, no_such, unknow
 from gendd.core.retry import retried
 from gendd.data.batch import DataSummary
 from gendd.data.decode import BrokenImage, as_rgb, opened
-from gendd.data.image_files import ImageFiles, checksum, class_names, list_class_folders, list_images
+from gendd.data.image_files import ImageFiles, checksum, class_names, contents, list_class_folders, list_images
 from gendd.data.split import Split
 from gendd_cifar.config import SmallImages
 
@@ -73,6 +73,10 @@ class Source:
     def checksum(self) -> str | None:
         """Return a checksum of the names and sizes of the files; None without files."""
         return checksum(self.files.root, self.files.names) if self.files else None
+
+    def contents(self) -> str | None:
+        """Return a checksum of the contents of some of the files; None without files."""
+        return contents(self.files.root, self.files.names) if self.files else None
 
 
 class BrokenFiles(UserError):

@@ -3,14 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator
 
-import torch
 from tqdm import tqdm
 
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.data.batch import refuse_other_classes
 from gendd.data.decode import SHOWN, BrokenImage, opened
-from gendd.data.image_files import describe
+from gendd.data.image_files import describe, sampled
 from gendd_imagenet import shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import RELEASE
@@ -24,8 +23,8 @@ from gendd_imagenet.sources import (
     summarize,
 )
 
-# Number of images to decode: per listing, evenly spaced, and per shard, the first ones.
-DECODED, DECODED_OF_SHARD = 1000, 10
+# Number of images to decode per shard, the first ones.
+DECODED_OF_SHARD = 10
 
 
 def check_data(config: Config[Photographs]) -> None:
@@ -73,13 +72,13 @@ def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[s
         counts = listing.class_counts(len(listing.classes))
         sizes = f"{len(counts)} classes of {counts.min()} to {counts.max()}"
         sizes += f", {len(listing) - known} without a label" if known < len(listing) else ""
-    sample = torch.linspace(0, len(listing) - 1, min(DECODED, len(listing))).long()
+    sample = sampled(len(listing))
     print(f"{listing.root}: {len(listing)} images {role}, {sizes}; {len(sample)} of them decoded")
     if listing.passed_over:
         print(f"  passed over: {describe(listing.passed_over)}")
     absent, small = listing.missing(), 0
     yield from (f"{listing.root / name}: missing" for name in absent)
-    for index in tqdm(sample.tolist(), f"images {role}", disable=None, leave=False):
+    for index in tqdm(sample, f"images {role}", disable=None, leave=False):
         try:
             content = listing.content(index)
             reason = _broken(view, content)

@@ -249,6 +249,9 @@ class TrainingPhotos:
     def checksum(self) -> str | None:
         return shards.checksum(self.streamed) if self.streamed else self.listing.checksum()
 
+    def contents(self) -> str | None:
+        return None if self.streamed else self.listing.contents()
+
     def view_settings(self) -> dict:
         config, listing = self.config, self.listing
         names = ("image_size", "crop_scale", "hflip", "color_jitter", "auto_augment", "interpolation")

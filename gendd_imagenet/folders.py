@@ -70,6 +70,10 @@ class Listing(Split):
         """Return a checksum of the names and sizes of the images."""
         return image_files.checksum(self.root, map(os.fsdecode, self.names))
 
+    def contents(self) -> str:
+        """Return a checksum of the contents of some of the images."""
+        return image_files.contents(self.root, self.names)
+
     def missing(self) -> list[str]:
         """List the entries without a file."""
         paths = map(os.fsdecode, self.names)

@@ -79,6 +79,9 @@ class TrainingData(Protocol):
     def checksum(self) -> str | None:
         """Return a checksum of the names and sizes of the images' files; None without files."""
 
+    def contents(self) -> str | None:
+        """Return a checksum of the contents of some of these files; None without files."""
+
     def batches(self, steps: range) -> Iterator[Batch]:
         """Yield this process's augmented micro-batches of these steps, in order."""
 
@@ -141,12 +144,24 @@ def described(data: EvaluationData) -> str:
     return data.dataset if Path(data.dataset).name == data.split else f"the {data.split} split of {data.dataset}"
 
 
+class AsTheyAre(nn.Module):
+    """A network in place of the student's, for images that no network will see."""
+
+    pretrained_cfg = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+
+
 def identity(training: TrainingData, evaluation: EvaluationData) -> dict:
     """Return class names, sizes, images per class and checksums as JSON values, to recognize a run's data."""
     sizes = {"training images": training.size, "evaluation images": evaluation.size}
     files = {"training files": training.checksum(), "evaluation files": evaluation.checksum()}
     of_classes = None if training.class_sizes is None else training.class_sizes.tolist()
-    return {"classes": list(evaluation.class_names), **sizes, **files, "training images of each class": of_classes}
+    return {
+        "classes": list(evaluation.class_names),
+        **sizes,
+        **files,
+        "training contents": training.contents(),
+        "training images of each class": of_classes,
+    }
 
 
 def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluation: Sequence[str | None]) -> None:

@@ -3,16 +3,19 @@
 The modules that train are imported when a run starts, so that --help does not wait for them.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gendd.config import Config
 from gendd.core.distributed import World, join_world
 from gendd.core.errors import InvalidSetting
 from gendd.core.ranges import check_ranges
+from gendd.core.seeding import BatchPlan
+from gendd.data.batch import AsTheyAre
 from gendd.family import Family, family_of
 from gendd.methods import METHODS
 from gendd.programs.configuration import configuration
-from gendd.runs.folder import run_path
+from gendd.runs.folder import RunFolder, run_path
 
 if TYPE_CHECKING:
     from gendd.runs.experiment import Experiment
@@ -35,6 +38,22 @@ def train(family: Family, arguments: list[str]) -> None:
             check_ranges(config.data)
             config.data.check_training_images()
             family.access.check_data(config)
+            _compare_with_run(family, config, world)
+
+
+def _compare_with_run(family: Family, config: Config, world: World) -> None:
+    """Compare the data with those at the start of the run, if it has a checkpoint.
+
+    Raises:
+        UserError: the classes or the training images are others.
+    """
+    run = RunFolder(Path(config.run.resume or run_path(config)))
+    if not run.last.exists():
+        return
+    classes, plan = family.access.summarize(config).num_classes or 0, BatchPlan(0, config.optimizer.batch_size)
+    training = family.access.open_training(config, classes, plan, world, AsTheyAre(), not config.method.unlabeled)
+    changed = run.check_data(training, family.access.open_evaluation(config, plan, world, AsTheyAre()))
+    print(f"compared with the start of {run.path}: {changed or 'the same images'}")
 
 
 def train_config(config: Config) -> "Experiment":

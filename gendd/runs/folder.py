@@ -2,7 +2,7 @@
 
 config.json         resolved configuration and its family
 data.json           names of the classes, number of images, number of training images per class, and checksums of the
-                    names and sizes of their files
+                    names and sizes of their files, and of the contents of up to 1,000 of them
 environment.json    versions, git commit, hardware, processes, the teacher's checksums and measured accuracy
 metrics.jsonl       one record per line: losses of an epoch, or accuracies of an evaluation
 tensorboard/        the same metrics for TensorBoard
@@ -62,8 +62,10 @@ DATA = {
     "evaluation images": int,
     "training images of each class": tuple[int, ...] | None,
     "training files": str | None,
+    "training contents": str | None,
     "evaluation files": str | None,
 }
+CHECKSUMS = ("training files", "training contents", "evaluation files")
 PACKAGES = ("gendd", "torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
@@ -125,7 +127,7 @@ class RunFolder:
         Raises:
             UserError: data.json is missing or damaged.
         """
-        content = {"training files": None, "evaluation files": None, **self.read("data.json")}
+        content = {**dict.fromkeys(CHECKSUMS), **self.read("data.json")}
         if not all(name in content and fits(content[name], kind) for name, kind in DATA.items()):
             raise UserError(f"{self.path.absolute()}: its data.json is damaged; name the folder of a run")
         return content
@@ -177,6 +179,9 @@ class RunFolder:
                 changed[images] = f"{saved[images]} {images} there, {given[images]} here"
             elif saved[files] and saved[files] != given[files]:
                 changed[images] = f"as many {images}, but their files have other names or sizes"
+        if saved["training contents"] and saved["training contents"] != given["training contents"]:
+            same_files = "as many training images of the same names and sizes, but with other contents"
+            changed.setdefault("training images", same_files)
         evaluated = changed.pop("evaluation images", "")
         if difference := class_difference(saved["classes"], given["classes"]):
             changed["classes"] = f"other classes, {difference}"

@@ -45,8 +45,8 @@ END = """\
 
 - A killed run loses the work since its last checkpoint: at most `--checkpoint-minutes`, 15 by default.
 - The same bits need the same machine, versions, precision and number of processes. `--workers` may differ.
-- An image that is exchanged for another of the same name and size is not noticed, nor are shards behind a URL or a
-  command. `--check-data` decodes images, but does not compare them with those of the start.
+- An image that is exchanged for another of the same name and size is noticed if it is one of the 1,000 whose contents
+  are compared, evenly spaced. A change of shards behind a URL or a command is not noticed.
 - After a power failure a file system may lose a file that it reported as written.
 - Memory that a user's network, method or iterable needs is not limited.
 - After a kill the last values may be missing in TensorBoard and other loggers. `metrics.jsonl` has them.

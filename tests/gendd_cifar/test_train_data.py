@@ -1,5 +1,6 @@
 """Runs on a folder of images that changes between start and resume."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -79,6 +80,25 @@ def test_resume_refuses_changed_training_data(on_a_folder, capsys, change, told)
     assert contents(run) == before
 
 
+def test_exchanged_content_of_equal_size_is_refused(on_a_folder, capsys):
+    data, command = on_a_folder
+    image, other = data / "train" / "b" / "0.png", io.BytesIO()
+    Image.effect_noise((8, 8), 99).convert("RGB").save(other, "png")
+    padded = image.read_bytes().ljust(2000, b"\0")
+    image.write_bytes(padded)
+    run = interrupted_on(data, command, epoch=1)
+    image.write_bytes(other.getvalue().ljust(2000, b"\0"))
+    for again in (command, [*command, "--check-data"], ["--resume", str(run), "--check-data"]):
+        with refuses(f"{run} holds a run of other data: .*of the same names and sizes, but with other contents; use"):
+            main(again)
+    image.write_bytes(padded)
+    capsys.readouterr()
+    main([*command, "--check-data"])
+    assert capsys.readouterr().out.endswith(f"compared with the start of {run}: the same images\n")
+    main(command)
+    assert (run / "result.json").exists()
+
+
 def test_resume_accepts_and_prints_more_evaluation_images(on_a_folder, capsys):
     data, command = on_a_folder
     run = interrupted_on(data, command, epoch=1)
@@ -112,7 +132,7 @@ def test_run_older_than_the_checksums_resumes(on_a_folder):
     data, command = on_a_folder
     run = interrupted_on(data, command, epoch=1)
     recorded = json.loads((run / "data.json").read_text())
-    del recorded["training files"], recorded["evaluation files"]
+    del recorded["training files"], recorded["training contents"], recorded["evaluation files"]
     (run / "data.json").write_text(json.dumps(recorded))
     exchange_image(data)
     main(command)

@@ -289,6 +289,18 @@ def test_check_data_starts_no_run(photos, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_check_data_compares_photographs_with_those_of_the_run(photos, tmp_path):
+    data = shutil.copytree(photos, tmp_path / "photos")
+    flags = ["classification", *COMMON, "--epochs", "1", "--dataset", str(data), "--runs", str(tmp_path / "runs")]
+    image = data / "train" / "n02" / "n02_3.JPEG"
+    content = image.read_bytes()
+    image.write_bytes(content + b"a")
+    main(flags)
+    image.write_bytes(content + b"b")
+    with refuses("but with other contents"):
+        main([*flags, "--check-data"])
+
+
 def test_out_of_memory_error_names_a_remedy(run, monkeypatch):
     def no_room(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
