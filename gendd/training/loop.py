@@ -134,6 +134,8 @@ class Training:
 
     def evaluate_if_due(self) -> None:
         """Evaluate the epoch if an evaluation is due and not recorded yet."""
+        if self.step % self.data.steps_per_epoch:  # Resumed within the next epoch: the weights are no longer there.
+            return
         chosen = self.epoch % self.config.run.eval_every == 0 or self.epoch == self.config.optimizer.epochs
         if chosen and self.evaluated < self.epoch:
             self.evaluate_epoch()

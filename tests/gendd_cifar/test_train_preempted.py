@@ -16,6 +16,7 @@ from small_runs import GENDD, TOYS, assert_same_weights, contents, ctrl_c, run_i
 from gendd.core.stopping import START_AGAIN, Preempted, Stopping
 from gendd.distillation import teacher_cache
 from gendd.programs.main import main as run_named
+from gendd.runs.metrics import read_metrics
 from gendd.training.loop import Training
 
 # The runs have 18 steps per epoch.
@@ -50,6 +51,15 @@ def test_run_resumes_within_an_epoch_to_the_same_bits(train, whole, trained_step
     assert trained_steps == [*range(21, 3 * STEPS)]
     assert_same_weights(whole, parts, rtol=0, atol=0)
     assert timeless_metrics(parts) == timeless_metrics(whole)
+
+
+def test_resume_within_an_epoch_evaluates_only_whole_epochs(train):
+    """The weights of the last whole epoch are gone, so that another --eval-every does not evaluate it."""
+    with ctrl_c("train_step", step=25):
+        train("--checkpoint-steps", "7", "--eval-every", "3")
+    run = train("--eval-every", "1")
+    evaluated = [(record["epoch"], record["step"]) for record in read_metrics(run) if record["kind"] == "eval"]
+    assert evaluated == [(epoch, epoch * STEPS) for epoch in (2, 3)]
 
 
 def test_checkpoints_follow_the_clock_and_are_kept(train, trained_steps, monkeypatch):
