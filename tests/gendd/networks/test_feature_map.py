@@ -77,6 +77,10 @@ def test_grid_averages_cells_or_enlarges():
     assert on_grid(whole, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
     assert on_grid(whole, 8).shape == (1, 1, 8, 8) and on_grid(whole, 8)[0, 0, 0, 0] == 0
     assert torch.equal(on_grid(whole, 4), whole)
+    # A map smaller in one direction only: between the centers of two columns.
+    row = torch.tensor([0.0, 1.0]).expand(1, 1, 4, 2)
+    for narrow in (row, row.mT):
+        assert on_grid(narrow, 4).unique().tolist() == [0, 0.25, 0.75, 1]
 
 
 def test_plan_states_how_maps_reach_the_grid():
