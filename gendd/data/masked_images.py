@@ -16,7 +16,7 @@ FEWEST = 5
 class MaskedImages:
     """Pairs of an image and a mask, in the order of their names, resized to squares.
 
-    A mask's gray values, or its palette's indices, are classes; 255 marks pixels without a class.
+    A mask's gray values, its palette's indices or its bits are classes; 255 marks pixels without a class.
 
     Attributes:
         classes: the values in all masks, in increasing order.
@@ -48,7 +48,7 @@ class MaskedImages:
                     raise InvalidValue(self.folder, f"{path.name} has mode {mask.mode}; save 8-bit gray values")
                 if mask.size != own.size:
                     raise InvalidValue(self.folder, f"{path.name} has {mask.size} pixels, its image {own.size}")
-                return np.array(mask.convert("L") if mask.mode == "1" else mask)
+                return np.array(mask, np.uint8)
         except BrokenImage as error:
             raise InvalidValue(self.folder, f"{path.name} or its image is broken: {error}") from error
 

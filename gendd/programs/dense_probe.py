@@ -62,12 +62,11 @@ def dense_probe(family: Family, arguments: list[str]) -> None:
     world = first_alone()
     if not world:
         return
-    path = Path(config.run)
-    place = path if path.is_dir() else path.parent
-    file = figures_file(config.json, place, "dense-probe", Path(config.folder).resolve().name)
     with naming("FOLDER"):
         data = MaskedImages(config.folder, IGNORED)
-    run = _with_teacher(config.run, family, world.device)
+    run, path = _with_teacher(config.run, family, world.device), Path(config.run)
+    place = path if path.is_dir() else path.parent
+    file = figures_file(config.json, place, "dense-probe", Path(config.folder).resolve().name)
     print(f"run {config.run}{progress(path, run.epoch)}", flush=True)
     size, order = run.config.data.image_size, torch.randperm(len(data.images), generator=generator("cpu", "masks"))
     held = max(1, round(config.holdout * len(order)))

@@ -15,9 +15,10 @@ from gendd.core.distributed import World
 from gendd.core.errors import UserError
 from gendd.core.seeding import BatchPlan
 from gendd.evaluation.segmentation import fit_dense_probe
-from gendd.programs.dense_probe import maps_of
+from gendd.programs.dense_probe import dense_probe, maps_of
 from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
+from gendd_cifar.family import FAMILY as CIFAR
 
 
 @pytest.mark.parametrize("method", ["gendd", "regression", "kd", "dkd"])
@@ -141,6 +142,16 @@ def test_dense_probe_reads_the_map_of_each_network(dense):
     torch.testing.assert_close(found["dense"], run.dense(images))
     torch.testing.assert_close(found["teacher"], run.teacher.model.forward_features(images))
     assert not torch.allclose(found["student"], found["teacher"])
+
+
+def test_dense_probe_names_its_missing_run(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        for number in range(5):
+            pixels = np.full((8, 8), number % 2, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / part / f"{number}.png")
+    with refuses("^RUN path/to/run: no such file, looked for .*; check the path$"):
+        dense_probe(CIFAR, ["path/to/run", str(tmp_path)])
 
 
 def test_dense_probe_names_its_missing_folder(dense):

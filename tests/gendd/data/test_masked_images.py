@@ -40,6 +40,13 @@ def test_palette_masks_hold_their_indices(folder):
     assert MaskedImages(folder).classes == [3, 7]
 
 
+def test_bits_of_a_mask_are_two_classes(folder):
+    for path in (folder / "masks").iterdir():
+        Image.open(path).point(lambda value: 255 * (value == 7)).convert("1").save(path)
+    data = MaskedImages(folder)
+    assert data.classes == [0, 1] and data.load(0, 4)[1][1].tolist() == [0, 0, 1, 1]
+
+
 def test_folder_that_does_not_fit_is_refused(folder):
     with refuses("has no folder images/; give images/NAME.jpg and masks/NAME.png"):
         MaskedImages(folder / "images")

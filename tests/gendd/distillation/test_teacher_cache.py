@@ -19,6 +19,7 @@ from gendd.distillation import teacher_cache
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.distillation.teacher_cache import open_cache
 from gendd.methods import METHODS
+from gendd.networks.feature_map import on_grid
 from gendd.runs import claim
 from gendd_cifar.data import TrainingImages
 from gendd_cifar.sources import Images, Source
@@ -36,9 +37,9 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(teacher_cache, "TEACHER_BATCH", 3)
 
 
-def teacher_of(seed=0, precision="fp32", **options):
+def teacher_of(seed=0, precision="fp32", kind_of=ToyNetwork, **options):
     torch.manual_seed(seed)
-    network = ToyNetwork(10)
+    network = kind_of(10)
     network.pretrained_cfg = {"mean": MEAN, "std": STD, "input_size": (3, 16, 16)}
     return FrozenTeacher(network, network, CPU, precision, **options)
 
@@ -119,6 +120,32 @@ def test_cache_of_features_adds_maps_and_serves_both(tmp_path):
     without = Setting(tmp_path / "whole")
     assert without.open().features(next(without.data.batches(range(1)))).shape[1] == without.teacher.width
     assert without.taken == [8]
+
+
+class Stages(ToyNetwork):
+    """Its stage s has a map of 2 + s times the last one."""
+
+    def forward_intermediates(self, images, indices, **options):
+        features = self.forward_features(images)
+        return features, [(2 + index) * features for index in indices]
+
+
+@torch.no_grad()
+def test_maps_of_several_stages_share_a_folder(tmp_path):
+    for layer, factor in ((None, 1), (0, 2), (1, 3)):
+        setting = Setting(tmp_path, teacher_of(grid=2, layer=layer, kind_of=Stages))
+        cache, batch = setting.open(), next(setting.data.batches(range(1)))
+        expected = factor * on_grid(setting.teacher.model.forward_features(batch.images), 2).flatten(2).mT.flatten(1)
+        stored = cache.features(batch)[:, setting.teacher.width :]
+        torch.testing.assert_close(stored, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_cached_maps_of_another_teacher_are_refused(tmp_path):
+    Setting(tmp_path, teacher_of(grid=2)).open()
+    again = Setting(tmp_path, teacher_of(grid=2))
+    compute, width = again.compute, again.teacher.width
+    again.compute = lambda images: torch.cat([compute(images)[:, :width], 2 * compute(images)[:, width:]], 1)
+    assert "differ by 50% from the cached ones in map2-000-000000.fp16" in refusal(again)
 
 
 def test_damaged_map_is_named(tmp_path):
@@ -273,6 +300,18 @@ def test_cache_of_different_crops_is_refused(tmp_path, monkeypatch):
     assert "from the cached ones in view-000-000000.fp16: images or libraries have changed" in refusal(
         Setting(tmp_path, hflip=1.0)
     )
+
+
+@pytest.mark.parametrize(("factor", "accepted"), [(1.03, True), (1.08, False)])
+def test_cache_that_differs_by_more_than_rounding_is_refused(tmp_path, factor, accepted):
+    Setting(tmp_path).open()
+    again = Setting(tmp_path)
+    compute = again.compute
+    again.compute = lambda images: factor * compute(images)
+    if accepted:
+        again.open()
+    else:
+        assert "features now differ by 7% from the cached ones" in refusal(again)
 
 
 def test_process_that_does_not_see_cache_is_refused(tmp_path):
