@@ -1,9 +1,10 @@
 """Writing of a run's checkpoints in the background."""
 
 import os
+import shutil
 import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -68,9 +69,16 @@ class Checkpoints:
         """Give last.pt a second name, and delete the oldest files beyond `kept`."""
         named = self.path.with_name(f"step-{step:09d}.pt")
         named.unlink(missing_ok=True)
-        os.link(self.path, named)
+        try:
+            os.link(self.path, named)
+        except OSError:  # Some file systems, such as those on object stores, do not have hard links.
+            files.write_whole(named, self._copy_last)
         for old in sorted(self.path.parent.glob("step-*.pt"))[: -self.kept]:
             old.unlink(missing_ok=True)
+
+    def _copy_last(self, file: BinaryIO) -> None:
+        with open(self.path, "rb") as last:
+            shutil.copyfileobj(last, file)
 
 
 def _copied(value: Any) -> Any:

@@ -1,5 +1,7 @@
 """Checkpoints in the background: what they hold, how many stay, and their errors."""
 
+import errno
+import os
 import threading
 
 import pytest
@@ -8,6 +10,13 @@ import torch
 from gendd.core import files
 from gendd.core.errors import UserError
 from gendd.training.checkpoints import Checkpoints
+
+
+def raises(error):
+    def call(*_):
+        raise error
+
+    return call
 
 
 def read(path):
@@ -27,7 +36,11 @@ def test_checkpoint_holds_the_values_at_its_call(tmp_path, monkeypatch):
     assert read(path)["model"]["weight"].tolist() == [0, 0, 0] and read(path)["step"] == 1
 
 
-def test_newest_checkpoints_stay(tmp_path):
+@pytest.mark.parametrize("links", [True, False])
+def test_newest_checkpoints_stay(tmp_path, monkeypatch, links):
+    """Some file systems do not have hard links."""
+    if not links:
+        monkeypatch.setattr(os, "link", raises(PermissionError(errno.EPERM, "Operation not permitted")))
     with Checkpoints(tmp_path / "last.pt", kept=2) as checkpoints:
         for step in (1, 2, 30):
             checkpoints.write({"step": step}, step)
