@@ -75,11 +75,11 @@ class DenseHead(nn.Module):
             place = F.interpolate(place[None], student_map.shape[2:], mode="bilinear", align_corners=False)[0]
         return self.norm(student_map.flatten(2).mT) + place.flatten(1).mT
 
-    def generate(self, backbone: nn.Module, images: Tensor, **sampling) -> Tensor:
+    def generate(self, backbone: nn.Module, images: Tensor) -> Tensor:
         """Return the map (B, D_m, h, w) in the teacher's space for images (B, 3, H, W)."""
         student_map = self.observe(backbone, images)[1]
         z = self.condition(student_map)
-        generated = self.head.sample(z.flatten(0, 1), **sampling).mean(1)
+        generated = self.head.sample(z.flatten(0, 1))[:, 0]
         generated = self.scale.inverse(generated) if self.scale else generated
         return generated.unflatten(0, z.shape[:2]).mT.unflatten(2, student_map.shape[2:])
 

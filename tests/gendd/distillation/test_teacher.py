@@ -15,6 +15,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
+from gendd.networks.stand_in import StandIn
 from gendd.runs.experiment import build, teacher_read_out
 from gendd_cifar.family import FAMILY
 
@@ -58,6 +59,30 @@ def test_bf16_weights_give_autocasts_results(name, options):
             assert torch.equal(teacher(images(), return_features=True), feature)
             assert torch.equal(teacher(images()), logits)
     assert feature.std() > 0.01 and not torch.equal(plain(images()), logits), "bf16 shows in the results"
+
+
+@torch.no_grad()
+def test_whole_map_is_of_images_in_the_teachers_size_and_normalization():
+    network, student = create("resnet18"), create("resnet18")
+    student.pretrained_cfg = {**student.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
+    teacher = FrozenTeacher(network, student, CPU, image_size=96)
+    (mean, std), (own_mean, own_std) = (
+        [torch.tensor(one.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std")] for one in (student, network)
+    )
+    converted = (images() * std + mean - own_mean) / own_std
+    converted = nn.functional.interpolate(converted, (96, 96), mode="bicubic")
+    torch.testing.assert_close(teacher.whole_map(images()), network.forward_features(converted), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_network_of_another_library_gives_feature_and_map():
+    network = StandIn(width=12, map_width=6, num_classes=0)
+    network.pretrained_cfg = create("resnet18").pretrained_cfg
+    teacher = FrozenTeacher(network, network, CPU, width=12, has_classifier=False, grid=1)
+    outputs, color = teacher.outputs_of(images()), images().mean((2, 3))
+    torch.testing.assert_close(outputs[:, :12], network.feature(color))
+    torch.testing.assert_close(outputs[:, 12:], network.map(color))
+    torch.testing.assert_close(teacher.whole_map(images())[..., 0, 0], network.map(color))
 
 
 @torch.no_grad()
