@@ -16,7 +16,7 @@ from gendd.programs.main import main as run_program
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Documented commands without a dry run here, and the reason.
 UNTRIED = {
-    r"(source|tensorboard|pip|uv|docker) ": "another project's program",
+    r"(source|tensorboard|pip|uv|docker|kubectl|sky) ": "another project's program",
     r"(sbatch|srun) ": "needs Slurm",
     r".*( train|--help|--version|-m gendd(_cifar|_imagenet)?)$": "prints a help",
     r".*(\b(RUN|FOLDER)\b|\.\.\.$)": "a template: the user inserts a name",
