@@ -149,6 +149,10 @@ class Photographs(Data):
                     f"needs the labels of all images, but `label_fraction` "
                     f"{self.label_fraction} removes some; leave one out",
                 )
+        self.check_crops()
+
+    def check_crops(self) -> None:
+        """Raise UserError for shares that no crop can have."""
         for name in ("crop_scale", "pretrain_crop_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high <= 1:

@@ -199,7 +199,7 @@ def listed_chunks(
     listing: AnyListing, view: TrainView, requests: Iterable[Request], labeled: bool, workers: int, pin: bool
 ) -> Iterator[Chunk]:
     """Yield a chunk per request."""
-    return _chunks(ListedImages(listing, view, labeled), workers, pin, sampler=requests)
+    return chunks(ListedImages(listing, view, labeled), workers, pin, sampler=requests)
 
 
 def step_requests(size: int, plan: BatchPlan, steps: range, views: int) -> Iterator[Request]:
@@ -245,17 +245,17 @@ def streamed_chunks(
     parts = len(dataset.parts)
     # All workers must have the same number of parts.
     workers = next(count for count in range(min(workers, parts), -1, -1) if count == 0 or parts % count == 0)
-    return _chunks(dataset, workers, pin, ahead=2 * parts // max(1, workers))
+    return chunks(dataset, workers, pin, ahead=2 * parts // max(1, workers))
 
 
 def evaluation_chunks(
     listing: AnyListing, view: EvalView, slices: Sequence[slice], workers: int, pin: bool
 ) -> Iterator[Chunk]:
     """Yield a chunk of evaluation images per slice."""
-    return _chunks(ListedForEvaluation(listing, view), workers, pin, sampler=slices)
+    return chunks(ListedForEvaluation(listing, view), workers, pin, sampler=slices)
 
 
-def _chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> Iterator[Chunk]:
+def chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> Iterator[Chunk]:
     """Yield a loader's chunks; each worker prepares `ahead` of them in advance.
 
     Raises:

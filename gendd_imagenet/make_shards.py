@@ -71,13 +71,20 @@ def _write_shard(path: Path, listing: Listing, rows: range) -> None:
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w") as shard:
         for row in rows:
-            image = listing.path(row)
-            _add(shard, f"{row:09d}{image.suffix.lower()}", listing.content(row))
-            _add(shard, f"{row:09d}.txt", os.fsencode(image.parent.name))
+            for name, content in sample_of(listing, row):
+                add_file(shard, name, content)
     os.replace(temporary, path)
 
 
-def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+def sample_of(listing: Listing, row: int) -> list[tuple[str, bytes]]:
+    """Return the files of a sample, with their names: the image, and its folder's name as caption."""
+    image = listing.path(row)
+    caption = os.fsencode(image.parent.name)
+    return [(f"{row:09d}{image.suffix.lower()}", listing.content(row)), (f"{row:09d}.txt", caption)]
+
+
+def add_file(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file to a shard."""
     # Time and owner stay 0, so the same images give the same bytes.
     entry = tarfile.TarInfo(name)
     entry.size = len(content)

@@ -22,6 +22,7 @@ from gendd.programs.sampling import SamplingProgram
 from gendd.reporting.report import ReportConfig
 from gendd_cifar.family import FAMILY as CIFAR
 from gendd_imagenet.family import FAMILY as IMAGENET
+from gendd_imagenet.reinforce import ReinforceConfig
 
 PAGE = Path(__file__).parents[1] / "flags.md"
 HEAD = """# Every flag
@@ -127,6 +128,7 @@ def program_flags() -> str:
         "dense-probe": DenseProbeConfig,
         "export": ExportConfig,
         "report": ReportConfig,
+        "reinforce": ReinforceConfig,
     }.items():
         own = kind is not FeatureProgram and issubclass(kind, FeatureProgram)
         parts.append(f"## {name}\n\n{table(kind, list(own_help(kind)) if own else fields_of(kind))}\n")

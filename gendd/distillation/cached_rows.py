@@ -17,10 +17,12 @@ class Rows(Protocol):
     Attributes:
         ending: ending of the files.
         row_bytes: bytes per image.
+        scale_bytes: number of them that precede the numbers, as float16 scales.
     """
 
     ending: str
     row_bytes: int
+    scale_bytes: int
 
     def encode(self, values: Tensor) -> Tensor:
         """Return the bytes (n, row_bytes), uint8, of values (n, width), float32."""
@@ -32,7 +34,7 @@ class Rows(Protocol):
 class Float16Rows:
     """Rows of float16."""
 
-    ending = "fp16"
+    ending, scale_bytes = "fp16", 0
 
     def __init__(self, width: int):
         self.row_bytes = 2 * width

@@ -61,6 +61,9 @@ PROGRAMS = {
     "equal-cost": Program(
         "gendd.programs.equal_cost", "equal_cost", "find networks that cost as much as a student with its head"
     ),
+    "reinforce": Program(
+        "gendd_imagenet.reinforce", "reinforce", "store a teacher's features beside the images of shards"
+    ),
     "launch": Program("gendd.launch", "launch", "start a program, such as train, with one process per GPU"),
 }
 

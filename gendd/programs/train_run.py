@@ -30,7 +30,7 @@ from gendd.methods.dense import DenseOptions
 from gendd.methods.pretrain import SET_BY
 from gendd.networks.checkpoint import read_weights, weights_file
 from gendd.networks.cost import parameter_count
-from gendd.networks.create import LoadedNetwork, check_trains, is_foreign
+from gendd.networks.create import LoadedNetwork, check_trains
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
@@ -47,6 +47,7 @@ from gendd.runs.folder import (
 )
 from gendd.runs.lock import Busy, sole_writer
 from gendd.runs.loggers import check_loggers
+from gendd.runs.networks import check_names_weights
 from gendd.training.loop import Training
 from gendd.training.optim import create_optimizer
 
@@ -108,12 +109,8 @@ class TrainRun:
             raise InvalidSetting(field, value, f"{name} needs labels; choose a method that learns without: {able}")
         if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: it reads no labels; add --unlabeled")
-        teacher = config.networks.teacher
-        if teacher and not config.networks.teacher_weights and not is_foreign(teacher):
-            self._refuse(
-                "--teacher-weights is missing: name a file or a run folder, or give timm for the published weights "
-                "(random works for a trial of speed and memory)"
-            )
+        for refusal in errors_of(lambda: check_names_weights(config.networks)):
+            self._refuse(refusal)
         for refusal in errors_of(lambda: check_loggers(config.run.log)):
             self._refuse(refusal)
         check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)

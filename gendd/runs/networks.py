@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from gendd.config import Config
+from gendd.config import Config, Networks
 from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.distillation.teacher_feature import check_repeats, describe, projection_width, usual, width_of
@@ -51,6 +51,17 @@ def build_student(
     else:
         _accept_as_created(student, "student", weights)
     return student
+
+
+def check_names_weights(networks: Networks) -> None:
+    """Raise InvalidSetting if a teacher needs weights, and none are named."""
+    if networks.teacher and not networks.teacher_weights and not is_foreign(networks.teacher):
+        raise InvalidSetting(
+            "teacher_weights",
+            None,
+            "name a file or a run folder, or give timm for the published weights (random works for a trial of speed "
+            "and memory)",
+        )
 
 
 def build_teacher(

@@ -22,6 +22,7 @@ from gendd_cifar.config import SmallImages
 from gendd_cifar.family import FAMILY as CIFAR
 from gendd_imagenet import make_shards
 from gendd_imagenet.config import Photographs
+from gendd_imagenet.reinforce import ReinforceConfig
 from gendd_imagenet.family import FAMILY as IMAGENET
 
 COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
@@ -290,6 +291,7 @@ PROGRAMS = {
     sampling.SamplingProgram: [],
     equal_cost.EqualCostConfig: [],
     make_shards.MakeShardsConfig: [],
+    ReinforceConfig: [],
 }
 EVERY_NUMBER = [(program, *number) for program in PROGRAMS for number in numbers(program)]
 # Fields that accept any number.
