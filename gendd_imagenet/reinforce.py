@@ -91,6 +91,7 @@ def reinforce(family: Family, arguments: list[str]) -> None:
     if not config.teacher:
         raise InvalidSetting("teacher", None, "name the network whose features to store")
     check_ranges(config)
+    Photographs(crop_scale=config.crop_scale).check_crops()
     # Slow imports, for which --help does not wait.
     from gendd_imagenet.reinforcing import Reinforcing
 

@@ -130,7 +130,6 @@ class Reinforcing:
         known = {name for part in parts for name in field_names(type(part))}
         values = {name: value for name, value in asdict(config).items() if name in known}
         self.config = FAMILY.config(method, images=config.source, **values).resolved()
-        self.config.data.check_crops()
         check_names_weights(self.config.networks)
         self.sources, images, self.origin = self._sources()
         self.share = held_share(self.config, images)

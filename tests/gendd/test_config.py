@@ -22,8 +22,8 @@ from gendd_cifar.config import SmallImages
 from gendd_cifar.family import FAMILY as CIFAR
 from gendd_imagenet import make_shards
 from gendd_imagenet.config import Photographs
-from gendd_imagenet.reinforce import ReinforceConfig
 from gendd_imagenet.family import FAMILY as IMAGENET
+from gendd_imagenet.reinforce import ReinforceConfig, reinforce
 
 COMPLETE = ["--student", "resnet8", "--dataset", "digits"]
 
@@ -276,6 +276,8 @@ def checked(config_class, program, arguments):
         equal_cost.equal_cost(CIFAR, ["runs/none", *arguments])
     elif config_class is make_shards.MakeShardsConfig:
         make_shards.main(["folder", "output", *arguments])
+    elif config_class is ReinforceConfig:
+        reinforce(IMAGENET, ["folder", "output", "--teacher", "resnet18", *arguments])
     elif issubclass(config_class, Method):
         cifar_config(*COMPLETE, *arguments, method=config_class.name).check()
     elif config_class is Photographs:
