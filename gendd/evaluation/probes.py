@@ -48,6 +48,10 @@ def knn_shares(
     return torch.cat(votes)
 
 
+# Examples to fit a classifier to: one for the penalty, and two for a standard deviation.
+FEWEST = 3
+
+
 class LinearProbe(nn.Module):
     """A linear classifier on standardized features (B, D)."""
 
@@ -68,7 +72,12 @@ def fit_by_lbfgs(train: Tensor, labels: Tensor, num_classes: int) -> tuple[Linea
     """Fit a linear classifier by L-BFGS on all images at once; return it and its L2 penalty.
 
     The penalty is the best of `PENALTIES` on a tenth of the training images. The classifier is then fitted to all.
+
+    Raises:
+        InvalidValue: there are too few training images.
     """
+    if len(train) < FEWEST:
+        raise InvalidValue("", f"{len(train)} examples with a class to fit a classifier to; give at least {FEWEST}")
     order = torch.randperm(len(train), generator=generator("cpu", "probe")).to(train.device)
     held = order[: max(1, round(VALIDATION * len(order)))]
     rest = order[len(held) :]

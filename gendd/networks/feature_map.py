@@ -58,7 +58,7 @@ def map_of(network: nn.Module, features: Tensor) -> Tensor:
     count = tokens.shape[1]
     # timm states the grid of transformers for images that are not square.
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None) or ()
-    if prod(grid) != count:
+    if not grid or prod(grid) != count:
         grid = isqrt(count), isqrt(count)
     if prod(grid) != count:
         raise InvalidValue(name, f"its {count} tokens are not a square grid; choose another network")

@@ -126,7 +126,7 @@ def maps_of(run: Experiment) -> dict[str, Maps]:
 def _score(data: MaskedImages, order: Tensor, held: int, size: int, maps: Maps) -> float:
     """Return the mean IoU in percent on the first `held` images of the order, after a fit to the others."""
     features, masks = _read(data, order[held:], size, maps)
-    with torch.enable_grad():
+    with torch.enable_grad(), naming("FOLDER", str(data.folder)):
         probe, _ = fit_dense_probe(features, masks, len(data.classes))
     counts = torch.zeros(2, len(data.classes), dtype=torch.int64)
     for part in order[:held].split(BATCH):

@@ -148,7 +148,7 @@ def probe(family: Family, arguments: list[str]) -> None:
         train, test = _train_and_test(family, run, config, world)
         classes = len(test.class_names)
         found: dict[str, object] = {"protocol": config.protocol, "training images": len(train.labels)}
-        with torch.enable_grad():
+        with torch.enable_grad(), naming("dataset", train.dataset):
             if config.protocol == "lbfgs":
                 fitted, found["penalty"] = fit_by_lbfgs(train.features, train.labels, classes)
             else:

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
 from gendd.core.distributed import World
+from gendd.core.errors import naming
 from gendd.evaluation.accuracy import CalibrationCounter, feature_scores
 from gendd.evaluation.probes import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_shares, zero_shot_logits
 from gendd.evaluation.scores import neighbors_by_chance, score_title
@@ -142,3 +143,14 @@ def test_class_without_votes_is_not_in_top5():
     shares = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0, 0.0]])
     assert Outcome({}, test, shares, shares).figures()["top5"] == 0
     assert Outcome({}, test, shares, None).figures() == {"images": 1, "top1": 0, "top5": 100}
+
+
+def test_classifier_needs_three_examples():
+    features, labels = torch.eye(3), torch.tensor([0, 1, 0])
+    with (
+        refuses("^FOLDER seg: 2 examples with a class to fit a classifier to; give at least 3$"),
+        naming("FOLDER", "seg"),
+    ):
+        fit_by_lbfgs(features[:2], labels[:2], 2)
+    probe, _ = fit_by_lbfgs(features, labels, 2)
+    assert probe(features).argmax(-1).tolist() == [0, 1, 0]

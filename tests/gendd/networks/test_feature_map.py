@@ -72,6 +72,10 @@ def test_features_without_a_grid_are_refused(features):
         map_of(nn.Identity(), features)
 
 
+def test_single_token_is_a_map_of_one_location():
+    assert map_of(nn.Module(), torch.zeros(2, 1, 5)).shape == (2, 5, 1, 1)
+
+
 def test_grid_averages_cells_or_enlarges():
     whole = torch.arange(16.0).view(1, 1, 4, 4)
     assert on_grid(whole, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
