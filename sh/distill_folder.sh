@@ -2,7 +2,8 @@
 # Distills a small network from a large one on a folder of images, without labels, classes or an evaluation set.
 #   bash sh/distill_folder.sh FOLDER [flags]
 # FOLDER holds images, at any depth. Flags override the values below: --teacher (timm/..., hub:..., transformers:...,
-# open_clip:...), --student, --epochs, --dry-run and others. Run the same command again to resume.
+# open_clip:...), --student, --dry-run and others. Run the same command again to resume. STEPS=5000 in the environment
+# trains for about 5,000 steps; METHOD=gendd trains by another method, with the same recipe.
 # 2 % of the images are held out, but at least 50 or a tenth, and at most 1,000; --holdout sets another share. On these
 # images the student's features are compared with the teacher's: cosine, explained variance, agreement of nearest
 # neighbors. Each checkpoint also writes the student to student/ in the run folder, in timm's format. With few images,
@@ -15,11 +16,14 @@ if [[ -z $folder || $folder == -* ]]; then
   exit 2
 fi
 
+steps=${STEPS:-20000} method=${METHOD:-gendd}
 # Batch size: a power of two from 8 to 256 that gives at least ten steps per epoch, estimated from the number of files.
-batch=256
+# Epochs: as many as give the steps. Shards and downloads have no files to count.
+batch=256 epochs=100
 if [[ -d $folder ]]; then
   files=$(find -L "$folder" -type f | wc -l)
   while ((batch > 8 && batch * 10 > files * 9 / 10)); do batch=$((batch / 2)); done
+  epochs=$((files ? (steps * batch + files - 1) / files : 1))
 fi
 
 recipe=(
@@ -27,19 +31,19 @@ recipe=(
   --teacher timm/vit_small_patch14_dinov2.lvd142m
   --student timm/mobilenetv4_conv_small
   --image-size 224
-  --epochs 100
+  --epochs "$epochs"
   --batch-size "$batch"
   --optimizer adamw
   --lr 2e-3
   --weight-decay 2e-2
   --schedule cosine
-  --warmup-epochs 5
+  --warmup-epochs "$(((epochs + 19) / 20))"
   --crop-scale 0.2 1
   --feature-mixup 0
   --token-dim 64
   --width 1024
   --repeats 16
-  --eval-every 5
+  --eval-every "$(((epochs + 19) / 20))"
 )
 
-exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train gendd "${recipe[@]}" "${@:2}"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "$method" "${recipe[@]}" "${@:2}"

@@ -1,5 +1,6 @@
 """Every shell script works in a dry run, with the values of the recipes."""
 
+import math
 import shutil
 
 import pytest
@@ -286,13 +287,18 @@ def test_compare_starts_its_program_from_any_folder(recorded):
     ]
 
 
-@pytest.mark.parametrize(("images", "batch"), [(5, 8), (100, 8), (400, 32), (3000, 256)])
-def test_distill_folder_batch_follows_the_number_of_images(tmp_path, images, batch):
-    """The batch size gives at least 1,000 steps in 100 epochs, if the folder is large enough."""
+@pytest.mark.parametrize(
+    ("images", "steps", "batch", "epochs"),
+    [(5, "", 8, 32_000), (100, "", 8, 1600), (400, "1000", 32, 80), (3000, "", 256, 1707), (0, "", 8, 1)],
+)
+def test_distill_folder_follows_the_number_of_images(images, steps, batch, epochs, tmp_path):
+    """The batch size gives ten steps per epoch if it can, and the epochs give 20,000 steps or those of STEPS."""
     shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
     (tmp_path / "launch.sh").write_text('echo "$@"\n')
     (tmp_path / "images").mkdir()
     for number in range(images):
         (tmp_path / "images" / f"{number}.png").touch()
-    words = bash(tmp_path / "distill_folder.sh", "images", cwd=tmp_path).stdout.split()
-    assert words[words.index("--batch-size") + 1] == str(batch)
+    words = bash(tmp_path / "distill_folder.sh", "images", cwd=tmp_path, STEPS=steps).stdout.split()
+    flags = dict(zip(words, words[1:], strict=False))
+    assert (flags["--batch-size"], flags["--epochs"]) == (str(batch), str(epochs))
+    assert flags["--warmup-epochs"] == flags["--eval-every"] == str(math.ceil(epochs / 20))
