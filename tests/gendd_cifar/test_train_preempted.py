@@ -10,8 +10,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from lines import refuses
 from programs import train_cifar as main
-from small_runs import GENDD, TOYS, assert_same_weights, contents, ctrl_c, run_in_two_processes, timeless_metrics
+from small_runs import (
+    GENDD,
+    TOYS,
+    assert_same_weights,
+    contents,
+    ctrl_c,
+    run_in_two_processes,
+    timeless_metrics,
+    weights,
+)
 
 from gendd.core.stopping import START_AGAIN, Preempted, Stopping
 from gendd.distillation import teacher_cache
@@ -72,6 +82,31 @@ def test_checkpoints_follow_the_clock_and_are_kept(train, trained_steps, monkeyp
     assert newest["step"] == saved_step(run) == STEPS and newest["epoch"] == 1
     within = torch.load(run / "checkpoints" / kept[0], weights_only=True)
     assert (within["step"], within["epoch"]) == (14, 0.77)
+
+
+def test_speed_of_an_interrupted_epoch_is_that_of_all_its_steps(train, trained_steps, monkeypatch):
+    """Each of the 18 steps of 64 images takes an hour."""
+    monkeypatch.setattr("gendd.training.loop.time.perf_counter", lambda: 3600.0 * len(trained_steps))
+    flags = ["--epochs", "1", "--checkpoint-steps", "5"]
+    with ctrl_c("train_step", step=10):
+        train(*flags)
+    (record,) = (record for record in read_metrics(train(*flags)) if record["kind"] == "train")
+    assert len(trained_steps) == STEPS and record["images_per_second"] == pytest.approx(64 / 3600)
+
+
+def test_checkpoint_within_an_epoch_holds_no_bad_weights(train, monkeypatch):
+    train_step = Training.train_step
+
+    def spoiled(self, *arguments):
+        train_step(self, *arguments)
+        if self.step == 4:
+            next(self.task.model().parameters()).data.fill_(torch.nan)
+
+    with monkeypatch.context() as patch, refuses("is not finite at step 6, .*the last good checkpoint is"):
+        patch.setattr(Training, "train_step", spoiled)
+        train("--checkpoint-steps", "2")
+    assert saved_step(train.folder()) == 4
+    assert all(value.isfinite().all() for value in weights(train.folder()).values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

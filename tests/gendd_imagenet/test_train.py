@@ -266,6 +266,22 @@ def test_broken_images_are_counted_in_the_metrics(run, photos, tmp_path, capsys)
     assert set(counted) <= {0, 1} and sum(counted) >= 1
 
 
+def test_broken_images_of_an_interrupted_epoch_are_counted_once(photos, tmp_path):
+    copy = Path(shutil.copytree(photos, tmp_path / "copy"))
+    for number in range(4):
+        (copy / "train" / "n01" / f"n01_{number}.JPEG").write_text("no image")
+    flags = ["classification", *COMMON, "--epochs", "1", "--checkpoint-steps", "1", "--dataset", str(copy)]
+
+    def counted(name: str) -> int:
+        main([*flags, "--out", str(tmp_path / name)])
+        (record,) = (record for record in read_metrics(tmp_path / name) if record["kind"] == "train")
+        return record["broken_images"]
+
+    with ctrl_c("train_step", step=4):
+        main([*flags, "--out", str(tmp_path / "parts")])
+    assert counted("parts") == counted("whole") >= 1
+
+
 def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teacher, tmp_path):
     alone = run(*unlabeled, runs="one")
     flags = ["gendd", *COMMON, *HEAD, *unlabeled, "--teacher", TOY, "--teacher-weights", str(teacher)]
