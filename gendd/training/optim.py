@@ -3,12 +3,12 @@
 import math
 
 import torch
-from timm.optim import Muon
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from gendd.config import Optimizer
+from gendd.training.muon import Muon
 
 
 def parameter_groups(module: nn.Module, config: Optimizer, *heads: nn.Module | None) -> list[dict]:
@@ -34,7 +34,7 @@ def create_optimizer(module: nn.Module, config: Optimizer, *heads: nn.Module | N
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, fused=True)
     if config.optimizer == "muon":
-        return Muon(_muon_groups(module, groups), momentum=config.momentum, nesterov=True, betas=betas)
+        return Muon(_muon_groups(module, groups), config.momentum, betas)
     return torch.optim.AdamW(groups, betas=betas, fused=True)
 
 
