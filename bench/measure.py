@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gendd.data.batch import Batch
 
@@ -44,6 +45,25 @@ def take_turns(works: Sequence[Callable[[], object]], rounds: int, clock: Clock 
             if number:
                 times[i].append(taken)
     return times
+
+
+class Counted(TorchDispatchMode):
+    """Counter of the operators that PyTorch dispatches.
+
+    Attributes:
+        total: of all operators, forward and backward. A `foreach` operator is one, whatever the number of its tensors.
+        working: without views, detached copies and empty tensors, which start nothing on a GPU.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.total, self.working = 0, 0
+
+    def __torch_dispatch__(self, operator, types, arguments=(), keywords=None):
+        self.total += 1
+        name = operator.overloadpacket.__name__
+        self.working += not (operator.is_view or name == "detach" or name.startswith("empty"))
+        return operator(*arguments, **(keywords or {}))
 
 
 def peak_memory(work: Callable[[], Result]) -> tuple[Result, int]:

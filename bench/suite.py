@@ -15,6 +15,7 @@ from pathlib import Path
 
 import input_cifar
 import read_out
+import short_recipe
 import torch
 import train_step
 from machine import limits, the_device, versions
@@ -34,6 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     works = {
         train_step: partial(train_step.records, compiles=not arguments.no_compile),
+        short_recipe: short_recipe.records,
         read_out: read_out.records,
         input_cifar: input_cifar.records,
     }

@@ -266,7 +266,7 @@ class Run:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """bf16 (autocast) or fp32. auto is bf16 where it is faster: GPUs, Intel with AMX, AMD with AVX-512 BF16."""
     compile: bool = False
-    """torch.compile the networks."""
+    """Compile the training step with torch.compile; on one GPU also with CUDA graphs."""
     log: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ("tensorboard",)
     """Loggers of the metrics, which metrics.jsonl contains in any case. Several may be named."""
 

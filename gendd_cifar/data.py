@@ -16,7 +16,7 @@ from gendd.config import Config
 from gendd.core.distributed import World
 from gendd.core.errors import InvalidSetting
 from gendd.core.seeding import BatchPlan, Shuffled, StepRandom, generator
-from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
+from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize, to_device
 from gendd_cifar.config import SmallImages
 from gendd_cifar.sources import Source, read_source, read_unlabeled
 
@@ -120,7 +120,10 @@ class TrainingImages:
         if not self.steps_per_epoch:
             raise InvalidSetting("batch_size", plan.batch, f"more than the {self.size} training images; lower it")
         padded = torch.nn.functional.pad(images, (crop_padding,) * 4)
-        self.images, self.labels = padded.to(device), source.images.labels.to(device)
+        # (N, S+2P, S+2P, 3): the values of a pixel are neighbors, so a crop is a selection of pixels.
+        self.images, self.labels = padded.permute(0, 2, 3, 1).contiguous().to(device), source.images.labels.to(device)
+        self.columns = torch.arange(self.image_size, device=device)
+        self.rows = self.columns[:, None] * self.images.shape[2]
         self.order = Shuffled(self.size)
 
     def batches(self, steps: range) -> Iterator[Batch]:
@@ -137,7 +140,8 @@ class TrainingImages:
         else:
             corner, flipped = self.draw(random.generator("augmentation", "cpu"), random.batch)
             images = self.augmented(indices, corner[:, random.rows], flipped[random.rows])
-        return Batch(images, self.labels[indices.to(self.device)], random, number + 1, indices, view)
+        labels = self.labels[to_device(indices, self.device)]
+        return Batch(images, labels, random, number + 1, indices, view)
 
     def draw(self, noise: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
         """Draw the top and left of each crop (2, count) and its flip (count,)."""
@@ -146,12 +150,12 @@ class TrainingImages:
 
     def augmented(self, indices: Tensor, corner: Tensor, flipped: Tensor) -> Tensor:
         """Return normalized training images (B, 3, S, S) with these crops (2, B) and flips (B,)."""
-        # All crops of all images as a view (N, 3, 2P+1, 2P+1, S, S); indexing picks one crop per image.
-        windows = self.images.unfold(2, self.image_size, 1).unfold(3, self.image_size, 1)
-        top, left = corner.to(self.device)
-        images = windows[indices.to(self.device), :, top, left]
-        images = torch.where(flipped.to(self.device)[:, None, None, None], images.flip(-1), images)
-        return self.normalize(images)
+        # The places of all pixels of the crops. A flipped crop starts at its right end and runs to the left.
+        (top, left), width = corner, self.images.shape[2]
+        start = left.add(top, alpha=width).add(indices, alpha=width**2).add(flipped, alpha=self.image_size - 1)
+        start, step = to_device(torch.stack([start, 1 - 2 * flipped]), self.device).view(2, -1, 1, 1)
+        places = start + torch.addcmul(self.rows, self.columns, step)
+        return self.normalize(self.images.view(-1, 3)[places].permute(0, 3, 1, 2))
 
     def view(self, view: int, indices: Tensor) -> Tensor:
         """Return normalized training images (B, 3, S, S) in one cached view, the same for every seed."""
@@ -162,8 +166,8 @@ class TrainingImages:
         return self.augmented(indices, corner[:, indices], flipped[indices])
 
     def view_settings(self) -> dict:
-        padding = self.crop_padding
-        images = self.images[:, :, padding : padding + self.image_size, padding : padding + self.image_size]
+        inside = slice(self.crop_padding, self.crop_padding + self.image_size)
+        images = self.images[:, inside, inside].permute(0, 3, 1, 2)
         return {
             "images": self.size,
             "images_sha256": hashlib.sha256(images.cpu().contiguous().numpy()).hexdigest(),

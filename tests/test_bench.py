@@ -13,6 +13,7 @@ import pytest
 import read_out
 import reference
 import scaling
+import short_recipe
 import suite
 import torch
 import train_step
@@ -113,7 +114,7 @@ def test_bench_suite_writes_results_without_compiling(tmp_path, monkeypatch, cap
     asked = []
     found = [record("step/a-b", "s", [4.0], [2.0], [2.0], 0.5)]
     monkeypatch.setattr(suite.train_step, "records", lambda compiles: asked.append(compiles) or found)
-    for module in (suite.read_out, suite.input_cifar):
+    for module in (suite.read_out, suite.short_recipe, suite.input_cifar):
         monkeypatch.setattr(module, "records", lambda: [])
     monkeypatch.setattr(suite, "limits", lambda: {"memory_bytes_per_second": 1e9})
     for flags in ([], ["--no-compile"]):
@@ -142,6 +143,15 @@ def test_allocator_bench_measures_a_training(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "toys"))
     cost = allocator.train(allocator.Config("toy:network", epochs=2), allocator.STARTS["freed blocks kept"])
     assert cost.images_per_second > 0 and cost.system_seconds > 0 and cost.peak_megabytes > 100
+
+
+def test_short_recipe_bench_compares_with_timms_muon(monkeypatch):
+    for name, value in {"BATCH": 4, "STEPS": 1, "IMAGES": 50, "METHODS": {"kd": {}}}.items():
+        monkeypatch.setattr(short_recipe, name, value)
+    plain, ours = (short_recipe.operators(short_recipe.build("kd", reference)) for reference in (True, False))
+    assert ours.working < ours.total < plain.total / 1.5
+    (row,) = short_recipe.records(rounds=1)
+    assert row["work"] == "short_recipe/kd/eager" and row["ours"] > 0 and row["n"] == 1
 
 
 def test_head_inference_costs_at_most_a_tenth_more_than_probe():

@@ -137,6 +137,13 @@ class Normalize:
         return torch.addcmul(self.shift, images.to(memory_format=torch.channels_last).float(), self.scale)
 
 
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move values to the device, without waiting for a GPU to finish its work."""
+    to_gpu = device.type == "cuda"
+    values = values.pin_memory() if to_gpu and values.device.type == "cpu" else values
+    return values.to(device, non_blocking=to_gpu)
+
+
 def described(data: EvaluationData) -> str:
     """Return a description of the images, such as "the test split of digits"."""
     if data.split == HELD_OUT:

@@ -26,8 +26,8 @@ class TimeEmbedding(nn.Module):
             return F.embedding(t, self(torch.arange(NUM_TIMESTEPS, device=t.device)))
         half = FREQUENCIES // 2
         frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=t.device) / half)
-        angles = t[..., None].float() * frequencies
-        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        angles = t.reshape(-1, 1) * frequencies
+        return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1)).view(*t.shape, -1)
 
 
 def adaln_modulation(width: int, outputs: int) -> nn.Module:

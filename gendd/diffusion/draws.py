@@ -37,7 +37,7 @@ class Draws:
     @property
     def count(self) -> int:
         """B x M x K."""
-        return self.noise[..., 0].numel()
+        return self.noise.shape[:-1].numel()
 
     def images(self, rows: slice) -> "Draws":
         """Return the draws of some of the images."""
@@ -45,8 +45,12 @@ class Draws:
 
     def slices(self, noises: int) -> Iterator["Draws"]:
         """Yield the draws in parts of at most `noises` noises, with at least one draw per token."""
-        size = max(1, noises // self.noise[:, :, 0, :, 0].numel())
-        for first in range(0, self.noise.shape[2], size):
+        images, tokens, groups, signs, _ = self.noise.shape
+        size = max(1, noises // (images * tokens * signs))
+        if size >= groups:
+            yield self
+            return
+        for first in range(0, groups, size):
             yield self._cut(2, slice(first, first + size))
 
     def _cut(self, dim: int, part: slice) -> "Draws":

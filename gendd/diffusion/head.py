@@ -92,7 +92,7 @@ class SplitTokenHead(nn.Module):
         """
         draws = self.draw(len(z)) if draws is None else draws
         x_start = target.float().unflatten(-1, (self.num_tokens, 1, 1, self.token_dim))  # (B, M, 1, 1, d)
-        condition = self.net.cond_embed(z[:, None, None, None])  # (B, 1, 1, 1, width)
+        condition = self.net.cond_embed(z).view(len(z), 1, 1, 1, -1)  # (B, 1, 1, 1, width)
 
         def loss(draws: Draws, c: Tensor) -> Tensor:
             if draws.dropped is not None:

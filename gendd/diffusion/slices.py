@@ -9,10 +9,12 @@ from torch.autograd.function import once_differentiable
 
 def sum_in_slices(loss: Callable[..., Tensor], slices: Iterable, *inputs: Tensor, network: nn.Module) -> Tensor:
     """Return the sum of `loss(slice, *inputs)` over slices; `loss` uses the network and the inputs."""
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    slices = list(slices)
+    if len(slices) > 1 and torch.is_grad_enabled() and not torch.compiler.is_compiling():
         parameters = tuple(network.parameters())
         return SumInSlices.apply(loss, slices, parameters, *inputs, *parameters)
-    return sum(loss(one, *inputs) for one in slices)
+    first, *others = (loss(one, *inputs) for one in slices)
+    return sum(others, start=first)
 
 
 class SumInSlices(torch.autograd.Function):
@@ -46,6 +48,6 @@ class SumInSlices(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, factors):
-        gradients = [g if g is None else g.mul_(factors[0]) for g in ctx.gradients]
-        ctx.gradients = None
+        gradients, ctx.gradients = ctx.gradients, None
+        torch._foreach_mul_([gradient for gradient in gradients if gradient is not None], factors[0])
         return None, None, None, *gradients

@@ -75,7 +75,7 @@ class Student(nn.Module):
         z = self.norm(h)
         whole = target = self.scale(target) if self.scale else target
         if mixup_share is not None:
-            permutation = swap_neighbors(len(z)).to(z.device)
+            permutation = swap_neighbors(len(z), z.device)
             z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
         losses = self.head(z, target, draws)
         if self.dense and dense_target:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 
+@torch.no_grad()
 def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, contraction: float) -> Tensor:
     """Pull teacher features toward their class centers, without gradient: f' = (1 - lambda) f + lambda c.
 
@@ -23,12 +24,12 @@ def contract(feature: Tensor, classifier_weight: Tensor, labels: Tensor | None, 
     Raises:
         ValueError: `contraction` is not 0, and labels or class centers are missing.
     """
-    feature = feature.detach().float()
+    feature = feature.float()
     if contraction == 0:
-        return feature
+        return feature.detach()
     if classifier_weight is None or labels is None:
         raise ValueError("contraction needs labels and class centers; give both, or contraction 0")
-    weight = classifier_weight.detach().float()
+    weight = classifier_weight.float()
     # Autocast would round the product of soft labels to bf16.
     with torch.autocast(feature.device.type, enabled=False):
         center = labels.to(weight) @ weight if labels.dim() == 2 else weight[labels]
@@ -40,13 +41,13 @@ def feature_mixup(values: Tensor, share: Tensor, permutation: Tensor) -> Tensor:
     return share * values + (1 - share) * values[permutation]
 
 
-def swap_neighbors(batch: int) -> Tensor:
+def swap_neighbors(batch: int, device: torch.device | None = None) -> Tensor:
     """Return the permutation of feature mixup: 0 <-> 1, 2 <-> 3, ...; the last of an odd batch stays.
 
     The images of a batch are in random order, so neighbors are random pairs. A pair stays within one process, so the
     mixture does not depend on the number of processes.
     """
-    return (torch.arange(batch) ^ 1).clamp(max=batch - 1)
+    return (torch.arange(batch, device=device) ^ 1).clamp(max=batch - 1)
 
 
 class FeatureScale(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gendd.core.distributed import autocast
 from gendd.core.errors import naming
-from gendd.data.batch import Batch
+from gendd.data.batch import Batch, to_device
 from gendd.distillation.teacher_feature import Kind, places_of, select
 from gendd.networks.create import LoadedNetwork
 from gendd.networks.feature_map import features_and_map, map_of, on_grid
@@ -96,8 +96,9 @@ class FrozenTeacher(DistillationTeacher):
         """Return logits (B, C) or features (B, D_t) of images in the teacher's normalization."""
         forward = super().forward
         with autocast(self.precision, input.device):
-            parts = [forward(images, return_features) for images in input.split(self.chunk or len(input))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            if not self.chunk:
+                return forward(input, return_features)
+            return torch.cat([forward(images, return_features) for images in input.split(self.chunk)])
 
     def _forward_features(self, input: Tensor) -> Tensor:
         """Return the selected kind of feature (B, D_t), followed by the map (B, L D_m) if there is one.
@@ -145,7 +146,7 @@ class FrozenTeacher(DistillationTeacher):
     def _outputs(self, batch: Batch) -> Tensor:
         if self.cache is None:
             return self.outputs_of(batch.images)
-        return self.cache.features(batch).to(batch.images.device).float()
+        return to_device(self.cache.features(batch), batch.images.device).float()
 
     def features_of(self, images: Tensor) -> Tensor:
         """Return the features (B, D_t), float32, of images in the student's normalization."""

@@ -146,6 +146,8 @@ class Task(nn.Module):
     def __init__(self, trainable: nn.Module, head: nn.Module | None = None):
         super().__init__()
         self.trainable_module, self.head, self.dense, self.average = trainable, head, None, None
+        # Pairs of an averaged and a trained tensor: weights, and counts, which are copied.
+        self.averaging: list[list[tuple[Tensor, Tensor]]] | None = None
 
     def model(self, averaged: bool = False) -> nn.Module:
         """Return the network to evaluate, without wrappers: with the trained weights or with their average."""
@@ -160,9 +162,18 @@ class Task(nn.Module):
 
         self.average = ModelEmaV3(self.model(), decay=decay, use_warmup=True)
 
+    @torch.no_grad()
     def update_average(self, step: int) -> None:
-        if self.average is not None:
-            self.average.update(self.model(), step=step)
+        if self.average is None:
+            return
+        if self.averaging is None:
+            # Listed once: `state_dict`, which timm's `update` calls in each step, makes a view of each tensor.
+            pairs = list(zip(*(self.model(averaged).state_dict().values() for averaged in (True, False)), strict=True))
+            self.averaging = [[pair for pair in pairs if pair[0].is_floating_point() == kind] for kind in (True, False)]
+        floating, counts = self.averaging
+        torch._foreach_lerp_(*zip(*floating, strict=True), 1 - self.average.get_decay(step))
+        if counts:
+            torch._foreach_copy_(*zip(*counts, strict=True))
 
     def no_sync(self) -> AbstractContextManager:
         """Return a context in which the processes do not exchange gradients."""

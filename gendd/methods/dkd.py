@@ -22,12 +22,15 @@ def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperatur
         labels: (B,) classes.
     """
     count = logits.shape[-1]
-    is_target = F.one_hot(labels, count).bool()
-    teacher_others, others = (values[~is_target].view(-1, count - 1) for values in (teacher_logits, logits))
+    target = labels[:, None]
+    # Places of the other classes: those after the target move up by one. A mask would synchronize the GPU.
+    place = torch.arange(count - 1, device=labels.device)
+    places = place + (place >= target)
+    teacher_others, others = (values.gather(1, places) for values in (teacher_logits, logits))
 
     def target_or_not(values: Tensor, other: Tensor) -> Tensor:
         """Return logits (B, 2) whose softmax at temperature 1 gives both probabilities at temperature T."""
-        return torch.stack([values[is_target] / temperature, (other / temperature).logsumexp(-1)], -1)
+        return torch.stack([values.gather(1, target)[:, 0] / temperature, (other / temperature).logsumexp(-1)], -1)
 
     binary = divergence(target_or_not(teacher_logits, teacher_others), target_or_not(logits, others), 1.0)
     return temperature**2 * binary, divergence(teacher_others, others, temperature)

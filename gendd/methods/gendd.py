@@ -126,10 +126,9 @@ class GenDDTask(HeadTask):
         """Draw feature mixup's share m ~ Beta(beta, beta), one per global batch; None without mixup."""
         if self.feature_mixup == 0:
             return None
-        seed = random.generator("mixup", "cpu").initial_seed()
-        return torch.tensor(
-            np.random.default_rng(seed).beta(self.feature_mixup, self.feature_mixup), dtype=torch.float32, device=device
-        )
+        numbers = np.random.default_rng(random.generator("mixup", "cpu").initial_seed())
+        share = numbers.beta(self.feature_mixup, self.feature_mixup)
+        return torch.full((), share, dtype=torch.float32, device=device)
 
 
 def build_student(method: "GenDD", context: TaskContext) -> Student:

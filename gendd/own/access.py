@@ -18,7 +18,7 @@ from gendd.config import Config
 from gendd.core.distributed import World
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.seeding import BatchPlan
-from gendd.data.batch import Batch, DataSummary, Normalize
+from gendd.data.batch import Batch, DataSummary, Normalize, to_device
 from gendd.data.batch import Batches as NumberedBatches
 from gendd.own.config import Batches
 
@@ -182,11 +182,11 @@ class TrainingBatches:
                     images = torch.cat([images, more]) if len(images) else more
                     labels = torch.cat([labels, more_labels]) if len(labels) else more_labels
                 epoch = step // self.steps_per_epoch + 1
-                yield Batch(self._placed(images[:count]), labels[:count].to(self.device), random, epoch)
+                yield Batch(self._placed(images[:count]), to_device(labels[:count], self.device), random, epoch)
                 images, labels = images[count:], labels[count:]
 
     def _placed(self, images: Tensor) -> Tensor:
-        return images.to(self.device).float().contiguous(memory_format=torch.channels_last)
+        return to_device(images, self.device).float().contiguous(memory_format=torch.channels_last)
 
     def _stream(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all batches again and again."""

@@ -48,7 +48,9 @@ from gendd.runs.folder import (
 from gendd.runs.lock import Busy, sole_writer
 from gendd.runs.loggers import check_loggers
 from gendd.runs.networks import check_names_weights
+from gendd.training.compiled import compile_options, eager
 from gendd.training.loop import Training
+from gendd.training.muon import Muon
 from gendd.training.optim import create_optimizer
 
 # Seconds between two checks whether another run has finished a shared stage 1.
@@ -314,17 +316,18 @@ class TrainRun:
 
     def _training(self, student: StudentFolder, stopping: Stopping) -> Training:
         config, world = self.config, self.world
-        if config.run.compile:
-            missing = missing_for_compile(world.device)
-            if missing:
-                self._say(
-                    f"--compile: {missing} is missing; continuing without compilation, slower, with the same result"
-                )
-            else:
-                self.task.compile()
+        missing = missing_for_compile(world.device) if config.run.compile else None
+        if missing:
+            self._say(f"--compile: {missing} is missing; continuing without compilation, slower, with the same result")
+        compiles = config.run.compile and not missing
+        if compiles:
+            self.task.compile(**compile_options(config, world))
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
         optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head, self.task.dense)
+        # On a CPU the matrix products take the time, and they stay as they are.
+        if compiles and isinstance(optimizer, Muon) and world.device.type == "cuda":
+            optimizer.compile(**compile_options(config, world))
         return Training(
             config,
             self.task,
@@ -341,6 +344,10 @@ class TrainRun:
 
     def _finish(self, training: Training) -> None:
         """Evaluate the last epoch on all images; write the result and some features."""
+        with eager(self.config):
+            self._measure(training)
+
+    def _measure(self, training: Training) -> None:
         measurement = self.measurement
         measured, costs = measurement(0), measurement.costs()
         if not self.world.is_first:

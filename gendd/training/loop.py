@@ -24,6 +24,7 @@ from gendd.runs.folder import RECORD, RunFolder
 from gendd.runs.metrics import MetricsWriter
 from gendd.training.agreement import NOTHING, SAVE, STOP, Agreement
 from gendd.training.checkpoints import Checkpoints
+from gendd.training.compiled import begin_step, eager
 from gendd.training.means import Means, Timed
 from gendd.training.optim import Schedule
 from gendd.training.progress import Progress, as_line, say
@@ -149,7 +150,6 @@ class Training:
             the means of the losses, images/s and the share of time spent waiting for data, of the whole epoch.
         """
         self.task.train()
-        self.finite = torch.ones((), dtype=torch.bool, device=self.world.device)
         before, self.interrupted = self.interrupted, {}
         means = Means(before.get("sums", {}), self.world)
         begin = time.perf_counter() - before.get("seconds", 0)
@@ -172,10 +172,10 @@ class Training:
             self.step = step + 1
             self.progress.advance(self.step, means.own_loss)
             if self.step % CHECK_EVERY == 0 or self.step == steps.stop:
-                self.check_losses()
+                self.check_losses(means)
             wanted = self.agreement.exchange(self.request())
             if wanted != NOTHING and self.step < steps.stop:
-                self.check_losses()
+                self.check_losses(means)
                 self.save({**so_far(), "sums": means.state()})
                 self.stop_if(wanted == STOP)
         past = so_far()
@@ -219,20 +219,20 @@ class Training:
                 memory_remedy(self.config, len(batch.images)),
                 contextlib.nullcontext() if last else self.task.no_sync(),
             ):
+                begin_step(self.config)
                 with autocast(self.precision, self.world.device):
                     losses = self.task(batch)
-                (losses["loss"] / self.config.optimizer.grad_accum_steps).backward()
-            self.finite &= losses["loss"].isfinite()
+                losses["loss"].backward(torch.full_like(losses["loss"], 1 / self.config.optimizer.grad_accum_steps))
             means.add(losses)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_average(self.step)
 
-    def check_losses(self) -> None:
+    def check_losses(self, means: Means) -> None:
         """Raise UserError if a loss of this epoch was not finite, or a weight is not. No such weights are saved."""
         content = self.task.model().state_dict()
         weights = torch.stack([value.isfinite().all() for value in content.values()])
-        if not self.world.all_true(self.finite & weights.all()):
+        if not self.world.all_true(means.total_loss().isfinite() & weights.all()):
             optimizer = self.config.optimizer
             first = next((name for name, whole in zip(content, weights.tolist(), strict=True) if not whole), None)
             raise UserError(
@@ -244,7 +244,8 @@ class Training:
 
     def evaluate_epoch(self) -> None:
         """Evaluate the epoch, and save its weights if it is the best so far."""
-        measured = self.evaluate(self.config.run.eval_images)
+        with eager(self.config):
+            measured = self.evaluate(self.config.run.eval_images)
         self.report("eval", measured.record())
         read_out, accuracy = next(iter(measured.accuracies.items()))
         # The first score of the first output is "top1", or "cosine" without classes.

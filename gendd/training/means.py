@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,33 +35,37 @@ class Means:
     """
 
     def __init__(self, state: Mapping[str, Tensor], world: World):
-        self.world = world
-        self.sums: dict[str, Any] = {}
-        for name, rows in state.items():
-            # With another number of processes, a call is over another share of the batch.
-            own = rows[world.rank] if len(rows) == world.size else rows.mean()
-            self.sums[name] = own.to(world.device)
+        self.world, self.names = world, [name for name in state if name != COUNT]
+        # With another number of processes, a call is over another share of the batch.
+        own = {name: rows[world.rank] if len(rows) == world.size else rows.mean() for name, rows in state.items()}
+        self.count = float(own.get(COUNT, 0))
+        self.sums = torch.tensor([float(own[name]) for name in self.names], dtype=torch.float64, device=world.device)
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        scalars = {name: value.detach().double() for name, value in losses.items() if value.dim() == 0}
-        for name, value in (scalars | {COUNT: 1}).items():
-            self.sums[name] = self.sums.get(name, 0) + value
+        if not self.names:
+            self.names = [name for name, value in losses.items() if value.dim() == 0]
+            self.sums = self.sums.new_zeros(len(self.names))
+        with torch.no_grad():
+            self.sums += torch.stack([losses[name] for name in self.names])
+        self.count += 1
+
+    def total_loss(self) -> Tensor:
+        """Return the sum of this process's losses so far, a scalar. It is not finite if one of them was not."""
+        return self.sums[self.names.index("loss")]
 
     def own_loss(self) -> float:
         """Return the mean loss of this process so far."""
-        return float(self.sums["loss"] / self.sums[COUNT])
+        return float(self.total_loss() / self.count)
 
     def state(self) -> dict[str, Tensor]:
         """Return the sums of each process, (processes,)."""
         rows = self.world.gather(self._stacked()[None]).cpu()
-        return {name: column.clone() for name, column in zip(self.sums, rows.unbind(1), strict=True)}
+        return {name: column.clone() for name, column in zip([*self.names, COUNT], rows.unbind(1), strict=True)}
 
     def read(self) -> dict[str, float]:
         """Return the means over all calls and processes."""
-        totals = dict(zip(self.sums, self.world.all_reduce(self._stacked()).tolist(), strict=True))
-        count = totals.pop(COUNT)
-        return {name: total / count for name, total in totals.items()}
+        *totals, count = self.world.all_reduce(self._stacked()).tolist()
+        return {name: total / count for name, total in zip(self.names, totals, strict=True)}
 
     def _stacked(self) -> Tensor:
-        numbers = (torch.as_tensor(value, dtype=torch.float64) for value in self.sums.values())
-        return torch.stack([number.to(self.world.device) for number in numbers])
+        return torch.cat([self.sums, self.sums.new_full((1,), self.count)])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from programs import cifar_config, for_head
 from programs import train_cifar as main
+from training_steps import Steps
 
 from gendd.core.distributed import autocast, missing_for_compile
 from gendd.core.seeding import BatchPlan
@@ -89,6 +90,34 @@ def test_compiled_step_gives_the_same_loss_and_gradients(method):
     compiled, theirs = step(method, "cuda", compiles=True)
     assert compiled == pytest.approx(loss, rel=1e-3)
     assert torch.cosine_similarity(theirs, gradients, dim=0) > 0.999
+
+
+HEAD = ("--width", "64", "--token-dim", "32")
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd", "regression", "gendd"])
+def test_step_does_not_wait_for_the_gpu(method, tmp_path):
+    """From the augmentation to the average of the weights; the first step creates the state."""
+    step = Steps(method, torch.device("cuda"), tmp_path, "--ema-decay", "0.9", *for_head(method, HEAD))
+    step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("method", ["kd", "gendd"])
+def test_cuda_graphs_give_the_losses_of_eager_steps(method, tmp_path):
+    if missing := missing_for_compile(torch.device("cuda")):
+        pytest.skip(f"needs {missing}")
+    losses = []
+    for flag in ("--no-compile", "--compile"):
+        step = Steps(method, torch.device("cuda"), tmp_path, flag, *for_head(method, HEAD))
+        for _ in range(6):
+            step()
+        losses.append(step.means.read())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
