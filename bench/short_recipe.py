@@ -1,4 +1,4 @@
-"""Compare training steps of the short recipe with those of timm's Muon: images/s, and operators per step.
+"""Compare training steps of the short recipe with steps by timm's Muon: images/s, and operators per step.
 
     python bench/short_recipe.py
 

@@ -5,13 +5,13 @@ import torch
 from measure import Counted
 from training_steps import Steps
 
-# Of the short recipe; KD has no head.
+# The head of the short recipe.
 HEAD = ("--contraction", "0.5", "--feature-mixup", "0", "--width", "64")
 
 
 @pytest.mark.parametrize(("method", "flags", "most"), [("kd", (), 900), ("gendd", HEAD, 1200)])
 def test_step_starts_few_operators(tmp_path, method, flags, most):
-    """From the augmentation to the means. timm's Muon alone starts 1,100 in a step of KD."""
+    """Count from the augmentation to the means. timm's Muon alone starts 1,100 in a step by KD."""
     step = Steps(method, torch.device("cpu"), tmp_path, *flags)
     step()
     counted = []
