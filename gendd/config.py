@@ -50,7 +50,8 @@ class Networks:
     """Image size of the teacher, in pixels. The student's image size if not given."""
     teacher_feature: Kind = "auto"
     """Feature of the teacher to learn: pooled (the input of its classifier), the class token, the mean of the patches,
-    or the final projection of CLIP. auto is the projection for CLIP, pooled for other networks."""
+    or the final projection. auto is the projection for networks that timm publishes with one, such as CLIP and
+    Perception Encoder, and pooled for others."""
     teacher_classifier: bool = True
     """Use the teacher's classifier if it has the classes of the data."""
     teacher_mean: tuple[Share, Share, Share] | None = None

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "make"))
 import flags  # noqa: E402
 import method_figure  # noqa: E402
+import teachers  # noqa: E402
 
 # The scripts of the published release, July 2025.
 RELEASE = (
@@ -105,6 +106,10 @@ def test_every_script_of_the_release_has_a_counterpart():
 
 def test_flags_page_matches_code():
     assert flags.PAGE.read_text() == flags.page(), "make it again: python docs/make/flags.py"
+
+
+def test_teachers_page_matches_timm():
+    assert teachers.PAGE.read_text() == teachers.page(), "make it again: python docs/make/teachers.py"
 
 
 def test_flags_page_has_known_entries():

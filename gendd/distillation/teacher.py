@@ -17,9 +17,17 @@ from gendd.distillation.teacher_feature import Kind, places_of, select
 from gendd.networks.create import LoadedNetwork
 from gendd.networks.feature_map import features_and_map, map_of, on_grid
 from gendd.networks.features import feature_width
+from gendd.networks.meta import HALF
 
 # Layers whose weights autocast casts at each call. Subclasses are excluded: they may use the weights before the cast.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
+
+
+def _store(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Convert a module's own floating-point tensors to a type; None: only those in half precision, to float32."""
+    for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+        if (dtype and tensor.is_floating_point()) or tensor.dtype in HALF:
+            tensor.data = tensor.data.to(dtype or torch.float32)
 
 
 class Features(Protocol):
@@ -71,10 +79,9 @@ class FrozenTeacher(DistillationTeacher):
         grid: int = 0,
         layer: int | None = None,
     ):
-        if precision == "bf16":
-            for module in network.modules():
-                if type(module) in CAST_BY_AUTOCAST and module is not network.get_classifier():
-                    module.to(torch.bfloat16)
+        for module in network.modules():
+            cast = precision == "bf16" and type(module) in CAST_BY_AUTOCAST and module is not network.get_classifier()
+            _store(module, torch.bfloat16 if cast else None)
         network.to(device, memory_format=torch.channels_last).requires_grad_(False)
         super().__init__(network, device=device)
         self.precision, self.chunk, self.kind, self.image_size = precision, chunk, kind, image_size

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gendd.core.distributed import autocast
 from gendd.core.errors import InvalidValue
 from gendd.networks.external import Output
 from gendd.networks.feature_map import map_of
@@ -88,36 +89,39 @@ def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
         raise InvalidValue(kind, "the network has no class token; choose pooled or patch-mean")
     if kind == "projection" and not isinstance(network.get_classifier(), nn.Linear):
         raise InvalidValue(kind, "the network's last layer is not a projection; choose pooled")
-    image = torch.zeros(1, 3, image_size, image_size, device=next(network.parameters()).device)
-    with torch.no_grad():
-        feature = take(network.eval(), image, kind)
+    with next(network.parameters()).device, torch.no_grad():
+        feature = take(network.eval(), torch.zeros(1, 3, image_size, image_size), kind)
     if feature.dim() != 2:
         raise InvalidValue(kind, f"has shape {tuple(feature.shape[1:])}, not one vector per image; choose another")
     return feature.shape[1]
 
 
-# Relative to the feature's greatest value: the rounding of one image alone and of a batch differs.
-TOLERANCE = 1e-3
+# By precision, relative to the feature's greatest value: the rounding of one image alone and of a batch differs.
+TOLERANCE = {"fp32": 1e-2, "bf16": 5e-2}
 
 
 @torch.no_grad()
-def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int) -> None:
+def check_repeats(name: str, network: nn.Module, kind: Kind, image_size: int, precision: str = "fp32") -> None:
     """Check that a network's feature depends on its image, and not on chance or on other images of the batch.
+
+    Args:
+        precision: "bf16" or "fp32", in which the network is used.
 
     Raises:
         InvalidValue: it does not, or it is not finite.
     """
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, 3, image_size, image_size, generator=generator)
-    first = take(network.eval(), images, kind)
-    second = torch.cat([take(network, image, kind) for image in images.split(1)])
+    device = next(network.parameters()).device
+    images = torch.randn(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device)
+    with autocast(precision, device):
+        first = take(network.eval(), images, kind).float()
+        second = torch.cat([take(network, image, kind).float() for image in images.split(1)])
     if not (first.isfinite().all() and second.isfinite().all()):
         raise InvalidValue(
             name, "its feature of two random images is not finite; choose another network or other weights"
         )
     if torch.equal(first[0], first[1]):
         raise InvalidValue(name, "its feature is the same for every image; choose another network or other weights")
-    if (first - second).abs().max() > TOLERANCE * first.abs().max():
+    if (first - second).abs().max() > TOLERANCE[precision] * first.abs().max():
         raise InvalidValue(
             name,
             "two passes over the same images differ, in evaluation mode too: it masks at random, keeps its "

@@ -42,4 +42,4 @@ def _teacher_record(run: Experiment) -> dict[str, Any]:
         record = RunFolder(folder).read("environment.json").get("teacher", {})
     except UserError:
         record = origin(run.path).get("teacher") or {}
-    return {name: record[name] for name in ("weights", "sha256", "tensors_sha256") if name in record}
+    return {name: record[name] for name in ("weights", "license", "sha256", "tensors_sha256") if name in record}

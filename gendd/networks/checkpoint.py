@@ -22,6 +22,7 @@ from gendd.core.retry import retried
 from gendd.networks.adapt import as_timm_reads, of_one_network
 from gendd.networks.features import classifier_name
 from gendd.networks.file_format import is_safetensors, is_torch, what_it_is
+from gendd.networks.meta import HALF, fill
 
 if TYPE_CHECKING:
     from gendd.networks.timm_weights import Published
@@ -321,7 +322,7 @@ def load_weights(
             source,
             f"{summary}: {'; '.join(problems[:4])}; give the network and class count it was trained with{remedy}",
         )
-    module.load_state_dict(fitting, strict=False)
+    fill(module, fitting)
     return summary
 
 
@@ -383,9 +384,13 @@ def check_finite(tensors: Tensors, source: str) -> None:
 
 
 def checksum_of(tensors: Tensors) -> str:
-    """Return the SHA-256 of named tensors: of each name, in alphabetical order, with its shape, type and bytes."""
+    """Return the SHA-256 of named tensors: of each name, in alphabetical order, with its shape, type and bytes.
+
+    Half precision counts as float32, in which networks are usually created.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
+        value = value.float() if value.dtype in HALF else value
         digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.module_tracker import ModuleTracker
 
 from gendd.core.errors import InvalidValue, unknown_name
+from gendd.core.files import checksum
 from gendd.core.own_code import brief, imported, raised
 from gendd.networks import timm_names
 from gendd.networks.cost import as_flops, flops, parameter_count
@@ -207,13 +208,15 @@ def _fit_small_images(network: nn.Module) -> None:
 def trial(name: str, network: nn.Module, image_size: int, size_field: str = "image_size") -> int:
     """Run a network on one image and return its number of floating-point operations.
 
+    A network on the meta device computes nothing.
+
     Raises:
         InvalidValue: the forward pass fails, or the widths of feature, `num_features` and classifier disagree.
     """
-    image = torch.zeros(1, 3, image_size, image_size)
     try:
-        cost = flops(lambda: network.eval()(image))
-        with torch.no_grad():
+        with next(network.parameters()).device, torch.no_grad():
+            image = torch.zeros(1, 3, image_size, image_size)
+            cost = flops(lambda: network.eval()(image))
             shape = tuple(pooled_feature(network, image).shape)
     except Exception as error:  # Networks raise many kinds of errors at image sizes that they do not support.
         raise InvalidValue(
@@ -293,6 +296,7 @@ class LoadedNetwork:
         loaded: description of the loaded weights.
         normalization: description of the assumed normalization, if the network does not state one.
         checksum: SHA-256 of the network's tensors, if the record needs it.
+        license: identifier of the license of the weights, as timm states it; "unknown" for other weights.
     """
 
     name: str
@@ -303,6 +307,12 @@ class LoadedNetwork:
     loaded: str = "random weights"
     normalization: str = ""
     checksum: str | None = None
+    license: str = "unknown"
+
+    @cached_property
+    def file_checksum(self) -> str | None:
+        """SHA-256 of the weight file, or None without one."""
+        return checksum(self.file) if self.file else None
 
     def describe(self) -> str:
         size = f"{parameter_count(self.network) / 1e6:.2f} M parameters, {as_flops(self.flops)} per image"

@@ -11,6 +11,7 @@ import torch
 from gendd.core.errors import InvalidValue, MissingFile, PassingFault
 from gendd.networks.checkpoint import Tensors, Weights
 from gendd.networks.create import create_timm
+from gendd.networks.meta import created_empty
 from gendd.networks.timm_names import TIMM, from_hub
 
 FILE = "model.safetensors"
@@ -74,16 +75,11 @@ class Published:
         Raises:
             InvalidValue: the tensors are not this network's.
         """
+        options = {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": tensors}}
         # The network's random initialization must not change later random numbers.
         with torch.random.fork_rng(devices=[]):
             try:
-                filled = create_timm(
-                    self.network,
-                    self.num_classes,
-                    image_size,
-                    pretrained=True,
-                    pretrained_cfg_overlay={"state_dict": tensors},
-                )
+                filled = created_empty(lambda: create_timm(self.network, self.num_classes, image_size, **options))
             except Exception as error:  # timm raises many kinds of errors at a file of another network.
                 raise InvalidValue(
                     TIMM,

@@ -338,7 +338,7 @@ def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[
     """
     read_outs = built.task.read_outs_apart(model)
     teacher = built.teacher
-    loaded = bool(teacher and teacher.loaded.tensors)
+    loaded = bool(teacher and teacher.loaded.file)
     if world.all_true(torch.tensor(loaded, device=world.device)) and teacher and teacher.classifier:
         read_outs.insert(0, (teacher_read_out(teacher), parameter_count(teacher.model)))
     return read_outs

@@ -16,7 +16,7 @@ from gendd.core.distributed import (
     resolve_precision,
 )
 from gendd.core.errors import InvalidSetting, UserError, naming
-from gendd.core.files import checksum, save_tensors
+from gendd.core.files import save_tensors
 from gendd.core.seeding import BatchPlan
 from gendd.core.stopping import Stopping
 from gendd.data.batch import HELD_OUT, refuse_other_classes
@@ -392,6 +392,6 @@ class TrainRun:
 
 
 def weights_record(loaded: LoadedNetwork) -> dict:
-    """Return the source of a network's weights, the checksum of its file (None without one) and of its tensors."""
-    sums = {"sha256": checksum(loaded.file) if loaded.file else None, "tensors_sha256": loaded.checksum}
-    return {"weights": str(loaded.file or loaded.loaded), **sums}
+    """Return the source of a network's weights, their license, and checksums of file (None without) and tensors."""
+    sums = {"sha256": loaded.file_checksum, "tensors_sha256": loaded.checksum}
+    return {"weights": str(loaded.file or loaded.loaded), "license": loaded.license, **sums}

@@ -149,9 +149,11 @@ def _teacher(teacher: Mapping[str, Any] | None) -> dict[str, str]:
     sums = {"file": teacher.get("sha256"), "tensors": teacher.get("tensors_sha256")}
     known = [f"SHA-256 of its {what} `{value}`" for what, value in sums.items() if value]
     weights = [escaped(teacher["weights"])] if "weights" in teacher else []
+    license = escaped(teacher.get("license") or "unknown")
     return {
         "teacher": f"{escaped(teacher['network'])}{top1}",
         "teacher's weights": "; ".join([*weights, *known]) or "not recorded",
+        "license of the teacher's weights": license,
     }
 
 

@@ -1,6 +1,7 @@
 """Build the student and the frozen teacher of a configuration, with their weights."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import timm
@@ -16,6 +17,7 @@ from gendd.networks import checkpoint, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights
 from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, trial
 from gendd.networks.external import is_foundation
+from gendd.networks.meta import created_empty, without_values
 from gendd.networks.timm_names import TIMM
 
 # Given in place of a file: random weights, to try a recipe without a trained teacher.
@@ -91,24 +93,29 @@ def build_teacher(
         if not classifies and config.method.needs_classifier(config):
             _refuse_classless(config, own, num_classes, found)
         trusted = config.run.trust_remote_code
-        network = create_network(name, zoo, own, image_size, classifies, size_field, trusted)
+        mapped = found is not None and _is_mapped(name, found, networks.allow_partial)
+        create = partial(create_network, name, zoo, own, image_size, classifies, size_field, trusted)
+        network = created_empty(create) if mapped else create()
         if is_foundation(name) and not networks.teacher_image_size:
             image_size = network.pretrained_cfg["input_size"][-1]
-        loaded = LoadedNetwork(name, network, trial(name, network, image_size, size_field))
+        shapes = without_values(network)
+        loaded = LoadedNetwork(name, network, trial(name, shapes, image_size, size_field))
         kind = usual(network) if networks.teacher_feature == "auto" else networks.teacher_feature
     with naming("teacher_feature"):
-        width = width_of(network, kind, image_size)
+        width = width_of(shapes, kind, image_size)
     loaded.normalization = _normalize(network, networks.teacher_mean, networks.teacher_std)
     if found:
+        if weights == TIMM:
+            loaded.license = network.pretrained_cfg.get("license") or loaded.license
         needed = config.method.needs_classifier(config)
         _fill(loaded, found, "teacher_weights", weights, image_size, networks.allow_partial, needed)
     else:
         _accept_as_created(loaded, "teacher", weights)
         if weights is None and is_foreign(name) and not is_foundation(name):
             _refuse_random(loaded, lambda: create_network(name, zoo, own, image_size, needs_classifier=classifies))
+    # Nothing else of the file is needed, which stays mapped as long as one of its tensors is.
+    loaded.tensors = {}
     loaded.checksum = checkpoint.checksum_of(network.state_dict())
-    with naming("teacher"):
-        check_repeats(name, network, kind, image_size)
     if not classifies:
         loaded.normalization += (
             f"; the student learns its {describe(network, kind)} feature ({width} numbers), not its logits"
@@ -122,8 +129,20 @@ def build_teacher(
             *(network, student or network, device, precision, chunk, kind, width, image_size, classifies),
             *(method.dense_grid, method.dense_layer),
         )
+        check_repeats(name, frozen.model, kind, image_size, precision)
     frozen.loaded = loaded
     return frozen
+
+
+# Parameters of a teacher whose file is mapped. The random initialization of smaller ones precedes the one of the head:
+# without it, no run could be repeated that an earlier version trained.
+LARGE = 2**25
+
+
+def _is_mapped(name: str, found: Weights, allow_partial: bool) -> bool:
+    """Return whether a teacher's parameters are those of its file, mapped into memory, and not copies."""
+    large = sum(value.numel() for value in found.values()) > LARGE
+    return large and not allow_partial and not is_foreign(name) and not is_foundation(name)
 
 
 # The values of `teacher_feature` that the teacher's classifier takes as input.
@@ -167,8 +186,9 @@ def _own_classes(found: Weights | None, name: str, zoo: Zoo, num_classes: int, i
     if not found:
         # Random weights: a network with a classifier gets one for the classes of the data.
         return _projection(name, zoo) or (num_classes if stated else 0)
+    create = partial(create_network, name, zoo, num_classes or 1, image_size, False, size_field)
     with torch.random.fork_rng(devices=[]):
-        network = create_network(name, zoo, num_classes or 1, image_size, False, size_field)
+        network = create() if is_foreign(name) else created_empty(create)
     rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
     return (num_classes if stated else 0) if rows is None else rows
 
