@@ -11,7 +11,7 @@ COPY gendd_imagenet gendd_imagenet
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel .
 
 FROM python:3.12-slim-bookworm
-# torch.compile needs gcc; webdataset's pipes may use curl. Debian does not keep older versions, so none are pinned.
+# torch.compile needs gcc; shards by pipe: may use curl. Debian does not keep older versions, so none are pinned.
 # hadolint ignore=DL3008
 RUN apt-get update \
   && apt-get install --yes --no-install-recommends gcc libc6-dev curl \

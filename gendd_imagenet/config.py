@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from gendd.config import Config, Data, Optimizer, Run
-from gendd.core.errors import InvalidSetting
+from gendd.core.errors import InvalidSetting, naming
 from gendd.core.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd.methods.base import FEATURES_ALONE
 from gendd_imagenet.hub_images import is_hub
-from gendd_imagenet.shards import is_shards, runs_command
+from gendd_imagenet.shards import expand, is_shards, runs_command
 
 CroppedShare = Annotated[float, Range(0, 1, above=True, remedy="1 looks at the whole shorter side")]
 
@@ -21,7 +21,7 @@ class Photographs(Data):
     dataset: str = "imagenet"
     """Data set: imagenet, a folder with train/<class>/ and val/<class>/, a folder of images, hfds/OWNER/NAME
     [:CONFIGURATION], or WebDataset shards. Shards are a folder, a file or brace pattern (.tar, .tar.gz, .tgz, .tar.bz2,
-    .tar.xz), pipe: or http."""
+    .tar.xz), pipe:, http(s)://, hf://, s3://, gs:// or az://."""
     images: str | None = None
     """Images to learn from without labels or an evaluation set: a folder, shards, or hfds/OWNER/NAME. Replaces
     --dataset. Without --holdout, 2 % are held out: at least 50 images or a tenth, at most 1,000. On these the student's
@@ -34,7 +34,7 @@ class Photographs(Data):
     """Evaluation images as a file of "path label" lines, relative to the evaluated folder (ImageNet-LT). Or ReaL's
     real.json, with several labels per image of val/."""
     steps_per_epoch: CountOrNone = 0
-    """Steps per epoch. 0 is one pass over the images; shards need a number."""
+    """Steps per epoch. 0 is one pass over the images; shards without an index need a number."""
 
     image_size: PixelCount = 224
     """Image size of the networks, in pixels."""
@@ -112,17 +112,12 @@ class Photographs(Data):
             if getattr(self, name) and is_hub(dataset):
                 raise InvalidSetting(name, getattr(self, name), f"{dataset} does not consist of files; leave it out")
         if is_shards(self.dataset):
+            with naming("dataset"):
+                expand(self.dataset)
             if not self.eval_dataset:
                 wanted = "any other images" if self.images else "a folder with val/<class>/"
                 raise InvalidSetting(
                     "eval_dataset", None, f"shards contain neither classes nor a test split; name {wanted}"
-                )
-            if not self.steps_per_epoch:
-                raise InvalidSetting(
-                    "steps_per_epoch",
-                    None,
-                    "the number of images in the shards is unknown; give a number of steps, such as "
-                    "images / `batch_size` (`check_data` counts them)",
                 )
             if self.holdout:
                 raise InvalidSetting("holdout", self.holdout, "shards cannot be split; set it to 0")

@@ -21,12 +21,13 @@ from gendd.core.errors import InvalidSetting, naming
 from gendd.core.seeding import BatchPlan, StepRandom
 from gendd.core.terminal import printable
 from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
-from gendd_imagenet import loading, shards
+from gendd_imagenet import loading, shard_index, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.sources import (
+    UNKNOWN_SIZES,
     eval_folder,
     eval_split,
     has_training_labels,
@@ -35,6 +36,7 @@ from gendd_imagenet.sources import (
     list_training,
     refuse_unlabeled,
 )
+from gendd_imagenet.streams import ShardSet
 
 # Training skips broken images up to this share of the images read, or this number if that is more.
 BROKEN_SHARE, BROKEN_NUMBER = 0.01, 10
@@ -133,7 +135,12 @@ class TrainingPhotos:
         self.class_names: tuple[str | None, ...] = ()
         self.passed_over: Counter[str] = Counter()
         if self.streamed:
-            self.size, self.steps_per_epoch = config.data.steps_per_epoch * plan.batch, config.data.steps_per_epoch
+            sizes = self.streamed.sizes
+            self.steps_per_epoch = config.data.steps_per_epoch or sum(sizes or ()) // plan.batch
+            self.size = sum(sizes) if sizes else self.steps_per_epoch * plan.batch
+            self.steps_per_pass = self.size // plan.batch
+            if not self.steps_per_pass:
+                raise self._too_few(self.size, "")
             return
         listing = list_training(config)
         if config.data.train_list and world.is_first and isinstance(listing, Listing):
@@ -152,18 +159,19 @@ class TrainingPhotos:
         if config.data.label_fraction < 1:
             listing = listing.partly_labeled(config.data.label_fraction, labeled_only)
         if len(listing) < plan.batch:
-            field = "images" if config.data.images else "dataset"
-            aside = f" after holding out {held} of {total}" if held else ""
-            raise InvalidSetting(
-                field,
-                config.data.dataset,
-                f"only {len(listing)} training images{aside}, fewer than `batch_size` "
-                f"{plan.batch}; name more images, or lower the batch size",
-            )
+            raise self._too_few(len(listing), f" after holding out {held} of {total}" if held else "")
         self.listing, self.size = listing, len(listing)
         self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
 
-    def _shards(self) -> list[str] | None:
+    def _too_few(self, images: int, aside: str) -> InvalidSetting:
+        return InvalidSetting(
+            "images" if self.config.data.images else "dataset",
+            self.config.data.dataset,
+            f"only {images} training images{aside}, fewer than `batch_size` "
+            f"{self.plan.batch}; name more images, or lower the batch size",
+        )
+
+    def _shards(self) -> ShardSet | None:
         """Return the training shards, or None if the data set is not shards."""
         if not shards.is_shards(self.config.data.dataset):
             return None
@@ -176,11 +184,11 @@ class TrainingPhotos:
                 f"{len(absent)} of {len(found)} shards are missing, such as "
                 f"{absent[0]}; give a pattern that matches only existing shards",
             )
-        if not self.config.data.steps_per_epoch:
-            raise InvalidSetting(
-                "steps_per_epoch", None, "the number of images in the shards is unknown; give a number of steps"
-            )
-        return found
+        with naming("dataset"):
+            sizes = shard_index.read_sizes(found)
+        if not sizes and not self.config.data.steps_per_epoch:
+            raise InvalidSetting("steps_per_epoch", None, UNKNOWN_SIZES)
+        return ShardSet(found, sizes)
 
     def batches(self, steps: range) -> Iterator[Batch]:
         chunks = self._chunks(steps)
@@ -193,8 +201,9 @@ class TrainingPhotos:
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
         config, pin = self.config, self.device.type == "cuda"
         if self.streamed:
-            epoch, passed = divmod(steps.start, self.steps_per_epoch)
-            return loading.streamed_chunks(self.streamed, self.view, self.plan, epoch, steps, passed, self.workers, pin)
+            return loading.streamed_chunks(
+                self.streamed, self.view, self.plan, steps, self.steps_per_pass, self.workers, pin
+            )
         return self._listed(loading.step_requests(len(self.listing), self.plan, steps, config.views))
 
     def _listed(self, requests: Iterator[loading.Request]) -> Iterator[loading.Chunk]:
@@ -247,7 +256,11 @@ class TrainingPhotos:
         return mixed[back], soft[back] if self.soft_labels else labels
 
     def checksum(self) -> str | None:
-        return shards.checksum(self.streamed) if self.streamed else self.listing.checksum()
+        if not self.streamed:
+            return self.listing.checksum()
+        # With an index, the images come in another order.
+        names = self.streamed.names
+        return shards.checksum([*names, *shard_index.files_beside(names)])
 
     def contents(self) -> str | None:
         return None if self.streamed else self.listing.contents()

@@ -18,7 +18,8 @@ from gendd.core.stopping import outlive_requests
 from gendd.data.decode import BrokenImage
 from gendd_imagenet.hub_images import AnyListing
 from gendd_imagenet.images import EvalView, TrainView
-from gendd_imagenet.shards import Part, Places, UnreadableShard, own_parts, stream_count, stream_images
+from gendd_imagenet.shards import UnreadableShard
+from gendd_imagenet.streams import Part, ShardSet, Stream, own_parts, stream_count
 
 # Images per chunk: few, since chunks pass through shared memory, which containers limit.
 CHUNK = 32
@@ -148,36 +149,39 @@ class ListedForEvaluation(Dataset):
 
 
 class StreamedImages(IterableDataset):
-    """Chunks from shards for steps of one epoch: this process's parts of each step, in row order.
+    """Chunks from shards: this process's parts of each step, in row order.
 
     Args:
-        passed: steps of the epoch before `steps`. Their images are read, but not decoded.
+        length: number of steps in a pass over the shards.
+        workers: number of workers to divide the rows for.
     """
 
-    def __init__(self, shards: Sequence[str], view: TrainView, plan: BatchPlan, epoch: int, steps: range, passed: int):
-        self.shards, self.view, self.plan, self.epoch, self.steps = shards, view, plan, epoch, steps
-        self.first = steps.start - passed
-        self.count = stream_count(len(shards), plan.batch)
-        self.parts = own_parts(len(shards), plan)
+    def __init__(self, shards: ShardSet, view: TrainView, plan: BatchPlan, steps: range, length: int, workers: int):
+        self.shards, self.view, self.plan, self.steps, self.length = shards, view, plan, steps, length
+        self.count = stream_count(len(shards.names), plan.batch)
+        self.parts = own_parts(len(shards.names), plan, workers)
 
     def __iter__(self) -> Iterator[Chunk]:
         worker = get_worker_info()
         # The loader takes chunks from its workers in turn, so they arrive in the order of `parts`.
         mine = self.parts[worker.id :: worker.num_workers] if worker else self.parts
-        streams = {part.stream: Places(self._stream(part.stream)) for part in mine}
+        passed, streams = -1, {}
         for step in self.steps:
+            number, position = divmod(step, self.length)
+            if number != passed:
+                passed = number
+                streams = {
+                    part.stream: Stream(self.shards, part.stream, self.count, self.plan.seed, number) for part in mine
+                }
             for part in mine:
-                yield made(self.chunk, streams[part.stream], step, part)
+                yield made(self.chunk, streams[part.stream], step, position, part)
 
-    def _stream(self, stream: int) -> Iterator[tuple[str, bytes]]:
-        return stream_images(self.shards, stream, self.count, self.plan.seed, self.epoch)
-
-    def chunk(self, images: Places, step: int, part: Part) -> Chunk:
+    def chunk(self, images: Stream, step: int, position: int, part: Part) -> Chunk:
         each = self.plan.batch // self.count
         views: list[Tensor] = []
         broken: list[str] = []
         for row in part.rows:
-            place = (step - self.first) * each + row % each
+            place = position * each + row % each
             images.go_to(place)
             # The next image replaces a broken one and is used again in its row, so rows do not depend on each other.
             for other in range(place, place + MOST_TRIES):
@@ -231,17 +235,10 @@ def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]], vie
 
 
 def streamed_chunks(
-    shards: Sequence[str],
-    view: TrainView,
-    plan: BatchPlan,
-    epoch: int,
-    steps: range,
-    passed: int,
-    workers: int,
-    pin: bool,
+    shards: ShardSet, view: TrainView, plan: BatchPlan, steps: range, length: int, workers: int, pin: bool
 ) -> Iterator[Chunk]:
-    """Yield this process's chunks from shards for steps of one epoch, after its first `passed` steps."""
-    dataset = StreamedImages(shards, view, plan, epoch, steps, passed)
+    """Yield this process's chunks from shards for these steps; a pass over the shards has `length` steps."""
+    dataset = StreamedImages(shards, view, plan, steps, length, workers)
     parts = len(dataset.parts)
     # All workers must have the same number of parts.
     workers = next(count for count in range(min(workers, parts), -1, -1) if count == 0 or parts % count == 0)

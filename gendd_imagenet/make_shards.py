@@ -1,4 +1,8 @@
-"""Turn a folder of images into WebDataset shards: python -m gendd_imagenet.make_shards FOLDER OUTPUT."""
+"""Turn a folder of images into WebDataset shards, or index shards of others.
+
+python -m gendd_imagenet.make_shards FOLDER OUTPUT
+python -m gendd_imagenet.make_shards --index SHARDS
+"""
 
 import io
 import os
@@ -10,12 +14,14 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from gendd.core.errors import UserError, naming, run_program
+from gendd.core.errors import InvalidValue, UserError, naming, run_program
+from gendd.core.files import rewrite_text
 from gendd.core.ranges import Count, CountOrNone, check_ranges
 from gendd.core.seeding import generator
 from gendd.data.image_files import describe
 from gendd.programs.command_line import parse
 from gendd.runs.lock import sole_writer
+from gendd_imagenet import shard_index, shards
 from gendd_imagenet.folders import Listing, list_unlabeled
 
 PROGRAM = "python -m gendd_imagenet.make_shards"
@@ -25,7 +31,8 @@ PROGRAM = "python -m gendd_imagenet.make_shards"
 class MakeShardsConfig:
     """Turn a folder of images into WebDataset shards, in random order. The files are not re-encoded.
 
-    A sample is the image, under its file extension, and its folder's name as caption (txt).
+    A sample is the image, under its file extension, and its folder's name as caption (txt). The file sizes.json states
+    the number of images of each shard.
     """
 
     folder: tyro.conf.Positional[str] = ""
@@ -36,6 +43,9 @@ class MakeShardsConfig:
     """Number of images per shard. The last shard may hold fewer."""
     seed: CountOrNone = 0
     """Seed of the random order."""
+    index: str = ""
+    """Only count the images of these shards, in place of FOLDER and OUTPUT: a folder, file, pattern or URL. Writes
+    sizes.json beside local shards, else into the current folder."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -45,6 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         UserError: FOLDER does not exist or holds no images, or OUTPUT already holds shards or cannot be written.
     """
     config = parse(MakeShardsConfig, PROGRAM, arguments)
+    if config.index:
+        return _index(config)
     if not config.folder or not config.output:
         raise UserError(f"FOLDER and OUTPUT are missing: {PROGRAM} FOLDER OUTPUT")
     check_ranges(config)
@@ -56,15 +68,37 @@ def main(arguments: list[str] | None = None) -> None:
         with sole_writer(output, "OUTPUT"):
             if any(output.glob("*.tar")):
                 raise UserError(f"OUTPUT {output}: already holds shards; name another folder, or delete them")
+            sizes = {}
             for number in tqdm(range(count), "shards", disable=None, leave=False):
                 first = number * config.images_per_shard
                 rows = range(first, min(first + config.images_per_shard, len(listing)))
                 _write_shard(output / f"{number:05d}.tar", listing, rows)
+                sizes[f"{number:05d}.tar"] = len(rows)
+            rewrite_text(output / shard_index.NAME, shard_index.content(sizes))
     except OSError as error:
         raise UserError(f"OUTPUT {output}: cannot be written ({error}); make room, or name another folder") from error
     pattern = f"{{00000..{count - 1:05d}}}" if count > 1 else "00000"
     aside = f" (passed over: {describe(listing.passed_over)})" if listing.passed_over else ""
     print(f'{len(listing)} images in {count} shards{aside}: --dataset "{output}/{pattern}.tar"')
+
+
+def _index(config: MakeShardsConfig) -> None:
+    """Count the images of shards and write their index."""
+    if config.folder or config.output:
+        raise UserError("FOLDER and OUTPUT are not used with `index`; leave them out")
+    with naming("index"):
+        names = shards.expand(config.index)
+        if absent := shards.absent_shards(names):
+            raise InvalidValue(config.index, f"{absent[0]} is missing; name existing shards")
+        try:
+            sizes = shard_index.count(names)
+        except shards.UnreadableShard as error:
+            raise InvalidValue(config.index, str(error)) from error
+    local = {Path(name).parent for name in names if shards.is_local(name)}
+    folder = local.pop() if len(local) == 1 else Path()
+    rewrite_text(folder / shard_index.NAME, shard_index.content(sizes))
+    remedy = "" if folder.parts else "; put it beside the shards"
+    print(f"{sum(sizes.values())} images in {len(sizes)} shards: {folder / shard_index.NAME}{remedy}")
 
 
 def _write_shard(path: Path, listing: Listing, rows: range) -> None:

@@ -1,9 +1,4 @@
-"""WebDataset shards as an endless stream of images, the same for any number of processes and workers.
-
-S streams feed a global batch of B images; each fills B / S neighboring rows. Each shard belongs to one stream. The
-order of a stream's images depends only on the seed and the epoch. If there are more processes than streams, several
-processes read the same stream and each decodes its rows.
-"""
+"""WebDataset shards: which names mean them, and the images that they hold."""
 
 import bz2
 import contextlib
@@ -11,30 +6,22 @@ import gzip
 import io
 import lzma
 import os
-import random
 import re
 import tarfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-import torch
-import webdataset
-from webdataset.gopen import gopen_schemes
+from braceexpand import braceexpand
 
-from gendd.core.errors import InvalidValue, PassingFault
-from gendd.core.seeding import BatchPlan, generator
+from gendd.core.errors import PassingFault, UserError
 from gendd.core.tar import Member
 from gendd.data import image_files
 from gendd.data.decode import ENDINGS, MOST_BYTES, begins_as_image
 from gendd.data.image_files import HIDDEN, NO_ENDING, aside, ending_of
-from gendd_imagenet.shard_stream import ShardStream
+from gendd_imagenet.shard_stream import BLOCK, COMMAND, SCHEMES, ShardStream, check_url, is_url
 
-MOST_STREAMS = 64
-# Size of a stream's shuffle buffer.
-SHUFFLED = 100
 # Upper case is allowed. Compressed shards are unpacked on the fly.
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 # By the first bytes of a compressed file. tarfile's readers verify no checksums and stop after the first part of a
@@ -48,7 +35,7 @@ class UnreadableShard(Exception):
 
 def is_shards(dataset: str) -> bool:
     """Return whether a data set's name means shards."""
-    if dataset.startswith(("pipe:", "http://", "https://")) or _is_shard(dataset.split("::")[0]):
+    if dataset.startswith((COMMAND, *(f"{scheme}://" for scheme in SCHEMES))) or _is_shard(dataset.split("::")[0]):
         return True
     # imagenet names a data set; a folder of that name may hold its original archives.
     return dataset != "imagenet" and bool(_shards_in(dataset))
@@ -56,24 +43,18 @@ def is_shards(dataset: str) -> bool:
 
 def runs_command(dataset: str) -> bool:
     """Return whether reading a data set runs a command of its name, also within a pattern."""
-    return is_shards(dataset) and any(shard.startswith("pipe:") for shard in expand(dataset))
+    return is_shards(dataset) and any(shard.startswith(COMMAND) for shard in expand(dataset))
 
 
 def expand(dataset: str) -> list[str]:
-    """List the shards that a folder, file, brace pattern, URL or pipe names.
+    """List the shards that a folder, file, brace pattern, URL or pipe names; `::` joins several patterns.
 
     Raises:
-        InvalidValue: webdataset does not support the URL's scheme.
+        InvalidValue: a URL cannot be read, or contains a password.
     """
-    found = _shards_in(dataset) or webdataset.shardlists.expand_urls(dataset)
-    for shard in found:
-        scheme, is_url, _ = shard.partition("://")
-        if is_url and ":" not in scheme and scheme not in {"file", *gopen_schemes}:
-            raise InvalidValue(
-                dataset,
-                f"URLs of {scheme}:// are not supported; name a command that writes each shard to its "
-                f'standard output, such as "pipe:aws s3 cp {dataset} -"',
-            )
+    found = _shards_in(dataset) or [shard for part in dataset.split("::") for shard in braceexpand(part)]
+    for url in filter(is_url, found):
+        check_url(url)
     return found
 
 
@@ -99,14 +80,19 @@ def _is_shard(name: str) -> bool:
     return name.lower().endswith(SHARD_ENDINGS)
 
 
+def is_local(shard: str) -> bool:
+    """Return whether a shard is a file, not a URL or a command."""
+    return not (shard.startswith(COMMAND) or is_url(shard))
+
+
 def absent_shards(shards: Sequence[str]) -> list[str]:
     """List the local shards that do not exist."""
-    return [shard for shard in shards if ":" not in shard and not Path(shard).is_file()]
+    return [shard for shard in shards if is_local(shard) and not Path(shard).is_file()]
 
 
 def checksum(shards: Sequence[str]) -> str | None:
     """Return a checksum of the names and sizes of shards; None for URLs and commands, whose sizes are unknown."""
-    if any(":" in shard for shard in shards):
+    if not all(map(is_local, shards)):
         return None
     folder = Path(os.path.commonpath([os.path.dirname(os.path.abspath(shard)) for shard in shards]))
     return image_files.checksum(folder, (os.path.relpath(shard, folder) for shard in shards))
@@ -149,21 +135,23 @@ def members_of(shard: str) -> Iterator[tuple[str, bytes, bool]]:
 def _archive(shard: str) -> Iterator[tarfile.TarFile]:
     """Open a shard, and read it to its end after the block."""
     try:
-        # The stream's source closes when it is garbage-collected; closing a pipe early would raise an error.
-        with tarfile.open(fileobj=_unpacked(ShardStream(shard)), mode="r|", tarinfo=Member) as archive:
+        with (
+            ShardStream(shard) as stream,
+            tarfile.open(fileobj=_unpacked(stream), mode="r|", tarinfo=Member) as archive,
+        ):
             yield archive
             while rest := archive.fileobj.read(tarfile.RECORDSIZE):
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError("it continues after its end mark, like archives joined by cat")
-    except PassingFault:
+    except (PassingFault, UserError):
         raise
-    # The file system, curl and tarfile raise many kinds of exceptions.
+    # The file system, fsspec and tarfile raise many kinds of exceptions.
     except Exception as error:
         raise UnreadableShard(f"{shard} cannot be read ({error}); fetch or write it again") from error
 
 
 def _unpacked(stream: io.RawIOBase) -> BinaryIO:
-    buffered = io.BufferedReader(stream, tarfile.RECORDSIZE)
+    buffered = io.BufferedReader(stream, BLOCK)
     begin = buffered.peek()
     unpacker = next((opener for mark, opener in UNPACKERS.items() if begin.startswith(mark)), None)
     return unpacker(buffered) if unpacker else buffered
@@ -204,58 +192,3 @@ def _kind(member: tarfile.TarInfo) -> str:
     if any(part.startswith(".") and part != ".." for part in PurePosixPath(member.name).parts):
         return HIDDEN
     return ending_of(member.name) if member.isreg() else "links"
-
-
-def stream_count(shards: int, batch: int) -> int:
-    """Return S, the largest divisor of the batch up to the number of shards and `MOST_STREAMS`."""
-    return next(count for count in range(min(shards, MOST_STREAMS, batch), 0, -1) if batch % count == 0)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Neighboring rows of a batch from one stream, within one micro-batch of one process."""
-
-    stream: int
-    rows: range
-
-
-def own_parts(shards: int, plan: BatchPlan) -> list[Part]:
-    """List this process's parts of a step in order: its micro-batches, split where a stream's rows end."""
-    each, parts = plan.batch // stream_count(shards, plan.batch), []
-    for micro_batch in plan.micro_batches(0):
-        first, stop = micro_batch.rows.start, micro_batch.rows.stop
-        while first < stop:
-            stream = first // each
-            parts.append(Part(stream, range(first, min((stream + 1) * each, stop))))
-            first = parts[-1].rows.stop
-    return parts
-
-
-class Places:
-    """Images of a stream by position. Positions must not decrease."""
-
-    def __init__(self, images: Iterator[tuple[str, bytes]]):
-        self.images, self.first = images, 0
-        self.ahead: deque[tuple[str, bytes]] = deque()
-
-    def go_to(self, place: int) -> None:
-        """Drop the images before this position."""
-        for _ in range(place - self.first):
-            self.ahead.popleft() if self.ahead else next(self.images)
-            self.first += 1
-
-    def __getitem__(self, place: int) -> tuple[str, bytes]:
-        while len(self.ahead) <= place - self.first:
-            self.ahead.append(next(self.images))
-        return self.ahead[place - self.first]
-
-
-def stream_images(shards: Sequence[str], stream: int, count: int, seed: int, epoch: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the images of one of `count` streams in an epoch, endlessly, with the shards in random order."""
-    order = torch.randperm(len(shards), generator=generator("cpu", seed, "shards", epoch)).tolist()
-    mine = [shards[index] for index in order[stream::count]]
-    rng = random.Random(generator("cpu", seed, "shuffle", epoch, stream).initial_seed())
-    while True:
-        images = (image for shard in mine for image in images_of(shard))
-        yield from webdataset.shuffle(SHUFFLED, initial=SHUFFLED, rng=rng)(images)
-        rng.shuffle(mine)

@@ -9,7 +9,7 @@ from gendd.config import Config
 from gendd.core.errors import InvalidSetting, InvalidValue, naming, no_such
 from gendd.data.batch import DataSummary
 from gendd.data.image_files import class_names
-from gendd_imagenet import hub_images, shards
+from gendd_imagenet import hub_images, shard_index, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import (
     EVAL_SPLITS,
@@ -21,6 +21,10 @@ from gendd_imagenet.folders import (
 )
 from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub, list_hub
 
+UNKNOWN_SIZES = (
+    f"the number of images in the shards is unknown, without a {shard_index.NAME} beside them that names all; make it "
+    "by python -m gendd_imagenet.make_shards --index SHARDS, or give a number of steps"
+)
 # Name of held-out training images in the printed plan.
 HELD_OUT = "a part held out"
 # Held out from --images: a share of them, with a minimum and a maximum count. The minimum is at most a tenth.
@@ -188,10 +192,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     if is_hub(config.data.dataset):
         labeled = has_training_labels(config)
     elif shards.is_shards(config.data.dataset):
-        if absent := _absent_shards("dataset", config.data.dataset):
-            missing.append(
-                f"`dataset` {config.data.dataset}: {len(absent)} of its shards are missing, such as {absent[0]}"
-            )
+        missing += _missing_of_shards("dataset", config)
         labeled = False
     else:
         folder = folder_of(config.data.dataset, config)
@@ -223,8 +224,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
 def _summarize_images(config: Config[Photographs], images: str) -> DataSummary:
     missing = []
     if shards.is_shards(images):
-        absent = _absent_shards("images", images)
-        missing += [f"`images` {images}: {name} is missing" for name in absent[:1]]
+        missing += _missing_of_shards("images", config)
     elif is_hub(images):
         list_training(config)
     elif not Path(images).is_dir():
@@ -243,9 +243,16 @@ def _no_folder(field: str, path: str) -> str:
     return str(InvalidSetting(field, path, f"{no_such(path, 'folder')}; name a folder of images"))
 
 
-def _absent_shards(field: str, dataset: str) -> list[str]:
+def _missing_of_shards(field: str, config: Config[Photographs]) -> list[str]:
+    """List missing shards, or the missing number of their images, one line for each kind."""
+    dataset = config.data.dataset
     with naming(field):
-        return shards.absent_shards(shards.expand(dataset))
+        names = shards.expand(dataset)
+        if absent := shards.absent_shards(names):
+            return [f"`{field}` {dataset}: {len(absent)} of its shards are missing, such as {absent[0]}"]
+        if not config.data.steps_per_epoch and not shard_index.read_sizes(names):
+            return [str(InvalidSetting("steps_per_epoch", None, UNKNOWN_SIZES))]
+    return []
 
 
 def _details(config: Config[Photographs], evaluated: Path | str) -> str:

@@ -57,6 +57,7 @@ OTHER_PROGRAMS = {
     "every program": {"--help", "--version"},
     "pip and uv": {"--constraint", "--index-url", "--no-deps", "--require-hashes", "--requirement"},
     "Docker": {"--gpus", "--ipc"},
+    "make_shards": {"--index"},
     "the example of a method outside the project": {"--logit-weight"},
 }
 SCRIPTS = [*sorted((ROOT / "sh").glob("*.sh")), ROOT / ".ci" / "run", ROOT / ".ci" / "lock"]

@@ -42,5 +42,15 @@ def test_help_of_module_imports_no_library(module):
 def test_help_of_train_imports_no_slow_library():
     modules = imported_by("gendd_cifar", "train", "gendd", "--help")
     assert "gendd.methods.gendd" in modules
-    slow = {"sklearn", "scipy", "pandas", "matplotlib", "tensorboard", "transformers", "datasets", "webdataset"}
+    slow = {
+        "sklearn",
+        "scipy",
+        "pandas",
+        "matplotlib",
+        "tensorboard",
+        "transformers",
+        "datasets",
+        "fsspec.implementations.http",
+        "aiohttp",
+    }
     assert not modules & (slow | {"timm", "torchvision", "torch._dynamo"})

@@ -3,17 +3,17 @@
 import io
 import random
 import shutil
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import fsspec
 import pytest
-import webdataset
 from faults import STALE
 from photos import assert_same, config, images_and_labels, open_photos, refusal
+from range_server import serving
 
 from gendd.core import retry
 from gendd.core.errors import PassingFault
+from gendd_imagenet import shard_stream, shards
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shard_stream import ShardStream
 from gendd_imagenet.shards import UnreadableShard, images_of
@@ -50,18 +50,23 @@ class BreakingOff(io.BytesIO):
 @pytest.fixture
 def breaking(monkeypatch) -> list[str]:
     """Make shards fail after some thousand bytes, or when opened; return the list of opened shards."""
-    opened, ends, whole = [], {}, webdataset.gopen
+    opened, ends, whole = [], {}, shard_stream._opened
     rng = random.Random(0)
 
-    def gopen(shard: str):
+    def breaking_off(shard: str, position: int):
+        if not shard.endswith(".tar"):
+            return whole(shard, position)
         opened.append(shard)
         if rng.random() < 0.3:
             raise STALE
-        content = whole(shard).read()
+        with whole(shard, 0)[0] as file:
+            content = file.read()
         ends[shard] = ends.get(shard, 0) + rng.randrange(20_000, 60_000)
-        return BreakingOff(content, ends[shard])
+        return BreakingOff(content, ends[shard]), 0
 
-    monkeypatch.setattr(webdataset, "gopen", gopen)
+    monkeypatch.setattr(shard_stream, "_opened", breaking_off)
+    # The content would otherwise be one read.
+    monkeypatch.setattr(shards, "BLOCK", 4096)
     return opened
 
 
@@ -110,33 +115,134 @@ def test_missing_shard_command_is_refused_at_once(capfd):
     assert "trying again" not in capfd.readouterr().err
 
 
-@pytest.fixture
-def server():
-    """Start a server that answers with the status in the path, such as /404/; return its address."""
-
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_error(int(self.path.split("/")[1]))
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
+def read(shard: str) -> bytes:
+    with ShardStream(shard) as stream:
+        return b"".join(iter(lambda: stream.read(10_240), b""))
 
 
-@pytest.mark.parametrize(("code", "words"), [(404, "Not Found"), (403, "Forbidden")])
-def test_absent_or_forbidden_address_is_refused_at_once(code, words, server, capfd):
-    with pytest.raises(UnreadableShard, match=f"{server}/{code}/0.tar cannot be read .HTTP Error {code}: {words}"):
-        list(images_of(f"{server}/{code}/0.tar"))
+@pytest.mark.parametrize(("code", "words"), [(404, "absent/0.tar"), (403, "403"), (410, "410")])
+def test_absent_or_forbidden_address_is_refused_at_once(code, words, folder, capfd):
+    with serving(folder, fault=lambda number, start: code) as (address, _):
+        name = "absent/0.tar" if code == 404 else "00000.tar"
+        with pytest.raises(UnreadableShard, match=f"{address}/{name} cannot be read .*({words})"):
+            list(images_of(f"{address}/{name}"))
     assert "trying again" not in capfd.readouterr().err
 
 
-def test_server_error_is_no_user_error(server):
-    with pytest.raises(PassingFault, match="its command ended with exit code 22.*tried 4 times"):
-        list(images_of(f"{server}/507/0.tar"))
+def test_server_error_is_no_user_error(folder):
+    with (
+        serving(folder, fault=lambda number, start: 503) as (address, asked),
+        pytest.raises(PassingFault, match="503.*tried 4 times"),
+    ):
+        list(images_of(f"{address}/00000.tar"))
+    assert len(asked) == TRIES
+
+
+@pytest.mark.parametrize("wrong", [503, ("cut", 0), ("cut", 30_000)])
+def test_broken_read_goes_on_by_a_range_request(wrong, folder):
+    """Each request begins at the last byte read, which shows that the file is not shorter."""
+    content = (folder / "00000.tar").read_bytes()
+    faults = iter([("cut", 20_000), wrong, wrong, None])
+    with serving(folder, fault=lambda number, start: next(faults)) as (address, asked):
+        assert read(f"{address}/00000.tar") == content
+    starts = [start for _, start in asked]
+    assert len(starts) == 4 and starts == sorted(starts) and 0 < starts[-1] < len(content)
+
+
+def test_server_without_ranges_is_read_from_the_start(folder):
+    content = (folder / "00000.tar").read_bytes()
+    cut = iter([("cut", 30_000), ("cut", 60_000)])
+    with serving(folder, ranges=False, fault=lambda number, start: next(cut, None)) as (address, asked):
+        assert read(f"{address}/00000.tar") == content
+    assert [start for _, start in asked] == [0, 0, 0]
+
+
+def test_address_that_is_shorter_when_asked_again_is_refused(folder, tmp_path):
+    (tmp_path / "00000.tar").write_bytes(bytes(20_000))
+    with serving(tmp_path) as (address, _), ShardStream(f"{address}/00000.tar") as stream:
+        stream.position = 50_000
+        with pytest.raises(OSError, match="416"):
+            stream.read(512)
+
+
+def test_training_over_http_with_faults_is_unchanged(photos, folder):
+    flags = {"unlabeled": True, "contraction": 0, "eval_dataset": photos}
+    undisturbed = images_and_labels(open_photos(config(folder, **flags), batch=6), range(15))
+    faults = [None, 503, ("cut", 30_000), None, 429, ("cut", 0)]
+    with serving(folder, fault=lambda number, start: faults[number % len(faults)]) as (address, asked):
+        data = open_photos(config(f"{address}/{{00000..00002}}.tar", **flags), batch=6)
+        assert_same(images_and_labels(data, range(15)), undisturbed)
+    assert asked[0] == ("/sizes.json", 0) and len(asked) > 6
+
+
+def test_fewer_bytes_than_asked_for_are_a_fault(folder, monkeypatch):
+    """A library that returns a short block would shift all bytes after it."""
+    sources = []
+    content = (folder / "00000.tar").read_bytes()
+    monkeypatch.setattr(shard_stream, "_opened", lambda shard, position: sources.pop(0))
+
+    class Short(io.BytesIO):
+        size = len(content)
+
+        def read(self, size: int) -> bytes:
+            return super().read(size)[: size - (self.tell() == 2 * size)]
+
+    sources[:] = [(Short(content), 0), (io.BytesIO(content), 0)]
+    with ShardStream("s3://bucket/0.tar") as stream:
+        assert [stream.read(1000) for _ in range(5)] == [content[at : at + 1000] for at in range(0, 5000, 1000)]
+    assert not sources
+
+
+def test_cloud_is_read_through_its_file_system(photos, folder, monkeypatch):
+    """The bucket is in memory; its library is another, but the same code reads it."""
+    memory = fsspec.filesystem("memory")
+    for path in folder.iterdir():
+        memory.pipe(f"/bucket/{path.name}", path.read_bytes())
+    monkeypatch.setattr(shard_stream, "file_system", lambda url: Bucket(memory))
+    flags = {"unlabeled": True, "contraction": 0, "eval_dataset": photos}
+    expected = open_photos(config(folder, **flags))
+    data = open_photos(config("s3://bucket/{00000..00002}.tar", **flags))
+    assert (data.steps_per_epoch, data.size, data.checksum()) == (expected.steps_per_epoch, 90, None)
+    assert_same(images_and_labels(data, range(3)), images_and_labels(expected, range(3)))
+
+
+class Bucket:
+    """A file system under the scheme of a cloud."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def open(self, url: str, mode: str, **options):
+        assert options["block_size"] == shard_stream.BLOCK
+        return self.memory.open(url.removeprefix("s3:/"), mode)
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (type("ClientPayloadError", (Exception,), {})("cut"), True),
+        (type("HttpError", (Exception,), {"code": 503})("busy"), True),
+        (type("ClientResponseError", (Exception,), {"status": 429})("busy"), True),
+        (type("HttpError", (Exception,), {"code": 403})("forbidden"), False),
+        (type("NoCredentialsError", (Exception,), {})("Unable to locate credentials"), False),
+        (type("DefaultCredentialsError", (Exception,), {})("not found"), False),
+    ],
+)
+def test_errors_of_clouds_pass_or_last(error, passes, monkeypatch):
+    def fail(shard: str, position: int):
+        raise error
+
+    monkeypatch.setattr(shard_stream, "_opened", fail)
+    with pytest.raises(PassingFault if passes else UnreadableShard, match=str(error)):
+        list(images_of("s3://bucket/0.tar"))
+
+
+def test_closed_stream_ends_its_command(folder):
+    stream = ShardStream(f"pipe:cat {folder}/00000.tar; sleep 60")
+    assert len(stream.read(512)) == 512
+    process = stream.source.process
+    stream.close()
+    assert process.returncode
 
 
 def test_shard_that_changes_between_tries_is_refused(folder, tmp_path, monkeypatch):
