@@ -9,6 +9,7 @@ from gendd.core.errors import InvalidSetting, naming
 from gendd.core.ranges import Amount, CountOrNone, PixelCount, Range, Share
 from gendd.methods.base import FEATURES_ALONE
 from gendd_imagenet.hub_images import is_hub
+from gendd_imagenet.reinforced import Reinforced, is_reinforced
 from gendd_imagenet.shards import expand, is_shards, runs_command
 
 CroppedShare = Annotated[float, Range(0, 1, above=True, remedy="1 looks at the whole shorter side")]
@@ -88,7 +89,8 @@ class Photographs(Data):
             return config
         if self.dataset not in (Photographs.dataset, self.images):
             raise InvalidSetting("dataset", self.dataset, f"`images` {self.images} replaces it; leave one out")
-        return config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
+        config = config.changed(dataset=self.images, unlabeled=True, teacher_classifier=False)
+        return Reinforced.read(self.images).settle(config, Photographs()) if is_reinforced(self.images) else config
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -114,7 +116,12 @@ class Photographs(Data):
         if is_shards(self.dataset):
             with naming("dataset"):
                 expand(self.dataset)
-            if not self.eval_dataset:
+            reinforced = is_reinforced(self.dataset)
+            if reinforced and not self.images:
+                raise InvalidSetting("dataset", self.dataset, "its images have no labels; name it as `images`")
+            if reinforced:
+                Reinforced.read(self.dataset).check(config)
+            elif not self.eval_dataset:
                 wanted = "any other images" if self.images else "a folder with val/<class>/"
                 raise InvalidSetting(
                     "eval_dataset", None, f"shards contain neither classes nor a test split; name {wanted}"

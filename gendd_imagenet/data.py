@@ -8,7 +8,9 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing
 from gendd_imagenet.images import EvalView, TrainView
+from gendd_imagenet.reinforced import HeldOut, Reinforced, is_reinforced
+from gendd_imagenet.reinforced_images import ReinforcedImages
 from gendd_imagenet.sources import (
     UNKNOWN_SIZES,
     eval_folder,
@@ -68,6 +72,8 @@ def open_evaluation(
         of_training: open the training images instead, without augmentation.
     """
     normalize = Normalize.of(network, world.device)
+    if is_reinforced(config.data.images) and not of_training:
+        return ReinforcedEvaluation(config, plan, world, normalize)
     held = config.data.holdout or (config.data.images and not config.data.eval_dataset)
     if of_training or held:
         dataset, split = config.data.dataset, "train" if of_training else HELD_OUT
@@ -131,6 +137,7 @@ class TrainingPhotos:
                 "label smoothing work on pairs; choose one that gives an even number",
             )
         self.streamed = self._shards()
+        self.reinforced = Reinforced.read(config.data.dataset) if is_reinforced(config.data.images) else None
         self.class_sizes: Tensor | None = None
         self.class_names: tuple[str | None, ...] = ()
         self.passed_over: Counter[str] = Counter()
@@ -196,13 +203,15 @@ class TrainingPhotos:
             for random in self.plan.micro_batches(step):
                 chunk = self._next(chunks, self.plan.micro_batch_size)
                 images, labels = self._mix(random, self.normalize(chunk.images), chunk.labels)
-                yield Batch(images, labels, random, step // self.steps_per_epoch + 1, chunk.indices, chunk.view)
+                epoch = step // self.steps_per_epoch + 1
+                yield Batch(images, labels, random, epoch, chunk.indices, chunk.view, chunk.outputs)
 
     def _chunks(self, steps: range) -> Iterator[loading.Chunk]:
         config, pin = self.config, self.device.type == "cuda"
         if self.streamed:
+            kind = partial(ReinforcedImages, self.reinforced) if self.reinforced else loading.StreamedImages
             return loading.streamed_chunks(
-                self.streamed, self.view, self.plan, steps, self.steps_per_pass, self.workers, pin
+                self.streamed, self.view, self.plan, steps, self.steps_per_pass, self.workers, pin, kind
             )
         return self._listed(loading.step_requests(len(self.listing), self.plan, steps, config.views))
 
@@ -217,6 +226,7 @@ class TrainingPhotos:
         images = torch.empty(size, 3, side, side, **layout)
         labels = torch.empty(size, dtype=torch.int64, device=self.device)
         indices: list[Tensor] = []
+        outputs: list[Tensor] = []
         filled = 0
         while filled < size:
             chunk = next(chunks)
@@ -227,7 +237,14 @@ class TrainingPhotos:
             filled = rows.stop
             if chunk.indices is not None:
                 indices.append(chunk.indices)
-        return loading.Chunk(images, labels, indices=torch.cat(indices) if indices else None, view=chunk.view)
+            if chunk.outputs is not None:
+                outputs.append(chunk.outputs)
+        return loading.Chunk(
+            *(images, labels),
+            indices=torch.cat(indices) if indices else None,
+            view=chunk.view,
+            outputs=torch.cat(outputs) if outputs else None,
+        )
 
     def _note_broken(self, chunk: loading.Chunk) -> None:
         self.read_images += len(chunk.labels) + len(chunk.broken)
@@ -319,3 +336,18 @@ class EvaluationPhotos:
         for (number, _), chunk in zip(starts, chunks, strict=True):
             images = chunk.images.to(self.device, non_blocking=True)
             yield number, self.normalize(images), chunk.labels.to(self.device, non_blocking=True)
+
+
+class ReinforcedEvaluation(EvaluationPhotos):
+    """The held-out images of reinforced shards. The teacher's features are in place of their labels."""
+
+    def __init__(self, config: Config[Photographs], plan: BatchPlan, world: World, normalize: Normalize):
+        held_out = Reinforced.read(config.data.dataset).held_out()
+        super().__init__(config, cast(Any, held_out), config.data.dataset, HELD_OUT, plan, world, normalize)
+
+    def batches(self, limit: int = 0) -> Batches:
+        for number, images, _ in super().batches(limit):
+            first = number * loading.EVAL_BATCH
+            held_out = cast(HeldOut, self.listing)
+            features = [held_out.feature(index) for index in range(first, first + len(images))]
+            yield number, images, torch.stack(features).to(self.device)

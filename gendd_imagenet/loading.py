@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class Chunk:
         error: why reading stopped. An exception raised in a worker would lose its message or never arrive.
         indices: (n,) numbers of the images in the listing; None for shards.
         view: number of the cached view.
+        outputs: (n, D) outputs of the teacher, float32, if they are stored with the images.
     """
 
     images: Tensor
@@ -49,6 +51,7 @@ class Chunk:
     error: UserError | PassingFault | None = None
     indices: Tensor | None = None
     view: int = 0
+    outputs: Tensor | None = None
 
     def pin_memory(self) -> "Chunk":
         return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory())
@@ -178,7 +181,7 @@ class StreamedImages(IterableDataset):
 
     def chunk(self, images: Stream, step: int, position: int, part: Part) -> Chunk:
         each = self.plan.batch // self.count
-        views: list[Tensor] = []
+        views: list[Any] = []
         broken: list[str] = []
         for row in part.rows:
             place = position * each + row % each
@@ -190,13 +193,20 @@ class StreamedImages(IterableDataset):
                 except UnreadableShard as error:
                     raise InvalidSetting("dataset", "", str(error)) from error
                 try:
-                    views.append(self.view(content, self.plan.seed, "augmentation", step, row))
+                    views.append(self.draw(name, content, step, row))
                     break
                 except BrokenImage as error:
                     broken.append(f"{name}: {error}")
             else:
                 raise UserError(f"{name}: this image and {MOST_TRIES - 1} before it are broken ({broken[-1]})")
-        return Chunk(stacked(views), torch.full((len(views),), -1), tuple(broken))
+        return self.joined(views, tuple(broken))
+
+    def draw(self, name: str, content: Any, step: int, row: int) -> Any:
+        """Return the view of an image for a row of a step."""
+        return self.view(content, self.plan.seed, "augmentation", step, row)
+
+    def joined(self, views: list[Any], broken: tuple[str, ...]) -> Chunk:
+        return Chunk(stacked(views), torch.full((len(views),), -1), broken)
 
 
 def listed_chunks(
@@ -235,10 +245,17 @@ def _requests(indices: Sequence[int], keys: Sequence[tuple[int | str, ...]], vie
 
 
 def streamed_chunks(
-    shards: ShardSet, view: TrainView, plan: BatchPlan, steps: range, length: int, workers: int, pin: bool
+    shards: ShardSet,
+    view: TrainView,
+    plan: BatchPlan,
+    steps: range,
+    length: int,
+    workers: int,
+    pin: bool,
+    kind: Callable[..., StreamedImages] = StreamedImages,
 ) -> Iterator[Chunk]:
     """Yield this process's chunks from shards for these steps; a pass over the shards has `length` steps."""
-    dataset = StreamedImages(shards, view, plan, steps, length, workers)
+    dataset = kind(shards, view, plan, steps, length, workers)
     parts = len(dataset.parts)
     # All workers must have the same number of parts.
     workers = next(count for count in range(min(workers, parts), -1, -1) if count == 0 or parts % count == 0)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import json
 import sys
 import tarfile
 from collections import deque
@@ -32,7 +31,7 @@ from gendd.methods.regression import Regression
 from gendd.runs.claim import claim
 from gendd.runs.lock import Busy, sole_writer
 from gendd.runs.networks import build_teacher, check_names_weights
-from gendd_imagenet import loading, shards
+from gendd_imagenet import loading, shard_index, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.family import FAMILY
 from gendd_imagenet.folders import Listing, list_unlabeled
@@ -41,8 +40,8 @@ from gendd_imagenet.make_shards import add_file, sample_of
 from gendd_imagenet.reinforce import ReinforceConfig
 from gendd_imagenet.reinforced import (
     HELD_OUT_ENDING,
+    LIBRARIES,
     RECORD,
-    SIZES,
     VIEW_SETTINGS,
     is_reinforced,
     reinforced_images,
@@ -51,9 +50,6 @@ from gendd_imagenet.sources import held_share
 from gendd_imagenet.stored_views import CENTER, ENDING, ViewFormat, ViewKey, view_seed
 
 GO_ON = "make room, or name another folder, then run the same command again; it resumes after the last whole shard"
-
-# Libraries that draw the views.
-VERSIONED = ("torch", "torchvision", "timm", "pillow")
 
 # A file of a shard: its name, its content, and whether it is an image.
 File = tuple[str, bytes, bool]
@@ -162,8 +158,8 @@ class Reinforcing:
             return
         if self.world.is_first:
             sizes = {path.name: reinforced_images(path) for path in paths}
-            content = (json.dumps(sizes, indent=0) + "\n").encode()
-            write_whole(self.folder / SIZES, lambda file: file.write(content), shared=True, remedy=GO_ON)
+            content = shard_index.content(sizes).encode()
+            write_whole(self.folder / shard_index.NAME, lambda file: file.write(content), shared=True, remedy=GO_ON)
             self._say(f"{sum(sizes.values())} images in {len(paths)} shards{aside}; train with --images {self.folder}")
 
     def _say(self, text: str) -> None:
@@ -219,7 +215,7 @@ class Reinforcing:
             "holdout": self.share,
             "seed": options.seed,
             **{name: getattr(options, name) for name in VIEW_SETTINGS},
-            **{name: version(name) for name in VERSIONED},
+            **{name: version(name) for name in LIBRARIES},
         }
 
     def _write_once(self, number: int) -> None:

@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 
 from gendd.core.seeding import BatchPlan, generator
 from gendd_imagenet.shards import UnreadableShard, images_of
 
+# From a shard to the name and content of each of its images.
+Read = Callable[[str], Iterator[tuple[str, Any]]]
 # Fewest rows of a batch that a stream feeds. More streams mix better, but each keeps images and a file open.
 FEWEST_ROWS = 8
 # Limits of the images that a stream keeps to shuffle, and of those that all streams keep together.
@@ -66,20 +69,22 @@ class Share:
     Args:
         size: number of images in the shard, None if unknown.
         chosen: which of them; None for all.
+        read: function that yields the name and content of each image of a shard.
     """
 
     shard: str
     size: int | None = None
     chosen: range | None = None
+    read: Read = images_of
 
-    def images(self) -> Iterator[tuple[str, bytes]]:
+    def images(self) -> Iterator[tuple[str, Any]]:
         """Yield the name and content of each image.
 
         Raises:
             UnreadableShard: the shard cannot be read, or has another number of images.
         """
         number = -1
-        for number, image in enumerate(images_of(self.shard)):
+        for number, image in enumerate(self.read(self.shard)):
             if self.chosen is None or number in self.chosen:
                 yield image
             # The rest belongs to another stream.
@@ -93,16 +98,17 @@ class Share:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """Shards, and the number of images of each; None if unknown."""
+    """Shards, the number of images of each, None if unknown, and the function that reads a shard's images."""
 
     names: Sequence[str]
     sizes: Sequence[int] | None = None
+    read: Read = images_of
 
     def shares(self, stream: int, count: int, seed: int, number: int) -> list[Share]:
         """List what one of `count` streams reads in a pass."""
         order = torch.randperm(len(self.names), generator=generator("cpu", seed, "shards", number)).tolist()
         if self.sizes is None:
-            return [Share(self.names[index]) for index in order[stream::count]]
+            return [Share(self.names[index], read=self.read) for index in order[stream::count]]
         ends = list(accumulate(self.sizes[index] for index in order))
         first, stop = (border * ends[-1] // count for border in (stream, stream + 1))
         shares = []
@@ -112,7 +118,7 @@ class ShardSet:
             if start >= stop:
                 break
             chosen = range(max(first - start, 0), min(stop - start, size))
-            shares.append(Share(self.names[order[place]], size, chosen))
+            shares.append(Share(self.names[order[place]], size, chosen, self.read))
         return shares
 
 
@@ -152,8 +158,8 @@ class Stream:
         self.place = 0
         # Numbers of the images from `place` on, and the images that were read and are not yet dropped.
         self.ahead: deque[int] = deque()
-        self.read: dict[int, tuple[str, bytes]] = {}
-        self.images: Iterator[tuple[str, bytes]] | None = None
+        self.read: dict[int, tuple[str, Any]] = {}
+        self.images: Iterator[tuple[str, Any]] | None = None
         self.reached = 0
         self.begun: set[int] = set()
 
@@ -163,7 +169,7 @@ class Stream:
             self.read.pop(self.ahead.popleft() if self.ahead else next(self.order), None)
         self.place = place
 
-    def __getitem__(self, place: int) -> tuple[str, bytes]:
+    def __getitem__(self, place: int) -> tuple[str, Any]:
         while len(self.ahead) <= place - self.place:
             self.ahead.append(next(self.order))
         number = self.ahead[place - self.place]
@@ -187,7 +193,7 @@ class Stream:
                 self.read[self.reached] = image
             self.reached += 1
 
-    def _images(self, first: int) -> Iterator[tuple[str, bytes]]:
+    def _images(self, first: int) -> Iterator[tuple[str, Any]]:
         """Yield the images from a number on. Shards of a known size before it are not read."""
         number = 0
         while True:

@@ -15,7 +15,8 @@ from gendd.core.seeding import StepRandom
 # Name of the split that is held out of the training images.
 HELD_OUT = "held-out"
 
-# (batch number, images, labels: one or several per image). The batches do not depend on the number of processes.
+# (batch number, images, labels: one or several per image, or the teacher's stored features (B, D_t), float32). The
+# batches do not depend on the number of processes.
 Batches = Iterable[tuple[int, Tensor, Tensor]]
 
 
@@ -30,6 +31,7 @@ class Batch:
         epoch: counted from 1.
         indices: (B,) indices of the images in the training set, on the CPU; None for images of shards.
         view: number of the augmentation view, if each image has a fixed number of views.
+        outputs: the teacher's outputs (B, D_t + L D_m), if they are stored with the images.
     """
 
     images: Tensor
@@ -38,6 +40,7 @@ class Batch:
     epoch: int = 1
     indices: Tensor | None = None
     view: int = 0
+    outputs: Tensor | None = None
 
 
 @dataclass(frozen=True)

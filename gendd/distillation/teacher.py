@@ -64,6 +64,7 @@ class FrozenTeacher(DistillationTeacher):
 
     cache: Features | None = None
     loaded: LoadedNetwork
+    map_side: tuple[int, ...]
 
     def __init__(
         self,
@@ -158,6 +159,10 @@ class FrozenTeacher(DistillationTeacher):
     def features_of(self, images: Tensor) -> Tensor:
         """Return the features (B, D_t), float32, of images in the student's normalization."""
         return self.outputs_of(images)[:, : self.width]
+
+    def features_to_compare(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the features (B, D_t), float32, of evaluation images; `labels` may hold them already."""
+        return labels if labels.is_floating_point() else self.features_of(images)
 
     @property
     def output_width(self) -> int:

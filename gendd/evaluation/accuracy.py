@@ -26,12 +26,13 @@ class ReadOut:
         names: of the outputs.
         outputs: function of images (B, 3, H, W) and a generator that returns logits (B, C) by name, or, with a
             `target`, features (B, D_t).
-        target: function of images that returns the teacher's features (B, D_t), to compare with; None for logits.
+        target: function of images and labels that returns the teacher's features (B, D_t), to compare with; None for
+            logits.
     """
 
     names: tuple[str, ...]
     outputs: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
-    target: Callable[[Tensor], Tensor] | None = None
+    target: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
@@ -151,13 +152,13 @@ def one_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _evaluate_features(
-    read_out: ReadOut, target: Callable[[Tensor], Tensor], batches: Batches, world: World, seed: int
+    read_out: ReadOut, target: Callable[[Tensor, Tensor], Tensor], batches: Batches, world: World, seed: int
 ) -> dict[str, dict]:
     """Return the `feature_scores` of each output over the images of all processes."""
     parts: dict[str, list[Tensor]] = {name: [] for name in (*read_out.names, "")}
-    for number, images, _ in batches:
+    for number, images, labels in batches:
         noise = generator(world.device, seed, "evaluation", number)
-        outputs = read_out.outputs(images, noise) | {"": target(images)}
+        outputs = read_out.outputs(images, noise) | {"": target(images, labels)}
         for name, part in parts.items():
             part.append(outputs[name].float())
     # With few images a process may get an empty share; take the width from the other processes.

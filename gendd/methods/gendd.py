@@ -46,7 +46,7 @@ class HeadTask(DistillationTask):
     def read_out(self, model: Student) -> ReadOut:
         outputs = lambda images, noise: model.read_out(images, noise, **self.sampling)  # noqa: E731
         if model.linear:
-            return ReadOut(("head", "linear"), outputs, self.teacher.features_of)
+            return ReadOut(("head", "linear"), outputs, self.teacher.features_to_compare)
         return ReadOut(("head", "probe") if model.classifier else ("probe",), outputs)
 
     def read_outs_apart(self, model: Student) -> list[tuple[ReadOut, int]]:
@@ -63,7 +63,7 @@ class HeadTask(DistillationTask):
         alone = parameter_count(model.backbone)
         whole = parameter_count(model) - (parameter_count(model.dense) if model.dense else 0)
         if model.linear:
-            size, target = parameter_count(model.linear), self.teacher.features_of
+            size, target = parameter_count(model.linear), self.teacher.features_to_compare
             with_head = ReadOut(("head",), head, target), whole - size
             return [with_head, (ReadOut(("linear",), linear, target), alone + size)]
         read_outs = [(ReadOut(("probe",), probe), alone)]
@@ -89,8 +89,9 @@ class HeadTask(DistillationTask):
     def feature_pairs(
         self, model: Student, images: Tensor, labels: Tensor, noise: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return generated features, targets and teacher features, each (B, D_t), for images and their labels (B,)."""
-        generated, feature = model.sample(images, noise, **self.sampling).float(), self.teacher.features_of(images)
+        """Return generated features, targets and teacher features, each (B, D_t), for images and their labels."""
+        generated = model.sample(images, noise, **self.sampling).float()
+        feature = self.teacher.features_to_compare(images, labels)
         target = feature if self.unlabeled else self.target(feature, labels)
         return {"generated": generated, "target": target, "teacher": feature}
 

@@ -84,10 +84,12 @@ class Measurement:
         """
         batches = []
         for number, images, labels in self.evaluation.batches():
-            # Of several labels of an image, only the first is used.
-            labels = labels if labels.dim() == 1 else labels[:, 0]
             noise = generator(self.world.device, self.config.run.seed, "evaluation", number)
-            batches.append({**self.task.feature_pairs(student, images, labels, noise), "labels": labels})
+            # Of several labels of an image, only the first is used.
+            first = labels if labels.dim() == 1 or labels.is_floating_point() else labels[:, 0]
+            pairs = self.task.feature_pairs(student, images, first, noise)
+            unknown = first.new_full((len(first),), -1, dtype=torch.int64)
+            batches.append({**pairs, "labels": unknown if first.is_floating_point() else first})
             if not self.evaluation.class_names:
                 batches[-1]["thumbnails"] = self._thumbnails(images)
             if sum(len(batch["labels"]) for batch in batches) >= count:

@@ -21,6 +21,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.core.stopping import Stopping
 from gendd.data.batch import HELD_OUT, refuse_other_classes
 from gendd.data.image_files import describe
+from gendd.distillation.stored_teacher import StoredTeacher
 from gendd.distillation.teacher_cache import cache_of, open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
@@ -357,7 +358,7 @@ class TrainRun:
         if self.task.head is not None:
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.features, measurement.features(reported, PICTURED_FEATURES))
-        if self.task.dense is not None:
+        if self.task.dense is not None and not isinstance(self.teacher, StoredTeacher):
             with autocast(self.precision, self.world.device):
                 save_tensors(self.run.maps, measurement.maps(reported, PICTURED_MAPS))
         images = self.config.optimizer.epochs * self.data.steps_per_epoch * self.config.optimizer.batch_size

@@ -13,6 +13,7 @@ from gendd.config import Config
 from gendd.core.distributed import resolve_precision
 from gendd.core.errors import InvalidSetting, InvalidValue, UserError, naming
 from gendd.core.seeding import generator
+from gendd.distillation.stored_weights import StoredWeights
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.evaluation.accuracy import ReadOut
 from gendd.family import Family, family_named
@@ -211,6 +212,8 @@ def is_published(path: Path) -> bool:
 
 def without_teacher(path: Path, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the changes of a configuration for a student with these tensors, loaded without its teacher's weights."""
+    if StoredWeights.named(config.networks.teacher_weights):
+        return {}
     if not is_published(path):
         # A teacher of other classes than the data's leaves no classifier in its student.
         alone = "head" in {name.partition(".")[0] for name in tensors} and "classifier.weight" not in tensors

@@ -10,6 +10,8 @@ from torch import nn
 
 from gendd.config import Config, Networks
 from gendd.core.errors import InvalidSetting, MissingFile, naming, no_such
+from gendd.distillation.stored_teacher import StoredTeacher
+from gendd.distillation.stored_weights import StoredWeights
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.distillation.teacher_feature import check_repeats, describe, projection_width, usual, width_of
 from gendd.methods.base import FEATURES_ALONE, FEATURES_AND_LABELS
@@ -82,6 +84,8 @@ def build_teacher(
         UserError: see `build_student`; or the method needs a classifier and the teacher does not classify the data.
     """
     networks, weights, name = config.networks, config.networks.teacher_weights, config.networks.teacher or ""
+    if (stored := StoredWeights.named(weights)) and student:
+        return _stored_teacher(config, stored, student, device or torch.device("cpu"))
     size_field = "teacher_image_size" if networks.teacher_image_size else "image_size"
     image_size = networks.teacher_image_size or config.data.image_size
     found = find_weights("teacher", name, weights, zoo)
@@ -143,6 +147,17 @@ def _is_mapped(name: str, found: Weights, allow_partial: bool) -> bool:
     """Return whether a teacher's parameters are those of its file, mapped into memory, and not copies."""
     large = sum(value.numel() for value in found.values()) > LARGE
     return large and not allow_partial and not is_foreign(name) and not is_foundation(name)
+
+
+def _stored_teacher(config: Config, stored: StoredWeights, student: nn.Module, device: torch.device) -> FrozenTeacher:
+    method, networks = config.method, config.networks
+    if method.needs_classifier(config):
+        reason = f"{method.name} learns from the teacher's classifier, which is not stored with its features"
+        raise InvalidSetting("images", getattr(config.data, "images", ""), f"{reason}; {FEATURES_ALONE}")
+    if method.dense_grid and not stored.map_width:
+        raise InvalidSetting("dense_grid", method.dense_grid, "no maps are stored; leave it out")
+    grid, layer = method.dense_grid, method.dense_layer
+    return StoredTeacher(networks.teacher or "", stored, student, device, networks.teacher_feature, grid, layer)
 
 
 # The values of `teacher_feature` that the teacher's classifier takes as input.
@@ -213,7 +228,7 @@ def find_weights(
         UserError: the weights cannot be read.
     """
     field = f"{role}_weights"
-    if weights in (None, RANDOM):
+    if weights in (None, RANDOM) or StoredWeights.named(weights):
         return None
     if is_foundation(name):
         raise InvalidSetting(field, weights, f"{name} loads its weights itself; leave it out")
