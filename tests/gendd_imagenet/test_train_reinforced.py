@@ -214,7 +214,8 @@ def test_views_drawn_by_other_libraries_are_refused(run, monkeypatch):
 
 @pytest.mark.parametrize("world", [2, 8])
 def test_processes_share_the_features_of_a_batch(folder, world):
-    settings = imagenet_config("--images", str(folder), "--student", "toy:network", "--workers", "0")
+    settings = imagenet_config("--images", str(folder), "--student", "toy:network", "--workers", "0",
+                               "--batch-size", "16")  # fmt: skip
     steps = range(2)
     whole = list(open_photos(settings, 16).batches(steps))
     parts = [list(open_photos(settings, 16, rank, world).batches(steps)) for rank in range(world)]
