@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor

@@ -36,7 +36,14 @@ VIEW_SETTINGS = ("image_size", "crop_scale", "hflip", "color_jitter", "auto_augm
 # They draw the views.
 LIBRARIES = ("torch", "torchvision", "timm", "pillow")
 NEEDED = {"shards", "feature_width", "map_width", "dense_grid", "dense_layer", "dtype", "views", "teacher"} | {
-    *("teacher_feature", "teacher_image_size", "teacher_mean", "teacher_std", "teacher_tensors_sha256"),
+    *(
+        "teacher_feature",
+        "teacher_image_size",
+        "teacher_mean",
+        "teacher_std",
+        "teacher_tensors_sha256",
+        "teacher_license",
+    ),
     *VIEW_SETTINGS,
 }
 
@@ -105,7 +112,8 @@ class Reinforced:
     @property
     def weights(self) -> StoredWeights:
         record = self.record
-        return StoredWeights(record["feature_width"], record["map_width"], record["teacher_tensors_sha256"] or "")
+        source = record["teacher_tensors_sha256"] or "", record["teacher_license"]
+        return StoredWeights(record["feature_width"], record["map_width"], *source)
 
     @property
     def format(self) -> ViewFormat:

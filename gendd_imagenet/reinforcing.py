@@ -200,7 +200,7 @@ class Reinforcing:
             "teacher_weights": str(loaded.file.name if loaded.file else loaded.loaded),
             "teacher_file_sha256": checksum(loaded.file) if loaded.file else None,
             "teacher_tensors_sha256": loaded.checksum,
-            "teacher_license": network.pretrained_cfg.get("license"),
+            "teacher_license": loaded.license,
             "teacher_feature": teacher.kind,
             "teacher_image_size": teacher.image_size,
             "teacher_mean": list(network.pretrained_cfg["mean"]),

@@ -37,7 +37,7 @@ class StoredTeacher(FrozenTeacher):
         super().__init__(network, student, device, width=weights.width, has_classifier=False, grid=grid)
         self.name, self.kind, self.layer, self.map_side = name, kind, layer, (grid, grid) if grid else ()
         self.loaded = StoredNetwork(name, network, 0, loaded="features stored with the images")
-        self.loaded.checksum = weights.checksum
+        self.loaded.checksum, self.loaded.license = weights.checksum, weights.license
 
     def _outputs(self, batch: Batch) -> Tensor:
         if batch.outputs is None:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-NAME = re.compile(r"reinforced:(\d+)\+(\d+):([0-9a-f]*)")
+NAME = re.compile(r"reinforced:(\d+)\+(\d+):([0-9a-f]*):(.*)")
 
 
 @dataclass(frozen=True)
@@ -15,17 +15,19 @@ class StoredWeights:
         width: D_t.
         map_width: D_m; 0 without a map.
         checksum: SHA-256 of the tensors of the network that computed the features.
+        license: its license, as `LoadedNetwork` has it.
     """
 
     width: int
     map_width: int
     checksum: str
+    license: str
 
     @classmethod
     def named(cls, weights: str | None) -> Self | None:
         """Return what the value of `teacher_weights` states; None for the weights of a network."""
         found = NAME.fullmatch(weights or "")
-        return cls(int(found[1]), int(found[2]), found[3]) if found else None
+        return cls(int(found[1]), int(found[2]), found[3], found[4]) if found else None
 
     def __str__(self) -> str:
-        return f"reinforced:{self.width}+{self.map_width}:{self.checksum}"
+        return f"reinforced:{self.width}+{self.map_width}:{self.checksum}:{self.license}"

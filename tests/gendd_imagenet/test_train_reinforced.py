@@ -103,6 +103,7 @@ def test_teacher_is_neither_built_nor_loaded(run, monkeypatch):
     folder = run(*DENSE)
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["teacher"]["tensors_sha256"] and environment["teacher"]["width"] == 64
+    assert environment["teacher"]["license"] == "unknown"
 
 
 def test_resumed_run_equals_an_uninterrupted_one(run):
