@@ -277,7 +277,8 @@ class TrainingPhotos:
             return self.listing.checksum()
         # With an index, the images come in another order.
         names = self.streamed.names
-        return shards.checksum([*names, *shard_index.files_beside(names)])
+        files = shards.checksum([*names, *shard_index.files_beside(names)])
+        return files or shard_index.checksum(names, self.streamed.sizes)
 
     def contents(self) -> str | None:
         return None if self.streamed else self.listing.contents()

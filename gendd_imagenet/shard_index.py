@@ -3,6 +3,7 @@
 OpenCLIP reads the same file.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,14 @@ def read_sizes(shards: Sequence[str]) -> list[int] | None:
 def files_beside(shards: Sequence[str]) -> list[str]:
     """List the index files of local shards."""
     return [index for index in {_divided(shard)[0] + NAME: None for shard in shards} if Path(index).is_file()]
+
+
+def checksum(shards: Sequence[str], sizes: Sequence[int] | None) -> str | None:
+    """Return a checksum of the names and indexed sizes of shards; None for commands, which do not have names."""
+    if any(shard.startswith(COMMAND) for shard in shards):
+        return None
+    names = [_divided(shard)[1] for shard in shards]
+    return hashlib.sha256(json.dumps([names, sizes]).encode()).hexdigest()
 
 
 def count(shards: Sequence[str]) -> dict[str, int]:

@@ -15,6 +15,8 @@ COMMAND = "pipe:"
 NO_COMMAND = (126, 127)
 BLOCK = 2**21
 HTTP = ("http", "https")
+# HTTP status codes: a part of the file; a missing login or right, which servers also answer for missing files.
+PARTIAL, FORBIDDEN = 206, (401, 403)
 # Schemes of URLs, and the package of fsspec's file system with its extra where the base installation lacks it.
 SCHEMES: dict[str, tuple[str, str] | None] = {
     **dict.fromkeys((*HTTP, "hf")),
@@ -23,7 +25,8 @@ SCHEMES: dict[str, tuple[str, str] | None] = {
     **dict.fromkeys(("az", "abfs", "abfss"), ("adlfs", "azure")),
 }
 # Query parameters that grant access, as in presigned URLs.
-SECRETS = re.compile(r"[?&](sig|signature|x-amz-signature|x-goog-signature|token|access_token|key)=", re.IGNORECASE)
+SECRETS = re.compile(r"[?&](sig|[\w.-]*(signature|token|key|secret|password|credential|auth))=", re.IGNORECASE)
+QUERY = re.compile(r"\?[^\s'\"<>]+")
 
 
 def is_url(shard: str) -> bool:
@@ -164,7 +167,11 @@ def _requested(url: str, position: int) -> tuple[Any, int]:
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={begin}-"} if begin else {})
     # With any size, fsspec does not ask for it, and with blocks of 0 it reads a stream.
     source = file_system(url).open(url, "rb", block_size=0, size=1, headers=headers)
+    if url.startswith("https:") and source.r.url.scheme != "https":
+        raise OSError("redirected to http://, where anyone on the way can change it; name its final address")
     sent = re.match(r"bytes (\d+)-", source.r.headers.get("Content-Range", ""))
+    if source.r.status == PARTIAL and not sent:
+        raise OSError("the server sent a part of it, without saying which; name a copy on another server")
     return source, int(sent[1]) if sent else 0
 
 
@@ -195,5 +202,8 @@ def _as_os_error(error: Exception) -> OSError:
     """Return a lasting or passing error in place of one of aiohttp, botocore, gcsfs or azure."""
     found = (getattr(error, name, None) for name in ("status", "code", "status_code"))
     status = next((value for value in found if isinstance(value, int)), None)
-    lasting = status not in BUSY if status else re.search("Credential|Auth|Parameter", type(error).__name__)
-    return (OSError if lasting else ConnectionError)(f"{type(error).__name__}: {error}")
+    name = type(error).__name__
+    lasting = status not in BUSY if status else re.search("Credential|Auth|Parameter|Redirect|URL", name)
+    kind = PermissionError if status in FORBIDDEN else OSError if lasting else ConnectionError
+    # A server may redirect to a presigned URL.
+    return kind(f"{name}: {QUERY.sub('?...', str(error))}")

@@ -38,7 +38,8 @@ def _empty_parameters() -> Iterator[None]:
     loading = False
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
-        if parameter is None or loading:
+        # A parameter that two modules share stays one.
+        if parameter is None or loading or parameter.is_meta:
             return None
         return nn.Parameter(parameter.detach().to(META), parameter.requires_grad)
 
@@ -71,7 +72,7 @@ def without_values(network: nn.Module) -> nn.Module:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Load some of a network's tensors. An empty network takes them without a copy, floats in the file's precision."""
+    """Load some of a network's tensors. An empty network takes them without a copy, half precision as it is."""
     empty = is_empty(network)
     if empty:
         expected = network.state_dict()
@@ -80,4 +81,4 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _converted(value: Tensor, expected: Tensor) -> Tensor:
-    return value if value.is_floating_point() and expected.is_floating_point() else value.to(expected.dtype)
+    return value if value.dtype in HALF and expected.is_floating_point() else value.to(expected.dtype)

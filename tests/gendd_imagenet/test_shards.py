@@ -371,6 +371,8 @@ def test_checksum_follows_shards_and_not_their_folder(folder, tmp_path):
         ("0.tar::file:///etc/1.tar", "file:///etc/1.tar: URLs of file:// are not supported"),
         ("https://me:secret@host/{0..9}.tar?x=1", "https://host/0.tar: a user or password in a URL would be stored"),
         ("https://host/0.tar?sv=1&sig=secret", "https://host/0.tar: a signature or token in a URL would be stored"),
+        ("https://host/0.tar?private_token=secret", "https://host/0.tar: a signature or token in a URL"),
+        ("https://host/0.tar?a=1&apiKey=secret", "https://host/0.tar: a signature or token in a URL"),
         ("s3://bucket/0.tar?X-Amz-Signature=secret", "s3://bucket/0.tar: a signature or token in a URL"),
     ],
 )

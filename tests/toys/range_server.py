@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-# From the number and the first byte of a request: a status, ("cut", bytes) to close the connection early, or None.
-Fault = Callable[[int, int], int | tuple[str, int] | None]
+# From the number and the first byte of a request: a status, ("cut", bytes) to close the connection early, an address to
+# redirect to, or None.
+Fault = Callable[[int, int], int | tuple[str, int] | str | None]
 
 
 @contextlib.contextmanager
@@ -47,6 +48,11 @@ def serving(folder: Path, ranges: bool = True, fault: Fault = lambda number, sta
                 asked.append((self.path, first))
             if isinstance(wrong, int):
                 return self.send_error(wrong)
+            if isinstance(wrong, str):
+                self.send_response(302)
+                self.send_header("Location", wrong)
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             self.send_response(206 if found else 200)
             self.send_header("Content-Length", str(last + 1 - first))
             if ranges:

@@ -5,8 +5,9 @@ from functools import partial
 import pytest
 import timm
 import torch
+from torch import nn
 
-from gendd.networks.cost import flops
+from gendd.networks.cost import flops, parameter_count
 from gendd.networks.meta import created_empty, is_empty, without_values
 
 # Small networks with buffers that files do not hold, or with unusual parameters.
@@ -36,3 +37,18 @@ def test_mapped_network_gives_outputs_of_usual_one(name):
     with next(shapes.parameters()).device:
         counted = flops(lambda: shapes(torch.zeros(size)))
     assert counted == flops(lambda: usual(image))
+
+
+class Tied(nn.Module):
+    """Two layers that share a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+
+
+def test_shared_parameter_is_counted_once():
+    network = created_empty(Tied)
+    assert is_empty(network) and network.first.weight is network.second.weight
+    assert parameter_count(network) == parameter_count(Tied()) == 15

@@ -38,7 +38,7 @@ def teacher_of(name: str, precision: str = "fp32", *flags: str, image_size: int 
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_mapped_teacher_equals_copied_teacher(stored, precision, tmp_path, monkeypatch):
     name, images = write_folder(tmp_path, stored), torch.randn(2, 3, SIDE, SIDE)
     copied = teacher_of(name, precision)
