@@ -376,7 +376,7 @@ def test_checksum_follows_shards_and_not_their_folder(folder, tmp_path):
         ("s3://bucket/0.tar?X-Amz-Signature=secret", "s3://bucket/0.tar: a signature or token in a URL"),
     ],
 )
-def test_addresses_that_cannot_be_read_or_hold_secrets_are_refused(address, message, photos):
+def test_unreadable_addresses_and_secrets_are_refused(address, message, photos):
     settings = streamed(address, photos)
     for work in (lambda settings: settings.check(), summarize, check_data):
         told = refusal(work, settings)

@@ -259,9 +259,9 @@ def test_teacher_script(name, rate, recorded, dry_run):
 
 def test_script_starts_the_program_from_any_folder(tmp_path):
     script = ROOT / "sh" / "train_cifar100_teacher.sh"
-    result = bash(script, "resnet8", "--dry-run", "--runs", tmp_path, cwd=tmp_path)
+    result = bash(script, "resnet8", "--dataset", "digits", "--dry-run", "--runs", tmp_path, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"{tmp_path}/cifar100/resnet8/classification/0" in result.stdout
+    assert f"{tmp_path}/digits/resnet8/classification/0" in result.stdout
     assert "--student resnet7" in refusal(bash(script, "resnet7", cwd=tmp_path))
 
 

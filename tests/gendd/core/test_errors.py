@@ -123,11 +123,13 @@ PROGRAMS = (
     "gendd/programs/",
     "__main__.py",
     "gendd_imagenet/make_shards.py",
+    "gendd_imagenet/reinforce.py",
+    "gendd_imagenet/reinforcing.py",
     "gendd/launch.py",
     "gendd/programs/command_line.py",
 )
-# Flags of git, TensorBoard and Slurm.
-FOREIGN = ("--porcelain", "--show-toplevel", "--untracked-files", "--logdir", "--ntasks-per-node")
+# Flags of git, TensorBoard, Slurm, and of make_shards in a whole command.
+FOREIGN = ("--porcelain", "--show-toplevel", "--untracked-files", "--logdir", "--ntasks-per-node", "--index")
 
 
 def test_library_errors_name_no_flags():

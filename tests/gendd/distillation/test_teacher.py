@@ -62,7 +62,7 @@ def test_bf16_weights_give_autocasts_results(name, options):
 
 
 @torch.no_grad()
-def test_whole_map_is_of_images_in_the_teachers_size_and_normalization():
+def test_whole_map_has_the_teachers_size_and_normalization():
     network, student = create("resnet18"), create("resnet18")
     student.pretrained_cfg = {**student.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
     teacher = FrozenTeacher(network, student, CPU, image_size=96)

@@ -50,7 +50,7 @@ def test_run_is_shown_in_one_line(run):
 
 def test_load_reads_the_teacher_on_request(run):
     without, with_teacher = gendd.load(run), gendd.load(run, with_teacher=True)
-    assert not without.teacher.loaded.tensors and with_teacher.teacher.loaded.tensors
+    assert without.teacher.loaded.file is None and with_teacher.teacher.loaded.file
     for name, value in gendd.load(with_teacher.config.networks.teacher_weights).model.state_dict().items():
         assert torch.equal(value, with_teacher.teacher.model.state_dict()[name])
 
