@@ -281,6 +281,8 @@ class TrainingPhotos:
         return files or shard_index.checksum(names, self.streamed.sizes)
 
     def contents(self) -> str | None:
+        if self.reinforced:
+            return self.reinforced.contents()
         return None if self.streamed else self.listing.contents()
 
     def view_settings(self) -> dict:

@@ -7,6 +7,8 @@ OUT/00000.held-out    a tar file of the images that are held out of this shard, 
 OUT/sizes.json        the number of images of each shard; it exists once all shards do
 """
 
+import hashlib
+import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -107,7 +109,17 @@ class Reinforced:
         if not (found.folder / shard_index.NAME).exists():
             reason = f"its shards are not complete, as {shard_index.NAME} is missing; repeat the command of reinforce"
             raise InvalidSetting("images", folder, reason)
+        there = set(os.listdir(folder))
+        absent = [name for name in found.shards if name not in there]
+        if absent:
+            reason = f"{len(absent)} of its shards are missing, such as {absent[0]}; repeat the command of reinforce"
+            raise InvalidSetting("images", folder, reason)
         return found
+
+    @property
+    def shards(self) -> list[str]:
+        """Return the names of the shards."""
+        return [f"{number:05d}.tar" for number in range(self.record["shards"])]
 
     @property
     def weights(self) -> StoredWeights:
@@ -117,9 +129,11 @@ class Reinforced:
 
     @property
     def format(self) -> ViewFormat:
-        record = self.record
-        locations = record["dense_grid"] ** 2
-        return ViewFormat(record["feature_width"], locations, record["map_width"], record["dtype"] == "int8")
+        return ViewFormat.of(self.record)
+
+    def contents(self) -> str:
+        """Return a checksum of the record, to which each file of features belongs."""
+        return hashlib.sha256(self.format.record).hexdigest()
 
     def settle(self, config: Config, defaults: Data) -> Config:
         """Return the configuration with the teacher and the views on record.
@@ -180,13 +194,14 @@ class Reinforced:
             InvalidSetting: there are none, or a file is missing or damaged.
         """
         entries = []
-        for number in range(self.record["shards"]):
-            path = self.folder / f"{number:05d}{HELD_OUT_ENDING}"
+        for name in self.shards:
+            path = (self.folder / name).with_suffix(HELD_OUT_ENDING)
             try:
                 with tarfile.open(path, "r:", tarinfo=Member) as archive:
                     members = archive.getmembers()
             except (OSError, tarfile.TarError) as error:
-                raise InvalidSetting("images", self.folder, f"{path.name} is missing or damaged ({error})") from error
+                reason = f"{path.name} is missing or damaged ({error}); delete it, then repeat the command of reinforce"
+                raise InvalidSetting("images", self.folder, reason) from error
             entries += [(path, image, views) for image, views in pairwise(members) if views.name.endswith(ENDING)]
         if not entries:
             raise InvalidSetting("images", self.folder, "no image is held out; reinforce with a greater `holdout`")

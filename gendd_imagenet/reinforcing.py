@@ -133,8 +133,8 @@ class Reinforcing:
         with world.local_first():
             self.teacher = build_teacher(self.config, FAMILY.zoo, 0, None, world.device, precision)
         self.normalize = Normalize.of(self.teacher.model, world.device)
-        grid = config.dense_grid
-        self.format = ViewFormat(self.teacher.width, grid**2, self.teacher.map_width, config.dtype == "int8")
+        self.record = self._record()
+        self.format = ViewFormat.of(self.record)
         self.views = Views(self.config, config.views)
         self.broken, self.reported = 0, False
         size = images * config.views * self.format.view_bytes / 1e6
@@ -143,7 +143,7 @@ class Reinforcing:
 
     def write(self) -> None:
         """Write the missing shards, and print how to train on them."""
-        claim(self.folder / RECORD, self._record(), "OUT", "*.tar")
+        claim(self.folder / RECORD, self.record, "OUT", "*.tar")
         self.world.barrier()
         numbers = range(len(self.sources))[self.world.rank :: self.world.size]
         quiet = None if self.world.is_first else True
@@ -151,7 +151,7 @@ class Reinforcing:
             self._write_once(number)
         self.world.barrier()
         paths = [self._path(number) for number in range(len(self.sources))]
-        missing = sum(not path.exists() for path in paths)
+        missing = sum(not _is_whole(path) for path in paths)
         aside = f"; left out {self.broken} broken images" if self.broken else ""
         if missing:
             self._say(f"{missing} of {len(paths)} shards are still being written by other processes{aside}")
@@ -222,9 +222,9 @@ class Reinforcing:
         """Write a shard, unless it exists or another process is writing it."""
         path, locks = self._path(number), self.folder / ".writing"
         try:
-            if not path.exists():
+            if not _is_whole(path):
                 with sole_writer(locks / path.name, "OUT"):
-                    if not path.exists():
+                    if not _is_whole(path):
                         write_whole(path, partial(self._write, number), shared=True, remedy=GO_ON)
         except Busy:
             return
@@ -239,7 +239,6 @@ class Reinforcing:
             for is_held, members in self._reinforced(number):
                 for name, content in members:
                     add_file(held_out if is_held else shard, name, content)
-        # It precedes the shard, whose existence says that both are whole.
         path = self._path(number).with_suffix(HELD_OUT_ENDING)
         write_whole(path, lambda file: file.write(held.getvalue()), shared=True, remedy=GO_ON)
 
@@ -337,6 +336,11 @@ def _listed(listing: Listing, rows: range) -> Iterator[File]:
         image, caption = sample_of(listing, row)
         yield *image, True
         yield *caption, False
+
+
+def _is_whole(shard: Path) -> bool:
+    """Return whether a shard and the file of its held-out images exist."""
+    return shard.exists() and shard.with_suffix(HELD_OUT_ENDING).exists()
 
 
 def _count(shard: str) -> int:

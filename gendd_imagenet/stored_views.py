@@ -11,16 +11,16 @@ seeds           (k,) int64, the key from which `TrainView` draws the view again
 crops           (k, 4) int32: top, left, height and width of the view in pixels of the image
 flips           (k,) bool: whether the view is mirrored after the crop
 
-Its metadata has one entry, "sha256": the SHA-256 of the image's bytes, followed by the bytes of each tensor, in the
-order of their names. The idea of storing a teacher's outputs beside the images is that of dataset reinforcement
-(Faghri et al., 2023).
+Its metadata has one entry, "sha256": the SHA-256 of the folder's record as JSON with sorted keys, followed by the
+image's bytes and the bytes of each tensor, in the order of their names. So a file belongs to one image and one record.
+The idea of storing a teacher's outputs beside the images is that of dataset reinforcement (Faghri et al., 2023).
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import safetensors.torch
 import torch
@@ -99,14 +99,22 @@ class ViewFormat:
         width: D.
         locations, channels: L and M of the map; 0 without one.
         int8: whether numbers are int8 with scales in place of float16.
+        record: what the folder states about teacher and views.
     """
 
-    def __init__(self, width: int, locations: int, channels: int, int8: bool):
+    def __init__(self, width: int, locations: int, channels: int, int8: bool, record: Mapping[str, Any] | None = None):
+        self.record = json.dumps(record or {}, sort_keys=True).encode()
         self.outputs = [Stored("features", (width,), Int8Maps(width, 1) if int8 else Float16Rows(width))]
         if locations:
             rows = Int8Maps(locations, channels) if int8 else Float16Rows(locations * channels)
             self.outputs.append(Stored("maps", (locations, channels), rows))
         self.columns = [width, locations * channels][: len(self.outputs)]
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """Return the format that a folder's record states."""
+        locations, int8 = record["dense_grid"] ** 2, record["dtype"] == "int8"
+        return cls(record["feature_width"], locations, record["map_width"], int8, record)
 
     @property
     def view_bytes(self) -> int:
@@ -131,13 +139,13 @@ class ViewFormat:
         }
         for output, values in zip(self.outputs, outputs.split(self.columns, 1), strict=True):
             tensors |= output.tensors(values)
-        return safetensors.torch.save(tensors, {"sha256": _digest(image, tensors)})
+        return safetensors.torch.save(tensors, {"sha256": self._digest(image, tensors)})
 
     def decode(self, image: bytes, content: bytes, views: int) -> dict[str, Tensor]:
         """Return the tensors of an image's file.
 
         Raises:
-            DamagedViews: the file is damaged, belongs to another image, or has another format.
+            DamagedViews: the file is damaged, belongs to another image or record, or has another format.
         """
         try:
             tensors = safetensors.torch.load(content)
@@ -155,17 +163,16 @@ class ViewFormat:
             expected |= output.kinds(views)
         if found != expected:
             raise DamagedViews("its features have another format or number of views than the record says")
-        if stated != _digest(image, tensors):
-            raise DamagedViews("its features are damaged, or belong to another image")
+        if stated != self._digest(image, tensors):
+            raise DamagedViews("its features are damaged, or belong to another image or record")
         return tensors
 
     def values(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the outputs (k, D + L M), float32, of an image's tensors."""
         return torch.cat([output.values(tensors) for output in self.outputs], 1)
 
-
-def _digest(image: bytes, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(image)
-    for name in sorted(tensors):
-        digest.update(tensors[name].numpy().tobytes())
-    return digest.hexdigest()
+    def _digest(self, image: bytes, tensors: Mapping[str, Tensor]) -> str:
+        digest = hashlib.sha256(self.record + image)
+        for name in sorted(tensors):
+            digest.update(tensors[name].numpy().tobytes())
+        return digest.hexdigest()

@@ -118,7 +118,8 @@ class ShardSet:
             if start >= stop:
                 break
             chosen = range(max(first - start, 0), min(stop - start, size))
-            shares.append(Share(self.names[order[place]], size, chosen, self.read))
+            if chosen:
+                shares.append(Share(self.names[order[place]], size, chosen, self.read))
         return shares
 
 

@@ -128,6 +128,14 @@ def test_interrupted_writing_resumes_to_the_same_bytes(photos, folder, tmp_path,
     assert ours == theirs
 
 
+def test_deleted_file_of_a_shard_is_written_again(photos, folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / "00001.held-out").unlink()
+    (copy / "00002.tar").unlink()
+    write(photos / "train", copy, *SHARDED, "--dense-grid", "2")
+    assert digests(copy) == digests(folder)
+
+
 def _write(source: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     write(source, folder, "--images-per-shard", "9", "--dense-grid", "2")

@@ -25,6 +25,8 @@ from gendd_imagenet.stored_views import ENDING
 STUDENT = ["--student", "toy:network", "--batch-size", "16", "--epochs", "4", "--warmup-epochs", "0", "--eval-every",
            "1", "--precision", "fp32", "--workers", "0", "--optimizer", "sgd", "--lr", "1e-2"]  # fmt: skip
 HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2", "--sampling-steps", "1"]
+FLAGS = ["--teacher", "toy:own", "--views", "3", "--image-size", "32", "--crop-scale", "0.4", "1", "--workers", "0",
+         "--images-per-shard", "30", "--auto-augment", "rand-m7-n2", "--precision", "fp32"]  # fmt: skip
 DENSE = ["--dense-grid", "2"]
 
 
@@ -32,9 +34,7 @@ DENSE = ["--dense-grid", "2"]
 def folder(photos, tmp_path_factory) -> Path:
     """Write 90 images in 3 shards with 3 views, at another image size and crop than the default."""
     made = tmp_path_factory.mktemp("shards") / "out"
-    flags = ["--teacher", "toy:own", "--views", "3", "--image-size", "32", "--crop-scale", "0.4", "1", "--workers", "0",
-             "--images-per-shard", "30", "--auto-augment", "rand-m7-n2", "--precision", "fp32"]  # fmt: skip
-    reinforce(IMAGENET, [str(photos / "train"), str(made), *flags, *DENSE])
+    reinforce(IMAGENET, [str(photos / "train"), str(made), *FLAGS, *DENSE])
     return made
 
 
@@ -197,6 +197,15 @@ def test_damaged_folders_are_refused(run, folder, tmp_path):
         changed(copy, name, change)
         with refuses(f"--images .*: {words}" if "held" not in name else words):
             run(images=copy, runs=f"runs-{copy.name}")
+    copy = Path(shutil.copytree(folder, tmp_path / "edited"))
+    record = json.loads((copy / "reinforced.json").read_text()) | {"interpolation": "bilinear"}
+    (copy / "reinforced.json").write_text(json.dumps(record))
+    with refuses("its features are damaged, or belong to another image or record"):
+        run(images=copy)
+    copy = Path(shutil.copytree(folder, tmp_path / "incomplete"))
+    (copy / "00001.tar").unlink()
+    with refuses("--images .*: 1 of its shards are missing, such as 00001.tar; repeat the command of reinforce"):
+        run(images=copy)
     copy = Path(shutil.copytree(folder, tmp_path / "unfinished"))
     (copy / "sizes.json").unlink()
     with refuses("its shards are not complete, as sizes.json is missing; repeat the command of reinforce"):
@@ -211,6 +220,28 @@ def test_views_drawn_by_other_libraries_are_refused(run, monkeypatch):
     monkeypatch.setattr("gendd_imagenet.images.seeded", lambda *key: contextlib.nullcontext())
     with refuses("is not drawn again with the same crop; use the versions on record: torch"):
         run()
+
+
+def test_resume_refuses_shards_of_the_same_size(run, folder, photos, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "out"))
+    with ctrl_c("train_step", step=7):
+        run("--checkpoint-steps", "3", images=copy)
+    shutil.rmtree(copy)
+    reinforce(IMAGENET, [str(photos / "train"), str(copy), *FLAGS, *DENSE, "--seed", "1"])
+    with refuses("as many training images"):
+        run("--checkpoint-steps", "3", images=copy)
+
+
+def test_shards_without_images_are_passed_over(run, photos, tmp_path):
+    """Each shard has one image. If that is held out, the shard is empty."""
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number, path in enumerate(sorted((photos / "train").rglob("*.*"))[:40]):
+        shutil.copy(path, images / f"{number}{path.suffix}")
+    reinforce(IMAGENET, [str(images), str(out), *FLAGS, "--images-per-shard", "1", "--holdout", "0.3"])
+    sizes = [*json.loads((out / "sizes.json").read_text()).values()]
+    assert len(sizes) == 40 and 0 in sizes and 16 <= sum(sizes) < 40
+    assert len(losses(run(images=out))) == 4
 
 
 @pytest.mark.parametrize("world", [2, 8])
