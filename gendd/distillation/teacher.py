@@ -17,7 +17,7 @@ from gendd.distillation.teacher_feature import Kind, places_of, select
 from gendd.networks.create import LoadedNetwork
 from gendd.networks.feature_map import features_and_map, map_of, on_grid
 from gendd.networks.features import feature_width
-from gendd.networks.meta import HALF
+from gendd.networks.meta import HALF, MappedFile
 
 # Layers whose weights autocast casts at each call. Subclasses are excluded: they may use the weights before the cast.
 CAST_BY_AUTOCAST = (nn.Linear, nn.Conv2d)
@@ -60,10 +60,12 @@ class FrozenTeacher(DistillationTeacher):
         map_width: D_m, number of the map's channels; 0 without a map.
         cache: if set, `features` reads from it and does not run the network.
         loaded: the network and its descriptions for the plan.
+        mapped: the file to which the network's parameters are mapped, if they are.
     """
 
     cache: Features | None = None
     loaded: LoadedNetwork
+    mapped: MappedFile | None = None
     map_side: tuple[int, ...]
 
     def __init__(
@@ -102,6 +104,9 @@ class FrozenTeacher(DistillationTeacher):
 
     def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
         """Return logits (B, C) or features (B, D_t) of images in the teacher's normalization."""
+        if self.mapped:
+            with naming("teacher_weights"):
+                self.mapped.check()
         forward = super().forward
         with autocast(self.precision, input.device):
             if not self.chunk:

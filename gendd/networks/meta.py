@@ -7,10 +7,13 @@ of relative positions or frequencies of rotary position embeddings.
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from gendd.core.errors import InvalidValue
 
 META = torch.device("meta")
 HALF = (torch.float16, torch.bfloat16)
@@ -59,6 +62,27 @@ def _empty_parameters() -> Iterator[None]:
         finally:
             nn.Module.load_state_dict = copying
             hook.remove()
+
+
+class MappedFile:
+    """A file whose tensors are mapped into memory: they change if it is overwritten in place."""
+
+    def __init__(self, path: Path):
+        self.path, self.found = path, path.stat()
+
+    def check(self) -> None:
+        """Raise InvalidValue if the file was overwritten. One that was replaced or deleted stays mapped unchanged."""
+        try:
+            now = self.path.stat()
+        except OSError:
+            return
+        same_file = now.st_ino == self.found.st_ino
+        if same_file and (now.st_mtime_ns, now.st_size) != (self.found.st_mtime_ns, self.found.st_size):
+            raise InvalidValue(
+                self.path,
+                "was overwritten while in use, which changes the weights; restore it, and write other weights to "
+                "another file",
+            )
 
 
 def is_empty(network: nn.Module) -> bool:

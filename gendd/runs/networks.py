@@ -19,7 +19,7 @@ from gendd.networks import checkpoint, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights
 from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, trial
 from gendd.networks.external import is_foundation
-from gendd.networks.meta import created_empty, without_values
+from gendd.networks.meta import MappedFile, created_empty, without_values
 from gendd.networks.timm_names import TIMM
 
 # Given in place of a file: random weights, to try a recipe without a trained teacher.
@@ -119,6 +119,9 @@ def build_teacher(
             _refuse_random(loaded, lambda: create_network(name, zoo, own, image_size, needs_classifier=classifies))
     # Nothing else of the file is needed, which stays mapped as long as one of its tensors is.
     loaded.tensors = {}
+    device = device or torch.device("cpu")
+    # Other devices hold copies.
+    file = MappedFile(loaded.file) if mapped and loaded.file and device.type == "cpu" else None
     loaded.checksum = checkpoint.checksum_of(network.state_dict())
     if not classifies:
         loaded.normalization += (
@@ -126,7 +129,6 @@ def build_teacher(
         )
     if image_size != config.data.image_size:
         loaded.normalization += f"; sees images of {image_size} pixels"
-    device = device or torch.device("cpu")
     method, chunk = config.method, networks.teacher_chunk
     with naming("teacher", name):
         frozen = FrozenTeacher(
@@ -134,7 +136,7 @@ def build_teacher(
             *(method.dense_grid, method.dense_layer),
         )
         check_repeats(name, frozen.model, kind, image_size, precision)
-    frozen.loaded = loaded
+    frozen.loaded, frozen.mapped = loaded, file
     return frozen
 
 

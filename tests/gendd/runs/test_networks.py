@@ -55,6 +55,21 @@ def test_mapped_teacher_equals_copied_teacher(stored, precision, tmp_path, monke
     assert torch.equal(mapped.logits_of(images), copied.logits_of(images))
 
 
+def test_overwritten_file_of_mapped_teacher_is_refused(tmp_path, monkeypatch):
+    name, images = write_folder(tmp_path), torch.randn(2, 3, SIDE, SIDE)
+    monkeypatch.setattr(networks, "LARGE", 0)
+    teacher, file = teacher_of(name), tmp_path / "model.safetensors"
+    content = file.read_bytes()
+    features = teacher.features_of(images)
+    (tmp_path / "new").write_bytes(bytes(len(content)))
+    file.write_bytes(content)
+    with refuses("--teacher-weights .*model.safetensors: was overwritten while in use"):
+        teacher.features_of(images)
+    # A replaced file leaves the old content mapped.
+    (tmp_path / "new").replace(file)
+    assert torch.equal(teacher.features_of(images), features)
+
+
 def test_mapped_teacher_resizes_its_positions(tmp_path, monkeypatch):
     name, images = write_folder(tmp_path), torch.randn(2, 3, 96, 96)
     copied = teacher_of(name, image_size=96)
