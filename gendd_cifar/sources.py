@@ -3,6 +3,7 @@
 Shapes: N images in the set, S pixels per side.
 """
 
+import os
 import pickle
 from collections import Counter
 from collections.abc import Sequence
@@ -207,7 +208,7 @@ def _decode(field: str, files: ImageFiles, image_size: int | None) -> Images:
     labels = torch.full((len(files.names),), -1) if files.labels is None else torch.tensor(files.labels)
     if image_size is None:
         return _without_pixels(labels)
-    paths = [files.root / name for name in files.names]
+    paths = [files.root / os.fsdecode(name) for name in files.names]
     with ThreadPoolExecutor() as pool:
         read = list(pool.map(_read, paths, repeat(image_size)))
     broken = [f"`{field}`: {path}: {why}" for path, why in zip(paths, read, strict=True) if isinstance(why, str)]

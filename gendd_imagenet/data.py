@@ -6,11 +6,11 @@ Shapes: B images in this process's micro-batch, S pixels per side, C classes.
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from gendd.config import Config
 from gendd.core.distributed import World, usable_cores
 from gendd.core.errors import InvalidSetting, naming
 from gendd.core.seeding import BatchPlan, StepRandom
+from gendd.core.shared import shared
 from gendd.core.terminal import printable
 from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
 from gendd_imagenet import loading, shard_index, shards
 from gendd_imagenet.config import Photographs
 from gendd_imagenet.folders import Listing, refuse_absent
-from gendd_imagenet.hub_images import AnyListing, HubListing
+from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub
 from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.reinforced import HeldOut, Reinforced, is_reinforced
 from gendd_imagenet.reinforced_images import ReinforcedImages
@@ -71,28 +72,49 @@ def open_evaluation(
     Args:
         of_training: open the training images instead, without augmentation.
     """
-    normalize = Normalize.of(network, world.device)
     if is_reinforced(config.data.images) and not of_training:
-        return ReinforcedEvaluation(config, plan, world, normalize)
-    held = config.data.holdout or (config.data.images and not config.data.eval_dataset)
-    if of_training or held:
-        dataset, split = config.data.dataset, "train" if of_training else HELD_OUT
-        listing = list_training(config)
-        if held:
-            listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
-        # The training images already report the skipped files.
-        listing = replace(listing, passed_over=Counter())
+        return ReinforcedEvaluation(config, plan, world, Normalize.of(network, world.device))
+    held = bool(config.data.holdout or (config.data.images and not config.data.eval_dataset))
+    of_run = of_training or held
+    dataset = config.data.dataset if of_run else config.data.eval_dataset or config.data.dataset
+
+    def listed() -> AnyListing:
+        if of_run:
+            listing = list_training(config)
+            if held:
+                listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
+            # The training images already report the skipped files.
+            listing = replace(listing, passed_over=Counter())
+        else:
+            listing = list_evaluation(config)
+            _refuse_absent("eval_list", config, world, listing)
+        if not (of_training or config.data.images):
+            refuse_unlabeled(config, listing, held_out=held)
+        if listing.known.any():
+            return _with_label(listing).in_evaluation_order()
+        return listing.with_labels(torch.full((len(listing),), -1)).in_evaluation_order()
+
+    listing = _listed_once(dataset, world, listed)
+    if of_run:
+        split = "train" if of_training else HELD_OUT
     else:
-        dataset, listing = config.data.eval_dataset or config.data.dataset, list_evaluation(config)
-        if config.data.eval_list and world.is_first and isinstance(listing, Listing):
-            with naming("eval_list"):
-                refuse_absent(config.data.eval_list, listing)
         split = listing.split if isinstance(listing, HubListing) else _name_of_evaluation(config)
-    if not (of_training or config.data.images):
-        refuse_unlabeled(config, listing, held_out=bool(held))
-    if listing.known.any():
-        listing = _with_label(listing)
-    return EvaluationPhotos(config, listing, dataset, split, plan, world, normalize)
+    return EvaluationPhotos(config, listing, dataset, split, plan, world, Normalize.of(network, world.device))
+
+
+Listed = TypeVar("Listed")
+
+
+def _listed_once(dataset: str, world: World, listed: Callable[[], Listed]) -> Listed:
+    # The package datasets maps its files in every process.
+    return listed() if is_hub(dataset) else shared(world, listed)
+
+
+def _refuse_absent(field: str, config: Config[Photographs], world: World, listing: AnyListing) -> None:
+    """Refuse a list, if the configuration has one, that names missing files. One process asks for them."""
+    if (file := getattr(config.data, field)) and world.is_first and isinstance(listing, Listing):
+        with naming(field):
+            refuse_absent(file, listing)
 
 
 def _with_label(listing: AnyListing) -> AnyListing:
@@ -149,26 +171,32 @@ class TrainingPhotos:
             if not self.steps_per_pass:
                 raise self._too_few(self.size, "")
             return
+        self.listing, self.class_sizes = _listed_once(
+            config.data.dataset, world, lambda: self._list(world, labeled_only)
+        )
+        self.size, self.passed_over = len(self.listing), self.listing.passed_over
+        if self.class_sizes is not None:
+            self.class_names = self.listing.classes
+        self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
+
+    def _list(self, world: World, labeled_only: bool) -> tuple[AnyListing, Tensor | None]:
+        """Return the training images, and their number per class (C,)."""
+        config, sizes = self.config, None
         listing = list_training(config)
-        if config.data.train_list and world.is_first and isinstance(listing, Listing):
-            with naming("train_list"):
-                refuse_absent(config.data.train_list, listing)
-        self.passed_over = listing.passed_over
+        _refuse_absent("train_list", config, world, listing)
         total = len(listing)
         if share := held_share(config, total):
             listing, _ = listing.hold_out(share)
-        held = total - len(listing)
+        held = f" after holding out {total - len(listing)} of {total}" if share else ""
         if not config.data.lacks_labels and listing.known.any():
             listing = _with_label(listing)
-            self.passed_over = listing.passed_over
         if has_training_labels(config):
-            self.class_names, self.class_sizes = listing.classes, listing.class_counts(len(listing.classes))
+            sizes = listing.class_counts(len(listing.classes))
         if config.data.label_fraction < 1:
             listing = listing.partly_labeled(config.data.label_fraction, labeled_only)
-        if len(listing) < plan.batch:
-            raise self._too_few(len(listing), f" after holding out {held} of {total}" if held else "")
-        self.listing, self.size = listing, len(listing)
-        self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
+        if len(listing) < self.plan.batch:
+            raise self._too_few(len(listing), held)
+        return listing, sizes
 
     def _too_few(self, images: int, aside: str) -> InvalidSetting:
         return InvalidSetting(
@@ -291,7 +319,7 @@ class TrainingPhotos:
         return {
             "data_set": listing.root.resolve().name,
             "images": len(listing),
-            "image_names_sha256": hashlib.sha256(b"\n".join(listing.names.tolist())).hexdigest(),
+            "image_names_sha256": _checksum(listing.names),
             **{name: getattr(config.data, name) for name in names},
         }
 
@@ -299,6 +327,15 @@ class TrainingPhotos:
         chunks = self._listed(request for view, rows in batches for request in loading.view_requests(view, rows))
         for _, rows in batches:
             yield self.normalize(self._next(chunks, len(rows)).images)
+
+
+def _checksum(names: Iterable[bytes]) -> str:
+    """Return the SHA-256 of names, joined by line feeds."""
+    digest, separator = hashlib.sha256(), b""
+    for name in names:
+        digest.update(separator + name)
+        separator = b"\n"
+    return digest.hexdigest()
 
 
 def _name_of_evaluation(config: Config[Photographs]) -> str:
@@ -324,11 +361,8 @@ class EvaluationPhotos:
         self.dataset, self.split = dataset, split
         self.image_size, self.workers = config.data.image_size, min(config.data.workers, usable_cores())
         self.view = EvalView(config.data.image_size, config.data.crop_pct, config.data.interpolation)
-        self.passed_over = listing.passed_over
+        self.passed_over, self.listing, self.size = listing.passed_over, listing, len(listing)
         self.class_names = listing.classes if listing.known.any() else ()
-        if listing.labels is None:
-            listing = listing.with_labels(torch.full((len(listing),), -1))
-        self.listing, self.size = listing.in_evaluation_order(), len(listing)
         self.checksum = self.listing.checksum
 
     def batches(self, limit: int = 0) -> Batches:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gendd.core.errors import InvalidValue
 from gendd.core.retry import retried
 from gendd.data import image_files
+from gendd.data.names import Names
 from gendd.data.split import Split
 
 RELEASE = (
@@ -29,14 +29,14 @@ class Listing(Split):
     """N image files below a folder.
 
     Args:
-        names: (N,) paths below `root`, as bytes, since every worker would copy a million Python strings.
+        names: N paths below `root`.
         labels: (N,) int64, or (N, M) if an image may have several labels; -1 means unknown. None: no labels.
         classes: name of each class, None for a class without a known name.
         passed_over: number of skipped files and folders of each kind.
     """
 
     root: Path
-    names: np.ndarray
+    names: Names
     labels: Tensor | None
     classes: tuple[str | None, ...]
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -61,14 +61,14 @@ class Listing(Split):
 
     def select(self, indices: Tensor) -> "Listing":
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, names=self.names[indices.numpy()], labels=labels)
+        return replace(self, names=self.names.select(indices.numpy()), labels=labels)
 
     def with_labels(self, labels: Tensor) -> "Listing":
         return replace(self, labels=labels)
 
     def checksum(self) -> str:
         """Return a checksum of the names and sizes of the images."""
-        return image_files.checksum(self.root, map(os.fsdecode, self.names))
+        return image_files.checksum(self.root, self.names)
 
     def contents(self) -> str:
         """Return a checksum of the contents of some of the images."""
@@ -87,7 +87,7 @@ def list_class_folders(root: Path, split: str) -> Listing:
         InvalidValue: a class folder holds no images, or none exists.
     """
     files = image_files.list_class_folders(root, split)
-    return Listing(root, _as_bytes(files.names), torch.tensor(files.labels), tuple(files.classes), files.passed_over)
+    return Listing(root, files.names, torch.tensor(files.labels), tuple(files.classes), files.passed_over)
 
 
 def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Listing:
@@ -126,7 +126,7 @@ def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Li
     if len(set(named.values())) < len(named):
         named = {}
     classes = tuple(named.get(label) for label in range(max(num_classes, max(labels) + 1)))
-    return Listing(root, _as_bytes(names), torch.tensor(labels), classes)
+    return Listing(root, Names.of(map(os.fsencode, names)), torch.tensor(labels), classes)
 
 
 def _refuse_doubles(file: str, names: Sequence[str], labels: Sequence[int], once: bool) -> None:
@@ -160,7 +160,7 @@ def list_reassessed(file: str, root: Path, split: str) -> Listing:
         raise InvalidValue(file, f"does not hold lists of class numbers from 0; {form}")
     found = [torch.tensor(labels, dtype=torch.int64) for labels in reassessed]
     listing = list_class_folders(root, split)
-    numbers = [re.search(rb"_(\d+)\.[^./]*$", name) for name in listing.names.tolist()]
+    numbers = [re.search(rb"_(\d+)\.[^./]*$", name) for name in listing.names]
     rows = [int(number[1]) - 1 if number else -1 for number in numbers]
     if not all(0 <= row < len(found) for row in rows):
         raise InvalidValue(
@@ -188,11 +188,7 @@ def list_unlabeled(root: Path) -> Listing:
         InvalidValue: the folder holds no images.
     """
     files = image_files.list_images(root)
-    return Listing(root, _as_bytes(files.names), None, (), files.passed_over)
-
-
-def _as_bytes(names: Sequence[str]) -> np.ndarray:
-    return np.array([os.fsencode(name) for name in names])
+    return Listing(root, files.names, None, (), files.passed_over)
 
 
 def refuse_absent(file: str, listing: Listing) -> None:

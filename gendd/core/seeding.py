@@ -63,12 +63,14 @@ class Shuffled:
 
     def __init__(self, size: int):
         self.size, self.number = size, -1
-        self.order = torch.empty(0, dtype=torch.int64)
+        # Half the memory of int64, for the same order.
+        self.order = torch.empty(0, dtype=torch.int32)
 
     def locate(self, random: StepRandom) -> tuple[int, Tensor]:
         """Return the pass that a micro-batch belongs to, and the indices (B,) of its images."""
         number, position = divmod(random.step, self.size // random.batch)
         if number != self.number:
             self.number = number
-            self.order = torch.randperm(self.size, generator=generator("cpu", random.seed, "order", number))
-        return number, self.order[position * random.batch :][random.rows]
+            noise = generator("cpu", random.seed, "order", number)
+            self.order = torch.randperm(self.size, generator=noise, dtype=torch.int32)
+        return number, self.order[position * random.batch :][random.rows].long()

@@ -7,10 +7,12 @@ counted. Links are followed, except links to a folder that contains them.
 
 import hashlib
 import os
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,14 @@ import numpy as np
 from gendd.core.errors import InvalidValue, UserError, no_such
 from gendd.core.retry import retried
 from gendd.data.decode import ENDINGS, begins_as_image
+from gendd.data.names import Names
 
 # Number of kinds of skipped files to list by name, the most frequent ones.
 KINDS_TOLD = 6
 # Threads that ask a file system for sizes: a network's file system answers many questions at once.
 ASKING = 16
+# Number of files to ask for at the same time; a waiting question takes 1 kB.
+ASKED = 10_000
 # Number of files whose contents are compared, of a data set of any size.
 MOST_SAMPLED = 1000
 HIDDEN, NO_ENDING = "hidden", "without an ending"
@@ -34,14 +39,14 @@ class ImageFiles:
 
     Args:
         names: N paths relative to `root`, in order.
-        labels: the class of each image; None where folders are not classes.
+        labels: (N,) int64, the class of each image; None where folders are not classes.
         classes: the names of the classes; empty where folders are not classes.
         passed_over: number of skipped files and folders of each kind.
     """
 
     root: Path
-    names: list[str]
-    labels: list[int] | None
+    names: Names
+    labels: np.ndarray | None
     classes: list[str]
     passed_over: Counter[str]
 
@@ -54,8 +59,9 @@ def list_images(root: Path) -> ImageFiles:
     """
     if not root.is_dir():
         raise InvalidValue(root, f"{no_such(root, 'folder')}; name a folder of images")
-    names, passed_over = _walk(root)
-    if not names:
+    passed_over: Counter[str] = Counter()
+    names = Names.of(_walk(str(root), b"", frozenset(), passed_over))
+    if not len(names):
         raise InvalidValue(root, f"holds no image{aside(passed_over)}; name a folder of images")
     return ImageFiles(root, names, None, [], passed_over)
 
@@ -70,21 +76,29 @@ def list_class_folders(root: Path, split: str) -> ImageFiles:
     classes = class_names(root / split)
     if not classes:
         raise InvalidValue(root, f"{split}/ is missing or holds no class folder; {needs}")
-    names, passed_over = _walk(root / split)
-    number = {name: label for label, name in enumerate(classes)}
-    inside = [name for name in names if "/" in name]
-    if len(inside) < len(names):
-        passed_over["outside the class folders"] += len(names) - len(inside)
-    # The sort is stable: the images of a class keep their order.
-    inside.sort(key=lambda name: number[name.partition("/")[0]])
-    labels = [number[name.partition("/")[0]] for name in inside]
-    empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
+    number = {os.fsencode(name): label for label, name in enumerate(classes)}
+    passed_over: Counter[str] = Counter()
+    found = array("q")
+
+    def inside() -> Iterator[bytes]:
+        for name in _walk(str(root / split), b"", frozenset(), passed_over):
+            folder, slash, _ = name.partition(b"/")
+            if slash:
+                found.append(number[folder])
+                yield os.fsencode(f"{split}/") + name
+            else:
+                passed_over["outside the class folders"] += 1
+
+    names, labels = Names.of(inside()), np.array(found, np.int64)
+    empty = [classes[label] for label in sorted(set(range(len(classes))) - set(found))]
     if empty:
         more = f" and {len(empty) - 5} others" if len(empty) > 5 else ""
         raise InvalidValue(
             root, f"no image in {split}/ for the classes {', '.join(empty[:5])}{more}{aside(passed_over)}; {needs}"
         )
-    return ImageFiles(root, [f"{split}/{name}" for name in inside], labels, classes, passed_over)
+    # The sort is stable: the images of a class keep their order.
+    order = labels.argsort(kind="stable")
+    return ImageFiles(root, names.select(order), labels[order], classes, passed_over)
 
 
 def class_names(folder: Path) -> list[str]:
@@ -94,26 +108,29 @@ def class_names(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         return []
-    names = sorted(entry.name for entry in _entries(str(folder)) if _is_folder(entry) and not _hidden(entry))
+    inside = (name for name in _entries(str(folder)) if name.endswith(b"/") and not _hidden(name))
+    names = sorted(os.fsdecode(name[:-1]) for name in inside)
     if all(name.isascii() and name.isdecimal() for name in names):
         names.sort(key=int)
     return names
 
 
-def checksum(root: Path, names: Iterable[str]) -> str:
+def checksum(root: Path, names: Iterable[bytes | str]) -> str:
     """Return the SHA-256 of the names and sizes of files below a folder. A missing file has no size."""
 
-    def described(name: str) -> bytes:
+    def described(name: bytes | str) -> bytes:
+        path = os.fsdecode(name)
         try:
-            size = str(os.stat(root / name).st_size)
+            size = str(os.stat(root / path).st_size)
         except FileNotFoundError:
             size = "missing"
-        return os.fsencode(f"{name} {size}\n")
+        return os.fsencode(f"{path} {size}\n")
 
-    digest = hashlib.sha256()
+    digest, rest = hashlib.sha256(), iter(names)
     with ThreadPoolExecutor(ASKING) as pool:
-        for line in pool.map(described, names):
-            digest.update(line)
+        while some := list(islice(rest, ASKED)):
+            for line in pool.map(described, some):
+                digest.update(line)
     return digest.hexdigest()
 
 
@@ -123,7 +140,7 @@ def sampled(count: int) -> list[int]:
     return [place * (count - 1) // max(1, most - 1) for place in range(most)]
 
 
-def contents(root: Path, names: Sequence[str] | np.ndarray) -> str:
+def contents(root: Path, names: Names) -> str:
     """Return the SHA-256 of the contents of the `sampled` files below a folder. A missing file counts as empty."""
 
     def content(index: int) -> bytes:
@@ -152,29 +169,28 @@ def aside(passed_over: Counter[str]) -> str:
     return f" (passed over: {describe(passed_over)})" if passed_over else ""
 
 
-def _walk(root: Path) -> tuple[list[str], Counter[str]]:
-    """Return the paths of all images below a folder, in order, and the number of other entries of each kind."""
-    names: list[str] = []
-    passed_over: Counter[str] = Counter()
-    # Folders to visit, each with the identities of its parent folders.
-    pending: list[tuple[str, frozenset]] = [("", frozenset())]
-    while pending:
-        below, around = pending.pop()
-        here = os.stat(root / below)
-        if (here.st_dev, here.st_ino) in around:
-            passed_over["links to a folder around them"] += 1
-            continue
-        inside = around | {(here.st_dev, here.st_ino)}
-        for entry in _entries(os.path.join(root, below)):
-            if _hidden(entry):
-                passed_over[HIDDEN] += 1
-            elif _is_folder(entry):
-                pending.append((f"{below}{entry.name}/", inside))
-            elif _claims_to_be_image(entry.path):
-                names.append(below + entry.name)
-            else:
-                passed_over[ending_of(entry.path)] += 1
-    return sorted(names, key=os.fsencode), passed_over
+def _walk(folder: str, below: bytes, around: frozenset, passed_over: Counter[str]) -> Iterator[bytes]:
+    """Yield the paths of all images in a folder and its folders, in order, and count all other entries by kind.
+
+    Args:
+        below: beginning of the paths to yield.
+        around: identities of the folder's parent folders.
+    """
+    here = os.stat(folder)
+    if (here.st_dev, here.st_ino) in around:
+        passed_over["links to a folder around them"] += 1
+        return
+    inside = around | {(here.st_dev, here.st_ino)}
+    for name in _entries(folder):
+        path = os.path.join(folder, os.fsdecode(name))
+        if _hidden(name):
+            passed_over[HIDDEN] += 1
+        elif name.endswith(b"/"):
+            yield from _walk(path, below + name, inside, passed_over)
+        elif _claims_to_be_image(path):
+            yield below + name
+        else:
+            passed_over[ending_of(path)] += 1
 
 
 def _claims_to_be_image(path: str) -> bool:
@@ -182,10 +198,12 @@ def _claims_to_be_image(path: str) -> bool:
     return ending in ENDINGS or (ending == NO_ENDING and os.path.isfile(path) and begins_as_image(path))
 
 
-def _entries(folder: str) -> list[os.DirEntry]:
-    def read() -> list[os.DirEntry]:
+def _entries(folder: str) -> list[bytes]:
+    """Return the names in a folder, with a slash after the names of folders, which puts whole paths in order."""
+
+    def read() -> list[bytes]:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return sorted(os.fsencode(entry.name) + b"/" * _is_folder(entry) for entry in entries)
 
     try:
         return retried(read, folder)
@@ -193,9 +211,9 @@ def _entries(folder: str) -> list[os.DirEntry]:
         raise UserError(f"{folder}: cannot be listed ({error.strerror}); fix this or remove the folder") from error
 
 
-def _hidden(entry: os.DirEntry) -> bool:
+def _hidden(name: bytes) -> bool:
     # macOS adds a folder __MACOSX with metadata to its archives.
-    return entry.name.startswith(".") or entry.name == "__MACOSX"
+    return name.startswith(b".") or name.rstrip(b"/") == b"__MACOSX"
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

@@ -3,6 +3,7 @@
 The modules that train are imported when a run starts, so that --help does not wait for them.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ def train(family: Family, arguments: list[str]) -> None:
             check_ranges(config.data)
             config.data.check_training_images()
             family.access.check_data(config)
-            _compare_with_run(family, config, world)
+            _compare_with_run(family, config, replace(world, size=1))
 
 
 def _compare_with_run(family: Family, config: Config, world: World) -> None:

@@ -65,7 +65,7 @@ def test_held_out_images_are_not_trained_on(flat):
     settings = config(flat)
     training, held = open_photos(settings), open_evaluated(settings)
     assert (training.size, held.size, held.split, held.class_names) == (81, 9, "held-out", ())
-    assert not set(training.listing.names.tolist()) & set(held.listing.names.tolist())
+    assert not set(training.listing.names) & set(held.listing.names)
     assert all((labels == -1).all() for _, labels in images_and_labels(training, range(2)))
 
 

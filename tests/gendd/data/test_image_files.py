@@ -1,5 +1,6 @@
 """Image files: which files count, with and without class folders, and the order of classes."""
 
+import hashlib
 import io
 import os
 from collections import Counter
@@ -10,6 +11,7 @@ from lines import refuses
 from PIL import Image
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
+from gendd.data import image_files
 from gendd.data.image_files import checksum, class_names, describe, list_class_folders, list_images
 
 PIXELS = io.BytesIO()
@@ -40,6 +42,10 @@ def root(tmp_path):
 NOT_IMAGES = Counter({"hidden": 7, ".txt": 2, "without an ending": 2, ".mpg": 2})
 
 
+def texts(files):
+    return [os.fsdecode(name) for name in files.names]
+
+
 def refusal(function, *arguments):
     with refuses() as caught:
         function(*arguments)
@@ -50,10 +56,10 @@ def refusal(function, *arguments):
 def test_folders_with_and_without_classes_list_same_images(root):
     expected = sorted(f"{name}/{image}" for name in ("cat", "dog") for image in IMAGES)
     unlabeled = list_images(root / "train")
-    assert unlabeled.names == expected and unlabeled.labels is None
+    assert texts(unlabeled) == expected and unlabeled.labels is None
     labeled = list_class_folders(root, "train")
-    assert labeled.names == [f"train/{name}" for name in expected]
-    assert labeled.classes == ["cat", "dog"] and labeled.labels == [0] * len(IMAGES) + [1] * len(IMAGES)
+    assert texts(labeled) == [f"train/{name}" for name in expected]
+    assert labeled.classes == ["cat", "dog"] and labeled.labels.tolist() == [0] * len(IMAGES) + [1] * len(IMAGES)
     assert labeled.passed_over == unlabeled.passed_over == NOT_IMAGES
     assert describe(NOT_IMAGES) == "7 hidden, 2 .txt, 2 without an ending, 2 .mpg"
 
@@ -64,15 +70,30 @@ def test_class_folders_are_listed_as_in_torchvision(tmp_path):
             write(tmp_path / "train" / name / f"{number}.png")
     theirs = torchvision.datasets.ImageFolder(tmp_path / "train")
     ours = list_class_folders(tmp_path, "train")
-    paths = [str(tmp_path / name) for name in ours.names]
-    assert list(zip(paths, ours.labels, strict=True)) == theirs.samples
+    paths = [str(tmp_path / name) for name in texts(ours)]
+    assert list(zip(paths, ours.labels.tolist(), strict=True)) == theirs.samples
     assert ours.classes == theirs.classes
+
+
+def test_images_are_listed_in_order_of_their_whole_paths(tmp_path):
+    # Bytes before and after "/", names that begin like others, and a name above U+FFFF, which surrogates sort wrongly.
+    folders = ("a", "a-b", "a.png", "a/0", "a/b", "a0", "ab", "z", "z/\ue000", "z/\U0001f600", "z/\udce9")
+    for folder in folders:
+        for name in ("1.png", "-.png", "0.png", "x.png", "~.jpg"):
+            write(tmp_path / "train" / folder / name)
+    paths = [path for path in (tmp_path / "train").rglob("*") if path.is_file()]
+    expected = sorted(os.fsencode(path.relative_to(tmp_path / "train")) for path in paths)
+    assert list(list_images(tmp_path / "train").names) == expected and len(expected) == 5 * len(folders)
+    labeled = list_class_folders(tmp_path, "train")
+    by_class = sorted(expected, key=lambda name: labeled.classes.index(os.fsdecode(name.partition(b"/")[0])))
+    assert list(labeled.names) == [b"train/" + name for name in by_class]
+    assert labeled.classes == ["a", "a-b", "a.png", "a0", "ab", "z"]
 
 
 def test_images_outside_class_folders_are_counted_not_used(root):
     write(root / "train" / "loose.png")
     listed = list_class_folders(root, "train")
-    assert "train/loose.png" not in listed.names
+    assert "train/loose.png" not in texts(listed)
     assert listed.passed_over - NOT_IMAGES == {"outside the class folders": 1}
 
 
@@ -88,9 +109,9 @@ def test_links_are_followed_without_circles(tmp_path):
     (cat / "itself").symlink_to(cat / "itself")
     (tmp_path / "train" / "wolf").symlink_to(tmp_path / "elsewhere")
     expected = ["cat/a.png", "cat/file.png", "cat/folder/x.png", "cat/gone.png", "dog/a.png", "wolf/x.png"]
-    assert list_images(tmp_path / "train").names == expected
+    assert texts(list_images(tmp_path / "train")) == expected
     labeled = list_class_folders(tmp_path, "train")
-    assert [name.removeprefix("train/") for name in labeled.names] == expected
+    assert [name.removeprefix("train/") for name in texts(labeled)] == expected
     assert labeled.passed_over == {"links to a folder around them": 1, "without an ending": 1}
 
 
@@ -98,7 +119,7 @@ def test_undecodable_file_names_are_listed(tmp_path):
     name = os.fsencode(tmp_path) + b"/caf\xe9.png"
     with open(name, "wb") as file:
         file.write(PNG)
-    assert [os.fsencode(name) for name in list_images(tmp_path).names] == [b"caf\xe9.png"]
+    assert list(list_images(tmp_path).names) == [b"caf\xe9.png"]
 
 
 def test_numbered_classes_sort_by_number_as_in_timm(tmp_path):
@@ -107,7 +128,7 @@ def test_numbered_classes_sort_by_number_as_in_timm(tmp_path):
         write(tmp_path / "train" / name / "a.png")
     assert class_names(tmp_path / "train") == names
     theirs = ReaderImageFolder(str(tmp_path / "train")).class_to_idx
-    assert list_class_folders(tmp_path, "train").labels == [theirs[name] for name in names]
+    assert list_class_folders(tmp_path, "train").labels.tolist() == [theirs[name] for name in names]
 
 
 def test_named_classes_sort_as_text_as_in_torchvision(tmp_path):
@@ -118,6 +139,13 @@ def test_named_classes_sort_as_text_as_in_torchvision(tmp_path):
     (tmp_path / "__MACOSX").rmdir()
     assert class_names(tmp_path) == torchvision.datasets.folder.find_classes(tmp_path)[0]
     assert class_names(tmp_path / "none") == []
+
+
+def test_checksum_of_many_files_is_of_one_text(root, monkeypatch):
+    monkeypatch.setattr(image_files, "ASKED", 3)
+    files = list_images(root / "train")
+    lines = [f"{name} {(root / 'train' / name).stat().st_size}\n" for name in texts(files)]
+    assert checksum(files.root, files.names) == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def test_checksum_follows_names_and_sizes(root):
