@@ -3,7 +3,8 @@
 #   bash sh/distill_folder.sh FOLDER [flags]
 # FOLDER holds images, at any depth. Flags override the values below: --teacher (timm/..., hub:..., transformers:...,
 # open_clip:...), --student, --dry-run and others. Run the same command again to resume. STEPS=5000 in the environment
-# trains for about 5,000 steps; METHOD=gendd trains by another method, with the same recipe.
+# trains for about 5,000 steps; METHOD=gendd trains by GenDD. The default, a linear layer that predicts the teacher's
+# feature, came closest to the teacher in docs/results/folder_cifar100/README.md, and is the fastest.
 # 2 % of the images are held out, but at least 50 or a tenth, and at most 1,000; --holdout sets another share. On these
 # images the student's features are compared with the teacher's: cosine, explained variance, agreement of nearest
 # neighbors. Each checkpoint also writes the student to student/ in the run folder, in timm's format. With few images,
@@ -16,7 +17,7 @@ if [[ -z $folder || $folder == -* ]]; then
   exit 2
 fi
 
-steps=${STEPS:-20000} method=${METHOD:-gendd}
+steps=${STEPS:-20000} method=${METHOD:-regression}
 # Batch size: a power of two from 8 to 256 that gives at least ten steps per epoch, estimated from the number of files.
 # Epochs: as many as give the steps. Shards and downloads have no files to count.
 batch=256 epochs=100
@@ -39,11 +40,12 @@ recipe=(
   --schedule cosine
   --warmup-epochs "$(((epochs + 19) / 20))"
   --crop-scale 0.2 1
-  --feature-mixup 0
-  --token-dim 64
-  --width 1024
-  --repeats 16
   --eval-every "$(((epochs + 19) / 20))"
 )
+options=()
+case $method in
+  regression) options=(--predictor linear --feature-mixup 0) ;;
+  gendd) options=(--token-dim 64 --width 1024 --repeats 16 --feature-mixup 0) ;;
+esac
 
-exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "$method" "${recipe[@]}" "${@:2}"
+exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "$method" "${recipe[@]}" "${options[@]}" "${@:2}"

@@ -21,7 +21,7 @@ from gendd.programs.train import train_config
 from gendd.runs.experiment import Experiment
 
 SMALL_IMAGES = ("digits", "cifar10", "cifar100")
-# The recipe of sh/distill_folder.sh.
+# Optimizer and schedule of sh/distill_folder.sh.
 RECIPE: dict[str, Any] = {
     "optimizer": "adamw",
     "lr": 2e-3,
@@ -50,7 +50,7 @@ def distill(
 ) -> Experiment:
     """Train a student to generate a teacher's features, in this process. The same call resumes a stopped run.
 
-    The defaults are those of `sh/distill_folder.sh`; GenDD is described in arXiv 2507.14503.
+    Optimizer and schedule are those of `sh/distill_folder.sh`; GenDD is described in arXiv 2507.14503.
 
     Args:
         teacher, student: name of a network (docs/networks.md), a module with timm's interface, or a `Network`. A given
