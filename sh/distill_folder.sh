@@ -3,8 +3,8 @@
 #   bash sh/distill_folder.sh FOLDER [flags]
 # FOLDER holds images, at any depth. Flags override the values below: --teacher (timm/..., hub:..., transformers:...,
 # open_clip:...), --student, --dry-run and others. Run the same command again to resume. STEPS=5000 in the environment
-# trains for about 5,000 steps; METHOD=gendd trains by GenDD. The default, a linear layer that predicts the teacher's
-# feature, came closest to the teacher in docs/results/folder_cifar100/README.md, and is the fastest.
+# trains for about 5,000 steps; METHOD=gendd trains by GenDD. Without METHOD a linear layer predicts the teacher's feature:
+# it came closest to the teacher in docs/results/folder_cifar100/README.md, and costs least.
 # 2 % of the images are held out, but at least 50 or a tenth, and at most 1,000; --holdout sets another share. On these
 # images the student's features are compared with the teacher's: cosine, explained variance, agreement of nearest
 # neighbors. Each checkpoint also writes the student to student/ in the run folder, in timm's format. With few images,
