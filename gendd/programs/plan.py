@@ -108,7 +108,7 @@ def _schedule(config: Config) -> str:
 def _warmup(config: Config) -> str:
     words = f"warm-up {config.optimizer.warmup:g} of {_counted(config.optimizer.epochs, 'epoch')}"
     if config.optimizer.warmup != config.optimizer.warmup_epochs:
-        words += f" (a tenth: --warmup-epochs {config.optimizer.warmup_epochs:g} is not shorter)"
+        words += f" (a tenth: --warmup-epochs {config.optimizer.warmup_epochs:g} would leave no other epoch)"
     return words
 
 

@@ -27,6 +27,7 @@ from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
 from gendd.family import Family
 from gendd.methods import METHODS
+from gendd.methods.base import FEATURES_ALONE
 from gendd.methods.dense import DenseOptions
 from gendd.methods.pretrain import SET_BY
 from gendd.networks.checkpoint import read_weights, weights_file
@@ -109,7 +110,8 @@ class TrainRun:
         if config.data.unlabeled and not method.unlabeled:
             able = ", ".join(name for name, known in METHODS.items() if known.unlabeled)
             field, value = config.data.unlabeled_by
-            raise InvalidSetting(field, value, f"{name} needs labels; choose a method that learns without: {able}")
+            advice = f"choose a method that learns without: {able}" if field == "unlabeled" else FEATURES_ALONE
+            raise InvalidSetting(field, value, f"{name} needs labels; {advice}")
         if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: it reads no labels; add --unlabeled")
         for refusal in errors_of(lambda: check_names_weights(config.networks)):

@@ -67,15 +67,24 @@ def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
 
 
 def _differing(run: FinishedRun, others: list[FinishedRun]) -> str:
-    """Describe the settings in which a run differs from other runs with its name, data and networks."""
-    alike = [other for other in others if _place(other) == _place(run)]
-    names = sorted({name for other in alike for name in {*other.settings, *run.settings} if name not in SHOWN})
-    differing = [name for name in names if len({json.dumps(other.settings.get(name)) for other in alike}) > 1]
+    """Describe the settings in which a run differs from other runs with its data and networks.
+
+    Other runs are those with its name; for `dense_grid`, which adds a loss, they are the runs of all methods.
+    """
+    rivals = [other for other in others if _place(other) == _place(run)]
+    alike = [other for other in rivals if other.name == run.name]
+    names = sorted({name for other in alike for name in other.settings if name not in SHOWN})
+    differing = [name for name in names if _values(name, rivals if name == "dense_grid" else alike) > 1]
     return ", ".join(f"{name.replace('_', ' ')} {_short(run.settings.get(name))}" for name in differing)
 
 
+def _values(name: str, runs: list[FinishedRun]) -> int:
+    """Count the different values of a setting. Methods that cannot have a dense term count as those without it."""
+    return len({json.dumps(run.settings.get(name, 0 if name == "dense_grid" else None)) for run in runs})
+
+
 def _place(run: FinishedRun) -> tuple:
-    return run.comparable, run.student, run.teacher, run.name
+    return run.comparable, run.student, run.teacher
 
 
 def _short(value: object) -> str:

@@ -108,7 +108,7 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
         (["--images", "nowhere"], "--images nowhere: no such folder"),
         (["--dataset", "other"], "--dataset other: --images .* replaces it"),
         (["--batch-size", "82"], "81 training images after .* fewer than --batch-size 82"),
-        (["kd"], "--images .*: kd needs labels; choose a method that learns without: kl"),
+        (["kd"], "--images .*: kd needs labels; these learn from features only: gendd and regression"),
         (["--pretrain-epochs", "1"], "--pretrain-epochs 1: stage 1 learns .* for which --images .* has no classes"),
         (["--contraction", "0.5"], "--images .*: --contraction 0.5 needs labels"),
         (

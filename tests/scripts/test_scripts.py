@@ -302,3 +302,13 @@ def test_distill_folder_follows_the_number_of_images(images, steps, batch, epoch
     flags = dict(zip(words, words[1:], strict=False))
     assert (flags["--batch-size"], flags["--epochs"]) == (str(batch), str(epochs))
     assert flags["--warmup-epochs"] == flags["--eval-every"] == str(math.ceil(epochs / 20))
+
+
+@pytest.mark.parametrize(("method", "width"), [("gendd", "1024"), ("regression", None), ("kl", None)])
+def test_distill_folder_gives_head_flags_to_heads_only(method, width, tmp_path):
+    shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
+    (tmp_path / "launch.sh").write_text('echo "$@"\n')
+    words = bash(tmp_path / "distill_folder.sh", "images", "--seed", "3", cwd=tmp_path, METHOD=method).stdout.split()
+    flags = dict(zip(words, words[1:], strict=False))
+    assert words[:3] == ["gendd_imagenet", "train", method] and words[-2:] == ["--seed", "3"]
+    assert flags.get("--width") == width and ("--repeats" in words) == bool(width)
