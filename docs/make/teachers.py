@@ -52,7 +52,8 @@ HEAD = """# Which teacher
 
 `python docs/make/teachers.py` makes this page from the configurations of timm {version}. It lists
 foundation networks, trained without classes or with captions, with one image size and one set of
-weights each. Any other `timm/<model>` can be a teacher too.
+weights each. Any other `timm/<model>` can be a teacher too. Run a large one only once: in a
+[cache](cache.md), or by [reinforce](reinforce.md).
 
 - **width**: numbers of the feature that `--teacher-feature auto` selects. *projection* is the space
   shared with captions; *pooled* is the input of a classifier.
