@@ -90,9 +90,7 @@ def open_evaluation(
             _refuse_absent("eval_list", config, world, listing)
         if not (of_training or config.data.images):
             refuse_unlabeled(config, listing, held_out=held)
-        if listing.known.any():
-            return _with_label(listing).in_evaluation_order()
-        return listing.with_labels(torch.full((len(listing),), -1)).in_evaluation_order()
+        return _with_label(listing).in_evaluation_order() if listing.known.any() else _unlabeled(listing)
 
     listing = _listed_once(dataset, world, listed)
     if of_run:
@@ -115,6 +113,11 @@ def _refuse_absent(field: str, config: Config[Photographs], world: World, listin
     if (file := getattr(config.data, field)) and world.is_first and isinstance(listing, Listing):
         with naming(field):
             refuse_absent(file, listing)
+
+
+def _unlabeled(listing: Any) -> Any:
+    """Return the images in the order of an evaluation, with unknown labels."""
+    return listing.with_labels(torch.full((len(listing),), -1)).in_evaluation_order()
 
 
 def _with_label(listing: AnyListing) -> AnyListing:
@@ -379,8 +382,8 @@ class ReinforcedEvaluation(EvaluationPhotos):
     """The held-out images of reinforced shards. The teacher's features are in place of their labels."""
 
     def __init__(self, config: Config[Photographs], plan: BatchPlan, world: World, normalize: Normalize):
-        held_out = Reinforced.read(config.data.dataset).held_out()
-        super().__init__(config, cast(Any, held_out), config.data.dataset, HELD_OUT, plan, world, normalize)
+        held_out = _unlabeled(Reinforced.read(config.data.dataset).held_out())
+        super().__init__(config, held_out, config.data.dataset, HELD_OUT, plan, world, normalize)
 
     def batches(self, limit: int = 0) -> Batches:
         for number, images, _ in super().batches(limit):

@@ -198,7 +198,7 @@ def test_damaged_folders_are_refused(run, folder, tmp_path):
         with refuses(f"--images .*: {words}" if "held" not in name else words):
             run(images=copy, runs=f"runs-{copy.name}")
     copy = Path(shutil.copytree(folder, tmp_path / "edited"))
-    record = json.loads((copy / "reinforced.json").read_text()) | {"interpolation": "bilinear"}
+    record = json.loads((copy / "reinforced.json").read_text()) | {"interpolation": "bicubic"}
     (copy / "reinforced.json").write_text(json.dumps(record))
     with refuses("its features are damaged, or belong to another image or record"):
         run(images=copy)
