@@ -1,4 +1,4 @@
-"""A teacher whose features are stored beside the training images, so that its network is not needed."""
+"""A teacher whose features are stored with the training images, so that its network is not needed."""
 
 import torch
 from torch import Tensor, nn

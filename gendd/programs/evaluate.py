@@ -17,7 +17,6 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import EvaluationData, described
 from gendd.diffusion.head import PAPER
 from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
-from gendd.evaluation.scores import PERCENT, score_title
 from gendd.family import Family
 from gendd.methods import Classification, GenDD, Method
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
@@ -25,6 +24,7 @@ from gendd.networks.checkpoint import Tensors, load_weights, read, reported_weig
 from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, refuse_missing, without_absent
+from gendd.programs.evaluation_table import print_table
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.runs.experiment import (
     Experiment,
@@ -36,7 +36,6 @@ from gendd.runs.experiment import (
     without_teacher,
 )
 from gendd.runs.folder import (
-    SCORES,
     RunFolder,
     check_classes,
     class_subset,
@@ -47,8 +46,6 @@ from gendd.runs.folder import (
     saved_config,
 )
 from gendd.runs.published import located
-
-RATES = ("median", "min", "max")
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
         figures = _figures(options, *_other_data(family, options, data)) if world.is_first else None
         rows = _measure(built, model, data, groups, class_subset(path, data.class_names), world)
         if world.is_first:
-            _print(rows, list(groups), _images(data, settings), settings, world)
+            print_table(rows, list(groups), _images(data, settings), settings, world)
         if figures:
             print()
             write_figures(figures, _content(rows, data, options, file, epoch, world))
@@ -374,25 +371,6 @@ def _measure(
             )
         rows.append({"read_out": name, **measured})
     return rows
-
-
-def _print(rows: list[dict], groups: list[str], images: int, settings: Config, world: World) -> None:
-    if sampling := settings.method.sampling():
-        values = ", ".join(f"{name} {value}" for name, value in sampling.items())
-        print(f"sampling    {values}, seed {settings.run.seed}")
-    print(f"hardware    {world.describe()}, {resolve_precision(settings.run.precision, world.device)}")
-    ordered = (*SCORES, *groups, *PERCENT)
-    names = [name for name in dict.fromkeys(ordered) if any(name in row for row in rows)]
-    columns = ["output", *(f"{score_title(name, images)} %" for name in names), "parameters", "MFLOPs per image"]
-    columns.append("images/s per process: median (min-max)")
-    print(f"\n| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for row in rows:
-        rate = row["images_per_second"]
-        median, least, most = (f"{rate[name]:.3g}" if rate[name] < 100 else f"{rate[name]:.0f}" for name in RATES)
-        speed = f"{median} ({least}-{most}, {rate['batches']} {'batch' if rate['batches'] == 1 else 'batches'})"
-        accuracies = [f"{row[name]:.2f}" if name in row else "not measured" for name in names]
-        size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
-        print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
 
 
 def _images(data: EvaluationData, settings: Config) -> int:
