@@ -377,7 +377,8 @@ def check_finite(tensors: Tensors, source: str) -> None:
     """
     floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
     # torch.isfinite does not support the 8-bit formats.
-    broken = [name for name, value in floats.items() if not value.float().isfinite().all()]
+    wide = ((name, value.float() if value.itemsize == 1 else value) for name, value in floats.items())
+    broken = [name for name, value in wide if not value.isfinite().all()]
     if broken:
         more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
         raise InvalidValue(source, f"{broken[0]}{more} holds values that are not finite; give other weights")
