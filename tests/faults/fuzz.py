@@ -36,7 +36,7 @@ from gendd_imagenet.images import EvalView, TrainView
 from gendd_imagenet.shards import UnreadableShard, images_of
 
 EXPECTED = (UserError, PassingFault, BrokenImage, UnreadableShard)
-MUTATIONS, FEW = 2000, 60
+MUTATIONS, FEW = 2000, 30
 # Limits of one reading, above the process's size at its start.
 SECONDS, BYTES = 20, 2 * 2**30
 

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from forked import run_in_two
 from lines import refuses
 from PIL import Image
+from programs import train_cifar
 from safetensors.torch import load_file
-from small_runs import DENSE, GENDD, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics, weights
+from small_runs import DENSE, GENDD, assert_same_weights, ctrl_c, timeless_metrics, weights
 
 import gendd
 from gendd.core.distributed import World
@@ -45,7 +47,8 @@ def test_killed_dense_run_equals_an_uninterrupted_one(train, dense):
 
 def test_two_processes_train_the_dense_head_as_one(dense, teacher, tmp_path):
     out = tmp_path / "together"
-    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), *DENSE, "--out", str(out))
+    words = [*GENDD, "--teacher-weights", str(teacher), *DENSE, "--out", str(out)]
+    run_in_two(lambda: train_cifar(words), tmp_path)
     assert_same_weights(dense, out, rtol=1e-3, atol=1e-4)
 
 

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import sqlite3
 import struct
 import sys
 import threading
@@ -10,8 +9,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
+from forked import run_in_two
 from lines import refuses
-from small_runs import GENDD, ctrl_c, run_in_two_processes
+from programs import train_cifar
+from small_runs import GENDD, ctrl_c
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -119,12 +120,17 @@ def test_trackio_gets_the_configuration(offline, train):
 
 
 def test_only_the_first_process_logs(offline, teacher, tmp_path):
-    offline("trackio")
-    words = [*GENDD, "--epochs", "1", "--teacher-weights", str(teacher), "--out", str(tmp_path / "run")]
-    run_in_two_processes(*words, "--log", "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
-    with sqlite3.connect(tmp_path / "trackio" / f"{loggers.PROJECT}.db") as data:
-        names = [name for (name,) in data.execute("SELECT run_name FROM configs")]
-    assert names == [json.loads((tmp_path / "run" / IDS).read_text())["trackio"]]
+    trackio = offline("trackio")
+
+    def names() -> list[str]:
+        return [run.name for run in trackio.Api().runs(loggers.PROJECT)]
+
+    words = [*GENDD, "--epochs", "1", "--teacher-weights", str(teacher), "--log", "trackio"]
+    train_cifar([*words, "--out", str(tmp_path / "alone")])
+    before = names()
+    run_in_two(lambda: train_cifar([*words, "--out", str(tmp_path / "run")]), tmp_path)
+    name = json.loads((tmp_path / "run" / IDS).read_text())["trackio"]
+    assert sorted(names()) == sorted([*before, name])
 
 
 @pytest.mark.parametrize("method", ["__init__", "log", "close"])

@@ -2,21 +2,21 @@
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from forked import run_in_two
 from programs import evaluate_cifar as evaluate
 from programs import train_cifar as main
-from small_runs import COMMON, GENDD, TOYS, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics
+from small_runs import COMMON, GENDD, assert_same_weights, ctrl_c, run_in_two_processes, timeless_metrics
 
 from gendd.runs.metrics import read_metrics
 
 
 def test_two_processes_fill_and_use_the_same_cache_as_one(train, teacher, tmp_path):
     alone = train("--teacher-cache", str(tmp_path / "one"))
-    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "together"),
-                         "--teacher-cache", str(tmp_path / "two"))  # fmt: skip
+    words = [*GENDD, "--teacher-weights", str(teacher), "--runs", str(tmp_path / "together")]
+    run_in_two(lambda: main([*words, "--teacher-cache", str(tmp_path / "two")]), tmp_path)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two and len(one) == 1 + 3
     together = Path(str(alone).replace(f"{os.sep}runs{os.sep}", f"{os.sep}together{os.sep}"))
@@ -27,7 +27,7 @@ def test_two_processes_fill_and_use_the_same_cache_as_one(train, teacher, tmp_pa
 def together(teacher, tmp_path_factory) -> Path:
     """Train GenDD in two processes."""
     runs = tmp_path_factory.mktemp("together")
-    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), "--runs", str(runs))
+    run_in_two(lambda: main([*GENDD, "--teacher-weights", str(teacher), "--runs", str(runs)]), runs)
     return runs / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
@@ -53,22 +53,17 @@ def test_run_restarts_after_a_killed_process(together, teacher, tmp_path):
 
 
 def test_checkpoint_missing_in_one_process_is_refused(tmp_path):
-    flags = ["classification", *COMMON, "--runs", str(tmp_path / "runs0")]
+    flags = ["classification", *COMMON, "--runs"]
     with ctrl_c("evaluate_epoch", epoch=2):
-        main(flags)
-    (tmp_path / "apart.py").write_text(
-        "import os, sys\nfrom gendd.core.errors import run_program\nfrom programs import train_cifar as main\n"
-        "sys.argv[-1] = sys.argv[-1][:-1] + os.environ['RANK']\nrun_program(main)\n"
-    )
-    with pytest.raises(subprocess.CalledProcessError) as refused:
-        run_in_two_processes(*flags, program="apart", PYTHONPATH=f"{TOYS}{os.pathsep}{tmp_path}")
-    assert refused.value.returncode == 2 and "not the same folder on all machines" in refused.value.stderr
+        main([*flags, str(tmp_path / "runs0")])
+    with pytest.raises(AssertionError, match="not the same folder on all machines"):
+        run_in_two(lambda: main([*flags, f"{tmp_path}/runs{os.environ['RANK']}"]), tmp_path)
 
 
 def test_two_processes_evaluate_the_saved_network(tmp_path):
     """Batch norm statistics differ between processes, but all evaluate with the saved ones."""
     flags = ["classification", *COMMON, "--epochs", "1", "--student", "resnet8", "--lr", "0.01"]
-    run_in_two_processes(*flags, "--runs", str(tmp_path))
+    run_in_two(lambda: main([*flags, "--runs", str(tmp_path)]), tmp_path)
     run = tmp_path / "digits" / "resnet8" / "classification" / "0"
     evaluate([str(run), "--precision", "fp32"])
     (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]

@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import run_in_two
 from lines import refuses
 from photos import write_images
 from PIL import Image
@@ -285,11 +284,7 @@ def test_broken_images_of_an_interrupted_epoch_are_counted_once(photos, tmp_path
 def test_two_processes_train_and_count_as_one_from_shards(run, unlabeled, teacher, tmp_path):
     alone = run(*unlabeled, runs="one")
     flags = ["gendd", *COMMON, *HEAD, *unlabeled, "--teacher", TOY, "--teacher-weights", str(teacher)]
-    toys = str(Path(__file__).parents[1] / "toys")
-    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    launch = [sys.executable, "-m", "gendd.launch", "gendd_imagenet", "train", *flags]
-    launch += ["--runs", str(tmp_path / "two")]
-    subprocess.run(launch, check=True, env=environment, capture_output=True, timeout=120)
+    run_in_two(lambda: main([*flags, "--runs", str(tmp_path / "two")]), tmp_path)
     together = Path(str(alone).replace(f"{os.sep}one{os.sep}", f"{os.sep}two{os.sep}"))
     ours, theirs = (read_metrics(folder) for folder in (alone, together))
     assert ours[0]["loss"] == pytest.approx(theirs[0]["loss"], abs=1e-6)

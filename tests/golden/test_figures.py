@@ -7,13 +7,13 @@ the same machine with the earlier code (`tests/toys/golden_runs.py`, --to FILE),
 import json
 import math
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import run_in_two
 from golden_runs import FIGURES, RUNS, arguments, figures, run_folder, train
 from photos import write_photos
+from programs import train_cifar
 
 from gendd.training.loop import Training
 
@@ -23,7 +23,6 @@ EXPECTED = json.loads(Path(EXACT or FIGURES).read_text())
 for scores in [part for run in EXPECTED.values() for epoch in run["epochs"] for part in epoch.values()]:
     if isinstance(scores, dict) and scores.get("top5") == 100:
         del scores["top5"]
-TOYS = str(Path(__file__).parents[1] / "toys")
 # Tolerances between processors: relative for numbers, and in points for accuracies, where single images change class.
 RELATIVE, POINTS = 5e-3, 5.0
 
@@ -68,9 +67,7 @@ def test_run_matches_recorded_numbers(name, place):
 def test_two_processes_match_recorded_numbers(name, place, tmp_path):
     words = arguments(name, *place)
     words[words.index("--runs") + 1] = str(tmp_path)
-    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": TOYS}
-    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar", "train", *words]
-    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
+    run_in_two(lambda: train_cifar(words), tmp_path)
     assert_close(figures(run_folder(tmp_path)), EXPECTED[name])
 
 

@@ -53,14 +53,14 @@ def test_distillation_scripts(pair, recorded, dry_run):
 
 @pytest.mark.parametrize("script", LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
-    """Plan every script but the longer recipe of the 300 M-parameter teacher, whose networks are the shorter's."""
+    """Plan every script but those of the 300 M-parameter teacher, which takes ten seconds to build."""
     (program,) = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*program)
     data = DATA[script.split("_")[0]]
     assert {name: getattr(config.data, name) for name in data} == data
     assert config.run.seed == 3
     large = config.networks.teacher == "beitv2_large"
-    if not (large and config.optimizer.epochs > 300):
+    if not large:
         plan = dry_run(*program)
         assert "plan" in plan and f"{tmp_path}/imagenet: no such folder" in plan
     has_stage1 = config.data.dataset == "imagenet" and not config.data.train_list

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -54,6 +55,7 @@ class Forked:
             os.setsid()
             os.environ.update({name: str(value) for name, value in variables.items()})
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest replaces them.
             run_program(lambda: work() and None)
             os._exit(0)
         except BaseException:
@@ -77,3 +79,13 @@ class Forked:
 
 def run(work: Callable[[], object], folder: Path, **variables: object) -> Ended:
     return Forked(work, folder, **variables).wait()
+
+
+def run_in_two(work: Callable[[], object], folder: Path, **variables: object) -> None:
+    """Run a function in two processes of one process group, with the environment that the launcher gives them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "two"}
+    both = [Forked(work, folder, CPU_PROCS=2, RANK=rank, LOCAL_RANK=rank, **group, **variables) for rank in range(2)]
+    ends = [process.wait() for process in both]
+    assert not any(end.code for end in ends), "\n".join(end.error for end in ends)
