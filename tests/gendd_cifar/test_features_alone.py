@@ -21,7 +21,7 @@ from gendd_cifar.data import TrainingImages
 from gendd_cifar.family import FAMILY
 
 COMMON = ["--dataset", "digits", "--student", "resnet8", "--batch-size", "128", "--hflip", "0", "--precision", "fp32"]
-COMMON += ["--crop-padding", "1", "--schedule", "cosine"]
+COMMON += ["--image-size", "16", "--crop-padding", "1", "--schedule", "cosine"]
 HEAD = ["--width", "32", "--depth", "1", "--trunk-depth", "1", "--repeats", "4", "--contraction", "0"]
 
 
