@@ -2,9 +2,9 @@
 
     python bench/large_teacher.py --teacher timm/vit_7b_patch16_dinov3.lvd1689m --folder FOLDER
 
-It writes a file of random weights in bf16 into the folder, if it is not there, so the folder needs 2 bytes per
-parameter (14 GB for 7 billion). The memory is the process's own: pages of the file that the kernel may drop are shown
-apart.
+It first writes a file of random weights in bf16 into the folder: 2 bytes per parameter, 14 GB for 7 billion. The
+memory of the process does not include the pages of the mapped file, which the kernel may drop; these have a figure of
+their own.
 """
 
 import json

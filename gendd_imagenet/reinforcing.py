@@ -179,8 +179,9 @@ class Reinforcing:
                 names = shards.expand(source)
                 if absent := shards.absent_shards(names):
                     raise InvalidValue(source, f"{len(absent)} of its shards are missing, such as {absent[0]}")
-                # Counting all images would read all shards.
-                images = len(names) * _count(names[0])
+                sizes = shard_index.read_sizes(names)
+                # Without an index, counting all images would read all shards.
+                images = len(names) * _count(names[0]) if sizes is None else sum(sizes)
                 origin = {"shards": len(names), "images_sha256": shards.checksum(names)}
                 return [partial(shards.members_of, name) for name in names], images, origin
             listing = list_unlabeled(Path(source))

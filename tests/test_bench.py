@@ -7,6 +7,7 @@ from pathlib import Path
 import allocator
 import growth
 import input_imagenet
+import large_teacher
 import methods
 import on_paper
 import pytest
@@ -20,6 +21,7 @@ import train_step
 from measure import record, take_turns
 from read_out import build_student
 from reference import head_loss
+from safetensors.torch import load_file
 
 from gendd.diffusion import head as head_module
 from gendd.diffusion.head import PAPER, SplitTokenHead
@@ -143,6 +145,16 @@ def test_allocator_bench_measures_a_training(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "toys"))
     cost = allocator.train(allocator.Config("toy:network", epochs=2), allocator.STARTS["freed blocks kept"])
     assert cost.images_per_second > 0 and cost.system_seconds > 0 and cost.peak_megabytes > 100
+
+
+def test_large_teacher_bench_writes_weights_of_each_shape(monkeypatch, tmp_path):
+    monkeypatch.setattr(large_teacher, "BLOCK", 4)
+    shapes = {"a.weight": (3, 5), "a.bias": (3,)}
+    large_teacher.write(tmp_path / "weights.safetensors", shapes)
+    found = load_file(tmp_path / "weights.safetensors")
+    assert {name: tuple(value.shape) for name, value in found.items()} == shapes
+    assert all(value.dtype == torch.bfloat16 and 0 < value.abs().max() < 1 for value in found.values())
+    assert large_teacher.memory("VmHWM") >= large_teacher.memory("RssAnon") > 0
 
 
 def test_short_recipe_bench_compares_with_timms_muon(monkeypatch):

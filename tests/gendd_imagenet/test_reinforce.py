@@ -94,10 +94,11 @@ def test_features_are_those_of_the_views_drawn_again(folder):
     assert 0 < sum(flips) < len(flips)
 
 
-def test_shards_give_the_features_of_their_folder(photos, folder, tmp_path):
+def test_shards_give_the_features_of_their_folder(photos, folder, tmp_path, capsys):
     """The views follow from the bytes of an image, not from its place."""
     make_shards([str(photos / "train"), str(tmp_path / "plain"), "--images-per-shard", "25"])
     from_shards = write(tmp_path / "plain", tmp_path / "out", "--dense-grid", "2", "--holdout", "0.1")
+    assert "of about 90 images in 4 shards" in capsys.readouterr().out, "the last shard has 15, by sizes.json"
     ours, theirs = (
         {
             safetensors.torch.load(files[name.removesuffix(".jpeg") + ENDING])["features"].numpy().tobytes()
