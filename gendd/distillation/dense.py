@@ -68,6 +68,10 @@ class DenseHead(nn.Module):
         features = self.scale(features) if self.scale else features
         return self.head(z.flatten(0, 1), features, target.draws)["loss"]
 
+    def added(self, losses: dict[str, Tensor], dense_loss: Tensor) -> dict[str, Tensor]:
+        """Return the losses of a step with the weighted dense loss in "loss", and alone as "dense_loss"."""
+        return {**losses, "loss": losses["loss"] + self.weight * dense_loss, "dense_loss": dense_loss.detach()}
+
     def condition(self, student_map: Tensor) -> Tensor:
         """Return the conditions (B, h w, D_s) of a map (B, D_s, h, w)."""
         place = self.place

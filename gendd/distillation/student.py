@@ -67,24 +67,15 @@ class Student(nn.Module):
             "loss" = "mse" + "vb" + "probe_loss" + weight * "dense_loss", and the probe's logits as "output". With a
             linear map, its mean squared error, "linear_loss", replaces "probe_loss", and "output" is left out.
         """
-        if self.dense and dense_target:
-            features, student_map = self.dense.observe(self.backbone, images)
-        else:
-            features = self.backbone.forward_features(images)
-        h = self.backbone.forward_head(features, pre_logits=True)
+        h, dense_loss = self.observe(images, dense_target)
         z = self.norm(h)
         whole = target = self.scale(target) if self.scale else target
         if mixup_share is not None:
             permutation = swap_neighbors(len(z), z.device)
             z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
         losses = self.head(z, target, draws)
-        if self.dense and dense_target:
-            dense_loss = self.dense(student_map, dense_target)
-            losses = {
-                **losses,
-                "loss": losses["loss"] + self.dense.weight * dense_loss,
-                "dense_loss": dense_loss.detach(),
-            }
+        if self.dense and dense_loss is not None:
+            losses = self.dense.added(losses, dense_loss)
         if self.linear:
             linear_loss = F.mse_loss(self.linear(h.detach()).float(), whole)
             return {**losses, "loss": losses["loss"] + linear_loss, "linear_loss": linear_loss.detach()}
@@ -92,6 +83,13 @@ class Student(nn.Module):
         probe_loss = F.cross_entropy(logits.float(), probe_target)
         losses["loss"] = losses["loss"] + probe_loss
         return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
+
+    def observe(self, images: Tensor, target: DenseTarget | None) -> tuple[Tensor, Tensor | None]:
+        """Return the backbone's feature (B, D_s) and the dense loss (scalar), which is None without a target."""
+        if self.dense is None or target is None:
+            return pooled_feature(self.backbone, images), None
+        features, student_map = self.dense.observe(self.backbone, images)
+        return self.backbone.forward_head(features, pre_logits=True), self.dense(student_map, target)
 
     def sample(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
         """Return the mean (B, D_t) of the features that the head generates for images (B, 3, H, W)."""

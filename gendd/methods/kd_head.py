@@ -7,14 +7,15 @@ from torch import Tensor, nn
 
 from gendd.core.ranges import Count, Positive, Share
 from gendd.data.batch import Batch
+from gendd.distillation.dense import DenseTarget
 from gendd.distillation.regression_head import RegressionHead
 from gendd.distillation.student import Student
 from gendd.methods.base import Method, TaskContext
+from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.gendd import HeadTask
 from gendd.methods.logits import divergence
 from gendd.methods.options import HeadOptions
 from gendd.methods.regression import mlp_of_equal_size
-from gendd.networks.features import pooled_feature
 
 
 class KDHeadStudent(Student):
@@ -22,32 +23,45 @@ class KDHeadStudent(Student):
 
     classifier: nn.Module
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Return the logits (B, C) of head and probe. The probe's gradient does not reach the backbone."""
-        h = pooled_feature(self.backbone, images)
-        return self.classifier(self.generate(h)), self.backbone.get_classifier()(h.detach())
+    def forward(  # type: ignore[override]
+        self, images: Tensor, target: DenseTarget | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the logits (B, C) of head and probe, and the dense loss (scalar; None without a target).
+
+        The probe's gradient does not reach the backbone.
+        """
+        h, dense_loss = self.observe(images, target)
+        return self.classifier(self.generate(h)), self.backbone.get_classifier()(h.detach()), dense_loss
 
 
 class KDHeadTask(HeadTask):
-    """A task with loss = w CE + (1 - w) T^2 KL(teacher || student) of the head's logits, plus the probe's CE."""
+    """A task with loss = w CE + (1 - w) T^2 KL(teacher || student) of the head's logits + the probe's CE.
+
+    A dense term adds its weighted loss.
+    """
 
     def __init__(self, method: "KDHead", student: KDHeadStudent, context: TaskContext):
         super().__init__(method, student, context, student.head)
+        self.dense = student.dense
         self.temperature, self.label_share = method.temperature, method.label_share
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        teacher_logits = self.teacher.classify(self.teacher.features(batch)).float()
-        logits, probe = self.trainable_module(batch.images)
+        feature, feature_map = self.teacher.features_and_map(batch)
+        teacher_logits = self.teacher.classify(feature).float()
+        target = dense_target(self.dense, feature_map, batch.random, batch.images.device)
+        logits, probe, dense_loss = self.trainable_module(batch.images, target)
         task_loss = self.label_share * F.cross_entropy(logits.float(), batch.labels)
         kd_loss = (1 - self.label_share) * divergence(teacher_logits, logits.float(), self.temperature).mean()
         probe_loss = F.cross_entropy(probe.float(), batch.labels)
         terms = {"task_loss": task_loss, "kd_loss": kd_loss, "probe_loss": probe_loss}
-        loss = task_loss + kd_loss + probe_loss
-        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}, "output": probe}
+        losses = {"loss": sum(terms.values()), **{name: term.detach() for name, term in terms.items()}}
+        if self.dense:
+            losses = self.dense.added(losses, dense_loss)
+        return {**losses, "output": probe}
 
 
 @dataclass(frozen=True)
-class KDHead(Method):
+class KDHead(DenseOptions, Method):
     """Logit distillation through a head of GenDD's size, as a baseline of equal parameters and inference cost."""
 
     temperature: Positive = 4.0
@@ -62,7 +76,8 @@ class KDHead(Method):
     def build(self, context: TaskContext) -> KDHeadTask:
         teacher = context.needed_teacher
         head = RegressionHead(teacher.width, mlp_of_equal_size(HeadOptions(width=self.width), context))
-        return KDHeadTask(self, KDHeadStudent(context.student, head, teacher.classifier), context)
+        student = KDHeadStudent(context.student, head, teacher.classifier, dense=self.build_dense(context))
+        return KDHeadTask(self, student, context)
 
     def describe_head(self, head: nn.Module) -> list[str]:
         return ["predicts a feature for the teacher's classifier"]

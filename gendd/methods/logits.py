@@ -53,10 +53,11 @@ class LogitTask(DistillationTask):
             logits = self.trainable_module(batch.images)
         task_loss, kd_loss = self.losses(logits.float(), teacher_logits, batch.labels)
         weight = min(batch.epoch / self.warmup_epochs, 1) if self.warmup_epochs else 1
-        loss, terms = task_loss + weight * kd_loss, {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
+        terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
+        losses = {"loss": task_loss + weight * kd_loss, **terms}
         if self.dense:
-            loss, terms = loss + self.dense.weight * dense_loss, {**terms, "dense_loss": dense_loss.detach()}
-        return {"loss": loss, **terms, "output": logits}
+            losses = self.dense.added(losses, dense_loss)
+        return {**losses, "output": logits}
 
     def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
         return [(self.read_out(model), parameter_count(model.backbone if self.dense else model))]

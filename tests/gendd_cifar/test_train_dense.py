@@ -23,17 +23,18 @@ from gendd.runs.metrics import read_metrics
 from gendd_cifar.family import FAMILY as CIFAR
 
 
-@pytest.mark.parametrize("method", ["gendd", "regression", "kd", "dkd"])
+@pytest.mark.parametrize("method", ["gendd", "regression", "kd", "dkd", "kd-head"])
 def test_dense_loss_falls(train, method):
     run = train(*DENSE, "--lr", "0.01", method=method)
     losses = [record["dense_loss"] for record in read_metrics(run) if "dense_loss" in record]
     assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
 
 
-def test_loss_has_the_dense_loss_with_its_weight(train):
-    run = train(*DENSE, "--dense-weight", "0.5", "--epochs", "1", method="kd")
+@pytest.mark.parametrize("method", ["kd", "kd-head"])
+def test_loss_has_the_dense_loss_with_its_weight(train, method):
+    run = train(*DENSE, "--dense-weight", "0.5", "--epochs", "1", method=method)
     (record,) = (record for record in read_metrics(run) if "dense_loss" in record)
-    expected = record["task_loss"] + record["kd_loss"] + 0.5 * record["dense_loss"]
+    expected = record["task_loss"] + record["kd_loss"] + record.get("probe_loss", 0) + 0.5 * record["dense_loss"]
     assert record["loss"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -76,13 +77,16 @@ def test_finetuning_a_dense_run_leaves_its_dense_head_out(train, dense):
         train(*flags, *DENSE, method="finetune", runs="grid")
 
 
-def test_dense_head_does_not_count_in_evaluation(train):
+@pytest.mark.parametrize("method", ["kd", "kd-head"])
+def test_dense_head_does_not_count_in_evaluation(train, method):
     sizes = []
     for flags in ([], DENSE):
-        run = train(*flags, "--epochs", "1", runs=f"dense{len(flags)}", method="kd")
-        sizes.append(json.loads((run / "result.json").read_text())["read_outs"]["classifier"]["parameters"])
+        run = train(*flags, "--epochs", "1", runs=f"dense{len(flags)}", method=method)
+        outputs = json.loads((run / "result.json").read_text())["read_outs"]
+        sizes.append({name: output["parameters"] for name, output in outputs.items()})
     assert sizes[0] == sizes[1]
     assert any(name.startswith("dense.") for name in weights(run))
+    assert gendd.load(run).dense(torch.randn(3, 3, 32, 32)).shape[2:] == (8, 8)
 
 
 def test_loaded_run_gives_the_map_in_the_teachers_space(dense, whole):

@@ -15,6 +15,7 @@ from gendd.config import Config
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.distillation.dense import DenseTarget
 from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
@@ -27,6 +28,7 @@ from gendd.methods.simkd import SimKDStudent
 from gendd.methods.srd import log_sum
 from gendd.methods.vkd import standardized_error
 from gendd.networks.cost import parameter_count
+from gendd.networks.feature_map import on_grid
 from gendd_cifar.family import FAMILY
 
 B, C, T = 7, 5, 4.0
@@ -292,13 +294,14 @@ def test_simkd_pools_projection_for_the_teacher_classifier():
     assert student.classifier.weight.grad is None and student.projector[0].weight.grad.abs().sum() > 0
 
 
-def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head():
+@pytest.mark.parametrize("grid", [0, 2])
+def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head(grid):
     """Compare with sums over the logits of both outputs, and with GenDD's head of the same width."""
     torch.manual_seed(0)
     network, teacher = (timm.create_model("cifar_resnet8", num_classes=7) for _ in range(2))
-    config = FAMILY.config(METHODS["kd-head"](temperature=2.0, label_share=0.25, width=64), student="resnet8")
-    cpu = torch.device("cpu")
-    frozen = FrozenTeacher(teacher, network, cpu)
+    method = METHODS["kd-head"](temperature=2.0, label_share=0.25, width=64, dense_grid=grid, dense_weight=0.5)
+    config, cpu = FAMILY.config(method, student="resnet8"), torch.device("cpu")
+    frozen = FrozenTeacher(teacher, network, cpu, grid=grid)
     task = config.method.build(TaskContext(config, network, frozen, {}, cpu)).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 6, 3])
     losses = task(Batch(images, labels, next(BatchPlan(0, 4).micro_batches(0))))
@@ -307,6 +310,10 @@ def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head():
     rows = torch.arange(4)
     expected = 0.25 * -head.log_softmax(-1)[rows, labels].mean() + 0.75 * 4 * (p * (p / q).log()).sum(-1).mean()
     expected = expected - probe.log_softmax(-1)[rows, labels].mean()
+    if grid:
+        mine, theirs = (model.forward_features(images) for model in (network, teacher))
+        target = DenseTarget(on_grid(theirs, grid).flatten(2).mT, None)
+        expected = expected + 0.5 * task.dense(mine, target)
     torch.testing.assert_close(losses["loss"], expected)
     losses["loss"].backward()
     assert task.model().classifier.weight.grad is None and network.conv1.weight.grad.abs().max() > 0

@@ -148,10 +148,10 @@ def test_runs_of_different_stage_1_share_no_mean(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("grid", "told"), [(4, {"kd": "dense grid 0", "gendd": "dense grid 4", "kd-head": ""}), (0, {})]
+    ("grid", "told"), [(4, {"kd": "dense grid 0", "gendd": "dense grid 4", "feature": ""}), (0, {})]
 )
 def test_dense_term_is_named_between_methods(tmp_path, grid, told):
-    methods = {"kd": {"dense_grid": 0}, "gendd": {"dense_grid": grid}, "kd-head": {}}
+    methods = {"kd": {"dense_grid": 0}, "gendd": {"dense_grid": grid}, "feature": {}}
     runs = [str(write_run(tmp_path / name, name, {"head": (70.0, 90.0)}, **flags)) for name, flags in methods.items()]
     groups = grouped(finished_runs(runs)[0])
     assert {group.first.name: group.differing for group in groups} == (told or dict.fromkeys(methods, ""))
