@@ -24,6 +24,7 @@ from gendd.programs.student_folder import described
 from gendd.reporting.card import card_of
 from gendd.reporting.curves import curves
 from gendd.reporting.finished import FinishedRun
+from gendd.reporting.groups import grouped
 from gendd.runs.experiment import Experiment, build, load
 from gendd.runs.folder import NOT_COMPARED, RECORD, RunFolder, by_name, embedded_record, origin
 from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable
@@ -182,7 +183,7 @@ def _write(folder: Path, experiment: Experiment, content: dict[str, Any], option
         save_tensors(folder / PLAIN, _tensors(experiment.backbone), {"format": "pt"})
         RunFolder(folder).write(CONFIG, content)
         if finished:
-            rewrite(folder / CURVES, curves([finished]).savefig)
+            rewrite(folder / CURVES, curves(grouped([finished])).savefig)
         rewrite_text(folder / CARD, card_of(experiment, content, finished, options.license, options.push))
     except OSError as error:
         raise InvalidSetting("folder", folder, f"cannot be written ({error.strerror}); name another") from error

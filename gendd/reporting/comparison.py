@@ -13,7 +13,7 @@ from gendd.reporting.pictures import DPI, LARGE, LINE, NORMAL, SMALL, TEACHER, W
 from gendd.reporting.rows import Row, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 
-LABEL_WIDTH = 44  # characters
+LABEL_WIDTH, NO_BREAK = 44, "\u00a0"  # characters
 # Inches around the label of a row, for a heading, and around a panel.
 ROOM, HEADING, AROUND = 0.1, 0.3, 0.8
 
@@ -33,7 +33,7 @@ class Section:
 def comparison(groups: list[Group]) -> Figure:
     """Draw one panel per data set, with one line per row of the table, under headings."""
     panels = {data: _sections(members) for data, members in by_data(groups).items()}
-    colors = colors_of(group.first.name for group in groups)
+    colors = colors_of((group.first.name, group.label) for group in groups)
     heights = [sum(section.height for section in sections) for sections in panels.values()]
     figure = Figure(figsize=(WIDTH, sum(height + AROUND for height in heights)), dpi=DPI, layout="constrained")
     places = figure.subplots(len(panels), squeeze=False, height_ratios=heights)[:, 0]
@@ -81,7 +81,7 @@ def _panel(axes: Axes, data: str, sections: list[Section], colors: dict[str, str
         bottom = top + HEADING
         for row in section.rows:
             middle = bottom + _height(row) / 2
-            _dot(axes, row, middle, colors[row["name"]])
+            _dot(axes, row, middle, colors[row["label"]])
             ticks[middle] = _label(row)
             bottom += _height(row)
             values += [row["top1"] - (row["top1_sd"] or 0), row["top1"] + (row["top1_sd"] or 0)]
@@ -105,7 +105,7 @@ def _dot(axes: Axes, row: Row, height: float, color: str) -> None:
 def _levels(rows: list[Row], colors: dict[str, str]) -> list[tuple[float, str, str]]:
     """Return top-1, color and stroke of the reference lines: the teacher, and networks without a teacher."""
     teachers = {(row["teacher_top1"], TEACHER, ":") for row in rows if row["teacher_top1"]}
-    alone = {(row["top1"], colors[row["name"]], "--") for row in rows if not row["teacher"]}
+    alone = {(row["top1"], colors[row["label"]], "--") for row in rows if not row["teacher"]}
     # Sorted, so that the same runs give the same picture.
     return sorted(teachers | alone if len(rows) > 1 else teachers)
 
@@ -114,4 +114,7 @@ def _label(row: Row) -> str:
     """Return name, output and epochs; on further lines, settings that differ from other runs of this name."""
     read_out = "" if row["read_out"] == "classifier" else f", {row['read_out'].replace('_', ' ')}"
     first = f"{row['name']}{read_out}, {epochs_text(row)} epochs"
-    return "\n".join([first, *textwrap.wrap(row["differing_settings"], LABEL_WIDTH, max_lines=2)])
+    # Lines end only after a comma.
+    settings = row["differing_settings"].replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
+    lines = textwrap.wrap(settings, LABEL_WIDTH, max_lines=2, break_on_hyphens=False)
+    return "\n".join([first, *lines]).replace(NO_BREAK, " ")

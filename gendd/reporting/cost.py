@@ -12,13 +12,13 @@ from gendd.reporting.pictures import (
     DPI,
     LINE,
     NORMAL,
-    WIDTH,
     End,
     colors_of,
     fit_axis,
     label_apart,
     percent_limits,
     set_up,
+    width_for,
 )
 from gendd.reporting.rows import Row
 from gendd.reporting.table import COSTS, DASH, DIFFERING, RUNS, mean_text, present, table, title
@@ -65,21 +65,30 @@ def cost_picture(panels: dict[str, list[Row]]) -> Figure | None:
     if not priced:
         return None
     heights = [max(3.0, 1.1 + LINE * len(rows)) for rows in priced.values()]
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
+    labels = {data: _labels(rows) for data, rows in priced.items()}
+    width = width_for(text for texts in labels.values() for text in texts)
+    figure = Figure(figsize=(width, sum(heights)), dpi=DPI, layout="constrained")
     places = figure.subplots(len(priced), squeeze=False, height_ratios=heights)[:, 0]
-    ends = [_panel(axes, data, rows) for axes, (data, rows) in zip(places, priced.items(), strict=True)]
+    ends = [_panel(axes, data, rows, labels[data]) for axes, (data, rows) in zip(places, priced.items(), strict=True)]
     figure.draw_without_rendering()  # Fixes the sizes of the axes, which `label_apart` needs.
     for axes, words in zip(places, ends, strict=True):
         label_apart(axes, words)
     return figure
 
 
-def _panel(axes: Axes, data: str, rows: Sequence[Row]) -> list[End]:
+def _labels(rows: Sequence[Row]) -> list[str]:
+    """Return one label per row, with the student if there are several."""
+    several = len({row["student"] for row in rows}) > 1
+    students = [f", {row['student']}" if several else "" for row in rows]
+    return [f"{row['label']}{student}, {row['read_out']}" for row, student in zip(rows, students, strict=True)]
+
+
+def _panel(axes: Axes, data: str, rows: Sequence[Row], labels: Sequence[str]) -> list[End]:
     set_up(axes, data, "MFLOPs per image, a multiply-add counts two")
     axes.set_ylabel("top-1 (%), last epoch", fontsize=NORMAL)
-    colors = colors_of(row["name"] for row in rows)
+    colors = colors_of((row["name"], row["label"]) for row in rows)
     for row in rows:
-        color, x = colors[row["name"]], row["flops"] / 1e6
+        color, x = colors[row["label"]], row["flops"] / 1e6
         marker = MARKERS.get(_plain(row), "s")
         axes.errorbar(
             x, row["top1"], row["top1_sd"], marker=marker, ms=5, capsize=3, lw=1.2, color=color, clip_on=False
@@ -87,16 +96,15 @@ def _panel(axes: Axes, data: str, rows: Sequence[Row]) -> list[End]:
     for students in _joined(rows):
         axes.plot(
             [row["flops"] / 1e6 for row in students], [row["top1"] for row in students],
-            color=colors[students[0]["name"]], lw=0.8, ls=":", zorder=0,
+            color=colors[students[0]["label"]], lw=0.8, ls=":", zorder=0,
         )  # fmt: skip
     fit_axis(axes, [row["flops"] / 1e6 for row in rows])
     axes.margins(x=0.1)
     spreads = [(row["top1"], row["top1_sd"] or 0) for row in rows]
     axes.set_ylim(percent_limits([top1 + sign * spread for top1, spread in spreads for sign in (-1, 1)]))
-    return [(row["top1"], f"{row['name']}, {row['student']}, {row['read_out']}", colors[row["name"]]) for row in rows]
+    return [(row["top1"], text, colors[row["label"]]) for row, text in zip(rows, labels, strict=True)]
 
 
 def _joined(rows: Sequence[Row]) -> list[list[Row]]:
     """Group the outputs by their runs."""
-    same = itemgetter("name", "differing_settings", "teacher", "student", "epochs", "earlier_epochs")
-    return list(by(same, rows).values())
+    return list(by(itemgetter("label", "student"), rows).values())

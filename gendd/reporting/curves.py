@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from gendd.reporting.finished import FinishedRun
-from gendd.reporting.groups import by
+from gendd.reporting.groups import Group, by, by_data
 from gendd.reporting.pictures import (
     DPI,
     LARGE,
@@ -15,7 +15,6 @@ from gendd.reporting.pictures import (
     NORMAL,
     STROKES,
     TEACHER,
-    WIDTH,
     End,
     colors_of,
     label_apart,
@@ -23,6 +22,7 @@ from gendd.reporting.pictures import (
     parts_of,
     percent_limits,
     set_up,
+    width_for,
 )
 from gendd.runs.folder import SCORES
 
@@ -30,16 +30,20 @@ from gendd.runs.folder import SCORES
 TALL, FLAT, COLUMNS = 3.0, 1.4, 3
 NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
 
-# {label: runs with the same name and student}, for one data set.
-Named = dict[str, list[FinishedRun]]
+# {title: groups with the same name and student}, for one data set.
+Named = dict[str, list[Group]]
 
 
-def curves(runs: Sequence[FinishedRun]) -> Figure:
-    """Draw the evaluation score by epoch for each data set, and below it the training losses of each method."""
-    sets = {data: _named(members) for data, members in by(lambda run: run.comparable, runs).items()}
-    colors = colors_of(run.name for run in runs)
+def curves(groups: Sequence[Group]) -> Figure:
+    """Draw the evaluation score by epoch for each data set, and below it the training losses of each method.
+
+    Groups of one method have shades of its color, and share a panel of losses.
+    """
+    sets = {data: _named(members) for data, members in by_data(groups).items()}
+    colors = colors_of((group.first.name, group.label) for group in groups)
     heights = [(_height_of_scores(named), FLAT * -(-len(named) // COLUMNS)) for named in sets.values()]
-    figure = Figure(figsize=(WIDTH, sum(map(sum, heights))), dpi=DPI, layout="constrained")
+    width = width_for(label for named in sets.values() for label in _labels(named))
+    figure = Figure(figsize=(width, sum(map(sum, heights))), dpi=DPI, layout="constrained")
     ends: list[tuple[Axes, list[End]]] = []
     parts = parts_of(figure, [sum(pair) for pair in heights])
     for part, pair, (data, named) in zip(parts, heights, sets.items(), strict=True):
@@ -53,15 +57,26 @@ def curves(runs: Sequence[FinishedRun]) -> Figure:
     return figure
 
 
-def _named(runs: list[FinishedRun]) -> Named:
-    several = len({run.student for run in runs}) > 1
-    return by(lambda run: f"{run.name}, {run.student}" if several else run.name, runs)
+def _named(groups: list[Group]) -> Named:
+    several = len({group.first.student for group in groups}) > 1
+    return by(lambda group: f"{group.first.name}, {group.first.student}" if several else group.first.name, groups)
+
+
+def _labels(named: Named) -> list[str]:
+    """Return the labels of all lines of scores."""
+    members = [(title, group) for title, groups in named.items() for group in groups]
+    return [_label(title, group, read_out) for title, group in members for read_out in group.first.result["last"]]
+
+
+def _label(title: str, group: Group, read_out: str) -> str:
+    """Return the label of an output's line: the title of its group's panel, with settings, and the output."""
+    return f"{title.replace(group.first.name, group.label, 1)}, {read_out.replace('_', ' ')}"
 
 
 def _height_of_scores(named: Named) -> float:
     """Return the height in inches that all labels need."""
-    teachers = {run.teacher for runs in named.values() for run in runs}
-    return max(TALL, 1.1 + LINE * (len(teachers) + sum(len(runs[0].result["last"]) for runs in named.values())))
+    teachers = {group.first.teacher for groups in named.values() for group in groups}
+    return max(TALL, 1.1 + LINE * (len(teachers) + len(_labels(named))))
 
 
 def _losses(part: SubFigure, named: Named, colors: dict[str, str]) -> list[tuple[Axes, list[End]]]:
@@ -70,16 +85,16 @@ def _losses(part: SubFigure, named: Named, colors: dict[str, str]) -> list[tuple
     for spare in panels[len(named) :]:
         spare.remove()
     return [
-        (axes, _losses_of(axes, label, runs, colors[runs[0].name]))
-        for axes, (label, runs) in zip(panels, named.items(), strict=False)
+        (axes, _losses_of(axes, title, groups, colors))
+        for axes, (title, groups) in zip(panels, named.items(), strict=False)
     ]
 
 
-def _losses_of(axes: Axes, label: str, runs: list[FinishedRun], color: str) -> list[End]:
-    set_up(axes, f"{label}: loss", "epoch", color)
+def _losses_of(axes: Axes, title: str, groups: list[Group], colors: dict[str, str]) -> list[End]:
+    set_up(axes, f"{title}: loss", "epoch", colors[groups[0].label])
     ends: dict[str, End] = {}
     drawn: list[float] = []
-    for run in runs:
+    for color, run in [(colors[group.label], run) for group in groups for run in group.runs]:
         records = run.records("train")
         for number, loss in enumerate(_loss_names(records)):
             width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
@@ -105,27 +120,28 @@ def _loss_names(records: list[dict]) -> list[str]:
 
 def _scores(axes: Axes, named: Named, colors: dict[str, str]) -> tuple[Axes, list[End]]:
     """Draw the score of every output: lines during training, dots for the final evaluation on all images."""
-    runs = [run for members in named.values() for run in members]
+    members = [(title, group, run) for title, groups in named.items() for group in groups for run in group.runs]
+    runs = [run for *_, run in members]
     sizes = sorted({record["images"] for run in runs for record in run.records("eval")})
     images = " or ".join(str(size) for size in sizes)
-    title = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
-    set_up(axes, title, "epoch, including earlier stages")
+    heading = f"lines: {images} {runs[0].result['split']} images; dots: {runs[0].result['images']}"
+    set_up(axes, heading, "epoch, including earlier stages")
     score = runs[0].score
     axes.set_ylabel(f"{SCORES[score]} (%)", fontsize=NORMAL)
-    ends: dict[tuple[str, str], End] = {}
+    ends: dict[str, End] = {}
     drawn: list[float] = []
-    for label, members in named.items():
-        for run in members:
-            color, records = colors[run.name], run.records("eval")
-            for number, read_out in enumerate(run.result["last"]):
-                style: dict[str, Any] = {"color": color, "ls": STROKES[number % len(STROKES)], "lw": 1.4}
-                values = [record[read_out][score] for record in records]
-                axes.plot(_epochs(run, records), values, **style)
-                last = run.result["last"][read_out][score]
-                epoch = run.result["earlier_epochs"] + run.result["epochs"]
-                axes.plot(epoch, last, "o", ms=4.5, color=color, clip_on=False)
-                ends[label, read_out] = last, f"{label}, {read_out.replace('_', ' ')}", color
-                drawn += [*values, last]
+    for title, group, run in members:
+        color, records = colors[group.label], run.records("eval")
+        for number, read_out in enumerate(run.result["last"]):
+            style: dict[str, Any] = {"color": color, "ls": STROKES[number % len(STROKES)], "lw": 1.4}
+            values = [record[read_out][score] for record in records]
+            axes.plot(_epochs(run, records), values, **style)
+            last = run.result["last"][read_out][score]
+            epoch = run.result["earlier_epochs"] + run.result["epochs"]
+            axes.plot(epoch, last, "o", ms=4.5, color=color, clip_on=False)
+            label = _label(title, group, read_out)
+            ends[label] = last, label, color
+            drawn += [*values, last]
     teachers = {(run.teacher_top1, f"teacher {run.teacher}", TEACHER) for run in runs if run.teacher_top1}
     for top1, *_ in teachers:
         axes.axhline(top1, color=TEACHER, lw=1, ls=":")

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from gendd.evaluation.accuracy import feature_agreement, nearest
 from gendd.networks import checkpoint
 from gendd.reporting.finished import FinishedRun
+from gendd.reporting.groups import Group
 from gendd.reporting.pictures import DPI, LARGE, NORMAL, SMALL, WIDTH, parts_of, set_up
 
 # Rows, columns and the color of frames in the picture of neighbors.
@@ -19,16 +20,20 @@ PICTURED_CLASSES = 10
 PANELS = {"teacher": "teacher's features f", "target": "targets f'", "generated": "generated features"}
 
 
-def features(runs: list[FinishedRun]) -> Figure:
-    """Draw the teacher's features, targets and generated features on its principal components, one row per run."""
-    heights = [2.9] * len(runs)
+def features(groups: list[Group]) -> Figure:
+    """Draw teacher's features, targets and generated features on principal components, one row per group's first run.
+
+    The components are those of the teacher's features.
+    """
+    heights = [2.9] * len(groups)
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=DPI, layout="constrained")
-    for part, run in zip(parts_of(figure, heights), runs, strict=True):
+    for part, group in zip(parts_of(figure, heights), groups, strict=True):
+        run = group.first
         tensors = checkpoint.read(run.folder.features)
         cosine = feature_agreement(tensors["generated"].float(), tensors["target"].float())["cosine"]
         images = f"first {len(tensors['labels'])} {run.result['split']} images"
         part.suptitle(
-            f"{run.name}, seed {run.config['seed']}, {run.epochs} epochs: {run.networks}\n"
+            f"{group.label}, seed {run.config['seed']}, {run.epochs} epochs: {run.networks}\n"
             f"mean cosine of generated features and targets {cosine:.2f} ({run.data}: {images})",
             fontsize=LARGE,
         )

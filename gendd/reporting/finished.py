@@ -7,7 +7,9 @@ from pathlib import Path
 
 from gendd.config import Config
 from gendd.core.errors import UserError
+from gendd.core.ranges import field_names
 from gendd.methods import METHODS, Classification, get_method
+from gendd.methods.dense import DenseOptions
 from gendd.networks import checkpoint
 from gendd.runs.folder import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 from gendd.runs.metrics import read_metrics
@@ -25,10 +27,19 @@ class FinishedRun:
     def config(self) -> dict:
         """All values of the configuration by field; fields that are newer than the run have their defaults."""
         content = self.folder.read("config.json")
+        return by_name(self._defaults(content)) | by_name(content)
+
+    @cached_property
+    def method_defaults(self) -> dict:
+        """The defaults of the method's options; empty for a user's method."""
+        return self._defaults(self.folder.read("config.json"))["method"]
+
+    @staticmethod
+    def _defaults(content: dict) -> dict:
         name = content["method"]["name"]
         # A report does not run a user's code: the run of a user's method records all of its options.
         kind = Classification if ":" in name else get_method(name)
-        return by_name(Config(method=kind()).content()) | by_name(content)
+        return Config(method=kind()).content()
 
     @cached_property
     def environment(self) -> dict:
@@ -64,6 +75,8 @@ class FinishedRun:
         starts from is identified by its settings.
         """
         replaced = {*NOT_COMPARED, *FILES, *DATA, "seed"}
+        if not self.config.get("dense_grid"):
+            replaced |= {name for name in field_names(DenseOptions) if name != "dense_grid"}
         settings = {name: value for name, value in self.config.items() if name not in replaced}
         settings["data"] = data_label(self.config)
         settings |= {name: self.result[name] for name in ("precision", "processes", "split", "images")}
@@ -129,6 +142,13 @@ class FinishedRun:
         return self.folder.features.exists() and "thumbnails" in checkpoint.tensor_names(self.folder.features)
 
     @property
+    def place(self) -> tuple:
+        """The sort key of reports: methods in their order, longer runs last."""
+        # A user's methods come after the others.
+        method = [*METHODS, self.config["method"]].index(self.config["method"])
+        return self.comparable, self.student, method, self.name, self.teacher or "", self.result["epochs"]
+
+    @property
     def networks(self) -> str:
         return f"student {self.student}" + (f", teacher {self.teacher}" if self.teacher else "")
 
@@ -157,11 +177,4 @@ def finished_runs(paths: Sequence[str]) -> tuple[list[FinishedRun], list[str]]:
             f"RUN {' '.join(paths)}: no complete run; name run folders that hold a result.json "
             "(to complete a run, run its training command again)"
         )
-    return sorted(runs, key=_place), incomplete
-
-
-def _place(run: FinishedRun) -> tuple:
-    """Return the sort key of reports: longer runs and higher seeds of a method come last."""
-    # A user's methods come after the others.
-    method = [*METHODS, run.config["method"]].index(run.config["method"])
-    return run.comparable, run.student, method, run.name, run.result["epochs"], run.seed
+    return sorted(runs, key=lambda run: (run.place, run.seed)), incomplete

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TypeVar
+from itertools import combinations, pairwise
+from typing import Any, TypeVar
 
 from gendd.core.errors import UserError
 from gendd.reporting.finished import FinishedRun
 
 # Settings with a separate column, which the column of differing settings leaves out.
-SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes"}
+SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes", "unlabeled"}
+# Settings that do not count as different between runs of different names.
+NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method"}
 
 
 Item = TypeVar("Item")
@@ -27,10 +29,16 @@ def by(key: Callable[[Item], Key], items: Iterable[Item]) -> dict[Key, list[Item
 
 @dataclass(frozen=True)
 class Group:
-    """Runs with the same settings, ordered by seed, and the settings that differ from other runs of this name."""
+    """Runs with the same settings, ordered by seed.
+
+    Attributes:
+        differing: settings that differ from other runs of these data and networks; without those that have a column.
+        apart: the fewest settings that tell the group from the others of its name and student.
+    """
 
     runs: tuple[FinishedRun, ...]
     differing: str = ""
+    apart: str = ""
 
     @property
     def first(self) -> FinishedRun:
@@ -39,11 +47,12 @@ class Group:
 
     @property
     def label(self) -> str:
-        return f"{self.first.name} ({self.differing})" if self.differing else self.first.name
+        """The name in pictures, which no other group of this student has."""
+        return f"{self.first.name} ({self.apart})" if self.apart else self.first.name
 
 
 def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
-    """Return the groups, in the order of the runs.
+    """Return the groups in the order of reports; groups of one method and length by the settings that differ.
 
     Raises:
         UserError: two runs have the same settings and seed, so that a mean would count them twice.
@@ -58,7 +67,13 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
                     f"{run.seed}; name one of them"
                 )
     first = [members[0] for members in groups]
-    return [Group(tuple(members), _differing(members[0], first)) for members in groups]
+    differing = {id(run): _differing(run, first) for run in first}
+    order = {id(run): [_order(run.settings[name]) for name in differing[id(run)]] for run in first}
+    found = [
+        Group(tuple(members), _words(run, differing[id(run)]), _words(run, _apart(run, first)))
+        for run, members in zip(first, groups, strict=True)
+    ]
+    return sorted(found, key=lambda group: (group.first.place, order[id(group.first)]))
 
 
 def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
@@ -66,25 +81,60 @@ def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:
     return by(lambda group: group.first.comparable, groups)
 
 
-def _differing(run: FinishedRun, others: list[FinishedRun]) -> str:
-    """Describe the settings in which a run differs from other runs with its data and networks.
-
-    Other runs are those with its name; for `dense_grid`, which adds a loss, they are the runs of all methods.
-    """
-    rivals = [other for other in others if _place(other) == _place(run)]
-    alike = [other for other in rivals if other.name == run.name]
-    names = sorted({name for other in alike for name in other.settings if name not in SHOWN})
-    differing = [name for name in names if _values(name, rivals if name == "dense_grid" else alike) > 1]
-    return ", ".join(f"{name.replace('_', ' ')} {_short(run.settings.get(name))}" for name in differing)
+def _differing(run: FinishedRun, others: list[FinishedRun]) -> list[str]:
+    """Return the settings in which a run differs from other runs of its data and networks, also of other methods."""
+    rivals = [other for other in others if _compete(run, other)]
+    alike = [other for other in rivals if (other.name, other.teacher) == (run.name, run.teacher)]
+    names = [name for name in run.settings if name not in SHOWN]
+    return [name for name in names if len(_values(name, alike)) > 1 or _varies(name, run, rivals)]
 
 
-def _values(name: str, runs: list[FinishedRun]) -> int:
-    """Count the different values of a setting. Methods that cannot have a dense term count as those without it."""
-    return len({json.dumps(run.settings.get(name, 0 if name == "dense_grid" else None)) for run in runs})
+def _compete(run: FinishedRun, other: FinishedRun) -> bool:
+    """Return True if both train the same student on the same data, from one teacher or one of them from none."""
+    same = (run.comparable, run.student) == (other.comparable, other.student)
+    return same and (run.teacher == other.teacher or not run.teacher or not other.teacher)
 
 
-def _place(run: FinishedRun) -> tuple:
-    return run.comparable, run.student, run.teacher
+def _varies(name: str, run: FinishedRun, rivals: list[FinishedRun]) -> bool:
+    """Return True if the runs that have a setting differ in it, other than by the defaults of their methods."""
+    having = [other for other in rivals if _has(other, name)]
+    chosen = any(other.settings.get(name) != other.method_defaults.get(name, name) for other in having)
+    return chosen and _has(run, name) and name not in NAMES and len(_values(name, having)) > 1
+
+
+def _has(run: FinishedRun, name: str) -> bool:
+    return _value(name, run) is not None and bool(run.teacher or not name.startswith("teacher"))
+
+
+def _apart(run: FinishedRun, others: list[FinishedRun]) -> list[str]:
+    """Return the settings that tell the runs of one name and student apart, the method's own before others."""
+    alike = [o for o in others if (o.comparable, o.student, o.name) == (run.comparable, run.student, run.name)]
+    names = [name for name in dict.fromkeys(n for o in alike for n in o.settings) if len(_values(name, alike)) > 1]
+    for name in reversed(names):
+        rest = [other for other in names if other != name]
+        if all(any(len(_values(other, pair)) > 1 for other in rest) for pair in combinations(alike, 2)):
+            names = rest
+    return [name for name in names if name in run.settings]
+
+
+def _values(name: str, runs: Iterable[FinishedRun]) -> set[str]:
+    """Return the values of a setting in the runs that have it."""
+    return {json.dumps(_value(name, run)) for run in runs if name in run.settings or name == "dense_grid"}
+
+
+def _value(name: str, run: FinishedRun) -> Any:
+    """Return the value of a setting. Methods that cannot have a dense term count as those without it."""
+    return run.settings.get(name, 0 if name == "dense_grid" else None)
+
+
+def _order(value: Any) -> tuple:
+    """Return a sort key of a setting's value: numbers by size, then words, then lists."""
+    number = isinstance(value, int | float)
+    return not number, value if number else 0, json.dumps(value)
+
+
+def _words(run: FinishedRun, names: Iterable[str]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_short(run.settings[name])}" for name in names)
 
 
 def _short(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
@@ -17,8 +18,10 @@ from gendd.methods import METHODS
 rcParams["text.parse_math"] = False
 WIDTH, DPI = 8.0, 150  # 1200 pixels
 SMALL, NORMAL, LARGE = 7, 8, 9.5  # font sizes
-# Line height of small text, in inches.
-LINE = 1.2 * SMALL / 72
+# Line height and width of a character of small text, in inches; characters of labels for which `WIDTH` has room.
+LINE, CHARACTER, LABEL = 1.2 * SMALL / 72, 0.55 * SMALL / 72, 36
+# Darkest and lightest shade of a color: parts of the way to black (negative) and to white.
+DARKEST, LIGHTEST = -0.65, 0.2
 # Colors of the methods in the order of `METHODS`, then of other names, so that a method always has the same color. The
 # first ten are based on the palette of Okabe and Ito, which is safe for color blindness.
 COLOURS = (
@@ -35,9 +38,30 @@ WIDE, MOST_TICKS = 8, 5
 End = tuple[float, str, str]
 
 
-def colors_of(names: Iterable[str]) -> dict[str, str]:
-    """Return {name of a run: color}. The methods come first, so that a method always has the same color."""
-    return dict(zip(dict.fromkeys([*METHODS, *names]), itertools.cycle(COLOURS), strict=False))
+def colors_of(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return {label: color} of pairs (name of the runs, label). Labels of one name have shades of one color.
+
+    The methods come first, so that a method always has the same color.
+    """
+    names: dict[str, dict[str, None]] = {name: {} for name in METHODS}
+    for name, label in labels:
+        names.setdefault(name, {})[label] = None
+    return {
+        label: shade
+        for members, color in zip(names.values(), itertools.cycle(COLOURS), strict=False)
+        for label, shade in zip(members, _shades(color, len(members)), strict=False)
+    }
+
+
+def _shades(color: str, count: int) -> list[str]:
+    """Return shades of a color from dark to light; the color itself if there is only one."""
+    parts = [DARKEST + (LIGHTEST - DARKEST) * i / (count - 1) for i in range(count)] if count > 1 else [0.0]
+    return [to_hex([x * (1 + part) if part < 0 else x + part * (1 - x) for x in to_rgb(color)]) for part in parts]
+
+
+def width_for(labels: Iterable[str]) -> float:
+    """Return the width in inches of a figure with these labels beside its axes: more for long labels."""
+    return WIDTH + max(0.0, max(map(len, labels)) - LABEL) * CHARACTER
 
 
 def parts_of(figure: Figure | SubFigure, heights: Sequence[float]) -> Iterable[SubFigure]:

@@ -135,15 +135,15 @@ def write_report(config: ReportConfig) -> None:
 def _write(runs: list[FinishedRun], output: Path) -> None:
     groups = grouped(runs)
     classified = [group for group in groups if group.first.score == "top1"]
-    alone = [run for run in runs if run.score != "top1"]
+    alone = [group for group in groups if group.first.score != "top1"]
     # The picture shows only the features of the first seed.
-    generative = [group.first for group in groups if group.first.folder.features.exists()]
-    seen = next((run for run in alone if run.shows_images), None)
+    generative = [group for group in groups if group.first.folder.features.exists()]
+    seen = next((group.first for group in alone if group.first.shows_images), None)
     dense = next((group.first for group in groups if group.first.folder.maps.exists()), None)
     pictures = {
         "comparison.png": lambda: comparison(classified) if classified else None,
         "cost.png": lambda: cost_picture({data: rows_of(members) for data, members in by_data(classified).items()}),
-        "curves.png": lambda: curves([run for run in runs if run not in alone]) if classified else None,
+        "curves.png": lambda: curves(classified) if classified else None,
         "feature_curves.png": lambda: curves(alone) if alone else None,
         "neighbors.png": lambda: neighbors(seen) if seen else None,
         "features.png": lambda: features(generative) if generative else None,

@@ -38,6 +38,7 @@ def _row(group: Group, read_out: str) -> Row:
         "eval_split": run.result["split"],
         "method": run.config["method"],
         "name": run.name,
+        "label": group.label,
         "differing_settings": group.differing,
         "teacher": run.teacher,
         "teacher_top1": _teacher_top1(runs),

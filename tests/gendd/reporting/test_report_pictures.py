@@ -15,11 +15,13 @@ from run_folders import accuracies, report, write_features, write_run
 
 from gendd.core.files import save_tensors
 from gendd.reporting.comparison import comparison
+from gendd.reporting.cost import cost_picture
 from gendd.reporting.curves import curves
 from gendd.reporting.features import neighbors, principal_plane
 from gendd.reporting.finished import finished_runs
 from gendd.reporting.groups import Group, grouped
 from gendd.reporting.pictures import log_axis, percent_limits, spread
+from gendd.reporting.rows import rows_of
 
 
 def test_features_are_pictured_for_gendd_runs_only(tmp_path):
@@ -70,7 +72,7 @@ def test_comparison_has_one_panel_per_data_set(tmp_path):
 
 def test_axes_of_percentages_end_at_100(tmp_path):
     runs = [write_run(tmp_path / "kd", "kd", {"classifier": (100.0, 100.0)}, teacher="large")]
-    for figure in (comparison(groups_of(runs)), curves([group.first for group in groups_of(runs)])):
+    for figure in (comparison(groups_of(runs)), curves(groups_of(runs))):
         assert max(limit for axes in figure.findobj(Axes)[:1] for limit in axes.get_xlim() + axes.get_ylim()) <= 100
     assert percent_limits([90.0, 99.9])[1] == 100 and percent_limits([0.1, 5.0])[0] == 0
     assert percent_limits([-3.0])[0] < -3
@@ -145,7 +147,7 @@ def test_curves_name_predictions_and_start_after_earlier_runs(tmp_path):
     two = {"head": (70.0, 90.0), "probe": (60.0, 80.0)}
     folders = [write_run(tmp_path / name, "gendd", two, name=name) for name in names]
     alone = write_run(tmp_path / "alone", "classification", {"classifier": (50.0, 70.0)})
-    figure = curves(finished_runs([*map(str, folders), str(alone)])[0])
+    figure = curves(groups_of([*folders, alone]))
     figure.draw_without_rendering()
     accuracies_by_epoch, *losses = figure.findobj(Axes)
     ends = {text.get_text(): text for text in accuracies_by_epoch.texts}
@@ -159,6 +161,20 @@ def test_curves_name_predictions_and_start_after_earlier_runs(tmp_path):
     starts = [axes.lines[0].get_xdata().tolist() for axes in losses]
     assert starts == [[1, 2, 3], *[[6, 7, 8]] * len(names)]
     assert {tuple(line.get_xdata()) for line in accuracies_by_epoch.lines} >= {(1, 2, 3), (6, 7, 8)}
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_tell_settings_of_one_method_apart(tmp_path):
+    settings = [{"dense_grid": grid, "lr": lr} for grid in (0, 4) for lr in (1e-3, 2e-3)]
+    two = {"head": (70.0, 90.0), "probe": (60.0, 80.0)}
+    groups = groups_of([write_run(tmp_path / str(i), "gendd", two, **chosen) for i, chosen in enumerate(settings)])
+    told = {f"gendd (dense grid {grid}, lr {lr}), {out}" for grid in (0, 4) for lr in (0.001, 0.002) for out in two}
+    for figure in (curves(groups), cost_picture({"digits": rows_of(groups)})):
+        figure.draw_without_rendering()
+        ends = [text for text in figure.findobj(Axes)[0].texts if "gendd" in text.get_text()]
+        assert {text.get_text() for text in ends} == told and len(ends) == 8
+        assert len({text.get_color() for text in ends}) == 4
+        assert not overlaps(ends) and all(text.get_window_extent().x1 <= figure.bbox.x1 for text in ends)
 
 
 def test_principal_plane_has_one_orientation():

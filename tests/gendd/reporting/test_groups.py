@@ -1,0 +1,69 @@
+"""Groups of runs: their order, the settings that a report names, and their labels in pictures."""
+
+from pathlib import Path
+
+import pytest
+from run_folders import write_run
+
+from gendd.reporting.finished import finished_runs
+from gendd.reporting.groups import Group, grouped
+
+
+def groups_of(folder: Path, *runs: tuple[str, dict]) -> list[Group]:
+    """Write runs of these methods and settings, and return their groups."""
+    paths = [
+        write_run(folder / str(number), method, {"head": (70.0, 90.0)}, **settings)
+        for number, (method, settings) in enumerate(runs)
+    ]
+    return grouped(finished_runs([str(path) for path in paths])[0])
+
+
+def test_groups_are_in_order_of_method_length_and_settings(tmp_path):
+    rates = [("kd", {"lr": lr, "temperature": t}) for lr in (0.16, 0.02, 0.1) for t in (4.0, 2.0)]
+    groups = groups_of(tmp_path, ("gendd", {}), ("kd", {"lr": 0.01, "epochs": 9}), *rates)
+    assert [
+        (group.first.name, group.first.config["lr"], group.first.config.get("temperature")) for group in groups
+    ] == [
+        *[("kd", lr, t) for t in (2.0, 4.0) for lr in (0.02, 0.1, 0.16)],
+        ("kd", 0.01, 4.0),
+        ("gendd", 1e-3, None),
+    ]
+
+
+def test_setting_that_differs_between_methods_is_named(tmp_path):
+    groups = groups_of(tmp_path, ("kd", {"lr": 8e-2}), ("gendd", {"lr": 2e-2}), ("classification", {"lr": 8e-2}))
+    assert [(group.first.name, group.differing) for group in groups] == [
+        ("classification", "lr 0.08"),
+        ("kd", "lr 0.08"),
+        ("gendd", "lr 0.02"),
+    ]
+    assert [group.label for group in groups] == ["classification", "kd", "gendd"]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "told"), [(4.0, ["", ""]), (2.0, ["temperature 2", "temperature 1"])], ids=["default", "chosen"]
+)
+def test_defaults_of_two_methods_are_not_named(tmp_path, temperature, told):
+    groups = groups_of(tmp_path, ("kd", {"temperature": temperature}), ("ikl", {"temperature": 1.0, "beta": 1.0}))
+    assert [group.differing for group in groups] == told
+
+
+def test_options_of_an_absent_dense_term_are_not_named(tmp_path):
+    dense = {"dense_grid": 4, "dense_draws": 2}
+    groups = groups_of(tmp_path, ("gendd", {}), ("gendd", dense), ("gendd", {"dense_grid": 4}))
+    assert [group.differing for group in groups] == [
+        "dense grid 0",
+        "dense grid 4, dense draws 2",
+        "dense grid 4, dense draws 4",
+    ]
+    assert [group.label for group in groups] == [f"gendd ({group.differing})" for group in groups]
+
+
+def test_labels_have_the_fewest_settings_that_tell_apart(tmp_path):
+    runs = [{"lr": 0.1, "optimizer": "sgd", "momentum": 0.8}, {}, {"epochs": 9}]
+    labels = [group.label for group in groups_of(tmp_path, *(("kd", settings) for settings in runs))]
+    assert labels == [
+        "kd (epochs 3, optimizer adamw)",
+        "kd (epochs 3, optimizer sgd)",
+        "kd (epochs 9, optimizer adamw)",
+    ]
