@@ -49,6 +49,13 @@ class DenseOptions:
             if not self.dense_grid and value != getattr(default, name):
                 raise InvalidSetting(name, value, "does nothing without a dense term; set `dense_grid`, such as 4")
 
+    def describe_dense(self) -> str:
+        """Return the grid, weight and loss of the dense term; empty if it is off."""
+        if not self.dense_grid:
+            return ""
+        loss = f"{self.dense_draws} draws per location" if self.dense_draws else "squared error"
+        return f"{self.dense_grid}x{self.dense_grid} locations, weight {self.dense_weight:g}, {loss}"
+
     def check_grid(self, student: Sequence[int], teacher: Sequence[int]) -> None:
         """Raise InvalidSetting if the grid is finer than the maps (h, w) of student and teacher."""
         finest = max(*student, *teacher)

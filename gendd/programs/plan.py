@@ -139,10 +139,9 @@ def _head(config: Config, student: Student, device: torch.device) -> str:
 def _dense(method: DenseOptions, teacher: FrozenTeacher, built: Experiment, image_size: int) -> str:
     """Describe the maps and the loss of the dense term."""
     own = method.student_map(built.student.name, built.student.network, image_size)
-    loss = f"{method.dense_draws} draws per location" if method.dense_draws else "squared error"
     return (
         f"teacher's map {how_pooled(teacher.map_side, method.dense_grid)}, {teacher.map_width} channels; student's map "
-        f"{how_pooled(tuple(own.shape[2:]), method.dense_grid)}; {loss}, weight {method.dense_weight:g}; "
+        f"{how_pooled(tuple(own.shape[2:]), method.dense_grid)}; {method.describe_dense()}; "
         f"{parameter_count(built.task.dense) / 1e6:.2f} M parameters, not used in evaluation"
     )
 

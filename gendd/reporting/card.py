@@ -6,6 +6,8 @@ from typing import Any
 import timm
 
 from gendd.evaluation.scores import score_title
+from gendd.methods.base import Method
+from gendd.methods.dense import DenseOptions
 from gendd.networks.cost import as_flops, parameter_count
 from gendd.networks.create import timm_can_build
 from gendd.networks.timm_names import HUB, LOCAL, WEIGHTS
@@ -105,6 +107,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         "data": f"{escaped(data_label(source[RECORD]['data']))}, {side} x {side} pixels",
         "labels": _labels(config.data.unlabeled, config.data.label_fraction),
         "method": escaped(config.method.describe()),
+        **_dense(config.method),
         **_teacher(source["teacher"]),
         **_sampling(config.method.sampling()),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
@@ -129,6 +132,11 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
             "versions": ", ".join(f"{name} {value}" for name, value in environment.items() if value),
         }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def _dense(method: Method) -> dict[str, str]:
+    words = method.describe_dense() if isinstance(method, DenseOptions) else ""
+    return {"dense term": words} if words else {}
 
 
 def _labels(unlabeled: bool, fraction: float) -> str:

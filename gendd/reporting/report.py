@@ -33,6 +33,8 @@ HOW_TO_READ = """\
 A row is one output of all runs that differ only in their seed. *head* samples features and classifies them with the
 teacher's classifier. *probe* is the linear classifier on the student's feature. *classifier* is the classifier of any
 other network. *ema* is a moving average of the weights. Runs with other data, epochs or settings have separate rows.
+*Settings that differ* names the settings without a column that differ between runs of one student, also of other
+methods. An option that all methods leave at their defaults is not named.
 
 Accuracies: **last epoch**, mean ± standard deviation (n - 1) over the n seeds. With n = 1 there is only
 the value. The best top-1 is the highest of the first output during training, after the epochs and on the images in
@@ -69,7 +71,8 @@ CURVES = """\
 
 Above: lines show top-1 by epoch, dots the final measurement on all images of the split, dotted lines the teacher.
 Below: one panel per method, with the mean training loss of each epoch and its parts on a logarithmic scale. Epochs
-include earlier stages, so a student with an earlier stage starts late."""
+include earlier stages, so a student with an earlier stage starts late. Runs of one method with other settings have
+shades of its color, from dark to light in the order of the table."""
 
 FEATURES = """\
 ![Features of the teacher, targets and generated features](features.png)

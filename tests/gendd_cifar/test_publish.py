@@ -112,6 +112,7 @@ def test_card_states_the_record_of_the_run(run, published):
         assert environment["teacher"][checksum] in card
     for line in ("| data | digits, 32 x 32 pixels; 1198 images to train on |", "| labels | used |", "| epochs | 1 |"):
         assert line in card
+    assert "dense term" not in card
     for text in ("Last epoch, 599 test images, n = 1 run", "seed 0", "| license | mit |", "(curves.png)"):
         assert text in card
 
@@ -202,7 +203,8 @@ def test_student_is_used_without_its_teacher_s_code(tmp_path, monkeypatch, capsy
 
 
 def test_dense_student_is_published_with_its_map(dense, tmp_path):
-    publish(dense, tmp_path / "dense")
+    card = publish(dense, tmp_path / "dense")
+    assert "| dense term | 2x2 locations, weight 0.3, 4 draws per location |" in card
     found, expected = gendd.load(tmp_path / "dense"), gendd.load(dense)
     assert_same_outputs(found, expected)
     torch.testing.assert_close(found.dense(IMAGES), expected.dense(IMAGES), rtol=0, atol=0)

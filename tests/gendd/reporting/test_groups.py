@@ -21,9 +21,8 @@ def groups_of(folder: Path, *runs: tuple[str, dict]) -> list[Group]:
 def test_groups_are_in_order_of_method_length_and_settings(tmp_path):
     rates = [("kd", {"lr": lr, "temperature": t}) for lr in (0.16, 0.02, 0.1) for t in (4.0, 2.0)]
     groups = groups_of(tmp_path, ("gendd", {}), ("kd", {"lr": 0.01, "epochs": 9}), *rates)
-    assert [
-        (group.first.name, group.first.config["lr"], group.first.config.get("temperature")) for group in groups
-    ] == [
+    settings = [group.first.settings for group in groups]
+    assert [(each["name"], each["lr"], each.get("temperature")) for each in settings] == [
         *[("kd", lr, t) for t in (2.0, 4.0) for lr in (0.02, 0.1, 0.16)],
         ("kd", 0.01, 4.0),
         ("gendd", 1e-3, None),
@@ -40,11 +39,9 @@ def test_setting_that_differs_between_methods_is_named(tmp_path):
     assert [group.label for group in groups] == ["classification", "kd", "gendd"]
 
 
-@pytest.mark.parametrize(
-    ("temperature", "told"), [(4.0, ["", ""]), (2.0, ["temperature 2", "temperature 1"])], ids=["default", "chosen"]
-)
-def test_defaults_of_two_methods_are_not_named(tmp_path, temperature, told):
-    groups = groups_of(tmp_path, ("kd", {"temperature": temperature}), ("ikl", {"temperature": 1.0, "beta": 1.0}))
+@pytest.mark.parametrize(("draws", "told"), [(4, ["", ""]), (2, ["dense draws 0", "dense draws 2"])])
+def test_defaults_of_two_methods_are_not_named(tmp_path, draws, told):
+    groups = groups_of(tmp_path, ("regression", {"dense_grid": 4}), ("gendd", {"dense_grid": 4, "dense_draws": draws}))
     assert [group.differing for group in groups] == told
 
 
