@@ -29,7 +29,7 @@ COLOURS = (
     *("#A65628", "#E6AB02", "#1B7837", "#E7298A", "#2C7FB8", "#B2182B", "#17BECF", "#8A2BE2", "#FF6F61", "#C49C94"),
     *("#003F5C", "#B5BD00"),
 )
-STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+STROKES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)), (0, (1, 3)))
 GRID, TEACHER = "#DDDDDD", "#888888"
 # An axis whose values span more than a factor of WIDE is logarithmic, with at most MOST_TICKS numbers.
 WIDE, MOST_TICKS = 8, 5
