@@ -27,7 +27,15 @@ class Section:
 
     @property
     def height(self) -> float:
-        return HEADING + sum(map(_height, self.rows))
+        return HEADING + sum(map(_height, self.labels))
+
+    @property
+    def labels(self) -> list[str]:
+        """One label per row: name, output and epochs; on further lines, the settings that differ in this section."""
+        settings = [row["differing_settings"].split(", ") for row in self.rows]
+        alike = set.intersection(*map(set, settings))
+        own = [", ".join(word for word in words if word not in alike) for words in settings]
+        return [_label(row, words) for row, words in zip(self.rows, own, strict=True)]
 
 
 def comparison(groups: list[Group]) -> Figure:
@@ -65,8 +73,8 @@ def _networks(student: str, teacher: str | None, runs: list[FinishedRun]) -> str
     return f"{student} from {teacher}{scored}" if teacher else f"{student} alone"
 
 
-def _height(row: Row) -> float:
-    return ROOM + LINE * len(_label(row).splitlines())
+def _height(label: str) -> float:
+    return ROOM + LINE * len(label.splitlines())
 
 
 def _panel(axes: Axes, data: str, sections: list[Section], colors: dict[str, str]) -> None:
@@ -79,11 +87,11 @@ def _panel(axes: Axes, data: str, sections: list[Section], colors: dict[str, str
             va="center", fontweight="bold", bbox={"color": "white", "pad": 1},
         )  # fmt: skip
         bottom = top + HEADING
-        for row in section.rows:
-            middle = bottom + _height(row) / 2
+        for row, label in zip(section.rows, section.labels, strict=True):
+            middle = bottom + _height(label) / 2
             _dot(axes, row, middle, colors[row["label"]])
-            ticks[middle] = _label(row)
-            bottom += _height(row)
+            ticks[middle] = label
+            bottom += _height(label)
             values += [row["top1"] - (row["top1_sd"] or 0), row["top1"] + (row["top1_sd"] or 0)]
         for top1, color, stroke in _levels(section.rows, colors):
             axes.plot([top1, top1], [top + HEADING, bottom], color=color, lw=1, ls=stroke, zorder=1)
@@ -110,11 +118,10 @@ def _levels(rows: list[Row], colors: dict[str, str]) -> list[tuple[float, str, s
     return sorted(teachers | alone if len(rows) > 1 else teachers)
 
 
-def _label(row: Row) -> str:
-    """Return name, output and epochs; on further lines, settings that differ from other runs of this name."""
+def _label(row: Row, settings: str) -> str:
     read_out = "" if row["read_out"] == "classifier" else f", {row['read_out'].replace('_', ' ')}"
     first = f"{row['name']}{read_out}, {epochs_text(row)} epochs"
     # Lines end only after a comma.
-    settings = row["differing_settings"].replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
+    settings = settings.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
     lines = textwrap.wrap(settings, LABEL_WIDTH, max_lines=2, break_on_hyphens=False)
     return "\n".join([first, *lines]).replace(NO_BREAK, " ")

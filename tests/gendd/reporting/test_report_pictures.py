@@ -70,6 +70,17 @@ def test_comparison_has_one_panel_per_data_set(tmp_path):
     assert not overlaps([*digits.texts, *digits.get_yticklabels()])
 
 
+def test_comparison_names_settings_that_differ_in_a_section(tmp_path):
+    runs = [
+        write_run(tmp_path / "kd", "kd", {"classifier": (70.0, 90.0)}, optimizer="sgd", lr=0.1),
+        write_run(tmp_path / "dkd", "dkd", {"classifier": (70.0, 90.0)}, optimizer="sgd", lr=0.2),
+        write_run(tmp_path / "gendd", "gendd", {"head": (70.0, 90.0)}, optimizer="muon", lr=0.1),
+    ]
+    (axes,) = comparison(groups_of(runs)).findobj(Axes)
+    labels = [text.get_text() for text in axes.get_yticklabels()]
+    assert labels == ["kd, 3 epochs\nlr 0.1", "dkd, 3 epochs\nlr 0.2", "gendd, head, 5 + 3 epochs"]
+
+
 def test_axes_of_percentages_end_at_100(tmp_path):
     runs = [write_run(tmp_path / "kd", "kd", {"classifier": (100.0, 100.0)}, teacher="large")]
     for figure in (comparison(groups_of(runs)), curves(groups_of(runs))):
