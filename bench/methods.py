@@ -41,10 +41,12 @@ ROWS = {
     "kd": ("kd", {}),
     "kd + dense": ("kd", DENSE),
     "kd-head": ("kd-head", {"width": HEAD["width"]}),
+    "kd-head + dense": ("kd-head", {"width": HEAD["width"]} | DENSE),
     "regression": ("regression", HEAD),
     "regression + dense": ("regression", HEAD | DENSE),
     "gendd": ("gendd", HEAD),
     "gendd + dense": ("gendd", HEAD | DENSE),
+    "gendd + dense, 4 draws": ("gendd", HEAD | DENSE | {"dense_draws": 4}),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting
-from gendd.core.ranges import Amount, CountOrNone, Share, field_names
+from gendd.core.ranges import Amount, Share, field_names
 from gendd.core.seeding import StepRandom
 from gendd.data.batch import Batch
 from gendd.diffusion.draws import Draws
@@ -155,9 +155,6 @@ class TargetOptions:
 @dataclass(frozen=True)
 class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
     """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
-
-    dense_draws: CountOrNone = 4
-    """Draws of timestep and noise per location of the dense head. 0 predicts the map with squared error."""
 
     name, unlabeled = "gendd", True
     evaluation_only = frozenset({"paper", *field_names(SamplingOptions)})

@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from gendd.core.ranges import CountOrNone
 from gendd.core.seeding import StepRandom
 from gendd.diffusion.head import SplitTokenHead
 from gendd.distillation.regression_head import Distance, RegressionHead, residual_mlp
@@ -33,8 +32,6 @@ class Regression(GenDD):
     """Network of the head: a residual MLP as large as gendd's head, or one linear layer, as in feature distillation."""
     distance: Distance = "squared"
     """Loss of the head: squared error, or 1 - cosine. The cosine does not train the feature's norm, which R2 needs."""
-    dense_draws: CountOrNone = 0
-    """Draws of timestep and noise per location of a generative dense head. 0 predicts the map with squared error."""
 
     name = "regression"
 

@@ -19,7 +19,7 @@ COMMON = ["--dataset", "digits", "--student", TOY, "--epochs", "3", "--schedule"
           "--hflip", "0", "--crop-padding", "1", "--precision", "fp32"]  # fmt: skip
 HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--trunk-depth", "1", "--repeats", "2",
         "--draw-scheme", "shared", "--sampling-steps", "1"]  # fmt: skip
-DENSE = ["--dense-grid", "2", "--dense-width", "16"]
+DENSE = ["--dense-grid", "2", "--dense-width", "16", "--dense-draws", "2"]
 GENDD = ["gendd", *COMMON, *HEAD, "--teacher", TOY]
 
 

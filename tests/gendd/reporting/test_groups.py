@@ -39,9 +39,9 @@ def test_setting_that_differs_between_methods_is_named(tmp_path):
     assert [group.label for group in groups] == ["classification", "kd", "gendd"]
 
 
-@pytest.mark.parametrize(("draws", "told"), [(4, ["", ""]), (2, ["dense draws 0", "dense draws 2"])])
-def test_defaults_of_two_methods_are_not_named(tmp_path, draws, told):
-    groups = groups_of(tmp_path, ("regression", {"dense_grid": 4}), ("gendd", {"dense_grid": 4, "dense_draws": draws}))
+@pytest.mark.parametrize(("beta", "told"), [(2.0, ["", ""]), (3.0, ["beta 8", "beta 3"])])
+def test_defaults_of_two_methods_are_not_named(tmp_path, beta, told):
+    groups = groups_of(tmp_path, ("dkd", {}), ("dist", {"beta": beta}))
     assert [group.differing for group in groups] == told
 
 
@@ -50,8 +50,8 @@ def test_options_of_an_absent_dense_term_are_not_named(tmp_path):
     groups = groups_of(tmp_path, ("gendd", {}), ("gendd", dense), ("gendd", {"dense_grid": 4}))
     assert [group.differing for group in groups] == [
         "dense grid 0",
+        "dense grid 4, dense draws 0",
         "dense grid 4, dense draws 2",
-        "dense grid 4, dense draws 4",
     ]
     assert [group.label for group in groups] == [f"gendd ({group.differing})" for group in groups]
 
