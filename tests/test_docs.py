@@ -51,7 +51,7 @@ OTHER_PROGRAMS = {
     "Slurm": {"--account", "--gpus-per-node", "--nodes", "--ntasks-per-node", "--partition"},
     "development tools": {"--check", "--cov"},
     "TensorBoard": {"--logdir"},
-    "tests/faults": {"--short"},
+    "tests/faults and bench": {"--short", "--processes", "--folder", "--rounds"},
     "trtexec of TensorRT": {"--fp16", "--maxShapes", "--minShapes", "--onnx", "--optShapes", "--saveEngine"},
     "compare and ablate, which have no dataclass": {"--on"},
     "every program": {"--help", "--version"},
