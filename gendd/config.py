@@ -1,13 +1,14 @@
 """The configuration of a run: five dataclasses. Their fields are the flags, the help, and the names in config.json.
 
-A method defines its own part (`gendd.methods`), and a family of images adds fields to `Data` (`gendd_cifar.config`,
-`gendd_imagenet.config`).
+`gendd.network_settings` has the part of the networks. A method defines its own part (`gendd.methods`), and a family of
+images adds fields to `Data` (`gendd_cifar.config`, `gendd_imagenet.config`).
 """
 
 import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 from gendd.core.errors import InvalidSetting
@@ -18,68 +19,17 @@ from gendd.core.ranges import (
     Decay,
     PixelCount,
     Positive,
-    PositiveShare,
     Range,
-    Share,
     check_ranges,
     field_names,
+    field_values,
 )
-from gendd.distillation.teacher_feature import Kind
 from gendd.methods import Method, get_method
-from gendd.networks.timm_names import TIMM, has_weights
+from gendd.network_settings import Networks, TeacherNetwork
 
 CACHED_VIEWS = 10
-
-
-@dataclass(frozen=True)
-class Networks:
-    """The networks and their weights."""
-
-    student: str = ""
-    """Network to train: a short name of this family, timm/<model>, hf-hub:<owner>/<name>, local-dir:<folder>, or
-    package.module:function."""
-    student_weights: str | None = None
-    """Initial weights: a file, a run folder, or timm for the published ones. Random if not given."""
-    teacher: str | None = None
-    """Teacher network, named like the student. hub:<owner>/<repository>:<entry>, transformers:<id> and
-    open_clip:<model>/<tag> load their weights too."""
-    teacher_weights: str | None = None
-    """Teacher's weights: a file, a run folder, or timm for the published ones, the default for timm/, hf-hub: and
-    local-dir: names. random: untrained weights, to try speed and memory."""
-    teacher_image_size: PixelCount | None = None
-    """Image size of the teacher, in pixels. The student's image size if not given."""
-    teacher_feature: Kind = "auto"
-    """Feature of the teacher to learn: pooled (the input of its classifier), the class token, the mean of the patches,
-    or the final projection. auto is the projection for networks that timm publishes with one, such as CLIP and
-    Perception Encoder, and pooled for others."""
-    teacher_classifier: bool = True
-    """Use the teacher's classifier if it has the classes of the data."""
-    teacher_mean: tuple[Share, Share, Share] | None = None
-    """Mean of the teacher's input images: red, green, blue from 0 to 1. The network's values if not given."""
-    teacher_std: tuple[PositiveShare, PositiveShare, PositiveShare] | None = None
-    """Standard deviation of the teacher's input images, with the same format and default as --teacher-mean."""
-    allow_partial: bool = False
-    """Accept weight files that fill only part of a network. A teacher's file must contain its classifier."""
-    teacher_chunk: CountOrNone = 0
-    """Maximum batch size of the teacher, or 0 for the whole batch. Bounds memory; does not change the result."""
-    grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
-    """Networks that recompute activations in the backward pass. Needs less memory and more time; does not change the
-    result."""
-
-    @property
-    def teacher_by(self) -> tuple[str, str | None]:
-        """The setting, with its value, that determines the teacher's weights."""
-        if self.teacher_weights in (None, TIMM):
-            return "teacher", self.teacher
-        return "teacher_weights", self.teacher_weights
-
-    def check(self) -> None:
-        """Raise UserError for values that do not go together."""
-        if not self.student:
-            raise InvalidSetting("student", None, "name the network to train")
-        for name in ("teacher_mean", "teacher_std"):
-            if getattr(self, name) and not self.teacher:
-                raise InvalidSetting(name, "", "it needs a teacher; name one with `teacher`, or leave it out")
+# Number of the second teacher, in the name of its cache's folder.
+FIRST_FURTHER = 2
 
 
 @dataclass(frozen=True)
@@ -325,9 +275,8 @@ class Config(Generic[D]):
             own, values = getattr(self, part), dict(content.get(part, {}))
             if part == "method" and "name" in values:
                 own = own if values["name"] == own.name else get_method(values["name"])()
-            # JSON stores tuples as lists.
             names = [name for name in field_names(type(own)) if name in values and name not in Run.of_command]
-            known = {name: _tuple(values[name]) for name in names}
+            known = {name: _of_json(values[name]) for name in names}
             parts[part] = dataclasses.replace(own, **known)
         return type(self)(**parts)
 
@@ -340,15 +289,28 @@ class Config(Generic[D]):
 
     def resolved(self) -> "Config":
         """Return the configuration with values that depend on other settings."""
-        config = self
-        if self.networks.teacher and has_weights(self.networks.teacher) and not self.networks.teacher_weights:
-            config = self.changed(teacher_weights=TIMM)
-        return self.data.resolve(config)
+        return self.data.resolve(dataclasses.replace(self, networks=self.networks.resolved()))
+
+    @property
+    def of_more_teachers(self) -> tuple[Self, ...]:
+        """One configuration per further teacher, in which it is the only teacher and no labels are used.
+
+        The cached features of each are in a folder inside the one of the first teacher.
+        """
+        cache, found = self.data.teacher_cache, []
+        for number, teacher in enumerate(self.networks.more_teachers, FIRST_FURTHER):
+            values = field_values(teacher, TeacherNetwork) | {"teacher_classifier": False, "more_teachers": ()}
+            values |= {"teacher_cache": str(Path(cache, f"teacher{number}"))} if cache else {}
+            own = self.changed(**values, label_fraction=1.0)
+            found.append(dataclasses.replace(own, method=self.method.without_labels()))
+        return tuple(found)
 
     def check(self) -> None:
         """Raise UserError for settings that cannot work together, before anything is loaded."""
         for part in field_names(Config):
             check_ranges(getattr(self, part))
+        for teacher in self.networks.more_teachers:
+            check_ranges(teacher)
         self.method.check(self)
         self.optimizer.check()
         self.networks.check()
@@ -361,5 +323,8 @@ class Config(Generic[D]):
         self.data.check(self)
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _of_json(value: Any) -> Any:
+    """Return a field's value from JSON, which stores tuples as lists and teachers as objects."""
+    if isinstance(value, dict):
+        return TeacherNetwork(**{name: _of_json(part) for name, part in value.items()})
+    return tuple(map(_of_json, value)) if isinstance(value, list) else value

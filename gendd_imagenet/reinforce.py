@@ -11,6 +11,7 @@ from gendd.core.ranges import Amount, Count, CountOrNone, PixelCount, PositiveSh
 from gendd.distillation.teacher_feature import Kind
 from gendd.family import Family
 from gendd.programs.command_line import parse
+from gendd.programs.teacher_flags import refuse_several
 from gendd_imagenet.config import CroppedShare, Photographs
 from gendd_imagenet.family import FAMILY
 
@@ -83,6 +84,7 @@ def reinforce(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the images or the teacher cannot be used, or OUT was made from others.
     """
+    refuse_several(arguments, "only one teacher's features can be stored; name one, and write a folder for each")
     config = parse(ReinforceConfig, f"{family.command} reinforce", arguments)
     if family.name != FAMILY.name and family.typed in ("", family.name):
         raise UserError("PROGRAM reinforce: works with photographs only; type gendd-imagenet reinforce")

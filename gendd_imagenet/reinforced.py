@@ -143,6 +143,9 @@ class Reinforced:
         """
         networks, data, record = config.networks, config.data, self.record
         stored = str(self.weights)
+        if networks.more_teachers:
+            reason = f"`images` {self.folder} holds the features of one; name it alone, or train on other images"
+            raise InvalidSetting("teacher", " ".join(networks.teacher_names), reason)
         self._require("teacher", networks.teacher, (None, record["teacher"]), record["teacher"])
         self._require("teacher_weights", networks.teacher_weights, (None, TIMM, stored), "its own")
         self._require("teacher_feature", networks.teacher_feature, ("auto", record["teacher_feature"]))

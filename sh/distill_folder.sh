@@ -2,9 +2,9 @@
 # Distills a small network from a large one on a folder of images, without labels, classes or an evaluation set.
 #   bash sh/distill_folder.sh FOLDER [flags]
 # FOLDER holds images, at any depth. Flags override the values below: --teacher (timm/..., hub:..., transformers:...,
-# open_clip:...), --student, --dry-run and others. Run the same command again to resume. STEPS=5000 in the environment
-# trains for about 5,000 steps; METHOD=gendd trains by GenDD. Without METHOD a linear layer predicts the teacher's feature:
-# it came closest to the teacher in docs/results/folder_cifar100/README.md, and costs least.
+# open_clip:...; repeated for several teachers), --student, --dry-run and others. Run the same command again to resume.
+# STEPS=5000 in the environment trains for about 5,000 steps; METHOD=gendd trains by GenDD. Without METHOD a linear layer
+# predicts the teacher's feature: it came closest to the teacher in docs/results/folder_cifar100/README.md, and costs least.
 # 2 % of the images are held out, but at least 50 or a tenth, and at most 1,000; --holdout sets another share. On these
 # images the student's features are compared with the teacher's: cosine, explained variance, agreement of nearest
 # neighbors. Each checkpoint also writes the student to student/ in the run folder, in timm's format. With few images,
@@ -27,9 +27,15 @@ if [[ -d $folder ]]; then
   epochs=$((files ? (steps * batch + files - 1) / files : 1))
 fi
 
+# Each --teacher among the flags names one teacher.
+teacher=(--teacher timm/vit_small_patch14_dinov2.lvd142m)
+for flag in "${@:2}"; do
+  if [[ $flag == --teacher || $flag == --teacher=* ]]; then teacher=(); fi
+done
+
 recipe=(
   --images "$folder"
-  --teacher timm/vit_small_patch14_dinov2.lvd142m
+  "${teacher[@]}"
   --student timm/mobilenetv4_conv_small
   --image-size 224
   --epochs "$epochs"

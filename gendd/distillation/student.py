@@ -1,10 +1,13 @@
 """The student with all trained parts of GenDD, and its outputs for evaluation."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.diffusion.draws import Draws
+from gendd.distillation.branch import Branch, BranchTarget
 from gendd.distillation.dense import DenseHead, DenseTarget
 from gendd.distillation.targets import FeatureScale, feature_mixup, swap_neighbors
 from gendd.networks.features import feature_width, frozen_copy, has_classifier, pooled_feature
@@ -22,8 +25,9 @@ class Student(nn.Module):
         head: generates teacher features from conditions as wide as the backbone's feature: a `SplitTokenHead`, or a
             module with the same interface.
         classifier: the teacher's, copied and frozen; None if the teacher does not have one.
-        standardized: whether the head generates standardized features (`FeatureScale`).
+        scale: standardization of the features that the head generates; None for the teacher's units.
         dense: head of the dense term; None without one.
+        branches: the trained parts for further teachers, in their order.
     """
 
     def __init__(
@@ -31,8 +35,9 @@ class Student(nn.Module):
         backbone: nn.Module,
         head: nn.Module,
         classifier: nn.Linear | None,
-        standardized: bool = False,
+        scale: FeatureScale | None = None,
         dense: DenseHead | None = None,
+        branches: Sequence[Branch] = (),
     ):
         super().__init__()
         self.backbone = backbone
@@ -40,8 +45,9 @@ class Student(nn.Module):
         self.head = head
         self.classifier: nn.Module | None = frozen_copy(classifier) if classifier else None
         self.linear = None if has_classifier(backbone) else nn.Linear(feature_width(backbone), head.feature_dim)
-        self.scale = FeatureScale(head.feature_dim) if standardized else None
+        self.scale = scale
         self.dense = dense
+        self.branches = nn.ModuleList(branches)
 
     def forward(
         self,
@@ -51,6 +57,7 @@ class Student(nn.Module):
         mixup_share: Tensor | None = None,
         draws: Draws | None = None,
         dense_target: DenseTarget | None = None,
+        further: Sequence[BranchTarget] = (),
     ) -> dict[str, Tensor]:
         """Return the training loss and its parts.
 
@@ -62,18 +69,26 @@ class Student(nn.Module):
             mixup_share: share m of feature mixup, or None for no mixup.
             draws: the timesteps and noise of the head's loss; None: the head draws them.
             dense_target: target of the dense term, if the student has a dense head.
+            further: targets of the branches.
 
         Returns:
             "loss" = "mse" + "vb" + "probe_loss" + weight * "dense_loss", and the probe's logits as "output". With a
-            linear map, its mean squared error, "linear_loss", replaces "probe_loss", and "output" is left out.
+            linear map, its mean squared error, "linear_loss", replaces "probe_loss", and "output" is left out. With
+            branches, the losses of head and dense head are means over all teachers, and "head2_loss", "head3_loss", ...
+            are those of the branches' heads.
         """
-        h, dense_loss = self.observe(images, dense_target)
+        h, dense_loss = self.observe(images, dense_target, further)
         z = self.norm(h)
         whole = target = self.scale(target) if self.scale else target
+        targets = [branch.scale(one.feature) for branch, one in zip(self.branches, further, strict=True)]
         if mixup_share is not None:
             permutation = swap_neighbors(len(z), z.device)
-            z, target = (feature_mixup(values, mixup_share, permutation) for values in (z, target))
+            z, target, *targets = (feature_mixup(values, mixup_share, permutation) for values in (z, target, *targets))
         losses = self.head(z, target, draws)
+        if self.branches:
+            own = [b.head(z, t, one.draws)["loss"] for b, t, one in zip(self.branches, targets, further, strict=True)]
+            terms = {f"head{number}_loss": loss.detach() for number, loss in enumerate(own, 2)}
+            losses = {**losses, "loss": torch.stack([losses["loss"], *own]).mean(), **terms}
         if self.dense and dense_loss is not None:
             losses = self.dense.added(losses, dense_loss)
         if self.linear:
@@ -84,19 +99,34 @@ class Student(nn.Module):
         losses["loss"] = losses["loss"] + probe_loss
         return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
 
-    def observe(self, images: Tensor, target: DenseTarget | None) -> tuple[Tensor, Tensor | None]:
-        """Return the backbone's feature (B, D_s) and the dense loss (scalar), which is None without a target."""
+    def observe(
+        self, images: Tensor, target: DenseTarget | None, further: Sequence[BranchTarget] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the backbone's feature (B, D_s) and the dense loss (scalar), which is None without a target.
+
+        With branches, whose targets are `further`, the loss is the mean over all teachers.
+        """
         if self.dense is None or target is None:
             return pooled_feature(self.backbone, images), None
         features, student_map = self.dense.observe(self.backbone, images)
-        return self.backbone.forward_head(features, pre_logits=True), self.dense(student_map, target)
+        loss = self.dense(student_map, target)
+        if self.branches:
+            pairs = zip(self.branches, further, strict=True)
+            loss = torch.stack([loss, *(branch.dense(student_map, one.dense) for branch, one in pairs)]).mean()
+        return self.backbone.forward_head(features, pre_logits=True), loss
 
     def sample(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
-        """Return the mean (B, D_t) of the features that the head generates for images (B, 3, H, W)."""
+        """Return the mean (B, D_t) of the features that a head generates for images (B, 3, H, W); see `generate`."""
         return self.generate(pooled_feature(self.backbone, images), generator, **sampling)
 
-    def generate(self, h: Tensor, generator: torch.Generator | None = None, **sampling) -> Tensor:
-        """Return the mean (B, D_t) of the features that the head generates for backbone features (B, D_s)."""
+    def generate(self, h: Tensor, generator: torch.Generator | None = None, teacher: int = 0, **sampling) -> Tensor:
+        """Return the mean (B, D_t) of the features that a head generates for backbone features (B, D_s).
+
+        Args:
+            teacher: 0 for the head of the first teacher, 1 for the one of the second, ...
+        """
+        if teacher:
+            return self.branches[teacher - 1].generate(self.norm(h), generator, **sampling)
         generated = self.head.sample(self.norm(h), generator=generator, **sampling).mean(1)
         return self.scale.inverse(generated) if self.scale else generated
 

@@ -54,16 +54,23 @@ class FeatureScale(nn.Module):
     """Standardization of a teacher's features (B, D_t): mean and standard deviation per dimension.
 
     The head generates standardized features, because teachers differ by orders of magnitude in both.
+
+    Args:
+        isotropic: divide all dimensions by the root of their mean variance. The directions to the class centers keep
+            their lengths relative to each other, which contraction needs.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, isotropic: bool = False):
         super().__init__()
+        self.isotropic = isotropic
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
 
     def measure(self, features: Tensor) -> None:
         """Set mean and deviation from features (N, D_t); a dimension that does not vary gets the deviation 1."""
         std, mean = torch.std_mean(features.double(), dim=0, correction=0)
+        if self.isotropic:
+            std = std.square().mean().sqrt().expand_as(std)
         self.mean.copy_(mean)
         self.std.copy_(std.where(std > 1e-6 * std.max().clamp(min=1e-30), 1))
 

@@ -1,6 +1,7 @@
 """The description of an exported student that its file holds: preprocessing, class names and origin."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -9,17 +10,17 @@ from gendd.core.errors import UserError
 from gendd.export.output import Output
 from gendd.runs.experiment import Experiment
 from gendd.runs.folder import RunFolder, origin
-from gendd.runs.published import portable
+from gendd.runs.published import portable, teacher_origins
 
 
 def describe(run: Experiment, output: Output) -> dict[str, str]:
     """Return JSON texts by name: "preprocessing", "class_names" (empty for features) and "origin"."""
     config = run.config
-    teacher = {"network": config.networks.teacher, **_teacher_record(run)} if config.networks.teacher else None
+    teachers = teacher_origins(config.networks.teacher_names, _teacher_records(run))
     made = {
         "output": output.name,
         "student": config.networks.student,
-        "teacher": teacher,
+        **teachers,
         "method": config.method.name,
         "sampling": config.method.sampling() if output.name == "head" else {},
         "dataset": config.data.dataset,
@@ -32,14 +33,19 @@ def describe(run: Experiment, output: Output) -> dict[str, str]:
     return {name: json.dumps(value) for name, value in content.items()}
 
 
-def _teacher_record(run: Experiment) -> dict[str, Any]:
-    """Return the teacher's weights and checksums, if the run's record or the published file holds them."""
+def _teacher_records(run: Experiment) -> dict[str, Any]:
+    """Return the teachers' weights and checksums, if the run's record or the published file holds them."""
     if run.path is None:
         return {}
     # A checkpoint is in the folder `checkpoints` of its run.
     folder = run.path if run.path.is_dir() else run.path.parent.parent
     try:
-        record = RunFolder(folder).read("environment.json").get("teacher", {})
+        found = RunFolder(folder).read("environment.json")
     except UserError:
-        record = origin(run.path).get("teacher") or {}
+        found = origin(run.path)
+    further = [_weights(record) for record in found.get("more_teachers", [])]
+    return {"teacher": _weights(found.get("teacher") or {}), "more_teachers": further}
+
+
+def _weights(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("weights", "license", "sha256", "tensors_sha256") if name in record}

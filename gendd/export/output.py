@@ -46,7 +46,7 @@ class Output(nn.Module):
             plain = next(key for key in read_outs if key != "head")
             key = "head" if self.name == "head" else plain
             if key != "probe":  # The probe is the classifier of the backbone itself.
-                self.model = _without_dense(run)
+                self.model = _without_unused(run)
             self.is_logits = read_outs[key].target is None
             self.function = lambda images: read_outs[key].outputs(images, torch.Generator())[key]
         else:
@@ -68,11 +68,11 @@ class Output(nn.Module):
         return torch.export.export(self, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def _without_dense(run: Experiment) -> nn.Module:
-    """Return the run's model, which shares its parts, without the dense head: no output needs it."""
-    model = copy.copy(run.model)
-    if run.task.dense is not None:
-        model._modules = {name: part for name, part in model._modules.items() if part is not run.task.dense}
+def _without_unused(run: Experiment) -> nn.Module:
+    """Return the run's model, which shares its parts, without dense head and further heads: no output needs them."""
+    model, unused = copy.copy(run.model), [part for part in (run.task.dense, run.task.branches) if part is not None]
+    if unused:
+        model._modules = {name: part for name, part in model._modules.items() if not any(part is one for one in unused)}
     return model
 
 

@@ -6,8 +6,9 @@ does not wrap, and the outputs to evaluate.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from gendd.config import Config
     from gendd.distillation.teacher import FrozenTeacher
 
+# Features (N, D_t) and maps (N, L, D_m) of a teacher; None without maps.
+FeaturesAndMaps = tuple[Tensor, Tensor | None]
 
 # Suggested if the teacher does not classify the data.
 FEATURES_ALONE = "these learn from features only: gendd and regression with `contraction` 0"
@@ -42,6 +45,7 @@ class Method:
         labeled: the method can use labels.
         feature: when training reads the teacher's pooled feature (the content of --teacher-cache). "without labels":
             only if the teacher's probabilities replace missing labels.
+        several_teachers: the method can learn from several teachers.
         evaluation_only: options that change the evaluation and not the training.
         dense_grid, dense_layer: the teacher's map that a dense term learns (`gendd.methods.dense`); 0 for none.
     """
@@ -51,6 +55,7 @@ class Method:
     unlabeled: ClassVar[bool] = False
     labeled: ClassVar[bool] = True
     feature: ClassVar[Literal["always", "without labels", "never"]] = "always"
+    several_teachers: ClassVar[bool] = False
     evaluation_only: ClassVar[frozenset[str]] = frozenset()
     dense_grid = 0
     dense_layer = None
@@ -104,7 +109,7 @@ class TaskContext:
     """Input of `Method.build`.
 
     `student` is the bare backbone with its initial weights loaded. `weights` are all initial tensors, under the names
-    of this project.
+    of this project. `more_teachers` are the teachers after the first one.
     """
 
     config: Config
@@ -112,6 +117,12 @@ class TaskContext:
     teacher: FrozenTeacher | None
     weights: dict[str, Tensor]
     device: torch.device
+    more_teachers: tuple[FrozenTeacher, ...] = ()
+
+    @property
+    def of_more_teachers(self) -> list[TaskContext]:
+        """One context per further teacher, in which it is the only teacher."""
+        return [replace(self, teacher=teacher, more_teachers=()) for teacher in self.more_teachers]
 
     @property
     def needed_teacher(self) -> FrozenTeacher:
@@ -134,18 +145,23 @@ class Task(nn.Module):
 
     Attributes:
         dense: head of the dense term, a part of `trainable`; None without one.
+        branches: the parts of `trainable` for further teachers; None without any.
+        more_teachers, more_labels: teachers after the first one, and short names of those to evaluate.
         average: timm's moving average of the trained weights, or None.
         measures_features: if True, `measure_features` is called before training.
     """
 
     head: Any
     dense: Any
+    branches: Any
     average: Any
+    more_teachers: Any
+    more_labels: tuple[str, ...] = ()
     measures_features: bool = False
 
     def __init__(self, trainable: nn.Module, head: nn.Module | None = None):
         super().__init__()
-        self.trainable_module, self.head, self.dense, self.average = trainable, head, None, None
+        self.trainable_module, self.head, self.dense, self.branches, self.average = trainable, head, None, None, None
         # Pairs of an averaged and a trained tensor: weights, and counts, which are copied.
         self.averaging: list[list[tuple[Tensor, Tensor]]] | None = None
 
@@ -188,8 +204,16 @@ class Task(nn.Module):
         """Return each output by itself, without computations for the others, with the number of its parameters."""
         return [(self.read_out(model), parameter_count(model))]
 
-    def measure_features(self, features: Tensor, maps: Tensor | None) -> None:
-        """Measure statistics of some teacher features (N, D_t) and maps (N, L, D_m) before training."""
+    def further_read_outs(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
+        """Return the outputs to compare with further teachers, each by itself, with the number of its parameters."""
+        return []
+
+    def measure_features(self, features: Tensor, maps: Tensor | None, further: Sequence[FeaturesAndMaps] = ()) -> None:
+        """Measure statistics of some features (N, D_t) and maps (N, L, D_m) of the teachers before training.
+
+        Args:
+            further: features and maps of each further teacher.
+        """
 
     def prepare_distributed(self, device_ids: list | None = None) -> None:
         self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids)
@@ -205,6 +229,8 @@ class DistillationTask(Task):
     def __init__(self, trainable: nn.Module, context: TaskContext, head: nn.Module | None = None):
         super().__init__(trainable, head)
         self.teacher = context.needed_teacher
+        self.more_teachers = nn.ModuleList(context.more_teachers)
+        self.more_labels = context.config.networks.more_labels
         self.unlabeled, self.lacks_labels = context.config.data.unlabeled, context.config.data.lacks_labels
 
     @torch.no_grad()
@@ -227,9 +253,11 @@ class DistillationTask(Task):
 
     def train(self, mode: bool = True) -> DistillationTask:
         super().train(mode)
-        self.teacher.eval()
+        for teacher in (self.teacher, *self.more_teachers):
+            teacher.eval()
         return self
 
     def compile(self, **options) -> None:
-        self.teacher.compile(compile_model=False, compile_features=True, **options)
+        for teacher in (self.teacher, *self.more_teachers):
+            teacher.compile(compile_model=False, compile_features=True, **options)
         super().compile(**options)

@@ -76,8 +76,8 @@ class DenseOptions:
             )
         else:
             head = RegressionHead(teacher.map_width, residual_mlp(teacher.map_width, channels, self.dense_width))
-        unclassified, layers = teacher.classifier is None, self.dense_student_layers
-        return DenseHead(head, channels, self.dense_grid, self.dense_weight, unclassified, layers)
+        scaled = teacher.classifier is None or len(context.more_teachers) > 0
+        return DenseHead(head, channels, self.dense_grid, self.dense_weight, scaled, self.dense_student_layers)
 
     def student_map(self, name: str, student: nn.Module, image_size: int) -> Tensor:
         """Return the student's map (1, D_s, h, w) of an empty image.
@@ -96,9 +96,13 @@ def _size(side: Sequence[int]) -> str:
 
 
 def dense_target(
-    dense: DenseHead | None, feature_map: Tensor | None, random: StepRandom, device: torch.device
+    dense: DenseHead | None,
+    feature_map: Tensor | None,
+    random: StepRandom,
+    device: torch.device,
+    purpose: str = "dense",
 ) -> DenseTarget | None:
     """Return the target of a micro-batch, with the teacher's map (B, L, D_m); None without a dense term."""
     if dense is None or feature_map is None:
         return None
-    return DenseTarget(feature_map, dense.draw(random.batch, random.rows, random.generator("dense", device)))
+    return DenseTarget(feature_map, dense.draw(random.batch, random.rows, random.generator(purpose, device)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting, naming
 from gendd.data.batch import Batch
 from gendd.distillation.student import Student
+from gendd.distillation.targets import FeatureScale
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD, HeadTask, build_student
 from gendd.networks.checkpoint import load_weights
@@ -49,16 +50,20 @@ class FinetuneTask(HeadTask):
 class Finetune(GenDD):
     """Stage 3 of gendd, with its options: train the classifier on features that the trained head generates."""
 
-    name, feature = "finetune", "without labels"
+    name, feature, several_teachers = "finetune", "without labels", False
     evaluation_only = frozenset({"paper"})
 
     def build(self, context: TaskContext) -> FinetuneTask:
         if not context.weights:
             raise InvalidSetting("student_weights", None, "finetune starts from a gendd run; name its folder")
         student = build_student(self, context)
+        if student.scale is None and "scale.mean" in context.weights:
+            # The run had several teachers.
+            student.scale = FeatureScale(student.head.feature_dim)
         with naming("student_weights"):
-            # The classifier's training does not use a dense head.
-            parts = {name: value for name, value in context.weights.items() if not name.startswith("dense.")}
+            # The classifier's training uses neither a dense head nor the heads of further teachers.
+            unused = ("dense.", "branches.")
+            parts = {name: value for name, value in context.weights.items() if not name.startswith(unused)}
             load_weights(student, parts, str(context.config.networks.student_weights))
         student.requires_grad_(False)
         return FinetuneTask(self, student, context)

@@ -1,7 +1,8 @@
 """Generative Distribution Distillation (arXiv 2507.14503), with labels and without."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,10 +15,11 @@ from gendd.data.batch import Batch
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import SplitTokenHead
 from gendd.diffusion.objective import Objective
+from gendd.distillation.branch import Branch, BranchTarget
 from gendd.distillation.student import Student
-from gendd.distillation.targets import contract
+from gendd.distillation.targets import FeatureScale, contract
 from gendd.evaluation.accuracy import ReadOut
-from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.methods.base import DistillationTask, FeaturesAndMaps, Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
 from gendd.methods.pretrain import pretraining
@@ -61,7 +63,8 @@ class HeadTask(DistillationTask):
             return {"linear": model.mapped(pooled_feature(model.backbone, images))}
 
         alone = parameter_count(model.backbone)
-        whole = parameter_count(model) - (parameter_count(model.dense) if model.dense else 0)
+        others = [model.branches, *([model.dense] if model.dense else [])]
+        whole = parameter_count(model) - sum(map(parameter_count, others))
         if model.linear:
             size, target = parameter_count(model.linear), self.teacher.features_to_compare
             with_head = ReadOut(("head",), head, target), whole - size
@@ -72,15 +75,32 @@ class HeadTask(DistillationTask):
             read_outs.insert(0, (ReadOut(("head",), head), without_probe))
         return read_outs
 
+    def further_read_outs(self, model: Student) -> list[tuple[ReadOut, int]]:
+        return [
+            self._further_read_out(model, f"head_{label}", number) for number, label in enumerate(self.more_labels, 1)
+        ]
+
+    def _further_read_out(self, model: Student, name: str, number: int) -> tuple[ReadOut, int]:
+        """Return the features that the head of a further teacher generates, and the number of parameters they need."""
+        teacher, head = self.more_teachers[number - 1], model.branches[number - 1].head
+
+        def outputs(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+            return {name: model.sample(images, noise, teacher=number, **self.sampling)}
+
+        size = sum(map(parameter_count, (model.backbone, model.norm, head)))
+        return ReadOut((name,), outputs, lambda images, _: teacher.features_of(images)), size
+
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
         """Return the contracted target f' (B, D_t) of teacher features f (B, D_t); labels are (B,) or soft (B, C)."""
         centers = self.teacher.class_centers if self.contraction else None
         return contract(feature, centers, labels, self.contraction)
 
-    def measure_features(self, features: Tensor, maps: Tensor | None) -> None:
-        """Set the scales of generated features and maps from some teacher features (N, D_t) and maps (N, L, D_m)."""
+    def measure_features(self, features: Tensor, maps: Tensor | None, further: Sequence[FeaturesAndMaps] = ()) -> None:
+        """Set the scales of generated features and maps, as in the base class."""
         for averaged in (False, True) if self.average is not None else (False,):
             model = self.model(averaged)
+            for branch, measured in zip(model.branches, further, strict=True):
+                branch.measure(*measured)
             if model.scale:
                 model.scale.measure(features)
             if maps is not None and model.dense.scale:
@@ -103,8 +123,8 @@ class GenDDTask(HeadTask):
         super().__init__(method, student, context, student.head, method.contraction)
         self.feature_mixup, self.probed = method.feature_mixup, student.linear is None
         scales = [student.scale, student.dense.scale if student.dense else None]
-        self.measures_features = any(scale is not None for scale in scales)
-        self.dense = student.dense
+        self.measures_features = any(scale is not None for scale in scales) or len(student.branches) > 0
+        self.dense, self.branches = student.dense, student.branches
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         feature, feature_map = self.teacher.features_and_map(batch)
@@ -115,13 +135,24 @@ class GenDDTask(HeadTask):
             self.target(feature, labels),
             labels,
             self.mixup_share(batch.random, device),
-            self.draws(batch.random, device),
+            self.draws(batch.random, device, self.head),
             dense_target(self.dense, feature_map, batch.random, device),
+            [self.branch_target(number, batch) for number in range(len(self.more_teachers))],
         )
 
-    def draws(self, random: StepRandom, device: torch.device) -> Draws | None:
-        """Draw the head's random numbers for a micro-batch."""
-        return self.head.draw(random.batch, random.generator("diffusion", device)).images(random.rows)
+    def draws(self, random: StepRandom, device: torch.device, head: Any, purpose: str = "diffusion") -> Draws | None:
+        """Draw a head's random numbers for a micro-batch; None if the head does not use any."""
+        if not head.draws_features:
+            return None
+        return head.draw(random.batch, random.generator(purpose, device)).images(random.rows)
+
+    def branch_target(self, number: int, batch: Batch) -> BranchTarget:
+        """Return the target of the branch with this number."""
+        branch, device = self.branches[number], batch.images.device
+        feature, feature_map = self.more_teachers[number].features_and_map(batch)
+        draws = self.draws(batch.random, device, branch.head, f"diffusion {number + 2}")
+        dense = dense_target(branch.dense, feature_map, batch.random, device, f"dense {number + 2}")
+        return BranchTarget(feature, draws, dense)
 
     def mixup_share(self, random: StepRandom, device: torch.device) -> Tensor | None:
         """Draw feature mixup's share m ~ Beta(beta, beta), one per global batch; None without mixup."""
@@ -133,11 +164,19 @@ class GenDDTask(HeadTask):
 
 
 def build_student(method: "GenDD", context: TaskContext) -> Student:
-    """Build the student with a new head for the teacher's features."""
-    teacher = context.needed_teacher
-    head = SplitTokenHead(teacher.width, feature_width(context.student), **method.fitting(teacher.width))
-    scaled = method.standardizes(teacher.classifier)
-    return Student(context.student, head, teacher.classifier, scaled, method.build_dense(context))
+    """Build the student with new heads for the teachers' features.
+
+    With several teachers all features are standardized, so that each teacher has the same weight in the loss.
+    """
+    classifier = context.needed_teacher.classifier
+    head, scale = method.build_head(context), None
+    if method.standardizes(classifier):
+        scale = FeatureScale(head.feature_dim)
+    elif context.more_teachers:
+        scale = FeatureScale(head.feature_dim, isotropic=True)
+    dense = method.build_dense(context)
+    branches = [Branch(method.build_head(one), method.build_dense(one)) for one in context.of_more_teachers]
+    return Student(context.student, head, classifier, scale, dense, branches)
 
 
 @dataclass(frozen=True)
@@ -156,16 +195,24 @@ class TargetOptions:
 class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
     """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
 
-    name, unlabeled = "gendd", True
+    name, unlabeled, several_teachers = "gendd", True, True
     evaluation_only = frozenset({"paper", *field_names(SamplingOptions)})
 
     def build(self, context: TaskContext) -> GenDDTask:
         return GenDDTask(self, build_student(self, context), context)
 
+    def build_head(self, context: TaskContext) -> nn.Module:
+        """Build a head for the features of the context's teacher."""
+        width = context.needed_teacher.width
+        return SplitTokenHead(width, feature_width(context.student), **self.fitting(width))
+
     def check(self, config: "Config") -> None:
         super().check(config)
         self.check_sampling()
         self.check_contraction(config)
+        if config.networks.more_teachers and self.feature_space == "raw":
+            reason = "several teachers have the same weight only if their features are standardized; leave it out"
+            raise InvalidSetting("feature_space", "raw", reason)
 
     def check_sampling(self) -> None:
         super().check_sampling()

@@ -56,7 +56,7 @@ class Pretrain(Method):
 
 
 def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":
-    """Return the configuration of stage 1, or None: cosine schedule, beta2 constant at its end value."""
+    """Return the configuration of stage 1, or None: cosine schedule, beta2 constant at its end value, first teacher."""
     if not options.pretrain_epochs:
         return None
     optimizer = replace(
@@ -69,4 +69,6 @@ def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":
         beta2_start=config.optimizer.beta2_end,
     )
     run = replace(config.run, name=options.pretrain_name, resume=None, out=None)
-    return replace(config, data=config.data.pretraining(), method=Pretrain(), optimizer=optimizer, run=run)
+    networks = replace(config.networks, more_teachers=())
+    data = config.data.pretraining()
+    return replace(config, networks=networks, data=data, method=Pretrain(), optimizer=optimizer, run=run)

@@ -6,22 +6,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from gendd.core.seeding import StepRandom
 from gendd.diffusion.head import SplitTokenHead
 from gendd.distillation.regression_head import Distance, RegressionHead, residual_mlp
-from gendd.distillation.student import Student
 from gendd.methods.base import TaskContext
-from gendd.methods.gendd import GenDD, GenDDTask
+from gendd.methods.gendd import GenDD
 from gendd.methods.options import HeadOptions
 from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width
 
 DESCRIBED = {"mlp": "an MLP", "linear": "a linear layer", "squared": "squared error", "cosine": "1 - cosine"}
-
-
-class RegressionTask(GenDDTask):
-    def draws(self, random: StepRandom, device: torch.device) -> None:
-        """Return None: the loss does not use random numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +28,13 @@ class Regression(GenDD):
 
     name = "regression"
 
-    def build(self, context: TaskContext) -> RegressionTask:
-        teacher = context.needed_teacher
+    def build_head(self, context: TaskContext) -> RegressionHead:
+        width = context.needed_teacher.width
         if self.predictor == "linear":
-            mlp: nn.Module = nn.Linear(feature_width(context.student), teacher.width)
+            mlp: nn.Module = nn.Linear(feature_width(context.student), width)
         else:
             mlp = mlp_of_equal_size(self, context)
-        head, scaled = RegressionHead(teacher.width, mlp, self.distance), self.standardizes(teacher.classifier)
-        student = Student(context.student, head, teacher.classifier, scaled, self.build_dense(context))
-        return RegressionTask(self, student, context)
+        return RegressionHead(width, mlp, self.distance)
 
     def check_sampling(self) -> None:
         """Accept all values: nothing is sampled."""

@@ -10,7 +10,9 @@ from gendd.config import Config
 from gendd.core.errors import InvalidSetting, UserError, flag, naming
 from gendd.family import Family
 from gendd.methods import METHODS, get_method
+from gendd.network_settings import TeacherNetwork
 from gendd.programs.command_line import parse
+from gendd.programs.teacher_flags import split_teachers
 from gendd.runs.config_file import config_of, read_config
 from gendd.runs.folder import RunFolder, run_path
 from gendd.runs.recipes import recipe_content
@@ -71,10 +73,17 @@ def _refuse_commands(config: Config, source: str, flags: list[str]) -> None:
 
 
 def parsed(family: Family, flags: list[str], default: Config) -> Config:
-    """Parse flags over a configuration. --paper sets its flags, unless `default` has it already."""
+    """Parse flags over a configuration. --paper sets its flags, unless `default` has it already.
+
+    Flags that name a teacher replace all teachers of the configuration.
+    """
     program = f"{family.command} train {default.method.name}"
     kind: Any = Config[type(default.data)]  # type: ignore[misc]
-    config: Config = parse(kind, program, flags, default, _description(default))
+    first, further = split_teachers(flags)
+    config: Config = parse(kind, program, first, default, _description(default))
+    if further is not None:
+        more_teachers = tuple(parse(TeacherNetwork, program, own) for own in further)
+        config = config.changed(more_teachers=more_teachers)
     if getattr(config.method, "paper", False) and not getattr(default.method, "paper", False):
         config = dataclasses.replace(config, method=family.in_protocol(config.method))
     config = config.resolved()

@@ -14,6 +14,7 @@ from gendd.data.decode import ENDINGS
 from gendd.family import Family, family_named
 from gendd.methods import get_method
 from gendd.methods.gendd import TargetOptions
+from gendd.network_settings import TeacherNetwork
 from gendd.own import access, given
 from gendd.own.access import Given, count_images, split
 from gendd.own.network import Network, check_learns, has_classifier
@@ -37,7 +38,7 @@ LARGEST_BATCH, SMALLEST_BATCH, LEAST_STEPS = 256, 8, 10
 
 
 def distill(
-    teacher: str | nn.Module | Network,
+    teacher: str | nn.Module | Network | Sequence[str | nn.Module | Network],
     student: str | nn.Module | Network,
     data: str | Path | Iterable[Any],
     epochs: int = 100,
@@ -54,7 +55,8 @@ def distill(
 
     Args:
         teacher, student: name of a network (docs/networks.md), a module with timm's interface, or a `Network`. A given
-            student is trained in place; a given teacher is copied.
+            student is trained in place; a given teacher is copied. A list has several teachers: those after the first
+            are names.
         data: a folder of images, which needs no labels; a data set's name (docs/networks.md), with its labels; or an
             iterable of batches, such as a DataLoader. A batch is images (B, 3, S, S), float, in the student's
             normalization, or a pair of images and labels (B,). A run on batches starts an epoch anew when it resumes
@@ -78,17 +80,35 @@ def distill(
     family, values = _named(str(data)) if batches is None else _batches(batches, options)
     recipe = RECIPE | (TARGETS if isinstance(kind, TargetOptions) else {})
     config = family.config(kind, **recipe | values | options, epochs=epochs, out=None if out is None else str(out))
-    roles = {"student": student, "teacher": teacher}
+    if isinstance(teacher, (list, tuple)) and not teacher:
+        raise InvalidSetting("teacher", None, "the list of teachers is empty; name one")
+    first, *further = teacher if isinstance(teacher, (list, tuple)) else [teacher]
+    roles: dict[str, Any] = {"student": student, "teacher": first}
     own = {role: network for role, network in roles.items() if not isinstance(network, str)}
     if "teacher" in own and not has_classifier(own["teacher"]):
         config = config.changed(teacher_classifier=False)
     with access.registered(batches), given.networks(config.data.image_size, **own) as names:
         if "student" in own:
             check_learns(own["student"], config.data.image_size)
+        if further:
+            config = config.changed(more_teachers=_further(further))
         config = config.changed(**roles | names).resolved()
         if "contraction" not in options and (config.data.unlabeled or not config.networks.teacher_classifier):
             config = dataclasses.replace(config, method=config.method.without_labels())
         return train_config(config)
+
+
+def _further(names: Iterable[Any]) -> tuple[TeacherNetwork, ...]:
+    """Return the teachers after the first one.
+
+    Raises:
+        InvalidSetting: one is not a name.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            reason = "only the first of several teachers can be a Python object; put it first, and name the others"
+            raise InvalidSetting("teacher", type(name).__name__, reason)
+    return tuple(map(TeacherNetwork, names))
 
 
 def _named(data: str) -> tuple[Family, dict[str, Any]]:

@@ -103,6 +103,8 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
             print(f"student     {built.student.describe()}", flush=True)
             if built.teacher:
                 print(f"teacher     {built.teacher.loaded.describe()}; {teacher}", flush=True)
+            for label, one in zip(built.task.more_labels, built.more_teachers, strict=False):
+                print(f"head_{label} is compared with {one.loaded.describe()}; {one.loaded.describe_weights()}")
             head = built.task.head
             # The paper's protocol needs a labeled data set.
             if head is not None and head.draws_features and classes:
@@ -148,10 +150,11 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
         experiment = load(path, **changes)
         if "teacher_weights" in changes or _compares(experiment):
             raise
+        experiment.task.more_labels = ()
     _check_values(experiment.config)
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
-    if experiment.teacher:
-        experiment.teacher.precision = resolve_precision(config.run.precision, world.device)
+    for teacher in filter(None, (experiment.teacher, *experiment.more_teachers)):
+        teacher.precision = resolve_precision(config.run.precision, world.device)
     plan = BatchPlan(config.run.seed, 1)
     data = experiment.family.access.open_evaluation(config, plan, world, experiment.student.network)
     subset = class_subset(path, data.class_names)
@@ -309,7 +312,8 @@ def _build(
     refuse_hub_code(path, "student", own.networks.student if own else None)
     try:
         if own and settings.networks.teacher == own.networks.teacher:
-            refuse_hub_code(path, "teacher", own.networks.teacher)
+            for name in own.networks.teacher_names:
+                refuse_hub_code(path, "teacher", name)
         built = build(family, settings, num_classes, world.device, tensors, precision)
     except InvalidSetting as absent:
         expected = isinstance(absent, MissingFile) or is_published(path)
@@ -319,6 +323,8 @@ def _build(
         built = build(family, without, num_classes, world.device, tensors, precision)
         if _compares(built):
             raise
+        # Nothing is compared with the features of a teacher that is not loaded.
+        built.task.more_labels = ()
         return built, with_flags(f"not evaluated, {absent}")
     return built, built.teacher.loaded.describe_weights() if built.teacher else ""
 
@@ -333,7 +339,7 @@ def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[
 
     The teacher comes first, if it classifies and all processes have its weights.
     """
-    read_outs = built.task.read_outs_apart(model)
+    read_outs = [*built.task.read_outs_apart(model), *built.task.further_read_outs(model)]
     teacher = built.teacher
     loaded = bool(teacher and teacher.loaded.file)
     if world.all_true(torch.tensor(loaded, device=world.device)) and teacher and teacher.classifier:

@@ -50,10 +50,12 @@ class Measurement:
                 model = self.model(weights).eval()
                 self.world.broadcast_buffers(model)
                 read_out = self.task.read_out(model)
-                batches = self.evaluation.batches(limit)
-                measured = evaluate(read_out, batches, self.world, self.config.run.seed, self.groups)
+                further = [other for other, _ in self.task.further_read_outs(model)]
                 prefix = AVERAGED if weights == "ema" else ""
-                accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
+                for one in (read_out, *further):
+                    batches = self.evaluation.batches(limit)
+                    measured = evaluate(one, batches, self.world, self.config.run.seed, self.groups)
+                    accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
             model = self.model(self.config.optimizer.eval_weights)
             if self.task.head is not None and not read_out.target and self.world.is_first:
                 pairs = self.features(model, count=1)
@@ -118,7 +120,7 @@ class Measurement:
         """Measure parameters, FLOPs and images/s of each output by itself."""
         model, costs = self.task.model(), {}
         with autocast(self.precision, self.world.device):
-            for read_out, parameters in self.task.read_outs_apart(model):
+            for read_out, parameters in (*self.task.read_outs_apart(model), *self.task.further_read_outs(model)):
                 batches = self.evaluation.batches(TIMED_IMAGES)
                 measured = evaluate_with_cost(read_out, parameters, batches, self.evaluation.image_size, self.world)
                 costs[read_out.names[0]] = {name: measured[name] for name in COSTS}

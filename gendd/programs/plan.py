@@ -6,7 +6,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gendd.config import Config
+from gendd.config import FIRST_FURTHER, Config
 from gendd.core.distributed import World
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import DataSummary
@@ -43,6 +43,8 @@ def plan_of(
     }
     if built.teacher:
         lines["teacher"] = _network(built.teacher.loaded)
+    for number, teacher in enumerate(built.more_teachers, FIRST_FURTHER):
+        lines[f"teacher {number}"] = _network(teacher.loaded)
     lines["method"] = _method(config)
     if head is not None:
         lines["head"] = _head(config, built.task.model(), world.device)
@@ -50,6 +52,9 @@ def plan_of(
         if head.draws_features and summary.num_classes:
             protocol = family.protocol(config.method)
             lines["protocol"] = protocol if protocol == PAPERS else f"{protocol}; --paper sets the paper's"
+    for number, branch in enumerate(built.task.branches or (), FIRST_FURTHER):
+        size = f"{parameter_count(branch.head) / 1e6:.2f} M parameters"
+        lines[f"head {number}"] = f"for {branch.head.feature_dim} numbers of teacher {number}; {size}"
     if built.task.dense is not None and built.teacher and isinstance(config.method, DenseOptions):
         lines["dense"] = _dense(config.method, built.teacher, built, config.data.image_size)
     if world.size > 1 and any(isinstance(module, _BatchNorm) for module in built.student.network.modules()):

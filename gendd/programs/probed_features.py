@@ -43,13 +43,14 @@ class ProbedFeatures:
 
 
 def probed_features(
-    family: Family, path: str, run: Experiment, kind: str, world: World, of_training: bool = False
+    family: Family, path: str, run: Experiment, kind: str, world: World, of_training: bool = False, teacher: int = 0
 ) -> ProbedFeatures:
     """Return the features of the test or training images, from the file in the run folder or computed.
 
     Args:
         path: the run folder.
         kind: "backbone" for the features of the plain student, "generated" for the features of its head.
+        teacher: place of the teacher whose features are generated, among those of the run.
 
     Raises:
         UserError: the images do not have labels, or their features are not finite.
@@ -60,7 +61,7 @@ def probed_features(
     )
     if not data.class_names:
         raise UserError(f"run {path}: {described(data)} does not have labels; name a labeled data set with --dataset")
-    batches, title = _batches(run, data, kind, world), "training images" if of_training else "test images"
+    batches, title = _batches(run, data, kind, world, teacher), "training images" if of_training else "test images"
     first = next(batches)
     made_from = {
         "weights": checksum(weights_file(path)),
@@ -71,7 +72,8 @@ def probed_features(
         "sampling": {**settings.method.sampling(), "seed": settings.run.seed} if kind == "generated" else {},
     }
     known = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    file = Path(path, "features", f"{data_name(data.dataset)}-{data.split}-{kind}.safetensors")
+    number = f"-{teacher + 1}" if teacher else ""
+    file = Path(path, "features", f"{data_name(data.dataset)}-{data.split}-{kind}{number}.safetensors")
     found = _stored(file, known, first, world)
     if not found:
         parts = tqdm(itertools.chain([first], batches), title, disable=None, leave=False)
@@ -83,7 +85,7 @@ def probed_features(
     return ProbedFeatures(found["features"], found["labels"], data.class_names, data.dataset, data.split)
 
 
-def _batches(run: Experiment, data: EvaluationData, kind: str, world: World):
+def _batches(run: Experiment, data: EvaluationData, kind: str, world: World, teacher: int):
     """Yield features (B, D) and labels (B,) of each batch."""
     network, settings = run.student.network, run.config
     precision, sampling = resolve_precision(settings.run.precision, world.device), settings.method.sampling()
@@ -91,7 +93,7 @@ def _batches(run: Experiment, data: EvaluationData, kind: str, world: World):
         with autocast(precision, world.device):
             if kind == "generated":
                 noise = generator(world.device, settings.run.seed, "evaluation", number)
-                feature = run.model.sample(images, noise, **sampling)
+                feature = run.model.sample(images, noise, teacher=teacher, **sampling)
             else:
                 feature = pooled_feature(network, images)
         yield feature.float(), labels

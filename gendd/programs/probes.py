@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gendd.core.distributed import World, first_alone
-from gendd.core.errors import InvalidValue, UserError, naming
+from gendd.core.errors import InvalidSetting, InvalidValue, UserError, naming
 from gendd.core.ranges import Count, Positive, check_ranges
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import refuse_other_classes
@@ -46,6 +46,8 @@ class FeatureProgram:
     """Folder of data sets. The run's value if not given."""
     features: Which = "backbone"
     """Features to evaluate: backbone, from the plain student, or generated, from its head."""
+    teacher: str | None = None
+    """Teacher whose features the head generates, for a run with several: its name. The first one if not given."""
     json: str | None = None
     """File for the figures. <program>.json in the run folder if not given; other data sets and features than the
     default are added to its name."""
@@ -205,6 +207,9 @@ def _run(family: Family, config: FeatureProgram, program: str, measure: Callable
     run = load(config.run, family, world.device, on_dataset=config.dataset, **changed)
     if config.features == "generated" and run.task.head is None:
         raise UserError(f"run {config.run}: {run.config.method.name} does not train a head; give --features backbone")
+    if config.teacher and config.features == "backbone":
+        raise InvalidSetting("teacher", config.teacher, "selects a head; give `features` generated, or leave it out")
+    names, number = run.config.networks.teacher_names, run.number_of(config.teacher)
     print(f"run {config.run}{progress(run_folder, run.epoch)}", flush=True)
     with torch.no_grad():
         outcome = measure(run, world)
@@ -215,6 +220,8 @@ def _run(family: Family, config: FeatureProgram, program: str, measure: Callable
         "split": test.split,
         "features": config.features,
     }
+    if config.features == "generated":
+        content["teacher"] = names[number]
     content |= {**outcome.settings, **figures}
     words = ", ".join(f"{name} {value}" for name, value in content.items() if name not in ("run", *PERCENT))
     print(f"{program}: {words}")
@@ -222,6 +229,8 @@ def _run(family: Family, config: FeatureProgram, program: str, measure: Callable
     differing = other_data(own, run.config, test.dataset, test.split)
     if config.features != type(config).features:
         differing.append(config.features)
+    if number:
+        differing.append(run.config.networks.more_labels[number - 1])
     file = figures_file(config.json, run_folder, program, *differing)
     write_figures(file, content | {"epoch": run.epoch} | environment(world))
 
@@ -237,7 +246,8 @@ def _train_and_test(
 def _features(
     family: Family, run: Experiment, config: FeatureProgram, world: World, of_training: bool = False
 ) -> ProbedFeatures:
-    return probed_features(family, config.run, run, config.features, world, of_training)
+    number = run.number_of(config.teacher)
+    return probed_features(family, config.run, run, config.features, world, of_training, number)
 
 
 def _sgd_targets(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gendd.core.errors import InvalidSetting, UserError, naming
 from gendd.core.files import checksum, rewrite, rewrite_text, save_tensors
+from gendd.distillation.teacher import FrozenTeacher
 from gendd.family import Family
 from gendd.networks.checkpoint import load_weights, read_weights, weights_file
 from gendd.networks.create import timm_can_build
@@ -27,7 +28,7 @@ from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import grouped
 from gendd.runs.experiment import Experiment, build, load
 from gendd.runs.folder import NOT_COMPARED, RECORD, RunFolder, by_name, embedded_record, origin
-from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable
+from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable, teacher_origins
 
 # Relative to the greatest output: the rounding of another build of the same network.
 TOLERANCE = 1e-4
@@ -135,19 +136,29 @@ def _content(experiment: Experiment, path: Path) -> dict[str, Any]:
         # A file without a configuration is recognized by its checksum.
         "sha256": None if recorded else checksum(path),
     }
-    if teacher := experiment.teacher:
-        own = {"network": record["networks"]["teacher"], "width": teacher.width, "classifies": teacher.has_classifier}
-        own |= {"map_width": teacher.map_width} if teacher.grid else {}
-        content["teacher"] = {**portable(_teacher_record(path)), **own}
+    if experiment.teacher:
+        networks = record["networks"]
+        names = [networks["teacher"], *(one["teacher"] for one in networks["more_teachers"])]
+        origins = teacher_origins(names, portable(_teacher_records(path)))
+        of_first, *of_others = [_sizes(teacher) for teacher in (experiment.teacher, *experiment.more_teachers)]
+        content["teacher"] = origins["teacher"] | of_first
+        if of_others:
+            content["more_teachers"] = [a | b for a, b in zip(origins["more_teachers"], of_others, strict=True)]
     return described(config, network, experiment.class_names, content)
 
 
-def _teacher_record(path: Path) -> dict[str, Any]:
-    """Return the record of the teacher's weights, with their checksums; empty if it is unknown."""
+def _sizes(teacher: FrozenTeacher) -> dict[str, Any]:
+    """Return what a student's parts need to know of a teacher, to be built without it."""
+    sizes = {"width": teacher.width, "classifies": teacher.has_classifier}
+    return sizes | ({"map_width": teacher.map_width} if teacher.grid else {})
+
+
+def _teacher_records(path: Path) -> dict[str, Any]:
+    """Return a record that holds the teachers' weights, with their checksums; empty if they are unknown."""
     run = RunFolder(path if path.is_dir() else path.parent.parent)
     if path in (run.path, run.last, run.best) and (run.path / "environment.json").is_file():
-        return run.read("environment.json").get("teacher", {})
-    return origin(path).get("teacher") or {}
+        return run.read("environment.json")
+    return origin(path)
 
 
 def _check_folder(folder: Path, content: dict[str, Any]) -> None:

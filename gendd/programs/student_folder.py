@@ -18,6 +18,7 @@ from gendd.networks.create import timm_can_build
 from gendd.programs.measurement import Measurement
 from gendd.runs.folder import RunFolder
 from gendd.runs.preprocessing import Preprocessing
+from gendd.runs.published import teacher_origins
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class StudentFolder:
 
     Args:
         measurement: measurement of the training, with the student.
-        teacher: the run's record of its teacher; empty without a teacher.
+        surroundings: the run's environment.json, with the records of its teachers.
         record: family, configuration and class names, so that the file can be evaluated without its run.
     """
 
     run: RunFolder
     measurement: Measurement
-    teacher: Mapping[str, Any]
+    surroundings: Mapping[str, Any]
     record: Mapping[str, Any]
 
     def write(self, epoch: int) -> None:
@@ -58,7 +59,7 @@ class StudentFolder:
         record = dict(self.record)
         if record:
             record["method"] = {"name": Classification.name}
-            record["networks"] = {**record["networks"], "teacher": None, "teacher_weights": None}
+            record["networks"] = {**record["networks"], "teacher": None, "teacher_weights": None, "more_teachers": []}
         return record
 
     def config(self, epoch: int) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class StudentFolder:
             "epoch": epoch,
             "epochs": config.optimizer.epochs,
             "run": self._plain_record(),
-            "teacher": {"network": config.networks.teacher, **self.teacher} if config.networks.teacher else None,
+            **teacher_origins(config.networks.teacher_names, self.surroundings),
         }
         return described(config, network, evaluation.class_names, run)
 

@@ -22,7 +22,6 @@ from gendd.core.stopping import Stopping
 from gendd.data.batch import HELD_OUT, refuse_other_classes
 from gendd.data.image_files import describe
 from gendd.distillation.stored_teacher import StoredTeacher
-from gendd.distillation.teacher_cache import cache_of, open_cache
 from gendd.evaluation.accuracy import class_groups, evaluate
 from gendd.evaluation.scores import PERCENT
 from gendd.family import Family
@@ -32,10 +31,18 @@ from gendd.methods.dense import DenseOptions
 from gendd.methods.pretrain import SET_BY
 from gendd.networks.checkpoint import read_weights, weights_file
 from gendd.networks.cost import parameter_count
-from gendd.networks.create import LoadedNetwork, check_trains
+from gendd.networks.create import check_trains
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, without_absent
 from gendd.programs.measurement import Measurement
 from gendd.programs.plan import plan_of, steps_line
+from gendd.programs.run_teachers import (
+    describe_caches,
+    measure_features,
+    open_caches,
+    teacher_record,
+    teachers_of,
+    weights_record,
+)
 from gendd.programs.student_folder import StudentFolder
 from gendd.runs.experiment import build, teacher_read_out
 from gendd.runs.folder import (
@@ -59,8 +66,6 @@ from gendd.training.optim import create_optimizer
 WAIT = 10
 PICTURED_FEATURES = 1000
 PICTURED_MAPS = 6
-# Images from whose features the task measures the scale of all features.
-MEASURED_FEATURES = 4096
 
 
 class TrainRun:
@@ -114,6 +119,10 @@ class TrainRun:
             raise InvalidSetting(field, value, f"{name} needs labels; {advice}")
         if not config.data.unlabeled and not method.labeled:
             raise UserError(f"METHOD {name}: it reads no labels; add --unlabeled")
+        if config.networks.more_teachers and not method.several_teachers:
+            able = ", ".join(name for name, known in METHODS.items() if known.several_teachers)
+            names = " ".join(config.networks.teacher_names)
+            raise InvalidSetting("teacher", names, f"{name} learns from one teacher; name one, or choose {able}")
         for refusal in errors_of(lambda: check_names_weights(config.networks)):
             self._refuse(refusal)
         for refusal in errors_of(lambda: check_loggers(config.run.log)):
@@ -175,8 +184,8 @@ class TrainRun:
         if config.run.dry_run:
             if not self.summary.missing:
                 self.missing += errors_of(self._open_data)
-            if config.data.teacher_cache and self.teacher and not self.missing:
-                self._say(cache_of(config, self.data, self.teacher).describe())
+            for line in describe_caches(self.built, config, self.data) if not self.missing else []:
+                self._say(line)
             self._say(list_missing(self.missing))
             return
         self._open_data()
@@ -184,40 +193,20 @@ class TrainRun:
             config, self.task, self.student.network, self.evaluation, self.groups, world, self.precision
         )
         surroundings = {**environment(world), **self._teacher_record()}
-        if config.data.teacher_cache and self.teacher:
-            self.teacher.cache = open_cache(config, self.data, self.teacher, world)
+        open_caches(self.built, config, self.data, world)
         if world.is_first:
             self.run.claim(config, self.family, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
         world.barrier()
         if not self.run.last.exists():
-            self._measure_features()
+            measure_features(self.built, config, self.data, world, self.precision)
         record = {"family": self.family.name, **config.content(), "classes": list(self.evaluation.class_names)}
-        student = StudentFolder(self.run, self.measurement, surroundings.get("teacher", {}), record)
+        student = StudentFolder(self.run, self.measurement, surroundings, record)
         stopping = Stopping()
         training = self._training(student, stopping)
         with stopping.handling(training.where_stopped):
             training.fit()
             self._finish(training)
-
-    @torch.no_grad()
-    def _measure_features(self) -> None:
-        """Let the task measure the teacher's features of the first training images before training."""
-        teacher = self.teacher
-        if not teacher or not self.task.measures_features:
-            return
-        features, maps, steps = [], [], max(1, MEASURED_FEATURES // self.config.optimizer.batch_size)
-        with autocast(self.precision, self.world.device):
-            for batch in self.data.batches(range(min(steps, self.data.steps_per_epoch))):
-                feature, feature_map = teacher.features_and_map(batch)
-                features.append(feature)
-                maps += [] if feature_map is None else [feature_map]
-        features = self.world.gather(torch.cat(features))
-        if not features.isfinite().all():
-            raise UserError(
-                f"--teacher {self.config.networks.teacher}: its features are not finite; choose other weights"
-            )
-        self.task.measure_features(features, self.world.gather(torch.cat(maps)) if maps else None)
 
     def _open_data(self) -> None:
         config, network = self.config, self.student.network
@@ -275,8 +264,10 @@ class TrainRun:
             check_trains(config.networks.student, network, config.data.image_size, self.plan.micro_batch_size)
         if isinstance(self.method, DenseOptions) and built.teacher and built.task.dense is not None:
             own = self.method.student_map(config.networks.student, network, config.data.image_size)
-            self.method.check_grid(tuple(own.shape[2:]), built.teacher.map_side)
+            for teacher in (built.teacher, *built.more_teachers):
+                self.method.check_grid(tuple(own.shape[2:]), teacher.map_side)
         self.built, self.student, self.teacher, self.task = built, built.student, built.teacher, built.task
+        self.teachers = teachers_of(built, config)
         if config.optimizer.ema_decay:
             self.task.start_average(config.optimizer.ema_decay)
 
@@ -299,23 +290,23 @@ class TrainRun:
         # Stage 1 is read only before the run's own first checkpoint.
         for run in (self.run, self.stage1 if not self.run.last.exists() else None):
             if run:
-                run.check_teacher(weights_record(self.teacher.loaded))
+                run.check_teachers([weights_record(teacher.loaded) for _, teacher in self.teachers])
 
     def _teacher_record(self) -> dict:
-        """Return the record of the teacher's weights, with its measured accuracy if it classifies."""
+        """Return the records of the teachers' weights, with the first one's measured accuracy if it classifies."""
         teacher = self.teacher
         if not teacher:
             return {}
-        record = weights_record(teacher.loaded)
-        record |= {"feature": teacher.kind, "width": teacher.width, "image_size": teacher.image_size}
+        record, *further = [teacher_record(one) for _, one in self.teachers]
+        more = {"more_teachers": further} if further else {}
         if not teacher.classifier:
-            return {"teacher": record}
+            return {"teacher": record, **more}
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
             accuracy = evaluate(teacher_read_out(teacher), batches, self.world, groups=self.groups)["teacher"]
         shown = (f"{PERCENT[name]} {accuracy[name]:.2f} %" for name in ("top1", "top5") if name in accuracy)
         self._say(f"  teacher    measured: {', '.join(shown)}")
-        return {"teacher": {**record, **accuracy}}
+        return {"teacher": {**record, **accuracy}, **more}
 
     def _training(self, student: StudentFolder, stopping: Stopping) -> Training:
         config, world = self.config, self.world
@@ -327,7 +318,8 @@ class TrainRun:
             self.task.compile(**compile_options(config, world))
         if world.size > 1:
             self.task.prepare_distributed(device_ids=[world.device.index] if world.device.type == "cuda" else None)
-        optimizer = create_optimizer(self.task.trainable_module, config.optimizer, self.task.head, self.task.dense)
+        heads = self.task.head, self.task.dense, self.task.branches
+        optimizer = create_optimizer(self.task.trainable_module, config.optimizer, *heads)
         # On a CPU the matrix products take the time, and they stay as they are.
         if compiles and isinstance(optimizer, Muon) and world.device.type == "cuda":
             optimizer.compile(**compile_options(config, world))
@@ -392,9 +384,3 @@ class TrainRun:
     def _say(self, text: str) -> None:
         if self.world.is_first:
             print(text, flush=True)
-
-
-def weights_record(loaded: LoadedNetwork) -> dict:
-    """Return the source of a network's weights, their license, and checksums of file (None without) and tensors."""
-    sums = {"sha256": loaded.file_checksum, "tensors_sha256": loaded.checksum}
-    return {"weights": str(loaded.file or loaded.loaded), "license": loaded.license, **sums}

@@ -5,6 +5,7 @@ from typing import Any
 
 import timm
 
+from gendd.config import FIRST_FURTHER
 from gendd.evaluation.scores import score_title
 from gendd.methods.base import Method
 from gendd.methods.dense import DenseOptions
@@ -16,6 +17,7 @@ from gendd.reporting.card_metadata import metadata_of
 from gendd.reporting.escape import escaped
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.published import quoted_of_pair
+from gendd.reporting.rows import output_title
 from gendd.reporting.table import DASH
 from gendd.runs.command import training_command
 from gendd.runs.config_file import config_of
@@ -84,7 +86,8 @@ def _outputs(run: FinishedRun) -> dict[str, dict[str, float]]:
 def _summary(experiment: Experiment, source: Mapping[str, Any]) -> str:
     method, teacher = source["method"], source["teacher"]
     by = f"{method} ({PAPER})" if method == "gendd" else escaped(method)
-    distilled = f"distilled from {escaped(teacher['network'])} by {by}" if teacher else f"trained by {by}"
+    names = [escaped(one["network"]) for one in (teacher, *source.get("more_teachers", [])) if one]
+    distilled = f"distilled from {' and '.join(names)} by {by}" if names else f"trained by {by}"
     classes = f"{len(experiment.class_names)} classes" if experiment.class_names else "features, without classes"
     return f"A student {distilled}: {classes}."
 
@@ -108,7 +111,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         "labels": _labels(config.data.unlabeled, config.data.label_fraction),
         "method": escaped(config.method.describe()),
         **_dense(config.method),
-        **_teacher(source["teacher"]),
+        **_teachers(source),
         **_sampling(config.method.sampling()),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
@@ -150,18 +153,25 @@ def _sampling(settings: Mapping[str, Any]) -> dict[str, str]:
     return {"sampling of the head": words} if words else {}
 
 
-def _teacher(teacher: Mapping[str, Any] | None) -> dict[str, str]:
-    if not teacher:
+def _teachers(source: Mapping[str, Any]) -> dict[str, str]:
+    if not source["teacher"]:
         return {"teacher": "none"}
+    facts = _teacher(source["teacher"], "teacher")
+    for number, teacher in enumerate(source.get("more_teachers", []), FIRST_FURTHER):
+        facts |= _teacher(teacher, f"teacher {number}")
+    return facts
+
+
+def _teacher(teacher: Mapping[str, Any], title: str) -> dict[str, str]:
     top1 = f", top-1 {teacher['top1']:.2f} % on the same images" if "top1" in teacher else ""
     sums = {"file": teacher.get("sha256"), "tensors": teacher.get("tensors_sha256")}
     known = [f"SHA-256 of its {what} `{value}`" for what, value in sums.items() if value]
     weights = [escaped(teacher["weights"])] if "weights" in teacher else []
     license = escaped(teacher.get("license") or "unknown")
     return {
-        "teacher": f"{escaped(teacher['network'])}{top1}",
-        "teacher's weights": "; ".join([*weights, *known]) or "not recorded",
-        "license of the teacher's weights": license,
+        title: f"{escaped(teacher['network'])}{top1}",
+        f"{title}'s weights": "; ".join([*weights, *known]) or "not recorded",
+        f"license of the {title}'s weights": license,
     }
 
 
@@ -177,7 +187,8 @@ def _results(
     lines = [f"| {' | '.join(['output', *titles, *costs])} |", "|---" * (1 + len(titles) + len(costs)) + "|"]
     for output, values in outputs.items():
         figures = [f"{values[name]:.2f}" if name in values else DASH for name in scores]
-        lines.append(f"| {' | '.join([output, *figures, *_cost(run.result['read_outs'].get(output))])} |")
+        cells = [escaped(output_title(output)), *figures, *_cost(run.result["read_outs"].get(output))]
+        lines.append(f"| {' | '.join(cells)} |")
     explained = "; ".join(f"*{name}*: {READ_OUTS[name]}" for name in outputs if name in READ_OUTS)
     return [
         "## Results",

@@ -46,7 +46,7 @@ def metadata_of(
             metric_value=round(scores[run.score], 2),
         )
         for output, scores in outputs.items()
-        if run
+        if run and run.score in scores
     ]
     built_by_timm = timm_can_build(experiment.config.networks.student, experiment.backbone)
     return ModelCardData(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import Group, by_data
 from gendd.reporting.pictures import DPI, LARGE, LINE, NORMAL, SMALL, TEACHER, WIDTH, colors_of, percent_limits, set_up
-from gendd.reporting.rows import Row, rows_of
+from gendd.reporting.rows import Row, output_title, rows_of
 from gendd.reporting.table import epochs_text, mean_text
 
 LABEL_WIDTH, NO_BREAK = 44, "\u00a0"  # characters
@@ -63,7 +63,7 @@ def _sections(groups: list[Group]) -> list[Section]:
             config = group.first.config
             labels = "without labels" if config["unlabeled"] else "with labels"
             heading = f"{_networks(student, teacher, members)}: {config['optimizer']}, {labels}"
-            sections.setdefault(heading, []).extend(rows_of([group]))
+            sections.setdefault(heading, []).extend(row for row in rows_of([group]) if row["top1"] is not None)
     return [Section(*section) for section in sections.items()]
 
 
@@ -119,7 +119,7 @@ def _levels(rows: list[Row], colors: dict[str, str]) -> list[tuple[float, str, s
 
 
 def _label(row: Row, settings: str) -> str:
-    read_out = "" if row["read_out"] == "classifier" else f", {row['read_out'].replace('_', ' ')}"
+    read_out = "" if row["read_out"] == "classifier" else f", {output_title(row['read_out'])}"
     first = f"{row['name']}{read_out}, {epochs_text(row)} epochs"
     # Lines end only after a comma.
     settings = settings.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")

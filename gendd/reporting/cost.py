@@ -20,7 +20,7 @@ from gendd.reporting.pictures import (
     set_up,
     width_for,
 )
-from gendd.reporting.rows import Row
+from gendd.reporting.rows import Row, output_title
 from gendd.reporting.table import COSTS, DASH, DIFFERING, RUNS, mean_text, present, table, title
 from gendd.runs.folder import AVERAGED
 
@@ -60,7 +60,10 @@ def cost_picture(panels: dict[str, list[Row]]) -> Figure | None:
     Returns:
         None if no cost is known.
     """
-    priced = {data: [row for row in _reported(rows) if row["flops"]] for data, rows in panels.items()}
+    priced = {
+        data: [row for row in _reported(rows) if row["flops"] and row["top1"] is not None]
+        for data, rows in panels.items()
+    }
     priced = {data: rows for data, rows in priced.items() if rows}
     if not priced:
         return None
@@ -80,7 +83,8 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """Return one label per row, with the student if there are several."""
     several = len({row["student"] for row in rows}) > 1
     students = [f", {row['student']}" if several else "" for row in rows]
-    return [f"{row['label']}{student}, {row['read_out']}" for row, student in zip(rows, students, strict=True)]
+    titles = [output_title(row["read_out"]) for row in rows]
+    return [f"{row['label']}{student}, {title}" for row, student, title in zip(rows, students, titles, strict=True)]
 
 
 def _panel(axes: Axes, data: str, rows: Sequence[Row], labels: Sequence[str]) -> list[End]:

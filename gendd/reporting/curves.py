@@ -1,6 +1,6 @@
 """Training curves: the score and the losses by epoch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ from gendd.reporting.pictures import (
     set_up,
     width_for,
 )
+from gendd.reporting.rows import output_title
 from gendd.runs.folder import SCORES
 
 # Minimum height of a panel of scores and height of a panel of losses, in inches; panels of losses per line.
@@ -65,18 +66,24 @@ def _named(groups: list[Group]) -> Named:
 def _labels(named: Named) -> list[str]:
     """Return the labels of all lines of scores."""
     members = [(title, group) for title, groups in named.items() for group in groups]
-    return [_label(title, group, read_out) for title, group in members for read_out in group.first.result["last"]]
+    outputs = [(title, group, scored_by(group.first.result["last"], group.first.score)) for title, group in members]
+    return [_label(title, group, read_out) for title, group, names in outputs for read_out in names]
 
 
 def _label(title: str, group: Group, read_out: str) -> str:
     """Return the label of an output's line: the title of its group's panel, with settings, and the output."""
-    return f"{title.replace(group.first.name, group.label, 1)}, {read_out.replace('_', ' ')}"
+    return f"{title.replace(group.first.name, group.label, 1)}, {output_title(read_out)}"
 
 
 def _height_of_scores(named: Named) -> float:
     """Return the height in inches that all labels need."""
     teachers = {group.first.teacher for groups in named.values() for group in groups}
     return max(TALL, 1.1 + LINE * (len(teachers) + len(_labels(named))))
+
+
+def scored_by(outputs: Mapping[str, Mapping[str, float]], score: str) -> list[str]:
+    """Return the outputs with this score. The heads of further teachers never classify."""
+    return [name for name, scores in outputs.items() if score in scores]
 
 
 def _losses(part: SubFigure, named: Named, colors: dict[str, str]) -> list[tuple[Axes, list[End]]]:
@@ -132,7 +139,7 @@ def _scores(axes: Axes, named: Named, colors: dict[str, str]) -> tuple[Axes, lis
     drawn: list[float] = []
     for title, group, run in members:
         color, records = colors[group.label], run.records("eval")
-        for number, read_out in enumerate(run.result["last"]):
+        for number, read_out in enumerate(scored_by(run.result["last"], score)):
             style: dict[str, Any] = {"color": color, "ls": STROKES[number % len(STROKES)], "lw": 1.4}
             values = [record[read_out][score] for record in records]
             axes.plot(_epochs(run, records), values, **style)

@@ -1,5 +1,6 @@
 """Finished runs, read from their folders."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,10 @@ class FinishedRun:
         settings |= {"name": self.name, "earlier_epochs": self.result["earlier_epochs"]}
         teacher = self.environment.get("teacher", {})
         settings["teacher_sha256"] = teacher.get("sha256") or teacher.get("tensors_sha256")
+        sums = [one.get("sha256") or one.get("tensors_sha256") for one in self.environment.get("more_teachers", [])]
+        further = itertools.zip_longest(settings["more_teachers"], sums)
+        identified = [one | {"teacher_weights": checksum} for one, checksum in further if one]
+        settings["more_teachers"] = [" ".join(str(value) for value in one.values() if value) for one in identified]
         settings["teacher_cache"] = bool(self.config["teacher_cache"])
         if self.earlier:
             return settings | {f"earlier {name}": value for name, value in self.earlier.settings.items()}
@@ -124,7 +129,14 @@ class FinishedRun:
 
     @property
     def teacher(self) -> str | None:
-        return self.config["teacher"]
+        """Name of the teacher; the names of several, joined by +."""
+        names = (self.config["teacher"], *(one["teacher"] for one in self.more_teachers))
+        return " + ".join(filter(None, names)) or None
+
+    @property
+    def more_teachers(self) -> list[dict]:
+        """Settings of the teachers after the first one."""
+        return self.config["more_teachers"]
 
     @property
     def teacher_top1(self) -> float | None:

@@ -85,7 +85,7 @@ PUBLISHED = (
 
 def quoted_of_pair(config: dict) -> list[Quoted]:
     """Return the published figures for a run's data, labels and networks; without a teacher, for its student."""
-    data = _data(config)
+    data = None if config.get("more_teachers") else _data(config)
     return [
         quoted
         for quoted in PUBLISHED

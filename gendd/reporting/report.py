@@ -47,9 +47,13 @@ images/s is the speed of all processes without evaluation: median (least-greates
 measured, or not the same for all seeds. All figures, unrounded, are in [results.csv](results.csv)."""
 
 FEATURE_SCORES = """\
-Without classes, *cosine* is the mean cosine of the student's features with the teacher's, and *R2* the share of the
+For features, *cosine* is the mean cosine of the student's features with the teacher's, and *R2* the share of the
 teacher's variance that they explain. *neighbors* is the share of an image's ten nearest images on which student and
 teacher agree; its heading states the value of chance. *linear* is a linear map of the plain backbone's feature."""
+
+MORE_TEACHERS = """\
+*head* belongs to the first of several teachers, *head of NAME* to the further teacher NAME: its features are compared
+with that teacher's. All of these heads use the same feature of the student."""
 
 COMPARISON = """\
 ![Top-1 of each method](comparison.png)
@@ -188,7 +192,9 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     for data, members in tables.items():
         sections += [f"### {data}"] * (len(tables) > 1) + [cost_table(rows_of(members), members[0].first.score)]
     sections += [COST_ORDER, *(text for texts in explained.values() for text in texts), "## How to read", HOW_TO_READ]
-    sections += [FEATURE_SCORES] * any(group.first.score != "top1" for group in groups)
+    more_teachers = any(group.first.more_teachers for group in groups)
+    sections += [FEATURE_SCORES] * (more_teachers or any(group.first.score != "top1" for group in groups))
+    sections += [MORE_TEACHERS] * more_teachers
     watched = [run for group in groups for run in group.runs if run.folder.tensorboard.exists()]
     if watched:
         sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(watched)}\n```"]

@@ -9,8 +9,18 @@ from gendd.reporting.groups import Group
 from gendd.reporting.published import quoted_of
 from gendd.runs.folder import AVERAGED
 
+# Start of the name of an output that belongs to a further teacher.
+HEAD_OF = "head_"
 # A value is None if the runs do not have it, or differ in it.
 Row = dict[str, Any]
+
+
+def output_title(name: str) -> str:
+    """Return the printed name of an output, such as "ema head", or "head of resnet8" for a further teacher."""
+    plain = name.removeprefix(AVERAGED)
+    of = plain.removeprefix(HEAD_OF)
+    title = plain.replace("_", " ") if of == plain else f"head of {of}"
+    return title if plain == name else f"ema {title}"
 
 
 def rows_of(groups: Iterable[Group]) -> list[Row]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from gendd.core.files import rewrite_text
 from gendd.evaluation.scores import score_title
 from gendd.reporting.escape import escaped
-from gendd.reporting.rows import Row
+from gendd.reporting.rows import Row, output_title
 
 DASH = "–"
 
@@ -122,7 +122,7 @@ BEST = "Best top-1, %"
 OPTIONAL = {DIFFERING, QUOTED, QUOTED_FROM, BEST}
 RUNS: dict[str, Cell] = {
     "Method": lambda row: row["name"],
-    "Output": lambda row: row["read_out"].replace("_", " "),
+    "Output": lambda row: output_title(row["read_out"]),
     DIFFERING: lambda row: row["differing_settings"] or DASH,
     "Teacher (top-1, %)": _teacher,
     "Student": lambda row: row["student"],

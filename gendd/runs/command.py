@@ -5,8 +5,9 @@ from typing import Any
 
 from gendd.config import Config
 from gendd.core.errors import flag
-from gendd.core.ranges import field_names
+from gendd.core.ranges import field_names, field_values
 from gendd.family import Family
+from gendd.network_settings import TeacherNetwork
 from gendd.runs.folder import NOT_COMPARED
 
 
@@ -16,13 +17,23 @@ def training_command(family: Family, config: Config) -> str:
     Flags that do not change the trained weights are left out.
     """
     default, words = family.config(type(config.method)()), ["python", "-m", family.name, "train", config.method.name]
+    teachers: list[str] = []
     for part in field_names(Config):
         given, usual = getattr(config, part), getattr(default, part)
         for name in field_names(type(given)):
             value = getattr(given, name)
-            if value not in (None, getattr(usual, name)) and name not in NOT_COMPARED - {"paper"}:
+            if name == "more_teachers":
+                teachers += [word for teacher in value for word in _differing(teacher)]
+            elif value not in (None, getattr(usual, name)) and name not in NOT_COMPARED - {"paper"}:
                 words += _words(name, value)
-    return shlex.join(words)
+    return shlex.join([*words, *teachers])
+
+
+def _differing(teacher: TeacherNetwork) -> list[str]:
+    """Return the flags of a further teacher, which must follow all others."""
+    default, values = TeacherNetwork(), field_values(teacher, TeacherNetwork)
+    differing = {name: value for name, value in values.items() if value != getattr(default, name)}
+    return [word for name, value in differing.items() for word in _words(name, value)]
 
 
 def _words(name: str, value: Any) -> list[str]:

@@ -1,5 +1,6 @@
 """Read a configuration from JSON: from `config.json` of a run, a checkpoint's record, or the file of --config."""
 
+import dataclasses
 import json
 import types
 from collections.abc import Iterable, Mapping
@@ -85,7 +86,10 @@ def _check_type(value: Any, hint: Any, name: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return True if a JSON value has the type of a field. A list is accepted for a tuple, an integer for a float."""
+    """Return True if a JSON value has the type of a field.
+
+    A list is accepted for a tuple, an integer for a float, and an object for a dataclass.
+    """
     origin, choices = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, choice) for choice in choices)
@@ -96,6 +100,10 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
         return len(kinds) == len(value) and all(map(fits, value, kinds))
+    if dataclasses.is_dataclass(hint):
+        hints = get_type_hints(hint)
+        known = isinstance(value, dict) and value.keys() <= hints.keys()
+        return known and all(fits(part, hints[name]) for name, part in value.items())
     if origin:  # Other generic types, which only an own method may have.
         return True
     # In Python True is an integer; here it is not a number.

@@ -18,6 +18,7 @@ from gendd.distillation.teacher import FrozenTeacher
 from gendd.evaluation.accuracy import ReadOut
 from gendd.family import Family, family_named
 from gendd.methods.base import Task, TaskContext
+from gendd.network_settings import TeacherNetwork
 from gendd.networks import stand_in
 from gendd.networks.checkpoint import load_weights, read, reported_weights, weights_file, weights_in
 from gendd.networks.create import LoadedNetwork, recompute_activations, take_classifier
@@ -30,7 +31,8 @@ from gendd.runs.networks import RANDOM, build_student, build_teacher
 from gendd.runs.preprocessing import Preprocessing
 from gendd.runs.published import located
 
-ROLES: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
+Role = Literal["student", "teacher"]
+ROLES: tuple[Role, ...] = ("student", "teacher")
 
 
 @dataclass(repr=False)
@@ -38,6 +40,7 @@ class Experiment:
     """A configuration with its networks and the task that trains the student.
 
     Attributes:
+        more_teachers: teachers after the first one.
         path: run folder or checkpoint file; None for an experiment that was not loaded.
         epoch: epoch at whose end the loaded weights were saved; None without loaded weights.
         class_names: name of each class, None where unknown; empty without classes.
@@ -48,13 +51,15 @@ class Experiment:
     student: LoadedNetwork
     teacher: FrozenTeacher | None
     task: Task
+    more_teachers: tuple[FrozenTeacher, ...] = ()
     path: Path | None = None
     epoch: int | None = None
     class_names: tuple[str | None, ...] = ()
 
     def __repr__(self) -> str:
         """Return one line for notebooks, without the layers of the networks."""
-        networks = " > ".join(filter(None, (self.config.networks.teacher, self.config.networks.student)))
+        teachers = " + ".join(self.config.networks.teacher_names)
+        networks = " > ".join(filter(None, (teachers, self.config.networks.student)))
         place = f"{self.path or 'not loaded'}" + (f", after epoch {self.epoch}" if self.epoch is not None else "")
         return f"<{type(self).__name__} {place}: {self.config.method.name}, {networks}>"
 
@@ -75,8 +80,12 @@ class Experiment:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of the outputs of `predict`, the reported one first."""
-        return self.task.read_out(self.model).names
+        """Names of the outputs of `predict`, the reported one first. head_<label> belongs to a further teacher."""
+        return tuple(name for read_out in self._read_outs() for name in read_out.names)
+
+    def _read_outs(self) -> list[ReadOut]:
+        further = self.task.further_read_outs(self.model)
+        return [self.task.read_out(self.model), *(read_out for read_out, _ in further)]
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -91,32 +100,53 @@ class Experiment:
             output: one of `outputs`, such as "head" or "probe"; the reported one if not given.
 
         Returns:
-            Logits (B, C); features (B, D_t) in the teacher's units for a student without classes.
+            Logits (B, C); features (B, D_t) in the teacher's units for a student without classes, or for the head of a
+            further teacher.
 
         Raises:
             InvalidValue: the student does not have this output.
         """
-        model = self.model.eval()
-        read_out = self.task.read_out(model)
-        name = read_out.names[0] if output is None else output
-        if name not in read_out.names:
-            raise InvalidValue(name, f"no such output; this student has {', '.join(read_out.names)}")
+        self.model.eval()
+        name = self.outputs[0] if output is None else output
+        if name not in self.outputs:
+            raise InvalidValue(name, f"no such output; this student has {', '.join(self.outputs)}")
+        read_out = next(read_out for read_out in self._read_outs() if name in read_out.names)
         noise = generator(self.device, self.config.run.seed, "evaluation", 0)
         return read_out.outputs(images.to(self.device), noise)[name]
 
     @torch.inference_mode()
-    def dense(self, images: Tensor) -> Tensor:
-        """Return the map (B, D_m, h, w) in the teacher's space, at the resolution of the student's map.
+    def dense(self, images: Tensor, teacher: str | None = None) -> Tensor:
+        """Return the map (B, D_m, h, w) in a teacher's space, at the resolution of the student's map.
 
         Args:
             images: preprocessed images (B, 3, H, W).
+            teacher: name of the teacher; the first one if not given.
 
         Raises:
-            UserError: the run was trained without a dense term.
+            UserError: the run was trained without a dense term, or without this teacher.
         """
         if self.task.dense is None:
             raise UserError("the run does not have a dense head; train with `dense_grid`, such as 4")
-        return self.model.eval().dense.generate(self.backbone.eval(), images.to(self.device))
+        number = self.number_of(teacher)
+        model = self.model.eval()
+        dense = model.branches[number - 1].dense if number else model.dense
+        return dense.generate(self.backbone.eval(), images.to(self.device))
+
+    def number_of(self, teacher: str | None) -> int:
+        """Return the place of a teacher among the run's, from 0, by its name or its label; 0 for None.
+
+        Raises:
+            InvalidSetting: the run does not have this teacher.
+        """
+        networks = self.config.networks
+        names, labels = networks.teacher_names, networks.more_labels
+        if teacher is None:
+            return 0
+        if teacher in labels:
+            return 1 + labels.index(teacher)
+        if teacher not in names:
+            raise InvalidSetting("teacher", teacher, f"the run's teachers are {', '.join(names) or 'none'}; name one")
+        return names.index(teacher)
 
     @property
     def device(self) -> torch.device:
@@ -194,8 +224,10 @@ def load(
         changed = config.changed(**random | names)
         for role in set(ROLES) - changes.keys():
             refuse_hub_code(path, role, getattr(changed.networks, role))
+        for further in changed.networks.more_teachers:
+            refuse_hub_code(path, "teacher", further.teacher)
         experiment = build(family, changed, len(record["classes"]), device, tensors, precision)
-    experiment.config = config
+    experiment.config, experiment.task.more_labels = config, config.networks.more_labels
     experiment.task.eval()
     if tensors:
         with naming("RUN"):
@@ -214,18 +246,24 @@ def without_teacher(path: Path, config: Config, tensors: Mapping[str, Tensor]) -
     """Return the changes of a configuration for a student with these tensors, loaded without its teacher's weights."""
     if StoredWeights.named(config.networks.teacher_weights):
         return {}
+    more = config.networks.more_teachers
     if not is_published(path):
         # A teacher of other classes than the data's leaves no classifier in its student.
         alone = "head" in {name.partition(".")[0] for name in tensors} and "classifier.weight" not in tensors
         classless = alone and not config.method.needs_classifier(config)
-        return {"teacher_weights": RANDOM} | ({"teacher_classifier": False} if classless else {})
+        untrained = tuple(replace(one, teacher_weights=RANDOM) for one in more)
+        return {"teacher_weights": RANDOM, "more_teachers": untrained} | (
+            {"teacher_classifier": False} if classless else {}
+        )
     teacher = origin(path)["teacher"]
     map_width = teacher.get("map_width", 0)
     unset = dict.fromkeys(
         ("teacher_image_size", "teacher_mean", "teacher_std", *(["dense_layer"] if map_width else []))
     )
     sizes = {"teacher": stand_in.named(teacher["width"], map_width), "teacher_classifier": teacher["classifies"]}
-    return {"teacher_weights": RANDOM, "teacher_feature": "auto", **unset, **sizes}
+    widths = ((one["width"], one.get("map_width", 0)) for one in origin(path).get("more_teachers", []))
+    further = tuple(TeacherNetwork(stand_in.named(*pair), RANDOM) for pair in widths)
+    return {"teacher_weights": RANDOM, "teacher_feature": "auto", "more_teachers": further, **unset, **sizes}
 
 
 def refuse_hub_code(path: Path, role: str, name: str | None) -> None:
@@ -270,13 +308,17 @@ def build(
         if config.data.unlabeled and not teacher.has_classifier and has_classifier(student.network):
             with naming("student"):
                 take_classifier(networks.student, student.network)
-    context = TaskContext(config, student.network, teacher, trained or student.tensors, device)
+    further = tuple(
+        build_teacher(one, family.zoo, num_classes, student.network, device, precision)
+        for one in config.of_more_teachers
+    )
+    context = TaskContext(config, student.network, teacher, trained or student.tensors, device, further)
     task = config.method.build(context).to(device, memory_format=torch.channels_last)
     if synchronizes_norms(config, device, processes):
         # Works in place, except for a module that is itself a norm. Must precede `_recompute`, which hooks the norms.
         convert_sync_batchnorm(task.trainable_module)
     _recompute(config, student, task)
-    return Experiment(family, config, student, teacher, task)
+    return Experiment(family, config, student, teacher, task, further)
 
 
 def synchronizes_norms(config: Config, device: torch.device, processes: int) -> bool:
@@ -291,7 +333,8 @@ def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
             recompute_activations(student.name, student.network)
     if config.networks.grad_checkpointing in ("head", "both"):
         if task.head is not None and task.head.draws_features:
-            task.head.set_grad_checkpointing(True)
+            for head in (task.head, *(branch.head for branch in task.branches or ())):
+                head.set_grad_checkpointing(True)
         elif config.networks.grad_checkpointing == "head":
             raise InvalidSetting(
                 "grad_checkpointing", "head", f"{config.method.name} does not use a head; choose student or none"

@@ -152,7 +152,7 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             return
         options = set_by or {}
-        saved, given = (by_name(one.content()) for one in (self.config(family), config))
+        saved, given = (_compared(one) for one in (self.config(family), config))
         differing = [
             f"`{options.get(name, name)}` {saved.get(name)} there, {given[name]} here"
             for name in sorted(given.keys() - NOT_COMPARED)
@@ -192,22 +192,25 @@ class RunFolder:
             )
         return evaluated
 
-    def check_teacher(self, given: Mapping[str, Any]) -> None:
-        """Raise UserError if the teacher's weights changed since the start of the run.
+    def check_teachers(self, given: Sequence[Mapping[str, Any]]) -> None:
+        """Raise UserError if a teacher's weights changed since the start of the run.
 
         Args:
-            given: the teacher's record for environment.json. Records of older runs do not contain `tensors_sha256`.
+            given: the teachers' records for environment.json. Records of older runs do not contain `tensors_sha256`.
         """
         if not (self.last.exists() and (self.path / "environment.json").exists()):
             return
-        saved = self.read("environment.json").get("teacher", {})
-        name = next((name for name in ("tensors_sha256", "sha256") if saved.get(name)), None)
-        if name and saved[name] != given[name]:
-            raise UserError(
-                f"{self.path} holds a run of another teacher: {saved['weights']} had sha256 {saved[name][:12]}, "
-                f"{given['weights']} has {str(given[name])[:12]}; use the original teacher, choose another "
-                "`name` or `seed`, or delete the folder"
-            )
+        environment = self.read("environment.json")
+        records = [environment.get("teacher", {}), *environment.get("more_teachers", [])]
+        # The first stage of a run may have fewer teachers.
+        for saved, own in zip(records, given, strict=False):
+            name = next((name for name in ("tensors_sha256", "sha256") if saved.get(name)), None)
+            if name and saved[name] != own[name]:
+                raise UserError(
+                    f"{self.path} holds a run of another teacher: {saved['weights']} had sha256 {saved[name][:12]}, "
+                    f"{own['weights']} has {str(own[name])[:12]}; use the original teacher, choose another "
+                    "`name` or `seed`, or delete the folder"
+                )
 
     def claim(self, config: Config, family: Family, training: TrainingData, evaluation: EvaluationData) -> None:
         """Write the configuration and the identity of the data to the folder."""
@@ -219,7 +222,8 @@ class RunFolder:
         """Return the result in one line."""
         result = self.read("result.json")
         score = next(name for name in SCORES if name in result["best"])
-        scores = ", ".join(f"{name} {scored[score]:.2f} %" for name, scored in result["last"].items())
+        scored = {name: scores[score] for name, scores in result["last"].items() if score in scores}
+        scores = ", ".join(f"{name} {value:.2f} %" for name, value in scored.items())
         best, epochs = result["best"], f"{result['epochs']} epoch{'s' * (result['epochs'] > 1)}"
         return (
             f"{SCORES[score]} after {epochs} on {result['images']} {result['split']} images: {scores} "
@@ -268,10 +272,11 @@ def learned_classes(checkpoint: Path) -> list[str | None]:
 
 
 def run_path(config: Config) -> Path:
-    """Return runs/<data>/<teacher>_<student>/<method>/<seed>, .../<student>/... without a teacher, or `out`."""
+    """Return runs/<data>/<teachers>_<student>/<method>/<seed>, .../<student>/... without a teacher, or `out`."""
     if config.run.out:
         return Path(config.run.out)
-    pair = "_".join(_as_folder(name) for name in (config.networks.teacher, config.networks.student) if name)
+    names = (*config.networks.teacher_names, config.networks.student)
+    pair = "_".join(_as_folder(name) for name in names if name)
     data, run = data_label(dataclasses.asdict(config.data)), config.run
     return Path(run.runs, data, pair, run.name or _as_folder(config.method.name), str(run.seed))
 
@@ -339,6 +344,14 @@ def by_name(content: Mapping[str, Any]) -> dict[str, Any]:
         "name": content["run"]["name"],
         "method": content["method"]["name"],
     }
+
+
+def _compared(config: Config) -> dict[str, Any]:
+    """Return `by_name` of a configuration, with the settings of all teachers by "teacher" if there are several."""
+    values = by_name(config.content())
+    further = values.pop("more_teachers")
+    words = [" ".join(str(word) for word in one.values() if word is not None) for one in further]
+    return values | {"teacher": "; ".join([values["teacher"], *words]) if words else values["teacher"]}
 
 
 def data_label(settings: Mapping[str, Any]) -> str:

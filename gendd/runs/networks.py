@@ -1,6 +1,7 @@
 """Build the student and the frozen teacher of a configuration, with their weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -59,6 +60,8 @@ def build_student(
 
 def check_names_weights(networks: Networks) -> None:
     """Raise InvalidSetting if a teacher needs weights, and none are named."""
+    for one in networks.more_teachers:
+        check_names_weights(replace(networks, **vars(one), more_teachers=()))
     if networks.teacher and not networks.teacher_weights and not is_foreign(networks.teacher):
         raise InvalidSetting(
             "teacher_weights",

@@ -7,6 +7,7 @@ README.md, curves.png            the model card and its picture.
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,19 @@ def located(name: str | Path) -> Path:
         return find(str(name), (WHOLE,))
     whole = Path(os.path.expanduser(name), WHOLE)
     return whole if whole.is_file() else Path(name)
+
+
+def teacher_origins(names: Sequence[str], records: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the records of a run's teachers: "teacher" (None without one) and, for several, "more_teachers".
+
+    Args:
+        names: of all teachers.
+        records: environment.json of the run, or the origin in a published file. It may lack records.
+    """
+    known = [records.get("teacher") or {}, *records.get("more_teachers", [])]
+    padded: list[dict[str, Any]] = [*known, *({} for _ in names)]
+    own = [{"network": name, **record} for name, record in zip(names, padded, strict=False)]
+    return {"teacher": own[0] if own else None} | ({"more_teachers": own[1:]} if own[1:] else {})
 
 
 def portable(value: Any) -> Any:

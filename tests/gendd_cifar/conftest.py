@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from programs import for_head, train_cifar
-from small_runs import COMMON, DENSE, HEAD, TOY, ctrl_c
+from small_runs import COMMON, DENSE, HEAD, PAIR, TOY, ctrl_c
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +46,14 @@ def whole(teacher, tmp_path_factory) -> Path:
 def dense(teacher, tmp_path_factory) -> Path:
     """Train GenDD with the dense term; no test changes the run."""
     return trainer(teacher, tmp_path_factory.mktemp("dense"))(*DENSE)
+
+
+@pytest.fixture(scope="session")
+def pair(teacher, tmp_path_factory) -> Path:
+    """Train from two teachers, with the dense term and an average of the weights; no test changes the weights."""
+    out = tmp_path_factory.mktemp("pair") / "run"
+    trainer(teacher, out.parent)(*PAIR, "--out", str(out))
+    return out
 
 
 @pytest.fixture(scope="session")

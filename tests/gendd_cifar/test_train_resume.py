@@ -106,7 +106,7 @@ def test_resume_refuses_changed_teacher(train, teacher, tmp_path, monkeypatch):
     file = tmp_path / "teacher.pth"
     given = {
         "file": ["--teacher-weights", str(file)],
-        "function": ["--teacher", "toy:own", "--teacher-weights", "random"],
+        "second teacher": ["--teacher", "toy:own", "--teacher-weights", "random"],
     }
     content = torch.load(teacher / "checkpoints" / "last.pt", weights_only=True)
     monkeypatch.setattr(toy, "bias", 0.0)

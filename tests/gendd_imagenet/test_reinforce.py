@@ -27,13 +27,15 @@ from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.reinforce import reinforce
 from gendd_imagenet.stored_views import ENDING, DamagedViews, ViewFormat, ViewKey
 
-FLAGS = ["--teacher", "toy:own", "--views", "3", "--image-size", "32", "--workers", "0", "--batch-size", "24",
+TEACHER = ["--teacher", "toy:own"]
+FLAGS = ["--views", "3", "--image-size", "32", "--workers", "0", "--batch-size", "24",
          "--precision", "fp32"]  # fmt: skip
 SHARDED = ["--images-per-shard", "40"]
 
 
 def write(source: Path | str, folder: Path, *flags: str) -> Path:
-    reinforce(IMAGENET, [str(source), str(folder), *FLAGS, *flags])
+    teacher = [] if "--teacher" in flags else TEACHER
+    reinforce(IMAGENET, [str(source), str(folder), *teacher, *FLAGS, *flags])
     return folder
 
 
@@ -208,6 +210,8 @@ def test_unusable_sources_are_refused(photos, folder, tmp_path):
         write(tmp_path / "none", tmp_path / "out")
     with refuses("--teacher-weights is missing"):
         write(photos / "train", tmp_path / "out", "--teacher", "resnet18")
+    with refuses("--teacher toy:wide: only one teacher's features can be stored; name one"):
+        write(photos / "train", tmp_path / "out", *TEACHER, "--teacher", "toy:wide")
     with refuses("--crop-scale 0.5 0.2: must be two shares"):
         write(photos / "train", tmp_path / "out", "--crop-scale", "0.5", "0.2")
     with pytest.raises(UserError, match="works with photographs only"):

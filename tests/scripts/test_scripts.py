@@ -1,5 +1,6 @@
 """Every shell script works in a dry run, with the values of the recipes."""
 
+import itertools
 import math
 import shutil
 
@@ -312,3 +313,19 @@ def test_distill_folder_gives_head_flags_to_heads_only(method, width, tmp_path):
     flags = dict(zip(words, words[1:], strict=False))
     assert words[:3] == ["gendd_imagenet", "train", method] and words[-2:] == ["--seed", "3"]
     assert flags.get("--width") == width and ("--repeats" in words) == bool(width)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ([], ["timm/vit_small_patch14_dinov2.lvd142m"]),
+        (["--teacher-image-size", "98"], ["timm/vit_small_patch14_dinov2.lvd142m"]),
+        (["--teacher=timm/a"], []),
+        (["--teacher", "timm/a", "--teacher", "timm/b"], ["timm/a", "timm/b"]),
+    ],
+)
+def test_distill_folder_takes_the_named_teachers(given, named, tmp_path):
+    shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
+    (tmp_path / "launch.sh").write_text('echo "$@"\n')
+    words = bash(tmp_path / "distill_folder.sh", "images", *given, cwd=tmp_path).stdout.split()
+    assert [value for flag, value in itertools.pairwise(words) if flag == "--teacher"] == named

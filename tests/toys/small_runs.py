@@ -20,6 +20,9 @@ COMMON = ["--dataset", "digits", "--student", TOY, "--epochs", "3", "--schedule"
 HEAD = ["--token-dim", "32", "--width", "16", "--depth", "1", "--trunk-depth", "1", "--repeats", "2",
         "--draw-scheme", "shared", "--sampling-steps", "1"]  # fmt: skip
 DENSE = ["--dense-grid", "2", "--dense-width", "16", "--dense-draws", "2"]
+# A second teacher, and a run with two teachers and all parts for each.
+SECOND = ["--teacher", "toy:wide", "--teacher-image-size", "48"]
+PAIR = [*DENSE, "--ema-decay", "0.9", *SECOND]
 GENDD = ["gendd", *COMMON, *HEAD, "--teacher", TOY]
 
 

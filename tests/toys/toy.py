@@ -42,3 +42,30 @@ def own(num_classes: int) -> ToyNetwork:
         for parameter in created.parameters():
             parameter.copy_(bias + torch.linspace(-1, 1, parameter.numel()).view_as(parameter))
     return created
+
+
+class WideNetwork(ToyNetwork):
+    """A network with feature width 100, and a normalization that differs from all others."""
+
+    num_features = 100
+
+    def __init__(self, num_classes: int):
+        super().__init__(num_classes)
+        self.classifier = nn.Linear(100, num_classes)
+        self.pretrained_cfg = {"mean": (0.3, 0.2, 0.1), "std": (0.5, 0.4, 0.3), "input_size": (3, 48, 48)}
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        pooled = scale * nn.functional.adaptive_avg_pool2d(features, 5).flatten(1)
+        return pooled if pre_logits else self.classifier(pooled)
+
+
+scale = 1.0
+
+
+def wide(num_classes: int) -> WideNetwork:
+    """Create a wide network with weights that depend neither on the seed nor on what was created before."""
+    created, noise = WideNetwork(num_classes), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in created.parameters():
+            parameter.copy_(bias + torch.randn(parameter.shape, generator=noise))
+    return created

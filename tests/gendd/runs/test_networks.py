@@ -12,7 +12,7 @@ from lines import refuses
 from programs import imagenet_config
 from safetensors.torch import save_file
 
-from gendd.programs.train_run import weights_record
+from gendd.programs.run_teachers import weights_record
 from gendd.runs import networks
 from gendd.runs.networks import build_teacher
 from gendd_imagenet.family import FAMILY
