@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 import toy
+from forked import run_in_two
 from lines import refuses
 from programs import evaluate_cifar as evaluate
+from programs import train_cifar
 from run_folders import settings_of
 from safetensors.torch import load_file
 from small_runs import (
@@ -16,7 +18,6 @@ from small_runs import (
     assert_same_weights,
     contents,
     ctrl_c,
-    run_in_two_processes,
     timeless_metrics,
     weights,
 )
@@ -71,9 +72,10 @@ def test_killed_run_equals_an_uninterrupted_one(train, pair, tmp_path):
 
 
 def test_two_processes_train_as_one(pair, teacher, tmp_path):
-    run_in_two_processes(*GENDD, "--teacher-weights", str(teacher), *PAIR, "--out", str(tmp_path))
-    assert_same_weights(pair, tmp_path, rtol=1e-3, atol=1e-4)
-    ours, theirs = (json.loads((run / "result.json").read_text())["last"][LABEL] for run in (pair, tmp_path))
+    words = [*GENDD, "--teacher-weights", str(teacher), *PAIR, "--out", str(tmp_path / "run")]
+    run_in_two(lambda: train_cifar(words), tmp_path)
+    assert_same_weights(pair, tmp_path / "run", rtol=1e-3, atol=1e-4)
+    ours, theirs = (json.loads((run / "result.json").read_text())["last"][LABEL] for run in (pair, tmp_path / "run"))
     assert ours == pytest.approx(theirs, abs=0.2)
 
 
