@@ -23,7 +23,7 @@ from measure import peak_memory
 
 from gendd.core.distributed import hardware
 from gendd.core.files import rewrite_text
-from gendd.runs.folder import git_commit
+from gendd.runs.environment import git_commit
 
 FOLDER = Path(__file__).parents[1] / "docs" / "bench"
 

@@ -25,8 +25,8 @@ from gendd.export.metadata import describe
 from gendd.export.output import Output, OutputName
 from gendd.export.table import table
 from gendd.own.access import Given, registered
+from gendd.runs.environment import environment
 from gendd.runs.experiment import Experiment
-from gendd.runs.folder import environment
 
 Format = Literal["onnx", "torch-export", "int8"]
 ENDINGS: dict[Format, str] = {"onnx": ".onnx", "torch-export": ".pt2", "int8": ".int8.onnx"}

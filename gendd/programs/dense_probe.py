@@ -26,8 +26,9 @@ from gendd.family import Family
 from gendd.networks.feature_map import features_and_map
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.figures import figures_file, write_figures
+from gendd.runs.environment import environment
 from gendd.runs.experiment import Experiment, load
-from gendd.runs.folder import environment, progress
+from gendd.runs.folder import progress
 
 BATCH = 32
 

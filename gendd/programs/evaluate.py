@@ -26,6 +26,7 @@ from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, refuse_missing, without_absent
 from gendd.programs.evaluation_table import print_table
 from gendd.programs.figures import figures_file, other_data, write_figures
+from gendd.runs.environment import environment
 from gendd.runs.experiment import (
     Experiment,
     build,
@@ -40,7 +41,6 @@ from gendd.runs.folder import (
     check_classes,
     class_subset,
     embedded_record,
-    environment,
     learned_classes,
     progress,
     saved_config,

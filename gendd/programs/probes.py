@@ -30,8 +30,9 @@ from gendd.networks.checkpoint import read_any
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.probed_features import ProbedFeatures, probed_features
+from gendd.runs.environment import environment
 from gendd.runs.experiment import Experiment, load
-from gendd.runs.folder import RunFolder, environment, progress
+from gendd.runs.folder import RunFolder, progress
 
 Which = Literal["backbone", "generated"]
 

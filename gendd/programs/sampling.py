@@ -26,8 +26,9 @@ from gendd.networks.cost import flops
 from gendd.networks.features import pooled_feature
 from gendd.programs.command_line import RunArgument, parse
 from gendd.reporting.ablation import TOP1, Ablation, prepare
+from gendd.runs.environment import environment
 from gendd.runs.experiment import load
-from gendd.runs.folder import check_classes, environment
+from gendd.runs.folder import check_classes
 
 GUIDANCES, GUIDED_STEPS = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0), (1, 2, 4)
 STARTS, NOISE_STARTS, FEW_STEPS = (999, 900, 800), (950, 800, 600), (1, 2, 4, 8)

@@ -44,13 +44,13 @@ from gendd.programs.run_teachers import (
     weights_record,
 )
 from gendd.programs.student_folder import StudentFolder
+from gendd.runs.environment import environment
 from gendd.runs.experiment import build, teacher_read_out
 from gendd.runs.folder import (
     RunFolder,
     check_classes,
     earlier_epochs,
     embedded_record,
-    environment,
     run_path,
     stage1_run,
 )

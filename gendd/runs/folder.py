@@ -21,18 +21,14 @@ writer.lock         the process that writes here; exists while the run is active
 import dataclasses
 import json
 import pickle
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gendd.config import Config, Run
-from gendd.core.distributed import World, hardware
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.files import write_whole
 from gendd.core.retry import retried
@@ -66,7 +62,6 @@ DATA = {
     "evaluation files": str | None,
 }
 CHECKSUMS = ("training files", "training contents", "evaluation files")
-PACKAGES = ("gendd", "torch", "torchvision", "timm", "numpy", "safetensors", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -393,38 +388,3 @@ def data_name(dataset: str) -> str:
 
 def _as_folder(name: str) -> str:
     return Path(name).name.replace(":", ".")
-
-
-def environment(world: World) -> dict:
-    """Return versions, commit, hardware and processes, to store with figures."""
-    return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "git_commit": git_commit(),
-        "hardware": hardware(world.device),
-        "processes": world.size,
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def git_commit() -> str | None:
-    """Return the commit of this code, with "+changes" if files differ from it; None outside a git checkout."""
-    root = Path(__file__).resolve().parents[2]
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        # An installed package may lie inside a checkout of another project.
-        if Path(git("rev-parse", "--show-toplevel")) != root:
-            return None
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -1,6 +1,5 @@
 """Run folders: their names, and what they record."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from gendd.config import Config
 from gendd.core import retry
 from gendd.core.errors import PassingFault
 from gendd.methods import METHODS
-from gendd.runs import folder
 from gendd.runs.folder import RunFolder, data_label, run_path
 
 
@@ -50,17 +48,6 @@ def test_data_label_names_the_settings_that_change_data(settings, name):
 def test_run_folder_names_its_label_fraction():
     config = Config(method=METHODS["gendd"]()).changed(dataset="cifar100", student="resnet20", label_fraction=0.1)
     assert run_path(config) == Path("runs", "cifar100-labels0.1", "resnet20", "gendd", "0")
-
-
-def test_commit_of_an_enclosing_repository_is_not_recorded(tmp_path, monkeypatch):
-    """The package may be installed into a folder of another project's checkout."""
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init"], [*identity, "commit", "--allow-empty", "--message", "first"]):
-        subprocess.run(["git", "-C", tmp_path, *command], check=True, capture_output=True)
-    for place, recorded in (("gendd/runs", True), ("site-packages/gendd/runs", False)):
-        monkeypatch.setattr(folder, "__file__", str(tmp_path / place / "folder.py"))
-        (tmp_path / place).mkdir(parents=True)
-        assert (folder.git_commit() is not None) == recorded
 
 
 def test_run_file_is_read_after_a_temporary_error(tmp_path, monkeypatch):
