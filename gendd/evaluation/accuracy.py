@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -33,6 +33,13 @@ class ReadOut:
     names: tuple[str, ...]
     outputs: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
     target: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def among(self, classes: list[int]) -> "ReadOut":
+        """Return the output restricted to the logits of these classes."""
+        outputs = lambda images, noise: {  # noqa: E731
+            name: logits[:, classes] for name, logits in self.outputs(images, noise).items()
+        }
+        return replace(self, outputs=outputs)
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:

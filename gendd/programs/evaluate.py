@@ -15,11 +15,11 @@ from gendd.core.files import checksum
 from gendd.core.ranges import check_ranges, field_names
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import EvaluationData, described
-from gendd.diffusion.head import PAPER
 from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
 from gendd.family import Family
-from gendd.methods import Classification, GenDD, Method
-from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
+from gendd.methods.gendd import GenDD
+from gendd.methods.options import SamplingOptions
+from gendd.methods.published import method_of
 from gendd.networks.checkpoint import Tensors, load_weights, read, reported_weights, weights_file, weights_in
 from gendd.networks.cost import parameter_count
 from gendd.programs.command_line import parse
@@ -222,16 +222,6 @@ def _check_networks(settings: Config) -> None:
         raise UserError("--teacher is missing: the checkpoint holds a distilled student; name its teacher network")
 
 
-def method_of(tensors: Tensors) -> Method:
-    """Return the method of a file without a configuration: published GenDD if it has a head, else a plain network."""
-    if "head.net.input_proj.weight" not in tensors:
-        return Classification()
-    width, token_dim = tensors["head.net.input_proj.weight"].shape
-    depth = sum(name.endswith(".in_ln.weight") for name in tensors)
-    published: dict[str, Any] = PAPER | {"depth": depth, "feature_space": "raw"} | NOISE_OUTPUT
-    return GenDD(token_dim=token_dim, width=width, **published)
-
-
 def _open_data(
     family: Family, settings: Config, options: EvaluateOptions, built: Experiment, world: World
 ) -> tuple[EvaluationData, dict[str, Tensor]]:
@@ -347,14 +337,6 @@ def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[
     return read_outs
 
 
-def _among(read_out: ReadOut, classes: list[int]) -> ReadOut:
-    """Return the output restricted to the logits of these classes."""
-    outputs = lambda images, noise: {  # noqa: E731
-        name: logits[:, classes] for name, logits in read_out.outputs(images, noise).items()
-    }
-    return replace(read_out, outputs=outputs)
-
-
 def _measure(
     built: Experiment,
     model: nn.Module,
@@ -369,7 +351,7 @@ def _measure(
     rows = []
     for read_out, parameters in _read_outs(built, model, world):
         if subset:
-            read_out = _among(read_out, subset)
+            read_out = read_out.among(subset)
         (name,), batches = read_out.names, data.batches(settings.run.eval_images)
         with autocast(precision, world.device):
             measured = evaluate_with_cost(

@@ -14,11 +14,11 @@ from gendd.core.errors import InvalidSetting, UserError, naming
 from gendd.core.files import checksum, rewrite, rewrite_text, save_tensors
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.family import Family
+from gendd.methods.published import method_of
 from gendd.networks.checkpoint import load_weights, read_weights, weights_file
 from gendd.networks.create import timm_can_build
 from gendd.networks.timm_names import LOCAL
 from gendd.programs.command_line import RunArgument, parse
-from gendd.programs.evaluate import method_of
 from gendd.programs.find_family import find_family
 from gendd.programs.push import check_repository, push
 from gendd.programs.student_folder import described
