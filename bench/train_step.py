@@ -78,7 +78,7 @@ def build(
     images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.randint(100, (BATCH,), device=device)
 
     def reference_loss() -> torch.Tensor:
-        draws, share = task.draws(random, device), task.mixup_share(random, device)
+        draws, share = task.draws(random, device, task.head), task.mixup_share(random, device)
         return step_loss(trained, plain_teacher, images, labels, config.method.contraction, share, draws)
 
     def our_loss() -> torch.Tensor:

@@ -31,7 +31,7 @@ fail() {
 
 # await FILE WORDS: wait until the file contains the words.
 await() {
-  for _ in {1..600}; do
+  for _ in {1..1800}; do
     if grep -qs -- "$2" "$1"; then return; fi
     sleep 0.1
   done

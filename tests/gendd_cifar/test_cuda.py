@@ -56,7 +56,7 @@ def step(method: str, device: str, precision: str = "fp32", compiles: bool = Fal
         # The new head generates zero for every input.
         for parameter in task.head.parameters():
             parameter.data.add_(0.02 * torch.randn(parameter.shape).to(device))
-        draws = task.draws(random, torch.device("cpu"))
+        draws = task.draws(random, torch.device("cpu"), task.head)
         moved = {name: value.to(device) for name, value in vars(draws).items() if isinstance(value, torch.Tensor)}
         task.draws = lambda *_: dataclasses.replace(draws, **moved)
     if compiles:
