@@ -114,7 +114,7 @@ class Photographs(Data):
             if getattr(self, name) and is_hub(dataset):
                 raise InvalidSetting(name, getattr(self, name), f"{dataset} does not consist of files; leave it out")
         if is_shards(self.dataset):
-            with naming("dataset"):
+            with naming("images" if self.images else "dataset"):
                 expand(self.dataset)
             reinforced = is_reinforced(self.dataset)
             if reinforced and not self.images:

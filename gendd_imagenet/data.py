@@ -40,6 +40,7 @@ from gendd_imagenet.sources import (
     list_evaluation,
     list_training,
     refuse_unlabeled,
+    training_field,
 )
 from gendd_imagenet.streams import ShardSet
 
@@ -203,7 +204,7 @@ class TrainingPhotos:
 
     def _too_few(self, images: int, aside: str) -> InvalidSetting:
         return InvalidSetting(
-            "images" if self.config.data.images else "dataset",
+            training_field(self.config),
             self.config.data.dataset,
             f"only {images} training images{aside}, fewer than `batch_size` "
             f"{self.plan.batch}; name more images, or lower the batch size",
@@ -217,12 +218,12 @@ class TrainingPhotos:
         absent = shards.absent_shards(found)
         if absent:
             raise InvalidSetting(
-                "dataset",
+                training_field(self.config),
                 self.config.data.dataset,
                 f"{len(absent)} of {len(found)} shards are missing, such as "
                 f"{absent[0]}; give a pattern that matches only existing shards",
             )
-        with naming("dataset"):
+        with naming(training_field(self.config)):
             sizes = shard_index.read_sizes(found)
         if not sizes and not self.config.data.steps_per_epoch:
             raise InvalidSetting("steps_per_epoch", None, UNKNOWN_SIZES)

@@ -89,7 +89,8 @@ def reinforce(family: Family, arguments: list[str]) -> None:
     if family.name != FAMILY.name and family.typed in ("", family.name):
         raise UserError("PROGRAM reinforce: works with photographs only; type gendd-imagenet reinforce")
     if not (config.source and config.output):
-        raise UserError(f"IMAGES and OUT are missing: {family.command} reinforce IMAGES OUT --teacher NAME")
+        missing = "OUT is" if config.source else "IMAGES and OUT are"
+        raise UserError(f"{missing} missing: {family.command} reinforce IMAGES OUT --teacher NAME")
     if not config.teacher:
         raise InvalidSetting("teacher", None, "name the network whose features to store")
     check_ranges(config)

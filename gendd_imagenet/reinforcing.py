@@ -130,6 +130,8 @@ class Reinforcing:
         self.sources, images, self.origin = self._sources()
         self.share = held_share(self.config, images)
         precision = resolve_precision(config.precision, world.device)
+        # Random weights must be the same in all processes, and when the command resumes.
+        torch.manual_seed(generator("cpu", config.seed, "initial weights").initial_seed())
         with world.local_first():
             self.teacher = build_teacher(self.config, FAMILY.zoo, 0, None, world.device, precision)
         self.normalize = Normalize.of(self.teacher.model, world.device)

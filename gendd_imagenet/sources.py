@@ -114,14 +114,22 @@ def has_training_labels(config: Config[Photographs]) -> bool:
     return bool(config.data.train_list or class_names(folder_of(config.data.dataset, config) / "train"))
 
 
+def training_field(config: Config[Photographs]) -> str:
+    """Return the setting that names the training images."""
+    return "images" if config.data.images else "dataset"
+
+
 def list_training(config: Config[Photographs]) -> AnyListing:
     """List the training images: from a list, from class folders, or else all below the folder.
 
     Raises:
-        UserError: the images are missing.
+        UserError: the images are missing, or they are in shards.
     """
+    if shards.is_shards(config.data.dataset):
+        reason = "only training reads shards; give a folder of images as `dataset`, if this program has the flag"
+        raise InvalidSetting(training_field(config), config.data.dataset, reason)
     if is_hub(config.data.dataset):
-        with naming("images" if config.data.images else "dataset"):
+        with naming(training_field(config)):
             listing = list_hub(config.data.dataset, hub_images.TRAIN)
             if config.data.images:
                 return _without_labels(listing)

@@ -18,6 +18,10 @@ if [[ -z $folder || $folder == -* ]]; then
 fi
 
 steps=${STEPS:-20000} method=${METHOD:-regression}
+if [[ ! $steps =~ ^[1-9][0-9]*$ ]]; then
+  echo "error: STEPS=$steps: not a number of steps; give a whole number from 1 on" >&2
+  exit 2
+fi
 # Batch size: a power of two from 8 to 256 that gives at least ten steps per epoch, estimated from the number of files.
 # Epochs: as many as give the steps. Shards and downloads have no files to count.
 batch=256 epochs=100

@@ -127,10 +127,7 @@ def _from_timm(name: str, zoo: Zoo, num_classes: int, image_size: int, size_fiel
     if timm_names.is_source(name):
         timm_name = f"{timm_names.LOCAL}{timm_names.find(name, timm_names.CONFIG).parent}"
     else:
-        timm_name = zoo.in_timm(name) or ""
-        if not timm.is_model(timm_name):
-            raise _unknown_network(name, zoo)
-        _check_tag(name, timm_name)
+        timm_name = known_in_timm(name, zoo)
     try:
         network = create_timm(timm_name, num_classes, image_size)
     except Exception as error:  # timm's networks raise many kinds of errors at image sizes that they do not support.
@@ -143,6 +140,19 @@ def _from_timm(name: str, zoo: Zoo, num_classes: int, image_size: int, size_fiel
     if zoo.small_stems and image_size <= SMALL_IMAGE and architecture not in zoo.short.values():
         _fit_small_images(network)
     return network
+
+
+def known_in_timm(name: str, zoo: Zoo) -> str:
+    """Return timm's name of a network.
+
+    Raises:
+        InvalidValue: timm does not have the network, or the tag of its weights; the message lists similar names.
+    """
+    timm_name = zoo.in_timm(name) or ""
+    if not timm.is_model(timm_name):
+        raise _unknown_network(name, zoo)
+    _check_tag(name, timm_name)
+    return timm_name
 
 
 def _unknown_network(name: str, zoo: Zoo) -> InvalidValue:

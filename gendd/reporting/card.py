@@ -27,7 +27,7 @@ from gendd.runs.published import CURVES, WHOLE
 
 PAPER = "[Generative Distribution Distillation](https://arxiv.org/abs/2507.14503)"
 READ_OUTS = {
-    "head": "the generative head, with the teacher's classifier if there are classes",
+    "head": "the trained head, with the teacher's classifier if there are classes",
     "probe": "the linear classifier of the plain network",
     "linear": "a linear map of the plain network's feature to the teacher's",
     "classifier": "the network's classifier",
@@ -71,7 +71,7 @@ def card_of(
         *_results(run, outputs, source),
         f"## Load\n\n{_use(experiment, content, place)}",
         *_repeat(experiment, source),
-        f"## Citation\n\nThe method is {PAPER} (Cui et al., 2025).\n\n{CITATION}",
+        f"## Citation\n\n{_origin(source['method'])}\n\n{CITATION}",
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -90,6 +90,12 @@ def _summary(experiment: Experiment, source: Mapping[str, Any]) -> str:
     distilled = f"distilled from {' and '.join(names)} by {by}" if names else f"trained by {by}"
     classes = f"{len(experiment.class_names)} classes" if experiment.class_names else "features, without classes"
     return f"A student {distilled}: {classes}."
+
+
+def _origin(method: str) -> str:
+    if method == "gendd":
+        return f"The method is {PAPER} (Cui et al., 2025)."
+    return f"The package `gendd`, which trained this student, implements {PAPER} (Cui et al., 2025)."
 
 
 def _state(source: Mapping[str, Any], run: FinishedRun | None) -> str:
@@ -112,7 +118,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         "method": escaped(config.method.describe()),
         **_dense(config.method),
         **_teachers(source),
-        **_sampling(config.method.sampling()),
+        **_sampling(experiment),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
         **({"weights": "their moving average"} if config.optimizer.eval_weights == "ema" else {}),
@@ -148,9 +154,12 @@ def _labels(unlabeled: bool, fraction: float) -> str:
     return "used" if fraction == 1 else f"used of {100 * fraction:g} % of the training images"
 
 
-def _sampling(settings: Mapping[str, Any]) -> dict[str, str]:
-    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings.items())
-    return {"sampling of the head": words} if words else {}
+def _sampling(experiment: Experiment) -> dict[str, str]:
+    head = experiment.task.head
+    if head is None or not head.draws_features:
+        return {}
+    settings = experiment.config.method.sampling().items()
+    return {"sampling of the head": ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in settings)}
 
 
 def _teachers(source: Mapping[str, Any]) -> dict[str, str]:

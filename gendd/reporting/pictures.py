@@ -72,7 +72,7 @@ def set_up(axes: Axes, title: str, horizontal: str, color: str = "black") -> Non
     """Set title, horizontal axis and the common style of all panels."""
     axes.set_title(title, fontsize=NORMAL, color=color, loc="left", pad=9)
     axes.set_xlabel(horizontal, fontsize=NORMAL)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     axes.tick_params(labelsize=SMALL, length=0)
     axes.grid(color=GRID, lw=0.6)
     axes.set_axisbelow(True)

@@ -101,7 +101,8 @@ MAPS = """\
 ![Feature maps of teacher and student](maps.png)
 
 Evaluation images with the feature map of the teacher and the one that the student's dense head generates, each at its
-own resolution. Colors are the teacher's first three principal components; both maps use the same components."""
+own resolution. Colors are the teacher's first three principal components; both maps use the same components. The
+picture shows the first run of the table that has a dense head; its title names the run."""
 
 # In the order of the report. If no run has labels, the neighbors come before the tables.
 EXPLAINED = {

@@ -18,7 +18,7 @@ from gendd.distillation.teacher_feature import check_repeats, describe, projecti
 from gendd.methods.base import FEATURES_ALONE, FEATURES_AND_LABELS
 from gendd.networks import checkpoint, timm_names, timm_weights
 from gendd.networks.checkpoint import Weights
-from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, trial
+from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, known_in_timm, trial
 from gendd.networks.external import is_foundation
 from gendd.networks.meta import MappedFile, created_empty, without_values
 from gendd.networks.timm_names import TIMM
@@ -237,6 +237,9 @@ def find_weights(
         return None
     if is_foundation(name):
         raise InvalidSetting(field, weights, f"{name} loads its weights itself; leave it out")
+    if weights == TIMM and name.startswith("timm/"):
+        with naming(role):
+            known_in_timm(name, zoo)
     with naming(field):
         return _find(name, weights, zoo, fetch)
 

@@ -119,6 +119,7 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
             ["--images", "{0..3}.tar", "--steps-per-epoch", "1"],
             "--eval-dataset is missing: shards contain neither classes",
         ),
+        (["--images", "https://me:key@host/0.tar"], "--images https://host/0.tar: a user or password in a URL"),
     ],
 )
 def test_invalid_images_commands_are_refused_in_one_line(flat, tmp_path, flags, message):

@@ -65,6 +65,7 @@ def test_timm_student_of_features_is_loaded_as_trained(alone, tmp_path):
     assert_same(tmp_path / "student", alone, None)
     data, result = huggingface_hub.ModelCard(card).data, json.loads((alone / "result.json").read_text())
     assert data.pipeline_tag == "image-feature-extraction" and "| labels | not used |" in card
+    assert "| sampling of the head |" in card and "The method is [Generative" in card
     found = {score.metric_name: (score.metric_type, score.metric_value) for score in data.eval_results}
     expected = {f"cosine of {name} (%)": ("cosine", round(s["cosine"], 2)) for name, s in result["last"].items()}
     assert found == expected and found.keys() == {"cosine of head (%)", "cosine of linear (%)"}
@@ -116,11 +117,12 @@ def test_card_registers_a_network_of_the_family(photos, tmp_path):
 
 def test_student_of_a_local_folder_is_published_whole(alone, photos, tmp_path):
     shutil.copytree(alone / "student", tmp_path / "start")
-    words = ["gendd", "--images", str(photos / "train"), *COMMON, *HEAD, *TEACHER, "--runs", str(tmp_path / "runs")]
-    train_imagenet([*words, "--student", f"local-dir:{tmp_path / 'start'}"])
+    words = ["regression", "--images", str(photos / "train"), *COMMON, *HEAD, *TEACHER]
+    train_imagenet([*words, "--student", f"local-dir:{tmp_path / 'start'}", "--runs", str(tmp_path / "runs")])
     run = next((tmp_path / "runs").rglob("result.json")).parent
     expected = gendd.load(run)
-    published(run, tmp_path / "student")
+    card = published(run, tmp_path / "student")
+    assert "sampling of the head" not in card and "The method is" not in card
     shutil.rmtree(tmp_path / "start")
     found = gendd.load(tmp_path / "student")
     torch.testing.assert_close(found.predict(IMAGES), expected.predict(IMAGES), rtol=0, atol=0)

@@ -162,6 +162,12 @@ def test_two_processes_write_as_one(photos, tmp_path):
     assert digests(tmp_path / "both") == digests(tmp_path / "alone")
 
 
+def test_random_teacher_is_the_same_in_each_command(photos, tmp_path):
+    """Otherwise a command could not resume, nor several processes share the work."""
+    for _ in range(2):
+        write(photos / "train", tmp_path / "out", "--teacher", "toy:network", "--teacher-weights", "random")
+
+
 def test_int8_is_close_to_float16_and_says_how_close(photos, folder, tmp_path, capsys):
     int8 = write(photos / "train", tmp_path / "out", *SHARDED, "--dense-grid", "2", "--dtype", "int8")
     assert "int8: features have a cosine of 0.9999" in capsys.readouterr().out
@@ -208,6 +214,8 @@ def test_unusable_sources_are_refused(photos, folder, tmp_path):
         write(folder, tmp_path / "out")
     with refuses("IMAGES .*: no such folder"):
         write(tmp_path / "none", tmp_path / "out")
+    with refuses("^OUT is missing"):
+        reinforce(IMAGENET, [str(photos)])
     with refuses("--teacher-weights is missing"):
         write(photos / "train", tmp_path / "out", "--teacher", "resnet18")
     with refuses("--teacher toy:wide: only one teacher's features can be stored; name one"):

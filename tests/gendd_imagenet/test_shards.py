@@ -33,7 +33,7 @@ from gendd_imagenet.shards import (
     images_of,
     is_shards,
 )
-from gendd_imagenet.sources import summarize
+from gendd_imagenet.sources import list_training, summarize
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +346,10 @@ def test_missing_data_error_lists_shard_extensions(photos, tmp_path):
 def test_settings_that_shards_cannot_have_are_refused(photos, pattern, settings, message):
     flags = {"steps_per_epoch": 5, "unlabeled": True, "contraction": 0, "eval_dataset": photos, **settings}
     assert message in refusal(config(pattern, **flags).check)
+
+
+def test_programs_that_list_training_images_refuse_shards(photos, pattern):
+    assert "only training reads shards" in refusal(list_training, streamed(pattern, photos))
 
 
 def test_missing_shards_are_refused(photos, folder):

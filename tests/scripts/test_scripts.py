@@ -305,6 +305,11 @@ def test_distill_folder_follows_the_number_of_images(images, steps, batch, epoch
     assert flags["--warmup-epochs"] == flags["--eval-every"] == str(math.ceil(epochs / 20))
 
 
+def test_distill_folder_refuses_steps_that_are_no_number():
+    done = bash(ROOT / "sh" / "distill_folder.sh", "images", STEPS="5k")
+    assert done.returncode == 2 and done.stderr.startswith("error: STEPS=5k: not a number of steps")
+
+
 @pytest.mark.parametrize(("method", "width"), [("gendd", "1024"), ("regression", None), ("kl", None)])
 def test_distill_folder_gives_head_flags_to_heads_only(method, width, tmp_path):
     shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)

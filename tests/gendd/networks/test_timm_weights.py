@@ -141,6 +141,12 @@ def test_network_without_published_timm_weights_is_refused(hub):
         assert "timm publishes no weights of" in weights_refusal(name, "timm")
 
 
+def test_misspelled_teacher_of_timm_is_named_with_similar_ones():
+    for typed, nearest in (("timm/test_vitt", "timm/test_vit"), ("timm/test_vit.r160", "timm/test_vit.r160_in1k")):
+        with refuses(f"--teacher {typed}: no such name; nearest: {nearest}"):
+            build_network("teacher", typed, "timm", NAMES, 7, 64)
+
+
 @pytest.fixture
 def published_folder(tmp_path):
     """Save a network for images of 160 pixels with timm's `save_for_hf`; return the folder and the network."""
