@@ -277,6 +277,8 @@ class Config(Generic[D]):
                 own = own if values["name"] == own.name else get_method(values["name"])()
             names = [name for name in field_names(type(own)) if name in values and name not in Run.of_command]
             known = {name: _of_json(values[name]) for name in names}
+            if "more_teachers" in known:
+                known["more_teachers"] = tuple(map(_teacher_of_json, known["more_teachers"]))
             parts[part] = dataclasses.replace(own, **known)
         return type(self)(**parts)
 
@@ -324,7 +326,9 @@ class Config(Generic[D]):
 
 
 def _of_json(value: Any) -> Any:
-    """Return a field's value from JSON, which stores tuples as lists and teachers as objects."""
-    if isinstance(value, dict):
-        return TeacherNetwork(**{name: _of_json(part) for name, part in value.items()})
+    """Return a field's value from JSON, which stores tuples as lists."""
     return tuple(map(_of_json, value)) if isinstance(value, list) else value
+
+
+def _teacher_of_json(content: Mapping[str, Any]) -> TeacherNetwork:
+    return TeacherNetwork(**{name: _of_json(value) for name, value in content.items()})

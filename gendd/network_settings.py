@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 import tyro
 
 from gendd.core.errors import InvalidSetting
-from gendd.core.ranges import CountOrNone, PixelCount, PositiveShare, Share
+from gendd.core.ranges import CountOrNone, PixelCount, PositiveShare, Share, field_values
 from gendd.distillation.teacher_feature import Kind
 from gendd.networks.timm_names import TIMM, has_weights
 
@@ -69,7 +69,7 @@ class Networks(TeacherNetwork, StudentNetwork):
     grad_checkpointing: Literal["none", "student", "head", "both"] = "none"
     """Networks that recompute activations in the backward pass. Needs less memory and more time; does not change the
     result."""
-    # The program fills it from repeated --teacher flags (`gendd.programs.teachers`).
+    # The program fills it from repeated --teacher flags (`gendd.programs.teacher_flags`).
     more_teachers: Annotated[tuple[TeacherNetwork, ...], tyro.conf.Fixed, tyro.conf.Suppress] = ()
 
     @property
@@ -106,3 +106,8 @@ class Networks(TeacherNetwork, StudentNetwork):
                 raise InvalidSetting(name, "", "it needs a teacher; name one with `teacher`, or leave it out")
         if self.more_teachers and len(self.teacher_names) <= len(self.more_teachers):
             raise InvalidSetting("teacher", None, "each of several teachers needs a name; give it")
+        teachers = [TeacherNetwork(**field_values(self, TeacherNetwork)), *self.more_teachers]
+        for place, one in enumerate(teachers):
+            if one in teachers[:place]:
+                reason = "given twice with the same weights and settings, which would double its weight; leave one out"
+                raise InvalidSetting("teacher", one.teacher, reason)

@@ -183,6 +183,11 @@ class TrainingPhotos:
             self.class_names = self.listing.classes
         self.steps_per_epoch = config.data.steps_per_epoch or self.size // plan.batch
 
+    @property
+    def source(self) -> tuple[str, str]:
+        """The setting, with its value, that names the training images."""
+        return training_field(self.config), self.config.data.dataset
+
     def _list(self, world: World, labeled_only: bool) -> tuple[AnyListing, Tensor | None]:
         """Return the training images, and their number per class (C,)."""
         config, sizes = self.config, None
@@ -204,8 +209,7 @@ class TrainingPhotos:
 
     def _too_few(self, images: int, aside: str) -> InvalidSetting:
         return InvalidSetting(
-            training_field(self.config),
-            self.config.data.dataset,
+            *self.source,
             f"only {images} training images{aside}, fewer than `batch_size` "
             f"{self.plan.batch}; name more images, or lower the batch size",
         )
@@ -218,12 +222,11 @@ class TrainingPhotos:
         absent = shards.absent_shards(found)
         if absent:
             raise InvalidSetting(
-                training_field(self.config),
-                self.config.data.dataset,
+                *self.source,
                 f"{len(absent)} of {len(found)} shards are missing, such as "
                 f"{absent[0]}; give a pattern that matches only existing shards",
             )
-        with naming(training_field(self.config)):
+        with naming(self.source[0]):
             sizes = shard_index.read_sizes(found)
         if not sizes and not self.config.data.steps_per_epoch:
             raise InvalidSetting("steps_per_epoch", None, UNKNOWN_SIZES)
@@ -233,7 +236,8 @@ class TrainingPhotos:
         chunks = self._chunks(steps)
         for step in steps:
             for random in self.plan.micro_batches(step):
-                chunk = self._next(chunks, self.plan.micro_batch_size)
+                with naming(*self.source):
+                    chunk = self._next(chunks, self.plan.micro_batch_size)
                 images, labels = self._mix(random, self.normalize(chunk.images), chunk.labels)
                 epoch = step // self.steps_per_epoch + 1
                 yield Batch(images, labels, random, epoch, chunk.indices, chunk.view, chunk.outputs)
@@ -286,8 +290,7 @@ class TrainingPhotos:
         if self.broken_images > max(BROKEN_NUMBER, BROKEN_SHARE * self.read_images):
             share = f"{self.broken_images} of {self.read_images} images"
             raise InvalidSetting(
-                "dataset",
-                self.config.data.dataset,
+                *self.source,
                 f"{share} are broken, such as {chunk.broken[-1]}; list them with "
                 "`check_data`, then replace or remove them",
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
 from gendd.core.distributed import peer_timeout
-from gendd.core.errors import InvalidSetting, PassingFault, UserError
+from gendd.core.errors import InvalidValue, PassingFault, UserError
 from gendd.core.seeding import BatchPlan, Shuffled
 from gendd.core.stopping import outlive_requests
 from gendd.data.decode import BrokenImage
@@ -191,7 +191,7 @@ class StreamedImages(IterableDataset):
                 try:
                     name, content = images[other]
                 except UnreadableShard as error:
-                    raise InvalidSetting("dataset", "", str(error)) from error
+                    raise InvalidValue("", str(error)) from error
                 try:
                     views.append(self.draw(name, content, step, row))
                     break

@@ -84,9 +84,11 @@ def _nearest(word: str, known: list[str]) -> str:
 
 
 def _flags(config: Any) -> list[str]:
-    """Return the flags of a dataclass and of those within it, without dashes."""
+    """Return the flags of a dataclass and of those within it, without dashes and without hidden ones."""
     names = []
     for field in dataclasses.fields(config):
+        if tyro.conf.Suppress in getattr(field.type, "__metadata__", ()):
+            continue
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             names += _flags(value)

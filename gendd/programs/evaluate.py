@@ -26,6 +26,7 @@ from gendd.programs.command_line import parse
 from gendd.programs.dry_run import errors_of, list_missing, note_absent, refuse_missing, without_absent
 from gendd.programs.evaluation_table import print_table
 from gendd.programs.figures import figures_file, other_data, write_figures
+from gendd.programs.teacher_flags import refuse_several
 from gendd.runs.environment import environment
 from gendd.runs.experiment import (
     Experiment,
@@ -75,6 +76,7 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
         _parse(family, arguments, family.config(GenDD()))
     if not arguments or arguments[0].startswith("-"):
         raise UserError("CHECKPOINT is missing: name a run folder or a checkpoint file first, then the flags")
+    refuse_several(arguments, "names the first teacher, and the run names the further ones; give the flag once")
     with join_world() as world:
         options, settings, tensors, epoch = _read(family, arguments)
         path, file = Path(options.checkpoint), _file(options)

@@ -30,6 +30,7 @@ from gendd.networks.checkpoint import read_any
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.probed_features import ProbedFeatures, probed_features
+from gendd.programs.teacher_flags import refuse_several
 from gendd.runs.environment import environment
 from gendd.runs.experiment import Experiment, load
 from gendd.runs.folder import RunFolder, progress
@@ -126,7 +127,7 @@ def knn(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, labels are missing, or the images are too few.
     """
-    config = parse(KnnConfig, f"{family.command} knn", arguments)
+    config = _parsed(KnnConfig, family, "knn", arguments)
 
     def measure(run: Experiment, world: World) -> Outcome:
         train, test = _train_and_test(family, run, config, world)
@@ -145,7 +146,7 @@ def probe(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, or labels are missing.
     """
-    config = parse(ProbeConfig, f"{family.command} probe", arguments)
+    config = _parsed(ProbeConfig, family, "probe", arguments)
 
     def measure(run: Experiment, world: World) -> Outcome:
         train, test = _train_and_test(family, run, config, world)
@@ -169,7 +170,7 @@ def zero_shot(family: Family, arguments: list[str]) -> None:
     Raises:
         UserError: the path is not a run, labels are missing, or the class vectors do not fit.
     """
-    config = parse(ZeroShotConfig, f"{family.command} zero-shot", arguments)
+    config = _parsed(ZeroShotConfig, family, "zero-shot", arguments)
     if not config.class_vectors:
         raise UserError("--class-vectors is missing: name a file with one vector per class (.npy, .pt, safetensors)")
 
@@ -189,6 +190,11 @@ def zero_shot(family: Family, arguments: list[str]) -> None:
         return Outcome(settings, test, logits, probabilities)
 
     _run(family, config, "zero-shot", measure)
+
+
+def _parsed(kind: type[FeatureProgram], family: Family, program: str, arguments: list[str]) -> Any:
+    refuse_several(arguments, "selects one head; give it once, and run the program again for another head")
+    return parse(kind, f"{family.command} {program}", arguments)
 
 
 def _run(family: Family, config: FeatureProgram, program: str, measure: Callable[[Experiment, World], Outcome]) -> None:

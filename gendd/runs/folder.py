@@ -34,6 +34,7 @@ from gendd.core.files import write_whole
 from gendd.core.retry import retried
 from gendd.data.batch import EvaluationData, TrainingData, class_difference, identity
 from gendd.family import Family
+from gendd.network_settings import TeacherNetwork
 from gendd.networks.checkpoint import metadata
 from gendd.networks.file_format import is_safetensors, what_it_is
 from gendd.runs.config_file import config_of, fits
@@ -343,10 +344,17 @@ def by_name(content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _compared(config: Config) -> dict[str, Any]:
     """Return `by_name` of a configuration, with the settings of all teachers by "teacher" if there are several."""
-    values = by_name(config.content())
-    further = values.pop("more_teachers")
-    words = [" ".join(str(word) for word in one.values() if word is not None) for one in further]
-    return values | {"teacher": "; ".join([values["teacher"], *words]) if words else values["teacher"]}
+    values, usual = by_name(config.content()), dataclasses.asdict(TeacherNetwork())
+    words = [values["teacher"]]
+    for further in values.pop("more_teachers"):
+        differing = {name: value for name, value in further.items() if name != "teacher" and value != usual[name]}
+        given = (f"`{name}` {' '.join(map(str, _listed(value)))}" for name, value in differing.items())
+        words.append(" ".join([further["teacher"], *given]))
+    return values | {"teacher": "; ".join(words) if len(words) > 1 else values["teacher"]}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def data_label(settings: Mapping[str, Any]) -> str:

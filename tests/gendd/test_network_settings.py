@@ -30,6 +30,14 @@ def test_further_teacher_has_a_configuration_without_labels():
     assert (own.data.teacher_cache, config.data.teacher_cache) == ("c/teacher2", "c")
 
 
+def test_same_teacher_twice_is_refused():
+    first, second = TeacherNetwork("x", "x.pth", 64), TeacherNetwork("x", "y.pth", 64)
+    Networks(student="s", teacher="x", teacher_weights="x.pth", more_teachers=(first, second)).check()
+    for more in ((second, second), (TeacherNetwork("x", "x.pth"), second)):
+        with refuses("--teacher x: given twice with the same weights and settings, .*; leave one out"):
+            Networks(student="s", teacher="x", teacher_weights="x.pth", more_teachers=more).check()
+
+
 def test_teacher_without_a_name_is_refused():
     with refuses("--teacher is missing: each of several teachers needs a name"):
         Networks(student="x", teacher="a", more_teachers=(TeacherNetwork(),)).check()

@@ -112,9 +112,9 @@ def test_resume_refuses_a_changed_or_missing_further_teacher(train, tmp_path, mo
     out = ["--out", str(tmp_path / "run")]
     with ctrl_c("train_epoch", epoch=1):
         train(*out, *SECOND)
-    with refuses("holds a run with other settings: --teacher toy:network; toy:wide 48 auto there, toy:network here"):
+    with refuses("other settings: --teacher toy:network; toy:wide --teacher-image-size 48 there, toy:network here"):
         train(*out)
-    with refuses("--teacher toy:network; toy:wide 48 auto there, toy:network; toy:wide auto here"):
+    with refuses("--teacher toy:network; toy:wide --teacher-image-size 48 there, toy:network; toy:wide here"):
         train(*out, *SECOND[:2])
     monkeypatch.setattr(toy, "bias", 1.0)
     with refuses("holds a run of another teacher: the weights of toy:wide had sha256"):
@@ -202,6 +202,12 @@ def test_probes_name_the_teacher_and_choose_its_head(pair, capsys):
     assert (first["features"].shape[1], second["features"].shape[1]) == (64, 100)
     with refuses("--teacher toy:wide: selects a head; give --features generated, or leave it out"):
         main("gendd", ["knn", str(pair), "--teacher", "toy:wide"])
+
+
+@pytest.mark.parametrize("program", ["evaluate", "knn", "probe", "zero-shot"])
+def test_evaluations_refuse_the_flag_of_a_teacher_twice(program):
+    with refuses("^--teacher toy:wide: .*give (it|the flag) once"):
+        main("gendd_cifar", [program, "run", "--teacher", "toy:network", "--teacher", "toy:wide"])
 
 
 def test_report_names_each_teacher(pair, whole, tmp_path):

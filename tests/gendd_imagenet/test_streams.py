@@ -211,9 +211,11 @@ def test_index_that_is_wrong_is_refused(wrong, photos, folder, tmp_path):
     plain = Path(shutil.copytree(folder, tmp_path / "plain"))
     sizes = json.loads((plain / "sizes.json").read_text()) | {"00003.tar": wrong}
     (plain / "sizes.json").write_text(json.dumps(sizes))
-    data = open_photos(streamed(plain, photos), batch=8)
-    message = refusal(images_and_labels, data, range(10))
-    assert f"00003.tar holds 10 images, but its index says {wrong}" in message
+    for field, given in (("dataset", {}), ("images", {"images": str(plain)})):
+        data = open_photos(streamed(plain, photos).changed(**given), batch=8)
+        message = refusal(images_and_labels, data, range(10))
+        reason = f"{plain}/00003.tar holds 10 images, but its index says {wrong}; make the index again"
+        assert message == f"--{field} {plain}: {reason}"
 
 
 @pytest.mark.parametrize("content", ["[]", '{"00000.tar": -1}', '{"00000.tar": "1"}', "{", "\x00"])

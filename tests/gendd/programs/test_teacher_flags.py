@@ -2,11 +2,13 @@
 
 import json
 import shlex
+from dataclasses import dataclass, field
 
 import pytest
 from lines import refuses
 from programs import cifar_config, configuration
 
+from gendd.methods import GenDD
 from gendd.network_settings import TeacherNetwork
 from gendd.programs.teacher_flags import refuse_several, split_teachers
 from gendd.runs.command import training_command
@@ -63,6 +65,22 @@ def test_command_repeats_the_flags_of_each_teacher():
 def test_configuration_with_several_teachers_survives_json():
     config = cifar_config(*SEVERAL)
     assert config_of({"family": FAMILY.name, **config.content()}, FAMILY) == config
+
+
+def test_option_of_a_method_may_be_an_object():
+    @dataclass(frozen=True)
+    class Own(GenDD):
+        shares: dict[str, float] = field(default_factory=dict)
+
+    config = FAMILY.config(Own())
+    content = config.content()
+    content["method"]["shares"] = {"deep": 0.5}
+    assert config.filled(content).method.shares == {"deep": 0.5}
+
+
+def test_list_of_teachers_is_not_suggested_as_a_flag():
+    with refuses("^--more-teachers: no such flag(?!.*nearest: --more-teachers)"):
+        cifar_config("--more-teachers", "x")
 
 
 @pytest.mark.parametrize("teacher", [{"unknown": 1}, {"teacher": 3}, "resnet8"])

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 from faults import STALE, failing
+from lines import refuses
+from programs import cifar_config
 
 from gendd.config import Config
 from gendd.core import retry
 from gendd.core.errors import PassingFault
 from gendd.methods import METHODS
 from gendd.runs.folder import RunFolder, data_label, run_path
+from gendd_cifar.family import FAMILY
 
 
 @pytest.mark.parametrize(
@@ -59,3 +62,12 @@ def test_run_file_is_read_after_a_temporary_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "read_text", failing(read, [STALE] * 2))
     with pytest.raises(PassingFault, match="config.json"):
         run.read("config.json")
+
+
+def test_changed_setting_of_a_further_teacher_is_named(tmp_path):
+    mean = ["--teacher", "a", "--teacher", "b", "--teacher-mean", "0.5", "0.5", "0.5"]
+    run, std = RunFolder(tmp_path), [word.replace("mean", "std") for word in mean]
+    run.write("config.json", {"family": FAMILY.name, **cifar_config(*mean).content()})
+    run.check(cifar_config(*mean), FAMILY)
+    with refuses("--teacher a; b --teacher-mean 0.5 0.5 0.5 there, a; b --teacher-std 0.5 0.5 0.5 here;"):
+        run.check(cifar_config(*std), FAMILY)
