@@ -30,6 +30,15 @@ def test_further_teacher_has_a_configuration_without_labels():
     assert (own.data.teacher_cache, config.data.teacher_cache) == ("c/teacher2", "c")
 
 
+def test_further_teachers_keep_their_order_and_caches():
+    words = [word for name in "abc" for word in ("--teacher", name)]
+    found = cifar_config(*words, "--teacher-cache", "cache").of_more_teachers
+    assert [(own.networks.teacher, own.data.teacher_cache) for own in found] == [
+        ("b", "cache/teacher2"),
+        ("c", "cache/teacher3"),
+    ]
+
+
 def test_same_teacher_twice_is_refused():
     first, second = TeacherNetwork("x", "x.pth", 64), TeacherNetwork("x", "y.pth", 64)
     Networks(student="s", teacher="x", teacher_weights="x.pth", more_teachers=(first, second)).check()

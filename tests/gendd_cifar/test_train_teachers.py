@@ -12,6 +12,7 @@ from programs import train_cifar
 from run_folders import settings_of
 from safetensors.torch import load_file
 from small_runs import (
+    DENSE,
     GENDD,
     PAIR,
     SECOND,
@@ -90,6 +91,20 @@ def test_each_teacher_is_cached_as_if_alone(train, tmp_path):
     assert alone.items() <= both.items() and set(both) - set(alone) == {f"/teacher2{name}" for name in alone}
     with refuses(r"--teacher-cache .*teacher2: was made from other settings: .*teacher toy:wide there, toy:own here"):
         train(*flags, "--teacher-cache", str(cache), "--teacher", "toy:own", "--out", str(tmp_path / "other"))
+
+
+def test_three_teachers_keep_their_order(train, tmp_path):
+    run = tmp_path / "run"
+    train("--epochs", "1", *DENSE, "--teacher", "toy:own", *SECOND, "--out", str(run))
+    last, loaded = json.loads((run / "result.json").read_text())["last"], gendd.load(run, with_teacher=True)
+    assert list(last) == ["head", "probe", "head_toy.own", LABEL]
+    images = torch.randn(64, 3, 32, 32)
+    for name, number in (("head_toy.own", 0), (LABEL, 1)):
+        branch, features = loaded.model.branches[number], loaded.more_teachers[number].features_of(images)
+        assert loaded.predict(images, name).shape == features.shape
+        assert loaded.more_teachers[number].loaded.name == name.removeprefix("head_").replace(".", ":")
+        assert branch.head.feature_dim == features.shape[1] and branch.dense.head.feature_dim == 4
+    assert loaded.dense(images, "toy:wide").shape == (64, 4, 8, 8)
 
 
 def test_scale_of_a_teacher_does_not_change_its_weight(train, tmp_path, monkeypatch):

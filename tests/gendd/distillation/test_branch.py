@@ -98,6 +98,14 @@ def test_branch_generates_features_in_its_teachers_units():
     assert student.generate(h).shape == (3, WIDTHS[0]) and student.sample(IMAGES, teacher=1).shape == (4, WIDTHS[1])
 
 
+def test_branch_measures_features_and_all_locations_of_maps():
+    branch, features = student_of(dense=True).branches[0], torch.randn(50, WIDTHS[1])
+    maps = torch.randn(50, 4, WIDTHS[1] + 1) * torch.arange(1, 5)[:, None]
+    branch.measure(features, maps)
+    torch.testing.assert_close(branch.scale.std, features.std(0, correction=0))
+    torch.testing.assert_close(branch.dense.scale.std, maps.flatten(0, 1).std(0, correction=0))
+
+
 @pytest.mark.parametrize("isotropic", [False, True])
 def test_isotropic_scale_keeps_ratios_of_dimensions(isotropic):
     features = torch.randn(5000, 3) * torch.tensor([0.1, 1.0, 10.0]) + 4
