@@ -14,7 +14,7 @@ from photos import assert_same, config, images_and_labels, open_photos, refusal
 
 from gendd.core.errors import UserError
 from gendd.core.seeding import BatchPlan
-from gendd_imagenet import streams
+from gendd_imagenet import shard_index, streams
 from gendd_imagenet.loading import StreamedImages
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.shards import images_of
@@ -192,6 +192,14 @@ def test_index_changes_the_checksum_of_a_run(photos, folder, tmp_path):
     indexed = open_photos(streamed(plain, photos, steps_per_epoch=2)).checksum()
     (plain / "sizes.json").unlink()
     assert open_photos(streamed(plain, photos, steps_per_epoch=2)).checksum() != indexed
+
+
+def test_checksum_of_addresses_follows_names_and_sizes():
+    shards = ["https://example.org/a/0.tar?x=1", "https://example.org/a/1.tar"]
+    found = {shard_index.checksum(shards, sizes) for sizes in (None, [1, 2], [2, 1])}
+    assert len(found) == 3 and None not in found
+    assert shard_index.checksum([shards[0].replace("/a/", "/b/"), shards[1]], [1, 2]) in found
+    assert shard_index.checksum(["pipe:cat 0.tar"], None) is None
 
 
 def test_make_shards_indexes_shards_of_others(photos, folder, tmp_path, capsys):

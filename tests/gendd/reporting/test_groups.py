@@ -64,3 +64,8 @@ def test_labels_have_the_fewest_settings_that_tell_apart(tmp_path):
         "kd (epochs 3, optimizer sgd)",
         "kd (epochs 9, optimizer adamw)",
     ]
+
+
+def test_settings_of_runs_of_other_teachers_are_not_compared(tmp_path):
+    runs = [("kd", {"teacher": teacher, "lr": lr}) for teacher, lr in (("resnet56", 0.1), ("resnet110", 0.2))]
+    assert [group.differing for group in groups_of(tmp_path, *runs)] == ["", ""]
