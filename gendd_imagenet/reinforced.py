@@ -54,7 +54,7 @@ Pair = tuple[bytes, bytes]
 
 
 def is_reinforced(name: str | None) -> bool:
-    """Return whether a name is that of a folder of reinforced shards."""
+    """Return whether a name belongs to a folder of reinforced shards."""
     return bool(name) and Path(str(name), RECORD).is_file()
 
 

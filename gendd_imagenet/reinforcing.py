@@ -187,7 +187,7 @@ class Reinforcing:
                 origin = {"shards": len(names), "images_sha256": shards.checksum(names)}
                 return [partial(shards.members_of, name) for name in names], images, origin
             listing = list_unlabeled(Path(source))
-        # Only a folder's order is random; the files of a shard keep theirs.
+        # Only a folder's order is random; the files of a shard keep their order.
         listing = listing.select(torch.randperm(len(listing), generator=generator("cpu", options.seed, "shards")))
         starts = range(0, len(listing), options.images_per_shard)
         rows = [range(first, min(first + options.images_per_shard, len(listing))) for first in starts]

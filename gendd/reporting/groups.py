@@ -33,7 +33,7 @@ class Group:
 
     Attributes:
         differing: settings that differ from other runs of these data and networks; without those that have a column.
-        apart: the fewest settings that tell the group from the others of its name and student.
+        apart: the fewest settings that distinguish the group from the others of its name and student.
     """
 
     runs: tuple[FinishedRun, ...]
@@ -107,7 +107,7 @@ def _has(run: FinishedRun, name: str) -> bool:
 
 
 def _apart(run: FinishedRun, others: list[FinishedRun]) -> list[str]:
-    """Return the settings that tell the runs of one name and student apart, the method's own before others."""
+    """Return the settings that distinguish the runs of one name and student, the method's own before others."""
     alike = [o for o in others if (o.comparable, o.student, o.name) == (run.comparable, run.student, run.name)]
     names = [name for name in dict.fromkeys(n for o in alike for n in o.settings) if len(_values(name, alike)) > 1]
     for name in reversed(names):

@@ -149,7 +149,7 @@ LARGE = 2**25
 
 
 def _is_mapped(name: str, found: Weights, allow_partial: bool) -> bool:
-    """Return whether a teacher's parameters are those of its file, mapped into memory, and not copies."""
+    """Return whether a teacher's parameters are mapped from its file into memory, and not copied."""
     large = sum(value.numel() for value in found.values()) > LARGE
     return large and not allow_partial and not is_foreign(name) and not is_foundation(name)
 

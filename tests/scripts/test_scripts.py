@@ -54,7 +54,7 @@ def test_distillation_scripts(pair, recorded, dry_run):
 
 @pytest.mark.parametrize("script", LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
-    """Plan every script but those of the 300 M-parameter teacher, which takes ten seconds to build."""
+    """Plan every script, except with the 300 M-parameter teacher, which takes ten seconds to build."""
     (program,) = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*program)
     data = DATA[script.split("_")[0]]
