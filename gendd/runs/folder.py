@@ -149,6 +149,11 @@ class RunFolder:
             return
         options = set_by or {}
         saved, given = (_compared(one) for one in (self.config(family), config))
+        if saved["method"] != given["method"]:
+            raise UserError(
+                f"{self.path} holds a run of {saved['method']}, not {given['method']}; choose another "
+                f"`{options.get('name', 'name')}` or `seed`, or delete the folder"
+            )
         differing = [
             f"`{options.get(name, name)}` {saved.get(name)} there, {given[name]} here"
             for name in sorted(given.keys() - NOT_COMPARED)
@@ -334,7 +339,7 @@ def run_record(path: Path) -> dict[str, Any]:
 
 
 def by_name(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all values of a configuration's content by their fields' names, and the method's name as "METHOD"."""
+    """Return all values of a configuration's content by their fields' names, and the name of the method as "method"."""
     parts = [part for part in content.values() if isinstance(part, Mapping)]
     return {name: value for part in parts for name, value in part.items()} | {
         "name": content["run"]["name"],

@@ -71,3 +71,12 @@ def test_changed_setting_of_a_further_teacher_is_named(tmp_path):
     run.check(cifar_config(*mean), FAMILY)
     with refuses("--teacher a; b --teacher-mean 0.5 0.5 0.5 there, a; b --teacher-std 0.5 0.5 0.5 here;"):
         run.check(cifar_config(*std), FAMILY)
+
+
+def test_run_of_another_method_is_named_without_its_settings(tmp_path):
+    run, other = RunFolder(tmp_path), Config(method=METHODS["kd"]())
+    run.write("config.json", {"family": FAMILY.name, **cifar_config().content()})
+    with refuses("holds a run of gendd, not kd; choose another --name or --seed, or delete the folder"):
+        run.check(other, FAMILY)
+    with refuses("not kd; choose another --pretrain-name or --seed"):
+        run.check(other, FAMILY, {"name": "pretrain_name"})
