@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from gendd.core.errors import InvalidSetting, UserError
+from gendd.core.errors import InvalidSetting, PassingFault, UserError
 
 # From the system header sys/prctl.h.
 PR_SET_PDEATHSIG = 1
@@ -117,14 +117,27 @@ def first_alone() -> World | None:
 
 @contextlib.contextmanager
 def join_world():
-    """Join the process group of torchrun's environment; without one, this process works alone."""
+    """Join the process group of torchrun's environment; without one, this process works alone.
+
+    Raises:
+        PassingFault: another process ended or did not answer.
+    """
     world = this_process()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
     if world.size > 1:
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=peer_timeout()))
-    yield world
+    try:
+        yield world
+    except RuntimeError as error:
+        # gloo has no class of errors of its own; its messages start with a path of its sources.
+        if world.size == 1 or not (isinstance(error, dist.DistError) or "/gloo/" in str(error)):
+            raise
+        raise PassingFault(
+            "lost another process, whose own message says why; correct this, and run the same command again to "
+            f"resume ({str(error).splitlines()[0]})"
+        ) from error
     # Only after success: after an error, `run_program` ends the process at once, without waiting for the others.
     if world.size > 1:
         # Free DistributedDataParallel before its process group is destroyed; otherwise the two can deadlock.

@@ -82,10 +82,15 @@ def run(work: Callable[[], object], folder: Path, **variables: object) -> Ended:
 
 
 def run_in_two(work: Callable[[], object], folder: Path, **variables: object) -> None:
+    """Run a function in two processes of one process group, and expect success."""
+    ends = ends_of_two(work, folder, **variables)
+    assert not any(end.code for end in ends), "\n".join(end.error for end in ends)
+
+
+def ends_of_two(work: Callable[[], object], folder: Path, **variables: object) -> list[Ended]:
     """Run a function in two processes of one process group, with the environment that the launcher gives them."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "two"}
     both = [Forked(work, folder, CPU_PROCS=2, RANK=rank, LOCAL_RANK=rank, **group, **variables) for rank in range(2)]
-    ends = [process.wait() for process in both]
-    assert not any(end.code for end in ends), "\n".join(end.error for end in ends)
+    return [process.wait() for process in both]

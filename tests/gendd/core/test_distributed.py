@@ -1,4 +1,4 @@
-"""The precision and the hardware's name, and requirements of torch.compile, which are checked before it is called."""
+"""Precision, name of the hardware, requirements of torch.compile, and processes that lose each other."""
 
 import shutil
 import sys
@@ -6,9 +6,12 @@ import sysconfig
 
 import pytest
 import torch
+import torch.distributed as dist
+from forked import ends_of_two
 
-from gendd.core import distributed
-from gendd.core.distributed import hardware, missing_for_compile, resolve_precision
+from gendd.core import distributed, errors
+from gendd.core.distributed import hardware, join_world, missing_for_compile, resolve_precision
+from gendd.core.errors import UserError
 
 CPU = torch.device("cpu")
 with_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
@@ -67,3 +70,18 @@ def test_hardware_counts_threads(monkeypatch):
     monkeypatch.setattr(distributed, "_cpu_name", lambda: "Xeon")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     assert hardware(CPU) == "Xeon, 1 thread"
+
+
+def test_process_that_lost_another_ends_with_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(errors.time, "sleep", lambda seconds: None)
+
+    def sums_alone():
+        with join_world() as world:
+            if not world.is_first:
+                raise UserError("FILE: no such file")
+            dist.all_reduce(torch.ones(1))
+
+    first, second = ends_of_two(sums_alone, tmp_path)
+    assert (second.code, second.error.splitlines()) == (2, ["error: FILE: no such file"])
+    assert first.code == 1 and first.error.startswith("error: lost another process, whose own message says why;")
+    assert not first.problem
