@@ -54,5 +54,5 @@ class StoredTeacher(FrozenTeacher):
         raise self._absent()
 
     def _absent(self) -> InvalidValue:
-        reason = "only its features of reinforced shards are known; name these as `images`"
+        reason = "only its features of reinforced shards are known; use these shards"
         return InvalidValue(self.name, reason)

@@ -131,8 +131,11 @@ def as_timm(role: str, given: "nn.Module | Network", image_size: int) -> Callabl
     again, because it is frozen and may change its precision.
 
     Raises:
-        InvalidSetting: a plain module does not have timm's interface, or the description of the network is wrong.
+        InvalidSetting: a plain module does not have timm's interface, the description of the network is wrong, or the
+            object is neither.
     """
+    if not isinstance(given, nn.Module | Network):
+        raise InvalidSetting(role, type(given).__name__, "give a network's name, a module or a gendd.Network")
     given = copy.deepcopy(given) if role == "teacher" else given
     if isinstance(given, Network):
         built: dict[int, OwnNetwork] = {}

@@ -122,6 +122,7 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     "change, message",
     [
+        ({"teacher": (name for name in "ab")}, "teacher generator: give a network's name, a module or a gendd.Network"),
         ({"student": nn.Linear(3, 4)}, "student Linear: it lacks forward_features.*give gendd.Network"),
         (
             {"student": gendd.Network(plain(16), lambda module, images: module["backbone"][:2](images))},
