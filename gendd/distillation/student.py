@@ -28,6 +28,7 @@ class Student(nn.Module):
         scale: standardization of the features that the head generates; None for the teacher's units.
         dense: head of the dense term; None without one.
         branches: the trained parts for further teachers, in their order.
+        probe_gradient: share of the gradient of the probe, or of the linear map, that reaches the backbone.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Student(nn.Module):
         scale: FeatureScale | None = None,
         dense: DenseHead | None = None,
         branches: Sequence[Branch] = (),
+        probe_gradient: float = 0.0,
     ):
         super().__init__()
         self.backbone = backbone
@@ -48,6 +50,7 @@ class Student(nn.Module):
         self.scale = scale
         self.dense = dense
         self.branches = nn.ModuleList(branches)
+        self.probe_gradient = probe_gradient
 
     def forward(
         self,
@@ -64,8 +67,7 @@ class Student(nn.Module):
         Args:
             images: (B, 3, H, W).
             target: (B, D_t) contracted teacher features.
-            probe_target: (B,) labels or (B, C) probabilities for the probe; unused without a probe. The probe's
-                gradient does not reach the backbone.
+            probe_target: (B,) labels or (B, C) probabilities for the probe; unused without a probe.
             mixup_share: share m of feature mixup, or None for no mixup.
             draws: the timesteps and noise of the head's loss; None: the head draws them.
             dense_target: target of the dense term, if the student has a dense head.
@@ -91,10 +93,11 @@ class Student(nn.Module):
             losses = {**losses, "loss": torch.stack([losses["loss"], *own]).mean(), **terms}
         if self.dense and dense_loss is not None:
             losses = self.dense.added(losses, dense_loss)
+        seen = torch.lerp(h.detach(), h, self.probe_gradient) if self.probe_gradient else h.detach()
         if self.linear:
-            linear_loss = F.mse_loss(self.linear(h.detach()).float(), whole)
+            linear_loss = F.mse_loss(self.linear(seen).float(), whole)
             return {**losses, "loss": losses["loss"] + linear_loss, "linear_loss": linear_loss.detach()}
-        logits = self.backbone.get_classifier()(h.detach())
+        logits = self.backbone.get_classifier()(seen)
         probe_loss = F.cross_entropy(logits.float(), probe_target)
         losses["loss"] = losses["loss"] + probe_loss
         return {**losses, "probe_loss": probe_loss.detach(), "output": logits}

@@ -74,8 +74,9 @@ class Finetune(GenDD):
             raise InvalidSetting(
                 "ema_decay", config.optimizer.ema_decay, "finetune does not support an average of weights; set it to 0"
             )
-        if self.dense_grid:
-            raise InvalidSetting("dense_grid", self.dense_grid, "finetune trains only the classifier; leave it out")
+        for name in ("dense_grid", "probe_gradient"):
+            if value := getattr(self, name):
+                raise InvalidSetting(name, value, "finetune trains only the classifier; leave it out")
         if config.optimizer.optimizer == "muon":
             raise InvalidSetting(
                 "optimizer",

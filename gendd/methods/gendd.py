@@ -21,10 +21,10 @@ from gendd.distillation.targets import FeatureScale, contract
 from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, FeaturesAndMaps, Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
-from gendd.methods.options import HeadOptions, PretrainOptions, SamplingOptions
+from gendd.methods.options import HeadOptions, PretrainOptions, ProbeOptions, SamplingOptions
 from gendd.methods.pretrain import pretraining
 from gendd.networks.cost import parameter_count
-from gendd.networks.features import feature_width, pooled_feature
+from gendd.networks.features import feature_width, has_classifier, pooled_feature
 
 if TYPE_CHECKING:
     from gendd.config import Config
@@ -122,6 +122,7 @@ class GenDDTask(HeadTask):
     def __init__(self, method: "GenDD", student: Student, context: TaskContext):
         super().__init__(method, student, context, student.head, method.contraction)
         self.feature_mixup, self.probed = method.feature_mixup, student.linear is None
+        self.teaches_probe = self.probed and method.probe_gradient > 0
         scales = [student.scale, student.dense.scale if student.dense else None]
         self.measures_features = any(scale is not None for scale in scales) or len(student.branches) > 0
         self.dense, self.branches = student.dense, student.branches
@@ -130,10 +131,11 @@ class GenDDTask(HeadTask):
         feature, feature_map = self.teacher.features_and_map(batch)
         device = batch.images.device
         labels = self.class_targets(feature, batch.labels) if self.probed else batch.labels
+        target = self.target(feature, labels)
         return self.trainable_module(
             batch.images,
-            self.target(feature, labels),
-            labels,
+            target,
+            self.teacher.classify(target).float().softmax(-1) if self.teaches_probe else labels,
             self.mixup_share(batch.random, device),
             self.draws(batch.random, device, self.head),
             dense_target(self.dense, feature_map, batch.random, device),
@@ -169,6 +171,9 @@ def build_student(method: "GenDD", context: TaskContext) -> Student:
     With several teachers all features are standardized, so that each teacher has the same weight in the loss.
     """
     classifier = context.needed_teacher.classifier
+    if method.probe_gradient and not classifier and has_classifier(context.student):
+        reason = "the probe learns from the teacher's classifier, and this teacher does not have one; leave it out"
+        raise InvalidSetting("probe_gradient", method.probe_gradient, reason)
     head, scale = method.build_head(context), None
     if method.standardizes(classifier):
         scale = FeatureScale(head.feature_dim)
@@ -176,7 +181,7 @@ def build_student(method: "GenDD", context: TaskContext) -> Student:
         scale = FeatureScale(head.feature_dim, isotropic=True)
     dense = method.build_dense(context)
     branches = [Branch(method.build_head(one), method.build_dense(one)) for one in context.of_more_teachers]
-    return Student(context.student, head, classifier, scale, dense, branches)
+    return Student(context.student, head, classifier, scale, dense, branches, method.probe_gradient)
 
 
 @dataclass(frozen=True)
@@ -192,7 +197,7 @@ class TargetOptions:
 
 
 @dataclass(frozen=True)
-class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
+class GenDD(DenseOptions, ProbeOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
     """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
 
     name, unlabeled, several_teachers = "gendd", True, True
@@ -254,7 +259,8 @@ class GenDD(DenseOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainO
         ]
 
     def describe(self) -> str:
-        return f"{self.name}, contraction {self.contraction:g}, feature mixup {self.feature_mixup:g}"
+        probe = f", probe gradient {self.probe_gradient:g}" if self.probe_gradient else ""
+        return f"{self.name}, contraction {self.contraction:g}, feature mixup {self.feature_mixup:g}{probe}"
 
     @property
     def needs_pairs(self) -> bool:

@@ -82,6 +82,16 @@ def nearest_divisor(width: int, wanted: int) -> int:
 
 
 @dataclass(frozen=True)
+class ProbeOptions:
+    """The linear probe beside the head."""
+
+    probe_gradient: Share = 0.0
+    """Share of the linear probe's gradient that reaches the backbone, such as 0.05. 0 (the paper) stops the gradient,
+    and the probe learns from the labels. With a share, it learns the teacher's probabilities for the contracted target;
+    without classes, a linear map learns the teacher's feature."""
+
+
+@dataclass(frozen=True)
 class SamplingOptions:
     """Sampling of the head in evaluation."""
 

@@ -35,6 +35,11 @@ TAUGHT = ("--unlabeled", "--teacher", TOY, "--teacher-weights", "T")
             "--optimizer muon: finetune trains only the classifier, and muon updates only backbone weights",
         ),
         (
+            ["finetune", "--teacher", TOY, "--student-weights", "T", "--probe-gradient", "0.1"],
+            "--probe-gradient 0.1: finetune trains only the classifier; leave it out",
+        ),
+        (["gendd", "--teacher", TOY, "--probe-gradient", "1.5"], "--probe-gradient 1.5: must be"),
+        (
             ["classification", "--student-weights", "nowhere.pt"],
             "--student-weights nowhere.pt: no such file",
         ),

@@ -1,5 +1,6 @@
 """The student: where gradients flow, and what each output contains."""
 
+import pytest
 import timm
 import torch
 from torch import nn
@@ -10,10 +11,11 @@ from gendd.distillation.student import Student
 from gendd.networks.features import pooled_feature
 
 
-def make_student() -> Student:
+def make_student(classes: int = 10, **options) -> Student:
     torch.manual_seed(0)
-    backbone = timm.create_model("cifar_resnet8", num_classes=10)
-    student = Student(backbone, SplitTokenHead(32, 64, token_dim=16, width=32, repeats=2, **PAPER), nn.Linear(32, 10))
+    backbone = timm.create_model("cifar_resnet8", num_classes=classes)
+    head = SplitTokenHead(32, 64, token_dim=16, width=32, repeats=2, **PAPER)
+    student = Student(backbone, head, nn.Linear(32, 10), **options)
     for parameter in student.head.parameters():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     return student
@@ -39,6 +41,16 @@ def test_probe_loss_does_not_reach_the_backbone():
     for one, other in zip(with_probe, backbone_gradients(student), strict=True):
         torch.testing.assert_close(one, other)
     assert any(gradient.abs().max() > 0 for gradient in with_probe)
+
+
+@pytest.mark.parametrize("classes", [10, 0], ids=["probe", "linear map"])
+def test_a_share_of_the_gradient_reaches_the_backbone(classes):
+    stopped, part, whole = (
+        backbone_gradients(make_student(classes, probe_gradient=share)) for share in (0.0, 0.25, 1.0)
+    )
+    assert sum((one - other).abs().sum() for one, other in zip(whole, stopped, strict=True)) > 1
+    for none, some, full in zip(stopped, part, whole, strict=True):
+        torch.testing.assert_close(some - none, 0.25 * (full - none), rtol=1e-4, atol=1e-5)
 
 
 def test_only_trained_parameters_get_a_gradient():

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from programs import for_head
 
+from gendd.core.errors import InvalidSetting
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.distillation.teacher import FrozenTeacher
@@ -60,6 +61,22 @@ def test_contraction_uses_the_same_soft_labels(method, monkeypatch):
     soft, feature = soft_labels(task), task.teacher.features_of(IMAGES)
     torch.testing.assert_close(seen["probe_target"], soft)
     torch.testing.assert_close(seen["target"], 0.25 * feature + 0.75 * soft @ task.teacher.classifier.weight)
+
+
+@pytest.mark.parametrize("method", ["gendd", "regression"])
+def test_probe_with_a_gradient_learns_the_teacher_on_the_target(method):
+    task = task_of(method, contraction=0.75, probe_gradient=0.1)
+    losses = task(batch(torch.tensor([3, 1, 0, 2])))
+    weight, bias = (task.teacher.model.get_classifier().state_dict()[name] for name in ("weight", "bias"))
+    target = 0.25 * task.teacher.features_of(IMAGES) + 0.75 * weight[[3, 1, 0, 2]]
+    taught = (target @ weight.T + bias).softmax(-1)
+    expected = -(taught * losses["output"].float().log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(losses["probe_loss"], expected.detach())
+
+
+def test_probe_gradient_needs_the_classifier_of_the_teacher():
+    with pytest.raises(InvalidSetting, match="probe_gradient` 0.1: the probe learns from the teacher's classifier"):
+        task_of(contraction=0.0, probe_gradient=0.1, teacher_classifier=False)
 
 
 @pytest.mark.parametrize("method", ["pretrain", "gendd"])
