@@ -9,8 +9,13 @@ from torch import Tensor, nn
 from gendd.diffusion.draws import Draws
 from gendd.distillation.branch import Branch, BranchTarget
 from gendd.distillation.dense import DenseHead, DenseTarget
+from gendd.distillation.divergence import divergence
 from gendd.distillation.targets import FeatureScale, feature_mixup, swap_neighbors
 from gendd.networks.features import feature_width, frozen_copy, has_classifier, pooled_feature
+
+# Temperature of the probe's loss where its gradient reaches the backbone. 1 was worse
+# (docs/results/dense_resnet8/README.md).
+PROBE_TEMPERATURE = 2.0
 
 
 class Student(nn.Module):
@@ -67,7 +72,8 @@ class Student(nn.Module):
         Args:
             images: (B, 3, H, W).
             target: (B, D_t) contracted teacher features.
-            probe_target: (B,) labels or (B, C) probabilities for the probe; unused without a probe.
+            probe_target: (B,) labels or (B, C) probabilities for the probe. With a probe gradient, it learns the logits
+                of the teacher's classifier on the target instead.
             mixup_share: share m of feature mixup, or None for no mixup.
             draws: the timesteps and noise of the head's loss; None: the head draws them.
             dense_target: target of the dense term, if the student has a dense head.
@@ -81,14 +87,15 @@ class Student(nn.Module):
         """
         h, dense_loss = self.observe(images, dense_target, further)
         z = self.norm(h)
-        whole = target = self.scale(target) if self.scale else target
-        targets = [branch.scale(one.feature) for branch, one in zip(self.branches, further, strict=True)]
+        whole = self.scale(target) if self.scale else target
+        targets = [whole, *(branch.scale(one.feature) for branch, one in zip(self.branches, further, strict=True))]
         if mixup_share is not None:
             permutation = swap_neighbors(len(z), z.device)
-            z, target, *targets = (feature_mixup(values, mixup_share, permutation) for values in (z, target, *targets))
-        losses = self.head(z, target, draws)
+            z, *targets = (feature_mixup(values, mixup_share, permutation) for values in (z, *targets))
+        losses = self.head(z, targets[0], draws)
         if self.branches:
-            own = [b.head(z, t, one.draws)["loss"] for b, t, one in zip(self.branches, targets, further, strict=True)]
+            pairs = zip(self.branches, targets[1:], further, strict=True)
+            own = [branch.head(z, feature, one.draws)["loss"] for branch, feature, one in pairs]
             terms = {f"head{number}_loss": loss.detach() for number, loss in enumerate(own, 2)}
             losses = {**losses, "loss": torch.stack([losses["loss"], *own]).mean(), **terms}
         if self.dense and dense_loss is not None:
@@ -98,7 +105,11 @@ class Student(nn.Module):
             linear_loss = F.mse_loss(self.linear(seen).float(), whole)
             return {**losses, "loss": losses["loss"] + linear_loss, "linear_loss": linear_loss.detach()}
         logits = self.backbone.get_classifier()(seen)
-        probe_loss = F.cross_entropy(logits.float(), probe_target)
+        if self.probe_gradient and self.classifier:
+            taught = self.classifier(target).float()
+            probe_loss = divergence(taught, logits.float(), PROBE_TEMPERATURE).mean()
+        else:
+            probe_loss = F.cross_entropy(logits.float(), probe_target)
         losses["loss"] = losses["loss"] + probe_loss
         return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
 

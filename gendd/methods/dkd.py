@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendd.core.ranges import Amount, Positive
+from gendd.distillation.divergence import divergence
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.dense import DenseOptions
-from gendd.methods.logits import LogitTask, compared, divergence
+from gendd.methods.logits import LogitTask, compared
 
 
 def decoupled(teacher_logits: Tensor, logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -122,7 +122,6 @@ class GenDDTask(HeadTask):
     def __init__(self, method: "GenDD", student: Student, context: TaskContext):
         super().__init__(method, student, context, student.head, method.contraction)
         self.feature_mixup, self.probed = method.feature_mixup, student.linear is None
-        self.teaches_probe = self.probed and method.probe_gradient > 0
         scales = [student.scale, student.dense.scale if student.dense else None]
         self.measures_features = any(scale is not None for scale in scales) or len(student.branches) > 0
         self.dense, self.branches = student.dense, student.branches
@@ -131,11 +130,10 @@ class GenDDTask(HeadTask):
         feature, feature_map = self.teacher.features_and_map(batch)
         device = batch.images.device
         labels = self.class_targets(feature, batch.labels) if self.probed else batch.labels
-        target = self.target(feature, labels)
         return self.trainable_module(
             batch.images,
-            target,
-            self.teacher.classify(target).float().softmax(-1) if self.teaches_probe else labels,
+            self.target(feature, labels),
+            labels,
             self.mixup_share(batch.random, device),
             self.draws(batch.random, device, self.head),
             dense_target(self.dense, feature_map, batch.random, device),

@@ -6,9 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gendd.core.ranges import Positive, Share
+from gendd.distillation.divergence import divergence
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.dense import DenseOptions
-from gendd.methods.logits import LogitTask, compared, divergence
+from gendd.methods.logits import LogitTask, compared
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from gendd.core.ranges import Count, Positive, Share
 from gendd.data.batch import Batch
 from gendd.distillation.dense import DenseTarget
+from gendd.distillation.divergence import divergence
 from gendd.distillation.regression_head import RegressionHead
 from gendd.distillation.student import Student
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.gendd import HeadTask
-from gendd.methods.logits import divergence
 from gendd.methods.options import HeadOptions
 from gendd.methods.regression import mlp_of_equal_size
 

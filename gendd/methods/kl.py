@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gendd.core.ranges import Positive
+from gendd.distillation.divergence import divergence
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.dense import DenseOptions
-from gendd.methods.logits import LogitTask, divergence
+from gendd.methods.logits import LogitTask
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gendd.data.batch import Batch
@@ -61,9 +60,3 @@ class LogitTask(DistillationTask):
 
     def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
         return [(self.read_out(model), parameter_count(model.backbone if self.dense else model))]
-
-
-def divergence(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(teacher || student), (B,), of the softmax of logits (B, C) at temperature T."""
-    teacher, student = ((values / temperature).log_softmax(-1) for values in (teacher_logits, logits))
-    return temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)

@@ -16,6 +16,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distillation.dense import DenseTarget
+from gendd.distillation.divergence import divergence
 from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
@@ -23,7 +24,7 @@ from gendd.methods.base import TaskContext
 from gendd.methods.dist import relations
 from gendd.methods.dkd import decoupled
 from gendd.methods.ikl import weighted_pairwise_error
-from gendd.methods.logits import LogitTask, divergence, standardized
+from gendd.methods.logits import LogitTask, standardized
 from gendd.methods.simkd import SimKDStudent
 from gendd.methods.srd import log_sum
 from gendd.methods.vkd import standardized_error

@@ -69,8 +69,8 @@ def test_probe_with_a_gradient_learns_the_teacher_on_the_target(method):
     losses = task(batch(torch.tensor([3, 1, 0, 2])))
     weight, bias = (task.teacher.model.get_classifier().state_dict()[name] for name in ("weight", "bias"))
     target = 0.25 * task.teacher.features_of(IMAGES) + 0.75 * weight[[3, 1, 0, 2]]
-    taught = (target @ weight.T + bias).softmax(-1)
-    expected = -(taught * losses["output"].float().log_softmax(-1)).sum(-1).mean()
+    taught, learned = ((logits / 2).log_softmax(-1) for logits in (target @ weight.T + bias, losses["output"].float()))
+    expected = 4 * (taught.exp() * (taught - learned)).sum(-1).mean()
     torch.testing.assert_close(losses["probe_loss"], expected.detach())
 
 
