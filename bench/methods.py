@@ -45,6 +45,7 @@ ROWS = {
     "regression": ("regression", HEAD),
     "regression + dense": ("regression", HEAD | DENSE),
     "gendd": ("gendd", HEAD),
+    "gendd, probe gradient 0.05": ("gendd", HEAD | {"probe_gradient": 0.05}),
     "gendd + dense": ("gendd", HEAD | DENSE),
     "gendd + dense, 4 draws": ("gendd", HEAD | DENSE | {"dense_draws": 4}),
 }
