@@ -10,8 +10,8 @@ import torch.distributed as dist
 from forked import ends_of_two
 
 from gendd.core import distributed, errors
-from gendd.core.distributed import hardware, join_world, missing_for_compile, resolve_precision
-from gendd.core.errors import UserError
+from gendd.core.distributed import World, hardware, join_world, missing_for_compile, resolve_precision
+from gendd.core.errors import PassingFault, UserError
 
 CPU = torch.device("cpu")
 with_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="needs g++")
@@ -85,3 +85,24 @@ def test_process_that_lost_another_ends_with_one_line(tmp_path, monkeypatch):
     assert (second.code, second.error.splitlines()) == (2, ["error: FILE: no such file"])
     assert first.code == 1 and first.error.startswith("error: lost another process, whose own message says why;")
     assert not first.problem
+
+
+LOST = RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:1")
+
+
+@pytest.mark.parametrize(
+    "size, error, expected",
+    [
+        (2, LOST, PassingFault),
+        (2, dist.DistNetworkError("the store is closed"), PassingFault),
+        (2, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), RuntimeError),
+        (1, LOST, RuntimeError),
+    ],
+    ids=["gloo", "torch", "other error", "alone"],
+)
+def test_only_lost_processes_are_reported_as_such(size, error, expected, monkeypatch):
+    monkeypatch.setattr(distributed, "this_process", lambda: World(0, size, 0, CPU))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    with pytest.raises(expected) as caught, join_world():
+        raise error
+    assert (caught.value is error) == (expected is RuntimeError)

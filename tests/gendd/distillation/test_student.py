@@ -3,11 +3,14 @@
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import gendd_cifar.models  # noqa: F401
 from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.distillation.divergence import divergence
 from gendd.distillation.student import Student
+from gendd.distillation.targets import FeatureScale
 from gendd.networks.features import pooled_feature
 
 
@@ -21,9 +24,14 @@ def make_student(classes: int = 10, **options) -> Student:
     return student
 
 
-def forward(student: Student, **options) -> dict[str, torch.Tensor]:
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and their targets."""
     generator = torch.Generator().manual_seed(1)
-    images, target = torch.randn(4, 3, 32, 32, generator=generator), torch.randn(4, 32, generator=generator)
+    return torch.randn(4, 3, 32, 32, generator=generator), torch.randn(4, 32, generator=generator)
+
+
+def forward(student: Student, **options) -> dict[str, torch.Tensor]:
+    images, target = inputs()
     draws = student.head.draw(4, torch.Generator().manual_seed(2))
     return student(images, target, torch.tensor([0, 1, 2, 3]), draws=draws, **options)
 
@@ -51,6 +59,23 @@ def test_a_share_of_the_gradient_reaches_the_backbone(classes):
     assert sum((one - other).abs().sum() for one, other in zip(whole, stopped, strict=True)) > 1
     for none, some, full in zip(stopped, part, whole, strict=True):
         torch.testing.assert_close(some - none, 0.25 * (full - none), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("classes", [10, 0], ids=["probe", "linear map"])
+def test_probe_learns_the_target_of_each_image_unmixed(classes):
+    scale = FeatureScale(32)
+    scale.measure(3 + 5 * torch.randn(50, 32, generator=torch.Generator().manual_seed(3)))
+    student = make_student(classes, scale=scale, probe_gradient=0.5).eval()
+    losses = forward(student, mixup_share=torch.tensor(0.6))
+    images, target = inputs()
+    h = pooled_feature(student.backbone, images)
+    if classes:
+        logits = student.backbone.get_classifier()(h)
+        torch.testing.assert_close(losses["output"], logits)
+        expected = divergence(student.classifier(target), logits, temperature=2).mean()
+    else:
+        expected = F.mse_loss(student.linear(h), scale(target))
+    torch.testing.assert_close(losses["probe_loss" if classes else "linear_loss"], expected.detach())
 
 
 def test_only_trained_parameters_get_a_gradient():

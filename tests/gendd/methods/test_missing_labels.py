@@ -79,6 +79,16 @@ def test_probe_gradient_needs_the_classifier_of_the_teacher():
         task_of(contraction=0.0, probe_gradient=0.1, teacher_classifier=False)
 
 
+def test_linear_map_takes_the_probe_gradient():
+    task = task_of(contraction=0.0, probe_gradient=0.1, teacher_classifier=False, unlabeled=True)
+    assert task.trainable_module.linear and task.trainable_module.probe_gradient == 0.1
+
+
+def test_plan_names_the_probe_gradient():
+    assert "probe gradient" not in METHODS["gendd"]().describe()
+    assert METHODS["regression"](probe_gradient=0.1).describe().endswith(", probe gradient 0.1")
+
+
 @pytest.mark.parametrize("method", ["pretrain", "gendd"])
 def test_rows_without_labels_use_soft_cross_entropy(method):
     task = task_of(method, label_fraction=0.5)
