@@ -244,6 +244,9 @@ class GenDD(DenseOptions, ProbeOptions, SamplingOptions, HeadOptions, TargetOpti
             reason = f"`contraction` {self.contraction} needs labels: it moves the target to the center of the class"
             field, value = config.data.unlabeled_by
             raise InvalidSetting(field, value, f"{reason}; set `contraction` 0")
+        if self.probe_gradient and not (self.contraction or self.pretrain_epochs or config.data.unlabeled):
+            reason = "labels have no effect with `contraction` 0; set a `contraction`, or `unlabeled=True`"
+            raise InvalidSetting("probe_gradient", self.probe_gradient, reason)
 
     def describe_head(self, head: nn.Module) -> list[str]:
         unfit = "" if self.token_dim == head.token_dim else f" ({self.token_dim} does not divide {head.feature_dim})"

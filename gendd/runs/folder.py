@@ -148,21 +148,18 @@ class RunFolder:
         if not (self.path / "config.json").exists():
             return
         options = set_by or {}
+        other = "`out`" if config.run.out else f"`{options.get('name', 'name')}` or `seed`"
+        elsewhere = f"choose another {other}, or delete the folder"
         saved, given = (_compared(one) for one in (self.config(family), config))
         if saved["method"] != given["method"]:
-            raise UserError(
-                f"{self.path} holds a run of {saved['method']}, not {given['method']}; choose another "
-                f"`{options.get('name', 'name')}` or `seed`, or delete the folder"
-            )
+            raise UserError(f"{self.path} holds a run of {saved['method']}, not {given['method']}; {elsewhere}")
         differing = [
             f"`{options.get(name, name)}` {saved.get(name)} there, {given[name]} here"
             for name in sorted(given.keys() - NOT_COMPARED)
             if saved.get(name) != given[name]
         ]
         if differing:
-            remedy = f"use the same, choose another `{options.get('name', 'name')}` or `seed`, or delete the folder"
-            if config.run.resume:
-                remedy = "leave them out with `resume`"
+            remedy = "leave them out with `resume`" if config.run.resume else f"use the same, {elsewhere}"
             raise UserError(f"{self.path} holds a run with other settings: {'; '.join(differing)}; {remedy}")
 
     def check_data(self, training: TrainingData, evaluation: EvaluationData) -> str:
@@ -189,7 +186,7 @@ class RunFolder:
         if changed:
             raise UserError(
                 f"{self.path} holds a run of other data: {'; '.join(changed.values())}; use the original data, "
-                "choose another `name` or `seed`, or delete the folder"
+                "choose another `name`, `seed` or `out`, or delete the folder"
             )
         return evaluated
 

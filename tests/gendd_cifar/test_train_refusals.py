@@ -38,6 +38,10 @@ TAUGHT = ("--unlabeled", "--teacher", TOY, "--teacher-weights", "T")
             ["finetune", "--teacher", TOY, "--student-weights", "T", "--probe-gradient", "0.1"],
             "--probe-gradient 0.1: finetune trains only the classifier; leave it out",
         ),
+        (
+            ["regression", "--teacher", TOY, "--contraction", "0", "--probe-gradient", "0.1"],
+            "--probe-gradient 0.1: labels have no effect with --contraction 0; set a --contraction, or --unlabeled",
+        ),
         (["gendd", "--teacher", TOY, "--probe-gradient", "1.5"], "--probe-gradient 1.5: must be"),
         (
             ["classification", "--student-weights", "nowhere.pt"],

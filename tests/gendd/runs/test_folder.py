@@ -80,3 +80,7 @@ def test_run_of_another_method_is_named_without_its_settings(tmp_path):
         run.check(other, FAMILY)
     with refuses("not kd; choose another --pretrain-name or --seed"):
         run.check(other, FAMILY, {"name": "pretrain_name"})
+    with refuses("not kd; choose another --out, or delete"):
+        run.check(other.changed(out=str(tmp_path)), FAMILY)
+    with refuses("use the same, choose another --out, or delete"):
+        run.check(cifar_config().changed(out=str(tmp_path), epochs=7), FAMILY)
