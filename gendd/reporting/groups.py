@@ -13,6 +13,8 @@ from gendd.reporting.finished import FinishedRun
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes", "unlabeled"}
 # Settings that do not count as different between runs of different names.
 NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method"}
+# Settings of added terms. Methods that cannot have a term count as those without it.
+TERMS = {"dense_grid", "probe_gradient"}
 
 
 Item = TypeVar("Item")
@@ -119,12 +121,12 @@ def _apart(run: FinishedRun, others: list[FinishedRun]) -> list[str]:
 
 def _values(name: str, runs: Iterable[FinishedRun]) -> set[str]:
     """Return the values of a setting in the runs that have it."""
-    return {json.dumps(_value(name, run)) for run in runs if name in run.settings or name == "dense_grid"}
+    return {json.dumps(_value(name, run)) for run in runs if name in run.settings or name in TERMS}
 
 
 def _value(name: str, run: FinishedRun) -> Any:
-    """Return the value of a setting. Methods that cannot have a dense term count as those without it."""
-    return run.settings.get(name, 0 if name == "dense_grid" else None)
+    """Return the value of a setting; 0 of a term that the method cannot have."""
+    return run.settings.get(name, 0 if name in TERMS else None)
 
 
 def _order(value: Any) -> tuple:

@@ -157,6 +157,13 @@ def test_dense_term_is_named_between_methods(tmp_path, grid, told):
     assert {group.first.name: group.differing for group in groups} == (told or dict.fromkeys(methods, ""))
 
 
+def test_probe_gradient_is_named_beside_methods_without_it(tmp_path):
+    methods = {"kd": {}, "gendd": {"probe_gradient": 0.05}}
+    runs = [str(write_run(tmp_path / name, name, {"head": (70.0, 90.0)}, **flags)) for name, flags in methods.items()]
+    groups = grouped(finished_runs(runs)[0])
+    assert {group.first.name: group.differing for group in groups} == {"kd": "", "gendd": "probe gradient 0.05"}
+
+
 def test_older_run_gets_default_flags_and_dashes(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
     change_settings(second, temperature=4.0, milestones=[150, 180, 210])
