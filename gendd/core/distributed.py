@@ -125,10 +125,10 @@ def join_world():
     world = this_process()
     if "TORCHELASTIC_RUN_ID" in os.environ:
         end_with_parent()
-    if world.size > 1:
-        backend = "nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=peer_timeout()))
     try:
+        if world.size > 1:
+            backend = "nccl" if world.device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, timeout=timedelta(seconds=peer_timeout()))
         yield world
     except RuntimeError as error:
         # gloo has no class of errors of its own; its messages start with a path of its sources.
