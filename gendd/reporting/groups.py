@@ -13,8 +13,8 @@ from gendd.reporting.finished import FinishedRun
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes", "unlabeled"}
 # Settings that do not count as different between runs of different names.
 NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method"}
-# Settings of added terms. Methods that cannot have a term count as those without it.
-TERMS = {"dense_grid", "probe_gradient"}
+# Settings that turn added terms on, and their values without a term. Methods that cannot have a term count as without.
+TERMS = {"dense_grid": 0, "probe_gradient": 0.0}
 
 
 Item = TypeVar("Item")
@@ -125,8 +125,8 @@ def _values(name: str, runs: Iterable[FinishedRun]) -> set[str]:
 
 
 def _value(name: str, run: FinishedRun) -> Any:
-    """Return the value of a setting; 0 of a term that the method cannot have."""
-    return run.settings.get(name, 0 if name in TERMS else None)
+    """Return the value of a setting, also of a term that the method cannot have."""
+    return run.settings.get(name, TERMS.get(name))
 
 
 def _order(value: Any) -> tuple:
