@@ -34,6 +34,9 @@ class Student(nn.Module):
         dense: head of the dense term; None without one.
         branches: the trained parts for further teachers, in their order.
         probe_gradient: share of the gradient of the probe, or of the linear map, that reaches the backbone.
+
+    Raises:
+        ValueError: a probe whose gradient reaches the backbone does not have the teacher's classifier to learn from.
     """
 
     def __init__(
@@ -47,6 +50,10 @@ class Student(nn.Module):
         probe_gradient: float = 0.0,
     ):
         super().__init__()
+        if probe_gradient and classifier is None and has_classifier(backbone):
+            raise ValueError(
+                "a probe with a gradient learns from the teacher's classifier; give one, or probe_gradient 0"
+            )
         self.backbone = backbone
         self.norm = nn.LayerNorm(feature_width(backbone))
         self.head = head

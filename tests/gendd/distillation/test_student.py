@@ -78,6 +78,12 @@ def test_probe_learns_the_target_of_each_image_unmixed(classes):
     torch.testing.assert_close(losses["probe_loss" if classes else "linear_loss"], expected.detach())
 
 
+def test_probe_with_a_gradient_needs_a_classifier():
+    backbone = timm.create_model("cifar_resnet8", num_classes=10)
+    with pytest.raises(ValueError, match="learns from the teacher's classifier"):
+        Student(backbone, SplitTokenHead(32, 64, token_dim=16, width=32), None, probe_gradient=0.1)
+
+
 def test_only_trained_parameters_get_a_gradient():
     student = make_student()
     forward(student)["loss"].backward()
