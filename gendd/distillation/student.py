@@ -51,9 +51,7 @@ class Student(nn.Module):
     ):
         super().__init__()
         if probe_gradient and classifier is None and has_classifier(backbone):
-            raise ValueError(
-                "a probe with a gradient learns from the teacher's classifier; give one, or probe_gradient 0"
-            )
+            raise ValueError("the probe's gradient needs the teacher's classifier; give one, or `probe_gradient` 0")
         self.backbone = backbone
         self.norm = nn.LayerNorm(feature_width(backbone))
         self.head = head
