@@ -178,4 +178,4 @@ def paper_protocol(repeats: int, steps: int) -> dict[str, object]:
         steps: steps of the sampler.
     """
     sampling = {"sampler": "ancestral", "sampling_steps": steps, "num_samples": 5, "guidance": 2.0}
-    return {**PAPER, "repeats": repeats, **sampling}
+    return {**PAPER, "repeats": repeats, "probe_gradient": 0.0, **sampling}

@@ -191,7 +191,7 @@ class TargetOptions:
     feature_mixup: Amount = 1.0
     """Parameter of feature mixup's Beta(beta, beta) (the paper: 1). 0 turns it off."""
     paper: bool = False
-    """Use the paper's head, draws and sampler. Overrides the other flags."""
+    """Use the paper's head, draws, probe and sampler. Overrides the other flags."""
 
 
 @dataclass(frozen=True)

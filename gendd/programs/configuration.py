@@ -75,12 +75,15 @@ def _refuse_commands(config: Config, source: str, flags: list[str]) -> None:
 def parsed(family: Family, flags: list[str], default: Config) -> Config:
     """Parse flags over a configuration. --paper sets its flags, unless `default` has it already.
 
-    Flags that name a teacher replace all teachers of the configuration.
+    Flags that name a teacher replace all teachers of the configuration, and the settings of a different first teacher.
     """
     program = f"{family.command} train {default.method.name}"
     kind: Any = Config[type(default.data)]  # type: ignore[misc]
     first, further = split_teachers(flags)
     config: Config = parse(kind, program, first, default, _description(default))
+    if default.networks.teacher not in (None, config.networks.teacher):
+        default = default.changed(**vars(TeacherNetwork()))
+        config = parse(kind, program, first, default, _description(default))
     if further is not None:
         more_teachers = tuple(parse(TeacherNetwork, program, own) for own in further)
         config = config.changed(more_teachers=more_teachers)

@@ -88,6 +88,7 @@ EVERYWHERE = {
     "timestep_density": "uniform",
     "loss_weighting": "none",
     "condition_dropout": 0.2,
+    "probe_gradient": 0.0,
     "sampler": "ancestral",
     "num_samples": 5,
     "guidance": 2.0,
@@ -98,7 +99,7 @@ EVERYWHERE = {
 def test_paper_flag_overrides_all_protocol_flags(family, paper):
     others = ["--sampling-steps", "3", "--sampler", "deterministic", "--guidance", "1"]
     train = lambda *flags: configuration(family, ["gendd", *flags]).method  # noqa: E731
-    method = train(*others, "--repeats", "7", "--paper")
+    method = train(*others, "--repeats", "7", "--probe-gradient", "0.05", "--paper")
     values, expected = dataclasses.asdict(method), {**EVERYWHERE, **paper}
     assert {name: values[name] for name in expected} == expected
     assert family.protocol(method) == "the paper's"

@@ -99,6 +99,18 @@ def test_teachers_of_a_command_replace_those_of_a_file(tmp_path):
     assert configuration(FAMILY, [*command, "--teacher", "toy:own"]).networks.teacher_names == ("toy:own",)
 
 
+def test_settings_of_a_file_stay_with_its_teacher(tmp_path):
+    file = tmp_path / "config.json"
+    own = ("--teacher", "resnet8", "--teacher-weights", "a.pth", "--teacher-image-size", "64")
+    file.write_text(json.dumps({"family": FAMILY.name, **cifar_config(*own).content()}))
+    found = lambda *flags: configuration(FAMILY, ["--config", str(file), *flags]).networks  # noqa: E731
+    other = found("--teacher", "resnet20", "--teacher-weights", "b.pth")
+    assert (other.teacher, other.teacher_weights, other.teacher_image_size) == ("resnet20", "b.pth", None)
+    assert found("--teacher", "resnet20").teacher_weights is None
+    same = found("--teacher", "resnet8", "--teacher-weights", "b.pth")
+    assert (same.teacher_weights, same.teacher_image_size) == ("b.pth", 64)
+
+
 def test_several_teachers_are_refused_with_a_reason():
     refuse_several(["--teacher", "x"], "never")
     with refuses("--teacher y: only one"):
