@@ -20,7 +20,7 @@ from gendd.core.ranges import (
     PixelCount,
     Positive,
     Range,
-    check_ranges,
+    check_values,
     field_names,
     field_values,
 )
@@ -239,7 +239,7 @@ class Config(Generic[D]):
     run: Run = field(default_factory=Run)
 
     def changed(self, **values: Any) -> Self:
-        """Return the configuration with these values of fields, in the parts that have the fields.
+        """Return the configuration with these values of fields, in the parts that have the fields. Paths become text.
 
         Raises:
             TypeError: no part has a field of this name.
@@ -248,7 +248,8 @@ class Config(Generic[D]):
         for part in field_names(Config):
             own = getattr(self, part)
             known = {name: values.pop(name) for name in field_names(type(own)) if name in values}
-            parts[part] = dataclasses.replace(own, **known)
+            texts = {name: str(value) for name, value in known.items() if isinstance(value, Path)}
+            parts[part] = dataclasses.replace(own, **known | texts)
         if values:
             raise TypeError(f"no field of the configuration: {', '.join(values)}")
         return type(self)(**parts)
@@ -310,9 +311,9 @@ class Config(Generic[D]):
     def check(self) -> None:
         """Raise UserError for settings that cannot work together, before anything is loaded."""
         for part in field_names(Config):
-            check_ranges(getattr(self, part))
+            check_values(getattr(self, part))
         for teacher in self.networks.more_teachers:
-            check_ranges(teacher)
+            check_values(teacher)
         self.method.check(self)
         self.optimizer.check()
         self.networks.check()

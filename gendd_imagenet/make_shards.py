@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from gendd.core.errors import InvalidValue, UserError, naming, run_program
 from gendd.core.files import rewrite_text
-from gendd.core.ranges import Count, CountOrNone, check_ranges
+from gendd.core.ranges import Count, CountOrNone, check_values
 from gendd.core.seeding import generator
 from gendd.data.image_files import describe
 from gendd.programs.command_line import parse
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         return _index(config)
     if not config.folder or not config.output:
         raise UserError(f"FOLDER and OUTPUT are missing: {PROGRAM} FOLDER OUTPUT")
-    check_ranges(config)
+    check_values(config)
     with naming("FOLDER"):
         listing, output = list_unlabeled(Path(config.folder)), Path(config.output)
     listing = listing.select(torch.randperm(len(listing), generator=generator("cpu", config.seed, "shards")))

@@ -7,7 +7,7 @@ import tyro
 
 from gendd.core.distributed import join_world
 from gendd.core.errors import InvalidSetting, UserError
-from gendd.core.ranges import Amount, Count, CountOrNone, PixelCount, PositiveShare, Range, Share, check_ranges
+from gendd.core.ranges import Amount, Count, CountOrNone, PixelCount, PositiveShare, Range, Share, check_values
 from gendd.distillation.teacher_feature import Kind
 from gendd.family import Family
 from gendd.programs.command_line import parse
@@ -93,7 +93,7 @@ def reinforce(family: Family, arguments: list[str]) -> None:
         raise UserError(f"{missing} missing: {family.command} reinforce IMAGES OUT --teacher NAME")
     if not config.teacher:
         raise InvalidSetting("teacher", None, "name the network whose features to store")
-    check_ranges(config)
+    check_values(config)
     Photographs(crop_scale=config.crop_scale).check_crops()
     # Slow imports, for which --help does not wait.
     from gendd_imagenet.reinforcing import Reinforcing

@@ -1,9 +1,10 @@
-"""Valid ranges of numeric settings, as annotations of the configuration's fields."""
+"""Valid values of settings: the types of the configuration's fields, and ranges of numbers as their annotations."""
 
 import dataclasses
 import math
+import types
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from gendd.core.errors import InvalidSetting
 
@@ -54,19 +55,56 @@ def field_values(config: Any, kind: type) -> dict[str, Any]:
     return {name: getattr(config, name) for name in field_names(kind)}
 
 
-def check_ranges(config: Any) -> None:
-    """Check that a dataclass's numbers are finite and within the ranges of their fields.
+def check_values(config: Any) -> None:
+    """Check that a dataclass's values have the types of their fields, and numbers are finite and within the ranges.
 
     Raises:
-        InvalidSetting: a number is not; the message names the field, the value and the range.
+        InvalidSetting: a value is not; the message names the field, the value, and its type or range.
     """
-    hints = get_type_hints(type(config), include_extras=True)
+    kinds, hints = get_type_hints(type(config)), get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value, limits = getattr(config, field.name), _range_in(hints[field.name])
-        values = value if isinstance(value, tuple) else (value,)
+        if not fits(value, kinds[field.name]):
+            raise InvalidSetting(field.name, repr(value), misfit(kinds[field.name]))
+        values = value if isinstance(value, (list, tuple)) else (value,)
         if limits and not all(given is None or limits.holds(given) for given in values):
             remedy = limits.remedy and f"; {limits.remedy}"
             raise InvalidSetting(field.name, value, f"must be {limits}{remedy}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return True if a value, from Python or JSON, has the type of a field.
+
+    A list is accepted for a tuple, an integer for a float, and a dictionary for a dataclass.
+    """
+    origin, choices = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, choice) for choice in choices)
+    if origin is Literal:
+        return value in choices
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
+        return len(kinds) == len(value) and all(map(fits, value, kinds))
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints, parts = get_type_hints(hint), vars(value) if isinstance(value, hint) else value
+        known = isinstance(parts, dict) and parts.keys() <= hints.keys()
+        return known and all(fits(part, hints[name]) for name, part in parts.items())
+    if origin:  # Other generic types, which only an own method may have.
+        return True
+    # In Python True is an integer; here it is not a number.
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def misfit(hint: Any) -> str:
+    """Return why a value that does not fit the type of a field is wrong, and what to do."""
+    if get_origin(hint) is Literal:
+        return f"choose one of {', '.join(map(str, get_args(hint)))}"
+    name = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    return f"is not of type {name}; correct it"
 
 
 def _range_in(hint: Any) -> Range | None:

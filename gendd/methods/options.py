@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from gendd.core.ranges import Count, CountOrNone, Number, Positive, Range, Share, check_ranges, field_values
+from gendd.core.ranges import Count, CountOrNone, Number, Positive, Range, Share, check_values, field_values
 from gendd.diffusion.samplers import check_sampling
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 
@@ -111,5 +111,5 @@ class SamplingOptions:
         return {name.removeprefix("sampling_"): value for name, value in field_values(self, SamplingOptions).items()}
 
     def check_sampling(self) -> None:
-        check_ranges(self)
+        check_values(self)
         check_sampling(self.sampler, self.sampling_steps, self.num_samples, self.sampling_start)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gendd.core.distributed import first_alone
 from gendd.core.errors import InvalidValue, MissingFile, UserError, naming
-from gendd.core.ranges import Range, check_ranges
+from gendd.core.ranges import Range, check_values
 from gendd.core.seeding import generator
 from gendd.data.batch import Normalize
 from gendd.data.masked_images import MaskedImages
@@ -59,7 +59,7 @@ def dense_probe(family: Family, arguments: list[str]) -> None:
         UserError: the path is not a run, or the folder does not hold images with masks.
     """
     config = parse(DenseProbeConfig, f"{family.command} dense-probe", arguments)
-    check_ranges(config)
+    check_values(config)
     world = first_alone()
     if not world:
         return

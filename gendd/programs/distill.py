@@ -79,7 +79,7 @@ def distill(
     batches = None if isinstance(data, str | Path) else Given(data, evaluation, _class_names(classes))
     family, values = _named(str(data)) if batches is None else _batches(batches, options)
     recipe = RECIPE | (TARGETS if isinstance(kind, TargetOptions) else {})
-    config = family.config(kind, **recipe | values | options, epochs=epochs, out=None if out is None else str(out))
+    config = family.config(kind, **recipe | values | options, epochs=epochs, out=out)
     if isinstance(teacher, (list, tuple)) and not teacher:
         raise InvalidSetting("teacher", None, "the list of teachers is empty; name one")
     first, *further = teacher if isinstance(teacher, (list, tuple)) else [teacher]

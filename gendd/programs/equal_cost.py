@@ -10,7 +10,7 @@ from torch import nn
 
 from gendd.core.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.core.errors import UserError
-from gendd.core.ranges import Count, check_ranges
+from gendd.core.ranges import Count, check_values
 from gendd.evaluation.accuracy import ReadOut, Stopwatch
 from gendd.family import Family
 from gendd.networks.cost import flops, parameter_count
@@ -50,7 +50,7 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
         UserError: the path is not a run folder, or the run does not have a head.
     """
     config = parse(EqualCostConfig, f"{family.command} equal-cost", arguments)
-    check_ranges(config)
+    check_values(config)
     world = first_alone()
     if not world:
         return

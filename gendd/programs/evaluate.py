@@ -12,7 +12,7 @@ from gendd.config import Config, D
 from gendd.core.distributed import World, autocast, join_world, resolve_precision
 from gendd.core.errors import InvalidSetting, MissingFile, UserError, naming, with_flags
 from gendd.core.files import checksum
-from gendd.core.ranges import check_ranges, field_names
+from gendd.core.ranges import check_values, field_names
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import EvaluationData, described
 from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
@@ -191,11 +191,8 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
             content = read(file)
             tensors = weights_in(content, str(path), reported_weights(content))
     default = _own_config(family, path) or family.config(method_of(tensors))
-    # The checkpoint replaces the initial weights. A partial teacher file is accepted only if the run accepted it:
-    # None makes the error not suggest a flag, because this program does not have one.
-    allowed = default.networks.allow_partial or None
-    own = {"student_weights": None, "allow_partial": allowed, "eval_images": 0}
-    default = default.changed(**own, eval_weights=reported_weights(content))
+    # The checkpoint replaces the initial weights.
+    default = default.changed(student_weights=None, eval_images=0, eval_weights=reported_weights(content))
     options = _parse(family, arguments, default)
     if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):
         # A data set from the command line is evaluated whole, unless other flags choose images of it.
@@ -211,7 +208,7 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
 def _check_values(config: Config) -> None:
     """Refuse numbers outside their ranges, and a sampling that the head was not trained for."""
     for part in vars(config).values():
-        check_ranges(part)
+        check_values(part)
     if isinstance(config.method, SamplingOptions):
         config.method.check_sampling()
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from gendd.core.distributed import first_alone
 from gendd.core.errors import InvalidSetting
-from gendd.core.ranges import Count, Number, Range, check_ranges
+from gendd.core.ranges import Count, Number, Range, check_values
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 from gendd.export.output import OutputName
 from gendd.export.student import IMAGES, Format, export_student
@@ -69,7 +69,7 @@ def export(family: Family, arguments: list[str]) -> None:
         UserError: the path is not a run, a package or images are missing, or the file differs from the original.
     """
     config = parse(ExportConfig, f"{family.command} export", arguments)
-    check_ranges(config)
+    check_values(config)
     if not first_alone():
         return
     run = load(config.run, family, grad_checkpointing="none", **config.changes())

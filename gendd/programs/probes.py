@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gendd.core.distributed import World, first_alone
 from gendd.core.errors import InvalidSetting, InvalidValue, UserError, naming
-from gendd.core.ranges import Count, Positive, check_ranges
+from gendd.core.ranges import Count, Positive, check_values
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import refuse_other_classes
 from gendd.evaluation.accuracy import CalibrationCounter, has_top5, one_label
@@ -199,7 +199,7 @@ def _parsed(kind: type[FeatureProgram], family: Family, program: str, arguments:
 
 def _run(family: Family, config: FeatureProgram, program: str, measure: Callable[[Experiment, World], Outcome]) -> None:
     """Load the run, evaluate its features, print and write the figures."""
-    check_ranges(config)
+    check_values(config)
     world = first_alone()
     if not world:
         return

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gendd.core.distributed import World, autocast, first_alone, resolve_precision
 from gendd.core.errors import UserError
-from gendd.core.ranges import CountOrNone, check_ranges
+from gendd.core.ranges import CountOrNone, check_values
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batches
 from gendd.distillation.student import Student
@@ -70,7 +70,7 @@ def ablate_sampling(family: Family, arguments: list[str] | None = None) -> None:
         UserError: the path is not a run folder, the run does not have a generative head, or data is missing.
     """
     config = parse(SamplingProgram, f"{family.command} sampling", arguments)
-    check_ranges(config)
+    check_values(config)
     world = first_alone()
     if not world:
         return

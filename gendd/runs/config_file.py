@@ -1,15 +1,13 @@
 """Read a configuration from JSON: from `config.json` of a run, a checkpoint's record, or the file of --config."""
 
-import dataclasses
 import json
-import types
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, no_such, unknown_name
-from gendd.core.ranges import field_names
+from gendd.core.ranges import field_names, fits, misfit
 from gendd.family import Family
 from gendd.methods import get_method
 
@@ -81,32 +79,4 @@ def _check_name(name: str, section: str, known: Iterable[str]) -> None:
 
 def _check_type(value: Any, hint: Any, name: str) -> None:
     if not fits(value, hint):
-        expected = hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
-        raise InvalidValue(f"{name} {json.dumps(value)}", f"is not of type {expected}; correct it")
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Return True if a JSON value has the type of a field.
-
-    A list is accepted for a tuple, an integer for a float, and an object for a dataclass.
-    """
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, choice) for choice in choices)
-    if origin is Literal:
-        return value in choices
-    if origin is tuple:
-        if not isinstance(value, list):
-            return False
-        kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
-        return len(kinds) == len(value) and all(map(fits, value, kinds))
-    if dataclasses.is_dataclass(hint):
-        hints = get_type_hints(hint)
-        known = isinstance(value, dict) and value.keys() <= hints.keys()
-        return known and all(fits(part, hints[name]) for name, part in value.items())
-    if origin:  # Other generic types, which only an own method may have.
-        return True
-    # In Python True is an integer; here it is not a number.
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
+        raise InvalidValue(f"{name} {json.dumps(value)}", misfit(hint))

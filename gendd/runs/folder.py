@@ -31,13 +31,14 @@ import torch
 from gendd.config import Config, Run
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.files import write_whole
+from gendd.core.ranges import fits
 from gendd.core.retry import retried
 from gendd.data.batch import EvaluationData, TrainingData, class_difference, identity
 from gendd.family import Family
 from gendd.network_settings import TeacherNetwork
 from gendd.networks.checkpoint import metadata
 from gendd.networks.file_format import is_safetensors, what_it_is
-from gendd.runs.config_file import config_of, fits
+from gendd.runs.config_file import config_of
 
 # Fields that may differ when a run resumes: paths, evaluation and memory. They do not change the trained weights.
 NOT_COMPARED = {

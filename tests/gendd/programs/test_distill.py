@@ -52,6 +52,13 @@ def distill(tmp_path):
     return call
 
 
+@pytest.mark.parametrize(("name", "value"), [("epochs", "2"), ("lr", None), ("unlabeled", "no"), ("optimizer", "adam")])
+def test_values_of_a_wrong_type_are_refused_before_training(distill, tmp_path, name, value):
+    with pytest.raises(InvalidSetting, match=f"^`{name}` {value!r}: ") as refused:
+        distill(**{name: value})
+    assert refused.value.field == name and not (tmp_path / "run").exists()
+
+
 def test_given_networks_learn_from_given_batches(distill):
     teacher, student = plain(), plain(16)
     before = copy.deepcopy((teacher.state_dict(), student.state_dict()))
