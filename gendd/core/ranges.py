@@ -87,12 +87,13 @@ def fits(value: Any, hint: Any) -> bool:
             return False
         kinds = [choices[0]] * len(value) if choices[-1] is Ellipsis else choices
         return len(kinds) == len(value) and all(map(fits, value, kinds))
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+    # Generic types and others that only an own method may have.
+    if origin or hint is Any or not isinstance(hint, type):
+        return True
+    if dataclasses.is_dataclass(hint):
         hints, parts = get_type_hints(hint), vars(value) if isinstance(value, hint) else value
         known = isinstance(parts, dict) and parts.keys() <= hints.keys()
         return known and all(fits(part, hints[name]) for name, part in parts.items())
-    if origin:  # Other generic types, which only an own method may have.
-        return True
     # In Python True is an integer; here it is not a number.
     if isinstance(value, bool):
         return hint is bool

@@ -1,8 +1,9 @@
 """Valid values of settings: the types of fields, and the ranges of numbers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -62,4 +63,5 @@ def test_values_of_other_types_or_ranges_are_refused(values, message):
 def test_json_content_fits_as_python_values_do():
     assert fits({"name": "b"}, Part) and fits([{"name": "b"}], tuple[Part, ...])
     assert not fits({"other": "b"}, Part) and not fits(Path("a"), str)
+    assert fits("a", Any) and fits("a", Iterable[int])
     assert misfit(Literal[1, 2]) == "choose one of 1, 2"
