@@ -21,8 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from gendd.core.ranges import field_values
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import PAPER, SplitTokenHead
+from gendd.diffusion.options import HeadOptions
 from gendd.methods import GenDD
 from gendd.networks.cost import parameter_count
 from gendd.networks.create import create_network
@@ -153,7 +155,7 @@ def head_costs(feature_dim: int, cond_dim: int, images: int) -> tuple[Cost, Cost
     """Return the costs of loss and gradients of the paper's and the default head, and the latter's parameters."""
     costs = []
     for repeats, plain in ((FAMILY.paper["repeats"], True), (GenDD.repeats, False)):
-        settings = {**PAPER, "repeats": repeats} if plain else GenDD().head()
+        settings = {**PAPER, "repeats": repeats} if plain else field_values(GenDD(), HeadOptions)
         head = SplitTokenHead(feature_dim, cond_dim, **settings).to("meta", torch.bfloat16)
         z, target = _of(images, cond_dim).requires_grad_(), _of(images, feature_dim)
         shape = (images, head.num_tokens, repeats, 1)

@@ -31,10 +31,10 @@ from gendd.core.distributed import autocast, missing_for_compile, resolve_precis
 from gendd.core.ranges import field_names
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
+from gendd.diffusion.options import HeadOptions
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import GenDD
 from gendd.methods.base import TaskContext
-from gendd.methods.options import HeadOptions
 from gendd.networks.create import create_network
 from gendd_cifar.family import FAMILY
 

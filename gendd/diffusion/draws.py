@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 
-SCHEMES = ("independent", "shared", "antithetic")
-
 # (*size) -> random numbers.
 Random = Callable[..., Tensor]
 
@@ -142,8 +140,6 @@ def _stratified(cumulated: Tensor, uniform: Tensor) -> Tensor:
 
 
 def check_repeats(repeats: int, scheme: str, condition_dropout: float) -> None:
-    if scheme not in SCHEMES:
-        raise InvalidSetting("draw_scheme", scheme, f"choose one of {', '.join(SCHEMES)}")
     least = 4 if condition_dropout > 0 else 2
     if scheme == "antithetic" and (repeats % 2 or repeats < least):
         raise InvalidSetting(

@@ -4,14 +4,18 @@ Shapes: B images, M tokens of width d (together one teacher feature, D_t = M d),
 A token has K draws, in G groups of n (`gendd.diffusion.draws`).
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting
+from gendd.core.ranges import check_values
 from gendd.diffusion import samplers
 from gendd.diffusion.denoiser import Denoiser
 from gendd.diffusion.draws import Drawing, Draws
 from gendd.diffusion.objective import Objective
+from gendd.diffusion.options import HeadOptions
 from gendd.diffusion.schedule import NoiseSchedule
 from gendd.diffusion.slices import sum_in_slices
 
@@ -36,43 +40,27 @@ class SplitTokenHead(nn.Module):
     Args:
         feature_dim: D_t.
         cond_dim: D_s.
-        token_dim: d, which must divide D_t.
-        width, depth, trunk_depth: see `Denoiser`.
-        repeats: K, draws of (timestep, noise) per token in one loss.
-        condition_dropout: probability of a zero condition, per (image, token, draw).
-        draw_scheme: see `Drawing`.
-        prediction, timestep_density, loss_weighting, noise_path: see `Objective`.
+        options: fields of `HeadOptions`, such as token_dim=64. The token width d must divide D_t.
 
     Raises:
-        UserError: the token width does not divide the feature width, or the options do not work together.
+        UserError: an option has no valid value, or does not work together with another one.
+        TypeError: an option is unknown.
     """
 
     draws_features = True
 
-    def __init__(
-        self,
-        feature_dim: int,
-        cond_dim: int,
-        token_dim: int = 64,
-        width: int = 1024,
-        depth: int = 1,
-        trunk_depth: int = 3,
-        repeats: int = 16,
-        condition_dropout: float = 0.0,
-        draw_scheme: str = "shared",
-        prediction: str = "feature",
-        timestep_density: str = "high-noise",
-        loss_weighting: str = "none",
-        noise_path: str = "cosine",
-    ):
+    def __init__(self, feature_dim: int, cond_dim: int, **options: Any):
         super().__init__()
-        check_token_dim(feature_dim, token_dim)
-        self.feature_dim, self.token_dim, self.num_tokens = feature_dim, token_dim, feature_dim // token_dim
-        self.objective = Objective(prediction, timestep_density, loss_weighting, noise_path)
-        outputs = 2 * token_dim if self.objective.learns_variance else token_dim
-        self.net = Denoiser(token_dim, self.num_tokens, cond_dim, width, depth, outputs, trunk_depth)
+        given = HeadOptions(**options)
+        check_values(given)
+        check_token_dim(feature_dim, given.token_dim)
+        self.feature_dim, self.token_dim, self.num_tokens = feature_dim, given.token_dim, feature_dim // given.token_dim
+        self.objective = Objective(given.prediction, given.timestep_density, given.loss_weighting, given.noise_path)
+        outputs = (2 if self.objective.learns_variance else 1) * given.token_dim
+        sizes = given.width, given.depth, outputs, given.trunk_depth
+        self.net = Denoiser(given.token_dim, self.num_tokens, cond_dim, *sizes)
         densities = self.objective.timestep_density(), self.objective.proposal()
-        self.drawing = Drawing(draw_scheme, repeats, *densities, condition_dropout)
+        self.drawing = Drawing(given.draw_scheme, given.repeats, *densities, given.condition_dropout)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the residual blocks in the backward pass: less memory, more time, the same result."""

@@ -71,9 +71,8 @@ class DenseOptions:
         channels = self.student_map(config.networks.student, context.student, config.data.image_size).shape[1]
         if self.dense_draws:
             token_dim = nearest_divisor(teacher.map_width, 64)
-            head: nn.Module = SplitTokenHead(
-                teacher.map_width, channels, token_dim, self.dense_width, trunk_depth=1, repeats=self.dense_draws
-            )
+            options = {"token_dim": token_dim, "width": self.dense_width, "trunk_depth": 1, "repeats": self.dense_draws}
+            head: nn.Module = SplitTokenHead(teacher.map_width, channels, **options)
         else:
             head = RegressionHead(teacher.map_width, residual_mlp(teacher.map_width, channels, self.dense_width))
         scaled = teacher.classifier is None or len(context.more_teachers) > 0

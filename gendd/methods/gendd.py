@@ -21,7 +21,7 @@ from gendd.distillation.targets import FeatureScale, contract
 from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, FeaturesAndMaps, Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
-from gendd.methods.options import HeadOptions, PretrainOptions, ProbeOptions, SamplingOptions
+from gendd.methods.options import FeatureOptions, PretrainOptions, ProbeOptions, SamplingOptions
 from gendd.methods.pretrain import pretraining
 from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width, has_classifier, pooled_feature
@@ -195,7 +195,7 @@ class TargetOptions:
 
 
 @dataclass(frozen=True)
-class GenDD(DenseOptions, ProbeOptions, SamplingOptions, HeadOptions, TargetOptions, PretrainOptions, Method):
+class GenDD(DenseOptions, ProbeOptions, SamplingOptions, FeatureOptions, TargetOptions, PretrainOptions, Method):
     """Generative distribution distillation: a diffusion head learns to generate the teacher's feature."""
 
     name, unlabeled, several_teachers = "gendd", True, True

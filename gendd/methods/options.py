@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from gendd.core.ranges import Count, CountOrNone, Number, Positive, Range, Share, check_values, field_values
+from gendd.diffusion.options import HeadOptions
 from gendd.diffusion.samplers import check_sampling
 from gendd.diffusion.schedule import NUM_TIMESTEPS
 
@@ -27,48 +28,16 @@ class PretrainOptions:
 
 
 @dataclass(frozen=True)
-class HeadOptions:
-    """The generative head and its loss."""
-
-    token_dim: Count = 64
-    """Width of a token. If it does not divide the teacher's feature width, the nearest divisor is used."""
-    width: Count = 1024
-    """Width of the denoiser."""
-    depth: Count = 1
-    """Residual blocks of the denoiser (the paper: 3)."""
-    trunk_depth: CountOrNone = 3
-    """Residual blocks of the network that embeds the condition. Its output is added to the denoiser's input. With 0
-    (the paper), the condition enters through AdaLN modulation."""
-    prediction: Literal["noise", "velocity", "feature"] = "feature"
-    """Output of the denoiser: the noise with its variance (the paper), the velocity, or the clean feature."""
-    timestep_density: Literal["uniform", "high-noise", "logit-normal"] = "high-noise"
-    """Density of the timesteps in training: uniform (the paper), mostly high noise, or logit-normal."""
-    loss_weighting: Literal["none", "feature", "min-snr"] = "none"
-    """Weighting of the noise levels in the loss. none: squared error of the prediction (the paper). feature: squared
-    error of the clean feature. min-snr: squared error of the clean feature times min(signal-to-noise ratio, 5)."""
-    noise_path: Literal["cosine", "straight"] = "cosine"
-    """Path from feature to noise: the cosine schedule (the paper), or a straight line (flow matching)."""
-    repeats: Count = 16
-    """Draws of timestep and noise per token and step, K (the paper: 30 for CIFAR, 10 for ImageNet)."""
-    draw_scheme: Literal["independent", "shared", "antithetic"] = "shared"
-    """Scheme of the draws. independent: one timestep per draw (the paper). shared: K stratified timesteps for the whole
-    batch. antithetic: pairs with opposite noise; K must be even."""
-    condition_dropout: Share = 0.0
-    """Probability of a zero condition per image, token and draw (the paper: 0.2). Guidance needs it."""
+class FeatureOptions(HeadOptions):
+    """The features that the head generates."""
 
     feature_space: Literal["auto", "raw", "standardized"] = "auto"
     """Units of the generated features: the teacher's (raw, the paper), or standardized per dimension. auto is raw if
     the teacher classifies, else standardized."""
 
-    def head(self) -> dict:
-        """Return keyword arguments of `SplitTokenHead`."""
-        values = field_values(self, HeadOptions)
-        del values["feature_space"]
-        return values
-
     def fitting(self, feature_width: int) -> dict:
-        """Return `head()` with the divisor of the feature width that is nearest in ratio to `token_dim`."""
-        return self.head() | {"token_dim": nearest_divisor(feature_width, self.token_dim)}
+        """Return options of `SplitTokenHead` with the divisor of the feature width that is nearest to `token_dim`."""
+        return field_values(self, HeadOptions) | {"token_dim": nearest_divisor(feature_width, self.token_dim)}
 
     def standardizes(self, classifier: object | None) -> bool:
         """Return True if the features of a teacher with this classifier (None without) are standardized."""

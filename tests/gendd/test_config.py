@@ -386,7 +386,7 @@ def test_pretraining_without_labels_is_accepted():
 
 def test_objective_is_part_of_the_head():
     config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--draw-scheme", "antithetic")
-    head = config.method.head()
+    head = config.method.fitting(64)
     assert (head["prediction"], head["trunk_depth"], head["draw_scheme"]) == ("velocity", 0, "antithetic")
     assert parsed(*COMPLETE).method.prediction == "feature"
 

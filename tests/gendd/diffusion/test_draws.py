@@ -6,9 +6,10 @@ import pytest
 import torch
 from lines import refuses
 
-from gendd.diffusion.draws import SCHEMES, Drawing, Draws
+from gendd.diffusion.draws import Drawing, Draws
 from gendd.diffusion.objective import Objective
 
+SCHEMES = ("independent", "shared", "antithetic")
 M, D, CPU = 3, 8, torch.device("cpu")
 
 

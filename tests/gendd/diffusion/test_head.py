@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from lines import refuses
 from torch import nn
 
+from gendd.core.errors import InvalidSetting
 from gendd.diffusion import denoiser
 from gendd.diffusion import head as head_module
 from gendd.diffusion.draws import Draws
@@ -22,7 +23,7 @@ KINDS = {
 
 def fresh(kind: str = "paper", repeats: int = K, **settings) -> SplitTokenHead:
     torch.manual_seed(0)
-    return SplitTokenHead(M * D, COND, D, width=32, repeats=repeats, **PAPER | KINDS[kind] | settings)
+    return SplitTokenHead(M * D, COND, token_dim=D, width=32, repeats=repeats, **PAPER | KINDS[kind] | settings)
 
 
 def moved(head: SplitTokenHead) -> SplitTokenHead:
@@ -285,6 +286,30 @@ def test_sampling_exports_for_any_number_of_images(head, batch, settings):
 def test_token_dim_not_dividing_names_the_nearest():
     with refuses(r"--token-dim 48: .* 64; choose a divisor such as 32 or 64"):
         SplitTokenHead(64, COND, token_dim=48)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("prediction", "featur", "choose one of noise, velocity, feature"),
+        ("timestep_density", "high", "choose one of uniform, high-noise, logit-normal"),
+        ("loss_weighting", "snr", "choose one of none, feature, min-snr"),
+        ("noise_path", "linear", "choose one of cosine, straight"),
+        ("draw_scheme", "pairs", "choose one of independent, shared, antithetic"),
+        ("depth", 0, "must be at least 1"),
+        ("width", 16.0, "is not of type int"),
+        ("repeats", 0, "must be at least 1"),
+        ("condition_dropout", 2, "must be from 0 to 1"),
+    ],
+)
+def test_head_refuses_values_that_it_does_not_know(option, value, reason):
+    with pytest.raises(InvalidSetting, match=f"`{option}` {value!r}: {reason}"):
+        SplitTokenHead(64, COND, **{option: value})
+
+
+def test_head_names_an_unknown_option():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'heads'"):
+        SplitTokenHead(64, COND, heads=2)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ def recorded() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def net(recorded):
-    head = SplitTokenHead(TOKENS * TOKEN_DIM, COND_DIM, TOKEN_DIM, WIDTH, **PAPER)
+    head = SplitTokenHead(TOKENS * TOKEN_DIM, COND_DIM, token_dim=TOKEN_DIM, width=WIDTH, **PAPER)
     prefix = "diffloss.net."
     head.net.load_state_dict({name.removeprefix(prefix): v for name, v in recorded.items() if name.startswith(prefix)})
     return head.net.requires_grad_(False)
