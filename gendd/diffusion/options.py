@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from gendd.core.ranges import Count, CountOrNone, Share
+from gendd.core.ranges import Count, CountOrNone, Share, field_values
 
 
 @dataclass(frozen=True)
@@ -35,3 +35,13 @@ class HeadOptions:
     batch. antithetic: pairs with opposite noise; K must be even."""
     condition_dropout: Share = 0.0
     """Probability of a zero condition per image, token and draw (the paper: 0.2). Guidance needs it."""
+
+    def fitting(self, feature_width: int) -> dict:
+        """Return options of `SplitTokenHead` with the divisor of the feature width that is nearest to `token_dim`."""
+        return field_values(self, HeadOptions) | {"token_dim": nearest_divisor(feature_width, self.token_dim)}
+
+
+def nearest_divisor(width: int, wanted: int) -> int:
+    """Return the divisor of a width that is nearest in ratio to a wanted one."""
+    divisors = (n for n in range(1, width + 1) if width % n == 0)
+    return min(divisors, key=lambda n: (max(n, wanted) / min(n, wanted), n))

@@ -11,10 +11,10 @@ from gendd.core.errors import InvalidSetting, naming
 from gendd.core.ranges import Amount, Count, CountOrNone, field_names
 from gendd.core.seeding import StepRandom
 from gendd.diffusion.head import SplitTokenHead
+from gendd.diffusion.options import HeadOptions
 from gendd.distillation.dense import DenseHead, DenseTarget
 from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.methods.base import TaskContext
-from gendd.methods.options import nearest_divisor
 from gendd.networks.feature_map import features_and_map
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ class DenseOptions:
         teacher, config = context.needed_teacher, context.config
         channels = self.student_map(config.networks.student, context.student, config.data.image_size).shape[1]
         if self.dense_draws:
-            token_dim = nearest_divisor(teacher.map_width, 64)
-            options = {"token_dim": token_dim, "width": self.dense_width, "trunk_depth": 1, "repeats": self.dense_draws}
-            head: nn.Module = SplitTokenHead(teacher.map_width, channels, **options)
+            options = HeadOptions(width=self.dense_width, trunk_depth=1, repeats=self.dense_draws)
+            head: nn.Module = SplitTokenHead(teacher.map_width, channels, **options.fitting(teacher.map_width))
         else:
             head = RegressionHead(teacher.map_width, residual_mlp(teacher.map_width, channels, self.dense_width))
         scaled = teacher.classifier is None or len(context.more_teachers) > 0

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gendd.core.ranges import Count, Positive, Share
 from gendd.data.batch import Batch
+from gendd.diffusion.options import HeadOptions
 from gendd.distillation.dense import DenseTarget
 from gendd.distillation.divergence import divergence
 from gendd.distillation.regression_head import RegressionHead
@@ -14,7 +15,6 @@ from gendd.distillation.student import Student
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.gendd import HeadTask
-from gendd.methods.options import FeatureOptions
 from gendd.methods.regression import mlp_of_equal_size
 
 
@@ -75,7 +75,7 @@ class KDHead(DenseOptions, Method):
 
     def build(self, context: TaskContext) -> KDHeadTask:
         teacher = context.needed_teacher
-        head = RegressionHead(teacher.width, mlp_of_equal_size(FeatureOptions(width=self.width), context))
+        head = RegressionHead(teacher.width, mlp_of_equal_size(HeadOptions(width=self.width), context))
         student = KDHeadStudent(context.student, head, teacher.classifier, dense=self.build_dense(context))
         return KDHeadTask(self, student, context)
 

@@ -35,19 +35,9 @@ class FeatureOptions(HeadOptions):
     """Units of the generated features: the teacher's (raw, the paper), or standardized per dimension. auto is raw if
     the teacher classifies, else standardized."""
 
-    def fitting(self, feature_width: int) -> dict:
-        """Return options of `SplitTokenHead` with the divisor of the feature width that is nearest to `token_dim`."""
-        return field_values(self, HeadOptions) | {"token_dim": nearest_divisor(feature_width, self.token_dim)}
-
     def standardizes(self, classifier: object | None) -> bool:
         """Return True if the features of a teacher with this classifier (None without) are standardized."""
         return self.feature_space == "standardized" or (self.feature_space == "auto" and classifier is None)
-
-
-def nearest_divisor(width: int, wanted: int) -> int:
-    """Return the divisor of a width that is nearest in ratio to a wanted one."""
-    divisors = (n for n in range(1, width + 1) if width % n == 0)
-    return min(divisors, key=lambda n: (max(n, wanted) / min(n, wanted), n))
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from gendd.diffusion.head import SplitTokenHead
+from gendd.diffusion.options import HeadOptions
 from gendd.distillation.regression_head import Distance, RegressionHead, residual_mlp
 from gendd.methods.base import TaskContext
 from gendd.methods.gendd import GenDD
-from gendd.methods.options import FeatureOptions
 from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width
 
@@ -43,7 +43,7 @@ class Regression(GenDD):
         return [f"predicts the feature by {DESCRIBED[self.predictor]}", DESCRIBED[self.distance]]
 
 
-def mlp_of_equal_size(options: FeatureOptions, context: TaskContext) -> nn.Module:
+def mlp_of_equal_size(options: HeadOptions, context: TaskContext) -> nn.Module:
     """Build an MLP that predicts the feature, with as many parameters as the generative head of these options."""
     feature_dim, cond_dim = context.needed_teacher.width, feature_width(context.student)
     with torch.random.fork_rng(devices=[]):  # This head is only counted: keep the random state.
