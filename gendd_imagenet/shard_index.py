@@ -92,6 +92,6 @@ def _read(index: str) -> dict[str, int]:
         return {}
     except (OSError, ValueError) as error:
         raise InvalidValue(index, f"cannot be read ({error}); {REMEDY}") from error
-    if not (isinstance(sizes, dict) and all(type(size) is int and size > 0 for size in sizes.values())):
+    if not (isinstance(sizes, dict) and all(type(size) is int and size >= 0 for size in sizes.values())):
         raise InvalidValue(index, f"does not hold the number of images of each shard; {REMEDY}")
     return sizes

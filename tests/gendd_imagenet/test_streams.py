@@ -226,7 +226,7 @@ def test_index_that_is_wrong_is_refused(wrong, photos, folder, tmp_path):
         assert message == f"--{field} {plain}: {reason}"
 
 
-@pytest.mark.parametrize("content", ["[]", '{"00000.tar": 0}', '{"00000.tar": "1"}', "{", "\x00"])
+@pytest.mark.parametrize("content", ["[]", '{"00000.tar": -1}', '{"00000.tar": "1"}', "{", "\x00"])
 def test_unreadable_index_is_named(content, photos, folder, tmp_path):
     plain = Path(shutil.copytree(folder, tmp_path / "plain"))
     (plain / "sizes.json").write_text(content)

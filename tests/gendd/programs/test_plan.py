@@ -15,12 +15,8 @@ FEATURE, TOKEN, CONDITION, WIDTH, DEPTH = 160, 16, 64, 128, 2
 
 
 def student(repeats, width=WIDTH, feature=FEATURE, scheme="independent"):
-    head = SplitTokenHead(
-        feature,
-        CONDITION,
-        **PAPER | {"token_dim": TOKEN, "width": width, "depth": DEPTH, "repeats": repeats},
-        draw_scheme=scheme,
-    )
+    given = {"token_dim": TOKEN, "width": width, "depth": DEPTH, "repeats": repeats, "draw_scheme": scheme}
+    head = SplitTokenHead(feature, CONDITION, **PAPER | given)
     return Student(ToyNetwork(5), head, nn.Linear(feature, 5))
 
 
