@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Distills resnet20 from resnet56 on CIFAR-100 with GenDD in 15 epochs, without stage 1. This is a recipe for a small
-# budget, not the paper's. docs/results/cifar100_muon_15_epochs/README.md has its results.
+# budget, not the paper's. docs/results/cifar100_tuned_15_epochs/README.md has its results.
 #   bash sh/train_cifar100_resnet56_resnet20_gendd_short.sh [flags]
 # Flags override the values below: --seed 1, --dry-run, --data-root DIR, --dataset FOLDER and others. Relative paths
 # count from the current folder. Run the same command again to resume. EPOCHS=60 in the environment trains longer.
@@ -19,7 +19,7 @@ recipe=(
   --batch-size 128
   --optimizer muon
   --momentum 0.95
-  --lr 2e-2
+  --lr 8e-2
   --head-lr 3e-3
   --weight-decay 5e-2
   --schedule cosine
@@ -29,8 +29,9 @@ recipe=(
 )
 options=()
 case $method in
-  gendd | regression) options=(--contraction 0.5 --feature-mixup 0 --width 448) ;;
-  kd-head) options=(--width 448) ;;
+  gendd | regression) options=(--contraction 0.5 --feature-mixup 0 --width 448 --probe-gradient 0.05) ;;
+  kd) options=(--temperature 2) ;;
+  kd-head) options=(--temperature 2 --width 448) ;;
   dkd) options=(--alpha 1 --beta 2 --distill-warmup-epochs 1.25) ;;
   ikl) options=(--alpha 1 --beta 4 --distill-warmup-epochs 1.25) ;;
   kl) options=(--unlabeled) ;;
