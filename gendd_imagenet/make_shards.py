@@ -45,7 +45,7 @@ class MakeShardsConfig:
     """Seed of the random order."""
     index: str = ""
     """Only count the images of these shards, in place of FOLDER and OUTPUT: a folder, file, pattern or URL. Writes
-    sizes.json beside local shards, else into the current folder."""
+    sizes.json next to local shards, else into the current folder."""
 
 
 def main(arguments: list[str] | None = None) -> None:

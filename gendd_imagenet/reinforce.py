@@ -1,4 +1,4 @@
-"""The reinforce program: write shards that hold a teacher's features of fixed views beside each image."""
+"""The reinforce program: write shards that hold a teacher's features of fixed views with each image."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from gendd_imagenet.family import FAMILY
 
 @dataclass(frozen=True)
 class ReinforceConfig:
-    """Write shards that hold, beside each image, a teacher's features of fixed augmentation views.
+    """Write shards that hold each image with a teacher's features of its fixed augmentation views.
 
     `train` reads them with --images OUT, without the teacher. Some images are held out to evaluate on. The same command
     resumes, and several processes may run it at once.

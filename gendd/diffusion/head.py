@@ -43,7 +43,7 @@ class SplitTokenHead(nn.Module):
         options: fields of `HeadOptions`, such as token_dim=64. The token width d must divide D_t.
 
     Raises:
-        UserError: an option has no valid value, or does not work together with another one.
+        UserError: the value of an option is not valid, or does not work together with another one's.
         TypeError: an option is unknown.
     """
 
@@ -57,8 +57,9 @@ class SplitTokenHead(nn.Module):
         self.feature_dim, self.token_dim, self.num_tokens = feature_dim, given.token_dim, feature_dim // given.token_dim
         self.objective = Objective(given.prediction, given.timestep_density, given.loss_weighting, given.noise_path)
         outputs = (2 if self.objective.learns_variance else 1) * given.token_dim
-        sizes = given.width, given.depth, outputs, given.trunk_depth
-        self.net = Denoiser(given.token_dim, self.num_tokens, cond_dim, *sizes)
+        self.net = Denoiser(
+            given.token_dim, self.num_tokens, cond_dim, given.width, given.depth, outputs, given.trunk_depth
+        )
         densities = self.objective.timestep_density(), self.objective.proposal()
         self.drawing = Drawing(given.draw_scheme, given.repeats, *densities, given.condition_dropout)
 

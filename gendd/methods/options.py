@@ -42,7 +42,7 @@ class FeatureOptions(HeadOptions):
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """The linear probe beside the head."""
+    """The linear probe on the backbone."""
 
     probe_gradient: Share = 0.0
     """Share of the linear probe's gradient that reaches the backbone, such as 0.05. 0 (the paper) stops the gradient,

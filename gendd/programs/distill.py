@@ -55,8 +55,8 @@ def distill(
 
     Args:
         teacher, student: name of a network (docs/networks.md), a module with timm's interface, or a `Network`. A given
-            student is trained in place; a given teacher is copied. A list has several teachers: those after the first
-            are names.
+            student is trained in place; a given teacher is copied. A list has several teachers: all but the first are
+            names.
         data: a folder of images, which needs no labels; a data set's name (docs/networks.md), with its labels; or an
             iterable of batches, such as a DataLoader. A batch is images (B, 3, S, S), float, in the student's
             normalization, or a pair of images and labels (B,). A run on batches starts an epoch anew when it resumes
