@@ -137,13 +137,13 @@ class Denoiser(nn.Module):
         Returns:
             (B, M, ..., outputs).
         """
-        position = self.pos_embed.weight.view(-1, *[1] * (x.dim() - 3), self.pos_embed.embedding_dim).to(condition)
+        position = self.pos_embed.weight.view(-1, *[1] * (x.dim() - 3), self.pos_embed.embedding_dim)
         x, time = self.input_proj(x), self.time_embed(t)
         if self.has_trunk:
             x, u = x + condition, time + position
         else:
             u = time + condition + position
-        activated = F.silu(u)
+        activated = F.silu(u.to(condition))
         for block in self.res_blocks:
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, activated, use_reentrant=False, preserve_rng_state=False)

@@ -57,7 +57,7 @@ from gendd.runs.folder import (
 from gendd.runs.lock import Busy, sole_writer
 from gendd.runs.loggers import check_loggers
 from gendd.runs.networks import check_names_weights
-from gendd.training.compiled import compile_options, eager
+from gendd.training.compiled import compile_options, compiling, eager
 from gendd.training.loop import Training
 from gendd.training.muon import Muon
 from gendd.training.optim import create_optimizer
@@ -204,7 +204,7 @@ class TrainRun:
         student = StudentFolder(self.run, self.measurement, surroundings, record)
         stopping = Stopping()
         training = self._training(student, stopping)
-        with stopping.handling(training.where_stopped):
+        with stopping.handling(training.where_stopped), compiling():
             training.fit()
             self._finish(training)
 

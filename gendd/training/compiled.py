@@ -1,13 +1,15 @@
 """Compilation of the training step (--compile). Evaluation stays eager."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
 from gendd.config import Config
 from gendd.core.distributed import World
+from gendd.core.errors import UserError
 
 
 def compile_options(config: Config, world: World) -> Mapping[str, Any]:
@@ -17,6 +19,20 @@ def compile_options(config: Config, world: World) -> Mapping[str, Any]:
     """
     graphs = world.device.type == "cuda" and world.size == 1 and config.optimizer.grad_accum_steps == 1
     return {"mode": "reduce-overhead"} if graphs else {}
+
+
+@contextlib.contextmanager
+def compiling() -> Iterator[None]:
+    """Raise UserError where PyTorch fails to compile, with the first error of its C++ compiler if there is one."""
+    try:
+        yield
+    except BackendCompilerFailed as failure:
+        lines = str(failure.inner_exception).splitlines() or [type(failure.inner_exception).__name__]
+        cause = next((line for line in lines if "error: " in line), lines[0])
+        raise UserError(
+            f"--compile: PyTorch {torch.__version__} cannot compile this training here ({cause.strip()}); "
+            "train without it: --no-compile"
+        ) from failure
 
 
 def begin_step(config: Config) -> None:
