@@ -68,16 +68,19 @@ class Training:
 
 
 @cache
+def training(name: str) -> Training:
+    """Return the training of a recipe."""
+    with tempfile.TemporaryDirectory() as folder:
+        ((module, arguments),) = programs(dict(commands())[name], Path(folder))
+    family = family_of(module)
+    return Training(family, arguments, configuration(family, arguments))
+
+
 def trainings() -> dict[str, Training]:
     """Return the training of each recipe by its name."""
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name, command in commands():
-            assert name not in found, name
-            ((module, arguments),) = programs(command, Path(folder))
-            family = family_of(module)
-            found[name] = Training(family, arguments, configuration(family, arguments))
-    return found
+    names = [name for name, _ in commands()]
+    assert len(names) == len(set(names)), names
+    return {name: training(name) for name in names}
 
 
 def content(arguments: list[str], config: Config) -> dict[str, dict[str, Any]]:
@@ -96,9 +99,9 @@ def content(arguments: list[str], config: Config) -> dict[str, dict[str, Any]]:
 def recipe_files() -> dict[Path, str]:
     """Return the path and the text of each family's file, one recipe per line."""
     lines: dict[Path, list[str]] = {}
-    for name, training in trainings().items():
-        family = training.family.name
-        recipe = {"family": family, **content(training.arguments, training.config)}
+    for name, started in trainings().items():
+        family = started.family.name
+        recipe = {"family": family, **content(started.arguments, started.config)}
         lines.setdefault(ROOT / family / FILE, []).append(f"{json.dumps(name)}: {json.dumps(recipe)}")
     return {path: "{\n" + ",\n".join(recipes) + "\n}\n" for path, recipes in lines.items()}
 

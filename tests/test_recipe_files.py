@@ -1,7 +1,7 @@
 """The packages' recipes and the training scripts are the same configurations."""
 
 import pytest
-from recipe_files import GENERAL, commands, recipe_files, trainings
+from recipe_files import GENERAL, commands, recipe_files, training, trainings
 from recipes import ROOT
 
 import gendd
@@ -16,8 +16,8 @@ def test_recipe_files_match_scripts():
 
 def test_each_recipe_equals_its_script():
     assert len(trainings()) > 280
-    for name, training in trainings().items():
-        assert gendd.recipe(name).resolved() == training.config, name
+    for name, started in trainings().items():
+        assert gendd.recipe(name).resolved() == started.config, name
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,9 @@ def test_each_recipe_equals_its_script():
     [("resnet56_resnet20", ["--paper"]), ("resnet32x4_vgg8_kl", []), ("imagenetlt_resnext101_resnet50_kd", [])],
 )
 def test_flags_change_a_recipe_like_its_script(name, paper):
-    training, flags = trainings()[name], ["--seed", "3", "--lr", "0.5", "--name", "mine", *paper]
-    ours = configuration(training.family, ["--recipe", name, *flags])
-    script = configuration(training.family, [*training.arguments, *flags])
+    started, flags = training(name), ["--seed", "3", "--lr", "0.5", "--name", "mine", *paper]
+    ours = configuration(started.family, ["--recipe", name, *flags])
+    script = configuration(started.family, [*started.arguments, *flags])
     assert ours.changed(recipe=None) == script and ours.optimizer.lr == 0.5
     assert run_path(ours) == run_path(script) and run_path(ours).parts[-2:] == ("mine", "3")
     assert (stage1_run(ours) and stage1_run(ours).path) == (stage1_run(script) and stage1_run(script).path)
@@ -40,7 +40,7 @@ def test_each_training_script_has_a_recipe():
 
 
 def test_names_of_recipes_state_pair_and_method():
-    methods = {name: training.config.method.name for name, training in trainings().items()}
+    methods = {name: started.config.method.name for name, started in trainings().items()}
     assert methods["resnet56"] == methods["imagenetlt_resnext101_teacher"] == "classification"
     assert methods["resnet56_resnet20"] == methods["resnet56_resnet20_short"] == methods["cc3m_resnet34_resnet18"]
     assert methods["resnet56_resnet20"] == "gendd" and methods["resnet56_resnet20_short_kd"] == "kd"
