@@ -54,7 +54,7 @@ def test_distillation_scripts(pair, recorded, dry_run):
 
 @pytest.mark.parametrize("script", LARGE_SCRIPTS)
 def test_scripts_for_photographs(script, recorded, dry_run, tmp_path):
-    """Plan every script, except with BEiT-v2 large, and with A1, whose networks are those of A2: they take ten seconds."""
+    """Plan every script, but not with BEiT-v2 large, nor with A1, whose networks are A2's: each takes ten seconds."""
     (program,) = recorded(f"bash sh/train_{script}.sh --seed 3 --data-root {tmp_path}")
     config = configuration(*program)
     data = DATA[script.split("_")[0]]
