@@ -24,6 +24,7 @@ from gendd.core.errors import InvalidSetting, InvalidValue, PassingFault, UserEr
 from gendd.core.files import checksum, write_whole
 from gendd.core.ranges import field_names
 from gendd.core.seeding import generator
+from gendd.core.shared import shared
 from gendd.core.terminal import printable
 from gendd.data.batch import Normalize
 from gendd.data.decode import BrokenImage
@@ -186,7 +187,7 @@ class Reinforcing:
                 images = len(names) * _count(names[0]) if sizes is None else sum(sizes)
                 origin = {"shards": len(names), "images_sha256": shards.checksum(names)}
                 return [partial(shards.members_of, name) for name in names], images, origin
-            listing = list_unlabeled(Path(source))
+            listing = shared(self.world, lambda: list_unlabeled(Path(source)))
         # Only a folder's order is random; the files of a shard keep their order.
         listing = listing.select(torch.randperm(len(listing), generator=generator("cpu", options.seed, "shards")))
         starts = range(0, len(listing), options.images_per_shard)
