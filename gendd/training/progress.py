@@ -14,7 +14,7 @@ SECONDS_PER_LINE = 60
 
 
 class Progress:
-    """Display of the progress of a run.
+    """Display of the progress of a run. The remaining time leaves out the first step, which may compile for minutes.
 
     Args:
         epochs, steps: total numbers of the run.
@@ -24,7 +24,8 @@ class Progress:
     """
 
     def __init__(self, epochs: int, steps: int, done: int, images: int, shown: bool):
-        self.epochs, self.steps, self.done, self.images = epochs, steps, done, images
+        self.epochs, self.steps, self.images = epochs, steps, images
+        self.begin: float | None = None
         # A notebook shows a bar, although its output is not a terminal.
         notebook = "ipykernel" in sys.modules
         self.writes_lines = shown and not (sys.stdout.isatty() or notebook)
@@ -40,7 +41,6 @@ class Progress:
         )
 
     def __enter__(self) -> Self:
-        self.begin = time.monotonic()
         return self
 
     def __exit__(self, *_) -> None:
@@ -53,8 +53,12 @@ class Progress:
 
     def advance(self, step: int, loss: Callable[[], float]) -> None:
         """Show the number of completed steps. `loss` is called only to print a line."""
-        self.bar.update()
         now = time.monotonic()
+        if self.begin is None:
+            self.begin, self.done = now, step
+            self.bar.unpause()
+            self.bar.initial = step
+        self.bar.update()
         if not self.writes_lines or now - self.written < SECONDS_PER_LINE:
             return
         rate = (step - self.written_at) * self.images / (now - self.written)
@@ -63,9 +67,11 @@ class Progress:
         self.written, self.written_at = now, step
 
     def left(self, step: int) -> str:
-        """Return the remaining time, as the end of a line; empty after the last step."""
+        """Return the remaining time, as the end of a line; empty after the first step and the last one."""
+        if self.begin is None or not self.done < step < self.steps:
+            return ""
         seconds = (time.monotonic() - self.begin) / (step - self.done) * (self.steps - step)
-        return f"  {timedelta(seconds=round(seconds))} left" if step < self.steps else ""
+        return f"  {timedelta(seconds=round(seconds))} left"
 
 
 def say(text: str) -> None:

@@ -27,12 +27,12 @@ def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 
-    def run(first: int, last: int, shown: bool = True) -> None:
+    def run(first: int, last: int, shown: bool = True, first_takes: float = 2) -> None:
         with Progress(20, 1000, first - 1, 30, shown) as shower:
             for step in range(first, last + 1):
                 if step in (first, 51):
                     shower.begin_epoch((step - 1) // 50 + 1, step - 1)
-                now[0] += 2
+                now[0] += first_takes if step == first else 2
                 shower.advance(step, lambda: 2.5)
             say("epoch line")
 
@@ -50,11 +50,28 @@ def test_time_left_counts_steps_since_this_start(clock, capsys):
     assert "step  930/1000  loss 2.5  15 images/s  0:02:20 left" in capsys.readouterr().out
 
 
-def test_epoch_line_ends_with_time_left(clock, monkeypatch):
-    lefts = []
-    monkeypatch.setattr(Progress, "advance", lambda shower, step, loss: lefts.append(shower.left(step)))
+@pytest.fixture
+def lefts(monkeypatch):
+    """Return the list of the remaining times after each step."""
+    advance, lefts = Progress.advance, []
+
+    def advanced(shower, step, loss):
+        advance(shower, step, loss)
+        lefts.append(shower.left(step))
+
+    monkeypatch.setattr(Progress, "advance", advanced)
+    return lefts
+
+
+def test_epoch_line_ends_with_time_left(clock, lefts):
     clock(991, 1000)
-    assert lefts[:2] == ["  0:00:18 left", "  0:00:16 left"] and lefts[-1] == ""
+    assert lefts[:2] == ["", "  0:00:16 left"] and lefts[-1] == ""
+
+
+def test_time_left_leaves_out_a_slow_first_step(clock, lefts, capsys):
+    clock(991, 1000, first_takes=600)
+    assert lefts[1] == "  0:00:16 left"
+    assert capsys.readouterr().out.startswith("epoch  20/20  step  991/1000  loss 2.5  0 images/s\n")
 
 
 def test_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
