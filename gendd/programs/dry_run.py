@@ -19,7 +19,7 @@ def without_absent(config: Config, zoo: Zoo) -> tuple[Config, dict[str, str]]:
     absent: dict[str, str] = {}
     for role in ROLES:
         name, weights = getattr(config.networks, role), getattr(config.networks, f"{role}_weights")
-        if error := _absence(role, name, weights, zoo):
+        if name and (error := _absence(role, name, weights, zoo)):
             absent[role] = error
     random, further = dict.fromkeys((f"{role}_weights" for role in absent), RANDOM), []
     for number, teacher in enumerate(config.networks.more_teachers, FIRST_FURTHER):

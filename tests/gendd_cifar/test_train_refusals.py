@@ -92,6 +92,12 @@ def test_check_data_refuses_numbers_out_of_range(flags):
         main(["classification", *COMMON, *flags, "--check-data"])
 
 
+def test_dry_run_takes_weights_of_a_teacher_that_is_not_used(tmp_path, capsys):
+    """A command for several methods may name the weights for all of them."""
+    main(["classification", *COMMON, "--teacher-weights", str(tmp_path / "no.pth"), "--dry-run"])
+    assert "nothing is missing" in capsys.readouterr().out
+
+
 def test_plan_prints_normalization_a_network_does_not_state(tmp_path, capsys):
     main([*GENDD, "--teacher-weights", "random", "--runs", str(tmp_path), "--dry-run"])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
