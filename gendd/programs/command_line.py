@@ -23,6 +23,10 @@ RunArgument = tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="RUN")]]
 MISSING = re.compile(r"(?:Missing from .*?: )?(\S+) (.*?)\.? \(required\)")
 # The end of tyro's messages: the flag's help, and where all help is.
 HELP_TEXT = re.compile(r"\.? (Argument helptext:|For full helptext,).*$")
+# tyro's messages about a value that is not a number, with Python's.
+NOT_A_NUMBER = re.compile(
+    r"Error parsing (\S+): (?:invalid literal for (int)\(\) with base 10|could not convert string to float): '(.*)'$"
+)
 
 
 def parse(
@@ -61,13 +65,18 @@ def parse(
         # Strip colors, frame, rules (dashes if the terminal is not UTF-8) and the first line from tyro's box.
         title, *lines = re.sub(r"\x1b\[[0-9;]*m|[─-╿]|-{3,}", " ", messages.getvalue()).splitlines()
         text = " ".join(" ".join(lines or [title]).split())
-        text = f"{HELP_TEXT.sub('', text)}; {program} --help lists the flags"
+        text = f"{NOT_A_NUMBER.sub(_not_a_number, HELP_TEXT.sub('', text))}; {program} --help lists the flags"
         if missing := MISSING.findall(text):
             text = "; ".join(f"{name} is missing: give it before the flags ({help})" for name, help in missing)
         raise UserError(text) from None
     if unknown:
         raise UserError(f"{_unknown(unknown, _flags(config))}; {program} --help lists the flags")
     return _at_home(config)
+
+
+def _not_a_number(match: re.Match[str]) -> str:
+    flag, whole, value = match.groups()
+    return f"{flag} {value}: not a {'whole ' if whole else ''}number"
 
 
 def _unknown(words: list[str], known: list[str]) -> str:

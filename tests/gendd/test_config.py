@@ -71,8 +71,10 @@ def test_defaults_are_the_papers_with_three_exceptions():
 
 
 def test_wrong_value_is_refused_without_the_help_of_its_flag():
-    with refuses("--lr: could not convert string to float: 'abc'; .* train kd --help lists the flags$"):
+    with refuses("^--lr abc: not a number; .* train kd --help lists the flags$"):
         configuration(CIFAR, ["kd", "--lr", "abc"])
+    with refuses("^--seed 1.5: not a whole number; .* train kd --help lists the flags$"):
+        configuration(CIFAR, ["kd", "--seed", "1.5"])
     with refuses("argument '--log'. Expected one of .*'trackio'.; .* train kd --help lists the flags$"):
         configuration(CIFAR, ["kd", "--log", "print"])
 
