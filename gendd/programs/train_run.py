@@ -204,7 +204,7 @@ class TrainRun:
         student = StudentFolder(self.run, self.measurement, surroundings, record)
         stopping = Stopping()
         training = self._training(student, stopping)
-        with stopping.handling(training.where_stopped), compiling():
+        with stopping.handling(training.where_stopped), compiling(stopping):
             training.fit()
             self._finish(training)
 

@@ -10,6 +10,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from gendd.config import Config
 from gendd.core.distributed import World
 from gendd.core.errors import UserError
+from gendd.core.stopping import Preempted, Stopping
 
 
 def compile_options(config: Config, world: World) -> Mapping[str, Any]:
@@ -22,11 +23,16 @@ def compile_options(config: Config, world: World) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """Raise UserError where PyTorch fails to compile, with the first error of its C++ compiler if there is one."""
+def compiling(stopping: Stopping) -> Iterator[None]:
+    """Raise UserError where PyTorch fails to compile, with the first error of its C++ compiler if there is one.
+
+    A signal to all processes of a job ends the C++ compiler too: then Preempted is raised instead.
+    """
     try:
         yield
     except BackendCompilerFailed as failure:
+        if stopping.requested:
+            raise Preempted from failure
         lines = str(failure.inner_exception).splitlines() or [type(failure.inner_exception).__name__]
         cause = next((line for line in lines if "error: " in line), lines[0])
         raise UserError(
