@@ -222,12 +222,14 @@ class GenDD(DenseOptions, ProbeOptions, SamplingOptions, FeatureOptions, TargetO
         objective = Objective(self.prediction, self.timestep_density, self.loss_weighting, self.noise_path)
         objective.check_sampling(self.sampler, self.sampling_start)
         if self.guidance != 1 and not self.condition_dropout:
-            raise InvalidSetting(
-                "guidance",
-                f"{self.guidance:g}",
-                "needs a head that is trained with condition dropout; set `condition_dropout` 0.2 in training, or "
-                f"`guidance` 1{' in place of `paper`' * self.paper}",
-            )
+            remedy = "`guidance` 1"
+            if self.paper:
+                rest = (
+                    f"`sampler` {self.sampler} `sampling_steps` {self.sampling_steps} `num_samples` {self.num_samples}"
+                )
+                remedy = f"give the rest of the paper's sampler in place of `paper`: {rest}"
+            reason = "needs a head that is trained with condition dropout; set `condition_dropout` 0.2 in training, or "
+            raise InvalidSetting("guidance", f"{self.guidance:g}", reason + remedy)
 
     def pretraining(self, config: "Config") -> "Config | None":
         return pretraining(config, self)

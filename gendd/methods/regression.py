@@ -36,6 +36,10 @@ class Regression(GenDD):
             mlp = mlp_of_equal_size(self, context)
         return RegressionHead(width, mlp, self.distance)
 
+    def sampling(self) -> dict:
+        """Return no arguments: nothing is sampled."""
+        return {}
+
     def check_sampling(self) -> None:
         """Accept all values: nothing is sampled."""
 

@@ -80,8 +80,10 @@ def test_figures_of_some_images_leave_the_whole_set_s_file(runs):
 
 
 def test_guidance_without_condition_dropout_is_refused(runs):
-    for flags, remedy in ((["--guidance", "2"], "1$"), (["--paper"], "1 in place of --paper$")):
-        with refuses(f"--guidance 2: needs a head that is trained with condition dropout; .* or --guidance {remedy}"):
+    sampler = "--sampler ancestral --sampling-steps 100 --num-samples 5"
+    paper = f"give the rest of the paper's sampler in place of --paper: {sampler}$"
+    for flags, remedy in ((["--guidance", "2"], "--guidance 1$"), (["--paper"], paper)):
+        with refuses(f"--guidance 2: needs a head that is trained with condition dropout; .* or {remedy}"):
             main([str(runs["gendd"]), *flags, "--dry-run"])
 
 

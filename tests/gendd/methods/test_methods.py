@@ -239,6 +239,10 @@ def test_losses_of_all_methods_equal_published_sums(logits):
         torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
 
 
+def test_regression_samples_nothing():
+    assert METHODS["regression"]().sampling() == {} != METHODS["gendd"]().sampling()
+
+
 def test_regression_has_head_size_and_fits_its_target():
     torch.manual_seed(0)
     drawn = parameter_count(SplitTokenHead(64, 16, token_dim=32, width=64, **PAPER))
