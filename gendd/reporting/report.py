@@ -14,7 +14,7 @@ from gendd.core.errors import InvalidSetting
 from gendd.core.files import rewrite, rewrite_text
 from gendd.reporting.archive import unpacked
 from gendd.reporting.comparison import comparison
-from gendd.reporting.cost import cost_picture, cost_table
+from gendd.reporting.cost import RATIO, cost_picture, cost_table
 from gendd.reporting.curves import curves
 from gendd.reporting.escape import escaped
 from gendd.reporting.features import features, neighbors
@@ -67,7 +67,9 @@ COST = """\
 Top-1 against FLOPs. A line joins the outputs of one student."""
 
 COST_ORDER = """\
-Rows are in the order of FLOPs, so that a GenDD head is next to students of equal inference cost. The last column is
+Rows are in the order of FLOPs, so that a GenDD head is next to students of equal inference cost."""
+
+COST_RATIO = """ The last column is
 the ratio to the FLOPs of GenDD's best head."""
 
 CURVES = """\
@@ -192,7 +194,8 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     sections += explained.pop("cost.png", ["## Cost"])
     for data, members in tables.items():
         sections += [f"### {data}"] * (len(tables) > 1) + [cost_table(rows_of(members), members[0].first.score)]
-    sections += [COST_ORDER, *(text for texts in explained.values() for text in texts), "## How to read", HOW_TO_READ]
+    order = COST_ORDER + COST_RATIO * any(RATIO in section for section in sections)
+    sections += [order, *(text for texts in explained.values() for text in texts), "## How to read", HOW_TO_READ]
     more_teachers = any(group.first.more_teachers for group in groups)
     sections += [FEATURE_SCORES] * (more_teachers or any(group.first.score != "top1" for group in groups))
     sections += [MORE_TEACHERS] * more_teachers

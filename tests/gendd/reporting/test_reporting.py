@@ -284,6 +284,13 @@ def test_incomplete_runs_are_named_and_omitted(tmp_path, capsys):
     assert f"not complete, left out: {cut}\n" in capsys.readouterr().out
 
 
+def test_ratio_of_costs_is_explained_only_with_a_gendd_head(tmp_path):
+    kd = write_run(tmp_path / "kd", "kd", {"classifier": (1.0, 5.0)})
+    gendd = write_run(tmp_path / "gendd", "gendd", {"head": (2.0, 6.0), "probe": (1.0, 5.0)})
+    for runs, shown in (((kd,), False), ((kd, gendd), True)):
+        assert ("The last column is" in report(tmp_path / str(shown), *runs)) == shown
+
+
 def test_report_without_a_complete_run_is_refused(tmp_path):
     cut = write_run(tmp_path / "cut", "kd", {"classifier": (9.0, 9.0)}, complete=False)
     with refuses("no complete run"):
