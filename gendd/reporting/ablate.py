@@ -15,6 +15,7 @@ from gendd.reporting.ablation import SD, TOP1, Ablation
 from gendd.reporting.finished import FinishedRun, finished_runs
 from gendd.reporting.groups import Group, grouped
 from gendd.reporting.rows import Row, rows_of
+from gendd.runs.folder import CHECKSUMS
 
 # Settings that may differ in addition to the varied one. Each of their values gets a separate curve.
 TOGETHER = {"repeats": ("draw_scheme",)}
@@ -75,7 +76,9 @@ def _check_alike(groups: Sequence[Group], varied: Sequence[str]) -> None:
     free = {"name", *varied, *(f"earlier {name}" for name in varied)}
     first = groups[0].first
     for other in (group.first for group in groups[1:]):
-        names = {*first.settings, *other.settings} - free
+        # An unknown checksum is not a difference.
+        unknown = {*CHECKSUMS} - (first.settings.keys() & other.settings.keys())
+        names = {*first.settings, *other.settings} - free - unknown
         wrong = [name for name in sorted(names) if first.settings.get(name) != other.settings.get(name)]
         if wrong:
             words = "; ".join(f"{name} {first.settings.get(name)} and {other.settings.get(name)}" for name in wrong)

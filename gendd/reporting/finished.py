@@ -12,7 +12,7 @@ from gendd.core.ranges import field_names
 from gendd.methods import METHODS, Classification, get_method
 from gendd.methods.dense import DenseOptions
 from gendd.networks import checkpoint
-from gendd.runs.folder import NOT_COMPARED, SCORES, RunFolder, by_name, data_label
+from gendd.runs.folder import CHECKSUMS, NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 from gendd.runs.metrics import read_metrics
 
 # Flags that `FinishedRun.settings` replaces by checksums, names of data, or settings of an earlier run.
@@ -73,7 +73,7 @@ class FinishedRun:
         """All settings that determine the results, except the seed. Runs share a mean only if these agree.
 
         The checksum of its file (or of its tensors, without a file) identifies a teacher. The run that the student
-        starts from is identified by its settings.
+        starts from is identified by its settings. Checksums of the data are included if they are known.
         """
         replaced = {*NOT_COMPARED, *FILES, *DATA, "seed"}
         if not self.config.get("dense_grid"):
@@ -89,9 +89,17 @@ class FinishedRun:
         identified = [one | {"teacher_weights": checksum} for one, checksum in further if one]
         settings["more_teachers"] = [" ".join(str(value) for value in one.values() if value) for one in identified]
         settings["teacher_cache"] = bool(self.config["teacher_cache"])
+        settings |= self._checksums
         if self.earlier:
-            return settings | {f"earlier {name}": value for name, value in self.earlier.settings.items()}
+            earlier = {name: value for name, value in self.earlier.settings.items() if name not in CHECKSUMS}
+            return settings | {f"earlier {name}": value for name, value in earlier.items()}
         return settings | {"student_weights": self.config["student_weights"]}
+
+    @property
+    def _checksums(self) -> dict[str, str]:
+        """The known checksums of the data. Older runs, and data without files, do not have them."""
+        data = self.folder.data() if (self.folder.path / "data.json").exists() else {}
+        return {name: data[name] for name in CHECKSUMS if data.get(name)}
 
     @cached_property
     def earlier(self) -> "FinishedRun | None":

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 from gendd.core.errors import UserError
 from gendd.reporting.finished import FinishedRun
+from gendd.runs.folder import CHECKSUMS
 
 # Settings with a separate column, which the column of differing settings leaves out.
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes", "unlabeled"}
 # Settings that do not count as different between runs of different names.
-NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method"}
+NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method", *CHECKSUMS}
 # Settings that turn added terms on, and their values without a term. Methods that cannot have a term count as without.
 TERMS = {"dense_grid": 0, "probe_gradient": 0.0}
 
@@ -59,7 +60,9 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
     Raises:
         UserError: two runs have the same settings and seed, so that a mean would count them twice.
     """
-    groups = by(lambda run: json.dumps(run.settings, sort_keys=True), runs).values()
+    groups = list(by(_without_checksums, runs).values())
+    for name in CHECKSUMS:
+        groups = [part for members in groups for part in _of_same_data(members, name)]
     for members in groups:
         members.sort(key=lambda run: run.seed)
         for run, other in pairwise(members):
@@ -76,6 +79,16 @@ def grouped(runs: Iterable[FinishedRun]) -> list[Group]:
         for run, members in zip(first, groups, strict=True)
     ]
     return sorted(found, key=lambda group: (group.first.place, order[id(group.first)]))
+
+
+def _without_checksums(run: FinishedRun) -> str:
+    return json.dumps({name: value for name, value in run.settings.items() if name not in CHECKSUMS}, sort_keys=True)
+
+
+def _of_same_data(runs: list[FinishedRun], name: str) -> list[list[FinishedRun]]:
+    """Split runs by a checksum of their data. If all known values agree, runs without a value are not split off."""
+    parts = by(lambda run: run.settings.get(name), runs)
+    return list(parts.values()) if len(parts.keys() - {None}) > 1 else [runs]
 
 
 def by_data(groups: Iterable[Group]) -> dict[str, list[Group]]:

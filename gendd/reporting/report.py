@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tyro
 from matplotlib.figure import Figure
@@ -25,9 +25,6 @@ from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
 from gendd.runs.lock import sole_writer
-
-if TYPE_CHECKING:
-    pass
 
 HOW_TO_READ = """\
 A row is one output of all runs that differ only in their seed. *head* samples features and classifies them with the

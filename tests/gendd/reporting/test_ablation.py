@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from lines import refuses
 from run_folders import costs as cost_tables
-from run_folders import tables, write_run
+from run_folders import tables, write_contents, write_run
 
 from gendd.programs.command_line import parse
 from gendd.programs.report import report
@@ -128,3 +128,12 @@ def test_report_without_costs_omits_the_cost_picture(tmp_path):
     run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
     main([str(run), "--output", str(tmp_path / "out")])
     assert "cost.png" not in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_ablation_refuses_runs_of_other_images(tmp_path):
+    runs = [gendd_run(tmp_path / f"{share}", 60.0, 50.0, COST, contraction=share) for share in (0.25, 0.5)]
+    write_contents(Path(runs[0]), "ab")
+    ablate(["contraction", *runs, "--output", str(tmp_path / "out")])
+    write_contents(Path(runs[1]), "cd")
+    with refuses("differ in more than the setting and the seed .training contents ab and cd"):
+        ablate(["contraction", *runs, "--output", str(tmp_path / "out")])

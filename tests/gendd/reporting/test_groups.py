@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from run_folders import write_run
+from run_folders import write_contents, write_run
 
 from gendd.reporting.finished import finished_runs
 from gendd.reporting.groups import Group, grouped
@@ -69,3 +69,18 @@ def test_labels_have_the_fewest_settings_that_tell_apart(tmp_path):
 def test_settings_of_runs_of_other_teachers_are_not_compared(tmp_path):
     runs = [("kd", {"teacher": teacher, "lr": lr}) for teacher, lr in (("resnet56", 0.1), ("resnet110", 0.2))]
     assert [group.differing for group in groups_of(tmp_path, *runs)] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("contents", "means"),
+    [
+        ((None, "ab", "ab"), [("", [0, 1, 2])]),
+        (("ab", "cd", "ab"), [("training contents ab", [0, 2]), ("training contents cd", [1])]),
+    ],
+)
+def test_seeds_of_other_data_have_no_common_mean(contents, means, tmp_path):
+    runs = [write_run(tmp_path / str(seed), "kd", {"classifier": (70.0, 90.0)}, seed=seed) for seed in range(3)]
+    for run, content in zip(runs, contents, strict=True):
+        write_contents(run, content)
+    groups = grouped(finished_runs([str(run) for run in runs])[0])
+    assert [(group.differing, [run.seed for run in group.runs]) for group in groups] == means
