@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 import types
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -24,7 +25,9 @@ class Range:
     remedy: str = ""
 
     def holds(self, value: float) -> bool:
-        return math.isfinite(value) and self.low <= value <= self.high and not (self.above and value == self.low)
+        # Not math.isfinite, which fails for integers that no float can hold.
+        finite = abs(value) <= sys.float_info.max
+        return finite and self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
         if self.above:
@@ -81,7 +84,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin in (Union, types.UnionType):
         return any(fits(value, choice) for choice in choices)
     if origin is Literal:
-        return value in choices
+        # An array would be compared with each choice element by element.
+        return isinstance(value, tuple(map(type, choices))) and value in choices
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             return False

@@ -12,7 +12,7 @@ from gendd.config import Config, D
 from gendd.core.distributed import World, autocast, join_world, resolve_precision
 from gendd.core.errors import InvalidSetting, MissingFile, UserError, naming, with_flags
 from gendd.core.files import checksum
-from gendd.core.ranges import check_values, field_names
+from gendd.core.ranges import field_names
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import EvaluationData, described
 from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
@@ -27,6 +27,7 @@ from gendd.programs.dry_run import errors_of, list_missing, note_absent, refuse_
 from gendd.programs.evaluation_table import print_table
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.teacher_flags import refuse_several
+from gendd.runs.changes import check_changes
 from gendd.runs.environment import environment
 from gendd.runs.experiment import (
     Experiment,
@@ -153,7 +154,6 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
         if "teacher_weights" in changes or _compares(experiment):
             raise
         experiment.task.more_labels = ()
-    _check_values(experiment.config)
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
     for teacher in filter(None, (experiment.teacher, *experiment.more_teachers)):
         teacher.precision = resolve_precision(config.run.precision, world.device)
@@ -190,7 +190,8 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
         with naming("CHECKPOINT"):
             content = read(file)
             tensors = weights_in(content, str(path), reported_weights(content))
-    default = _own_config(family, path) or family.config(method_of(tensors))
+    own = _own_config(family, path)
+    default = own or family.config(method_of(tensors))
     # The checkpoint replaces the initial weights.
     default = default.changed(student_weights=None, eval_images=0, eval_weights=reported_weights(content))
     options = _parse(family, arguments, default)
@@ -199,18 +200,10 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
         data = default.data.whole(options.config.data.dataset)
         options = _parse(family, arguments, replace(default, data=data))
     settings = options.config
-    _check_values(settings)
+    check_changes(own, settings)
     _check_networks(settings)
     weights = settings.optimizer.eval_weights
     return options, settings, weights_in(content, str(path), weights) if content else {}, content.get("epoch")
-
-
-def _check_values(config: Config) -> None:
-    """Refuse numbers outside their ranges, and a sampling that the head was not trained for."""
-    for part in vars(config).values():
-        check_values(part)
-    if isinstance(config.method, SamplingOptions):
-        config.method.check_sampling()
 
 
 def _check_networks(settings: Config) -> None:

@@ -26,6 +26,7 @@ from gendd.networks.external import TORCH_HUB
 from gendd.networks.features import has_classifier, pooled_feature
 from gendd.own import given
 from gendd.own.network import Network
+from gendd.runs.changes import check_changes
 from gendd.runs.folder import origin, run_record, saved_config
 from gendd.runs.networks import RANDOM, build_student, build_teacher
 from gendd.runs.preprocessing import Preprocessing
@@ -201,7 +202,8 @@ def load(
             objects needs them again: student=network.
 
     Raises:
-        UserError: the path is not a run, the run is damaged, or it belongs to another family.
+        UserError: the path is not a run, the run is damaged, or it belongs to another family; or a value in `changes`
+            is not valid, or the head was not trained for it.
     """
     path = located(path)
     own = {role: changes.pop(role) for role in ROLES if isinstance(changes.get(role), nn.Module | Network)}
@@ -212,7 +214,10 @@ def load(
     config = saved_config(record, family, path)
     if on_dataset:
         config = replace(config, data=config.data.whole(on_dataset))
-    config, device = config.changed(**changes), device or torch.device("cpu")
+    trained_with, device = config, device or torch.device("cpu")
+    config = config.changed(**changes)
+    if changes:
+        check_changes(trained_with, config)
     weights = changes.get("eval_weights") or reported_weights(content)
     tensors = weights_in(content, path, weights) if trained else None
     # A checkpoint holds the student's weights and the part of the teacher that the student uses.

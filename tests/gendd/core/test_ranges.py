@@ -43,6 +43,8 @@ def test_values_of_their_types_are_accepted(values):
         ({"rate": None}, "`rate` None: is not of type float; correct it"),
         ({"rate": True}, "`rate` True: is not of type float; correct it"),
         ({"count": 1.5}, "`count` 1.5: is not of type "),
+        ({"rate": 10**400}, "must be positive"),
+        ({"kind": np.array(["x", "y"])}, "`kind` array(['x', 'y'], dtype='<U1'): choose one of x, y"),
         ({"kind": "z"}, "`kind` 'z': choose one of x, y"),
         ({"on": "no"}, "`on` 'no': is not of type bool; correct it"),
         ({"size": 3}, "`size` 3: is not of type tuple"),

@@ -99,9 +99,24 @@ def test_load_of_a_run_without_family_names_its_version(run, tmp_path):
         main("gendd", ["evaluate", str(older.path)])
 
 
-def test_evaluate_refuses_guidance_the_head_was_not_trained_for(run):
-    with refuses("--guidance 2: needs a head that is trained with condition dropout"):
-        gendd.evaluate(run, guidance=2.0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance": 2.0}, "--guidance 2: needs a head that is trained with condition dropout"),
+        ({"guidance": "2"}, "--guidance '2': is not of type float"),
+        ({"eval_weights": "EMA"}, "--eval-weights 'EMA': choose one of trained, ema"),
+        ({"prediction": "velocity"}, "--prediction velocity: the head was trained with feature; leave it out"),
+        ({"noise_path": "straight"}, "--noise-path straight: the head was trained with cosine; leave it out"),
+    ],
+)
+def test_values_a_run_was_not_trained_for_are_refused(run, changes, message):
+    for use in (gendd.load, gendd.evaluate):
+        with refuses(message):
+            use(run, **changes)
+    if changes.keys() & {"prediction", "noise_path"}:
+        ((flag, value),) = changes.items()
+        with refuses(message):
+            evaluate_checkpoint(FAMILY, [str(run), f"--{flag.replace('_', '-')}", value])
 
 
 def test_train_repeats_a_run_from_its_configuration(run, tmp_path):
