@@ -9,7 +9,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from gendd.config import Config
 from gendd.core.distributed import World
-from gendd.core.errors import UserError
+from gendd.core.errors import InvalidSetting
 from gendd.core.stopping import Preempted, Stopping
 
 
@@ -24,7 +24,7 @@ def compile_options(config: Config, world: World) -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def compiling(stopping: Stopping) -> Iterator[None]:
-    """Raise UserError where PyTorch fails to compile, with the first error of its C++ compiler if there is one.
+    """Raise InvalidSetting where PyTorch fails to compile, with the first error of its C++ compiler if there is one.
 
     A signal to all processes of a job ends the C++ compiler too: then Preempted is raised instead.
     """
@@ -35,10 +35,8 @@ def compiling(stopping: Stopping) -> Iterator[None]:
             raise Preempted from failure
         lines = str(failure.inner_exception).splitlines() or [type(failure.inner_exception).__name__]
         cause = next((line for line in lines if "error: " in line), lines[0])
-        raise UserError(
-            f"--compile: PyTorch {torch.__version__} cannot compile this training here ({cause.strip()}); "
-            "train without it: --no-compile"
-        ) from failure
+        reason = f"PyTorch {torch.__version__} cannot compile this training here ({cause.strip()})"
+        raise InvalidSetting("compile", True, f"{reason}; train without it: `compile=False`") from failure
 
 
 def begin_step(config: Config) -> None:
