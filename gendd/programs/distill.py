@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from gendd.core.errors import InvalidSetting, naming
+from gendd.core.ranges import fits
 from gendd.data.decode import ENDINGS
 from gendd.family import Family, family_named
 from gendd.methods import get_method
@@ -76,7 +77,13 @@ def distill(
     """
     with naming("method"):
         kind = get_method(method)()
-    batches = None if isinstance(data, str | Path) else Given(data, evaluation, _class_names(classes))
+    batches = None
+    if isinstance(data, str | Path):
+        _refuse_of_batches(data, evaluation=evaluation, classes=classes or None)
+    elif isinstance(data, Iterable):
+        batches = Given(data, evaluation, _class_names(classes))
+    else:
+        raise InvalidSetting("data", repr(data), "give a folder, a name, or batches of images")
     family, values = _named(str(data)) if batches is None else _batches(batches, options)
     recipe = RECIPE | (TARGETS if isinstance(kind, TargetOptions) else {})
     config = family.config(kind, **recipe | values | options, epochs=epochs, out=out)
@@ -136,10 +143,20 @@ def _batches(batches: Given, options: Mapping[str, Any]) -> tuple[Family, dict[s
     return family_named("gendd.own"), values | {"batch_size": batch_size(count), "teacher_classifier": bool(number)}
 
 
+def _refuse_of_batches(data: str | Path, **values: object) -> None:
+    """Raise InvalidSetting for an argument that only belongs to given batches."""
+    for name, value in values.items():
+        if value is not None:
+            raise InvalidSetting(name, "", f"belongs to batches, but `data` {data} is a name or a folder; leave it out")
+
+
 def _class_names(classes: int | Sequence[str]) -> tuple[str | None, ...]:
-    if isinstance(classes, str) or (isinstance(classes, int) and classes < 0):
-        raise InvalidSetting("classes", classes, "give the number of classes, or a list of their names")
-    return (None,) * classes if isinstance(classes, int) else tuple(classes)
+    if isinstance(classes, int) and fits(classes, int) and classes >= 0:
+        return (None,) * classes
+    # Not a set, whose order changes.
+    if isinstance(classes, list | tuple) and fits(classes, tuple[str, ...]):
+        return tuple(classes)
+    raise InvalidSetting("classes", repr(classes), "give the number of classes, or a list of their names")
 
 
 def batch_size(images: int) -> int:
