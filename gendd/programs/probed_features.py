@@ -68,6 +68,7 @@ def probed_features(
         "dataset": str(Path(data.dataset).resolve()),
         "split": data.split,
         "images": data.size,
+        "files": data.checksum(),
         "precision": resolve_precision(settings.run.precision, world.device),
         "sampling": {**settings.method.sampling(), "seed": settings.run.seed} if kind == "generated" else {},
     }

@@ -1,6 +1,7 @@
 """knn, probe and zero-shot on other data than the run's, and their output files."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from programs import evaluate_imagenet, train_imagenet
 
 from gendd.evaluation.scores import AGREEMENT
 from gendd.networks.checkpoint import read_weights
-from gendd.programs import probes
+from gendd.programs import probed_features, probes
 from gendd.programs.probes import knn, probe, zero_shot
 from gendd.runs.metrics import _scalars
 from gendd.training.progress import as_line
@@ -105,6 +106,20 @@ def test_figures_of_other_data_have_other_files(data, run):
     usual = (run / "knn.json").read_bytes()
     knn(FAMILY, [str(run), "--k", "5", "--dataset", str(data / "cars")])
     assert (run / "knn.json").read_bytes() == usual and json.loads(usual)["dataset"] == str(data / "v2")
+
+
+def test_features_are_computed_again_for_changed_files(data, run, tmp_path, monkeypatch):
+    # The first batch, which is compared, holds all images of this set.
+    monkeypatch.setattr(probed_features, "TOLERANCE", math.inf)
+    copied, own = shutil.copytree(run, tmp_path / "run"), shutil.copytree(data / "animals", tmp_path / "animals")
+    words = [str(copied), "--dataset", str(own)]
+    knn(FAMILY, words)
+    file = copied / "features" / "animals-val-backbone.safetensors"
+    before = safetensors.torch.load_file(file)["features"]
+    for image in (own / "val" / "a_red").iterdir():
+        Image.new("RGB", (40, 40)).save(image)
+    knn(FAMILY, words)
+    assert not torch.equal(safetensors.torch.load_file(file)["features"], before)
 
 
 def test_unanimous_neighbors_have_no_calibration_error(run):
