@@ -155,7 +155,8 @@ class Reinforcing:
         self.world.barrier()
         paths = [self._path(number) for number in range(len(self.sources))]
         missing = sum(not _is_whole(path) for path in paths)
-        aside = f"; left out {self.broken} broken images" if self.broken else ""
+        broken = int(self.world.all_reduce(torch.tensor(self.broken, device=self.world.device)))
+        aside = f"; left out {broken} broken image{'s' * (broken > 1)}" if broken else ""
         if missing:
             self._say(f"{missing} of {len(paths)} shards are still being written by other processes{aside}")
             return

@@ -16,6 +16,7 @@ from photos import config
 from programs import IMAGENET
 from toy import own
 
+from gendd.core.distributed import World
 from gendd.core.errors import UserError
 from gendd.data.batch import Normalize
 from gendd.distillation.teacher import FrozenTeacher
@@ -190,9 +191,15 @@ def test_broken_images_are_left_out_and_named(photos, tmp_path, capsys):
     (source / "n01_3.JPEG").write_bytes(b"\xff\xd8\xff broken")
     made = write(source, tmp_path / "out")
     captured = capsys.readouterr()
-    assert "left out broken image" in captured.err and "left out 1 broken images" in captured.out
+    assert "left out broken image" in captured.err and "left out 1 broken image;" in captured.out
     held = contents(*made.glob("*.held-out"))
     assert sum(json.loads((made / "sizes.json").read_text()).values()) + sum(n.endswith(ENDING) for n in held) == 29
+
+
+def test_broken_images_of_other_processes_are_counted(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(World, "all_reduce", lambda _, count: count + 2)
+    write(photos / "train" / "n01", tmp_path / "out")
+    assert "left out 2 broken images; train with" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
