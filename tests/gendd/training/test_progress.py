@@ -83,6 +83,14 @@ def test_terminal_gets_a_bar_of_the_whole_run(clock, monkeypatch):
     assert "epoch   1/20" in bar.getvalue() and "1000" in bar.getvalue() and "step" in bar.getvalue()
 
 
+def test_bar_leaves_out_a_slow_first_step(clock, monkeypatch):
+    bar = Terminal()
+    monkeypatch.setattr(sys, "stderr", bar)
+    monkeypatch.setattr("tqdm.std.time", progress.time.monotonic)
+    clock(501, 540, first_takes=600)
+    assert "540/1000 [01:18<15:20,  2.00s/step]" in bar.getvalue()
+
+
 def test_other_processes_print_no_progress(clock, capsys):
     clock(1, 100, shown=False)
     assert capsys.readouterr() == ("epoch line\n", "")
