@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     if len(words) < 5 if plain is None else len(words) != 2:
         raise UserError(f"arguments are missing: give {USAGE}")
     pair, (methods, seeds, *flags) = (words[:3], words[3:]) if plain is None else ([], words)
+    if wrong := [seed for seed in seeds.split() if not seed.isdecimal()]:
+        raise UserError(f"SEEDS {wrong[0]}: not a whole number; give seeds such as 0 1 2")
     place, flags = place_of(flags if plain is None else plain)
     commands = _scripts(methods.split(), pair, flags) if pair else _plain(methods.split(), flags)
     name = "_".join(pair) or data_of(flags)

@@ -151,6 +151,8 @@ def test_found_gpus_follow_the_environment(monkeypatch):
 def test_compare_refuses_invalid_commands(comparison):
     with refuses("SEEDS"):
         compare.main([*PAIR, "kd"])
+    with refuses("SEEDS 0,1: not a whole number; give seeds such as 0 1 2"):
+        comparison.run("kd", "0,1")
     with refuses("--on moon: choose slurm, choose local"):
         comparison.run("kd", "0", "--on", "moon")
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
