@@ -75,6 +75,8 @@ def distill(
         InvalidSetting: a value cannot work; it holds the field, the value and the reason.
         UserError: the data or the weights cannot be used.
     """
+    if not isinstance(method, str):
+        raise InvalidSetting("method", repr(method), "give a method's name, or package.module:Class for your own")
     with naming("method"):
         kind = get_method(method)()
     batches = None

@@ -91,7 +91,7 @@ class Experiment:
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
         """Return the backbone's pooled features (B, D_s) of preprocessed images (B, 3, S, S)."""
-        return pooled_feature(self.backbone.eval(), images.to(self.device))
+        return pooled_feature(self.backbone.eval(), self._placed(images))
 
     @torch.inference_mode()
     def predict(self, images: Tensor, output: str | None = None) -> Tensor:
@@ -113,7 +113,7 @@ class Experiment:
             raise InvalidValue(name, f"no such output; this student has {', '.join(self.outputs)}")
         read_out = next(read_out for read_out in self._read_outs() if name in read_out.names)
         noise = generator(self.device, self.config.run.seed, "evaluation", 0)
-        return read_out.outputs(images.to(self.device), noise)[name]
+        return read_out.outputs(self._placed(images), noise)[name]
 
     @torch.inference_mode()
     def dense(self, images: Tensor, teacher: str | None = None) -> Tensor:
@@ -131,7 +131,20 @@ class Experiment:
         number = self.number_of(teacher)
         model = self.model.eval()
         dense = model.branches[number - 1].dense if number else model.dense
-        return dense.generate(self.backbone.eval(), images.to(self.device))
+        return dense.generate(self.backbone.eval(), self._placed(images))
+
+    def _placed(self, images: Tensor) -> Tensor:
+        """Return preprocessed images on the run's device.
+
+        Raises:
+            UserError: they are not a batch of preprocessed images.
+        """
+        if not (isinstance(images, Tensor) and images.is_floating_point() and images.dim() == 4):
+            kind = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+            raise UserError(
+                f"images: {kind}; give preprocessed ones (B, 3, S, S), which `preprocessing` makes of files"
+            )
+        return images.to(self.device)
 
     def number_of(self, teacher: str | None) -> int:
         """Return the place of a teacher among the run's, from 0, by its name or its label; 0 for None.

@@ -167,6 +167,7 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
         ({"evaluation": []}, "evaluation: yields no batch"),
         ({"classes": {"a", "b"}}, "classes.* {'[ab]', '[ab]'}: give the number of classes, or a list of their names"),
         ({"classes": [0, 1, 2, 3, 4]}, "classes.* .0, 1, 2, 3, 4.: give the number of classes"),
+        ({"method": nn.Linear}, "method <class .*Linear.*give a method's name, or package.module:Class"),
         ({"classes": None}, "classes.* None: give the number of classes"),
         ({"data": 3}, "data 3: give a folder, a name, or batches"),
         ({"data": "digits"}, "classes: belongs to batches, but --data digits is a name or a folder; leave it out"),

@@ -44,6 +44,14 @@ def test_load_of_folder_or_file_gives_the_same_student(run, tmp_path, images):
     assert ours.model.sample(images).shape == (3, ours.model.head.feature_dim)
 
 
+@pytest.mark.parametrize("method", ["features", "predict"])
+def test_only_preprocessed_images_are_accepted(run, images, method):
+    function = getattr(gendd.load(run), method)
+    for given, kind in (("cat.jpg", "str"), (images[0], r"torch.float32 .3, 32, 32."), (images.byte(), "torch.uint8")):
+        with refuses(f"images: {kind}.*; give preprocessed ones"):
+            function(given)
+
+
 def test_run_is_shown_in_one_line(run):
     assert repr(gendd.load(run)) == f"<Experiment {run}, after epoch 1: gendd, toy:network > toy:network>"
 
