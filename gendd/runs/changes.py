@@ -1,4 +1,4 @@
-"""Values that replace those of a trained run, for an evaluation."""
+"""Check of the settings that an evaluation replaces in a trained run."""
 
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting
@@ -20,9 +20,10 @@ def check_changes(trained: Config | None, changed: Config) -> None:
     """
     for part in vars(changed).values():
         check_values(part)
-    for name in MEANINGS if trained else ():
-        value, own = getattr(changed.method, name, None), getattr(trained and trained.method, name, None)
-        if value != own:
-            raise InvalidSetting(name, value, f"the head was trained with {own}; leave it out")
+    if trained:
+        for name in MEANINGS:
+            value, own = (getattr(config.method, name, None) for config in (changed, trained))
+            if value != own:
+                raise InvalidSetting(name, value, f"the head was trained with {own}; leave it out")
     if isinstance(changed.method, SamplingOptions):
         changed.method.check_sampling()

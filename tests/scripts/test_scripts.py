@@ -292,7 +292,7 @@ def test_compare_starts_its_program_from_any_folder(recorded):
     [(5, "", 8, 32_000), (100, "", 8, 1600), (400, "1000", 32, 80), (3000, "", 256, 1707), (0, "", 8, 1)],
 )
 def test_distill_folder_follows_the_number_of_images(images, steps, batch, epochs, tmp_path):
-    """The batch size gives ten steps per epoch if it can, and the epochs give 20,000 steps or those of STEPS."""
+    """The batch size gives ten steps per epoch if it can, and the epochs give STEPS steps, 20,000 by default."""
     shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
     (tmp_path / "launch.sh").write_text('echo "$@"\n')
     (tmp_path / "images").mkdir()
