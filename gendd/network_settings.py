@@ -101,9 +101,9 @@ class Networks(TeacherNetwork, StudentNetwork):
         """Raise UserError for values that do not go together."""
         if not self.student:
             raise InvalidSetting("student", None, "name the network to train")
-        for name in ("teacher_mean", "teacher_std"):
-            if getattr(self, name) and not self.teacher:
-                raise InvalidSetting(name, "", "it needs a teacher; name one with `teacher`, or leave it out")
+        for name in ("teacher_weights", "teacher_image_size", "teacher_mean", "teacher_std"):
+            if (value := getattr(self, name)) and not self.teacher:
+                raise InvalidSetting(name, value, "needs a teacher; name one with `teacher`, or leave it out")
         if self.more_teachers and len(self.teacher_names) <= len(self.more_teachers):
             raise InvalidSetting("teacher", None, "each of several teachers needs a name; give it")
         teachers = [TeacherNetwork(**field_values(self, TeacherNetwork)), *self.more_teachers]

@@ -322,13 +322,22 @@ def test_every_number_of_every_program_has_a_range(program, name, kind, count):
         assert message.startswith(f"{flag} {value}"), message
 
 
-def test_teacher_normalization_needs_a_teacher():
-    for flag in ("--teacher-mean", "--teacher-std"):
-        values = [flag, "0.5", "0.4", "0.3"]
-        assert "--teacher" in refusal(parsed(*COMPLETE, *values).check)
-        config = parsed(*COMPLETE, *values, "--teacher", "vgg8")
-        config.check()
-        assert values_of(config)[flag[2:].replace("-", "_")] == (0.5, 0.4, 0.3)
+@pytest.mark.parametrize(
+    ("name", "values", "read"),
+    [
+        ("teacher_weights", ["random"], "random"),
+        ("teacher_image_size", ["64"], 64),
+        ("teacher_mean", ["0.5", "0.4", "0.3"], (0.5, 0.4, 0.3)),
+        ("teacher_std", ["0.5", "0.4", "0.3"], (0.5, 0.4, 0.3)),
+    ],
+)
+def test_settings_of_a_teacher_need_one(name, values, read):
+    flag = f"--{name.replace('_', '-')}"
+    message = refusal(parsed(*COMPLETE, flag, *values).check)
+    assert message.startswith(f"{flag} {' '.join(values)}: needs a teacher; name one with --teacher")
+    config = parsed(*COMPLETE, flag, *values, "--teacher", "vgg8")
+    config.check()
+    assert values_of(config)[name] == read
 
 
 @pytest.mark.parametrize(
