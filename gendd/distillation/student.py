@@ -105,7 +105,7 @@ class Student(nn.Module):
             losses = {**losses, "loss": torch.stack([losses["loss"], *own]).mean(), **terms}
         if self.dense and dense_loss is not None:
             losses = self.dense.added(losses, dense_loss)
-        seen = torch.lerp(h.detach(), h, self.probe_gradient) if self.probe_gradient else h.detach()
+        seen = self.probed(h)
         if self.linear:
             linear_loss = F.mse_loss(self.linear(seen).float(), whole)
             return {**losses, "loss": losses["loss"] + linear_loss, "linear_loss": linear_loss.detach()}
@@ -117,6 +117,10 @@ class Student(nn.Module):
             probe_loss = F.cross_entropy(logits.float(), probe_target)
         losses["loss"] = losses["loss"] + probe_loss
         return {**losses, "probe_loss": probe_loss.detach(), "output": logits}
+
+    def probed(self, h: Tensor) -> Tensor:
+        """Return the feature (B, D_s) for the probe, or the linear map, and pass on its share of their gradient."""
+        return torch.lerp(h.detach(), h, self.probe_gradient) if self.probe_gradient else h.detach()
 
     def observe(
         self, images: Tensor, target: DenseTarget | None, further: Sequence[BranchTarget] = ()

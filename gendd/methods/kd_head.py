@@ -15,6 +15,7 @@ from gendd.distillation.student import Student
 from gendd.methods.base import Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.gendd import HeadTask
+from gendd.methods.options import ProbeOptions
 from gendd.methods.regression import mlp_of_equal_size
 
 
@@ -26,42 +27,47 @@ class KDHeadStudent(Student):
     def forward(  # type: ignore[override]
         self, images: Tensor, target: DenseTarget | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the logits (B, C) of head and probe, and the dense loss (scalar; None without a target).
-
-        The probe's gradient does not reach the backbone.
-        """
+        """Return the logits (B, C) of head and probe, and the dense loss (scalar; None without a target)."""
         h, dense_loss = self.observe(images, target)
-        return self.classifier(self.generate(h)), self.backbone.get_classifier()(h.detach()), dense_loss
+        return self.classifier(self.generate(h)), self.backbone.get_classifier()(self.probed(h)), dense_loss
 
 
 class KDHeadTask(HeadTask):
     """A task with loss = w CE + (1 - w) T^2 KL(teacher || student) of the head's logits + the probe's CE.
 
-    A dense term adds its weighted loss.
+    A probe whose gradient reaches the backbone has the loss of the head. A dense term adds its weighted loss.
     """
 
     def __init__(self, method: "KDHead", student: KDHeadStudent, context: TaskContext):
         super().__init__(method, student, context, student.head)
         self.dense = student.dense
         self.temperature, self.label_share = method.temperature, method.label_share
+        self.probe_gradient = method.probe_gradient
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         feature, feature_map = self.teacher.features_and_map(batch)
         teacher_logits = self.teacher.classify(feature).float()
         target = dense_target(self.dense, feature_map, batch.random, batch.images.device)
         logits, probe, dense_loss = self.trainable_module(batch.images, target)
-        task_loss = self.label_share * F.cross_entropy(logits.float(), batch.labels)
-        kd_loss = (1 - self.label_share) * divergence(teacher_logits, logits.float(), self.temperature).mean()
-        probe_loss = F.cross_entropy(probe.float(), batch.labels)
+        task_loss, kd_loss = self.kd_losses(logits, teacher_logits, batch.labels)
+        if self.probe_gradient:
+            probe_loss = sum(self.kd_losses(probe, teacher_logits, batch.labels))
+        else:
+            probe_loss = F.cross_entropy(probe.float(), batch.labels)
         terms = {"task_loss": task_loss, "kd_loss": kd_loss, "probe_loss": probe_loss}
         losses = {"loss": sum(terms.values()), **{name: term.detach() for name, term in terms.items()}}
         if self.dense:
             losses = self.dense.added(losses, dense_loss)
         return {**losses, "output": probe}
 
+    def kd_losses(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both terms of KD's loss of logits (B, C): the cross-entropy, and the divergence from the teacher."""
+        kl = divergence(teacher_logits, logits.float(), self.temperature).mean()
+        return self.label_share * F.cross_entropy(logits.float(), labels), (1 - self.label_share) * kl
+
 
 @dataclass(frozen=True)
-class KDHead(DenseOptions, Method):
+class KDHead(DenseOptions, ProbeOptions, Method):
     """Logit distillation through a head of GenDD's size, as a baseline of equal parameters and inference cost."""
 
     temperature: Positive = 4.0
@@ -76,7 +82,10 @@ class KDHead(DenseOptions, Method):
     def build(self, context: TaskContext) -> KDHeadTask:
         teacher = context.needed_teacher
         head = RegressionHead(teacher.width, mlp_of_equal_size(HeadOptions(width=self.width), context))
-        student = KDHeadStudent(context.student, head, teacher.classifier, dense=self.build_dense(context))
+        dense = self.build_dense(context)
+        student = KDHeadStudent(
+            context.student, head, teacher.classifier, dense=dense, probe_gradient=self.probe_gradient
+        )
         return KDHeadTask(self, student, context)
 
     def describe_head(self, head: nn.Module) -> list[str]:

@@ -47,7 +47,8 @@ class ProbeOptions:
     probe_gradient: Share = 0.0
     """Share of the linear probe's gradient that reaches the backbone, such as 0.05. 0 (the paper) stops the gradient,
     and the probe learns from the labels. With a share, it learns the logits of the teacher's classifier on the
-    contracted target, by KL divergence at temperature 2. Without classes, the share applies to the linear map."""
+    contracted target, by KL divergence at temperature 2; with kd-head, it has the loss of the head. Without classes,
+    the share applies to the linear map."""
 
 
 @dataclass(frozen=True)

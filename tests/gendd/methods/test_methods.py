@@ -299,28 +299,35 @@ def test_simkd_pools_projection_for_the_teacher_classifier():
     assert student.classifier.weight.grad is None and student.projector[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
 @pytest.mark.parametrize("grid", [0, 2])
-def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head(grid):
+def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head(grid, share):
     """Compare with sums over the logits of both outputs, and with GenDD's head of the same width."""
     torch.manual_seed(0)
     network, teacher = (timm.create_model("cifar_resnet8", num_classes=7) for _ in range(2))
-    method = METHODS["kd-head"](temperature=2.0, label_share=0.25, width=64, dense_grid=grid, dense_weight=0.5)
+    method = METHODS["kd-head"](
+        temperature=2.0, label_share=0.25, width=64, probe_gradient=share, dense_grid=grid, dense_weight=0.5
+    )
     config, cpu = FAMILY.config(method, student="resnet8"), torch.device("cpu")
     frozen = FrozenTeacher(teacher, network, cpu, grid=grid)
     task = config.method.build(TaskContext(config, network, frozen, {}, cpu)).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 6, 3])
     losses = task(Batch(images, labels, next(BatchPlan(0, 4).micro_batches(0))))
     head, probe = (task.read_out(task.model()).outputs(images, None)[name] for name in ("head", "probe"))
-    p, q = (values.div(2).softmax(-1) for values in (frozen.logits_of(images), head))
-    rows = torch.arange(4)
-    expected = 0.25 * -head.log_softmax(-1)[rows, labels].mean() + 0.75 * 4 * (p * (p / q).log()).sum(-1).mean()
-    expected = expected - probe.log_softmax(-1)[rows, labels].mean()
+
+    def kd(logits):
+        p, q = (values.div(2).softmax(-1) for values in (frozen.logits_of(images), logits))
+        return 0.25 * -logits.log_softmax(-1)[range(4), labels].mean() + 0.75 * 4 * (p * (p / q).log()).sum(-1).mean()
+
+    of_probe = kd(probe) if share else -probe.log_softmax(-1)[range(4), labels].mean()
+    dense = 0
     if grid:
         mine, theirs = (model.forward_features(images) for model in (network, teacher))
-        target = DenseTarget(on_grid(theirs, grid).flatten(2).mT, None)
-        expected = expected + 0.5 * task.dense(mine, target)
-    torch.testing.assert_close(losses["loss"], expected)
+        dense = 0.5 * task.dense(mine, DenseTarget(on_grid(theirs, grid).flatten(2).mT, None))
+    torch.testing.assert_close(losses["loss"], kd(head) + of_probe + dense)
+    (expected,) = torch.autograd.grad(kd(head) + share * of_probe + dense, network.conv1.weight)
     losses["loss"].backward()
-    assert task.model().classifier.weight.grad is None and network.conv1.weight.grad.abs().max() > 0
+    torch.testing.assert_close(network.conv1.weight.grad, expected)
+    assert task.model().classifier.weight.grad is None and expected.abs().max() > 0
     ours = METHODS["gendd"](width=64).build(TaskContext(config, network, frozen, {}, cpu)).head
     assert parameter_count(task.head) == pytest.approx(parameter_count(ours), rel=0.25)
