@@ -55,7 +55,7 @@ recipe=(
 options=()
 case $method in
   regression) options=(--predictor linear --feature-mixup 0) ;;
-  gendd) options=(--token-dim 64 --width 1024 --repeats 16 --feature-mixup 0) ;;
+  gendd) options=(--token-dim 64 --width 1024 --repeats 16 --feature-mixup 0 --probe-gradient 1) ;;
 esac
 
 exec bash "$(dirname "$0")/launch.sh" gendd_imagenet train "$method" "${recipe[@]}" "${options[@]}" "${@:2}"

@@ -309,14 +309,17 @@ def test_distill_folder_refuses_steps_that_are_no_number():
     assert done.returncode == 2 and done.stderr.startswith("error: STEPS=5k: not a number of steps")
 
 
-@pytest.mark.parametrize(("method", "width"), [("gendd", "1024"), ("regression", None), ("kl", None)])
-def test_distill_folder_gives_head_flags_to_heads_only(method, width, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "width", "share"), [("gendd", "1024", "1"), ("regression", None, None), ("kl", None, None)]
+)
+def test_distill_folder_gives_head_flags_to_heads_only(method, width, share, tmp_path):
     shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
     (tmp_path / "launch.sh").write_text('echo "$@"\n')
     words = bash(tmp_path / "distill_folder.sh", "images", "--seed", "3", cwd=tmp_path, METHOD=method).stdout.split()
     flags = dict(zip(words, words[1:], strict=False))
     assert words[:3] == ["gendd_imagenet", "train", method] and words[-2:] == ["--seed", "3"]
-    assert flags.get("--width") == width and ("--repeats" in words) == bool(width)
+    assert (flags.get("--width"), flags.get("--probe-gradient")) == (width, share)
+    assert ("--repeats" in words) == bool(width)
 
 
 @pytest.mark.parametrize(
