@@ -24,7 +24,9 @@ class Regression(GenDD):
     predictor: Literal["mlp", "linear"] = "mlp"
     """Network of the head: a residual MLP as large as gendd's head, or one linear layer, as in feature distillation."""
     distance: Distance = "squared"
-    """Loss of the head: squared error, or 1 - cosine. The cosine does not train the feature's norm, which R2 needs."""
+    """Loss of the head: squared error, or 1 - cosine. The cosine does not train the norm of the feature. So R2 means
+    nothing then, and where features are standardized, neither does the reported cosine of the head. Compare neighbors,
+    or the linear map."""
 
     name = "regression"
 
