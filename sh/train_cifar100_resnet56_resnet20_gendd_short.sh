@@ -31,7 +31,7 @@ options=()
 case $method in
   gendd | regression) options=(--contraction 0.5 --feature-mixup 0 --width 448 --probe-gradient 0.05) ;;
   kd) options=(--temperature 2) ;;
-  kd-head) options=(--temperature 2 --width 448) ;;
+  kd-head) options=(--temperature 2 --width 448 --probe-gradient 1) ;;
   dkd) options=(--alpha 1 --beta 2 --distill-warmup-epochs 1.25) ;;
   ikl) options=(--alpha 1 --beta 4 --distill-warmup-epochs 1.25) ;;
   kl) options=(--unlabeled) ;;
