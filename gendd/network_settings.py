@@ -101,7 +101,7 @@ class Networks(TeacherNetwork, StudentNetwork):
         """Raise UserError for values that do not go together."""
         if not self.student:
             raise InvalidSetting("student", None, "name the network to train")
-        for name in ("teacher_weights", "teacher_image_size", "teacher_mean", "teacher_std"):
+        for name in ("teacher_image_size", "teacher_mean", "teacher_std"):
             if (value := getattr(self, name)) and not self.teacher:
                 raise InvalidSetting(name, value, "needs a teacher; name one with `teacher`, or leave it out")
         if self.more_teachers and len(self.teacher_names) <= len(self.more_teachers):

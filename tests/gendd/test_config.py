@@ -325,7 +325,6 @@ def test_every_number_of_every_program_has_a_range(program, name, kind, count):
 @pytest.mark.parametrize(
     ("name", "values", "read"),
     [
-        ("teacher_weights", ["random"], "random"),
         ("teacher_image_size", ["64"], 64),
         ("teacher_mean", ["0.5", "0.4", "0.3"], (0.5, 0.4, 0.3)),
         ("teacher_std", ["0.5", "0.4", "0.3"], (0.5, 0.4, 0.3)),
