@@ -53,7 +53,7 @@ class MaskedImages:
             raise InvalidValue(self.folder, f"{path.name} or its image is broken: {error}") from error
 
     def load(self, index: int, size: int) -> tuple[Tensor, Tensor]:
-        """Return an image (3, S, S), uint8, and its mask (S, S) of class indices."""
+        """Return an image (3, S, S), uint8, and its mask (S, S) of class indices, uint8."""
         path = self.images[index]
         with opened(path.read_bytes()) as image:
             pixels = np.asarray(as_rgb(image).resize((size, size), Image.Resampling.BILINEAR))
@@ -61,4 +61,4 @@ class MaskedImages:
         values = np.asarray(mask)
         indices = np.searchsorted(self.classes, values).clip(max=len(self.classes) - 1)
         found = np.where(values == self.ignored, self.ignored, indices)
-        return torch.tensor(pixels).permute(2, 0, 1), torch.tensor(found)
+        return torch.tensor(pixels).permute(2, 0, 1), torch.tensor(found.astype(np.uint8))

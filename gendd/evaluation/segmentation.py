@@ -17,9 +17,9 @@ MOST_LOCATIONS = 100_000
 
 def cell_labels(masks: Tensor, rows: int, columns: int, num_classes: int) -> Tensor:
     """Return the most frequent class (N, h, w) of each cell of a grid; -1 for cells without a class."""
-    known = masks != IGNORED
-    one_hot = F.one_hot(masks.long().where(known, 0), num_classes) * known[..., None]
-    shares = F.adaptive_avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), (rows, columns))
+    # One class at a time: a one-hot tensor of all pixels would need gigabytes.
+    pooled = [F.adaptive_avg_pool2d((masks == index).float(), (rows, columns)) for index in range(num_classes)]
+    shares = torch.stack(pooled, 1)
     return shares.argmax(1).where(shares.sum(1) > 0, -1)
 
 
