@@ -25,7 +25,7 @@ def read_sizes(shards: Sequence[str]) -> list[int] | None:
     """Return the number of images of each shard by the index beside it; None if any shard is in no index.
 
     Raises:
-        InvalidValue: an index cannot be read, or states a shard without images.
+        InvalidValue: an index cannot be read.
         PassingFault: the disk or the network failed at every try.
     """
     indexes: dict[str, dict[str, int]] = {}
@@ -38,9 +38,6 @@ def read_sizes(shards: Sequence[str]) -> list[int] | None:
             indexes[folder] = _read(folder + NAME)
         if name not in indexes[folder]:
             return None
-        # A shard without images is never read, so a wrong 0 would drop its images unseen.
-        if not indexes[folder][name]:
-            raise InvalidValue(folder + NAME, f"states no images for {name}; remove that shard, or {REMEDY}")
         sizes.append(indexes[folder][name])
     return sizes
 
