@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from lines import refuses
 from PIL import Image
 
@@ -27,6 +28,7 @@ def test_masks_hold_indices_of_the_values(folder):
     data = MaskedImages(folder)
     assert data.classes == [3, 7] and len(data.images) == 6
     image, mask = data.load(5, 4)
+    assert image.dtype == mask.dtype == torch.uint8
     assert image.shape == (3, 4, 4) and image[0, 0, [0, 3]].tolist() == [0, 200]
     assert mask[1].tolist() == [0, 0, 1, 1] and data.load(5, 12)[1][0].tolist() == [255] * 12
 
