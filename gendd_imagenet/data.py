@@ -228,6 +228,14 @@ class TrainingPhotos:
             )
         with naming(self.source[0]):
             sizes = shard_index.read_sizes(found)
+        # An empty shard is never read, so a wrong 0 would drop its images unseen. Of reinforced images, all of a shard
+        # may be held out.
+        if sizes and 0 in sizes and not is_reinforced(self.config.data.images):
+            raise InvalidSetting(
+                *self.source,
+                f"its {shard_index.NAME} states no images for {found[sizes.index(0)]}; leave that shard out, or make "
+                "the index again",
+            )
         if not sizes and not self.config.data.steps_per_epoch:
             raise InvalidSetting("steps_per_epoch", None, UNKNOWN_SIZES)
         return ShardSet(found, sizes)

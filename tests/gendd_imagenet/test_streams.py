@@ -226,6 +226,16 @@ def test_index_that_is_wrong_is_refused(wrong, photos, folder, tmp_path):
         assert message == f"--{field} {plain}: {reason}"
 
 
+def test_index_that_states_an_empty_shard_is_refused(photos, folder, tmp_path):
+    plain = Path(shutil.copytree(folder, tmp_path / "plain"))
+    sizes = json.loads((plain / "sizes.json").read_text()) | {"00003.tar": 0}
+    (plain / "sizes.json").write_text(json.dumps(sizes))
+    message = refusal(open_photos, streamed(plain, photos))
+    assert message.startswith(f"--dataset {plain}: its sizes.json states no images for {plain}/00003.tar; ")
+    others = streamed(f"{plain}/0000{{0,1,2,4,5,6,7,8}}.tar", photos)
+    assert open_photos(others).size == 77
+
+
 @pytest.mark.parametrize("content", ["[]", '{"00000.tar": -1}', '{"00000.tar": "1"}', "{", "\x00"])
 def test_unreadable_index_is_named(content, photos, folder, tmp_path):
     plain = Path(shutil.copytree(folder, tmp_path / "plain"))
