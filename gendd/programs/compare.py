@@ -103,13 +103,15 @@ def command_of(method: str, data: str, teacher: str, student: str) -> tuple[str,
     """Return the command that trains a method: the pair's script, the data's baseline script, or else the recipe.
 
     Raises:
-        UserError: none of them exists.
+        UserError: none of them exists, or the baseline script has no such method.
     """
     own = SCRIPTS / f"train_{data}_{teacher}_{student}_{method}.sh"
     baseline = SCRIPTS / f"train_{data}_baseline.sh"
     if own.is_file():
         return "bash", str(own)
     if baseline.is_file():
+        with naming("METHODS"):
+            get_method(method)
         return "bash", str(baseline), method, teacher, student
     for family, name in _recipes(method, data, f"{teacher}_{student}", student):
         return *LAUNCHER, family, "train", "--recipe", name

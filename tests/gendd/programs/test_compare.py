@@ -11,6 +11,7 @@ import pytest
 from lines import refuses
 
 from gendd.core.errors import PassingFault
+from gendd.methods import METHODS
 from gendd.programs import compare, jobs, plain_flags
 
 BASELINE = """
@@ -52,6 +53,8 @@ class Comparison:
         monkeypatch.setattr(compare, "SCRIPTS", project / "sh")
         for module in (compare, plain_flags):
             monkeypatch.setattr(module, "LAUNCHER", ("bash", "sh/launch.sh"))
+        for name in ("broken", "paired", "slow"):
+            monkeypatch.setitem(METHODS, name, METHODS["kd"])
         monkeypatch.setattr(compare, "write_report", self.reports.append)
         for name in ("CUDA_VISIBLE_DEVICES", "GPUS", "JOBS", "OUTPUT", "FAMILY"):
             monkeypatch.delenv(name, raising=False)
@@ -116,7 +119,10 @@ def test_shared_stage_1_is_trained_once_at_a_time(comparison, monkeypatch):
 
 
 def test_killed_compare_waits_for_its_run_before_it_resumes(comparison):
-    program = "import pathlib, sys; from gendd.programs import compare; compare.SCRIPTS = pathlib.Path('sh')"
+    program = (
+        "import pathlib, sys; from gendd.programs import compare; compare.SCRIPTS = pathlib.Path('sh'); "
+        "compare.get_method = str"
+    )
     command = [sys.executable, "-c", f"{program}; compare.main(sys.argv[1:])", *PAIR, "slow", "0"]
     environment = {**os.environ, "CPU_PROCS": "1", "PYTHONPATH": str(Path(compare.__file__).parents[2])}
     with subprocess.Popen(command, cwd=comparison.project, env=environment) as process:
@@ -153,6 +159,8 @@ def test_compare_refuses_invalid_commands(comparison):
         compare.main([*PAIR, "kd"])
     with refuses("SEEDS 0,1: not a whole number; give seeds such as 0 1 2"):
         comparison.run("kd", "0,1")
+    with refuses("METHODS kdd: no such name"):
+        comparison.run("kd kdd", "0 1")
     with refuses("--on moon: choose slurm, choose local"):
         comparison.run("kd", "0", "--on", "moon")
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
