@@ -1,10 +1,9 @@
 """The sampling program of both families: measure one trained head with many sampling settings.
 
-Backbone and conditions are computed once; only the head is sampled again per setting.
+The backbone's features are computed once; only the head is sampled again per setting.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -133,24 +132,23 @@ def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
 
 
 class _Head:
-    """A student's head with precomputed conditions of some images; `probe_top1` is measured on the same images."""
+    """A student's head with precomputed features of some images; `probe_top1` is measured on the same images."""
 
     def __init__(self, student: Student, batches: Batches, world: World, seed: CountOrNone, image: Tensor):
         self.student, self.world, self.seed, self.image = student, world, seed, image
-        self.conditions: list[tuple[int, Tensor, Tensor]] = []
+        self.features: list[tuple[int, Tensor, Tensor]] = []
         latest = None
 
         def probe(images: Tensor, _: torch.Generator) -> dict[str, Tensor]:
             nonlocal latest
-            feature = pooled_feature(student.backbone, images)
-            latest = student.norm(feature)
-            return {"probe": student.backbone.get_classifier()(feature)}
+            latest = pooled_feature(student.backbone, images)
+            return {"probe": student.backbone.get_classifier()(latest)}
 
         def recorded():
             for number, images, labels in batches:
                 yield number, images, labels
                 # `evaluate` has run `probe` on this batch when it requests the next one.
-                self.conditions.append((number, latest, labels))
+                self.features.append((number, latest, labels))
 
         self.backbone = Stopwatch(ReadOut(("probe",), probe))
         self.probe_top1 = evaluate(self.backbone, recorded(), world)["probe"]["top1"]
@@ -162,15 +160,16 @@ class _Head:
         classifier: Any = student.classifier
         deterministic = sampling.sampler == "deterministic"
 
-        def head(conditions: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-            return {"head": classifier(student.head.sample(conditions, generator=noise, **settings).mean(1))}
+        def head(features: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+            return {"head": classifier(student.generate(features, noise, **settings))}
 
         stopwatch = Stopwatch(ReadOut(("head",), head))
-        batches = self.conditions if deterministic else _first(self.conditions, noisy_images)
+        batches = self.features if deterministic else _first(self.features, noisy_images)
         top1 = evaluate(stopwatch, batches, self.world, self.seed)["head"]["top1"]
         backbone, rest = self.backbone.summary(), stopwatch.summary()
         least, median, most = (1000 / backbone["median"] + 1000 / rest[name] for name in ("max", "median", "min"))
-        operations = flops(partial(student.sample, self.image, torch.Generator(self.image.device), **settings))
+        noise = torch.Generator(self.image.device)
+        operations = flops(lambda: head(pooled_feature(student.backbone, self.image), noise))
         return {
             "steps": sampling.sampling_steps,
             "guidance": sampling.guidance,

@@ -32,7 +32,8 @@ def run(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     train(["gendd", *COMMON, "--student", "toy:network", "--teacher", "toy:network", "--teacher-weights",
            "random", "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2",
-           "--draw-scheme", "shared", "--condition-dropout", "0.2", "--runs", str(root)])  # fmt: skip
+           "--draw-scheme", "shared", "--condition-dropout", "0.2", "--feature-space", "standardized",
+           "--runs", str(root)])  # fmt: skip
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
@@ -52,6 +53,7 @@ def test_sampling_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
         head = next(row for row in content["read_outs"] if row["read_out"] == "head")
         assert int(row["images"]) == content["images"]
         assert float(row["top-1 %"]) == pytest.approx(head["top1"], abs=0.5)
+        assert float(row["MFLOPs per image"]) == pytest.approx(head["flops"] / 1e6)
         assert 0 < float(row["least"]) <= float(row["ms per image"]) <= float(row["greatest"])
     unguided, guided = float(found[2]["MFLOPs per image"]), float(found[0]["MFLOPs per image"])
     assert unguided < guided < float(found[1]["MFLOPs per image"])
