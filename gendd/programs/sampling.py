@@ -16,11 +16,12 @@ from gendd.core.errors import UserError
 from gendd.core.ranges import CountOrNone, check_values
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batches
+from gendd.diffusion.objective import LATEST_FOR_NOISE
 from gendd.distillation.student import Student
 from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate
 from gendd.family import Family
 from gendd.methods.gendd import GenDD
-from gendd.methods.options import SamplingOptions
+from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
 from gendd.networks.cost import flops
 from gendd.networks.features import pooled_feature
 from gendd.programs.command_line import RunArgument, parse
@@ -114,8 +115,11 @@ def grid(what: str, trained: GenDD) -> list[SamplingOptions]:
     if what == "guidance":
         if not trained.condition_dropout:
             raise UserError("guidance: the run was trained with --condition-dropout 0; name a run with dropout")
+        # A run with the ancestral sampler may have a start at which noise prediction is ill-conditioned.
+        unfit = trained.prediction == "noise" and trained.sampling_start > LATEST_FOR_NOISE
+        start = NOISE_OUTPUT["sampling_start"] if unfit else trained.sampling_start
         return [
-            SamplingOptions(sampling_steps=steps, guidance=scale, sampling_start=trained.sampling_start)
+            SamplingOptions(sampling_steps=steps, guidance=scale, sampling_start=start)
             for steps in GUIDED_STEPS
             for scale in GUIDANCES
         ]

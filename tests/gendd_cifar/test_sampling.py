@@ -70,7 +70,7 @@ def test_sampling_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
     ],
 )
 def test_every_setting_of_the_grids_can_be_sampled(prediction, path, samplers):
-    settings = GenDD(prediction=prediction, noise_path=path, condition_dropout=0.2, sampling_start=800)
+    settings = GenDD(prediction=prediction, noise_path=path, condition_dropout=0.2)
     objective = Objective(prediction, path=path)
     for what in ("guidance", "sampling"):
         for setting in sampling.grid(what, settings):
