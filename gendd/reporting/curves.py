@@ -29,7 +29,7 @@ from gendd.runs.folder import SCORES
 
 # Minimum height of a panel of scores and height of a panel of losses, in inches; panels of losses per line.
 TALL, FLAT, COLUMNS = 3.0, 1.4, 3
-NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data"}
+NO_LOSSES = {"kind", "epoch", "step", "lr", "images_per_second", "waiting_for_data", "broken_images"}
 
 # {title: groups with the same name and student}, for one data set.
 Named = dict[str, list[Group]]

@@ -174,6 +174,15 @@ def test_curves_name_predictions_and_start_after_earlier_runs(tmp_path):
     assert {tuple(line.get_xdata()) for line in accuracies_by_epoch.lines} >= {(1, 2, 3), (6, 7, 8)}
 
 
+def test_broken_images_are_not_drawn_as_a_loss(tmp_path):
+    run = write_run(tmp_path / "run", "classification", {"classifier": (50.0, 70.0)})
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    changed = [{**record, "broken_images": 2} if record["epoch"] == 1 else record for record in records]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in changed))
+    _, losses = curves(groups_of([run])).findobj(Axes)
+    assert [text.get_text() for text in losses.texts] == ["total"]
+
+
 @pytest.mark.filterwarnings("error")
 def test_pictures_tell_settings_of_one_method_apart(tmp_path):
     settings = [{"dense_grid": grid, "lr": lr} for grid in (0, 4) for lr in (1e-3, 2e-3)]
