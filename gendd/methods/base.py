@@ -202,7 +202,11 @@ class Task(nn.Module):
 
     def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
         """Return each output by itself, without computations for the others, with the number of its parameters."""
-        return [(self.read_out(model), parameter_count(model))]
+        return [(self.read_out(model), self.parameters_used(model))]
+
+    def parameters_used(self, model: nn.Module) -> int:
+        """Return the number of parameters that `read_out` needs."""
+        return parameter_count(model)
 
     def further_read_outs(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
         """Return the outputs to compare with further teachers, each by itself, with the number of its parameters."""

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from gendd.data.batch import Batch
 from gendd.distillation.dense import DenseStudent
-from gendd.evaluation.accuracy import ReadOut
 from gendd.methods.base import DistillationTask, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
 from gendd.networks.cost import parameter_count
@@ -58,5 +57,5 @@ class LogitTask(DistillationTask):
             losses = self.dense.added(losses, dense_loss)
         return {**losses, "output": logits}
 
-    def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
-        return [(self.read_out(model), parameter_count(model.backbone if self.dense else model))]
+    def parameters_used(self, model: nn.Module) -> int:
+        return parameter_count(model.backbone if self.dense else model)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
 from gendd.methods.options import PretrainOptions
+from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width, frozen_copy, pooled_feature
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class PretrainTask(DistillationTask):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.trainable_module(batch.images)
         return {"loss": F.cross_entropy(logits.float(), self.training_targets(batch)), "output": logits}
+
+    def parameters_used(self, model: ProjectedStudent) -> int:
+        return parameter_count(model) - parameter_count(model.backbone.get_classifier())
 
 
 @dataclass(frozen=True)

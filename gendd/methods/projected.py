@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gendd.core.ranges import Amount
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.networks.cost import parameter_count
 from gendd.networks.features import feature_width, pooled_feature
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class ProjectedTask(DistillationTask):
         kd_loss = self.weight * self.loss(projected.float(), target)
         terms = {"task_loss": task_loss.detach(), "kd_loss": kd_loss.detach()}
         return {"loss": task_loss + kd_loss, **terms, "output": logits}
+
+    def parameters_used(self, model: ProjectedStudent) -> int:
+        return parameter_count(model.backbone)
 
 
 def widths(context: TaskContext) -> tuple[int, int]:

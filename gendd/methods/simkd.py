@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from gendd.core.errors import InvalidSetting
 from gendd.data.batch import Batch
 from gendd.methods.base import DistillationTask, Method, TaskContext
+from gendd.networks.cost import parameter_count
 from gendd.networks.features import frozen_copy
 
 
@@ -45,6 +46,9 @@ class SimKDStudent(nn.Module):
 class SimKDTask(DistillationTask):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return self.trainable_module(batch.images, self.teacher.features(batch))
+
+    def parameters_used(self, model: SimKDStudent) -> int:
+        return parameter_count(model) - parameter_count(model.backbone.get_classifier())
 
 
 class SimKD(Method):

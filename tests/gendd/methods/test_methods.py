@@ -299,6 +299,20 @@ def test_simkd_pools_projection_for_the_teacher_classifier():
     assert student.classifier.weight.grad is None and student.projector[0].weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["classification", "kd", "feature", "srd", "vkd", "simkd", "pretrain"])
+def test_parameters_of_an_output_are_those_that_it_uses(name):
+    """A parameter counts if the output's gradient reaches it."""
+    torch.manual_seed(0)
+    cpu, network = torch.device("cpu"), timm.create_model("cifar_resnet8", num_classes=C)
+    teacher = FrozenTeacher(timm.create_model("cifar_resnet8x4", num_classes=C), network, cpu)
+    config = FAMILY.config(METHODS[name](), student="resnet8")
+    task = config.method.build(TaskContext(config, network, teacher, {}, cpu)).eval().requires_grad_(True)
+    ((read_out, count),) = task.read_outs_apart(task.model())
+    read_out.outputs(torch.randn(2, 3, 32, 32), torch.Generator())["classifier"].sum().backward()
+    used = [parameter for parameter in task.model().parameters() if parameter.grad is not None]
+    assert count == sum(parameter.numel() for parameter in used)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25])
 @pytest.mark.parametrize("grid", [0, 2])
 def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head(grid, share):
