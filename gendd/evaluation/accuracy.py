@@ -35,7 +35,9 @@ class ReadOut:
     target: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def among(self, classes: list[int]) -> "ReadOut":
-        """Return the output restricted to the logits of these classes."""
+        """Return the output restricted to the logits of these classes; features stay whole."""
+        if self.target:
+            return self
         outputs = lambda images, noise: {  # noqa: E731
             name: logits[:, classes] for name, logits in self.outputs(images, noise).items()
         }

@@ -40,6 +40,14 @@ def test_image_with_several_labels_matches_any_of_them():
     assert (result["top1"], result["top5"]) == pytest.approx((100 / 3, 200 / 3), abs=1e-3)
 
 
+def test_some_classes_restrict_logits_and_not_features():
+    values, labels = torch.randn(6, 10), torch.zeros(6, dtype=torch.int64)
+    logits = ReadOut(("classifier",), lambda images, _: {"classifier": images}).among([7, 2])
+    assert torch.equal(logits.outputs(values, torch.Generator())["classifier"], values[:, [7, 2]])
+    features = ReadOut(("head_b",), lambda images, _: {"head_b": images}, lambda images, _: 2 * images).among([7, 2])
+    assert evaluate(features, batches_of(values, labels, 4), ALONE)["head_b"]["cosine"] == pytest.approx(100)
+
+
 def test_sampling_noise_depends_on_seed_and_batch_number():
     def noisy(images, generator):
         seen.append(torch.randn(3, generator=generator))
