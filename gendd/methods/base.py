@@ -83,9 +83,8 @@ class Method:
         """Return the name and the options, for the plan."""
         own = {field.name.replace("_", " "): getattr(self, field.name) for field in fields(self)}
         # The plan describes the dense term in another line.
-        own = {name: value for name, value in own.items() if not name.startswith("dense ")}
-        words = [name if value is True else f"{name} {value:g}" for name, value in own.items() if value is not False]
-        return ", ".join([self.name, *words])
+        shown = [_shown(name, value) for name, value in own.items() if not name.startswith("dense ")]
+        return ", ".join(filter(None, [self.name, *shown]))
 
     @property
     def needs_pairs(self) -> bool:
@@ -102,6 +101,13 @@ class Method:
 
     def reads_feature(self, lacks_labels: bool) -> bool:
         return self.feature == "always" or (lacks_labels and self.feature == "without labels")
+
+
+def _shown(name: str, value: Any) -> str:
+    """Return an option with its value, only the name for True, and an empty text for False."""
+    if isinstance(value, bool):
+        return name if value else ""
+    return f"{name} {value:g}" if isinstance(value, int | float) else f"{name} {value}"
 
 
 @dataclass(frozen=True)

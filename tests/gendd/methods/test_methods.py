@@ -1,6 +1,7 @@
 """Losses of the methods that GenDD is compared with, against arithmetic written here."""
 
 import math
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ from gendd.distillation.divergence import divergence
 from gendd.distillation.regression_head import RegressionHead, residual_mlp
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
-from gendd.methods.base import TaskContext
+from gendd.methods.base import Method, TaskContext
 from gendd.methods.dist import relations
 from gendd.methods.dkd import decoupled
 from gendd.methods.ikl import weighted_pairwise_error
@@ -237,6 +238,14 @@ def test_losses_of_all_methods_equal_published_sums(logits):
         task_loss, kd_loss = built(name, logit_standardization=True).losses(student, teacher_logits, labels)
         torch.testing.assert_close(kd_loss, loss)
         torch.testing.assert_close(task_loss, 0.1 * hard if name == "kd" else hard)
+
+
+def test_method_describes_options_of_all_types():
+    """A user's method may have names, lists and unset values beside numbers."""
+    options = {"layer": "last", "stages": (1, 2), "width": None, "weight": 0.50, "centered": True, "scaled": False}
+    fields = [(name, object, value) for name, value in options.items()]
+    own = make_dataclass("Own", fields, bases=(Method,), namespace={"name": "own"}, frozen=True)()
+    assert own.describe() == "own, layer last, stages (1, 2), width None, weight 0.5, centered"
 
 
 def test_regression_samples_nothing():
