@@ -63,7 +63,8 @@ class Networks(TeacherNetwork, StudentNetwork):
     teacher_classifier: bool = True
     """Use the teacher's classifier if it has the classes of the data. With several teachers, the first one's."""
     allow_partial: bool = False
-    """Accept weight files that fill only part of a network. A teacher's file must contain its classifier."""
+    """Accept weight files that fill only part of a network. Without a classifier in its file, a teacher does not
+    classify."""
     teacher_chunk: CountOrNone = 0
     """Maximum batch size of the teacher, or 0 for the whole batch. Bounds memory; does not change the result."""
     grad_checkpointing: Literal["none", "student", "head", "both"] = "none"

@@ -81,7 +81,8 @@ def build_teacher(
 ) -> FrozenTeacher:
     """Create the teacher, load its weights, and determine whether it classifies the data.
 
-    It does not without a classifier, with one for another number of classes, or with --no-teacher-classifier.
+    It does not without a classifier in its weights, with one for another number of classes, or with
+    --no-teacher-classifier.
 
     Raises:
         UserError: see `build_student`; or the method needs a classifier and the teacher does not classify the data.
@@ -93,11 +94,12 @@ def build_teacher(
     image_size = networks.teacher_image_size or config.data.image_size
     found = find_weights("teacher", name, weights, zoo)
     with naming("teacher"):
-        own = _own_classes(found, name, zoo, num_classes, image_size, size_field)
+        own, learned = _own_classes(found, name, zoo, num_classes, image_size, size_field)
+        needed = config.method.needs_classifier(config)
         # The teacher's classifier takes the pooled feature as its input.
-        is_classifier = own == num_classes > 0 and own != _projection(name, zoo)
+        is_classifier = own == num_classes > 0 and own != _projection(name, zoo) and (learned or needed)
         classifies = networks.teacher_classifier and is_classifier and networks.teacher_feature in READABLE
-        if not classifies and config.method.needs_classifier(config):
+        if not classifies and needed:
             _refuse_classless(config, own, num_classes, found)
         trusted = config.run.trust_remote_code
         mapped = found is not None and _is_mapped(name, found, networks.allow_partial)
@@ -114,8 +116,7 @@ def build_teacher(
     if found:
         if weights == TIMM:
             loaded.license = network.pretrained_cfg.get("license") or loaded.license
-        needed = config.method.needs_classifier(config)
-        _fill(loaded, found, "teacher_weights", weights, image_size, networks.allow_partial, needed)
+        _fill(loaded, found, "teacher_weights", weights, image_size, networks.allow_partial, classifies)
     else:
         _accept_as_created(loaded, "teacher", weights)
         if weights is None and is_foreign(name) and not is_foundation(name):
@@ -194,23 +195,25 @@ def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights
     )
 
 
-def _own_classes(found: Weights | None, name: str, zoo: Zoo, num_classes: int, image_size: int, size_field: str) -> int:
-    """Return the number of outputs of the teacher's classifier, from its weights; 0 without a classifier."""
+def _own_classes(
+    found: Weights | None, name: str, zoo: Zoo, num_classes: int, image_size: int, size_field: str
+) -> tuple[int, bool]:
+    """Return the number of outputs of the teacher's classifier, 0 without one, and whether its file has them."""
     if is_foundation(name):
-        return 0
+        return 0, True
     if found and found.published:
-        return found.published.num_classes
+        return found.published.num_classes, True
     timm_name = zoo.in_timm(name)
     cfg = timm.models.get_pretrained_cfg(timm_name) if timm_name and timm.is_model(timm_name) else None
     stated = cfg.num_classes if cfg and name.startswith("timm/") else num_classes
     if not found:
         # Random weights: a network with a classifier gets one for the classes of the data.
-        return _projection(name, zoo) or (num_classes if stated else 0)
+        return _projection(name, zoo) or (num_classes if stated else 0), True
     create = partial(create_network, name, zoo, num_classes or 1, image_size, False, size_field)
     with torch.random.fork_rng(devices=[]):
         network = create() if is_foreign(name) else created_empty(create)
     rows = checkpoint.classifier_rows(network, checkpoint.backbone_weights(found))
-    return (num_classes if stated else 0) if rows is None else rows
+    return ((num_classes if stated else 0), False) if rows is None else (rows, True)
 
 
 def _projection(name: str, zoo: Zoo) -> int:

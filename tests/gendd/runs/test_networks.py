@@ -10,7 +10,7 @@ import timm
 import torch
 from lines import refuses
 from programs import imagenet_config
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from gendd.programs.run_teachers import weights_record
 from gendd.runs import networks
@@ -88,6 +88,19 @@ def test_missing_tensors_of_mapped_teacher_are_refused_or_random(tmp_path, monke
         teacher_of(name)
     teacher = teacher_of(name, "fp32", "--allow-partial")
     assert teacher.features_of(torch.randn(2, 3, SIDE, SIDE)).isfinite().all()
+
+
+@pytest.mark.parametrize(("lost", "classifies"), [("head.", False), ("norm.", True)])
+def test_classifier_that_the_file_lacks_is_not_used(lost, classifies, tmp_path):
+    """Otherwise the student would be evaluated with a random classifier."""
+    name, file = write_folder(tmp_path), tmp_path / "model.safetensors"
+    tensors = {key: value for key, value in load_file(file).items() if not key.startswith(lost)}
+    save_file(tensors, file)
+    teacher = teacher_of(name, "fp32", "--allow-partial")
+    assert (teacher.classifier is not None) == classifies
+    assert ("not its logits" in teacher.loaded.describe()) != classifies
+    with refuses("2 missing .*, or --allow-partial"):
+        teacher_of(name)
 
 
 @pytest.mark.parametrize(("stated", "license"), [({"license": "apache-2.0"}, "apache-2.0"), ({}, "unknown")])
