@@ -22,7 +22,6 @@ from gendd_cifar.sources import Source, read_source, read_unlabeled
 
 # Small enough for a core's caches: 500 took a sixth longer per image (resnet20, bf16, one thread).
 EVAL_BATCH = 250
-# How `gendd_cifar.sources` resizes a file: its whole center square.
 
 
 def open_training(
@@ -38,11 +37,8 @@ def open_training(
     Args:
         labeled_only: leave out images without labels. Otherwise their label is -1.
     """
-    source = _read(config, "train", world)
+    source = _read_training(config, world)
     images = source.images
-    if config.data.holdout:
-        images, _ = images.hold_out(config.data.holdout)
-    images = images.long_tailed(config.data.imbalance)
     # Count before labels are removed, so that all methods get the same class sizes.
     sizes = images.class_counts(num_classes) if source.class_names else None
     if config.data.label_fraction < 1:
@@ -63,9 +59,7 @@ def open_evaluation(
     """
     normalize = Normalize.of(network, world.device)
     if of_training:
-        source = replace(_read(config, "train", world), passed_over=Counter())
-        if config.data.holdout:
-            source = replace(source, images=source.images.hold_out(config.data.holdout)[0])
+        source = replace(_read_training(config, world), passed_over=Counter())
         dataset = config.data.unlabeled_dir or config.data.dataset
         return EvaluationImages(source, dataset, "train", plan, normalize, world.device)
     if not config.data.holdout:
@@ -85,6 +79,13 @@ def _read(config: Config[SmallImages], split: str, world: World) -> Source:
         if split == "train" and config.data.unlabeled_dir:
             return read_unlabeled(config.data.unlabeled_dir, size)
         return read_source(config.data.dataset, config.data.data_root, split, size)
+
+
+def _read_training(config: Config[SmallImages], world: World) -> Source:
+    """Return the training images without those held out, and long-tailed if the configuration says so."""
+    source = _read(config, "train", world)
+    images = source.images.hold_out(config.data.holdout)[0] if config.data.holdout else source.images
+    return replace(source, images=images.long_tailed(config.data.imbalance))
 
 
 class TrainingImages:

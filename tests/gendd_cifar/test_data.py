@@ -191,6 +191,16 @@ def test_data_follow_configuration_and_network():
     torch.testing.assert_close(batch.amin((0, 2, 3)), darkest)
 
 
+@pytest.mark.parametrize("choice", [{}, {"holdout": 0.5}, {"imbalance": 0.1}, {"holdout": 0.5, "imbalance": 0.1}])
+def test_training_images_to_evaluate_are_those_of_training(choice):
+    settings, alone = config(dataset="digits", image_size=8, **choice), World(0, 1, 0, CPU)
+    network = torch.nn.Identity()
+    network.pretrained_cfg = {"mean": MEAN, "std": STD}
+    trained = open_training(settings, 10, BatchPlan(0, 8), alone, network)
+    seen = open_evaluation(settings, BatchPlan(0, 8), alone, network, of_training=True)
+    assert seen.size == trained.size and torch.equal(seen.labels.sort().values, trained.labels.sort().values)
+
+
 # Long tails, few labels, other images
 
 
