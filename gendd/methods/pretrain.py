@@ -24,7 +24,7 @@ SET_BY = {
 }
 
 
-class ProjectedStudent(nn.Module):
+class PretrainStudent(nn.Module):
     """Backbone, projection to the teacher's width (identity if the widths agree), and the teacher's classifier."""
 
     def __init__(self, backbone: nn.Module, classifier: nn.Linear):
@@ -45,7 +45,7 @@ class PretrainTask(DistillationTask):
         logits = self.trainable_module(batch.images)
         return {"loss": F.cross_entropy(logits.float(), self.training_targets(batch)), "output": logits}
 
-    def parameters_used(self, model: ProjectedStudent) -> int:
+    def parameters_used(self, model: PretrainStudent) -> int:
         return parameter_count(model) - parameter_count(model.backbone.get_classifier())
 
 
@@ -56,7 +56,7 @@ class Pretrain(Method):
     name, feature, unlabeled = "pretrain", "without labels", True
 
     def build(self, context: TaskContext) -> PretrainTask:
-        return PretrainTask(ProjectedStudent(context.student, context.needed_teacher.model.get_classifier()), context)
+        return PretrainTask(PretrainStudent(context.student, context.needed_teacher.model.get_classifier()), context)
 
 
 def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":

@@ -118,7 +118,7 @@ def test_muon_leaves_parameters_outside_the_backbone_to_adam():
     """These are stage 1's projection, SimKD's projector and the projection of feature distillation."""
     network, classifier = timm.create_model("cifar_resnet8", num_classes=5), nn.Linear(16, 5)
     hidden = {name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
-    projected = pretrain.ProjectedStudent(network, classifier), ProjectedStudent(network, nn.Linear(64, 16))
+    projected = pretrain.PretrainStudent(network, classifier), ProjectedStudent(network, nn.Linear(64, 16))
     for module in (*projected, SimKDStudent(network, 64, classifier)):
         assert muons(module) == {f"backbone.{name}.weight" for name in hidden}
 
