@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting
+from gendd.networks.create import INTERFACE
 from gendd.networks.features import has_classifier as has_linear_classifier
 from gendd.networks.features import pooled_feature
-
-INTERFACE = ("forward_features", "forward_head", "get_classifier", "num_features")
 
 
 @dataclass(frozen=True)
