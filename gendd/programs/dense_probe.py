@@ -144,6 +144,7 @@ def _read(data: MaskedImages, indices: Tensor, size: int, maps: Maps) -> tuple[T
         images, own = zip(*(data.load(index, size) for index in part.tolist()), strict=True)
         found.append(maps(torch.stack(images)).cpu())
         masks.append(torch.stack(own))
-    if not torch.cat(found).isfinite().all():
+    read = torch.cat(found)
+    if not read.isfinite().all():
         raise UserError("a feature map is not finite; choose another run")
-    return torch.cat(found), torch.cat(masks)
+    return read, torch.cat(masks)
