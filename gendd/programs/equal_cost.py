@@ -59,6 +59,9 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
     settings, task, size = run.config, run.task, run.config.data.image_size
     if task.head is None:
         raise UserError(f"run {config.run}: {settings.method.name} does not train a head; name a run of gendd")
+    read_outs = task.read_outs_apart(run.model)
+    if read_outs[0][0].names != ("head",):
+        raise UserError(f"run {config.run}: its head does not classify, as its teacher does not; name another run")
     precision = resolve_precision(settings.run.precision, device)
     image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
     rows = [
@@ -68,7 +71,7 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
             parameters,
             Stopwatch(read_out),
         )
-        for read_out, parameters in task.read_outs_apart(run.model)
+        for read_out, parameters in read_outs
     ]
     classifier, cost = run.model.classifier, rows[0].flops
     classes = classifier.out_features if classifier else 0
