@@ -241,7 +241,7 @@ def test_losses_of_all_methods_equal_published_sums(logits):
 
 
 def test_method_describes_options_of_all_types():
-    """A user's method may have names, lists and unset values beside numbers."""
+    """A user's method may also have names, lists and unset values."""
     options = {"layer": "last", "stages": (1, 2), "width": None, "weight": 0.50, "centered": True, "scaled": False}
     fields = [(name, object, value) for name, value in options.items()]
     own = make_dataclass("Own", fields, bases=(Method,), namespace={"name": "own"}, frozen=True)()
