@@ -56,7 +56,7 @@ class SamplingProgram:
     images: CountOrNone = 0
     """Number of test images; 0 is all."""
     noisy_images: CountOrNone = 1000
-    """Number of test images for samplers that start from noise, which take about 100 times as long."""
+    """Number of test images for samplers that start from noise, which take about 100 times as long; 0 is all."""
     precision: Literal["auto", "bf16", "fp32"] | None = None
     """bf16 (autocast) or fp32. auto is bf16 where it is faster. The run's value if not given."""
     seed: CountOrNone | None = None
@@ -188,8 +188,8 @@ class _Head:
 
 
 def _first(batches: list[tuple[int, Tensor, Tensor]], images: int) -> list[tuple[int, Tensor, Tensor]]:
-    """Return the first batches that hold about this number of images, at least one batch."""
-    return batches[: max(1, images // len(batches[0][2]))]
+    """Return the first batches that hold about this number of images, at least one batch; all of them for 0."""
+    return batches[: max(1, images // len(batches[0][2]))] if images else batches
 
 
 def curve_name(what: str, sampling: SamplingOptions) -> str:

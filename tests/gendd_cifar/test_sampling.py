@@ -37,16 +37,17 @@ def run(tmp_path_factory) -> Path:
     return root / "digits" / "toy.network_toy.network" / "gendd" / "0"
 
 
-def test_sampling_rows_agree_with_the_evaluation(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("noisy_images", ["250", "0"])
+def test_sampling_rows_agree_with_the_evaluation(noisy_images, run, tmp_path, monkeypatch):
     grid = [SamplingOptions(guidance=3.0), SamplingOptions("ancestral", 5, 2), SamplingOptions(guidance=1.0)]
     monkeypatch.setattr(sampling, "grid", lambda what, settings: grid)
-    main(["guidance", str(run), "--precision", "fp32", "--output", str(tmp_path), "--noisy-images", "250"])
+    main(["guidance", str(run), "--precision", "fp32", "--output", str(tmp_path), "--noisy-images", noisy_images])
     with open(tmp_path / "guidance.csv", newline="") as file:
         found = list(csv.DictReader(file))
     for row, setting in zip(found, grid, strict=True):
         steps, samples = str(setting.sampling_steps), str(setting.num_samples)
         flags = ["--sampler", setting.sampler, "--sampling-steps", steps, "--num-samples", samples]
-        images = [] if setting.sampler == "deterministic" else ["--eval-images", "250"]
+        images = [] if setting.sampler == "deterministic" else ["--eval-images", noisy_images]
         evaluate([str(run), *flags, "--guidance", str(setting.guidance), *images, "--precision", "fp32",
                   "--json", str(tmp_path / "evaluation.json")])  # fmt: skip
         content = json.loads((tmp_path / "evaluation.json").read_text())
