@@ -41,7 +41,8 @@ the run. *Figures in italics* are quoted, not measured, and not part of a mean.
 Parameters and FLOPs (a multiply-add counts two) belong to the output in the row; GenDD's head includes its sampling.
 Images/s is the speed of this output alone in one process: the median over seeds of the median over batches, and the
 least and greatest batch of all seeds. Training images/s is the speed of all processes without evaluation: median
-(least-greatest) over seeds. A dash means not measured, or not the same for all seeds. All figures, unrounded, are in [results.csv](results.csv)."""
+(least-greatest) over seeds. A dash means not measured, or not the same for all seeds. All figures, unrounded, are in
+[results.csv](results.csv)."""
 
 FEATURE_SCORES = """\
 For features, *cosine* is the mean cosine of the student's features with the teacher's, and *R2* the share of the
