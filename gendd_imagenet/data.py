@@ -151,9 +151,9 @@ class TrainingPhotos:
         self.soft_labels = (
             bool(config.data.mixup or config.data.cutmix or config.data.label_smoothing) and not config.data.unlabeled
         )
-        self.mixup = Mixup(
-            config.data.mixup, config.data.cutmix, label_smoothing=config.data.label_smoothing, num_classes=num_classes
-        )
+        # timm mixes labels too, for which images without classes need one class.
+        smoothing, classes = config.data.label_smoothing, max(num_classes, 1)
+        self.mixup = Mixup(config.data.mixup, config.data.cutmix, label_smoothing=smoothing, num_classes=classes)
         self.mixup.mixup_enabled = bool(config.data.mixup or config.data.cutmix)
         if (self.mixup.mixup_enabled or self.soft_labels) and plan.micro_batch_size % 2:
             raise InvalidSetting(

@@ -69,6 +69,12 @@ def test_held_out_images_are_not_trained_on(flat):
     assert all((labels == -1).all() for _, labels in images_and_labels(training, range(2)))
 
 
+def test_images_without_classes_are_mixed(flat):
+    batches = [next(open_photos(config(flat, *flags)).batches(range(1))) for flags in ([], ["--mixup", "1"])]
+    assert [batch.labels.tolist() for batch in batches] == [[-1] * 8] * 2
+    assert not torch.equal(batches[0].images, batches[1].images)
+
+
 def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
     assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, (

@@ -58,7 +58,7 @@ def open_photos(
 ) -> TrainingPhotos:
     """Open training photographs."""
     plan = BatchPlan(0, batch, rank, world, grad_accum_steps)
-    return TrainingPhotos(config, len(CLASSES), plan, ALONE, NORMALIZE, labeled_only)
+    return TrainingPhotos(config, 0 if config.data.images else len(CLASSES), plan, ALONE, NORMALIZE, labeled_only)
 
 
 def open_evaluated(config: Config, rank: int = 0, world: int = 1) -> EvaluationPhotos:
