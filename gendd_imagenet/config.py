@@ -104,15 +104,10 @@ class Photographs(Data):
         if self.images and (epochs := getattr(method, "pretrain_epochs", 0)):
             reason = f"stage 1 learns through the teacher's classifier, for which `images` {self.images} has no classes"
             raise InvalidSetting("pretrain_epochs", epochs, f"{reason}; set it to 0")
-        if self.eval_list and self.holdout:
-            raise InvalidSetting(
-                "eval_list",
-                self.eval_list,
-                f"`holdout` {self.holdout} evaluates on held-out training images instead; leave one out",
-            )
         for name, dataset in (("train_list", self.dataset), ("eval_list", self.eval_dataset or self.dataset)):
-            if getattr(self, name) and is_hub(dataset):
-                raise InvalidSetting(name, getattr(self, name), f"{dataset} does not consist of files; leave it out")
+            if getattr(self, name) and (self.images or is_hub(dataset) or is_shards(dataset)):
+                reason = f"lists labeled files, which {dataset} does not have; leave it out"
+                raise InvalidSetting(name, getattr(self, name), reason)
         if is_shards(self.dataset):
             with naming("images" if self.images else "dataset"):
                 expand(self.dataset)
@@ -135,6 +130,10 @@ class Photographs(Data):
                     "does not work with shards, whose images do not have fixed numbers; "
                     "leave it out, or name a folder of images as `dataset`",
                 )
+        for name in ("eval_dataset", "eval_list"):
+            if self.holdout and getattr(self, name):
+                reason = f"`holdout` {self.holdout} evaluates on held-out training images instead; leave one out"
+                raise InvalidSetting(name, getattr(self, name), reason)
         for name in ("mixup", "cutmix"):
             if self.teacher_cache and getattr(self, name):
                 raise InvalidSetting(

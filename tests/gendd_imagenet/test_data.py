@@ -393,6 +393,8 @@ def test_batch_larger_than_the_set_is_refused(photos):
         ({"crop_scale": (0.9, 0.5)}, "--crop-scale 0.9 0.5"),
         ({"label_smoothing": 2}, "--label-smoothing 2"),
         ({"cutmix": -1}, "--cutmix -1"),
+        ({"holdout": 0.1, "eval_dataset": "other"}, "--eval-dataset other: --holdout 0.1 evaluates on held-out"),
+        ({"holdout": 0.1, "eval_list": "a.txt"}, "--eval-list a.txt: --holdout 0.1 evaluates on held-out"),
     ],
 )
 def test_invalid_data_settings_are_refused(photos, settings, message):

@@ -68,7 +68,7 @@ def test_hub_set_distills_without_labels(hub, tmp_path):
 
 @pytest.mark.parametrize("flag", ["--train-list", "--eval-list"])
 def test_hub_set_refuses_lists_of_files(hub, flag):
-    with refuses(f"{flag} list.txt: hfds/.* does not consist of files; leave it out"):
+    with refuses(f"{flag} list.txt: lists labeled files, which hfds/.* does not have; leave it out"):
         imagenet_config(*COMMON, "--dataset", hub, flag, "list.txt", method="classification").check()
 
 

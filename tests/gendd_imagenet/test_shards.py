@@ -341,6 +341,7 @@ def test_missing_data_error_lists_shard_extensions(photos, tmp_path):
     [
         ({"holdout": 0.1}, "--holdout 0.1: shards cannot be split"),
         ({"eval_dataset": ""}, "--eval-dataset is missing"),
+        ({"train_list": "a.txt"}, "--train-list a.txt: lists labeled files, which"),
     ],
 )
 def test_settings_that_shards_cannot_have_are_refused(photos, pattern, settings, message):
