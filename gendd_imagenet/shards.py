@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from braceexpand import braceexpand
 
-from gendd.core.errors import PassingFault, UserError
+from gendd.core.errors import InvalidValue, PassingFault, UserError
 from gendd.core.tar import Member
 from gendd.data import image_files
 from gendd.data.decode import ENDINGS, MOST_BYTES, begins_as_image
@@ -50,9 +50,12 @@ def expand(dataset: str) -> list[str]:
     """List the shards that a folder, file, brace pattern, URL or pipe names; `::` joins several patterns.
 
     Raises:
-        InvalidValue: a URL cannot be read, or contains a password.
+        InvalidValue: the braces of a pattern do not match, or a URL cannot be read or contains a password.
     """
-    found = _shards_in(dataset) or [shard for part in dataset.split("::") for shard in braceexpand(part)]
+    try:
+        found = _shards_in(dataset) or [shard for part in dataset.split("::") for shard in braceexpand(part)]
+    except ValueError as error:
+        raise InvalidValue(dataset, "its braces do not match; close each, as in {00000..00099}.tar") from error
     for url in filter(is_url, found):
         check_url(url)
     return found

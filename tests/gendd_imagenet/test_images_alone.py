@@ -125,6 +125,7 @@ def test_eval_dataset_replaces_held_out_images(flat, photos, tmp_path, capsys):
             ["--images", "{0..3}.tar", "--steps-per-epoch", "1"],
             "--eval-dataset is missing: shards contain neither classes",
         ),
+        (["--images", "{0..3.tar"], "--images {0..3.tar: its braces do not match"),
         (["--train-list", "a.txt"], "--train-list a.txt: lists labeled files, which .* does not have; leave it out"),
         (["--eval-list", "a.txt"], "--eval-list a.txt: lists labeled files, which .* does not have; leave it out"),
         (["--images", "https://me:key@host/0.tar"], "--images https://host/0.tar: a user or password in a URL"),
