@@ -47,7 +47,8 @@ class Job:
             keep: file descriptors that the command inherits and holds until it ends.
             started: called with the process.
         """
-        gpu = f" on GPU {environment['CUDA_VISIBLE_DEVICES']}" if environment.get("GPUS") == "1" else ""
+        found = environment.get("CUDA_VISIBLE_DEVICES") if environment.get("GPUS") == "1" else None
+        gpu = f" on GPU {found}" if found else ""
         print(f"{self.name}: started{gpu}, {self.log}", flush=True)
         with open(self.log, "w") as log:
             process = subprocess.Popen(self.command, stdout=log, stderr=log, env=environment, pass_fds=keep)

@@ -27,6 +27,15 @@ time.sleep(60)
 """
 
 
+def test_job_names_its_gpu_if_the_machine_has_one(tmp_path, capsys):
+    job = Job("kd 0", (sys.executable, "-c", "print('results in runs/0')"), tmp_path / "log")
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    assert job.train(environment | {"GPUS": "1"}) == "runs/0"
+    assert "kd 0: started, " in capsys.readouterr().out
+    assert job.train(environment | {"GPUS": "1", "CUDA_VISIBLE_DEVICES": "3"}) == "runs/0"
+    assert "kd 0: started on GPU 3, " in capsys.readouterr().out
+
+
 def test_preempted_job_saves_and_is_submitted_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SUBMITIT_PREEMPT_SIGNAL", "USR1")
     for name in [name for name in sys.modules if name.partition(".")[0] == "submitit"]:
