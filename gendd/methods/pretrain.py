@@ -74,5 +74,7 @@ def pretraining(config: "Config", options: PretrainOptions) -> "Config | None":
     )
     run = replace(config.run, name=options.pretrain_name, resume=None, out=None)
     networks = replace(config.networks, more_teachers=())
+    if networks.grad_checkpointing == "head":  # Stage 1 does not have one.
+        networks = replace(networks, grad_checkpointing="none")
     data = config.data.pretraining()
     return replace(config, networks=networks, data=data, method=Pretrain(), optimizer=optimizer, run=run)

@@ -394,6 +394,12 @@ def test_pretraining_without_labels_is_accepted():
     parsed(*COMPLETE, "--unlabeled", method="pretrain").check()
 
 
+@pytest.mark.parametrize(("given", "own"), [("head", "none"), ("both", "both"), ("student", "student")])
+def test_stage_1_recomputes_no_head(given, own):
+    config = parsed(*COMPLETE, "--pretrain-epochs", "1", "--grad-checkpointing", given)
+    assert config.method.pretraining(config).networks.grad_checkpointing == own
+
+
 def test_objective_is_part_of_the_head():
     config = parsed(*COMPLETE, "--prediction", "velocity", "--trunk-depth", "0", "--draw-scheme", "antithetic")
     head = config.method.fitting(64)
