@@ -26,7 +26,8 @@ fi
 # Epochs: as many as give the steps. Shards and downloads have no files to count.
 batch=256 epochs=100
 if [[ -d $folder ]]; then
-  files=$(find -L "$folder" -type f | wc -l)
+  # find fails at a loop of links, which the training leaves out.
+  files=$({ find -L "$folder" -type f 2>/dev/null || true; } | wc -l)
   while ((batch > 8 && batch * 10 > files * 9 / 10)); do batch=$((batch / 2)); done
   epochs=$((files ? (steps * batch + files - 1) / files : 1))
 fi

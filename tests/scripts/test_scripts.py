@@ -304,6 +304,16 @@ def test_distill_folder_follows_the_number_of_images(images, steps, batch, epoch
     assert flags["--warmup-epochs"] == flags["--eval-every"] == str(math.ceil(epochs / 20))
 
 
+def test_distill_folder_counts_files_beside_a_loop_of_links(tmp_path):
+    shutil.copy(ROOT / "sh" / "distill_folder.sh", tmp_path)
+    (tmp_path / "launch.sh").write_text('echo "$@"\n')
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "again").symlink_to("..")
+    (tmp_path / "images" / "0.png").touch()
+    done = bash(tmp_path / "distill_folder.sh", "images", cwd=tmp_path)
+    assert done.returncode == 0 and "--batch-size 8 " in done.stdout and not done.stderr
+
+
 def test_distill_folder_refuses_steps_that_are_no_number():
     done = bash(ROOT / "sh" / "distill_folder.sh", "images", STEPS="5k")
     assert done.returncode == 2 and done.stderr.startswith("error: STEPS=5k: not a number of steps")
