@@ -28,7 +28,7 @@ method=$1 teacher=$2 student=$3
 here=$(dirname "$0")
 
 case $method:$teacher in
-  kd:*) weights=(--temperature 1 --label-share 0.5) ;;
+  kd:* | kd-head:*) weights=(--temperature 1 --label-share 0.5) ;;
   dkd:resnet34) weights=(--temperature 1 --alpha 1 --beta 0.5 --distill-warmup-epochs 1) ;;
   dkd:*) weights=(--temperature 1 --alpha 1 --beta 2 --distill-warmup-epochs 1) ;;
   ikl:*) weights=(--temperature 1 --alpha 1 --beta 1 --distill-warmup-epochs 1) ;;

@@ -143,6 +143,7 @@ BASELINES = {
     "cifar100 kl resnet56 resnet20": {**CIFAR_SGD, "unlabeled": True},
     "cifar100 classification resnet56 resnet20": {**CIFAR_SGD, "teacher": None},
     "imagenet kd resnet34 resnet18": {**IMAGENET_SGD, "label_share": 0.5, "temperature": 1},
+    "imagenet kd-head resnet34 resnet18": {**IMAGENET_SGD, "label_share": 0.5, "temperature": 1},
     "imagenet ikl resnet50 mobilenetv1": IMAGENET_SGD,
     "imagenet dkd resnet34 resnet18": {
         **IMAGENET_SGD,
