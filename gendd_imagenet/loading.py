@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import active_children
@@ -292,15 +293,19 @@ def chunks(dataset, workers: int, pin: bool, ahead: int = 4, **arguments) -> Ite
 
 
 def _watched(loader: DataLoader) -> Iterator[Chunk]:
-    """Yield the loader's chunks; raise an error if a worker dies or hangs while the next chunk is awaited."""
+    """Yield the loader's chunks; raise an error if a worker dies or hangs while the next chunk is awaited.
+
+    Only the main thread can receive signals: another one does not notice workers that hang.
+    """
     patience, workers = PATIENCE * peer_timeout(), []
+    able = threading.current_thread() is threading.main_thread()
     try:
-        with _deaths_left_alone():
+        with _deaths_left_alone() if able else contextlib.nullcontext():
             others = active_children()
             chunks = iter(loader)
             workers = [process for process in active_children() if process not in others]
         while True:
-            with _alarm(patience):
+            with _alarm(patience) if able else contextlib.nullcontext():
                 chunk = next(chunks, None)
             if chunk is None:
                 return

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -108,6 +109,12 @@ def test_timeout_is_per_wait_not_per_epoch(data, monkeypatch):
         steps.append(batch.random.step)
         time.sleep(0.5)
     assert steps == list(range(6))
+
+
+def test_workers_load_images_outside_the_main_thread(data):
+    with ThreadPoolExecutor(1) as pool:
+        loaded = pool.submit(images_and_labels, data, range(2)).result()
+    assert_same(images_and_labels(data, range(2)), loaded)
 
 
 # Temporary errors of disks and networks
