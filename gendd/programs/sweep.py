@@ -41,7 +41,8 @@ A sampling setting evaluates a trained run with many values:
 Environment variables:
   VALUES="0 0.5"    values to train with
   SEEDS="0 1 2"     seeds to train each value with (one, seed 0, if not set)
-  OUTPUT=FOLDER     folder for results and logs (if not set: runs/ablations/SCRIPT or DATA, or the run's folder)
+  OUTPUT=FOLDER     folder for results and logs (if not set: runs/ablations/SCRIPT or DATA, followed by _regression for
+                    the control, or the run's folder)
   GPUS, JOBS        number of simultaneous runs, as for compare; --on slurm works here too"""
 
 
@@ -81,16 +82,18 @@ def main(arguments: Sequence[str]) -> None:
             f"{wrong}; name the script that trains the pair, or give flags: {setting} -- --dataset FOLDER ..."
         )
     place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)
-    command = ("bash", script, *flags) if plain is None else plain_command(os.environ.get("METHOD") or "gendd", flags)
+    method = os.environ.get("METHOD") or "gendd"
+    command = ("bash", script, *flags) if plain is None else plain_command(method, flags)
     name = Path(script).stem if plain is None else data_of(flags)
-    output = Path(os.environ.get("OUTPUT") or f"runs/ablations/{name}")
+    own = "" if method == "gendd" else f"_{method}"
+    output = Path(os.environ.get("OUTPUT") or f"runs/ablations/{name}{own}")
     given, seeds = os.environ.get("VALUES"), (os.environ.get("SEEDS") or "0").split()
     values = given.split() if given else VALUES[setting]
     with at_work(output) as lock:
-        folders = train_all(list(jobs_of(setting, values, command, seeds, output)), output, place, lock)
+        folders = train_all(list(jobs_of(setting, values, method, command, seeds, output)), output, place, lock)
         if setting == "token-dim" and not given:
             wider = wider_tokens(int(values[-1]), feature_width(folders))
-            folders |= train_all(list(jobs_of(setting, wider, command, seeds, output)), output, place, lock)
+            folders |= train_all(list(jobs_of(setting, wider, method, command, seeds, output)), output, place, lock)
         runs = all_runs(output / f"{setting}.txt", folders)
     if runs:
         draw(AblateConfig(cast(Any, setting), runs, str(output)))
@@ -98,12 +101,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def jobs_of(
-    setting: str, values: Sequence[str], command: Sequence[str], seeds: Sequence[str], output: Path
+    setting: str, values: Sequence[str], method: str, command: Sequence[str], seeds: Sequence[str], output: Path
 ) -> Iterator[Job]:
     for seed in seeds:
         for value in values:
             for variant, others in VARIANTS.get(setting, {"": ()}).items():
-                name = f"gendd-{setting}-{value}{variant}"
+                name = f"{method}-{setting}-{value}{variant}"
                 whole = (*command, "--seed", seed, f"--{setting}", value, *others, "--name", name)
                 log = output / f"{name}-{seed}.log"
                 yield Job(f"{name}, seed {seed}", whole, log)

@@ -123,4 +123,9 @@ def test_sweep_with_plain_flags_needs_no_script(swept, tmp_path, monkeypatch):
     assert swept.drawn[0][2] == "runs/ablations/digits"
     monkeypatch.setenv("METHOD", "regression")
     sweep.main(["feature-mixup", "--", "--dataset", "digits"])
-    assert "gendd_cifar train regression" in (tmp_path / "calls").read_text()
+    *_, last = (tmp_path / "calls").read_text().splitlines()
+    assert last.startswith("gendd_cifar train regression ") and last.endswith(" --name regression-feature-mixup-1")
+    assert swept.drawn[1][1:] == (
+        ("runs/regression-feature-mixup-0", "runs/regression-feature-mixup-1"),
+        "runs/ablations/digits_regression",
+    )
