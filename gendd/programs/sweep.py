@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         PassingFault: some runs failed.
     """
     words, plain = split_at_dashes(arguments)
-    setting, script, *flags = [*words, "", ""]
+    (setting, script), flags = [*words, "", ""][:2], words[2:]
     with naming("SETTING"):
         if setting not in VALUES:
             raise unknown_name(setting, (*VALUES, *SAMPLED))
@@ -81,7 +81,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(
             f"{wrong}; name the script that trains the pair, or give flags: {setting} -- --dataset FOLDER ..."
         )
-    place, flags = place_of([flag for flag in flags if flag] if plain is None else plain)
+    if plain is not None and script:
+        raise UserError(f"{' '.join(words[1:])}: not used with flags after --; leave it out")
+    place, flags = place_of(flags if plain is None else plain)
     method = os.environ.get("METHOD") or "gendd"
     command = ("bash", script, *flags) if plain is None else plain_command(method, flags)
     name = Path(script).stem if plain is None else data_of(flags)

@@ -92,6 +92,15 @@ def test_sweep_refuses_invalid_commands(swept):
         sweep.main(["feature-mixup", "sh/none.sh"])
     with refuses("SCRIPT is missing"):
         sweep.main(["contraction"])
+    with refuses("pair.sh --lr 1: not used with flags after --; leave it out"):
+        swept("contraction", "--lr", "1", "--", "--dataset", "digits")
+
+
+def test_sweep_passes_empty_values_on(swept, monkeypatch):
+    monkeypatch.setenv("VALUES", "0")
+    assert swept("contraction", "--auto-augment", "", "--lr", "1")[0] == [
+        "--auto-augment  --lr 1 --seed 0 --contraction 0 --name gendd-contraction-0"
+    ]
 
 
 def test_feature_width_is_read_from_a_runs_result(tmp_path):
