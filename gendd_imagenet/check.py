@@ -37,8 +37,7 @@ def check_data(config: Config[Photographs]) -> None:
     if summary.missing:
         raise UserError("; ".join(summary.missing))
     view = EvalView(config.data.image_size, config.data.crop_pct, config.data.interpolation)
-    held_out = config.data.holdout or (config.data.images and not config.data.eval_dataset)
-    evaluation = None if held_out else list_evaluation(config)
+    evaluation = None if config.data.evaluates_held_out else list_evaluation(config)
     if evaluation and not config.data.images:
         refuse_unlabeled(config, evaluation)
     if shards.is_shards(config.data.dataset):

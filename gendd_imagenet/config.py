@@ -76,6 +76,11 @@ class Photographs(Data):
     def unlabeled_by(self) -> tuple[str, str | bool]:
         return ("images", self.images) if self.images else super().unlabeled_by
 
+    @property
+    def evaluates_held_out(self) -> bool:
+        """True if held-out training images are evaluated, since no evaluation images are named."""
+        return not (self.eval_dataset or self.eval_list) and bool(self.holdout or self.images)
+
     def pretraining(self) -> Self:
         """Return the images as stage 1 crops them; with other crops, its cached views have a separate folder."""
         cache = self.teacher_cache

@@ -75,15 +75,15 @@ def open_evaluation(
     """
     if is_reinforced(config.data.images) and not of_training:
         return ReinforcedEvaluation(config, plan, world, Normalize.of(network, world.device))
-    held = bool(config.data.holdout or (config.data.images and not config.data.eval_dataset))
+    held = config.data.evaluates_held_out
     of_run = of_training or held
     dataset = config.data.dataset if of_run else config.data.eval_dataset or config.data.dataset
 
     def listed() -> AnyListing:
         if of_run:
             listing = list_training(config)
-            if held:
-                listing = listing.hold_out(held_share(config, len(listing)))[0 if of_training else 1]
+            if share := held_share(config, len(listing)):
+                listing = listing.hold_out(share)[0 if of_training else 1]
             # The training images already report the skipped files.
             listing = replace(listing, passed_over=Counter())
         else:

@@ -196,7 +196,7 @@ def summarize(config: Config[Photographs]) -> DataSummary:
     """Count the classes and list missing files without reading the images."""
     if config.data.images:
         return _summarize_images(config, config.data.images)
-    missing = []
+    missing, held = [], config.data.evaluates_held_out
     if is_hub(config.data.dataset):
         labeled = has_training_labels(config)
     elif shards.is_shards(config.data.dataset):
@@ -211,20 +211,18 @@ def summarize(config: Config[Photographs]) -> DataSummary:
         if file and not Path(file).is_file():
             missing.append(str(InvalidSetting(field, file, f"{no_such(file)}; {_list_source(file)}")))
     if is_hub(config.data.eval_dataset or config.data.dataset):
-        listing = list_training(config) if config.data.holdout else list_evaluation(config)
-        details = _details(config, HELD_OUT if config.data.holdout else listing.root)
+        listing = list_training(config) if held else list_evaluation(config)
+        details = _details(config, HELD_OUT if held else listing.root)
         return DataSummary(len(listing.classes) or None, tuple(missing), labeled=labeled, details=details)
     folder = eval_folder(config)
-    if not config.data.holdout and not (
-        folder.is_dir() if config.data.eval_list else class_names(folder / eval_split(folder))
-    ):
+    if not held and not (folder.is_dir() if config.data.eval_list else class_names(folder / eval_split(folder))):
         missing.append(str(_absent(config, eval_field(config), folder)))
     count = class_count(folder)
     if config.data.eval_list and Path(config.data.eval_list).is_file():
         count = len(list_evaluation(config).classes)
     elif not count and "imagenet" in (config.data.dataset, config.data.eval_dataset):
         count = 1000
-    evaluated = HELD_OUT if config.data.holdout else config.data.eval_list or folder / eval_split(folder)
+    evaluated = HELD_OUT if held else config.data.eval_list or folder / eval_split(folder)
     details = _details(config, evaluated)
     return DataSummary(count or None, tuple(dict.fromkeys(missing)), labeled=labeled, details=details)
 

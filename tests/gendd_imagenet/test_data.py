@@ -147,6 +147,14 @@ def test_holdout_shares_no_image_with_training(photos):
     assert not set(data.listing.names) & set(held.listing.names)
 
 
+def test_named_evaluation_set_replaces_held_out_images(photos):
+    """As in `evaluate RUN --eval-dataset`; training refuses both."""
+    settings = config(photos, holdout=0.2, eval_dataset=photos)
+    evaluated = open_evaluated(settings)
+    assert (evaluated.split, evaluated.size) == ("val", 21)
+    assert open_evaluated(settings, of_training=True).size == open_photos(settings).size == 72
+
+
 # Lists
 
 

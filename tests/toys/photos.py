@@ -61,9 +61,9 @@ def open_photos(
     return TrainingPhotos(config, 0 if config.data.images else len(CLASSES), plan, ALONE, NORMALIZE, labeled_only)
 
 
-def open_evaluated(config: Config, rank: int = 0, world: int = 1) -> EvaluationPhotos:
+def open_evaluated(config: Config, rank: int = 0, world: int = 1, of_training: bool = False) -> EvaluationPhotos:
     network = SimpleNamespace(pretrained_cfg={"mean": MEAN, "std": STD})
-    return open_evaluation(config, BatchPlan(0, 1, rank, world), ALONE, network)
+    return open_evaluation(config, BatchPlan(0, 1, rank, world), ALONE, network, of_training)
 
 
 def images_and_labels(data: TrainingPhotos, steps: range) -> list[tuple[torch.Tensor, torch.Tensor]]:
