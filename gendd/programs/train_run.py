@@ -140,13 +140,17 @@ class TrainRun:
         """Train, or print the plan in a dry run. Return `missing`."""
         config = self.config
         with contextlib.ExitStack() as held:
-            if not (config.run.dry_run or self.run.result.exists()):
+            if not (config.run.dry_run or self._is_complete()):
                 self._hold_folder(held)
-            if self.run.result.exists() and not config.run.dry_run:
+            if not config.run.dry_run and self._is_complete():
                 self._say_result()
             else:
                 self._run()
         return self.missing
+
+    def _is_complete(self) -> bool:
+        """Return whether the first process sees the result. Another machine may see a new file of a network later."""
+        return not self._all(not (self.world.is_first and self.run.result.exists()))
 
     def _hold_folder(self, held: contextlib.ExitStack) -> None:
         """Lock the run folder until `held` closes; if another run trains a shared stage, wait for it."""
@@ -379,7 +383,9 @@ class TrainRun:
         self._say_result()
 
     def _say_result(self) -> None:
-        self._say(f"{self.run.path} is complete: {self.run.headline()}\nresults in {self.run.path.absolute()}")
+        if self.world.is_first:
+            path = self.run.path
+            print(f"{path} is complete: {self.run.headline()}\nresults in {path.absolute()}", flush=True)
 
     def _say(self, text: str) -> None:
         if self.world.is_first:

@@ -5,11 +5,15 @@ import shutil
 
 import torch
 from lines import refuses
+from programs import cifar_config
 from programs import train_cifar as main
 from small_runs import GENDD, assert_same_weights, contents, ctrl_c, weights
 
+from gendd.core.distributed import World
+from gendd.programs.train_run import TrainRun
 from gendd.runs import lock
 from gendd.runs.lock import sole_writer
+from gendd_cifar.family import FAMILY as CIFAR
 
 
 def test_resumed_stage_2_equals_whole_run_without_stage_1(train, tmp_path):
@@ -50,6 +54,14 @@ def test_stage_1_of_another_run_is_awaited(train, monkeypatch, capsys):
     train("--pretrain-epochs", "1", "--name", "waiting")
     output = capsys.readouterr().out
     assert "waiting for stage 1: process 1 is writing there" in output and "epoch   1/1 " not in output
+
+
+def test_all_processes_follow_the_first_ones_view_of_a_result(tmp_path, monkeypatch):
+    """Another machine may see the result of a shared stage later."""
+    flags = ["--dataset", "digits", "--student", "resnet8", "--runs", str(tmp_path)]
+    second = TrainRun(CIFAR, cifar_config(*flags, method="classification"), World(1, 2, 1, torch.device("cpu")))
+    monkeypatch.setattr(World, "all_true", lambda world, flag: False)
+    assert second.execute() == [] and not list(tmp_path.iterdir())
 
 
 def test_three_stages_in_sequence(train):
