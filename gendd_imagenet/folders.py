@@ -22,6 +22,8 @@ RELEASE = (
     "1,281,167 images in train/, 50,000 in val/"
 )
 EVAL_SPLITS = ("val", "test")
+# Greatest length of a label in a list: a longer number is a size or a time.
+MOST_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def list_file(file: str, root: Path, num_classes: int, once: bool = False) -> Li
     names, labels = [], []
     for number, line in enumerate(lines, 1):
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdecimal():
+        if not name or not label.isdecimal() or len(label) > MOST_DIGITS:
             raise InvalidValue(file, f'line {number} is "{line}", not "path label"; correct or remove it')
         names.append(name)
         labels.append(int(label))

@@ -191,7 +191,11 @@ def test_missing_list_entries_are_counted_and_one_is_named(photos, lists):
     assert "1 of 146 entries" in message and "train/n03/none.JPEG" in message and "ILSVRC2012" in message
 
 
-@pytest.mark.parametrize("line", ["train/n01/n01_1.JPEG", "train/n01/n01_1.JPEG one", "7"])
+# The last one ends with a size in bytes or a time, not a label.
+LINES = ["train/n01/n01_1.JPEG", "train/n01/n01_1.JPEG one", "7", "train/n01/n01_1.JPEG 1732982400"]
+
+
+@pytest.mark.parametrize("line", LINES)
 def test_invalid_list_line_is_named(photos, lists, line):
     lists["train"].write_text(f"train/n01/n01_0.JPEG 0\n{line}\n")
     assert f'line 2 is "{line}"' in refusal(open_photos, config(photos, train_list=lists["train"]))
