@@ -394,7 +394,9 @@ class ReinforcedEvaluation(EvaluationPhotos):
     """The held-out images of reinforced shards. The teacher's features are in place of their labels."""
 
     def __init__(self, config: Config[Photographs], plan: BatchPlan, world: World, normalize: Normalize):
-        held_out = _unlabeled(Reinforced.read(config.data.dataset).held_out())
+        reinforced = Reinforced.read(config.data.dataset)
+        reinforced.check(config)
+        held_out = _unlabeled(reinforced.held_out())
         super().__init__(config, held_out, config.data.dataset, HELD_OUT, plan, world, normalize)
 
     def batches(self, limit: int = 0) -> Batches:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lines import refuses
 from photos import open_photos
-from programs import IMAGENET, imagenet_config, train_imagenet
+from programs import IMAGENET, evaluate_imagenet, imagenet_config, train_imagenet
 from small_runs import assert_same_weights, ctrl_c, timeless_metrics
 from toy import own
 
@@ -164,6 +164,12 @@ def test_other_evaluation_images_and_methods_are_refused(run, photos, folder, tm
         train_imagenet(["kl", "--images", str(folder), *STUDENT, "--runs", str(tmp_path)])
     with refuses("--dataset .*: its images have no labels; name it as --images"):
         train_imagenet(["gendd", "--dataset", str(folder), "--unlabeled", "--teacher", "toy:own", *STUDENT, *HEAD])
+
+
+def test_evaluation_of_other_images_is_refused(run, photos):
+    trained = run("--epochs", "1")
+    with refuses("--eval-dataset .*: its features are not in"):
+        evaluate_imagenet([str(trained), "--eval-dataset", str(photos)])
 
 
 def changed(folder: Path, name: str, change) -> None:
