@@ -66,6 +66,8 @@ def main(arguments: Sequence[str]) -> None:
     if len(words) < 5 if plain is None else len(words) != 2:
         raise UserError(f"arguments are missing: give {USAGE}")
     pair, (methods, seeds, *flags) = (words[:3], words[3:]) if plain is None else ([], words)
+    if not (methods.split() and seeds.split()):
+        raise UserError("METHODS and SEEDS: name at least one of each, such as kd and 0")
     if wrong := [seed for seed in seeds.split() if not seed.isdecimal()]:
         raise UserError(f"SEEDS {wrong[0]}: not a whole number; give seeds such as 0 1 2")
     place, flags = place_of(flags if plain is None else plain)
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
             (*command, "--seed", seed),
             output / f"{method.replace(':', '.')}-{seed}.log",
         )
-        for seed in seeds.split()
+        for seed in dict.fromkeys(seeds.split())
         for method, command in commands.items()
     ]
     with at_work(output) as lock:

@@ -182,6 +182,11 @@ def test_cluster_trains_the_same_runs(comparison):
     assert comparison.reports.pop().runs == ("runs/gendd/0", "runs/gendd/0", "runs/kd/0")
 
 
+def test_repeated_seed_is_trained_once(comparison):
+    comparison.run("kd", "0 1 0")
+    assert len(comparison.calls()) == 2
+
+
 def test_another_seed_reports_earlier_runs_too(comparison):
     """The report omits incomplete runs."""
     plain = ("--", "--dataset", "digits")
@@ -244,6 +249,8 @@ def test_compare_with_plain_flags_needs_no_script(comparison, monkeypatch):
         (["kd", "0", "--", "--student", "small"], "--dataset is missing"),
         (["kdd", "0", "--", "--dataset", "digits"], "METHODS kdd: no such name"),
         (["kd", "--", "--dataset", "digits"], "arguments are missing: give"),
+        (["kd", "", "--", "--dataset", "digits"], "METHODS and SEEDS: name at least one of each"),
+        (["", "0", "--", "--dataset", "digits"], "METHODS and SEEDS: name at least one of each"),
     ],
 )
 def test_compare_refuses_invalid_plain_flags(comparison, arguments, reason):
