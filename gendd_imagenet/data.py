@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from gendd.core.errors import InvalidSetting, naming
 from gendd.core.seeding import BatchPlan, StepRandom
 from gendd.core.shared import shared
 from gendd.core.terminal import printable
-from gendd.data.batch import HELD_OUT, Batch, Batches, Normalize
+from gendd.data.batch import HELD_OUT, Batch, Normalize
 from gendd_imagenet import loading, shard_index, shards
 from gendd_imagenet.config import Photographs
+from gendd_imagenet.evaluation_photos import EvaluationPhotos, ReinforcedEvaluation, unlabeled
 from gendd_imagenet.folders import Listing, refuse_absent
 from gendd_imagenet.hub_images import AnyListing, HubListing, is_hub
-from gendd_imagenet.images import EvalView, TrainView
-from gendd_imagenet.reinforced import HeldOut, Reinforced, is_reinforced
+from gendd_imagenet.images import TrainView
+from gendd_imagenet.reinforced import Reinforced, is_reinforced
 from gendd_imagenet.reinforced_images import ReinforcedImages
 from gendd_imagenet.sources import (
     UNKNOWN_SIZES,
@@ -67,7 +68,7 @@ def open_training(
 
 def open_evaluation(
     config: Config[Photographs], plan: BatchPlan, world: World, network: nn.Module, of_training: bool = False
-) -> "EvaluationPhotos":
+) -> EvaluationPhotos:
     """Open the evaluation images, with the network's normalization.
 
     Args:
@@ -91,7 +92,7 @@ def open_evaluation(
             _refuse_absent("eval_list", config, world, listing)
         if not (of_training or config.data.images):
             refuse_unlabeled(config, listing, held_out=held)
-        return _with_label(listing).in_evaluation_order() if listing.known.any() else _unlabeled(listing)
+        return _with_label(listing).in_evaluation_order() if listing.known.any() else unlabeled(listing)
 
     listing = _listed_once(dataset, world, listed)
     if of_run:
@@ -114,11 +115,6 @@ def _refuse_absent(field: str, config: Config[Photographs], world: World, listin
     if (file := getattr(config.data, field)) and world.is_first and isinstance(listing, Listing):
         with naming(field):
             refuse_absent(file, listing)
-
-
-def _unlabeled(listing: Any) -> Any:
-    """Return the images in the order of an evaluation, with unknown labels."""
-    return listing.with_labels(torch.full((len(listing),), -1)).in_evaluation_order()
 
 
 def _with_label(listing: AnyListing) -> AnyListing:
@@ -357,51 +353,3 @@ def _name_of_evaluation(config: Config[Photographs]) -> str:
     if config.data.images and config.data.eval_dataset:
         return Path(config.data.eval_dataset).name
     return Path(config.data.eval_list).stem if config.data.eval_list else eval_split(eval_folder(config))
-
-
-class EvaluationPhotos:
-    """Images for the evaluation (`gendd.data.batch.EvaluationData`)."""
-
-    def __init__(
-        self,
-        config: Config[Photographs],
-        listing: AnyListing,
-        dataset: str,
-        split: str,
-        plan: BatchPlan,
-        world: World,
-        normalize: Normalize,
-    ):
-        self.plan, self.normalize, self.device = plan, normalize, world.device
-        self.dataset, self.split = dataset, split
-        self.image_size, self.workers = config.data.image_size, min(config.data.workers, usable_cores())
-        self.view = EvalView(config.data.image_size, config.data.crop_pct, config.data.interpolation)
-        self.passed_over, self.listing, self.size = listing.passed_over, listing, len(listing)
-        self.class_names = listing.classes if listing.known.any() else ()
-        self.checksum = self.listing.checksum
-
-    def batches(self, limit: int = 0) -> Batches:
-        size = min(limit or self.size, self.size)
-        starts = list(enumerate(range(0, size, loading.EVAL_BATCH)))[self.plan.rank :: self.plan.world]
-        slices = [slice(first, min(first + loading.EVAL_BATCH, size)) for _, first in starts]
-        chunks = loading.evaluation_chunks(self.listing, self.view, slices, self.workers, self.device.type == "cuda")
-        for (number, _), chunk in zip(starts, chunks, strict=True):
-            images = chunk.images.to(self.device, non_blocking=True)
-            yield number, self.normalize(images), chunk.labels.to(self.device, non_blocking=True)
-
-
-class ReinforcedEvaluation(EvaluationPhotos):
-    """The held-out images of reinforced shards. The teacher's features are in place of their labels."""
-
-    def __init__(self, config: Config[Photographs], plan: BatchPlan, world: World, normalize: Normalize):
-        reinforced = Reinforced.read(config.data.dataset)
-        reinforced.check(config)
-        held_out = _unlabeled(reinforced.held_out())
-        super().__init__(config, held_out, config.data.dataset, HELD_OUT, plan, world, normalize)
-
-    def batches(self, limit: int = 0) -> Batches:
-        for number, images, _ in super().batches(limit):
-            first = number * loading.EVAL_BATCH
-            held_out = cast(HeldOut, self.listing)
-            features = [held_out.feature(index) for index in range(first, first + len(images))]
-            yield number, images, torch.stack(features).to(self.device)
