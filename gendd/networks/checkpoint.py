@@ -332,7 +332,7 @@ def _by_own_names(network: nn.Module, prefix: str, tensors: Tensors) -> Tensors:
     Published files may use the names in its `published_names` ({published: own}), and "fc" for its classifier.
     """
     names, classifier = dict(getattr(network, "published_names", {})), classifier_name(network)
-    if not hasattr(network, "fc") and f"{prefix}{classifier}.weight" not in tensors:
+    if classifier and not hasattr(network, "fc") and f"{prefix}{classifier}.weight" not in tensors:
         names["fc"] = classifier
     modules = {prefix + theirs: prefix + ours for theirs, ours in names.items()}
     renamed = {}

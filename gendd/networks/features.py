@@ -25,6 +25,6 @@ def has_classifier(network: nn.Module) -> bool:
     return isinstance(classifier, nn.Linear) and classifier.out_features > 0
 
 
-def classifier_name(network: nn.Module) -> str:
-    """Return the name of the classifier among the network's modules."""
-    return next(name for name, module in network.named_modules() if module is network.get_classifier())
+def classifier_name(network: nn.Module) -> str | None:
+    """Return the name of the classifier among the network's modules; None for several, as in distilled transformers."""
+    return next((name for name, module in network.named_modules() if module is network.get_classifier()), None)
