@@ -65,12 +65,12 @@ def select(network: nn.Module, features: Any, kind: Kind) -> Tensor:
     if kind in ("pooled", "projection"):
         return network.forward_head(features, pre_logits=kind == "pooled")
     places = places_of(features)
-    if places is None:
+    if not isinstance(places, Tensor):
         raise InvalidValue(kind, "the network gives no patches; choose pooled")
     if kind == "class-token":
         return places[:, 0]
-    if places.dim() == 3:
-        return places[:, getattr(network, "num_prefix_tokens", 0) :].mean(1)
+    if places.dim() == 3 and hasattr(network, "num_prefix_tokens"):
+        return places[:, network.num_prefix_tokens :].mean(1)
     return map_of(network, places).mean((2, 3))
 
 
@@ -79,13 +79,19 @@ def places_of(features: Any) -> Tensor | None:
     return features.places if isinstance(features, Output) else features
 
 
+def _has_class_token(network: nn.Module) -> bool:
+    """Return whether the first token is a class token. timm counts registers as prefix tokens too."""
+    stated = getattr(network, "has_class_token", getattr(network, "cls_token", True) is not None)
+    return stated and getattr(network, "num_prefix_tokens", 0) > 0
+
+
 def width_of(network: nn.Module, kind: Kind, image_size: int) -> int:
     """Return the width D_t of a network's feature.
 
     Raises:
         InvalidValue: the network does not have this kind of feature.
     """
-    if kind == "class-token" and not getattr(network, "num_prefix_tokens", 0):
+    if kind == "class-token" and not _has_class_token(network):
         raise InvalidValue(kind, "the network has no class token; choose pooled or patch-mean")
     if kind == "projection" and not isinstance(network.get_classifier(), nn.Linear):
         raise InvalidValue(kind, "the network's last layer is not a projection; choose pooled")
