@@ -228,13 +228,14 @@ def trial(name: str, network: nn.Module, image_size: int, size_field: str = "ima
             image = torch.zeros(1, 3, image_size, image_size)
             cost = flops(lambda: network.eval()(image))
             shape = tuple(pooled_feature(network, image).shape)
+            classifier = network.get_classifier()
     except Exception as error:  # Networks raise many kinds of errors at image sizes that they do not support.
         raise InvalidValue(
             name,
             f"cannot classify an image of 3 x {image_size} x {image_size} ({brief(error)}); choose "
             f"another network or `{size_field}`",
         ) from error
-    said, classifier = feature_width(network), network.get_classifier()
+    said = feature_width(network)
     taken = classifier.in_features if isinstance(classifier, nn.Linear) else said
     if not shape == (1, said) == (1, taken):
         raise InvalidValue(

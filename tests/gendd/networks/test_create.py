@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from lines import refuses
 from network_checks import assert_speaks_the_interface, create, refusal, weights_refusal
@@ -61,6 +62,14 @@ def test_image_too_small_for_a_network_is_refused(name):
     with refuses(rf"^--teacher {name}: .*image.*{size}.*another network or --image-size") as caught:
         build_network("teacher", name, None, FAMILY.zoo, 7, size)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_network_that_loses_its_classifier_is_refused():
+    # timm's own function fails for this network without classes.
+    with torch.device("meta"):
+        network = timm.create_model("efficientvit_m0", num_classes=0)
+    with refuses("timm/efficientvit_m0: cannot classify an image .* choose another network"):
+        trial("timm/efficientvit_m0", network, 224)
 
 
 def test_trial_counts_flops():
