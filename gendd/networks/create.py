@@ -114,7 +114,11 @@ def create_network(
         raise InvalidValue(name, "its classifier is not an nn.Linear, which the method needs; choose another network")
     outputs = network.get_classifier().out_features
     if outputs != num_classes:
-        raise InvalidValue(name, f"its classifier has {outputs} outputs, the data set {num_classes} classes")
+        raise InvalidValue(
+            name,
+            f"its classifier has {outputs} outputs, the data set {num_classes} classes; choose a network with as many, "
+            "or `teacher_classifier=False` for the features of a teacher alone",
+        )
     return network
 
 
