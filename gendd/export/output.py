@@ -12,6 +12,8 @@ from gendd.networks.features import pooled_feature
 from gendd.runs.experiment import Experiment
 
 OutputName = Literal["head", "probe", "features", "backbone"]
+# Parts of a student without classes that one of its outputs does not need.
+UNNEEDED = {"head": ("linear",), "linear": ("norm", "head")}
 
 
 class Output(nn.Module):
@@ -46,7 +48,7 @@ class Output(nn.Module):
             plain = next(key for key in read_outs if key != "head")
             key = "head" if self.name == "head" else plain
             if key != "probe":  # The probe is the classifier of the backbone itself.
-                self.model = _without_unused(run)
+                self.model = _without_unused(run, key)
             self.is_logits = read_outs[key].target is None
             self.function = lambda images: read_outs[key].outputs(images, torch.Generator())[key]
         else:
@@ -68,11 +70,14 @@ class Output(nn.Module):
         return torch.export.export(self, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 
-def _without_unused(run: Experiment) -> nn.Module:
-    """Return the run's model, which shares its parts, without dense head and further heads: no output needs them."""
-    model, unused = copy.copy(run.model), [part for part in (run.task.dense, run.task.branches) if part is not None]
-    if unused:
-        model._modules = {name: part for name, part in model._modules.items() if not any(part is one for one in unused)}
+def _without_unused(run: Experiment, output: str) -> nn.Module:
+    """Return the run's model, which shares its parts, without the parts that an output does not need.
+
+    No output needs the dense head and further heads.
+    """
+    model, others = copy.copy(run.model), [getattr(run.model, name, None) for name in UNNEEDED.get(output, ())]
+    unused = [part for part in (run.task.dense, run.task.branches, *others) if part is not None]
+    model._modules = {name: part for name, part in model._modules.items() if not any(part is one for one in unused)}
     return model
 
 

@@ -156,6 +156,15 @@ def test_student_of_logits_has_all_outputs_but_the_head(runs, runtime, tmp_path)
         export(runs["kd"], "--guidance", "2")
 
 
+@pytest.mark.parametrize("output, unneeded", [("head", {"linear"}), ("probe", {"head", "norm"})])
+def test_file_lacks_parts_that_its_output_does_not_need(runs, output, unneeded, tmp_path):
+    run = gendd.load(runs["unlabeled"])
+    file = run.export(tmp_path, to="torch-export", output=output, num_images=60)
+    parts = {name.split(".")[1] for name in torch.export.load(file).state_dict}
+    assert dict(run.model.named_children()).keys() - parts == unneeded | {"branches"}
+    assert figures(file)["bytes"]["original"] < sum(value.nbytes for value in run.model.state_dict().values())
+
+
 @pytest.mark.parametrize("output, predicted", [("head", "head"), ("probe", "linear")])
 def test_student_without_classes_exports_features(runs, runtime, output, predicted, tmp_path):
     export(runs["unlabeled"], "--output", output, "--folder", str(tmp_path))
