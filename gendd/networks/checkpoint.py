@@ -5,7 +5,6 @@ format names it.
 """
 
 import argparse
-import hashlib
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,9 +19,10 @@ from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, Passing
 from gendd.core.files import reason_of
 from gendd.core.retry import retried
 from gendd.networks.adapt import as_timm_reads, of_one_network
-from gendd.networks.features import classifier_name
+from gendd.networks.features import classifier_name, has_classifier
 from gendd.networks.file_format import is_safetensors, is_torch, what_it_is
-from gendd.networks.meta import HALF, fill
+from gendd.networks.meta import fill
+from gendd.networks.tensors import check_finite
 
 if TYPE_CHECKING:
     from gendd.networks.timm_weights import Published
@@ -266,6 +266,7 @@ def load_weights(
     source: str,
     allow_partial: bool | None = None,
     needs_classifier: bool = False,
+    initial: bool = False,
 ) -> str:
     """Load tensors into a network, or into a student that contains one.
 
@@ -276,6 +277,8 @@ def load_weights(
         allow_partial: whether tensors may be missing, left over or of another shape. None: not allowed, and the
             program does not have the flag --allow-partial.
         needs_classifier: whether the classifier's tensors are needed even with `allow_partial`.
+        initial: whether training starts from the tensors. The network then keeps its own classifier if they have none,
+            or one for another number of classes.
 
     Returns:
         "n of m tensors loaded", with notes on conversions, for the plan.
@@ -285,17 +288,22 @@ def load_weights(
     """
     expected = module.state_dict()
     tensors, notes = of_one_network(expected, tensors, source)
+    kept: list[str] = []
     for path, network in module.named_modules():
         if hasattr(network, "get_classifier"):
             prefix = f"{path}." if path else ""
             tensors = _by_own_names(network, prefix, tensors)
-            _check_classes(network, prefix, tensors, source)
+            if initial:
+                tensors, kept, left_out = _with_fitting_classifier(network, prefix, tensors)
+                notes += left_out
+            else:
+                _check_classes(network, prefix, tensors, source)
             tensors, resized = as_timm_reads(network, prefix, tensors)
             notes += resized
     fitting = {
         name: value for name, value in tensors.items() if name in expected and value.shape == expected[name].shape
     }
-    missing = [name for name in expected if name not in tensors]
+    missing = [name for name in expected if name not in tensors and name not in kept]
     counters = {name for name in missing if name.replace(COUNTER, "running_mean") in fitting and COUNTER in name}
     if counters:
         missing = [name for name in missing if name not in counters]
@@ -354,6 +362,17 @@ def _check_classes(network: nn.Module, prefix: str, tensors: Tensors, source: st
         )
 
 
+def _with_fitting_classifier(network: nn.Module, prefix: str, tensors: Tensors) -> tuple[Tensors, list[str], list[str]]:
+    """Return the tensors without a classifier for other classes, the names that stay as created, and notes."""
+    classes = network.get_classifier().out_features if has_classifier(network) else 0
+    own = [f"{prefix}{classifier_name(network)}.{name}" for name in ("weight", "bias")]
+    weight = tensors.get(own[0])
+    if classes == (0 if weight is None else len(weight)):
+        return tensors, [], []
+    note = "without a classifier" if weight is None else f"without its classifier of {len(weight)} classes"
+    return {name: value for name, value in tensors.items() if name not in own}, own, [note]
+
+
 def classifier_rows(network: nn.Module, tensors: Tensors) -> int | None:
     """Return the number of outputs of the classifier in a network's weights; None without a classifier."""
     if not isinstance(network.get_classifier(), nn.Linear):
@@ -367,31 +386,3 @@ def _lost_classifier(network: nn.Module, fitting: Iterable[str]) -> list[str]:
     """Return the names of the classifier's tensors that are not in `fitting`."""
     names = (f"{classifier_name(network)}.{name}" for name in network.get_classifier().state_dict())
     return [name for name in names if name not in fitting]
-
-
-def check_finite(tensors: Tensors, source: str) -> None:
-    """Check that all values of the tensors are finite.
-
-    Raises:
-        InvalidValue: a value is not finite.
-    """
-    floats = {name: value for name, value in tensors.items() if value.is_floating_point()}
-    # torch.isfinite does not support the 8-bit formats.
-    wide = ((name, value.float() if value.itemsize == 1 else value) for name, value in floats.items())
-    broken = [name for name, value in wide if not value.isfinite().all()]
-    if broken:
-        more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-        raise InvalidValue(source, f"{broken[0]}{more} holds values that are not finite; give other weights")
-
-
-def checksum_of(tensors: Tensors) -> str:
-    """Return the SHA-256 of named tensors: of each name, in alphabetical order, with its shape, type and bytes.
-
-    Half precision counts as float32, in which networks are usually created.
-    """
-    digest = hashlib.sha256()
-    for name, value in sorted(tensors.items()):
-        value = value.float() if value.dtype in HALF else value
-        digest.update(f"{name} {list(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -21,6 +21,7 @@ from gendd.networks.checkpoint import Weights
 from gendd.networks.create import LoadedNetwork, Zoo, create_network, is_foreign, known_in_timm, trial
 from gendd.networks.external import is_foundation
 from gendd.networks.meta import MappedFile, created_empty, without_values
+from gendd.networks.tensors import check_finite, checksum_of
 from gendd.networks.timm_names import TIMM
 
 # Given in place of a file: random weights, to try a recipe without a trained teacher.
@@ -44,7 +45,7 @@ def build_student(
         trust_remote_code: see `create_network`.
 
     Raises:
-        UserError: the name is unknown, the weights are missing or do not fit, or their class count is not the data's.
+        UserError: the name is unknown, or the weights are missing or do not fit. A classifier does not have to fit.
     """
     with naming("student"):
         network = create_network(name, zoo, num_classes, image_size, trust_remote_code=trust_remote_code)
@@ -52,7 +53,7 @@ def build_student(
     student.normalization = _normalize(network, None, None)
     found = find_weights("student", name, weights, zoo)
     if found:
-        _fill(student, found, "student_weights", weights, image_size, allow_partial)
+        _fill(student, found, "student_weights", weights, image_size, allow_partial, initial=True)
     else:
         _accept_as_created(student, "student", weights)
     return student
@@ -126,7 +127,7 @@ def build_teacher(
     device = device or torch.device("cpu")
     # Other devices hold copies.
     file = MappedFile(loaded.file) if mapped and loaded.file and device.type == "cpu" else None
-    loaded.checksum = checkpoint.checksum_of(network.state_dict())
+    loaded.checksum = checksum_of(network.state_dict())
     if not classifies:
         loaded.normalization += (
             f"; the student learns its {describe(network, kind)} feature ({width} numbers), not its logits"
@@ -255,11 +256,12 @@ def _fill(
     image_size: int,
     allow_partial: bool | None,
     needs_classifier: bool = False,
+    initial: bool = False,
 ) -> None:
     with naming(field):
         tensors = found.published.read(found, image_size) if found.published else found
         plain = checkpoint.backbone_weights(tensors)
-        summary = checkpoint.load_weights(loaded.network, plain, str(weights), allow_partial, needs_classifier)
+        summary = checkpoint.load_weights(loaded.network, plain, str(weights), allow_partial, needs_classifier, initial)
     loaded.file, loaded.tensors, loaded.loaded = found.file, tensors, f"{summary} from {found.file}{found.note}"
 
 
@@ -281,7 +283,7 @@ def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> Non
 def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) -> None:
     """Check that the weights of a new network are finite, and record where they come from."""
     with naming(field):
-        checkpoint.check_finite(built.network.state_dict(), built.name)
+        check_finite(built.network.state_dict(), built.name)
     if is_foreign(built.name):
         built.loaded = f"the weights of {built.name}"
 

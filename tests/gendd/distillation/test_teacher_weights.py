@@ -9,7 +9,7 @@ import toy
 from lines import refuses
 from programs import cifar_config
 
-from gendd.networks.checkpoint import checksum_of
+from gendd.networks.tensors import checksum_of
 from gendd.runs.networks import build_teacher
 from gendd_cifar.family import FAMILY
 

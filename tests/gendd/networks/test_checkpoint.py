@@ -21,7 +21,7 @@ from gendd.core import files
 from gendd.core.errors import InvalidValue
 from gendd.diffusion.head import PAPER, SplitTokenHead
 from gendd.distillation.student import Student
-from gendd.networks.checkpoint import backbone_weights, checksum_of, load_weights, metadata, read, read_weights
+from gendd.networks.checkpoint import backbone_weights, load_weights, metadata, read, read_weights
 from gendd.runs.folder import embedded_record
 
 WEIGHTS = {"conv.weight": torch.arange(600.0).view(6, 100), "fc.bias": torch.tensor([1.0, -2.0])}
@@ -331,6 +331,31 @@ def test_student_weights_of_other_class_count_are_refused():
     assert "the weights have 3 classes, the data set has 2" in message
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize(
+    ("classes", "own", "note"),
+    [
+        (3, 2, " (without its classifier of 3 classes)"),
+        (3, 0, " (without its classifier of 3 classes)"),
+        (0, 2, " (without a classifier)"),
+        (0, 0, ""),
+        (2, 2, ""),
+    ],
+)
+def test_training_starts_without_a_classifier_of_others(classes, own, note, prefix):
+    original, plain = (timm.create_model("test_resnet", num_classes=number) for number in (classes, own))
+    module = nn.ModuleDict({"backbone": plain}) if prefix else plain
+    expected = {**plain.state_dict(), **{key: value for key, value in original.state_dict().items() if "fc" not in key}}
+    expected = original.state_dict() if classes == own else expected
+    read = len(expected) - (0 if classes == own or own == 0 else 2)
+    tensors = prefixed(prefix, original.state_dict())
+    summary = load_weights(module, tensors, "a.pth", allow_partial=False, initial=True)
+    assert summary == f"{read} of {len(expected)} tensors loaded{note}"
+    assert_same(plain.state_dict(), expected)
+    damaged = {name: value for name, value in tensors.items() if "conv1" not in name}
+    assert "missing" in refusal(load_weights, module, damaged, "a.pth", allow_partial=False, initial=True)
+
+
 def test_weights_of_another_network_are_refused_as_partial():
     message = refusal(load_weights, network(), WEIGHTS, "a.pth", allow_partial=True)
     assert "0 of 9" in message and "--allow-partial" not in message
@@ -342,25 +367,6 @@ def test_nonfinite_weights_are_refused(value):
     name = next(iter(weights))
     weights[name] = torch.full_like(weights[name], value)
     assert f"a.pth: {name} holds values that are not finite" in refusal(load_weights, network(), weights, "a.pth")
-
-
-def test_checksum_of_tensors_ignores_their_order_only():
-    weights = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
-    same = checksum_of(weights)
-    assert checksum_of(dict(reversed(weights.items()))) == same
-    for changes in (
-        {"b": torch.tensor(4)},
-        {"b": torch.tensor(3, dtype=torch.int32)},
-        {"a": torch.arange(6.0).view(3, 2)},
-        {"a": weights["a"].double()},
-        {"d": torch.tensor(3)},
-    ):
-        assert checksum_of(weights | changes) != same
-
-
-def test_checksum_of_half_precision_is_that_of_float32():
-    weights = {"a": torch.randn(3, 2).bfloat16(), "b": torch.randn(4).half()}
-    assert checksum_of(weights) == checksum_of({name: value.float() for name, value in weights.items()})
 
 
 def test_real_teacher_is_read(shared):
