@@ -102,6 +102,12 @@ class FrozenTeacher(DistillationTeacher):
             tuple(network.pretrained_cfg[name]) == tuple(student.pretrained_cfg[name]) for name in ("mean", "std")
         )
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Return what a student needs to know of its teacher, to be built without it, for a record."""
+        sizes = {"width": self.width, "classifies": self.has_classifier}
+        return sizes | ({"map_width": self.map_width} if self.grid else {})
+
     def forward(self, input: Tensor, return_features: bool = False) -> Tensor:
         """Return logits (B, C) or features (B, D_t) of images in the teacher's normalization."""
         if self.mapped:

@@ -6,11 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 import gendd
-from gendd.core.errors import UserError
 from gendd.export.output import Output
 from gendd.runs.experiment import Experiment
-from gendd.runs.folder import RunFolder, origin
-from gendd.runs.published import portable, teacher_origins
+from gendd.runs.published import portable, teacher_origins, teacher_records
 
 
 def describe(run: Experiment, output: Output) -> dict[str, str]:
@@ -37,12 +35,7 @@ def _teacher_records(run: Experiment) -> dict[str, Any]:
     """Return the teachers' weights and checksums, if the run's record or the published file holds them."""
     if run.path is None:
         return {}
-    # A checkpoint is in the folder `checkpoints` of its run.
-    folder = run.path if run.path.is_dir() else run.path.parent.parent
-    try:
-        found = RunFolder(folder).read("environment.json")
-    except UserError:
-        found = origin(run.path)
+    found = teacher_records(run.path)
     further = [_weights(record) for record in found.get("more_teachers", [])]
     return {"teacher": _weights(found.get("teacher") or {}), "more_teachers": further}
 

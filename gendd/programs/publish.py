@@ -12,7 +12,6 @@ from torch import Tensor
 
 from gendd.core.errors import InvalidSetting, UserError, naming
 from gendd.core.files import checksum, rewrite, rewrite_text, save_tensors
-from gendd.distillation.teacher import FrozenTeacher
 from gendd.family import Family
 from gendd.methods.published import method_of
 from gendd.networks.checkpoint import load_weights, read_weights, weights_file
@@ -28,7 +27,7 @@ from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import grouped
 from gendd.runs.experiment import Experiment, build, load
 from gendd.runs.folder import NOT_COMPARED, RECORD, RunFolder, by_name, embedded_record, origin
-from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable, teacher_origins
+from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable, teacher_origins, teacher_records
 
 # Relative to the greatest output: the rounding of another build of the same network.
 TOLERANCE = 1e-4
@@ -139,26 +138,12 @@ def _content(experiment: Experiment, path: Path) -> dict[str, Any]:
     if experiment.teacher:
         networks = record["networks"]
         names = [networks["teacher"], *(one["teacher"] for one in networks["more_teachers"])]
-        origins = teacher_origins(names, portable(_teacher_records(path)))
-        of_first, *of_others = [_sizes(teacher) for teacher in (experiment.teacher, *experiment.more_teachers)]
+        origins = teacher_origins(names, portable(teacher_records(path)))
+        of_first, *of_others = [teacher.sizes for teacher in (experiment.teacher, *experiment.more_teachers)]
         content["teacher"] = origins["teacher"] | of_first
         if of_others:
             content["more_teachers"] = [a | b for a, b in zip(origins["more_teachers"], of_others, strict=True)]
     return described(config, network, experiment.class_names, content)
-
-
-def _sizes(teacher: FrozenTeacher) -> dict[str, Any]:
-    """Return what a student's parts need to know of a teacher, to be built without it."""
-    sizes = {"width": teacher.width, "classifies": teacher.has_classifier}
-    return sizes | ({"map_width": teacher.map_width} if teacher.grid else {})
-
-
-def _teacher_records(path: Path) -> dict[str, Any]:
-    """Return a record that holds the teachers' weights, with their checksums; empty if they are unknown."""
-    run = RunFolder(path if path.is_dir() else path.parent.parent)
-    if path in (run.path, run.last, run.best) and (run.path / "environment.json").is_file():
-        return run.read("environment.json")
-    return origin(path)
 
 
 def _check_folder(folder: Path, content: dict[str, Any]) -> None:

@@ -48,8 +48,8 @@ def weights_record(loaded: LoadedNetwork) -> dict[str, Any]:
 
 def teacher_record(teacher: FrozenTeacher) -> dict[str, Any]:
     """Return the record of a teacher's weights and its feature."""
-    feature = {"feature": teacher.kind, "width": teacher.width, "image_size": teacher.image_size}
-    return weights_record(teacher.loaded) | feature
+    feature = {"feature": teacher.kind, "image_size": teacher.image_size}
+    return weights_record(teacher.loaded) | feature | teacher.sizes
 
 
 @torch.no_grad()

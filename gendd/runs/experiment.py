@@ -30,7 +30,7 @@ from gendd.runs.changes import check_changes
 from gendd.runs.folder import origin, run_record, saved_config
 from gendd.runs.networks import RANDOM, build_student, build_teacher
 from gendd.runs.preprocessing import Preprocessing
-from gendd.runs.published import located
+from gendd.runs.published import located, teacher_records
 
 Role = Literal["student", "teacher"]
 ROLES: tuple[Role, ...] = ("student", "teacher")
@@ -234,7 +234,8 @@ def load(
     weights = changes.get("eval_weights") or reported_weights(content)
     tensors = weights_in(content, path, weights) if trained else None
     # A checkpoint holds the student's weights and the part of the teacher that the student uses.
-    stripped = {} if with_teacher or not config.networks.teacher else without_teacher(path, config, tensors or {})
+    whole = with_teacher or not config.networks.teacher
+    stripped = {} if whole else without_teacher(path, config, tensors or {}, "teacher" in own)
     random = {"student_weights": None} | stripped
     # The precision of a teacher that is loaded; a part of one that the student uses is not rounded.
     precision = resolve_precision(config.run.precision, device) if with_teacher else "fp32"
@@ -260,28 +261,32 @@ def is_published(path: Path) -> bool:
     return "classifies" in (origin(path).get("teacher") or {})
 
 
-def without_teacher(path: Path, config: Config, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the changes of a configuration for a student with these tensors, loaded without its teacher's weights."""
+def without_teacher(path: Path, config: Config, tensors: Mapping[str, Tensor], given: bool = False) -> dict[str, Any]:
+    """Return the changes of a configuration for a student with these tensors, loaded without its teacher's weights.
+
+    Args:
+        given: whether the teacher is a Python object.
+    """
     if StoredWeights.named(config.networks.teacher_weights):
         return {}
-    more = config.networks.more_teachers
-    if not is_published(path):
+    records = teacher_records(path)
+    teacher, further = records.get("teacher") or {}, records.get("more_teachers", [])
+    if given or "classifies" not in teacher:  # Runs of older versions do not record it.
         # A teacher of other classes than the data's leaves no classifier in its student.
         alone = "head" in {name.partition(".")[0] for name in tensors} and "classifier.weight" not in tensors
         classless = alone and not config.method.needs_classifier(config)
-        untrained = tuple(replace(one, teacher_weights=RANDOM) for one in more)
+        untrained = tuple(replace(one, teacher_weights=RANDOM) for one in config.networks.more_teachers)
         return {"teacher_weights": RANDOM, "more_teachers": untrained} | (
             {"teacher_classifier": False} if classless else {}
         )
-    teacher = origin(path)["teacher"]
     map_width = teacher.get("map_width", 0)
     unset = dict.fromkeys(
         ("teacher_image_size", "teacher_mean", "teacher_std", *(["dense_layer"] if map_width else []))
     )
     sizes = {"teacher": stand_in.named(teacher["width"], map_width), "teacher_classifier": teacher["classifies"]}
-    widths = ((one["width"], one.get("map_width", 0)) for one in origin(path).get("more_teachers", []))
-    further = tuple(TeacherNetwork(stand_in.named(*pair), RANDOM) for pair in widths)
-    return {"teacher_weights": RANDOM, "teacher_feature": "auto", "more_teachers": further, **unset, **sizes}
+    names = (stand_in.named(one["width"], one.get("map_width", 0)) for one in further)
+    others = tuple(TeacherNetwork(name, RANDOM) for name in names)
+    return {"teacher_weights": RANDOM, "teacher_feature": "auto", "more_teachers": others, **unset, **sizes}
 
 
 def refuse_hub_code(path: Path, role: str, name: str | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gendd.networks.timm_names import find, is_source
+from gendd.runs.folder import RunFolder, origin
 
 PLAIN, CONFIG, WHOLE, CARD, CURVES = "model.safetensors", "config.json", "gendd.safetensors", "README.md", "curves.png"
 FILES = (PLAIN, CONFIG, WHOLE, CARD, CURVES)
@@ -32,6 +33,17 @@ def located(name: str | Path) -> Path:
         return find(str(name), (WHOLE,))
     whole = Path(os.path.expanduser(name), WHOLE)
     return whole if whole.is_file() else Path(name)
+
+
+def teacher_records(path: Path) -> dict[str, Any]:
+    """Return a record with those of the teachers, "teacher" and "more_teachers"; empty if it is unknown.
+
+    It is environment.json of a run folder, also for its checkpoints, and the origin in other files.
+    """
+    run = RunFolder(path if path.is_dir() else path.parent.parent)
+    if path in (run.path, run.last, run.best) and (run.path / "environment.json").is_file():
+        return run.read("environment.json")
+    return origin(path)
 
 
 def teacher_origins(names: Sequence[str], records: Mapping[str, Any]) -> dict[str, Any]:
