@@ -168,5 +168,8 @@ def test_sampling_programs_refuse_a_run_without_head(tmp_path):
 def test_equal_cost_refuses_a_head_that_does_not_classify(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     change_settings(copy, teacher_classifier=False, contraction=0.0)
+    environment = json.loads((copy / "environment.json").read_text())
+    environment["teacher"]["classifies"] = False
+    (copy / "environment.json").write_text(json.dumps(environment))
     with refuses("its head does not classify, as its teacher does not; name another run"):
         equal_cost([str(copy)])
