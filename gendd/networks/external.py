@@ -297,7 +297,8 @@ def _transformers(name: str, rest: str, trust_remote_code: bool) -> Arguments:
         )
     normalization = _of_processor(name, library, rest, trust)
     vision = getattr(config, "vision_config", config)
-    stated = getattr(vision, "image_size", None) or normalization.side or DEFAULT_SIDE
+    # The processor first: it gives DINOv2 224 pixels, the configuration states the 518 of its last training.
+    stated = normalization.side or getattr(vision, "image_size", None) or DEFAULT_SIDE
     class_token = any(key.endswith(CLASS_TOKENS) for key, _ in network.named_parameters())
 
     def read(images: Tensor) -> Output:

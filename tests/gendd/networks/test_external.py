@@ -235,6 +235,13 @@ def test_image_size_may_be_a_list(size, tmp_path):
     assert create_foundation(small_vit(tmp_path, image_size=size)).pretrained_cfg["input_size"] == (3, 32, 32)
 
 
+def test_image_size_is_the_one_of_the_processor(dino):
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+    processor = library.BitImageProcessor(size={"shortest_edge": 48}, crop_size={"height": 42, "width": 42})
+    processor.save_pretrained(dino.removeprefix("transformers:"))
+    assert create_foundation(dino).pretrained_cfg["input_size"] == (3, 42, 42)
+
+
 def test_non_square_images_are_refused(tmp_path):
     name = small_vit(tmp_path, image_size=[32, 64])
     with refuses(f"^{name}: takes images of 32 x 64 pixels; choose a network for"):
