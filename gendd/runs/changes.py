@@ -25,10 +25,5 @@ def check_changes(trained: Config | None, changed: Config) -> None:
             value, own = (getattr(config.method, name, None) for config in (changed, trained))
             if value != own:
                 raise InvalidSetting(name, value, f"the head was trained with {own}; leave it out")
-        images, data = getattr(changed.data, "images", None), changed.data
-        if images and images != data.dataset:
-            name = "dataset" if data.dataset != trained.data.dataset else "images"
-            reason = "does not replace the images of this run; name images to evaluate on as `eval_dataset`"
-            raise InvalidSetting(name, getattr(data, name), reason)
     if isinstance(changed.method, SamplingOptions):
         changed.method.check_sampling()

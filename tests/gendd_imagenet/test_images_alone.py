@@ -83,9 +83,6 @@ def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys)
     evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
     rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
     assert rows["head"]["cosine"] == last["head"]["cosine"]
-    for flag in ("--images", "--dataset"):
-        with refuses(f"{flag} {tmp_path}: does not replace the images of this run; .* --eval-dataset"):
-            evaluate_imagenet([str(run), flag, str(tmp_path)])
     tensors = safetensors.torch.load_file(run / "features.safetensors")
     assert tensors["thumbnails"].shape == (9, 3, 48, 48) and tensors["thumbnails"].dtype == torch.uint8
     write_report(ReportConfig((str(run),), str(tmp_path / "report")))
