@@ -88,6 +88,10 @@ class Data:
         }
         return dataclasses.replace(self, **defaults | {"dataset": dataset})
 
+    def evaluated_on(self, named: Self) -> Self:
+        """Return the data for an evaluation of a run on these data, where a command line names other ones."""
+        return self.whole(named.dataset)
+
     def pretraining(self) -> Self:
         """Return the data for stage 1, which may have another augmentation."""
         return self

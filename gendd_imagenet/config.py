@@ -81,6 +81,21 @@ class Photographs(Data):
         """True if held-out training images are evaluated, since no evaluation images are named."""
         return not (self.eval_dataset or self.eval_list) and bool(self.holdout or self.images)
 
+    def evaluated_on(self, named: Self) -> Self:
+        """Return the data for an evaluation: `images` is a new place of a run's images, `dataset` replaces them.
+
+        Raises:
+            InvalidSetting: the run learned from labeled images, and `images` has no labels.
+        """
+        if not self.images:
+            if named.images:
+                reason = "a run on labeled images cannot be evaluated on unlabeled ones; name a labeled `dataset`"
+                raise InvalidSetting("images", named.images, reason)
+            return super().evaluated_on(named)
+        if named.dataset == self.dataset:
+            return replace(self, dataset=named.images)
+        return replace(self, eval_dataset=named.dataset, eval_list=None)
+
     def pretraining(self) -> Self:
         """Return the images as stage 1 crops them; with other crops, its cached views have a separate folder."""
         cache = self.teacher_cache

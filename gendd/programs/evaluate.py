@@ -195,11 +195,11 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
     # The checkpoint replaces the initial weights.
     default = default.changed(student_weights=None, eval_images=0, eval_weights=reported_weights(content))
     options = _parse(family, arguments, default)
-    if learned_classes(path) and any(word.partition("=")[0] == "--dataset" for word in arguments):
+    if own and {word.partition("=")[0] for word in arguments} & {"--dataset", "--images"}:
         # A data set from the command line is evaluated whole, unless other flags choose images of it.
-        data = default.data.whole(options.config.data.dataset)
+        data = own.data.evaluated_on(options.config.data)
         options = _parse(family, arguments, replace(default, data=data))
-    settings = options.config
+    settings = options.config if own else options.config.resolved()
     check_changes(own, settings)
     _check_networks(settings)
     weights = settings.optimizer.eval_weights

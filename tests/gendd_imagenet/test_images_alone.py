@@ -75,7 +75,7 @@ def test_images_without_classes_are_mixed(flat):
     assert not torch.equal(batches[0].images, batches[1].images)
 
 
-def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys):
+def test_run_on_images_is_evaluated_reported_and_exported(run, photos, tmp_path, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
     assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, (
         "nine images have no ten neighbors"
@@ -83,6 +83,14 @@ def test_run_on_images_is_evaluated_reported_and_exported(run, tmp_path, capsys)
     evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
     rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
     assert rows["head"]["cosine"] == last["head"]["cosine"]
+    other = {
+        ("--images", str(photos / "train")): (str(photos / "train"), "held-out", 9),
+        ("--dataset", str(photos / "val")): (str(photos / "val"), "val", 21),
+    }
+    for words, expected in other.items():
+        evaluate_imagenet([str(run), *words, "--json", str(tmp_path / "other.json")])
+        figures = json.loads((tmp_path / "other.json").read_text())
+        assert (figures["dataset"], figures["split"], figures["images"]) == expected
     tensors = safetensors.torch.load_file(run / "features.safetensors")
     assert tensors["thumbnails"].shape == (9, 3, 48, 48) and tensors["thumbnails"].dtype == torch.uint8
     write_report(ReportConfig((str(run),), str(tmp_path / "report")))
@@ -172,6 +180,10 @@ def test_run_is_evaluated_on_some_of_its_classes(photos, tmp_path, capsys):
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
     with refuses("only in one of them: .*n99"):
         evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
+    with refuses(
+        "--images .*: a run on labeled images cannot be evaluated on unlabeled ones; name a"
+    ):
+        evaluate_imagenet([str(run), "--images", str(tmp_path / "some")])
 
 
 def test_missing_folder_is_refused_before_networks_are_built(tmp_path, monkeypatch):
