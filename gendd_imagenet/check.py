@@ -82,8 +82,10 @@ def _check_listing(role: str, listing: AnyListing, view: EvalView) -> Iterator[s
             content = listing.content(index)
             reason = _broken(view, content)
         except FileNotFoundError:
-            # Already listed as missing.
-            continue
+            if absent:
+                # Already listed.
+                continue
+            reason = "missing"
         except OSError as error:
             reason = error.strerror
         if reason:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,6 +184,16 @@ def test_rows_without_image_or_label_are_counted(tmp_path, capsys):
     assert "22 images to train on, 3 classes of 5 to 6, 5 without a label" in capsys.readouterr().out
     part = open_photos(classified(name, "--label-fraction", "0.5"), batch=4)
     assert sum(label >= 0 for label in part.listing.labels.tolist()) == 8 and part.size == 22
+
+
+def test_missing_separate_file_of_a_hub_set_is_listed(photos, tmp_path, capsys):
+    root = Path(shutil.copytree(photos, tmp_path / "set"))
+    name = f"hfds/{root}"
+    check_data(classified(name))
+    assert "nothing is missing" in capsys.readouterr().out
+    (root / "train" / "n01" / "n01_3.JPEG").unlink()
+    with refuses("1 missing or broken"):
+        check_data(classified(name))
 
 
 def test_unlabeled_test_split_is_refused_before_training(tmp_path):
