@@ -276,8 +276,10 @@ class Reinforcing:
                 yield group
         except shards.UnreadableShard as error:
             failures.append(InvalidSetting("IMAGES", self.options.source, str(error)))
-        except (UserError, PassingFault, OSError) as error:
+        except (UserError, PassingFault) as error:
             failures.append(error)
+        except OSError as error:
+            failures.append(InvalidSetting("IMAGES", self.options.source, f"{error.filename}: {error.strerror}"))
 
     def _samples(self, number: int) -> Iterator[Sample]:
         """Yield the samples of a shard. The held-out ones are spread evenly over it."""

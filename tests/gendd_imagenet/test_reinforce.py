@@ -244,6 +244,13 @@ def test_cut_shard_is_refused_and_not_written(photos, tmp_path):
         assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00000.tar"]
 
 
+def test_image_that_vanishes_is_named(photos, tmp_path, monkeypatch):
+    source = Path(shutil.copytree(photos / "train" / "n01", tmp_path / "source"))
+    monkeypatch.setattr(reinforcing.Reinforcing, "_say", lambda *_: (source / "n01_3.JPEG").unlink(missing_ok=True))
+    with refuses("IMAGES .*source: .*n01_3.JPEG: No such file or directory"):
+        write(source, tmp_path / "out")
+
+
 def test_stored_views_notice_every_damage():
     image = b"an image"
     views = ViewFormat(6, 4, 2, int8=True)
