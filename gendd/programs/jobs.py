@@ -72,6 +72,7 @@ def place_of(flags: list[str]) -> tuple[str | None, list[str]]:
     Raises:
         UserError: another value than slurm or local.
     """
+    flags = [word for flag in flags for word in (flag.split("=", 1) if flag.startswith("--on=") else [flag])]
     if "--on" not in flags:
         return None, flags
     at = flags.index("--on")

@@ -180,9 +180,7 @@ def test_run_is_evaluated_on_some_of_its_classes(photos, tmp_path, capsys):
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
     with refuses("only in one of them: .*n99"):
         evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
-    with refuses(
-        "--images .*: a run on labeled images cannot be evaluated on unlabeled ones; name a"
-    ):
+    with refuses("--images .*: a run on labeled images cannot be evaluated on unlabeled ones; name a"):
         evaluate_imagenet([str(run), "--images", str(tmp_path / "some")])
 
 

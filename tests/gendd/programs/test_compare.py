@@ -161,8 +161,9 @@ def test_compare_refuses_invalid_commands(comparison):
         comparison.run("kd", "0,1")
     with refuses("METHODS kdd: no such name"):
         comparison.run("kd kdd", "0 1")
-    with refuses("--on moon: choose slurm, choose local"):
-        comparison.run("kd", "0", "--on", "moon")
+    for flags in (["--on", "moon"], ["--on=moon"]):
+        with refuses("--on moon: choose slurm, choose local"):
+            comparison.run("kd", "0", *flags)
     (comparison.project / "sh" / "train_toys_baseline.sh").unlink()
     with refuses("METHODS kd: no script and no recipe trains"):
         comparison.run("gendd kd", "0")
