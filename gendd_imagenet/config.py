@@ -92,7 +92,7 @@ class Photographs(Data):
                 reason = "a run on labeled images cannot be evaluated on unlabeled ones; name a labeled `dataset`"
                 raise InvalidSetting("images", named.images, reason)
             return super().evaluated_on(named)
-        if named.dataset == self.dataset:
+        if named.images and named.dataset == self.dataset:
             return replace(self, dataset=named.images)
         return replace(self, eval_dataset=named.dataset, eval_list=None)
 

@@ -44,7 +44,7 @@ from gendd.programs.run_teachers import (
     weights_record,
 )
 from gendd.programs.student_folder import StudentFolder
-from gendd.runs.environment import environment
+from gendd.runs.environment import environment, environment_change
 from gendd.runs.experiment import build, teacher_read_out
 from gendd.runs.folder import (
     RunFolder,
@@ -196,9 +196,12 @@ class TrainRun:
         self.measurement = Measurement(
             config, self.task, self.student.network, self.evaluation, self.groups, world, self.precision
         )
-        surroundings = {**environment(world), **self._teacher_record()}
+        surroundings = {**environment(world), "precision": self.precision, **self._teacher_record()}
         open_caches(self.built, config, self.data, world)
         if world.is_first:
+            begun = (self.run.path / "environment.json").exists()
+            if begun and (changed := environment_change(self.run.read("environment.json"), surroundings)):
+                self._say(f"  changed since the last start: {changed}")
             self.run.claim(config, self.family, self.data, self.evaluation)
             self.run.write("environment.json", surroundings)
         world.barrier()

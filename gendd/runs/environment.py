@@ -2,8 +2,10 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from gendd.core.distributed import World, hardware
 
@@ -18,6 +20,15 @@ def environment(world: World) -> dict:
         "hardware": hardware(world.device),
         "processes": world.size,
     }
+
+
+def environment_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Describe a change of hardware, precision or processes between two records; empty without one.
+
+    Records of older runs contain no precision.
+    """
+    names = [name for name in ("hardware", "precision", "processes") if before.get(name, now[name]) != now[name]]
+    return "; ".join(f"{name} {before[name]} there, {now[name]} here" for name in names)
 
 
 def _version(package: str) -> str | None:

@@ -44,7 +44,8 @@ END = """\
 ## What is not promised
 
 - A killed run loses the work since its last checkpoint: at most `--checkpoint-minutes`, 15 by default.
-- The same bits need the same machine, versions, precision and number of processes. `--workers` may differ.
+- The same bits need the same machine, versions, precision and number of processes. A resumed run says which of
+  hardware, precision and processes changed. `--workers` may differ.
 - An image that is exchanged for another of the same name and size is noticed if it is one of the 1,000 whose contents
   are compared, evenly spaced. A change of shards behind a URL or a command is not noticed.
 - After a power failure a file system may lose a file that it reported as written.

@@ -141,6 +141,17 @@ def test_resume_of_an_older_run_compares_file_checksums(interrupted, train):
     assert (train(runs="parts") / "result.json").exists()
 
 
+def test_resume_states_another_precision(train, capsys):
+    with ctrl_c("train_epoch", epoch=1):
+        train()
+    record = train.folder() / "environment.json"
+    before = json.loads(record.read_text())
+    record.write_text(json.dumps(before | {"precision": "bf16"}))
+    train()
+    assert "changed since the last start: precision bf16 there, fp32 here\n" in capsys.readouterr().out
+    assert json.loads(record.read_text()) == before
+
+
 def test_resume_with_paper_refuses_other_sampling_steps(train):
     with ctrl_c("train_epoch", epoch=0):
         train("--paper", "--width", "128")
