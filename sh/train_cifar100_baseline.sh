@@ -2,8 +2,8 @@
 # Trains a student on CIFAR-100 by another method, to compare with GenDD. The protocol is RepDistiller's and
 # mdistiller's.
 #   bash sh/train_cifar100_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet56 resnet20
-# METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, kl (no labels), gendd (the
-# pair's script), or regression (GenDD's recipe with a deterministic head).
+# METHOD: classification (the student alone), kd, kd-head, dkd, ikl, dist, feature, srd, vkd, simkd, kl (no labels),
+# gendd (the pair's script), or regression (GenDD's recipe with a deterministic head).
 # Flags override the values below: --seed 1, --dry-run, --data-root DIR and others. Relative paths count from the
 # current folder. Run the same command again to resume.
 # Loss weights: DKD's are mdistiller's; IKL-KD's and DIST's are from their papers. No weights are published for other

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Trains a student on ImageNet or ImageNet-LT by another method, to compare with GenDD.
 #   bash sh/train_imagenet_baseline.sh METHOD TEACHER STUDENT [flags], such as dkd resnet34 resnet18
-# METHOD: classification (the student alone), kd, dkd, ikl, dist, feature, srd, vkd, simkd, gendd (the pair's script),
-# or regression (GenDD's recipe with a deterministic head).
+# METHOD: classification (the student alone), kd, kd-head, dkd, ikl, dist, feature, srd, vkd, simkd, gendd (the pair's
+# script), or regression (GenDD's recipe with a deterministic head).
 # The teacher determines the recipe:
 #   resnext101_32x4d             ImageNet-LT; train it first: bash sh/train_imagenetlt_resnext101_teacher.sh
 #   beitv2_base, beitv2_large    "A2", or "A1" with RECIPE=a1

@@ -32,7 +32,7 @@ trains a pair once per value. Finished runs are kept. A failed run does not stop
   feature-mixup  off and on
 A script or flags say what to train; METHOD=regression runs the control. FAMILY is as for compare. The picture includes
 runs of earlier seeds and values. For example:
-  {command} contraction sh/train_cifar100_resnet56_resnet20_gendd_short.sh --lr 1e-2
+  {command} contraction sh/train_cifar100_resnet56_resnet20_gendd_short.sh --probe-gradient 0
   {command} contraction -- --dataset FOLDER [flags]
 A sampling setting evaluates a trained run with many values:
   {command} guidance RUN [flags]
