@@ -204,7 +204,8 @@ class Run:
     dry_run: bool = False
     """Build all networks, print the plan and what is missing, then stop."""
     check_data: bool = False
-    """Read the whole data set, print its contents and its missing or broken files, then stop."""
+    """List the data set, read its images (of photographs, a sample), print the numbers and the missing or broken files,
+    then stop."""
     trust_remote_code: bool = False
     """Download the code that a hub: or transformers: name refers to, and run it. Code in torch.hub's cache does not
     need this flag. A file cannot set it."""

@@ -36,7 +36,8 @@ class TeacherNetwork:
     """Teacher's weights: a file, a run folder, or timm for the published ones, the default for timm/, hf-hub: and
     local-dir: names. random: untrained weights, to try speed and memory."""
     teacher_image_size: PixelCount | None = None
-    """Image size of the teacher, in pixels. The student's image size if not given."""
+    """Image size of the teacher, in pixels. If not given: the student's, or for transformers: and open_clip: names that
+    of the library, and for hub: names 224."""
     teacher_feature: Kind = "auto"
     """Feature of the teacher to learn: pooled (the input of its classifier), the class token, the mean of the patches,
     or the final projection. auto is the projection for networks that timm publishes with one, such as CLIP and

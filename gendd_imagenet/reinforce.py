@@ -33,7 +33,7 @@ class ReinforceConfig:
     teacher_weights: str | None = None
     """Teacher's weights: a file, a run folder, or timm for the published ones."""
     teacher_image_size: PixelCount | None = None
-    """Image size of the teacher, in pixels. --image-size if not given."""
+    """Image size of the teacher, in pixels. Default as in train, with --image-size as the student's."""
     teacher_feature: Kind = "auto"
     """Feature of the teacher: pooled, class-token, patch-mean, or projection."""
     teacher_mean: tuple[Share, Share, Share] | None = None
