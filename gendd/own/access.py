@@ -22,7 +22,7 @@ from gendd.data.batch import Batch, DataSummary, Normalize, to_device
 from gendd.data.batch import Batches as NumberedBatches
 from gendd.own.config import Batches
 
-# Images of the training batches to evaluate on, if no evaluation batches are given.
+# Training batches are evaluated up to the one that reaches this number of images, if no evaluation batches are given.
 EVALUATED = 1000
 
 

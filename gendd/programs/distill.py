@@ -64,7 +64,8 @@ def distill(
             and is not reproducible beyond the order of its batches.
         out: run folder. runs/<data>/<teacher>_<student>/<name>/<seed> if not given.
         method: name of the method, or package.module:Class.
-        evaluation: batches to evaluate on, for given batches. The first 1,000 training images if not given.
+        evaluation: batches to evaluate on, for given batches. If not given, the first training batches, up to the one
+            that reaches 1,000 images.
         classes: number or names of the classes of labeled batches; 0 for batches without labels.
         options: values of fields of the configuration (docs/flags.md), such as lr=1e-3.
 
