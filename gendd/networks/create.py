@@ -308,6 +308,7 @@ class LoadedNetwork:
         flops: floating-point operations per image.
         tensors: all tensors of the weight file; a distilled student's file holds more than the network.
         file: path of the weight file, or None.
+        trained: whether weights were loaded, from a file or by the code that creates the network.
         loaded: description of the loaded weights.
         normalization: description of the assumed normalization, if the network does not state one.
         checksum: SHA-256 of the network's tensors, if the record needs it.
@@ -319,6 +320,7 @@ class LoadedNetwork:
     flops: int
     tensors: dict[str, Tensor] = field(default_factory=dict)
     file: Path | None = None
+    trained: bool = False
     loaded: str = "random weights"
     normalization: str = ""
     checksum: str | None = None

@@ -323,8 +323,8 @@ def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[
     """
     read_outs = [*built.task.read_outs_apart(model), *built.task.further_read_outs(model)]
     teacher = built.teacher
-    loaded = bool(teacher and teacher.loaded.file)
-    if world.all_true(torch.tensor(loaded, device=world.device)) and teacher and teacher.classifier:
+    trained = bool(teacher and teacher.loaded.trained)
+    if world.all_true(torch.tensor(trained, device=world.device)) and teacher and teacher.classifier:
         read_outs.insert(0, (teacher_read_out(teacher), parameter_count(teacher.model)))
     return read_outs
 

@@ -262,7 +262,8 @@ def _fill(
         tensors = found.published.read(found, image_size) if found.published else found
         plain = checkpoint.backbone_weights(tensors)
         summary = checkpoint.load_weights(loaded.network, plain, str(weights), allow_partial, needs_classifier, initial)
-    loaded.file, loaded.tensors, loaded.loaded = found.file, tensors, f"{summary} from {found.file}{found.note}"
+    loaded.file, loaded.trained, loaded.tensors = found.file, True, tensors
+    loaded.loaded = f"{summary} from {found.file}{found.note}"
 
 
 def _refuse_random(built: LoadedNetwork, create: Callable[[], nn.Module]) -> None:
@@ -285,7 +286,7 @@ def _accept_as_created(built: LoadedNetwork, field: str, weights: str | None) ->
     with naming(field):
         check_finite(built.network.state_dict(), built.name)
     if is_foreign(built.name):
-        built.loaded = f"the weights of {built.name}"
+        built.loaded, built.trained = f"the weights of {built.name}", weights is None
 
 
 def _normalize(network: nn.Module, mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> str:

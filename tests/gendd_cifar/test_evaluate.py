@@ -100,6 +100,14 @@ def test_evaluate_gives_the_accuracy_of_training(runs, tmp_path):
     assert rows["head"]["images_per_second"]["median"] > 0
 
 
+def test_teacher_that_a_function_loads_is_evaluated(tmp_path):
+    train(["kd", *COMMON, "--student", "toy:network", "--teacher", "toy:own", "--runs", str(tmp_path)])
+    run = tmp_path / "digits" / "toy.own_toy.network" / "kd" / "0"
+    expected = json.loads((run / "environment.json").read_text())["teacher"]["top1"]
+    assert evaluated(tmp_path, run)["teacher"]["top1"] == expected
+    assert "teacher" not in evaluated(tmp_path, run, "--teacher-weights", "random")
+
+
 def test_sampling_flags_override_the_runs(runs, tmp_path):
     quick = evaluated(tmp_path, runs["paper"], "--sampling-steps", "1", "--guidance", "1")["head"]["flops"]
     guided = evaluated(tmp_path, runs["paper"], "--sampling-steps", "1", "--guidance", "2")["head"]["flops"]
