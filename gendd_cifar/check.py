@@ -4,7 +4,7 @@ from torch import Tensor
 
 from gendd.config import Config
 from gendd.core.errors import InvalidSetting
-from gendd.data.batch import refuse_other_classes
+from gendd.data.batch import HELD_OUT, refuse_other_classes
 from gendd.data.decode import SHOWN
 from gendd.data.image_files import describe
 from gendd.evaluation.accuracy import class_groups
@@ -42,9 +42,14 @@ def check_data(config: Config[SmallImages]) -> None:
         print(f"  passed over: {describe(passed_over)}")
     if config.data.unlabeled_dir:
         print(f"  train  {len(train.images)} images of {config.data.unlabeled_dir}, without labels")
+        evaluated = test.images
     else:
-        _describe_training(config, train.images.long_tailed(config.data.imbalance), len(train.class_names))
-    print(f"  test   {_counted(test.images, test.images.class_counts(len(test.class_names)))}")
+        images, evaluated = train.images, test.images
+        if config.data.holdout:
+            images, evaluated = images.hold_out(config.data.holdout)
+        _describe_training(config, images.long_tailed(config.data.imbalance), len(train.class_names))
+    split = HELD_OUT if config.data.holdout else "test"
+    print(f"  {split:<6} {_counted(evaluated, evaluated.class_counts(len(test.class_names)))}")
 
 
 def _describe_training(config: Config[SmallImages], train: Images, num_classes: int) -> None:

@@ -335,6 +335,16 @@ def test_summary_names_settings_and_missing_folders(folder, strangers):
     assert absent == f"--unlabeled-dir {strangers}/none: no such folder; name a folder of images"
 
 
+def test_check_data_counts_held_out_images_apart(capsys):
+    settings = config(dataset="digits", image_size=8, imbalance=0.1, holdout=0.2)
+    check_data(settings)
+    images = sources.read_source("digits", "data", "train", 8).images
+    kept, held = images.hold_out(0.2)
+    kept = kept.long_tailed(0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"  train  {len(kept)} images, " in lines[1] and f"  held-out {len(held)} images" in lines[-1]
+
+
 def test_check_data_counts_the_training_images(capsys, digits, strangers):
     check_data(config(dataset="digits", image_size=8, imbalance=0.1, label_fraction=0.1))
     output = capsys.readouterr().out
