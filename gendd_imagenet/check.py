@@ -44,7 +44,8 @@ def check_data(config: Config[Photographs]) -> None:
         problems = list(_check_shards(config.data.dataset, view))
     else:
         training = list_training(config)
-        problems = list(_check_listing("to train on", training, view))
+        role = "to train on" if evaluation else "to train on and to hold out"
+        problems = list(_check_listing(role, training, view))
         if evaluation and not config.data.unlabeled:
             refuse_other_classes(config.data.dataset, training.classes, evaluation.classes)
     if evaluation:

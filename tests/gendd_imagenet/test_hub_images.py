@@ -211,6 +211,7 @@ def test_hub_set_with_train_only_needs_holdout(tmp_path, capsys):
     with refuses("has the splits train; it needs validation or val or test: --holdout 0.1"):
         summarize(classified(name))
     check_data(classified(name, "--holdout", "0.3"))
+    assert "24 images to train on and to hold out, 3 classes of 8 to 8" in capsys.readouterr().out
     flags = [
         "classification",
         *COMMON,
