@@ -4,8 +4,14 @@ import os
 
 import pytest
 
-# Reasons that depend on the machine: hardware, kernel permissions and data.
-ACCEPTED = ("needs a CUDA GPU", "needs the optional ", "no network namespaces")
+# Packages that the extra `test` does not install.
+OTHER_PACKAGES = ("lightning", "mlflow", "wandb")
+# Reasons that depend on the machine: hardware, kernel permissions, data and other packages.
+ACCEPTED = (
+    *("needs a CUDA GPU", "no network namespaces"),
+    *(f"needs the optional {kind} " for kind in ("data folder", "photographs", "teacher")),
+    *(f"needs the optional package {name}" for name in OTHER_PACKAGES),
+)
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

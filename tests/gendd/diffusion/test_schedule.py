@@ -126,6 +126,9 @@ def test_bin_likelihoods_sum_to_one():
 def test_sampler_timesteps():
     assert spaced_timesteps(100)[[0, 1, -1]].tolist() == [0, 10, 999]
     assert len(set(spaced_timesteps(64).tolist())) == 64
+    for steps in (27, 105):  # np.linspace rounds some of their halves the other way.
+        expected = torch.linspace(0, 999, steps, dtype=torch.float64).round().int()
+        assert spaced_timesteps(steps).tolist() == expected.tolist()
     assert zero_path_timesteps(950, 1).tolist() == [950]
     assert zero_path_timesteps(900, 2).tolist() == [600, 900]
     assert zero_path_timesteps(5, 4).tolist() == [2, 3, 4, 5]

@@ -78,6 +78,15 @@ def test_probe_learns_the_target_of_each_image_unmixed(classes):
     torch.testing.assert_close(losses["probe_loss" if classes else "linear_loss"], expected.detach())
 
 
+def test_linear_map_gives_features_in_the_teachers_units():
+    scale = FeatureScale(32)
+    scale.measure(3 + 5 * torch.randn(50, 32, generator=torch.Generator().manual_seed(3)))
+    student, images = make_student(0, scale=scale).eval(), inputs()[0]
+    h = pooled_feature(student.backbone, images)
+    expected = (h @ student.linear.weight.T + student.linear.bias) * scale.std + scale.mean
+    torch.testing.assert_close(student.read_out(images, start=800)["linear"], expected)
+
+
 def test_probe_with_a_gradient_needs_a_classifier():
     backbone = timm.create_model("cifar_resnet8", num_classes=10)
     with pytest.raises(ValueError, match="needs the teacher's classifier"):

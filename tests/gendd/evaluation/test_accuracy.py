@@ -1,5 +1,7 @@
 """Accuracy: exact counts, for any number of processes."""
 
+import math
+
 import pytest
 import torch
 
@@ -29,6 +31,20 @@ def test_top5_is_omitted_with_at_most_five_classes(classes):
     read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
     batches = batches_of(torch.eye(classes), torch.arange(classes), 2)
     assert ("top5" in evaluate(read_out, batches, ALONE)["classifier"]) == (classes > 5)
+
+
+def test_accuracy_of_groups_and_calibration_by_hand():
+    """Of class 0 two of three images are correct, of class 1 one of one, and class 2 has none."""
+    logits = torch.tensor([[2.0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 2, 0]])
+    groups = {"many": torch.tensor([True, False, False]), "few": torch.tensor([False, True, True])}
+    groups["medium"] = ~groups["many"] & ~groups["few"]
+    read_out = ReadOut(("classifier",), lambda images, _: {"classifier": images})
+    batches = batches_of(logits, torch.tensor([0, 0, 0, 1]), 3)
+    result = evaluate(read_out, batches, ALONE, groups=groups, calibrated=True)["classifier"]
+    # All confidences are e^2 / (e^2 + 2), and three of four images are correct.
+    confidence = math.exp(2) / (math.exp(2) + 2)
+    expected = {"top1": 75, "many": 200 / 3, "few": 100, "ece": 100 * (confidence - 0.75)}
+    assert result == pytest.approx(expected, abs=1e-3)
 
 
 def test_image_with_several_labels_matches_any_of_them():

@@ -8,11 +8,12 @@ import torch
 from lines import refuses
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from gendd.core.distributed import World
 from gendd.core.errors import naming
-from gendd.evaluation.accuracy import CalibrationCounter, feature_scores
+from gendd.evaluation import probes
+from gendd.evaluation.accuracy import CalibrationCounter, feature_scores, nearest
 from gendd.evaluation.probes import LinearProbe, fit_by_lbfgs, fit_by_sgd, knn_shares, zero_shot_logits
 from gendd.evaluation.scores import neighbors_by_chance, score_title
 from gendd.programs.probed_features import ProbedFeatures
@@ -66,6 +67,34 @@ def test_sgd_probe_learns_from_classes_and_probabilities(digits):
         assert (probe(test).argmax(-1) == known).float().mean() > 0.8
 
 
+def test_sgd_follows_momentum_and_cosine_by_hand():
+    """After one step of rate 30 the gradient is below 1e-6; from then on, momentum 0.9 alone moves the weights."""
+    probe = fit_by_sgd(torch.tensor([[-1.0], [1.0]]), torch.tensor([0, 1]), 2)
+    standardized = 1 / math.sqrt(2)
+    gradient = (0.5 * -standardized - 0.5 * standardized) / 2
+    path = sum(0.9**step * 30 * (1 + math.cos(math.pi * step / 100)) / 2 for step in range(100))
+    torch.testing.assert_close(probe.linear.weight[:, 0], gradient * path * torch.tensor([1.0, -1.0]))
+
+
+def test_penalty_is_chosen_on_a_held_out_tenth(monkeypatch):
+    """The fits keep their rows, and the third penalty scores best on the rows that its fit does not have."""
+    fits = []
+
+    def fitted(train, labels, classes, penalty):
+        fits.append((penalty, set(train[:, 0].tolist())))
+        return penalty, fits[-1][1]
+
+    def top1(probe, held, labels):
+        assert len(held) == 4 and set(held[:, 0].tolist()) | probe[1] == set(range(40))
+        assert not set(held[:, 0].tolist()) & probe[1]
+        return {1e-4: 0.9}.get(probe[0], 0.5)
+
+    monkeypatch.setattr(probes, "_fitted", fitted)
+    monkeypatch.setattr(probes, "_top1", top1)
+    (penalty, rows), best = fit_by_lbfgs(torch.arange(40.0)[:, None], torch.zeros(40, dtype=torch.int64), 2)
+    assert penalty == best == 1e-4 and len(rows) == 40 and len(fits) == 6
+
+
 def test_zero_shot_logits_by_hand():
     features, vectors = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, 10.0]])
     assert zero_shot_logits(features, vectors, torch.tensor([0.5, -1.0])).tolist() == [[3.5, 39.0]]
@@ -83,6 +112,19 @@ def test_calibration_error_by_hand():
     assert counter.compute(ALONE) == pytest.approx(100 * (0.8 + 0.4) / 3, abs=1e-3)
 
 
+def test_calibration_error_equals_gaps_of_15_bins():
+    """Bin i holds the confidences in (i / 15, (i + 1) / 15]; the last two are at such ends."""
+    random = np.random.default_rng(0)
+    confidence = np.concatenate([random.uniform(0.5, 1, 400), [0.6, 0.8]])
+    hits, gaps = random.random(402) < 0.7, 0.0
+    for index in range(15):
+        inside = (confidence * 15 > index) & (confidence * 15 <= index + 1)
+        gaps += abs(hits[inside].sum() - confidence[inside].sum())
+    counter = CalibrationCounter(ALONE.device)
+    counter.update(torch.tensor(np.stack([confidence, 1 - confidence], 1)), torch.tensor(~hits).long())
+    assert counter.compute(ALONE) == pytest.approx(100 * gaps / 402, abs=1e-3)
+
+
 def test_feature_scores_by_hand():
     target = torch.tensor([[1.0, 0], [0, 1], [1, 1], [-1, 0]])
     same = feature_scores(target * 2, target)
@@ -93,6 +135,25 @@ def test_feature_scores_by_hand():
     assert feature_scores(-target, target)["cosine"] == -100
     mean = target.mean(0).expand(4, 2)
     assert feature_scores(mean, target)["r2"] == pytest.approx(0, abs=1e-4)
+
+
+def nearest_by_scikit_learn(features: torch.Tensor, count: int) -> list[set[int]]:
+    """Return the nearest other rows of each row."""
+    found = NearestNeighbors(n_neighbors=count, metric="cosine").fit(features.numpy()).kneighbors()[1]
+    return [set(row) for row in found.tolist()]
+
+
+def test_nearest_rows_of_several_blocks_equal_scikit_learns():
+    features = torch.randn(1030, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert [set(row) for row in nearest(features, 3).tolist()] == nearest_by_scikit_learn(features, 3)
+
+
+def test_neighbors_score_is_the_share_of_common_ones():
+    target = torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    features = target + 0.5 * torch.randn(50, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    pairs = zip(nearest_by_scikit_learn(features, 10), nearest_by_scikit_learn(target, 10), strict=True)
+    common = sum(len(ours & theirs) for ours, theirs in pairs)
+    assert feature_scores(features, target)["neighbors"] == pytest.approx(100 * common / 500, abs=1e-3)
 
 
 def test_neighbors_of_shuffled_circle_agree_by_chance():
