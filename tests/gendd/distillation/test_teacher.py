@@ -62,15 +62,17 @@ def test_bf16_weights_give_autocasts_results(name, options):
 
 
 @torch.no_grad()
-def test_whole_map_has_the_teachers_size_and_normalization():
+@pytest.mark.parametrize("size", [96, 32])
+def test_whole_map_has_the_teachers_size_and_normalization(size):
+    """A smaller size is anti-aliased."""
     network, student = create("resnet18"), create("resnet18")
     student.pretrained_cfg = {**student.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)}
-    teacher = FrozenTeacher(network, student, CPU, image_size=96)
+    teacher = FrozenTeacher(network, student, CPU, image_size=size)
     (mean, std), (own_mean, own_std) = (
         [torch.tensor(one.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std")] for one in (student, network)
     )
     converted = (images() * std + mean - own_mean) / own_std
-    converted = nn.functional.interpolate(converted, (96, 96), mode="bicubic")
+    converted = nn.functional.interpolate(converted, (size, size), mode="bicubic", antialias=size < 64)
     torch.testing.assert_close(teacher.whole_map(images()), network.forward_features(converted), rtol=1e-4, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """The cache of teacher features: its content, which processes fill it, and its errors."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -229,11 +230,24 @@ def test_cache_of_teacher_with_other_name_is_refused(tmp_path):
     assert "teacher toy:network there, resnet8 here;" in refusal(setting)
 
 
-def test_cache_of_other_normalization_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"teacher_mean": (0.1, 0.2, 0.3)}, r"teacher mean None there, \[0.1, 0.2, 0.3\] here"),
+        ({"teacher_image_size": 24}, "teacher image size None there, 24 here"),
+    ],
+)
+def test_cache_of_other_teacher_images_is_refused(changes, words, tmp_path):
     Setting(tmp_path).open()
     setting = Setting(tmp_path)
-    setting.config = setting.config.changed(teacher_mean=(0.1, 0.2, 0.3))
-    assert "teacher mean None there, [0.1, 0.2, 0.3] here;" in refusal(setting)
+    setting.config = setting.config.changed(**changes)
+    assert re.search(f"other settings: {words};", refusal(setting))
+
+
+def test_cache_of_other_teacher_feature_is_refused(tmp_path):
+    Setting(tmp_path).open()
+    other = teacher_of(kind="patch-mean", width=64)
+    assert "teacher feature None there, patch-mean here;" in refusal(Setting(tmp_path, other))
 
 
 @pytest.mark.parametrize("shard", ["view-000-000000.fp16", "view-002-000006.fp16"])

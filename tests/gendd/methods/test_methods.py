@@ -178,6 +178,20 @@ def test_vkd_projector_stays_orthogonal_in_training(teacher_width):
     torch.testing.assert_close(narrow, torch.eye(len(narrow)), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize(("name", "loss"), [("feature", F.mse_loss), ("srd", log_sum), ("vkd", standardized_error)])
+def test_projected_methods_add_their_weighted_loss(name, loss):
+    torch.manual_seed(0)
+    cpu, network = torch.device("cpu"), timm.create_model("cifar_resnet8", num_classes=C)
+    teacher = FrozenTeacher(timm.create_model("cifar_resnet8x4", num_classes=C), network, cpu)
+    config = FAMILY.config(METHODS[name](feature_weight=3.0), student="resnet8")
+    task = config.method.build(TaskContext(config, network, teacher, {}, cpu)).train()
+    images, labels = torch.randn(6, 3, 32, 32), torch.tensor([0, 1, 2, 3, 4, 0])
+    losses = task(Batch(images, labels, None))
+    logits, projected = task.trainable_module(images)
+    hard = -logits.log_softmax(-1)[range(6), labels].mean()
+    torch.testing.assert_close(losses["loss"], hard + 3 * loss(projected, teacher.features_of(images)))
+
+
 class OfLogits(LogitTask):
     """A task with given logits, without networks."""
 
