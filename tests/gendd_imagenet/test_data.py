@@ -101,6 +101,14 @@ def test_soft_labels_are_the_shares_of_mixed_images(photos):
         torch.testing.assert_close(soft, share * one_hot + (1 - share) * one_hot[partner])
 
 
+def test_smoothed_labels_give_a_share_to_all_classes(photos):
+    plain = images_and_labels(open_photos(config(photos)), range(2))
+    smoothed = images_and_labels(open_photos(config(photos, label_smoothing=0.3)), range(2))
+    for (images, labels), (same, soft) in zip(plain, smoothed, strict=True):
+        assert torch.equal(images, same)
+        torch.testing.assert_close(soft, 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.1)
+
+
 def test_unlabeled_batches_contain_no_label(photos):
     flags = {"unlabeled": True, "contraction": 0}
     for settings in ({}, MIXED):

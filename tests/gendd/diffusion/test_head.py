@@ -7,7 +7,7 @@ from lines import refuses
 from torch import nn
 
 from gendd.core.errors import InvalidSetting
-from gendd.diffusion import denoiser
+from gendd.diffusion import denoiser, samplers
 from gendd.diffusion import head as head_module
 from gendd.diffusion.draws import Draws
 from gendd.diffusion.head import PAPER, SplitTokenHead
@@ -234,6 +234,25 @@ def test_guidance_extrapolates_from_unconditional_sample(head, batch):
     guided, conditional = (head.sample(z, guidance=g, start=800) for g in (2.0, 1.0))
     unconditional = head.sample(torch.zeros_like(z), start=800)
     torch.testing.assert_close(guided, 2 * conditional - unconditional, rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_changes_the_noise_and_not_its_variance(batch, monkeypatch):
+    """Look at the third of five steps: the end of an untrained head's samples is too large to show the variance."""
+    head, z, seen = moved(fresh()), batch[0], []
+
+    def stop(schedule, predict, x, noise):
+        seen.extend((x, schedule.timesteps[2], predict(x, 2)))
+        return x
+
+    monkeypatch.setattr(samplers, "sample_ancestral", stop)
+    head.sample(z, "ancestral", 5, 3, guidance=2.0)
+    x, t, (_, eps, variance) = seen
+    conditional, unconditional = (
+        head.net(x, torch.tensor(t), head.net.cond_embed(given[:, None, None])) for given in (z, torch.zeros_like(z))
+    )
+    torch.testing.assert_close(eps, (2 * conditional - unconditional)[..., :D])
+    torch.testing.assert_close(variance, conditional[..., D:])
+    assert not torch.allclose(variance, unconditional[..., D:])
 
 
 def test_one_step_from_zero_has_its_closed_form(head, batch):
