@@ -1,4 +1,4 @@
-"""The random numbers of GenDD's task: shares of feature mixup, and the noise of each teacher."""
+"""GenDD's task: shares of feature mixup, the noise of each teacher, and the features that a report compares."""
 
 import pytest
 import torch
@@ -41,3 +41,14 @@ def test_heads_of_two_teachers_have_other_noise():
     first = task.draws(batch.random, CPU, task.head)
     assert first.noise.shape == second.draws.noise.shape
     assert not torch.equal(first.noise, second.draws.noise) and not torch.equal(first.t, second.draws.t)
+
+
+@pytest.mark.parametrize("flags", [["--contraction", "0.75"], ["--contraction", "0", "--unlabeled"]])
+def test_reported_pairs_are_generated_features_and_their_targets(flags):
+    """Evaluation images too have contracted targets, if labels are used."""
+    task, images, labels = task_of(*flags).eval(), torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 0, 2])
+    pairs = task.feature_pairs(task.model(), images, labels, torch.Generator())
+    feature = task.teacher.features_of(images)
+    target = feature if "--unlabeled" in flags else 0.25 * feature + 0.75 * task.teacher.class_centers[labels]
+    expected = {"generated": task.model().sample(images), "target": target, "teacher": feature}
+    torch.testing.assert_close(pairs, expected)
