@@ -24,6 +24,7 @@ from PIL import Image
 
 from gendd.data.batch import refuse_other_classes
 from gendd.evaluation.accuracy import class_groups
+from gendd_imagenet import loading
 from gendd_imagenet.check import check_data
 from gendd_imagenet.folders import list_file
 from gendd_imagenet.sources import summarize
@@ -78,12 +79,17 @@ def test_epoch_shows_each_image_once_with_its_label(photos):
     assert len(distinct) == 88
 
 
-def test_three_processes_evaluate_each_image_once(photos):
+@pytest.mark.parametrize("limit", [0, 10])
+def test_three_processes_evaluate_each_image_once(photos, monkeypatch, limit):
+    """The 21 images are six batches, the last one smaller."""
+    monkeypatch.setattr(loading, "EVAL_BATCH", 4)
     data = [open_evaluated(config(photos), rank, world=3) for rank in range(3)]
-    batches = sorted(((number, labels.tolist()) for part in data for number, _, labels in part.batches()))
-    (whole,) = [labels.tolist() for _, _, labels in open_evaluated(config(photos)).batches()]
-    assert [label for _, labels in batches for label in labels] == whole
-    assert sorted(whole) == [0] * 7 + [1] * 7 + [2] * 7
+    shared = sorted((batch for part in data for batch in part.batches(limit)), key=lambda batch: batch[0])
+    alone = list(open_evaluated(config(photos)).batches(limit))
+    for (number, images, labels), (same, same_images, same_labels) in zip(shared, alone, strict=True):
+        assert number == same and torch.equal(images, same_images) and torch.equal(labels, same_labels)
+    found = torch.cat([labels for _, _, labels in alone]).tolist()
+    assert len(found) == (limit or 21) and (limit or sorted(found) == [0] * 7 + [1] * 7 + [2] * 7)
     assert data[0].split == "val" and data[0].size == 21
 
 

@@ -5,11 +5,12 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lines import refuses
-from photos import open_photos
+from photos import MEAN, STD, open_evaluated, open_photos
 from programs import IMAGENET, evaluate_imagenet, imagenet_config, train_imagenet
 from small_runs import assert_same_weights, ctrl_c, timeless_metrics
 from toy import own
@@ -18,6 +19,7 @@ import gendd
 from gendd.distillation.stored_teacher import StoredTeacher
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.runs.metrics import read_metrics
+from gendd_imagenet import loading
 from gendd_imagenet.make_shards import add_file
 from gendd_imagenet.reinforce import reinforce
 from gendd_imagenet.stored_views import ENDING
@@ -248,6 +250,21 @@ def test_shards_without_images_are_passed_over(run, photos, tmp_path):
     sizes = [*json.loads((out / "sizes.json").read_text()).values()]
     assert len(sizes) == 40 and 0 in sizes and 16 <= sum(sizes) < 40
     assert len(losses(run(images=out))) == 4
+
+
+def test_held_out_features_are_those_of_their_images(folder, monkeypatch):
+    """Nine images are three batches; the teacher sees them in its own normalization."""
+    monkeypatch.setattr(loading, "EVAL_BATCH", 4)
+    record, network = json.loads((folder / "reinforced.json").read_text()), own(num_classes=0)
+    cfg = {"mean": record["teacher_mean"], "std": record["teacher_std"], "input_size": (3, 32, 32)}
+    network.pretrained_cfg, student = cfg, SimpleNamespace(pretrained_cfg={"mean": MEAN, "std": STD})
+    teacher = FrozenTeacher(network, student, torch.device("cpu"), has_classifier=False)
+    settings = imagenet_config("--images", str(folder), "--student", "toy:network", "--workers", "0")
+    batches = list(open_evaluated(settings).batches())
+    assert [len(images) for _, images, _ in batches] == [4, 4, 1]
+    for _, images, features in batches:
+        torch.testing.assert_close(features, teacher.features_of(images), rtol=2e-3, atol=1e-3)
+    assert len(torch.cat([features for *_, features in batches]).unique(dim=0)) == 9
 
 
 @pytest.mark.parametrize("world", [2, 8])
