@@ -88,6 +88,17 @@ def test_stopwatch_counts_batches_and_keeps_outputs():
     assert summary["batches"] == 3 and 0 < summary["min"] <= summary["median"] <= summary["max"]
 
 
+def test_stopwatch_gives_images_per_second_after_a_warm_up(monkeypatch):
+    """Batches of 4, 4 and 10 images take 2, 1 and 5 seconds."""
+    times, seen = iter([0.0, 2, 10, 11, 20, 25]), []
+    monkeypatch.setattr(Stopwatch, "_now", staticmethod(lambda device: next(times)))
+    watch = Stopwatch(ReadOut(("classifier",), lambda images, noise: seen.append(len(images)) or {}))
+    for count in (4, 4, 10):
+        watch.outputs(torch.ones(count, 2), torch.Generator())
+    assert seen == [4, 4, 4, 10]
+    assert watch.summary() == {"median": 2, "min": 2, "max": 4, "batches": 3}
+
+
 def test_feature_agreement_of_known_vectors():
     generated, target = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[6.0, 8.0], [1.0, 0.0]])
     assert feature_agreement(generated, target) == pytest.approx({"cosine": 0.5, "norm": 3.5, "target_norm": 5.5})

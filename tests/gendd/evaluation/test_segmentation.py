@@ -41,3 +41,15 @@ def test_probe_finds_the_classes_of_separable_maps():
     predicted = predicted_masks(probe, maps[16:], 4, 4)
     assert torch.equal(predicted, masks[16:, ::2, ::2])
     assert predicted_masks(probe, maps, 8, 8).shape == (20, 8, 8)
+
+
+def test_mean_iou_counts_a_class_without_a_correct_pixel():
+    """The third class occurs neither in the masks nor in the predictions."""
+    counts = intersections_and_unions(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 1, 0]), num_classes=3)
+    assert mean_iou(counts) == pytest.approx(100 * (2 / 4 + 0 / 2) / 2)
+
+
+def test_logits_are_enlarged_between_the_centers_of_cells():
+    """The first class leads by 1 - 4 x; the 8 pixels are at x = -3/8, -1/8, 1/8, 3/8, ... between the 2 cells."""
+    maps = torch.tensor([[1.0, -3.0], [0.0, 0.0]]).view(1, 2, 1, 2)
+    assert predicted_masks(torch.nn.Identity(), maps, 1, 8).tolist() == [[[0, 0, 0, 1, 1, 1, 1, 1]]]
