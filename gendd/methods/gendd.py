@@ -88,6 +88,8 @@ class HeadTask(DistillationTask):
             return {name: model.sample(images, noise, teacher=number, **self.sampling)}
 
         size = sum(map(parameter_count, (model.backbone, model.norm, head)))
+        if not model.linear:
+            size -= parameter_count(model.backbone.get_classifier())
         return ReadOut((name,), outputs, lambda images, _: teacher.features_of(images)), size
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:

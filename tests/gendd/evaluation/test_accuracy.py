@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gendd.core.distributed import World
-from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate, feature_agreement
+from gendd.evaluation.accuracy import ReadOut, Stopwatch, class_groups, evaluate, feature_agreement
 
 ALONE = World(rank=0, size=1, local_rank=0, device=torch.device("cpu"))
 
@@ -45,6 +45,13 @@ def test_accuracy_of_groups_and_calibration_by_hand():
     confidence = math.exp(2) / (math.exp(2) + 2)
     expected = {"top1": 75, "many": 200 / 3, "few": 100, "ece": 100 * (confidence - 0.75)}
     assert result == pytest.approx(expected, abs=1e-3)
+
+
+def test_groups_of_classes_have_their_limits():
+    """As in ImageNet-LT: more than 100 training images, 20 to 100, and fewer than 20."""
+    groups = {name: members.tolist() for name, members in class_groups(torch.tensor([101, 100, 20, 19])).items()}
+    assert groups == {"many": [1, 0, 0, 0], "medium": [0, 1, 1, 0], "few": [0, 0, 0, 1]}
+    assert class_groups(torch.tensor([500, 500])) == {}
 
 
 def test_image_with_several_labels_matches_any_of_them():

@@ -52,3 +52,24 @@ def test_reported_pairs_are_generated_features_and_their_targets(flags):
     target = feature if "--unlabeled" in flags else 0.25 * feature + 0.75 * task.teacher.class_centers[labels]
     expected = {"generated": task.model().sample(images), "target": target, "teacher": feature}
     torch.testing.assert_close(pairs, expected)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--dense-grid", "2"],
+        ["--contraction", "0", "--unlabeled", "--no-teacher-classifier"],
+        ["--teacher", "toy:own", "--dense-grid", "2"],
+    ],
+    ids=["classes", "features", "two teachers"],
+)
+def test_parameters_of_each_output_are_those_that_it_uses(flags):
+    """A parameter counts if the output's gradient reaches it."""
+    task = task_of(*flags).eval().requires_grad_(True)
+    outputs = [*task.read_outs_apart(task.model()), *task.further_read_outs(task.model())]
+    assert len(outputs) == (3 if "toy:own" in flags else 2)
+    for read_out, count in outputs:
+        task.zero_grad()
+        read_out.outputs(torch.randn(2, 3, 32, 32), torch.Generator())[read_out.names[0]].sum().backward()
+        used = [parameter for parameter in task.model().parameters() if parameter.grad is not None]
+        assert count == sum(parameter.numel() for parameter in used), read_out.names

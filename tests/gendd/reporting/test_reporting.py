@@ -176,6 +176,19 @@ def test_older_run_gets_default_flags_and_dashes(tmp_path):
     assert [price[name] for name in ("Parameters, M", "MFLOPs per image", "Images/s")] == ["–"] * 3
 
 
+def test_speeds_and_times_are_medians_over_seeds(tmp_path):
+    runs = []
+    for seed, (seconds, trained, rate) in enumerate(
+        ((10.0, 320.0, 900.0), (90.0, 100.0, 1000.0), (20.0, 300.0, 200.0))
+    ):
+        cost = {"images_per_second": {"median": rate, "min": rate - 9, "max": rate + 9, "batches": 8}}
+        result = {"seconds": seconds, "train_images_per_second": trained, "read_outs": {"classifier": cost}}
+        runs.append(write_run(tmp_path / f"{seed}", "kd", {"classifier": (70.0, 90.0)}, seed=seed, result=result))
+    ((row,),) = costs(report(tmp_path / "out", *runs))
+    assert row["Images/s"] == "900 (191-1009)" and row["Training images/s"] == "300 (100-320)"
+    assert row["Training time, s"] == "20"
+
+
 def test_speeds_of_different_hardware_are_not_mixed(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
     result = json.loads((second / "result.json").read_text())
