@@ -1,8 +1,9 @@
-"""Contraction and mixup, compared with arithmetic written here."""
+"""Contraction, mixup and standardization, compared with arithmetic written here."""
 
+import pytest
 import torch
 
-from gendd.distillation.targets import contract, feature_mixup, swap_neighbors
+from gendd.distillation.targets import FeatureScale, contract, feature_mixup, swap_neighbors
 
 
 def test_hard_labels_pull_toward_classifier_row():
@@ -64,3 +65,25 @@ def test_mixup_pairs_neighbors():
     values = torch.tensor([[0.0], [10.0], [4.0], [8.0]])
     mixed = feature_mixup(values, torch.tensor(0.75), swap_neighbors(4))
     assert mixed.flatten().tolist() == [2.5, 7.5, 5.0, 7.0]
+
+
+@pytest.mark.parametrize("factor", [0.02, 20.0])
+def test_feature_scale_removes_the_teachers_scale(factor):
+    features = torch.randn(500, 6) * torch.tensor([1, 2, 3, 4, 5, 0]) + 3
+    one, other = FeatureScale(6), FeatureScale(6)
+    one.measure(features)
+    other.measure(features * factor)
+    torch.testing.assert_close(one(features), other(features * factor), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(other.inverse(other(features * factor)), features * factor)
+    assert one.std[5] == 1, "a constant feature keeps its unit"
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_isotropic_scale_keeps_ratios_of_dimensions(isotropic):
+    features = torch.randn(5000, 3) * torch.tensor([0.1, 1.0, 10.0]) + 4
+    scale = FeatureScale(3, isotropic)
+    scale.measure(features)
+    variance = scale(features).var(0, correction=0)
+    assert variance.mean() == pytest.approx(1, rel=1e-4)
+    assert (variance[2] / variance[0] > 5000) == isotropic
+    torch.testing.assert_close(scale.inverse(scale(features)), features)

@@ -14,7 +14,7 @@ FLAGS = ["--dataset", "digits", "--student", "resnet8", "--teacher", "resnet8", 
          "--token-dim", "32", "--width", "16", "--depth", "1", "--repeats", "2"]  # fmt: skip
 
 
-def test_classifier_learns_from_generated_features_of_a_fixed_student():
+def test_classifier_learns_from_features_of_a_fixed_student():
     trained = build(FAMILY, cifar_config(*FLAGS), 10, CPU).task.model().state_dict()
     config = cifar_config(*FLAGS, method="finetune")
     task = build(FAMILY, config, 10, CPU, {name: value.clone() for name, value in trained.items()}).task.train()
