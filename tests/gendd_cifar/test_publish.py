@@ -112,6 +112,7 @@ def test_card_states_the_record_of_the_run(run, published):
         assert environment["teacher"][checksum] in card
     for line in ("| data | digits, 32 x 32 pixels; 1198 images to train on |", "| labels | used |", "| epochs | 1 |"):
         assert line in card
+    assert f"| plain network | {result['student']['parameters'] / 1e6:.2f} M parameters, " in card
     assert "dense term" not in card
     for text in ("Last epoch, 599 test images, n = 1 run", "seed 0", "| license | mit |", "(curves.png)"):
         assert text in card

@@ -16,7 +16,7 @@ import gendd
 from gendd.core.distributed import World
 from gendd.core.errors import UserError
 from gendd.core.seeding import BatchPlan
-from gendd.evaluation.segmentation import fit_dense_probe
+from gendd.evaluation.segmentation import fit_dense_probe, intersections_and_unions
 from gendd.programs.dense_probe import dense_probe, maps_of
 from gendd.programs.main import main
 from gendd.runs.metrics import read_metrics
@@ -127,12 +127,20 @@ def test_dense_probe_measures_student_and_teacher(dense, tmp_path, capsys, monke
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "squares" / "images" / f"{number}.png")
         Image.fromarray(mask).save(tmp_path / "squares" / "masks" / f"{number}.png")
     fitted: list[int] = []
-    monkeypatch.setattr(
-        "gendd.programs.dense_probe.fit_dense_probe",
-        lambda maps, *rest: (fitted.append(len(maps)), fit_dense_probe(maps, *rest))[1],
-    )
+    scored: list[int] = []
+    for name, function, counts in (
+        ("fit_dense_probe", fit_dense_probe, fitted),
+        ("intersections_and_unions", intersections_and_unions, scored),
+    ):
+        monkeypatch.setattr(
+            f"gendd.programs.dense_probe.{name}",
+            lambda images, *rest, function=function, counts=counts: (
+                counts.append(len(images)),
+                function(images, *rest),
+            )[1],
+        )
     main("gendd", ["dense-probe", str(dense), str(tmp_path / "squares")])
-    assert fitted == [32] * 3
+    assert fitted == [32] * 3 and scored == [8] * 3
     assert "32 images to fit, 8 to evaluate, 2 classes, 32x32 pixels" in capsys.readouterr().out
     found = json.loads((dense / "dense-probe-squares.json").read_text())
     # Chance is below 50 %: the background alone is three quarters of the pixels.
