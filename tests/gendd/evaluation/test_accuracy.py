@@ -34,7 +34,7 @@ def test_top5_is_omitted_with_at_most_five_classes(classes):
 
 
 def test_accuracy_of_groups_and_calibration_by_hand():
-    """Of class 0 two of three images are correct, of class 1 one of one, and class 2 has none."""
+    """Two of three images of class 0 are correct, and the only image of class 1."""
     logits = torch.tensor([[2.0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 2, 0]])
     groups = {"many": torch.tensor([True, False, False]), "few": torch.tensor([False, True, True])}
     groups["medium"] = ~groups["many"] & ~groups["few"]
@@ -48,7 +48,7 @@ def test_accuracy_of_groups_and_calibration_by_hand():
 
 
 def test_groups_of_classes_have_their_limits():
-    """As in ImageNet-LT: more than 100 training images, 20 to 100, and fewer than 20."""
+    """ImageNet-LT has groups of more than 100 training images, of 20 to 100, and of fewer than 20."""
     groups = {name: members.tolist() for name, members in class_groups(torch.tensor([101, 100, 20, 19])).items()}
     assert groups == {"many": [1, 0, 0, 0], "medium": [0, 1, 1, 0], "few": [0, 0, 0, 1]}
     assert class_groups(torch.tensor([500, 500])) == {}

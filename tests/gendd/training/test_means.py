@@ -33,7 +33,7 @@ def test_means_continue_after_an_interruption():
 
 @pytest.mark.parametrize(("rank", "size", "mean"), [(0, 2, 2.0), (1, 2, 5.0), (0, 1, 3.5)])
 def test_process_continues_with_its_own_sums(rank, size, mean):
-    """With another number of processes, it takes the mean of all sums."""
+    """If the number of processes changed, a process takes the mean of all sums."""
     state = {"loss": torch.tensor([4.0, 10.0]), "count": torch.tensor([2.0, 2.0])}
     assert Means(state, World(rank, size, rank, ALONE.device)).own_loss() == mean
 
