@@ -11,11 +11,11 @@ import statistics
 from collections.abc import Callable
 
 import torch
+from inference import build_student, head_logits
 from machine import describe, the_device
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from measure import take_turns
-from read_out import build_student, head_logits
 from suite import FOLDER
 from torch import nn
 

@@ -80,8 +80,8 @@ def build(method: str, options: dict) -> tuple[Callable[[bool], None], list[tupl
             optimizer.zero_grad(set_to_none=True)
 
     model, noise = task.model(), torch.Generator(device)
-    read_outs = task.read_outs_apart(model)
-    costs = [(each.names[0], flops(lambda each=each: each.outputs(images[:1], noise))) for each, _ in read_outs]
+    outputs = task.outputs_apart(model)
+    costs = [(each.names[0], flops(lambda each=each: each.compute(images[:1], noise))) for each, _ in outputs]
     return steps, costs
 
 

@@ -70,7 +70,7 @@ def step_loss(
 
 
 @torch.no_grad()
-def read_out(student: Student, images: Tensor, steps: int, samples: int, noise: Callable[[], Tensor]) -> Tensor:
+def head_logits(student: Student, images: Tensor, steps: int, samples: int, noise: Callable[[], Tensor]) -> Tensor:
     """Return the logits (B, C) of the paper's inference: ancestral sampling with guidance 2, samples independent.
 
     Args:

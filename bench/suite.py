@@ -13,8 +13,8 @@ import re
 from functools import partial
 from pathlib import Path
 
+import inference
 import input_cifar
-import read_out
 import short_recipe
 import torch
 import train_step
@@ -36,7 +36,7 @@ def main() -> None:
     works = {
         train_step: partial(train_step.records, compiles=not arguments.no_compile),
         short_recipe: short_recipe.records,
-        read_out: read_out.records,
+        inference: inference.records,
         input_cifar: input_cifar.records,
     }
     device = the_device()

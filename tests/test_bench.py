@@ -6,20 +6,20 @@ from pathlib import Path
 
 import allocator
 import growth
+import inference
 import input_imagenet
 import large_teacher
 import methods
 import on_paper
 import pytest
-import read_out
 import reference
 import scaling
 import short_recipe
 import suite
 import torch
 import train_step
+from inference import build_student
 from measure import record, take_turns
-from read_out import build_student
 from reference import head_loss
 from safetensors.torch import load_file
 
@@ -51,9 +51,9 @@ def test_reference_and_fast_path_agree_in_logits():
         parameter.data.add_(0.05 * torch.randn_like(parameter))
     images, shape = torch.randn(3, 3, 32, 32), (3, 2, 3, 16)
     noise = torch.Generator().manual_seed(1)
-    plain = reference.read_out(student, images, 6, 2, lambda: torch.randn(shape, generator=noise))
+    plain = reference.head_logits(student, images, 6, 2, lambda: torch.randn(shape, generator=noise))
     settings = {"sampler": "ancestral", "steps": 6, "num_samples": 2, "guidance": 2.0}
-    fast = student.read_out(images, torch.Generator().manual_seed(1), **settings)["head"]
+    fast = student.outputs(images, torch.Generator().manual_seed(1), **settings)["head"]
     # Sampling with an untrained head ends at large values.
     torch.testing.assert_close(plain, fast, rtol=1e-3, atol=1e-3 * fast.abs().max().item())
 
@@ -92,12 +92,12 @@ def test_step_bench_reports_every_benchmark(monkeypatch):
 def test_inference_bench_reports_paper_head_and_default_head(monkeypatch):
     sizes = {"IMAGES": 4, "EVAL_BATCH": 2, "ROUNDS": 1, "WIDTH": 32, "REFERENCE_IMAGES": {"cpu": 1}}
     for name, value in sizes.items():
-        monkeypatch.setattr(read_out, name, value)
-    monkeypatch.setattr(read_out, "the_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(read_out, "project_rate", lambda: 1e12)
-    monkeypatch.setitem(read_out.FAMILY.paper, "sampling_steps", 2)
-    found = read_out.records()
-    works = ["read_out/10000", "read_out_over_backbone", "read_out_default/10000", "read_out_default_over_backbone"]
+        monkeypatch.setattr(inference, name, value)
+    monkeypatch.setattr(inference, "the_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(inference, "project_rate", lambda: 1e12)
+    monkeypatch.setitem(inference.FAMILY.paper, "sampling_steps", 2)
+    found = inference.records()
+    works = ["inference/10000", "inference_over_backbone", "inference_default/10000", "inference_default_over_backbone"]
     assert [row["work"] for row in found] == works
     assert all(row["ours"] > 0 and row["n"] == 1 for row in found)
 
@@ -116,7 +116,7 @@ def test_bench_suite_writes_results_without_compiling(tmp_path, monkeypatch, cap
     asked = []
     found = [record("step/a-b", "s", [4.0], [2.0], [2.0], 0.5)]
     monkeypatch.setattr(suite.train_step, "records", lambda compiles: asked.append(compiles) or found)
-    for module in (suite.read_out, suite.short_recipe, suite.input_cifar):
+    for module in (suite.inference, suite.short_recipe, suite.input_cifar):
         monkeypatch.setattr(module, "records", lambda: [])
     monkeypatch.setattr(suite, "limits", lambda: {"memory_bytes_per_second": 1e9})
     for flags in ([], ["--no-compile"]):

@@ -153,7 +153,7 @@ class Student(nn.Module):
         generated = self.head.sample(self.norm(h), generator=generator, **sampling).mean(1)
         return self.scale.inverse(generated) if self.scale else generated
 
-    def read_out(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> dict[str, Tensor]:
+    def outputs(self, images: Tensor, generator: torch.Generator | None = None, **sampling) -> dict[str, Tensor]:
         """Return the student's outputs for images (B, 3, H, W), by name.
 
         Returns:

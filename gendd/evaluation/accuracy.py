@@ -19,29 +19,29 @@ BINS = 15
 
 
 @dataclass(frozen=True)
-class ReadOut:
+class Outputs:
     """The named outputs of a network.
 
     Args:
         names: of the outputs.
-        outputs: function of images (B, 3, H, W) and a generator that returns logits (B, C) by name, or, with a
+        compute: function of images (B, 3, H, W) and a generator that returns logits (B, C) by name, or, with a
             `target`, features (B, D_t).
         target: function of images and labels that returns the teacher's features (B, D_t), to compare with; None for
             logits.
     """
 
     names: tuple[str, ...]
-    outputs: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
+    compute: Callable[[Tensor, torch.Generator], dict[str, Tensor]]
     target: Callable[[Tensor, Tensor], Tensor] | None = None
 
-    def among(self, classes: list[int]) -> "ReadOut":
-        """Return the output restricted to the logits of these classes; features stay whole."""
+    def among(self, classes: list[int]) -> "Outputs":
+        """Return the outputs restricted to the logits of these classes; features stay whole."""
         if self.target:
             return self
-        outputs = lambda images, noise: {  # noqa: E731
-            name: logits[:, classes] for name, logits in self.outputs(images, noise).items()
+        compute = lambda images, noise: {  # noqa: E731
+            name: logits[:, classes] for name, logits in self.compute(images, noise).items()
         }
-        return replace(self, outputs=outputs)
+        return replace(self, compute=compute)
 
 
 def class_groups(train_counts: Tensor) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class CalibrationCounter:
 
 @torch.no_grad()
 def evaluate(
-    read_out: ReadOut,
+    outputs: Outputs,
     batches: Batches,
     world: World,
     seed: int = 0,
@@ -116,19 +116,19 @@ def evaluate(
 
     Sampling noise depends on the seed and the batch number, not on the process.
     """
-    if read_out.target:
-        return _evaluate_features(read_out, read_out.target, batches, world, seed)
+    if outputs.target:
+        return _evaluate_features(outputs, outputs.target, batches, world, seed)
     from timm.task import ClassificationEvaluator
 
-    evaluators = {name: ClassificationEvaluator(device=world.device) for name in read_out.names}
-    counters = {name: GroupCounter(groups or {}, world.device) for name in read_out.names}
-    gaps = {name: CalibrationCounter(world.device) for name in read_out.names if calibrated}
+    evaluators = {name: ClassificationEvaluator(device=world.device) for name in outputs.names}
+    counters = {name: GroupCounter(groups or {}, world.device) for name in outputs.names}
+    gaps = {name: CalibrationCounter(world.device) for name in outputs.names if calibrated}
     metrics = ["top1"]
     for number, images, labels in batches:
-        outputs = read_out.outputs(images, generator(world.device, seed, "evaluation", number))
-        metrics = ["top1", "top5"] if all(map(has_top5, outputs.values())) else ["top1"]
+        logits = outputs.compute(images, generator(world.device, seed, "evaluation", number))
+        metrics = ["top1", "top5"] if all(map(has_top5, logits.values())) else ["top1"]
         for name, evaluator in evaluators.items():
-            seen = outputs[name], one_label(outputs[name], labels)
+            seen = logits[name], one_label(logits[name], labels)
             evaluator.update(*seen)
             counters[name].update(*seen)
             if calibrated:
@@ -161,22 +161,22 @@ def one_label(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _evaluate_features(
-    read_out: ReadOut, target: Callable[[Tensor, Tensor], Tensor], batches: Batches, world: World, seed: int
+    outputs: Outputs, target: Callable[[Tensor, Tensor], Tensor], batches: Batches, world: World, seed: int
 ) -> dict[str, dict]:
     """Return the `feature_scores` of each output over the images of all processes."""
-    parts: dict[str, list[Tensor]] = {name: [] for name in (*read_out.names, "")}
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*outputs.names, "")}
     for number, images, labels in batches:
         noise = generator(world.device, seed, "evaluation", number)
-        outputs = read_out.outputs(images, noise) | {"": target(images, labels)}
+        features = outputs.compute(images, noise) | {"": target(images, labels)}
         for name, part in parts.items():
-            part.append(outputs[name].float())
+            part.append(features[name].float())
     # With few images a process may get an empty share; take the width from the other processes.
     width = next((part[0].shape[1] for part in parts.values() if part), 0)
     width = int(world.gather(torch.tensor([width], device=world.device)).max())
     empty = torch.zeros(0, width, device=world.device)
-    features = {name: world.gather(torch.cat([empty, *part])) for name, part in parts.items()}
-    target = features.pop("")
-    return {name: feature_scores(values, target) for name, values in features.items()}
+    gathered = {name: world.gather(torch.cat([empty, *part])) for name, part in parts.items()}
+    wanted = gathered.pop("")
+    return {name: feature_scores(values, wanted) for name, values in gathered.items()}
 
 
 def feature_scores(features: Tensor, target: Tensor) -> dict[str, float]:
@@ -214,7 +214,7 @@ def nearest(features: Tensor, count: int) -> Tensor:
 
 
 def evaluate_with_cost(
-    read_out: ReadOut,
+    outputs: Outputs,
     parameters: int,
     batches: Batches,
     image_size: int,
@@ -228,10 +228,10 @@ def evaluate_with_cost(
     Returns:
         The scores of `evaluate`, "parameters", "flops" per image, and "images_per_second" (`Stopwatch.summary`).
     """
-    stopwatch = Stopwatch(read_out)
+    stopwatch = Stopwatch(outputs)
     (accuracy,) = evaluate(stopwatch, batches, world, seed, groups, calibrated).values()
     image = torch.zeros(1, 3, image_size, image_size, device=world.device)
-    cost = flops(partial(read_out.outputs, image, torch.Generator(world.device)))
+    cost = flops(partial(outputs.compute, image, torch.Generator(world.device)))
     return {**accuracy, "parameters": parameters, "flops": cost, "images_per_second": stopwatch.summary()}
 
 
@@ -246,19 +246,19 @@ def feature_agreement(generated: Tensor, target: Tensor) -> dict[str, float]:
 
 
 class Stopwatch:
-    """A `ReadOut` that measures its rate (images/s) on each batch, after a warm-up call."""
+    """`Outputs` that measure their rate (images/s) on each batch, after a warm-up call."""
 
-    def __init__(self, read_out: ReadOut):
-        self.names, self.target, self._outputs = read_out.names, read_out.target, read_out.outputs
+    def __init__(self, outputs: Outputs):
+        self.names, self.target, self._compute = outputs.names, outputs.target, outputs.compute
         self.rates: list[float] = []
         self._warm = False
 
-    def outputs(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+    def compute(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
         if not self._warm:
-            self._outputs(images[:8], noise.clone_state())
+            self._compute(images[:8], noise.clone_state())
             self._warm = True
         begin = self._now(images.device)
-        result = self._outputs(images, noise)
+        result = self._compute(images, noise)
         self.rates.append(len(images) / (self._now(images.device) - begin))
         return result
 

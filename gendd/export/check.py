@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gendd.core.errors import UserError
-from gendd.evaluation.accuracy import ReadOut, Stopwatch
+from gendd.evaluation.accuracy import Outputs, Stopwatch
 
 Function = Callable[[Tensor], Tensor]
 # Number of images in a batch -> number of timed calls. The median is reported.
@@ -86,17 +86,17 @@ def speeds(functions: Mapping[str, Function], images: Tensor) -> dict[str, dict[
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in functions}
     for batch, calls in TIMED.items():
         given = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch]
-        watches = {name: Stopwatch(_read_out(function)) for name, function in functions.items()}
+        watches = {name: Stopwatch(_timed(function)) for name, function in functions.items()}
         for _ in range(calls):
             for watch in watches.values():
-                watch.outputs(given, torch.Generator())
+                watch.compute(given, torch.Generator())
         for name, watch in watches.items():
             rates[name].append(watch.summary())
     return {name: {"latency_ms": _latency(one), "images_per_second": many} for name, (one, many) in rates.items()}
 
 
-def _read_out(function: Function) -> ReadOut:
-    return ReadOut(("output",), torch.inference_mode()(lambda images, _: {"output": function(images)}))
+def _timed(function: Function) -> Outputs:
+    return Outputs(("output",), torch.inference_mode()(lambda images, _: {"output": function(images)}))
 
 
 def _latency(rate: Mapping[str, float]) -> dict[str, float]:

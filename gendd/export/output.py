@@ -36,21 +36,21 @@ class Output(nn.Module):
 
     def __init__(self, run: Experiment, name: OutputName | None = None):
         super().__init__()
-        read_outs = {read_out.names[0]: read_out for read_out, _ in run.task.read_outs_apart(run.model)}
-        self.name: OutputName = name or ("head" if "head" in read_outs else "probe")
+        outputs = {output.names[0]: output for output, _ in run.task.outputs_apart(run.model)}
+        self.name: OutputName = name or ("head" if "head" in outputs else "probe")
         self.model, self.is_logits, self.image_size = run.backbone, False, run.config.data.image_size
         self.function: Callable[[Tensor], Tensor]
         if self.name == "features":
             self.function = lambda images: pooled_feature(run.backbone, images)
         elif self.name == "backbone":
             self.function = run.backbone.forward_features
-        elif self.name == "probe" or self.name in read_outs:
-            plain = next(key for key in read_outs if key != "head")
+        elif self.name == "probe" or self.name in outputs:
+            plain = next(key for key in outputs if key != "head")
             key = "head" if self.name == "head" else plain
             if key != "probe":  # The probe is the classifier of the backbone itself.
                 self.model = _without_unused(run, key)
-            self.is_logits = read_outs[key].target is None
-            self.function = lambda images: read_outs[key].outputs(images, torch.Generator())[key]
+            self.is_logits = outputs[key].target is None
+            self.function = lambda images: outputs[key].compute(images, torch.Generator())[key]
         else:
             known = [output for output in get_args(OutputName) if output != "head"]
             raise InvalidValue(self.name, f"this student does not have this output; choose {', '.join(known)}")

@@ -18,7 +18,7 @@ from gendd.core.files import check_writable, rewrite_text
 from gendd.core.own_code import brief
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import EvaluationData
-from gendd.evaluation.accuracy import ReadOut, evaluate
+from gendd.evaluation.accuracy import Outputs, evaluate
 from gendd.export import onnx_file
 from gendd.export.check import Agreement, Function, results, speeds
 from gendd.export.metadata import describe
@@ -151,8 +151,8 @@ def _figures(
     functions: dict[str, Function] = {"original": original, file.name: exported}
     figures = {"agreement": asdict(agreement), "speed": speeds(functions, batches[0][1])}
     if to == "int8" and original.is_logits and data.class_names:
-        read_out = ReadOut(tuple(functions), lambda images, _: {name: f(images) for name, f in functions.items()})
-        scores = evaluate(read_out, data.batches(), CPU)
+        outputs = Outputs(tuple(functions), lambda images, _: {name: f(images) for name, f in functions.items()})
+        scores = evaluate(outputs, data.batches(), CPU)
         top1 = {name: values["top1"] for name, values in scores.items()}
         figures["accuracy"] = {"images": data.size, **top1}
     return figures

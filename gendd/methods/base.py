@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from gendd.data.batch import Batch
-from gendd.evaluation.accuracy import ReadOut
+from gendd.evaluation.accuracy import Outputs
 from gendd.networks.cost import parameter_count
 
 if TYPE_CHECKING:
@@ -202,19 +202,19 @@ class Task(nn.Module):
         module = self.trainable_module
         return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
-    def read_out(self, model: nn.Module) -> ReadOut:
+    def outputs(self, model: nn.Module) -> Outputs:
         """Return the outputs of a trained model of this task, or of its average. The first output is reported."""
-        return ReadOut(("classifier",), lambda images, noise: {"classifier": model(images)})
+        return Outputs(("classifier",), lambda images, noise: {"classifier": model(images)})
 
-    def read_outs_apart(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
+    def outputs_apart(self, model: nn.Module) -> list[tuple[Outputs, int]]:
         """Return each output by itself, without computations for the others, with the number of its parameters."""
-        return [(self.read_out(model), self.parameters_used(model))]
+        return [(self.outputs(model), self.parameters_used(model))]
 
     def parameters_used(self, model: nn.Module) -> int:
-        """Return the number of parameters that `read_out` needs."""
+        """Return the number of parameters that `outputs` needs."""
         return parameter_count(model)
 
-    def further_read_outs(self, model: nn.Module) -> list[tuple[ReadOut, int]]:
+    def further_outputs(self, model: nn.Module) -> list[tuple[Outputs, int]]:
         """Return the outputs to compare with further teachers, each by itself, with the number of its parameters."""
         return []
 

@@ -18,7 +18,7 @@ from gendd.diffusion.objective import Objective
 from gendd.distillation.branch import Branch, BranchTarget
 from gendd.distillation.student import Student
 from gendd.distillation.targets import FeatureScale, contract
-from gendd.evaluation.accuracy import ReadOut
+from gendd.evaluation.accuracy import Outputs
 from gendd.methods.base import DistillationTask, FeaturesAndMaps, Method, TaskContext
 from gendd.methods.dense import DenseOptions, dense_target
 from gendd.methods.options import FeatureOptions, PretrainOptions, ProbeOptions, SamplingOptions
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class HeadTask(DistillationTask):
-    """A task whose model is a `Student`; its outputs come from `Student.read_out`.
+    """A task whose model is a `Student`; its outputs come from `Student.outputs`.
 
     Args:
         method: the method of the task.
@@ -45,13 +45,13 @@ class HeadTask(DistillationTask):
         super().__init__(trainable, context, head)
         self.sampling, self.contraction = method.sampling(), contraction
 
-    def read_out(self, model: Student) -> ReadOut:
-        outputs = lambda images, noise: model.read_out(images, noise, **self.sampling)  # noqa: E731
+    def outputs(self, model: Student) -> Outputs:
+        outputs = lambda images, noise: model.outputs(images, noise, **self.sampling)  # noqa: E731
         if model.linear:
-            return ReadOut(("head", "linear"), outputs, self.teacher.features_to_compare)
-        return ReadOut(("head", "probe") if model.classifier else ("probe",), outputs)
+            return Outputs(("head", "linear"), outputs, self.teacher.features_to_compare)
+        return Outputs(("head", "probe") if model.classifier else ("probe",), outputs)
 
-    def read_outs_apart(self, model: Student) -> list[tuple[ReadOut, int]]:
+    def outputs_apart(self, model: Student) -> list[tuple[Outputs, int]]:
         def head(images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
             generated = model.sample(images, noise, **self.sampling)
             return {"head": model.classifier(generated) if model.classifier else generated}
@@ -67,20 +67,20 @@ class HeadTask(DistillationTask):
         whole = parameter_count(model) - sum(map(parameter_count, others))
         if model.linear:
             size, target = parameter_count(model.linear), self.teacher.features_to_compare
-            with_head = ReadOut(("head",), head, target), whole - size
-            return [with_head, (ReadOut(("linear",), linear, target), alone + size)]
-        read_outs = [(ReadOut(("probe",), probe), alone)]
+            with_head = Outputs(("head",), head, target), whole - size
+            return [with_head, (Outputs(("linear",), linear, target), alone + size)]
+        outputs = [(Outputs(("probe",), probe), alone)]
         if model.classifier:
             without_probe = whole - parameter_count(model.backbone.get_classifier())
-            read_outs.insert(0, (ReadOut(("head",), head), without_probe))
-        return read_outs
+            outputs.insert(0, (Outputs(("head",), head), without_probe))
+        return outputs
 
-    def further_read_outs(self, model: Student) -> list[tuple[ReadOut, int]]:
+    def further_outputs(self, model: Student) -> list[tuple[Outputs, int]]:
         return [
-            self._further_read_out(model, f"head_{label}", number) for number, label in enumerate(self.more_labels, 1)
+            self._further_output(model, f"head_{label}", number) for number, label in enumerate(self.more_labels, 1)
         ]
 
-    def _further_read_out(self, model: Student, name: str, number: int) -> tuple[ReadOut, int]:
+    def _further_output(self, model: Student, name: str, number: int) -> tuple[Outputs, int]:
         """Return the features that the head of a further teacher generates, and the number of parameters they need."""
         teacher, head = self.more_teachers[number - 1], model.branches[number - 1].head
 
@@ -90,7 +90,7 @@ class HeadTask(DistillationTask):
         size = sum(map(parameter_count, (model.backbone, model.norm, head)))
         if not model.linear:
             size -= parameter_count(model.backbone.get_classifier())
-        return ReadOut((name,), outputs, lambda images, _: teacher.features_of(images)), size
+        return Outputs((name,), outputs, lambda images, _: teacher.features_of(images)), size
 
     def target(self, feature: Tensor, labels: Tensor) -> Tensor:
         """Return the contracted target f' (B, D_t) of teacher features f (B, D_t); labels are (B,) or soft (B, C)."""

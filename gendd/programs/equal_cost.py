@@ -11,7 +11,7 @@ from torch import nn
 from gendd.core.distributed import autocast, first_alone, hardware, resolve_precision
 from gendd.core.errors import UserError
 from gendd.core.ranges import Count, check_values
-from gendd.evaluation.accuracy import ReadOut, Stopwatch
+from gendd.evaluation.accuracy import Outputs, Stopwatch
 from gendd.family import Family
 from gendd.networks.cost import flops, parameter_count
 from gendd.networks.create import create_network, trial
@@ -59,19 +59,19 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
     settings, task, size = run.config, run.task, run.config.data.image_size
     if task.head is None:
         raise UserError(f"run {config.run}: {settings.method.name} does not train a head; name a run of gendd")
-    read_outs = task.read_outs_apart(run.model)
-    if read_outs[0][0].names != ("head",):
+    outputs = task.outputs_apart(run.model)
+    if outputs[0][0].names != ("head",):
         raise UserError(f"run {config.run}: its head does not classify, as its teacher does not; name another run")
     precision = resolve_precision(settings.run.precision, device)
     image, noise = torch.zeros(1, 3, size, size, device=device), torch.Generator(device)
     rows = [
         Timed(
-            f"{settings.networks.student}, {read_out.names[0]}",
-            flops(partial(read_out.outputs, image, noise)),
+            f"{settings.networks.student}, {output.names[0]}",
+            flops(partial(output.compute, image, noise)),
             parameters,
-            Stopwatch(read_out),
+            Stopwatch(output),
         )
-        for read_out, parameters in read_outs
+        for output, parameters in outputs
     ]
     classifier, cost = run.model.classifier, rows[0].flops
     classes = classifier.out_features if classifier else 0
@@ -82,7 +82,7 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
     with torch.no_grad(), autocast(precision, device):
         for _ in range(config.rounds):
             for row in rows:
-                row.stopwatch.outputs(images, noise)
+                row.stopwatch.compute(images, noise)
     print(f"{hardware(device)}, {precision}, {config.rounds} batches of {config.batch_size} images in turns\n")
     print("| network | MFLOPs per image | times the head's | parameters, M | images/s: median (least-greatest) |")
     print("|---|---|---|---|---|")
@@ -92,9 +92,9 @@ def equal_cost(family: Family, arguments: list[str] | None = None) -> None:
         print(f"| {' | '.join(cells)} | {rate['median']:.0f} ({rate['min']:.0f}-{rate['max']:.0f}) |")
 
 
-def _alone(network: nn.Module, device: torch.device) -> ReadOut:
+def _alone(network: nn.Module, device: torch.device) -> Outputs:
     network = network.eval().to(device, memory_format=torch.channels_last)
-    return ReadOut(("classifier",), lambda images, _: {"classifier": network(images)})
+    return Outputs(("classifier",), lambda images, _: {"classifier": network(images)})
 
 
 def nearest(

@@ -15,7 +15,7 @@ from gendd.core.files import checksum
 from gendd.core.ranges import field_names
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import EvaluationData, described
-from gendd.evaluation.accuracy import ReadOut, class_groups, evaluate_with_cost
+from gendd.evaluation.accuracy import Outputs, class_groups, evaluate_with_cost
 from gendd.family import Family
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import SamplingOptions
@@ -35,7 +35,7 @@ from gendd.runs.experiment import (
     is_published,
     load,
     refuse_hub_code,
-    teacher_read_out,
+    teacher_output,
     without_teacher,
 )
 from gendd.runs.folder import (
@@ -162,7 +162,7 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
-    return {row.pop("read_out"): row for row in _measure(experiment, experiment.model, data, {}, subset, world)}
+    return {row.pop("output"): row for row in _measure(experiment, experiment.model, data, {}, subset, world)}
 
 
 def _parse(family: Family, arguments: list[str], default: Config) -> EvaluateOptions:
@@ -313,20 +313,20 @@ def _build(
 
 def _compares(built: Experiment) -> bool:
     """Return whether the student's outputs are compared with the teacher's features."""
-    return built.task.read_out(built.task.model()).target is not None
+    return built.task.outputs(built.task.model()).target is not None
 
 
-def _read_outs(built: Experiment, model: nn.Module, world: World) -> list[tuple[ReadOut, int]]:
+def _outputs(built: Experiment, model: nn.Module, world: World) -> list[tuple[Outputs, int]]:
     """Return each output of the student by itself, with its parameter count.
 
     The teacher comes first, if it classifies and all processes have its weights.
     """
-    read_outs = [*built.task.read_outs_apart(model), *built.task.further_read_outs(model)]
+    outputs = [*built.task.outputs_apart(model), *built.task.further_outputs(model)]
     teacher = built.teacher
     trained = bool(teacher and teacher.loaded.trained)
     if world.all_true(torch.tensor(trained, device=world.device)) and teacher and teacher.classifier:
-        read_outs.insert(0, (teacher_read_out(teacher), parameter_count(teacher.model)))
-    return read_outs
+        outputs.insert(0, (teacher_output(teacher), parameter_count(teacher.model)))
+    return outputs
 
 
 def _measure(
@@ -341,15 +341,15 @@ def _measure(
     settings = built.config
     precision = resolve_precision(settings.run.precision, world.device)
     rows = []
-    for read_out, parameters in _read_outs(built, model, world):
+    for outputs, parameters in _outputs(built, model, world):
         if subset:
-            read_out = read_out.among(subset)
-        (name,), batches = read_out.names, data.batches(settings.run.eval_images)
+            outputs = outputs.among(subset)
+        (name,), batches = outputs.names, data.batches(settings.run.eval_images)
         with autocast(precision, world.device):
             measured = evaluate_with_cost(
-                read_out, parameters, batches, data.image_size, world, settings.run.seed, groups, calibrated=True
+                outputs, parameters, batches, data.image_size, world, settings.run.seed, groups, calibrated=True
             )
-        rows.append({"read_out": name, **measured})
+        rows.append({"output": name, **measured})
     return rows
 
 
@@ -375,5 +375,5 @@ def _content(
         "seed": settings.run.seed,
         "precision": resolve_precision(settings.run.precision, world.device),
         **environment(world),
-        "read_outs": rows,
+        "outputs": rows,
     }

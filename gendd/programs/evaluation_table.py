@@ -30,4 +30,4 @@ def print_table(rows: list[dict], groups: list[str], images: int, settings: Conf
         speed = f"{median} ({least}-{most}, {rate['batches']} {'batch' if rate['batches'] == 1 else 'batches'})"
         accuracies = [f"{row[name]:.2f}" if name in row else "not measured" for name in names]
         size = [f"{row['parameters'] / 1e6:.2f} M", f"{row['flops'] / 1e6:.1f}"]
-        print(f"| {' | '.join([row['read_out'], *accuracies, *size, speed])} |", flush=True)
+        print(f"| {' | '.join([row['output'], *accuracies, *size, speed])} |", flush=True)

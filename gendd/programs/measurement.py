@@ -49,15 +49,15 @@ class Measurement:
             for weights in self._kinds_of_weights():
                 model = self.model(weights).eval()
                 self.world.broadcast_buffers(model)
-                read_out = self.task.read_out(model)
-                further = [other for other, _ in self.task.further_read_outs(model)]
+                outputs = self.task.outputs(model)
+                further = [other for other, _ in self.task.further_outputs(model)]
                 prefix = AVERAGED if weights == "ema" else ""
-                for one in (read_out, *further):
+                for one in (outputs, *further):
                     batches = self.evaluation.batches(limit)
                     measured = evaluate(one, batches, self.world, self.config.run.seed, self.groups)
                     accuracies |= {prefix + name: accuracy for name, accuracy in measured.items()}
             model = self.model(self.config.optimizer.eval_weights)
-            if self.task.head is not None and not read_out.target and self.world.is_first:
+            if self.task.head is not None and not outputs.target and self.world.is_first:
                 pairs = self.features(model, count=1)
                 features = {AGREEMENT: feature_agreement(pairs["generated"], pairs["target"])}
         size = self.evaluation.size
@@ -120,10 +120,10 @@ class Measurement:
         """Measure parameters, FLOPs and images/s of each output by itself."""
         model, costs = self.task.model(), {}
         with autocast(self.precision, self.world.device):
-            for read_out, parameters in (*self.task.read_outs_apart(model), *self.task.further_read_outs(model)):
+            for output, parameters in (*self.task.outputs_apart(model), *self.task.further_outputs(model)):
                 batches = self.evaluation.batches(TIMED_IMAGES)
-                measured = evaluate_with_cost(read_out, parameters, batches, self.evaluation.image_size, self.world)
-                costs[read_out.names[0]] = {name: measured[name] for name in COSTS}
+                measured = evaluate_with_cost(output, parameters, batches, self.evaluation.image_size, self.world)
+                costs[output.names[0]] = {name: measured[name] for name in COSTS}
         return costs
 
     def head_cost(self, student: nn.Module) -> dict:

@@ -18,7 +18,7 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batches
 from gendd.diffusion.objective import LATEST_FOR_NOISE
 from gendd.distillation.student import Student
-from gendd.evaluation.accuracy import ReadOut, Stopwatch, evaluate
+from gendd.evaluation.accuracy import Outputs, Stopwatch, evaluate
 from gendd.family import Family
 from gendd.methods.gendd import GenDD
 from gendd.methods.options import NOISE_OUTPUT, SamplingOptions
@@ -154,7 +154,7 @@ class _Head:
                 # `evaluate` has run `probe` on this batch when it requests the next one.
                 self.features.append((number, latest, labels))
 
-        self.backbone = Stopwatch(ReadOut(("probe",), probe))
+        self.backbone = Stopwatch(Outputs(("probe",), probe))
         self.probe_top1 = evaluate(self.backbone, recorded(), world)["probe"]["top1"]
 
     def measure(self, sampling: SamplingOptions, noisy_images: CountOrNone) -> dict:
@@ -167,7 +167,7 @@ class _Head:
         def head(features: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
             return {"head": classifier(student.generate(features, noise, **settings))}
 
-        stopwatch = Stopwatch(ReadOut(("head",), head))
+        stopwatch = Stopwatch(Outputs(("head",), head))
         batches = self.features if deterministic else _first(self.features, noisy_images)
         top1 = evaluate(stopwatch, batches, self.world, self.seed)["head"]["top1"]
         backbone, rest = self.backbone.summary(), stopwatch.summary()

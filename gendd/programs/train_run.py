@@ -45,7 +45,7 @@ from gendd.programs.run_teachers import (
 )
 from gendd.programs.student_folder import StudentFolder
 from gendd.runs.environment import environment, environment_change
-from gendd.runs.experiment import build, teacher_read_out
+from gendd.runs.experiment import build, teacher_output
 from gendd.runs.folder import (
     RunFolder,
     check_classes,
@@ -310,7 +310,7 @@ class TrainRun:
             return {"teacher": record, **more}
         with autocast(self.precision, self.world.device):
             batches = self.evaluation.batches()
-            accuracy = evaluate(teacher_read_out(teacher), batches, self.world, groups=self.groups)["teacher"]
+            accuracy = evaluate(teacher_output(teacher), batches, self.world, groups=self.groups)["teacher"]
         shown = (f"{PERCENT[name]} {accuracy[name]:.2f} %" for name in ("top1", "top5") if name in accuracy)
         self._say(f"  teacher    measured: {', '.join(shown)}")
         return {"teacher": {**record, **accuracy}, **more}
@@ -374,7 +374,7 @@ class TrainRun:
                 "best": training.best,
                 **measured.others,
                 "student": {"parameters": parameter_count(self.student.network), "flops": self.student.flops},
-                "read_outs": costs,
+                "outputs": costs,
                 "seconds": round(training.seconds, 1),
                 "train_images_per_second": round(images / training.seconds, 1),
                 "processes": self.world.size,

@@ -94,7 +94,7 @@ def _row(setting: str, group: Group, results: Row) -> dict:
     # Results of older runs do not contain "head".
     head = group.first.result.get("head")
     return {
-        "output": ", ".join([results["read_out"], *schemes]),
+        "output": ", ".join([results["output"], *schemes]),
         setting: config[setting.replace("-", "_")],
         TOP1: results["top1"],
         SD: results["top1_sd"],

@@ -26,7 +26,7 @@ from gendd.runs.folder import AVERAGED, RECORD, by_name, data_label
 from gendd.runs.published import CURVES, WHOLE
 
 PAPER = "[Generative Distribution Distillation](https://arxiv.org/abs/2507.14503)"
-READ_OUTS = {
+OUTPUTS = {
     "head": "the trained head, with the teacher's classifier if there are classes",
     "probe": "the linear classifier of the plain network",
     "linear": "a linear map of the plain network's feature to the teacher's",
@@ -196,9 +196,9 @@ def _results(
     lines = [f"| {' | '.join(['output', *titles, *costs])} |", "|---" * (1 + len(titles) + len(costs)) + "|"]
     for output, values in outputs.items():
         figures = [f"{values[name]:.2f}" if name in values else DASH for name in scores]
-        cells = [escaped(output_title(output)), *figures, *_cost(run.result["read_outs"].get(output))]
+        cells = [escaped(output_title(output)), *figures, *_cost(run.result["outputs"].get(output))]
         lines.append(f"| {' | '.join(cells)} |")
-    explained = "; ".join(f"*{name}*: {READ_OUTS[name]}" for name in outputs if name in READ_OUTS)
+    explained = "; ".join(f"*{name}*: {OUTPUTS[name]}" for name in outputs if name in OUTPUTS)
     return [
         "## Results",
         "\n".join(lines),
@@ -219,7 +219,7 @@ def _quoted(source: Mapping[str, Any]) -> str:
     """Return the published figures of the same pair and method, as a sentence; empty without any."""
     settings = by_name(source[RECORD])
     figures = [
-        f"{quoted.read_out} {quoted.top1:.2f} % ({quoted.epochs} epochs, {quoted.source})"
+        f"{quoted.output} {quoted.top1:.2f} % ({quoted.epochs} epochs, {quoted.source})"
         for quoted in quoted_of_pair(settings)
         if quoted.method == settings["method"]
     ]

@@ -119,8 +119,8 @@ def _levels(rows: list[Row], colors: dict[str, str]) -> list[tuple[float, str, s
 
 
 def _label(row: Row, settings: str) -> str:
-    read_out = "" if row["read_out"] == "classifier" else f", {output_title(row['read_out'])}"
-    first = f"{row['name']}{read_out}, {epochs_text(row)} epochs"
+    output = "" if row["output"] == "classifier" else f", {output_title(row['output'])}"
+    first = f"{row['name']}{output}, {epochs_text(row)} epochs"
     # Lines end only after a comma.
     settings = settings.replace(" ", NO_BREAK).replace(f",{NO_BREAK}", ", ")
     lines = textwrap.wrap(settings, LABEL_WIDTH, max_lines=2, break_on_hyphens=False)

@@ -48,7 +48,7 @@ def _reported(rows: list[Row]) -> list[Row]:
 
 def _plain(row: Row) -> str:
     """Return the name of the output without the prefix for averaged weights."""
-    return row["read_out"].removeprefix(AVERAGED)
+    return row["output"].removeprefix(AVERAGED)
 
 
 def cost_picture(panels: dict[str, list[Row]]) -> Figure | None:
@@ -83,7 +83,7 @@ def _labels(rows: Sequence[Row]) -> list[str]:
     """Return one label per row, with the student if there are several."""
     several = len({row["student"] for row in rows}) > 1
     students = [f", {row['student']}" if several else "" for row in rows]
-    titles = [output_title(row["read_out"]) for row in rows]
+    titles = [output_title(row["output"]) for row in rows]
     return [f"{row['label']}{student}, {title}" for row, student, title in zip(rows, students, titles, strict=True)]
 
 

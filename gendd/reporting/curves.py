@@ -67,12 +67,12 @@ def _labels(named: Named) -> list[str]:
     """Return the labels of all lines of scores."""
     members = [(title, group) for title, groups in named.items() for group in groups]
     outputs = [(title, group, scored_by(group.first.result["last"], group.first.score)) for title, group in members]
-    return [_label(title, group, read_out) for title, group, names in outputs for read_out in names]
+    return [_label(title, group, output) for title, group, names in outputs for output in names]
 
 
-def _label(title: str, group: Group, read_out: str) -> str:
+def _label(title: str, group: Group, output: str) -> str:
     """Return the label of an output's line: the title of its group's panel, with settings, and the output."""
-    return f"{title.replace(group.first.name, group.label, 1)}, {output_title(read_out)}"
+    return f"{title.replace(group.first.name, group.label, 1)}, {output_title(output)}"
 
 
 def _height_of_scores(named: Named) -> float:
@@ -139,14 +139,14 @@ def _scores(axes: Axes, named: Named, colors: dict[str, str]) -> tuple[Axes, lis
     drawn: list[float] = []
     for title, group, run in members:
         color, records = colors[group.label], run.records("eval")
-        for number, read_out in enumerate(scored_by(run.result["last"], score)):
+        for number, output in enumerate(scored_by(run.result["last"], score)):
             style: dict[str, Any] = {"color": color, "ls": STROKES[number % len(STROKES)], "lw": 1.4}
-            values = [record[read_out][score] for record in records]
+            values = [record[output][score] for record in records]
             axes.plot(_epochs(run, records), values, **style)
-            last = run.result["last"][read_out][score]
+            last = run.result["last"][output][score]
             epoch = run.result["earlier_epochs"] + run.result["epochs"]
             axes.plot(epoch, last, "o", ms=4.5, color=color, clip_on=False)
-            label = _label(title, group, read_out)
+            label = _label(title, group, output)
             ends[label] = last, label, color
             drawn += [*values, last]
     teachers = {(run.teacher_top1, f"teacher {run.teacher}", TEACHER) for run in runs if run.teacher_top1}

@@ -25,7 +25,7 @@ class Quoted:
     top1: float
     epochs: int | None
     source: str
-    read_out: str = "classifier"
+    output: str = "classifier"
 
 
 def _cifar100(teacher: str, student: str, *figures: float) -> list[Quoted]:
@@ -93,12 +93,12 @@ def quoted_of_pair(config: dict) -> list[Quoted]:
     ]
 
 
-def quoted_of(config: dict, read_out: str) -> Quoted | None:
+def quoted_of(config: dict, output: str) -> Quoted | None:
     """Return the published figure for a run's method and output, with the number of epochs nearest to the run's."""
     figures = [
         quoted
         for quoted in quoted_of_pair(config)
-        if (quoted.method, quoted.read_out) == (config["method"], read_out.removeprefix(AVERAGED))
+        if (quoted.method, quoted.output) == (config["method"], output.removeprefix(AVERAGED))
     ]
     return min(figures, key=lambda quoted: abs((quoted.epochs or 0) - config["epochs"]), default=None)
 

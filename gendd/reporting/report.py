@@ -207,9 +207,9 @@ def _quotations(runs: list[FinishedRun]) -> list[str]:
     """Return one sentence per pair of networks with all published figures, also of methods without a run here."""
     pairs: dict[tuple[str, str], list[str]] = {}
     for quoted in dict.fromkeys(quoted for run in runs for quoted in quoted_of_pair(run.config)):
-        read_out = "" if quoted.read_out == "classifier" else f", {quoted.read_out}"
+        output = "" if quoted.output == "classifier" else f", {quoted.output}"
         epochs = f"{quoted.epochs} epochs, " if quoted.epochs else ""
-        figure = f"{quoted.method}{read_out} *{quoted.top1:.2f}* ({epochs}{quoted.source})"
+        figure = f"{quoted.method}{output} *{quoted.top1:.2f}* ({epochs}{quoted.source})"
         pairs.setdefault((quoted.teacher, quoted.student), []).append(figure)
     return [
         f"Quoted, not measured here, for {teacher} > {student}: {'; '.join(figures)}."

@@ -24,7 +24,7 @@ def output_title(name: str) -> str:
 
 
 def rows_of(groups: Iterable[Group]) -> list[Row]:
-    return [_row(group, read_out) for group in groups for read_out in group.first.result["last"]]
+    return [_row(group, output) for group in groups for output in group.first.result["last"]]
 
 
 def accuracy_names(groups: Iterable[Group]) -> list[str]:
@@ -40,7 +40,7 @@ def accuracy_names(groups: Iterable[Group]) -> list[str]:
     )
 
 
-def _row(group: Group, read_out: str) -> Row:
+def _row(group: Group, output: str) -> Row:
     runs, run = group.runs, group.first
     row: Row = {
         "data": run.data,
@@ -53,8 +53,8 @@ def _row(group: Group, read_out: str) -> Row:
         "teacher": run.teacher,
         "teacher_top1": _teacher_top1(runs),
         "student": run.student,
-        "read_out": read_out,
-        "reported": "yes" if read_out.startswith(AVERAGED) == (run.config["eval_weights"] == "ema") else "no",
+        "output": output,
+        "reported": "yes" if output.startswith(AVERAGED) == (run.config["eval_weights"] == "ema") else "no",
         "labels": "no" if run.config["unlabeled"] else "yes",
         "epochs": run.result["epochs"],
         "earlier_epochs": run.result["earlier_epochs"],
@@ -63,14 +63,14 @@ def _row(group: Group, read_out: str) -> Row:
         "seeds": " ".join(str(member.seed) for member in runs),
     }
     for name in accuracy_names([group]):
-        row |= _mean(name, [member.result["last"][read_out].get(name) for member in runs])
-    row |= _best(runs, read_out) | _cost(runs, read_out)
+        row |= _mean(name, [member.result["last"][output].get(name) for member in runs])
+    row |= _best(runs, output) | _cost(runs, output)
     row |= {
         "hardware": "; ".join(sorted({member.result["hardware"] for member in runs})),
         "processes": run.result["processes"],
         "precision": run.result["precision"],
     }
-    quoted = quoted_of(run.config, read_out)
+    quoted = quoted_of(run.config, output)
     return row | {
         "quoted_top1": quoted.top1 if quoted else None,
         "quoted_epochs": quoted.epochs if quoted else None,
@@ -96,11 +96,11 @@ def _mean(name: str, values: list[float | None]) -> Row:
     return {name: statistics.mean(known), f"{name}_sd": statistics.stdev(known) if len(known) > 1 else None}
 
 
-def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
+def _best(runs: Iterable[FinishedRun], output: str) -> Row:
     """Return the best epochs, if all were selected by this output and on the same images."""
     best = [run.result["best"] for run in runs]
-    chosen = _same((one["read_out"], one["images"], one["split"], "top1" in one) for one in best)
-    if not chosen or chosen[0] != read_out or not chosen[3]:
+    chosen = _same((one["output"], one["images"], one["split"], "top1" in one) for one in best)
+    if not chosen or chosen[0] != output or not chosen[3]:
         return dict.fromkeys(("best_top1", "best_top1_sd", "best_epochs", "best_images", "best_split"))
     return {
         **_mean("best_top1", [one["top1"] for one in best]),
@@ -110,18 +110,18 @@ def _best(runs: Iterable[FinishedRun], read_out: str) -> Row:
     }
 
 
-def _cost(runs: tuple[FinishedRun, ...], read_out: str) -> Row:
+def _cost(runs: tuple[FinishedRun, ...], output: str) -> Row:
     """Return size and speed of the output, and the speed of training; speeds only for runs on the same hardware."""
     # Averaged weights cost the same as trained weights.
-    name = read_out.removeprefix(AVERAGED)
-    read_outs = [run.result.get("read_outs", {}).get(name, {}) for run in runs]
-    rates = [one.get("images_per_second") for one in read_outs]
+    name = output.removeprefix(AVERAGED)
+    outputs = [run.result.get("outputs", {}).get(name, {}) for run in runs]
+    rates = [one.get("images_per_second") for one in outputs]
     timed = _same(run.result["hardware"] for run in runs)
     measured = timed and all(rates)
     training = [run.result["train_images_per_second"] for run in runs]
     return {
-        "parameters": _same(one.get("parameters") for one in read_outs),
-        "flops": _same(one.get("flops") for one in read_outs),
+        "parameters": _same(one.get("parameters") for one in outputs),
+        "flops": _same(one.get("flops") for one in outputs),
         "images_per_second": statistics.median(rate["median"] for rate in rates) if measured else None,
         "images_per_second_min": min(rate["min"] for rate in rates) if measured else None,
         "images_per_second_max": max(rate["max"] for rate in rates) if measured else None,

@@ -122,7 +122,7 @@ BEST = "Best top-1, %"
 OPTIONAL = {DIFFERING, QUOTED, QUOTED_FROM, BEST}
 RUNS: dict[str, Cell] = {
     "Method": lambda row: row["name"],
-    "Output": lambda row: output_title(row["read_out"]),
+    "Output": lambda row: output_title(row["output"]),
     DIFFERING: lambda row: row["differing_settings"] or DASH,
     "Teacher (top-1, %)": _teacher,
     "Student": lambda row: row["student"],

@@ -15,7 +15,7 @@ from gendd.core.errors import InvalidSetting, InvalidValue, UserError, naming
 from gendd.core.seeding import generator
 from gendd.distillation.stored_weights import StoredWeights
 from gendd.distillation.teacher import FrozenTeacher
-from gendd.evaluation.accuracy import ReadOut
+from gendd.evaluation.accuracy import Outputs
 from gendd.family import Family, family_named
 from gendd.methods.base import Task, TaskContext
 from gendd.network_settings import TeacherNetwork
@@ -82,11 +82,11 @@ class Experiment:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of `predict`, the reported one first. head_<label> belongs to a further teacher."""
-        return tuple(name for read_out in self._read_outs() for name in read_out.names)
+        return tuple(name for each in self._outputs() for name in each.names)
 
-    def _read_outs(self) -> list[ReadOut]:
-        further = self.task.further_read_outs(self.model)
-        return [self.task.read_out(self.model), *(read_out for read_out, _ in further)]
+    def _outputs(self) -> list[Outputs]:
+        further = self.task.further_outputs(self.model)
+        return [self.task.outputs(self.model), *(output for output, _ in further)]
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Tensor:
@@ -111,9 +111,9 @@ class Experiment:
         name = self.outputs[0] if output is None else output
         if name not in self.outputs:
             raise InvalidValue(name, f"no such output; this student has {', '.join(self.outputs)}")
-        read_out = next(read_out for read_out in self._read_outs() if name in read_out.names)
+        outputs = next(each for each in self._outputs() if name in each.names)
         noise = generator(self.device, self.config.run.seed, "evaluation", 0)
-        return read_out.outputs(self._placed(images), noise)[name]
+        return outputs.compute(self._placed(images), noise)[name]
 
     @torch.inference_mode()
     def dense(self, images: Tensor, teacher: str | None = None) -> Tensor:
@@ -364,6 +364,6 @@ def _recompute(config: Config, student: LoadedNetwork, task: Task) -> None:
             )
 
 
-def teacher_read_out(teacher: FrozenTeacher) -> ReadOut:
+def teacher_output(teacher: FrozenTeacher) -> Outputs:
     """Return the teacher's logits as an output; its images have the student's normalization."""
-    return ReadOut(("teacher",), lambda images, _: {"teacher": teacher.logits_of(images)})
+    return Outputs(("teacher",), lambda images, _: {"teacher": teacher.logits_of(images)})

@@ -109,7 +109,9 @@ class RunFolder:
             UserError: the file is missing or damaged.
         """
         try:
-            content = json.loads(retried((self.path / name).read_text, self.path / name))
+            text = retried((self.path / name).read_text, self.path / name)
+            # Older runs call an output a read-out.
+            content = json.loads(text.replace('"read_out', '"output'))
             if not isinstance(content, dict):
                 raise ValueError("no JSON object")
             return content
@@ -226,7 +228,7 @@ class RunFolder:
         best, epochs = result["best"], f"{result['epochs']} epoch{'s' * (result['epochs'] > 1)}"
         return (
             f"{SCORES[score]} after {epochs} on {result['images']} {result['split']} images: {scores} "
-            f"(best {best['read_out']} {best[score]:.2f} % after epoch {best['epoch']}, chosen on {best['images']} "
+            f"(best {best['output']} {best[score]:.2f} % after epoch {best['epoch']}, chosen on {best['images']} "
             f"{best['split']} images)"
         )
 

@@ -247,11 +247,11 @@ class Training:
         with eager(self.config):
             measured = self.evaluate(self.config.run.eval_images)
         self.report("eval", measured.record())
-        read_out, accuracy = next(iter(measured.accuracies.items()))
+        output, accuracy = next(iter(measured.accuracies.items()))
         # The first score of the first output is "top1", or "cosine" without classes.
         name, score = next(iter(accuracy.items()))
         if score > self.best.get(name, -math.inf):
-            self.best = {"epoch": self.epoch, "read_out": read_out, name: score, **measured.images}
+            self.best = {"epoch": self.epoch, "output": output, name: score, **measured.images}
             if self.world.is_first:
                 files.save(self.run.best, {**self.weights(), "epoch": self.epoch, "best": self.best})
 

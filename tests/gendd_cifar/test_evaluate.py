@@ -64,7 +64,7 @@ def evaluated(tmp_path: Path, *arguments) -> dict[str, dict]:
     """Evaluate; return the rows by name of the prediction."""
     file = tmp_path / "figures.json"
     main([*map(str, arguments), "--json", str(file)])
-    return {row["read_out"]: row for row in json.loads(file.read_text())["read_outs"]}
+    return {row["output"]: row for row in json.loads(file.read_text())["outputs"]}
 
 
 def accuracies(rows: dict[str, dict]) -> dict[str, tuple]:
@@ -173,7 +173,7 @@ def test_run_reports_its_ema_weights_everywhere(averaged):
     assert list(result_of(run)["last"]) == ["ema_head", "ema_probe", "head", "probe"]
     assert list(result_of(other)["last"]) == ["head", "probe", "ema_head", "ema_probe"]
     top1 = {record["epoch"]: record["ema_head"]["top1"] for record in read_metrics(run) if record["kind"] == "eval"}
-    assert result_of(run)["best"]["read_out"] == "ema_head"
+    assert result_of(run)["best"]["output"] == "ema_head"
     assert result_of(run)["best"]["top1"] == max(top1.values()) == top1[best["epoch"]]
     assert (
         RunFolder(run)
@@ -317,10 +317,10 @@ def test_checkpoint_alone_is_evaluated_as_its_run(runs, tmp_path, flags):
     train(["gendd", *COMMON, *HEAD, *flags, "--student", "toy:network", "--teacher",
            "resnet8", "--teacher-weights", str(runs["teacher"]), "--runs", str(tmp_path)])  # fmt: skip
     run = tmp_path / "digits" / "resnet8_toy.network" / "gendd" / "0"
-    read_out = ["--sampling-steps", "2", "--sampling-start", "800", "--precision", "fp32"]
-    expected = accuracies(evaluated(tmp_path, run, *read_out))
+    flags = ["--sampling-steps", "2", "--sampling-start", "800", "--precision", "fp32"]
+    expected = accuracies(evaluated(tmp_path, run, *flags))
     file = shutil.copy(run / "checkpoints" / "last.pt", tmp_path / "alone.pt")
-    assert accuracies(evaluated(tmp_path, file, *read_out)) == expected
+    assert accuracies(evaluated(tmp_path, file, *flags)) == expected
 
 
 def test_plain_student_of_a_run_is_its_probe(runs, tmp_path):

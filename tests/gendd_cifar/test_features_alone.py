@@ -63,8 +63,8 @@ def test_features_without_labels_are_compared_to_the_teacher(train, method):
     assert set(epochs[-1]["head"]) == set(epochs[-1]["linear"]) == {"cosine", "r2", "neighbors"}
     assert epochs[-1]["head"]["r2"] > max(20, epochs[0]["head"]["r2"])
     result = json.loads((run / "result.json").read_text())
-    assert result["best"]["read_out"] == "head" and result["best"]["cosine"] >= result["last"]["head"]["cosine"] - 1e-6
-    assert set(result["read_outs"]) == {"head", "linear"}
+    assert result["best"]["output"] == "head" and result["best"]["cosine"] >= result["last"]["head"]["cosine"] - 1e-6
+    assert set(result["outputs"]) == {"head", "linear"}
     plain = safetensors.torch.load_file(run / "student.safetensors")
     assert not any(name.startswith("fc.") for name in plain), "the student has no classifier"
 
@@ -117,10 +117,10 @@ def test_with_labels_the_probe_learns_and_the_head_generates(train):
 
 def test_evaluate_gives_the_feature_scores_of_training(unlabeled, capsys):
     evaluate_cifar([str(unlabeled)])
-    rows = json.loads((unlabeled / "evaluation.json").read_text())["read_outs"]
+    rows = json.loads((unlabeled / "evaluation.json").read_text())["outputs"]
     last = json.loads((unlabeled / "result.json").read_text())["last"]
     for row in rows:
-        assert {name: row[name] for name in ("cosine", "r2", "neighbors")} == last[row["read_out"]]
+        assert {name: row[name] for name in ("cosine", "r2", "neighbors")} == last[row["output"]]
     assert "| output | cosine % | R2 % | neighbors (chance 1.7 %) % |" in capsys.readouterr().out
 
 

@@ -83,8 +83,8 @@ def test_evaluation_of_the_folder_equals_the_run_s(run, published, tmp_path):
     scores = {}
     for name in (run, published):
         main("gendd", ["evaluate", str(name), "--json", str(tmp_path / "figures.json")])
-        rows = json.loads((tmp_path / "figures.json").read_text())["read_outs"]
-        scores[name] = {row["read_out"]: (row["top1"], row["top5"], row["ece"]) for row in rows}
+        rows = json.loads((tmp_path / "figures.json").read_text())["outputs"]
+        scores[name] = {row["output"]: (row["top1"], row["top5"], row["ece"]) for row in rows}
     assert scores[published].keys() >= {"head", "probe"}
     assert scores[published].items() <= scores[run].items()
     assert gendd.evaluate(published)["head"]["top1"] == scores[run]["head"][0]
@@ -106,7 +106,7 @@ def test_card_states_the_record_of_the_run(run, published):
     card = (published / "README.md").read_text()
     result, environment = (json.loads((run / f"{name}.json").read_text()) for name in ("result", "environment"))
     for output, scores in result["last"].items():
-        cost = result["read_outs"][output]["parameters"] / 1e6
+        cost = result["outputs"][output]["parameters"] / 1e6
         assert f"| {output} | {scores['top1']:.2f} | {scores['top5']:.2f} | {cost:.2f} M | " in card
     for checksum in ("sha256", "tensors_sha256"):
         assert environment["teacher"][checksum] in card

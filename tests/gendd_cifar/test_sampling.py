@@ -51,7 +51,7 @@ def test_sampling_rows_agree_with_the_evaluation(noisy_images, run, tmp_path, mo
         evaluate([str(run), *flags, "--guidance", str(setting.guidance), *images, "--precision", "fp32",
                   "--json", str(tmp_path / "evaluation.json")])  # fmt: skip
         content = json.loads((tmp_path / "evaluation.json").read_text())
-        head = next(row for row in content["read_outs"] if row["read_out"] == "head")
+        head = next(row for row in content["outputs"] if row["output"] == "head")
         assert int(row["images"]) == content["images"]
         assert float(row["top-1 %"]) == pytest.approx(head["top1"], abs=0.5)
         assert float(row["MFLOPs per image"]) == pytest.approx(head["flops"] / 1e6)
@@ -98,10 +98,10 @@ def test_equal_cost_compares_head_and_probe_with_networks(run, capsys):
     assert "fp32, 3 batches of 4 images" in first
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
     assert [row[0] for row in rows[:2]] == ["toy:network, head", "toy:network, probe"] and len(rows) == 7
-    read_outs = json.loads((run / "result.json").read_text())["read_outs"]
+    outputs = json.loads((run / "result.json").read_text())["outputs"]
     for row, name in zip(rows, ("head", "probe"), strict=False):
-        assert float(row[1]) == pytest.approx(read_outs[name]["flops"] / 1e6, abs=0.051)
-        assert float(row[3]) == pytest.approx(read_outs[name]["parameters"] / 1e6, abs=0.0051)
+        assert float(row[1]) == pytest.approx(outputs[name]["flops"] / 1e6, abs=0.051)
+        assert float(row[3]) == pytest.approx(outputs[name]["parameters"] / 1e6, abs=0.0051)
     for row in rows:
         median, least, greatest = map(float, re.fullmatch(r"(\d+) \((\d+)-(\d+)\)", row[4]).groups())
         assert 0 < least <= median <= greatest

@@ -82,7 +82,7 @@ def test_dense_head_does_not_count_in_evaluation(train, method):
     sizes = []
     for flags in ([], DENSE):
         run = train(*flags, "--epochs", "1", runs=f"dense{len(flags)}", method=method)
-        outputs = json.loads((run / "result.json").read_text())["read_outs"]
+        outputs = json.loads((run / "result.json").read_text())["outputs"]
         sizes.append({name: output["parameters"] for name, output in outputs.items()})
     assert sizes[0] == sizes[1]
     assert any(name.startswith("dense.") for name in weights(run))

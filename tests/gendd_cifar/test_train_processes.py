@@ -66,6 +66,6 @@ def test_two_processes_evaluate_the_saved_network(tmp_path):
     run_in_two(lambda: main([*flags, "--runs", str(tmp_path)]), tmp_path)
     run = tmp_path / "digits" / "resnet8" / "classification" / "0"
     evaluate([str(run), "--precision", "fp32"])
-    (row,) = json.loads((run / "evaluation.json").read_text())["read_outs"]
+    (row,) = json.loads((run / "evaluation.json").read_text())["outputs"]
     counted = json.loads((run / "result.json").read_text())["last"]["classifier"]
     assert counted == {name: pytest.approx(row[name], abs=1e-3) for name in ("top1", "top5")}

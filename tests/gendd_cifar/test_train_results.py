@@ -37,7 +37,7 @@ def test_run_folder_holds_everything(whole, teacher):
     result = json.loads((whole / "result.json").read_text())
     assert list(result["last"]) == ["head", "probe"]
     assert result["best"]["split"] == "test" and result["best"]["images"] == 599
-    head, probe = result["read_outs"]["head"], result["read_outs"]["probe"]
+    head, probe = result["outputs"]["head"], result["outputs"]["probe"]
     assert {name: probe[name] for name in ("parameters", "flops")} == result["student"]
     assert head["parameters"] > probe["parameters"] and head["flops"] > probe["flops"]
     for rate in (head["images_per_second"], probe["images_per_second"]):

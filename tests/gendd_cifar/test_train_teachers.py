@@ -188,7 +188,7 @@ def test_dry_run_lists_missing_weights_of_a_further_teacher(train, capsys):
 
 def test_program_evaluates_each_teacher(pair, tmp_path, monkeypatch, capsys):
     evaluate([str(pair), "--json", str(tmp_path / "figures.json")])
-    rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
+    rows = {row["output"]: row for row in json.loads((tmp_path / "figures.json").read_text())["outputs"]}
     last = json.loads((pair / "result.json").read_text())["last"]
     assert rows[LABEL]["r2"] == pytest.approx(last[LABEL]["r2"], abs=1e-3)
     assert f"{LABEL} is compared with toy:wide" in capsys.readouterr().out
@@ -203,8 +203,8 @@ def test_heads_are_not_compared_with_teachers_that_are_lost(train, teacher, tmp_
     file.unlink()
     assert set(gendd.evaluate(run)) == {"head", "probe"}
     evaluate([str(run)])
-    rows = json.loads((run / "evaluation.json").read_text())["read_outs"]
-    assert [row["read_out"] for row in rows] == ["head", "probe"]
+    rows = json.loads((run / "evaluation.json").read_text())["outputs"]
+    assert [row["output"] for row in rows] == ["head", "probe"]
 
 
 def test_loaded_run_generates_the_features_of_each_teacher(pair):

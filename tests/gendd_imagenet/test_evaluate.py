@@ -24,7 +24,7 @@ def rows(photos, tmp_path):
     def evaluate(file: Path, *flags: str) -> dict[str, dict]:
         output = tmp_path / "figures.json"
         main([str(file), *FLAGS, "--dataset", str(photos), "--json", str(output), *flags])
-        return {row["read_out"]: row for row in json.loads(output.read_text())["read_outs"]}
+        return {row["output"]: row for row in json.loads(output.read_text())["outputs"]}
 
     return evaluate
 

@@ -81,7 +81,7 @@ def test_run_on_images_is_evaluated_reported_and_exported(run, photos, tmp_path,
         "nine images have no ten neighbors"
     )
     evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
-    rows = {row["read_out"]: row for row in json.loads((tmp_path / "figures.json").read_text())["read_outs"]}
+    rows = {row["output"]: row for row in json.loads((tmp_path / "figures.json").read_text())["outputs"]}
     assert rows["head"]["cosine"] == last["head"]["cosine"]
     other = {
         ("--images", str(photos / "train")): (str(photos / "train"), "held-out", 9),
@@ -175,7 +175,7 @@ def test_run_is_evaluated_on_some_of_its_classes(photos, tmp_path, capsys):
         shutil.copytree(photos / "val" / name, tmp_path / "some" / "val" / name)
     evaluate_imagenet([str(run), "--eval-dataset", str(tmp_path / "some")])
     assert "predictions among 2 of the run's 3 classes" in capsys.readouterr().out
-    (row,) = json.loads((run / "evaluation-some-val.json").read_text())["read_outs"]
+    (row,) = json.loads((run / "evaluation-some-val.json").read_text())["outputs"]
     assert "top5" not in row and 0 <= row["top1"] <= 100
     (tmp_path / "some" / "val" / "n02").rename(tmp_path / "some" / "val" / "n99")
     with refuses("only in one of them: .*n99"):

@@ -54,13 +54,13 @@ def test_each_teacher_sees_its_size_and_normalization(run):
     with torch.no_grad():
         expected = network.forward_head(network.forward_features(large), pre_logits=True)
     torch.testing.assert_close(loaded.more_teachers[0].features_of(images), expected, rtol=1e-4, atol=1e-4)
-    read_out, _ = loaded.task.further_read_outs(loaded.model)[0]
-    torch.testing.assert_close(read_out.target(images, None), expected, rtol=1e-4, atol=1e-4)
+    output, _ = loaded.task.further_outputs(loaded.model)[0]
+    torch.testing.assert_close(output.target(images, None), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_result_has_scores_of_each_teacher(run):
     result = json.loads((run / "result.json").read_text())
-    assert list(result["last"]) == list(result["read_outs"]) == ["head", "linear", LABEL]
+    assert list(result["last"]) == list(result["outputs"]) == ["head", "linear", LABEL]
     assert all({"cosine", "r2"} <= set(scores) for scores in result["last"].values())
 
 

@@ -152,7 +152,7 @@ def test_published_student_gives_the_same_predictions(name, tmp_path):
     feature = theirs.feature(IMAGES)
     generated = head.sample(norm(feature), start=800).mean(1)
     expected = {"head": classifier(generated), "probe": theirs.fc(feature)}
-    torch.testing.assert_close(student.read_out(IMAGES, start=800), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(student.outputs(IMAGES, start=800), expected, rtol=1e-3, atol=1e-3)
 
     plain = create(name, num_classes=5, image_size=224)
     load_weights(plain, backbone_weights(read), "it")

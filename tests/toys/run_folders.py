@@ -18,7 +18,7 @@ EPOCHS = 3
 def write_run(
     folder: Path,
     method: str,
-    read_outs: dict[str, tuple[float, ...]],
+    outputs: dict[str, tuple[float, ...]],
     complete: bool = True,
     result: dict | None = None,
     **config,
@@ -26,7 +26,7 @@ def write_run(
     """Write a run folder as a training does.
 
     Args:
-        read_outs: top-1, top-5 and, optionally, the accuracies of class groups, by output.
+        outputs: top-1, top-5 and, optionally, the accuracies of class groups, by output.
     """
     folder.mkdir(parents=True)
     distilled = method != "classification"
@@ -38,7 +38,7 @@ def write_run(
     teacher = {"teacher": {"top1": 91.234, "top5": 99.0, "sha256": "ab12"}} if distilled else {}
     environment = {"versions": {"torch": "2.13.0"}, "git_commit": None, **teacher}
     names = ("top1", "top5", "many", "few")
-    last = {name: dict(zip(names, values, strict=False)) for name, values in read_outs.items()}
+    last = {name: dict(zip(names, values, strict=False)) for name, values in outputs.items()}
     first = next(iter(last))
     records = [{"kind": "final", "epoch": EPOCHS, "step": EPOCHS, "images": 500, "split": "test", **last}]
     for epoch in range(1, EPOCHS + 1):
@@ -53,10 +53,10 @@ def write_run(
     result = {
         "epochs": values["epochs"], "earlier_epochs": 5 if method == "gendd" else 0,
         "split": "test", "images": 500, "last": last,
-        "best": {"epoch": 2, "read_out": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
+        "best": {"epoch": 2, "output": first, "top1": last[first]["top1"] + 1, "split": "test", "images": 100},
         "student": {"parameters": 1_230_000, "flops": 45_600_000}, "seconds": 78.9, "train_images_per_second": 321.4,
         "processes": 2, "hardware": "some GPU", "precision": "bf16",
-        "read_outs": {name: head_costs if name == "head" else costs for name in read_outs}, **(result or {}),
+        "outputs": {name: head_costs if name == "head" else costs for name in outputs}, **(result or {}),
     }  # fmt: skip
     if complete:
         (folder / "result.json").write_text(json.dumps(result))

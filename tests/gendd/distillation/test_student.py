@@ -84,7 +84,7 @@ def test_linear_map_gives_features_in_the_teachers_units():
     student, images = make_student(0, scale=scale).eval(), inputs()[0]
     h = pooled_feature(student.backbone, images)
     expected = (h @ student.linear.weight.T + student.linear.bias) * scale.std + scale.mean
-    torch.testing.assert_close(student.read_out(images, start=800)["linear"], expected)
+    torch.testing.assert_close(student.outputs(images, start=800)["linear"], expected)
 
 
 def test_probe_with_a_gradient_needs_a_classifier():
@@ -113,7 +113,7 @@ def test_mixup_with_share_one_changes_nothing():
 def test_student_predicts_from_mean_sample_and_from_probe():
     student, images = make_student().eval(), torch.randn(3, 3, 32, 32)
     settings = {"sampler": "ancestral", "steps": 4, "num_samples": 3}
-    logits = student.read_out(images, torch.Generator().manual_seed(3), **settings)
+    logits = student.outputs(images, torch.Generator().manual_seed(3), **settings)
     z = student.norm(pooled_feature(student.backbone, images))
     features = student.head.sample(z, generator=torch.Generator().manual_seed(3), **settings)
     mean = (features[:, 0] + features[:, 1] + features[:, 2]) / 3

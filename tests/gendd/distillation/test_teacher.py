@@ -10,13 +10,14 @@ from programs import for_head
 from timm.task import DistillationTeacher
 from torch import nn
 
-import gendd_imagenet.models  # noqa: F401  (registers MobileNetV1 with timm)
+import gendd_cifar.models  # noqa: F401  (registers the zoo with timm)
+import gendd_imagenet.models  # noqa: F401
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch
 from gendd.distillation.teacher import FrozenTeacher
 from gendd.methods import METHODS
 from gendd.networks.stand_in import StandIn
-from gendd.runs.experiment import build, teacher_read_out
+from gendd.runs.experiment import build, teacher_output
 from gendd_cifar.family import FAMILY
 
 CPU = torch.device("cpu")
@@ -193,7 +194,7 @@ def test_teacher_evaluation_uses_its_precision_and_chunks():
     taken = []
     task.teacher.model.conv1.register_forward_pre_hook(lambda _, inputs: taken.append(len(inputs[0])))
     batch = torch.randn(4, 3, 32, 32)
-    logits = teacher_read_out(task.teacher).outputs(batch, torch.Generator())["teacher"]
+    logits = teacher_output(task.teacher).compute(batch, torch.Generator())["teacher"]
     assert taken == [2, 2]
     assert torch.equal(logits, task.teacher(batch))
 

@@ -66,10 +66,10 @@ def test_reported_pairs_are_generated_features_and_their_targets(flags):
 def test_parameters_of_each_output_are_those_that_it_uses(flags):
     """A parameter counts if the output's gradient reaches it."""
     task = task_of(*flags).eval().requires_grad_(True)
-    outputs = [*task.read_outs_apart(task.model()), *task.further_read_outs(task.model())]
+    outputs = [*task.outputs_apart(task.model()), *task.further_outputs(task.model())]
     assert len(outputs) == (3 if "toy:own" in flags else 2)
-    for read_out, count in outputs:
+    for output, count in outputs:
         task.zero_grad()
-        read_out.outputs(torch.randn(2, 3, 32, 32), torch.Generator())[read_out.names[0]].sum().backward()
+        output.compute(torch.randn(2, 3, 32, 32), torch.Generator())[output.names[0]].sum().backward()
         used = [parameter for parameter in task.model().parameters() if parameter.grad is not None]
-        assert count == sum(parameter.numel() for parameter in used), read_out.names
+        assert count == sum(parameter.numel() for parameter in used), output.names

@@ -330,8 +330,8 @@ def test_parameters_of_an_output_are_those_that_it_uses(name):
     teacher = FrozenTeacher(timm.create_model("cifar_resnet8x4", num_classes=C), network, cpu)
     config = FAMILY.config(METHODS[name](), student="resnet8")
     task = config.method.build(TaskContext(config, network, teacher, {}, cpu)).eval().requires_grad_(True)
-    ((read_out, count),) = task.read_outs_apart(task.model())
-    read_out.outputs(torch.randn(2, 3, 32, 32), torch.Generator())["classifier"].sum().backward()
+    ((output, count),) = task.outputs_apart(task.model())
+    output.compute(torch.randn(2, 3, 32, 32), torch.Generator())["classifier"].sum().backward()
     used = [parameter for parameter in task.model().parameters() if parameter.grad is not None]
     assert count == sum(parameter.numel() for parameter in used)
 
@@ -350,7 +350,7 @@ def test_kd_head_has_the_loss_of_kd_and_the_size_of_the_head(grid, share):
     task = config.method.build(TaskContext(config, network, frozen, {}, cpu)).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 3, 6, 3])
     losses = task(Batch(images, labels, next(BatchPlan(0, 4).micro_batches(0))))
-    head, probe = (task.read_out(task.model()).outputs(images, None)[name] for name in ("head", "probe"))
+    head, probe = (task.outputs(task.model()).compute(images, None)[name] for name in ("head", "probe"))
 
     def kd(logits):
         p, q = (values.div(2).softmax(-1) for values in (frozen.logits_of(images), logits))

@@ -105,11 +105,11 @@ def test_costs_are_sorted_and_relative_to_the_best_head(tmp_path):
     costs = {"classifier": {"parameters": 1, "flops": 130_800_000}}
     runs = [
         gendd_run(tmp_path / "worse", 60.0, 50.0, name="worse"),
-        gendd_run(tmp_path / "better", 61.0, 50.0, {"read_outs": {
+        gendd_run(tmp_path / "better", 61.0, 50.0, {"outputs": {
             "head": {"parameters": 1, "flops": 100_000_000}, "probe": {"parameters": 1, "flops": 45_600_000},
         }}, name="better"),
-        str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"read_outs": costs}, student="big")),
-        str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}}, name="old")),
+        str(write_run(tmp_path / "kd", "kd", {"classifier": (62.0, 90.0)}, result={"outputs": costs}, student="big")),
+        str(write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"outputs": {}}, name="old")),
         # A better head, but of another method than GenDD.
         str(write_run(tmp_path / "control", "regression", {"head": (70.0, 90.0)})),
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def test_costs_are_sorted_and_relative_to_the_best_head(tmp_path):
 
 
 def test_report_without_costs_omits_the_cost_picture(tmp_path):
-    run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"read_outs": {}})
+    run = write_run(tmp_path / "old", "kd", {"classifier": (9.0, 9.0)}, result={"outputs": {}})
     main([str(run), "--output", str(tmp_path / "out")])
     assert "cost.png" not in (tmp_path / "out" / "report.md").read_text()
 

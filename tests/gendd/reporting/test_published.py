@@ -21,7 +21,7 @@ def figures_of(*key: str | int) -> set[float]:
     return {
         quoted.top1
         for quoted in PUBLISHED
-        if (quoted.data, quoted.teacher, quoted.student, quoted.method, quoted.read_out, quoted.epochs) == key
+        if (quoted.data, quoted.teacher, quoted.student, quoted.method, quoted.output, quoted.epochs) == key
     }
 
 

@@ -110,7 +110,7 @@ def write_images(folder: Path, count: int) -> None:
 def run_without_classes(folder: Path, images: int = 30) -> Path:
     """Write a run on images without classes, with scores of its features."""
     scores = {"cosine": 91.0, "r2": 83.0, "neighbors": 60.0}
-    best = {"epoch": 2, "read_out": "head", **scores, "split": "validation", "images": 30}
+    best = {"epoch": 2, "output": "head", **scores, "split": "validation", "images": 30}
     result = {"last": {"head": scores}, "best": best, "split": "validation"}
     run = write_run(folder, "gendd", {"head": (1.0, 5.0)}, unlabeled=True, result=result)
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -162,7 +162,7 @@ def test_curves_name_predictions_and_start_after_earlier_runs(tmp_path):
     figure.draw_without_rendering()
     accuracies_by_epoch, *losses = figure.findobj(Axes)
     ends = {text.get_text(): text for text in accuracies_by_epoch.texts}
-    told = {f"{name}, {read_out}" for name in names for read_out in two}
+    told = {f"{name}, {output}" for name in names for output in two}
     assert set(ends) == told | {"classification, classifier", "teacher large"}
     width, height = figure.get_size_inches() * figure.dpi
     assert height < 1800 and not overlaps(list(ends.values()))

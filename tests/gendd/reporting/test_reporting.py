@@ -168,12 +168,21 @@ def test_older_run_gets_default_flags_and_dashes(tmp_path):
     first, second = seeds_of(tmp_path, [70.0, 72.0])
     change_settings(second, temperature=4.0, milestones=[150, 180, 210])
     result = json.loads((second / "result.json").read_text())
-    del result["read_outs"]
+    del result["outputs"]
     (second / "result.json").write_text(json.dumps(result))
     text = report(tmp_path / "out", first, second)
     ((row,),), ((price,),) = accuracies(text), costs(text)
     assert row["n (seeds)"] == "2 (0, 1)"
     assert [price[name] for name in ("Parameters, M", "MFLOPs per image", "Images/s")] == ["–"] * 3
+
+
+def test_result_of_an_older_run_has_other_names(tmp_path):
+    run = write_run(tmp_path / "run", "kd", {"classifier": (70.0, 90.0)})
+    expected, file = report(tmp_path / "out", run), run / "result.json"
+    older = file.read_text().replace('"outputs"', '"read_outs"').replace('"output"', '"read_out"')
+    assert older.count("read_out") == 2
+    file.write_text(older)
+    assert report(tmp_path / "again", run) == expected
 
 
 def test_speeds_and_times_are_medians_over_seeds(tmp_path):
@@ -182,7 +191,7 @@ def test_speeds_and_times_are_medians_over_seeds(tmp_path):
         ((10.0, 320.0, 900.0), (90.0, 100.0, 1000.0), (20.0, 300.0, 200.0))
     ):
         cost = {"images_per_second": {"median": rate, "min": rate - 9, "max": rate + 9, "batches": 8}}
-        result = {"seconds": seconds, "train_images_per_second": trained, "read_outs": {"classifier": cost}}
+        result = {"seconds": seconds, "train_images_per_second": trained, "outputs": {"classifier": cost}}
         runs.append(write_run(tmp_path / f"{seed}", "kd", {"classifier": (70.0, 90.0)}, seed=seed, result=result))
     ((row,),) = costs(report(tmp_path / "out", *runs))
     assert row["Images/s"] == "900 (191-1009)" and row["Training images/s"] == "300 (100-320)"
@@ -271,7 +280,7 @@ def test_published_scores_match_the_runs_budget_and_data(tmp_path):
 
 
 def test_published_scores_are_listed_once():
-    keys = [(q.data, q.teacher, q.student, q.method, q.read_out, q.epochs, q.source) for q in PUBLISHED]
+    keys = [(q.data, q.teacher, q.student, q.method, q.output, q.epochs, q.source) for q in PUBLISHED]
     assert len(set(keys)) == len(keys)
 
 

@@ -68,8 +68,8 @@ def test_evaluate_gives_the_scores_of_the_program(run, precision):
     scores = gendd.evaluate(run, precision=precision)
     assert list(scores) == ["teacher", "head", "probe"]
     evaluate_checkpoint(FAMILY, [str(run), "--precision", precision])
-    rows = json.loads((run / "evaluation.json").read_text())["read_outs"]
-    assert [(row["read_out"], row["top1"], row["ece"]) for row in rows] == [
+    rows = json.loads((run / "evaluation.json").read_text())["outputs"]
+    assert [(row["output"], row["top1"], row["ece"]) for row in rows] == [
         (name, score["top1"], score["ece"]) for name, score in scores.items()
     ]
 

@@ -1,9 +1,9 @@
 """Time the head's inference on 10,000 images, compared with the paper's sampler and with the backbone alone.
 
-    python bench/read_out.py
+    python bench/inference.py
 
-The student is resnet20 with a head of width 512: the paper's head with the sampling of checkpoint files (`read_out`),
-and the default head with its default sampling (`read_out_default`). The weights are random, which does not affect the
+The student is resnet20 with a head of width 512: the paper's head with the sampling of checkpoint files (`inference`),
+and the default head with its default sampling (`inference_default`). The weights are random, which does not affect the
 time. The reference takes 100 guided ancestral steps and 5 samples, in fp32 and the default memory layout. It is timed
 on fewer images and scaled, since its time is proportional to their number.
 """
@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from machine import describe, project_rate, the_device
 from measure import record, take_turns
-from reference import read_out as reference_read_out
+from reference import head_logits as reference_logits
 from torch import nn
 
 from gendd.core.distributed import autocast, resolve_precision
@@ -50,15 +50,15 @@ def records() -> list[dict]:
     device = the_device()
     precision, classifier = resolve_precision("auto", device), nn.Linear(FEATURES, 100)
     plain = build_student(STUDENT, classifier, width=WIDTH, **PAPER).to(device)
-    ours = {"read_out": (copy.deepcopy(plain), SamplingOptions(**NOISE_OUTPUT))}
-    ours["read_out_default"] = build_student(STUDENT, classifier, width=WIDTH).to(device), SamplingOptions()
+    ours = {"inference": (copy.deepcopy(plain), SamplingOptions(**NOISE_OUTPUT))}
+    ours["inference_default"] = build_student(STUDENT, classifier, width=WIDTH).to(device), SamplingOptions()
     few, images = (torch.randn(n, 3, 32, 32, device=device) for n in (REFERENCE_IMAGES[device.type], EVAL_BATCH))
     images = images.to(memory_format=torch.channels_last)
     shape = (len(few), FAMILY.paper["num_samples"], plain.head.num_tokens, plain.head.token_dim)
 
     def reference() -> None:
         noise = lambda: torch.randn(shape, device=device)  # noqa: E731
-        reference_read_out(plain, few, FAMILY.paper["sampling_steps"], FAMILY.paper["num_samples"], noise)
+        reference_logits(plain, few, FAMILY.paper["sampling_steps"], FAMILY.paper["num_samples"], noise)
 
     def all_images(read) -> None:
         with autocast(precision, device):
@@ -69,7 +69,7 @@ def records() -> list[dict]:
         work: partial(head_logits, student.to(memory_format=torch.channels_last), images, sampling)
         for work, (student, sampling) in ours.items()
     }
-    alone = partial(ours["read_out"][0].backbone, images)
+    alone = partial(ours["inference"][0].backbone, images)
     subset, backbone, *times = take_turns(
         [reference, *(partial(all_images, read) for read in (alone, *heads.values()))], ROUNDS
     )
