@@ -27,7 +27,7 @@ from gendd.programs.dry_run import errors_of, list_missing, note_absent, refuse_
 from gendd.programs.evaluation_table import print_table
 from gendd.programs.figures import figures_file, other_data, write_figures
 from gendd.programs.teacher_flags import refuse_several
-from gendd.runs.changes import check_changes
+from gendd.runs.changes import check_changes, check_held_out
 from gendd.runs.environment import environment
 from gendd.runs.experiment import (
     Experiment,
@@ -155,10 +155,15 @@ def evaluate(path: str | Path, **changes: Any) -> dict[str, dict]:
             raise
         experiment.task.more_labels = ()
     config, world = experiment.config, World(0, 1, 0, torch.device("cpu"))
+    own = _own_config(experiment.family, Path(path))
+    if own and {"dataset", "images"} & changes.keys():
+        others = {name: changes[name] for name in vars(own.data).keys() & changes.keys() - {"dataset", "images"}}
+        config = replace(config, data=replace(own.data.evaluated_on(config.data), **others))
     for teacher in filter(None, (experiment.teacher, *experiment.more_teachers)):
         teacher.precision = resolve_precision(config.run.precision, world.device)
     plan = BatchPlan(config.run.seed, 1)
     data = experiment.family.access.open_evaluation(config, plan, world, experiment.student.network)
+    check_held_out(Path(path), own, config, data)
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)
@@ -220,6 +225,7 @@ def _open_data(
     """Open the evaluation images, and return them with the groups of classes to report."""
     path, plan = Path(options.checkpoint), BatchPlan(settings.run.seed, 1, world.rank, world.size)
     data = family.access.open_evaluation(settings, plan, world, built.student.network)
+    check_held_out(path, _own_config(family, path), settings, data)
     subset = class_subset(path, data.class_names)
     if subset is None:
         check_classes(path, data.class_names)

@@ -10,6 +10,7 @@ from lines import refuses
 from photos import CLASSES, images_and_labels, open_evaluated, open_photos
 from programs import evaluate_imagenet, for_head, imagenet_config, train_imagenet
 
+import gendd
 from gendd.programs import train_run as program
 from gendd.reporting.report import ReportConfig, write_report
 from gendd_imagenet.sources import held_share, summarize
@@ -75,7 +76,7 @@ def test_images_without_classes_are_mixed(flat):
     assert not torch.equal(batches[0].images, batches[1].images)
 
 
-def test_run_on_images_is_evaluated_reported_and_exported(run, photos, tmp_path, capsys):
+def test_run_on_images_is_evaluated_reported_and_exported(run, flat, photos, tmp_path, capsys):
     last = json.loads((run / "result.json").read_text())["last"]
     assert set(last) == {"head", "linear"} and set(last["head"]) == {"cosine", "r2"}, (
         "nine images have no ten neighbors"
@@ -83,8 +84,9 @@ def test_run_on_images_is_evaluated_reported_and_exported(run, photos, tmp_path,
     evaluate_imagenet([str(run), "--json", str(tmp_path / "figures.json")])
     rows = {row["output"]: row for row in json.loads((tmp_path / "figures.json").read_text())["outputs"]}
     assert rows["head"]["cosine"] == last["head"]["cosine"]
+    moved = shutil.copytree(flat, tmp_path / "moved")
     other = {
-        ("--images", str(photos / "train")): (str(photos / "train"), "held-out", 9),
+        ("--images", str(moved)): (str(moved), "held-out", 9),
         ("--dataset", str(photos / "val")): (str(photos / "val"), "val", 21),
     }
     for words, expected in other.items():
@@ -163,6 +165,14 @@ def test_folder_without_images_is_refused(tmp_path):
     words = ["gendd", *COMMON, "--images", str(tmp_path / "empty"), "--runs", str(tmp_path / "runs")]
     with refuses(f"--images {tmp_path}/empty: holds no image; name a folder of images"):
         train_imagenet(words)
+
+
+def test_held_out_share_of_other_images_is_refused(run, photos):
+    message = f"^--images {photos}/train: its images are not those of the training, .* or evaluate all .* --dataset$"
+    with refuses(message):
+        evaluate_imagenet([str(run), "--images", str(photos / "train")])
+    with refuses("--images .*: its images are not those"):
+        gendd.evaluate(run, images=str(photos / "train"))
 
 
 def test_run_is_evaluated_on_some_of_its_classes(photos, tmp_path, capsys):
