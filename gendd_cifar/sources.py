@@ -120,7 +120,8 @@ def _no_data_set(name: str) -> InvalidSetting:
     if "/" in name or Path(name).is_dir():
         what = "no class folders found" if Path(name).is_dir() else no_such(name, "folder")
         return InvalidSetting("dataset", name, f"{what}; name a folder with train/<class>/ and test/<class>/")
-    return InvalidSetting("dataset", name, unknown_name(name, NAMES).reason)
+    reason = f"{unknown_name(name, NAMES).reason}; or name a folder with train/<class>/ and test/<class>/"
+    return InvalidSetting("dataset", name, reason)
 
 
 def _digits(split: str, image_size: int | None) -> Images:

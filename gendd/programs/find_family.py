@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gendd.core.command import typed_command
-from gendd.core.errors import InvalidValue, UserError, naming
+from gendd.core.errors import InvalidValue, UserError, naming, no_such
 from gendd.family import FAMILIES, Family, family_named
 from gendd.runs.config_file import read_content
 from gendd.runs.folder import RunFolder, embedded_record
@@ -35,7 +35,9 @@ def find_family(module: str, arguments: Sequence[str], own_flags: bool) -> Famil
         return family_named(module)
     source, name = next(_named(arguments), ("FAMILY", os.environ.get("FAMILY")))
     if not name and own_flags:
-        program = arguments[0]
+        program, *named = arguments
+        if program == "evaluate" and named and not named[0].startswith("-") and not Path(named[0]).exists():
+            raise UnknownFamily(f"CHECKPOINT {named[0]}: {no_such(named[0], 'file or folder')}; check the path")
         commands = " or ".join(f"{typed_command(family)} {program} ... ({images})" for family, images in IMAGES.items())
         raise UnknownFamily(
             f"PROGRAM {program}: the family of images is unknown, as no argument is a run folder or a file with a "

@@ -291,7 +291,7 @@ def saved_config(record: Mapping[str, Any], family: Family, path: Path) -> Confi
     if "family" not in record:
         raise UserError(f"{path.absolute()}: its record names no family; use the version that made it")
     if record["family"] != family.name:
-        raise UserError(f"{path.absolute()}: the run belongs to {record['family']}, not to {family.name}; name another")
+        raise UserError(f"{path.absolute()}: a run of {record['family']}, not of {family.name}; use python -m gendd")
     try:
         return config_of({name: values for name, values in record.items() if name != "classes"}, family)
     except InvalidSetting as error:

@@ -24,6 +24,7 @@ TAUGHT = ("--unlabeled", "--teacher", TOY, "--teacher-weights", "T")
         (["gendd", *TAUGHT, "--contraction", "0.9"], "--unlabeled: --contraction 0.9 needs labels"),
         (["gendd", *TAUGHT, "--contraction=0.5"], "--unlabeled: --contraction 0.5 needs labels"),
         (["gend"], "METHOD gend: no such name; nearest: gendd"),
+        (["classification", "--dataset", "none"], "digits; or name a folder with train/<class>/ and test/<class>/"),
         (
             ["classification", "--student", "resnet21"],
             "--student resnet21: no such name; nearest: resnet",

@@ -94,14 +94,20 @@ def test_run_folder_selects_its_family(family, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
-def test_program_with_family_flags_needs_a_family(program, monkeypatch):
+def test_program_with_family_flags_needs_a_family(program, tmp_path, monkeypatch):
     monkeypatch.delenv("FAMILY", raising=False)
     with refuses() as refused:
-        family_of([program, "kd", "--images", "some.pth"])
+        family_of([program, str(tmp_path), "--images", "some.pth"])
     commands = f"python -m gendd_cifar {program} ... (small images) or python -m gendd_imagenet {program} ..."
     assert f"PROGRAM {program}: the family of images is unknown, as no argument is a run folder" in str(
         refused.value
     ) and commands in str(refused.value)
+
+
+def test_missing_checkpoint_is_named(monkeypatch):
+    monkeypatch.delenv("FAMILY", raising=False)
+    with refuses("^CHECKPOINT runs/none: no such file or folder, looked for .*/runs/none; check the path$"):
+        family_of(["evaluate", "runs/none", "--dataset", "digits"])
 
 
 @pytest.mark.parametrize("flags", [["--resume", "RUN"], ["--resume=RUN"]])
