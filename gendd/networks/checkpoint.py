@@ -155,9 +155,12 @@ def _objects(path: Path) -> str:
 
 
 def weights_file(path: str | Path) -> Path:
-    """Return the file that holds the weights: the last checkpoint of a run folder, otherwise the path itself."""
+    """Return the file that holds the weights of a run folder or a plain student's folder; otherwise the path itself."""
     path = Path(path)
-    return path / "checkpoints" / "last.pt" if path.is_dir() else path
+    if not path.is_dir():
+        return path
+    plain = path / "model.safetensors"
+    return plain if plain.is_file() else path / "checkpoints" / "last.pt"
 
 
 def read_weights(path: str | Path) -> Weights:

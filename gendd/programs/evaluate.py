@@ -64,7 +64,8 @@ class EvaluateOptions(Generic[D]):
     best: bool = False
     """Evaluate the run's best checkpoint instead of its last."""
     json: str | None = None
-    """File for the figures; evaluation.json in the run folder if not given."""
+    """File for the figures; evaluation.json in the run folder if not given. Its name tells other images, weights and
+    sampling than the run's, such as evaluation-best.json."""
 
 
 def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
@@ -121,7 +122,7 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
             refuse_missing(missing)
             return
         data, groups = _open_data(family, settings, options, built, world)
-        figures = _figures(options, *_other_data(family, options, data)) if world.is_first else None
+        figures = _figures(options, *_differing(family, options, data)) if world.is_first else None
         rows = _measure(built, model, data, groups, class_subset(path, data.class_names), world)
         if world.is_first:
             print_table(rows, list(groups), _images(data, settings), settings, world)
@@ -274,12 +275,19 @@ def _figures(options: EvaluateOptions, *differing: str) -> Path | None:
     return figures_file(options.json, path, "evaluation", *differing) if options.json or path.is_dir() else None
 
 
-def _other_data(family: Family, options: EvaluateOptions, data: EvaluationData) -> list[str]:
+def _differing(family: Family, options: EvaluateOptions, data: EvaluationData) -> list[str]:
     path, images = Path(options.checkpoint), _images(data, options.config)
     if not path.is_dir():
         return []
-    differing = other_data(RunFolder(path).config(family), options.config, data.dataset, data.split)
-    return [*differing, f"{images}-images"] if images < data.size else differing
+    own, used = RunFolder(path).config(family), options.config
+    weights = used.optimizer.eval_weights
+    differs = {
+        f"{images}-images": images < data.size,
+        "best": options.best,
+        weights: weights != own.optimizer.eval_weights,
+        "other-sampling": used.method.sampling() != own.method.sampling(),
+    }
+    return [*other_data(own, used, data.dataset, data.split), *(name for name, is_other in differs.items() if is_other)]
 
 
 def _build(

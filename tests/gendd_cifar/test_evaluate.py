@@ -79,6 +79,15 @@ def test_figures_of_some_images_leave_the_whole_set_s_file(runs):
     assert json.loads((runs["teacher"] / "evaluation-20-images.json").read_text())["images"] == 20
 
 
+def test_figures_of_other_weights_and_sampling_have_other_files(runs, tmp_path):
+    run = shutil.copytree(runs["gendd"], tmp_path / "run")
+    main([str(run)])
+    whole = (run / "evaluation.json").read_text()
+    main([str(run), "--best", "--sampling-steps", "3"])
+    assert json.loads((run / "evaluation-best-other-sampling.json").read_text())["sampling"]["steps"] == 3
+    assert (run / "evaluation.json").read_text() == whole
+
+
 def test_guidance_without_condition_dropout_is_refused(runs):
     sampler = "--sampler ancestral --sampling-steps 100 --num-samples 5"
     paper = f"give the rest of the paper's sampler in place of --paper: {sampler}$"
@@ -189,6 +198,7 @@ def test_run_reports_its_ema_weights_everywhere(averaged):
     for folder, name in ((run, "ema"), (other, "model")):
         plain = backbone_weights(last[name])
         student = read_weights(folder / "student.safetensors")
+        assert all(torch.equal(value, student[key]) for key, value in read_weights(folder / "student").items())
         assert student.keys() == plain.keys() and all(torch.equal(value, plain[key]) for key, value in student.items())
         assert all(torch.equal(value, last[name][key]) for key, value in read_weights(folder).items())
     generated = [read(folder / "features.safetensors")["generated"] for folder in (run, other)]
