@@ -150,7 +150,7 @@ def arguments(name: str, folder: Path, photos: Path) -> list[str]:
     if "teacher-cache" in options:
         options |= {"teacher-cache": folder / name / "cache"}
     if "student-weights" in options:
-        options |= {"student-weights": run_folder(folder / options["student-weights"])}
+        options |= {"student-weights": train(options["student-weights"], folder, photos)}
     return [*command(method, options), "--runs", str(folder / name)]
 
 
