@@ -14,10 +14,15 @@ def test_recipe_files_match_scripts():
         assert path.read_text() == text, "make it again: python bench/recipe_files.py"
 
 
-def test_each_recipe_equals_its_script():
+def test_each_recipe_equals_its_script_and_states_its_method():
     assert len(trainings()) > 280
     for name, started in trainings().items():
         assert gendd.recipe(name).resolved() == started.config, name
+    methods = {name: started.config.method.name for name, started in trainings().items()}
+    assert methods["resnet56"] == methods["imagenetlt_resnext101_teacher"] == "classification"
+    assert methods["resnet56_resnet20"] == methods["resnet56_resnet20_short"] == methods["cc3m_resnet34_resnet18"]
+    assert methods["resnet56_resnet20"] == "gendd" and methods["resnet56_resnet20_short_kd"] == "kd"
+    assert methods["beitv2l_resnet50_a1_dkd"] == "dkd" and methods["ResNet50_MobileNetV2_ikl"] == "ikl"
 
 
 @pytest.mark.parametrize(
@@ -37,11 +42,3 @@ def test_each_training_script_has_a_recipe():
     scripts = {word for _, command in commands() for word in command.split() if word.startswith("sh/")}
     assert scripts == {f"sh/{script.name}" for script in (ROOT / "sh").glob("train_*.sh")}
     assert {f"sh/{name}.sh" for name in GENERAL} <= scripts
-
-
-def test_names_of_recipes_state_pair_and_method():
-    methods = {name: started.config.method.name for name, started in trainings().items()}
-    assert methods["resnet56"] == methods["imagenetlt_resnext101_teacher"] == "classification"
-    assert methods["resnet56_resnet20"] == methods["resnet56_resnet20_short"] == methods["cc3m_resnet34_resnet18"]
-    assert methods["resnet56_resnet20"] == "gendd" and methods["resnet56_resnet20_short_kd"] == "kd"
-    assert methods["beitv2l_resnet50_a1_dkd"] == "dkd" and methods["ResNet50_MobileNetV2_ikl"] == "ikl"
