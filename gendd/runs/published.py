@@ -23,7 +23,7 @@ OUTSIDE = re.compile(r"(?:^|(?<=[:\s/])(?<!:/))(?:~[^/]*|\.\.)?/(?!/)(?:[^:]*/)?
 def located(name: str | Path) -> Path:
     """Return the file with all weights for "hf-hub:OWNER/NAME", "local-dir:FOLDER" or a published folder.
 
-    Other paths are returned as they are.
+    Of a folder with a plain student alone, such as RUN/student, return its file; other paths as they are.
 
     Raises:
         MissingFile: the source does not have the file.
@@ -31,8 +31,8 @@ def located(name: str | Path) -> Path:
     """
     if is_source(str(name)):
         return find(str(name), (WHOLE,))
-    whole = Path(os.path.expanduser(name), WHOLE)
-    return whole if whole.is_file() else Path(name)
+    files = (Path(os.path.expanduser(name), file) for file in (WHOLE, PLAIN))
+    return next(filter(Path.is_file, files), Path(name))
 
 
 def teacher_records(path: Path) -> dict[str, Any]:
