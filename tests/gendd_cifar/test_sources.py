@@ -397,7 +397,8 @@ def test_empty_or_broken_unlabeled_folder_is_refused(strangers, tmp_path):
 @pytest.mark.parametrize(("name", "nearest"), [("cifar-100", "cifar100"), ("CIFAR10", "cifar10"), ("digit", "digits")])
 def test_unknown_dataset_gives_the_nearest(name, nearest):
     message = refusal(read_source, name, "", 8)
-    assert message.startswith(f"--dataset {name}") and nearest in message.partition("nearest: ")[2].split(", ")
+    names, _, remedy = message.partition("nearest: ")[2].partition("; ")
+    assert message.startswith(f"--dataset {name}") and nearest in names.split(", ") and "train/<class>/" in remedy
     assert [with_flags(line) for line in summarize(config(dataset=name)).missing] == [message]
 
 
