@@ -85,7 +85,7 @@ class Photographs(Data):
         """Return the data for an evaluation: `images` is a new place of a run's images, `dataset` replaces them.
 
         Raises:
-            InvalidSetting: the run learned from labeled images, and `images` has no labels.
+            InvalidSetting: the run learned from labeled images, and `images` names unlabeled ones.
         """
         if not self.images:
             if named.images:

@@ -23,6 +23,7 @@ from gendd.networks.features import classifier_name, has_classifier
 from gendd.networks.file_format import is_safetensors, is_torch, what_it_is
 from gendd.networks.meta import fill
 from gendd.networks.tensors import check_finite
+from gendd.networks.timm_names import PLAIN
 
 if TYPE_CHECKING:
     from gendd.networks.timm_weights import Published
@@ -159,7 +160,7 @@ def weights_file(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         return path
-    plain = path / "model.safetensors"
+    plain = path / PLAIN
     return plain if plain.is_file() else path / "checkpoints" / "last.pt"
 
 

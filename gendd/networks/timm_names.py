@@ -17,7 +17,8 @@ LOCAL, HUB = "local-dir:", ("hf-hub:", "hf_hub:")
 # The word for published weights, in place of a file.
 TIMM = "timm"
 CONFIG = ("config.json",)
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+PLAIN = "model.safetensors"
+WEIGHTS = (PLAIN, "pytorch_model.bin")
 
 
 def is_source(name: str) -> bool:

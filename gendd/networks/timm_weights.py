@@ -12,9 +12,8 @@ from gendd.core.errors import InvalidValue, MissingFile, PassingFault
 from gendd.networks.checkpoint import Tensors, Weights
 from gendd.networks.create import create_timm
 from gendd.networks.meta import created_empty
-from gendd.networks.timm_names import TIMM, from_hub
+from gendd.networks.timm_names import PLAIN, TIMM, from_hub
 
-FILE = "model.safetensors"
 FOLDER = Path("pretrained")
 
 
@@ -34,7 +33,7 @@ class Published:
 
     @property
     def url(self) -> str:
-        return huggingface_hub.hf_hub_url(self.repository, FILE)
+        return huggingface_hub.hf_hub_url(self.repository, PLAIN)
 
     @property
     def by_hand(self) -> Path:
@@ -45,7 +44,7 @@ class Published:
         """Return the local file, from `by_hand` or the hub's cache, or None."""
         if self.by_hand.exists():
             return self.by_hand
-        cached = huggingface_hub.try_to_load_from_cache(self.repository, FILE)
+        cached = huggingface_hub.try_to_load_from_cache(self.repository, PLAIN)
         return Path(cached) if isinstance(cached, str) else None
 
     def fetch(self) -> Path:
@@ -56,7 +55,7 @@ class Published:
             PassingFault: the hub is busy or out of order.
         """
         try:
-            return from_hub(self.repository, FILE)
+            return from_hub(self.repository, PLAIN)
         except PassingFault:
             raise
         except Exception as error:  # The client raises many kinds of errors: its own, its transport's, the disk's.

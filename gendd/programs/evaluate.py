@@ -64,8 +64,8 @@ class EvaluateOptions(Generic[D]):
     best: bool = False
     """Evaluate the run's best checkpoint instead of its last."""
     json: str | None = None
-    """File for the figures; evaluation.json in the run folder if not given. Its name tells other images, weights and
-    sampling than the run's, such as evaluation-best.json."""
+    """File for the figures; evaluation.json in the run folder if not given. Images, weights or
+    sampling other than the run's are in the name, as in evaluation-best.json."""
 
 
 def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:

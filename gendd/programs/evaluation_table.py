@@ -16,7 +16,7 @@ def print_table(rows: list[dict], groups: list[str], images: int, settings: Conf
         images: number of evaluated images.
     """
     if sampling := settings.method.sampling():
-        unused = () if sampling["sampler"] == "deterministic" else ("start",)
+        unused = ("start",) if sampling.get("sampler") == "ancestral" else ()
         values = ", ".join(f"{name} {value}" for name, value in sampling.items() if name not in unused)
         print(f"sampling    {values}, seed {settings.run.seed}")
     print(f"hardware    {world.describe()}, {resolve_precision(settings.run.precision, world.device)}")

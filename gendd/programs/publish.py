@@ -16,7 +16,7 @@ from gendd.family import Family
 from gendd.methods.published import method_of
 from gendd.networks.checkpoint import load_weights, read_weights, weights_file
 from gendd.networks.create import timm_can_build
-from gendd.networks.timm_names import LOCAL
+from gendd.networks.timm_names import LOCAL, PLAIN
 from gendd.programs.command_line import RunArgument, parse
 from gendd.programs.find_family import find_family
 from gendd.programs.push import check_repository, push
@@ -27,7 +27,7 @@ from gendd.reporting.finished import FinishedRun
 from gendd.reporting.groups import grouped
 from gendd.runs.experiment import Experiment, build, load
 from gendd.runs.folder import NOT_COMPARED, RECORD, RunFolder, by_name, embedded_record, origin
-from gendd.runs.published import CARD, CONFIG, CURVES, PLAIN, WHOLE, portable, teacher_origins, teacher_records
+from gendd.runs.published import CARD, CONFIG, CURVES, WHOLE, portable, teacher_origins, teacher_records
 
 # Relative to the greatest output: the rounding of another build of the same network.
 TOLERANCE = 1e-4

@@ -15,6 +15,7 @@ from gendd.config import Config
 from gendd.core.files import save_tensors
 from gendd.methods import Classification
 from gendd.networks.create import timm_can_build
+from gendd.networks.timm_names import PLAIN
 from gendd.programs.measurement import Measurement
 from gendd.runs.folder import RunFolder
 from gendd.runs.preprocessing import Preprocessing
@@ -44,7 +45,7 @@ class StudentFolder:
         folder.mkdir(exist_ok=True)
         # One key only: safetensors writes several keys in an order that differs from call to call.
         save_tensors(
-            folder / "model.safetensors",
+            folder / PLAIN,
             {name: value.contiguous() for name, value in plain.items()},
             {"config": json.dumps(config)},
         )
@@ -52,7 +53,7 @@ class StudentFolder:
         link = self.run.student_file
         if not link.is_symlink():
             link.unlink(missing_ok=True)
-            link.symlink_to(Path("student", "model.safetensors"))
+            link.symlink_to(Path("student", PLAIN))
 
     def _plain_record(self) -> dict[str, Any]:
         """Return the record without teacher and method: the plain network is evaluated without them."""

@@ -110,7 +110,7 @@ class RunFolder:
         """
         try:
             text = retried((self.path / name).read_text, self.path / name)
-            # Older runs call an output a read-out.
+            # Older runs have the former word for outputs.
             content = json.loads(text.replace('"read_out', '"output'))
             if not isinstance(content, dict):
                 raise ValueError("no JSON object")

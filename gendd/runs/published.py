@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gendd.networks.timm_names import find, is_source
+from gendd.networks.timm_names import PLAIN, find, is_source
 from gendd.runs.folder import RunFolder, origin
 
-PLAIN, CONFIG, WHOLE, CARD, CURVES = "model.safetensors", "config.json", "gendd.safetensors", "README.md", "curves.png"
+CONFIG, WHOLE, CARD, CURVES = "config.json", "gendd.safetensors", "README.md", "curves.png"
 FILES = (PLAIN, CONFIG, WHOLE, CARD, CURVES)
 # The folders of a path outside the working folder: from the start of a name, or after a prefix such as "local-dir:".
 OUTSIDE = re.compile(r"(?:^|(?<=[:\s/])(?<!:/))(?:~[^/]*|\.\.)?/(?!/)(?:[^:]*/)?")
