@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
+import numpy as np
+
 from gendd.core.errors import InvalidSetting
 from gendd.core.ranges import (
     Amount,
@@ -244,7 +246,9 @@ class Config(Generic[D]):
     run: Run = field(default_factory=Run)
 
     def changed(self, **values: Any) -> Self:
-        """Return the configuration with these values of fields, in the parts that have the fields. Paths become text.
+        """Return the configuration with these values of fields, in the parts that have the fields.
+
+        Paths become text, and NumPy's numbers become Python's.
 
         Raises:
             TypeError: no part has a field of this name.
@@ -253,8 +257,7 @@ class Config(Generic[D]):
         for part in field_names(Config):
             own = getattr(self, part)
             known = {name: values.pop(name) for name in field_names(type(own)) if name in values}
-            texts = {name: str(value) for name, value in known.items() if isinstance(value, Path)}
-            parts[part] = dataclasses.replace(own, **known | texts)
+            parts[part] = dataclasses.replace(own, **{name: _plain(value) for name, value in known.items()})
         if values:
             raise TypeError(f"no field of the configuration: {', '.join(values)}")
         return type(self)(**parts)
@@ -329,6 +332,13 @@ class Config(Generic[D]):
             if value is not None and (value in ("", ".", "..") or "/" in value):
                 raise InvalidSetting(name, value, "must be the name of a single folder; give a word without /")
         self.data.check(self)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold: the text of a path, Python's number for NumPy's, others as they are."""
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _of_json(value: Any) -> Any:

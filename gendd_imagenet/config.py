@@ -170,6 +170,9 @@ class Photographs(Data):
                     f"needs the labels of all images, but `label_fraction` "
                     f"{self.label_fraction} removes some; leave one out",
                 )
+        if self.unlabeled and self.label_smoothing:
+            reason = "smooths labels, but this training does not read any; leave it out"
+            raise InvalidSetting("label_smoothing", self.label_smoothing, reason)
         self.check_crops()
 
     def check_crops(self) -> None:

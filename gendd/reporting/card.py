@@ -120,6 +120,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         **_teachers(source),
         **_sampling(experiment),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
+        "initial weights": escaped(source[RECORD]["networks"]["student_weights"] or "random"),
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
         **({"weights": "their moving average"} if config.optimizer.eval_weights == "ema" else {}),
         **(
@@ -129,7 +130,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
     }
     if source["epochs"] is None:
         # A checkpoint file without a configuration states its networks only.
-        facts |= dict.fromkeys(("labels", "epochs"), "not recorded in the file")
+        facts |= dict.fromkeys(("labels", "epochs", "initial weights"), "not recorded in the file")
         facts |= {"method": config.method.name, "SHA-256 of the file": f"`{source['sha256']}`"}
     if run:
         environment = run.environment["versions"]

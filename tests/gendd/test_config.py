@@ -5,7 +5,9 @@ import io
 import re
 import sys
 import typing
+from pathlib import Path
 
+import numpy as np
 import pytest
 from lines import refuses
 from programs import cifar_config, imagenet_config, values_of
@@ -142,6 +144,14 @@ def test_flags_set_their_fields():
     )
     assert parsed("--no-compile").run.compile is False
     config.check()
+
+
+def test_numbers_of_numpy_and_paths_become_plain_values():
+    changed = parsed(*COMPLETE).changed(seed=np.int64(3), lr=np.float32(0.5), compile=np.bool_(True), out=Path("a"))
+    changed.check()
+    content = changed.content()
+    assert [content["run"][name] for name in ("seed", "compile", "out")] == [3, True, "a"]
+    assert content["optimizer"]["lr"] == 0.5
 
 
 def test_tilde_is_expanded_in_every_path(monkeypatch):

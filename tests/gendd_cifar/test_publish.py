@@ -112,6 +112,7 @@ def test_card_states_the_record_of_the_run(run, published):
         assert environment["teacher"][checksum] in card
     for line in ("| data | digits, 32 x 32 pixels; 1198 images to train on |", "| labels | used |", "| epochs | 1 |"):
         assert line in card
+    assert "| initial weights | random |" in card
     assert f"| plain network | {result['student']['parameters'] / 1e6:.2f} M parameters, " in card
     assert "dense term" not in card
     for text in ("Last epoch, 599 test images, n = 1 run", "seed 0", "| license | mit |", "(curves.png)"):
@@ -172,9 +173,10 @@ def test_user_s_network_is_loaded_by_gendd_alone(whole, tmp_path):
     assert_same_outputs(gendd.load(tmp_path / "student"), gendd.load(whole))
 
 
-def test_averaged_weights_are_published_with_their_scores(train, tmp_path):
-    run = train("--ema-decay", "0.9", "--eval-weights", "ema")
+def test_averaged_weights_are_published_with_their_scores(train, teacher, tmp_path):
+    run = train("--ema-decay", "0.9", "--eval-weights", "ema", "--student-weights", str(teacher))
     card = publish(run, tmp_path / "student")
+    assert f"| initial weights | {teacher.name} |" in card
     last = json.loads((run / "result.json").read_text())["last"]
     assert f"| head | {last['ema_head']['top1']:.2f} |" in card and "| ema_head |" not in card
     assert_same_outputs(gendd.load(tmp_path / "student"), gendd.load(run))

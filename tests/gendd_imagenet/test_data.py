@@ -418,6 +418,7 @@ def test_batch_larger_than_the_set_is_refused(photos):
     [
         ({"crop_scale": (0.9, 0.5)}, "--crop-scale 0.9 0.5"),
         ({"label_smoothing": 2}, "--label-smoothing 2"),
+        ({"label_smoothing": 0.1, "unlabeled": True}, "--label-smoothing 0.1: smooths labels, but"),
         ({"cutmix": -1}, "--cutmix -1"),
         ({"holdout": 0.1, "eval_dataset": "other"}, "--eval-dataset other: --holdout 0.1 evaluates on held-out"),
         ({"holdout": 0.1, "eval_list": "a.txt"}, "--eval-list a.txt: --holdout 0.1 evaluates on held-out"),
