@@ -90,7 +90,7 @@ class SplitTokenHead(nn.Module):
             errors = self.objective.errors(self.net(x_t, draws.t, c), x_start, draws.noise, draws.t)
             return torch.stack([(draws.weight * error).sum() for error in errors])
 
-        slices = draws.slices(ROWS_AT_ONCE if z.device.type == "cpu" else GPU_ROWS_AT_ONCE)
+        slices = draws.slices(GPU_ROWS_AT_ONCE if z.is_cuda else ROWS_AT_ONCE)
         terms = sum_in_slices(loss, slices, condition, network=self.net) / draws.count
         return {"loss": terms.sum(), **dict(zip(self.objective.terms, terms.detach(), strict=True))}
 

@@ -130,6 +130,6 @@ class Measurement:
         """Return the sizes of a student's head and the FLOPs of its loss, forward, per image; empty without a head."""
         if self.task.head is None:
             return {}
-        operations = loss_flops(student, self.config.optimizer.batch_size, self.world.device)
+        operations = loss_flops(student, self.config.optimizer.batch_size)
         size = {"feature_dim": student.head.feature_dim, "parameters": parameter_count(student.head)}
         return {"head": {**size, "loss_flops": operations}}

@@ -10,7 +10,6 @@ from gendd.distillation.student import Student
 from gendd.networks.cost import flops
 from gendd.programs.plan import loss_flops, steps_line
 
-CPU = torch.device("cpu")
 FEATURE, TOKEN, CONDITION, WIDTH, DEPTH = 160, 16, 64, 128, 2
 
 
@@ -33,7 +32,7 @@ def by_hand(rows):
 
 @pytest.mark.parametrize("repeats", [8, 30])
 def test_loss_flops_of_one_image_equal_count_by_hand(repeats):
-    assert loss_flops(student(repeats), 1, CPU) == by_hand(FEATURE // TOKEN * repeats)
+    assert loss_flops(student(repeats), 1) == by_hand(FEATURE // TOKEN * repeats)
 
 
 @pytest.mark.parametrize("scheme", ["independent", "shared", "antithetic"])
@@ -41,7 +40,7 @@ def test_loss_flops_are_the_images_share_of_a_batch(scheme):
     """A batch embeds each timestep once for all images, which costs less than single images."""
     batch, one = 50, student(8, scheme=scheme)
     whole = flops(lambda: one.head(torch.randn(batch, CONDITION), torch.randn(batch, FEATURE)))
-    assert loss_flops(one, batch, CPU) == round(whole / batch) <= loss_flops(one, 1, CPU)
+    assert loss_flops(one, batch) == round(whole / batch) <= loss_flops(one, 1)
 
 
 def test_flops_count_module_with_view_of_a_parameter():
