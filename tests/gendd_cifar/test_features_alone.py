@@ -226,8 +226,9 @@ def test_nonfinite_features_are_refused(train, teacher, tmp_path):
 def test_other_teacher_feature_is_learned_at_its_size(tmp_path, kind, width, precision):
     flags = ["--teacher", "timm/test_vit", "--teacher-weights", "random", "--teacher-image-size", "64"]
     flags += ["--teacher-feature", kind, "--epochs", "1", "--eval-images", "100", "--runs", str(tmp_path)]
-    train_cifar(["gendd", *COMMON, *HEAD, *flags, "--precision", precision, "--batch-size", "512"])
-    run = tmp_path / "digits" / "test_vit_resnet8" / "gendd" / "0"
+    flags += ["--student", "toy:network", "--precision", precision, "--batch-size", "512"]
+    train_cifar(["gendd", *COMMON, *HEAD, *flags])
+    run = tmp_path / "digits" / "test_vit_toy.network" / "gendd" / "0"
     record = json.loads((run / "environment.json").read_text())["teacher"]
     assert (record["feature"], record["width"], record["image_size"]) == (kind, width, 64)
 

@@ -12,6 +12,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from golden_runs import PAPER
 from hub import serving
 from lines import refuses
 from programs import evaluate_cifar, train_cifar
@@ -281,7 +282,8 @@ def test_student_that_changes_by_loading_is_refused(whole, tmp_path, monkeypatch
 def file(teacher, tmp_path_factory) -> tuple[Path, Path]:
     """Train with the paper's head; return the run, and its weights in the container of published checkpoints."""
     root = tmp_path_factory.mktemp("paper")
-    words = ["gendd", *COMMON, *HEAD, "--paper", "--student", "resnet8", "--teacher", TOY, "--epochs", "1"]
+    paper = [word for name, value in PAPER.items() for word in (f"--{name}", str(value))]
+    words = ["gendd", *COMMON, *HEAD, *paper, "--student", "resnet8", "--teacher", TOY, "--epochs", "1"]
     train_cifar([*words, "--teacher-weights", str(teacher), "--runs", str(root), "--eval-images", "20"])
     (run,) = root.glob("*/*/gendd/0")
     theirs = {"backbone.": "model.", "norm.": "cls_projector.0.", "head.net.": "diffloss.net."}

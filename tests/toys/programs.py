@@ -24,8 +24,11 @@ def imagenet_config(*flags: str, method: str = "gendd") -> Config:
 
 
 def for_head(method: str, options):
-    """Return the options, or an empty collection if the method does not train a head."""
-    return options if hasattr(METHODS[method], "token_dim") else type(options)()
+    """Return those of a head's options that the method has: a list of flags with values, or a dictionary."""
+    if isinstance(options, dict):
+        return {name: value for name, value in options.items() if hasattr(METHODS[method], name)}
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [word for pair in pairs if hasattr(METHODS[method], pair[0][2:].replace("-", "_")) for word in pair]
 
 
 def values_of(config: Config) -> dict:
