@@ -29,6 +29,7 @@ def test_skip_fails_if_forbidden(content, strict, status, tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-p", "skips", "-p", "no:cacheprovider", "-q", "-rs", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(TOYS), "FAIL_SKIPPED": strict, "PYTEST_ADDOPTS": ""}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # They take seconds.
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == status, result.stdout
     assert "is not installed" in result.stdout or "needs a CUDA GPU" in result.stdout

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import ends_of_two
 from lines import refuses
 from programs import equal_cost_cifar as equal_cost
 from programs import evaluate_cifar as evaluate
@@ -20,6 +18,7 @@ from run_folders import change_settings
 from gendd.diffusion.objective import Objective
 from gendd.methods import GenDD
 from gendd.methods.options import SamplingOptions
+from gendd.programs import equal_cost as equal_cost_module
 from gendd.programs import sampling
 from gendd.programs.equal_cost import nearest
 from gendd_cifar.family import FAMILY
@@ -107,6 +106,13 @@ def test_equal_cost_compares_head_and_probe_with_networks(run, capsys):
         assert 0 < least <= median <= greatest
 
 
+@pytest.fixture
+def one_network(monkeypatch):
+    """Compare with one network: the whole family takes seconds."""
+    monkeypatch.setattr(equal_cost_module, "nearest", lambda *_: [("resnet8", 1, 1)])
+
+
+@pytest.mark.usefixtures("one_network")
 def test_only_the_first_process_measures(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingOptions()])
     for rank in ("1", "0"):
@@ -120,12 +126,11 @@ def test_only_the_first_process_measures(run, tmp_path, monkeypatch, capsys):
     assert "| toy:network, head |" in words and (tmp_path / "0" / "guidance.md").exists()
 
 
-def test_two_processes_print_one_table(run):
-    toys = str(Path(__file__).parents[1] / "toys")
-    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": toys}
-    command = [sys.executable, "-m", "gendd.launch", "gendd_cifar", "equal-cost", str(run), "--rounds", "1"]
-    ended = subprocess.run(command, check=True, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.stdout.count("| toy:network, head |") == 1
+@pytest.mark.usefixtures("one_network")
+def test_two_processes_print_one_table(run, tmp_path):
+    ends = ends_of_two(lambda: equal_cost([str(run), "--rounds", "1"]), tmp_path)
+    assert [end.code for end in ends] == [0, 0]
+    assert [end.output.count("| toy:network, head |") for end in ends] == [1, 0]
 
 
 def test_noise_follows_the_seed_of_the_run(run, tmp_path, monkeypatch):

@@ -3,15 +3,15 @@
 import json
 import multiprocessing
 import shutil
-import subprocess
 
 import pytest
 import torch
 import toy
+from forked import ends_of_two
 from lines import refuses
 from programs import train_cifar as main
 from run_folders import settings_of
-from small_runs import assert_same_weights, contents, ctrl_c, run_in_two_processes, timeless_metrics
+from small_runs import assert_same_weights, contents, ctrl_c, timeless_metrics
 
 from gendd.runs import lock
 from gendd.runs.lock import sole_writer
@@ -188,7 +188,7 @@ def test_resume_continues_in_a_moved_folder(interrupted, tmp_path):
     assert (run / "result.json").exists()
 
 
-def test_resume_refuses_a_run_that_another_process_trains(train, interrupted, capsys):
+def test_resume_refuses_a_run_that_another_process_trains(train, interrupted, tmp_path, capsys):
     fork = multiprocessing.get_context("fork")
     held, done = fork.Event(), fork.Event()
 
@@ -205,10 +205,9 @@ def test_resume_refuses_a_run_that_another_process_trains(train, interrupted, ca
         for command in (lambda: train(runs="parts"), lambda: main(["--resume", str(interrupted)])):
             with refuses(f"process {other.pid} on .* is writing there"):
                 command()
-        with pytest.raises(subprocess.CalledProcessError) as refused:
-            run_in_two_processes("--resume", str(interrupted))
-        assert refused.value.returncode == 2
-        (line,) = refused.value.stderr.splitlines()
+        ends = ends_of_two(lambda: main(["--resume", str(interrupted)]), tmp_path)
+        assert [end.code for end in ends] == [2, 2]
+        (line,) = ends[0].error.splitlines()
         assert f"process {other.pid} on" in line
         main(["--resume", str(interrupted), "--dry-run"])
         assert "nothing is missing" in capsys.readouterr().out and contents(interrupted) == before

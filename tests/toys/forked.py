@@ -18,10 +18,11 @@ PATIENCE = 120.0
 
 @dataclass(frozen=True)
 class Ended:
-    """The end of a process: its exit code, negative for a signal, and its standard error."""
+    """The end of a process: its exit code, negative for a signal, its standard error and its standard output."""
 
     code: int
     error: str
+    output: str
 
     @property
     def problem(self) -> str:
@@ -43,10 +44,12 @@ class Forked:
 
     def __init__(self, work: Callable[[], object], folder: Path, **variables: object):
         sys.stdout.flush()
-        self.log = folder / f"stderr-{time.monotonic_ns()}"
-        with open(self.log, "wb") as errors:
+        number = time.monotonic_ns()
+        self.logs = [folder / f"{name}-{number}" for name in ("stdout", "stderr")]
+        with open(self.logs[0], "wb") as output, open(self.logs[1], "wb") as errors:
             self.pid = os.fork()
             if not self.pid:
+                os.dup2(output.fileno(), 1)
                 os.dup2(errors.fileno(), 2)
                 self._run(work, variables)
 
@@ -54,9 +57,9 @@ class Forked:
         try:
             os.setsid()
             os.environ.update({name: str(value) for name, value in variables.items()})
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # pytest replaces them.
             run_program(lambda: work() and None)
+            sys.stdout.flush()
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -72,9 +75,10 @@ class Forked:
             if time.monotonic() > limit:
                 os.killpg(self.pid, signal.SIGKILL)
             time.sleep(0.005)
-        error = self.log.read_text(errors="replace")
-        self.log.unlink()
-        return Ended(os.waitstatus_to_exitcode(found[1]), error)
+        output, error = (log.read_text(errors="replace") for log in self.logs)
+        for log in self.logs:
+            log.unlink()
+        return Ended(os.waitstatus_to_exitcode(found[1]), error, output)
 
 
 def run(work: Callable[[], object], folder: Path, **variables: object) -> Ended:

@@ -2,12 +2,13 @@
 
 import fcntl
 import os
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from forked import PATIENCE, Forked
 from lines import refuses
 
 from gendd.core.errors import PassingFault
@@ -119,17 +120,12 @@ def test_shared_stage_1_is_trained_once_at_a_time(comparison, monkeypatch):
 
 
 def test_killed_compare_waits_for_its_run_before_it_resumes(comparison):
-    program = (
-        "import pathlib, sys; from gendd.programs import compare; compare.SCRIPTS = pathlib.Path('sh'); "
-        "compare.get_method = str"
-    )
-    command = [sys.executable, "-c", f"{program}; compare.main(sys.argv[1:])", *PAIR, "slow", "0"]
-    environment = {**os.environ, "CPU_PROCS": "1", "PYTHONPATH": str(Path(compare.__file__).parents[2])}
-    with subprocess.Popen(command, cwd=comparison.project, env=environment) as process:
-        for _ in range(1200):
-            if not (comparison.project / "calls").exists():
-                time.sleep(0.05)
-        process.kill()
+    process = Forked(lambda: comparison.run("slow", "0"), comparison.project)
+    deadline = time.monotonic() + PATIENCE
+    while not (comparison.project / "calls").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send(signal.SIGKILL)
+    assert process.wait().code == -signal.SIGKILL
     assert len(comparison.calls()) == 1
     with refuses("runs of another command still write there"):
         comparison.run("slow kd", "0")

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-import subprocess
+import runpy
 import sys
 from importlib.metadata import version
 
@@ -75,10 +75,12 @@ def test_help_of_program_with_variables_explains_them(program, words, capsys):
     assert words in capsys.readouterr().out
 
 
-def test_family_module_starts_its_programs():
-    command = [sys.executable, "-m", "gendd_imagenet", "evaluate", "--help"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert printed.startswith("usage: python -m gendd_imagenet evaluate ")
+@pytest.mark.parametrize("family", ["gendd_cifar", "gendd_imagenet"])
+def test_family_module_starts_its_programs(family, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [family, "report", "--help"])
+    with contextlib.suppress(SystemExit):
+        runpy.run_module(family, run_name="__main__", alter_sys=True)
+    assert capsys.readouterr().out.startswith(f"usage: python -m {family} report ")
 
 
 def test_unknown_program_is_refused():

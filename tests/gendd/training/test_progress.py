@@ -1,19 +1,17 @@
 """Progress of a training, and its message when it is stopped."""
 
 import io
-import os
 import re
 import signal
-import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
+from forked import PATIENCE, Forked
+from programs import train_cifar
 
 from gendd.training import progress
 from gendd.training.progress import Progress, say
-
-ROOT = Path(__file__).parents[3]
 
 
 class Terminal(io.StringIO):
@@ -96,38 +94,24 @@ def test_other_processes_print_no_progress(clock, capsys):
     assert capsys.readouterr() == ("epoch line\n", "")
 
 
-@pytest.fixture
-def started(tmp_path):
-    """Return a function that starts a training as a process, and returns it after its first epochs."""
-
-    def start() -> subprocess.Popen:
-        command = [sys.executable, "-u", "-m", "gendd_cifar", "train", "classification", "--dataset", "digits"]
-        command += ["--student", "toy:network", "--image-size", "8", "--epochs", "100000", "--eval-every", "100000"]
-        environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'toys'}"}
-        process = subprocess.Popen(
-            [*command, "--runs", str(tmp_path)],
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            # A shell that starts the tests in the background makes them ignore Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        for line in process.stdout:
-            if line.startswith("epoch   3/100000  train"):
-                break
-        return process
-
-    return start
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_stopped_run_prints_its_last_epoch(started, number, code):
-    process = started()
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert "Traceback" not in said
+def test_stopped_run_prints_its_last_epoch(number, code, tmp_path):
+    words = ["classification", "--dataset", "digits", "--student", "toy:network", "--image-size", "8"]
+    words += ["--epochs", "100000", "--eval-every", "100000", "--out", str(tmp_path / "run")]
+
+    def train() -> None:
+        # A shell that starts the tests in the background makes them ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        train_cifar(words)
+
+    process, metrics = Forked(train, tmp_path), tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + PATIENCE
+    while not (metrics.exists() and metrics.read_text().count('"train"') > 2) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send(number)
+    ended = process.wait()
+    assert ended.code == code, ended.error
+    assert "Traceback" not in ended.error
     assert re.search(
-        r"\nstopped after epoch [2-9] of 100000; run the same command again to resume \(\S+/last.pt\)\n", said
+        r"\nstopped after epoch [2-9] of 100000; run the same command again to resume \(\S+/last.pt\)\n", ended.error
     )
