@@ -97,15 +97,15 @@ def test_slurm_node_waits_for_its_master(tmp_path):
         environment = {**os.environ, **SLURM, "SLURM_NODEID": "0", "MASTER": master, "CPU_PROCS": "1"}
         command = [sys.executable, "-m", "gendd_cifar", "launch", "train", "kd"]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 1 and result.stderr.splitlines()[-1].startswith(f"error: MASTER={master}: ")
+    line = result.stderr.splitlines()[-1]
+    assert result.returncode == 1 and line.startswith(f"error: MASTER={master}: ") and "EADDRINUSE" in line
 
 
-@pytest.mark.parametrize("processes", ["1", "2"])
-def test_launch_program_starts_its_own_command(processes):
-    environment = {**os.environ, "CPU_PROCS": processes, "OMP_NUM_THREADS": "1"}
+def test_launch_program_starts_its_own_command():
+    environment = {**os.environ, "CPU_PROCS": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "gendd_cifar", "launch", "train"]
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert printed.count("usage: python -m gendd_cifar train METHOD") == int(processes)
+    assert printed.count("usage: python -m gendd_cifar train METHOD") == 2
 
 
 @pytest.fixture
@@ -131,10 +131,13 @@ def launch(tmp_path):
 
 
 @pytest.mark.parametrize(("processes", "restarts"), [(1, "0"), (2, "2")])
-def test_launcher_prints_user_error_as_one_line(launch, processes, restarts):
-    """A user error is not restarted."""
-    result = launch("raise UserError('cannot work')", processes, MAX_RESTARTS=restarts)
+def test_user_error_is_one_line_and_not_restarted(launch, processes, restarts):
+    """Each process keeps its freed memory, unless the user sets malloc's variables."""
+    told = "import os; os.write(1, os.path.expandvars(b'$MALLOC_MMAP_THRESHOLD_ $MALLOC_TRIM_THRESHOLD_\\n'))"
+    fails = f"{told}; raise UserError('cannot work')"
+    result = launch(fails, processes, MAX_RESTARTS=restarts, MALLOC_TRIM_THRESHOLD_="7")
     assert (result.returncode, result.stderr) == (2, "error: cannot work\n")
+    assert result.stdout == f"{2**40} 7\n" * processes
 
 
 def test_launcher_prints_traceback_of_each_crash(launch):
@@ -147,20 +150,12 @@ def test_launcher_prints_traceback_of_each_crash(launch):
     assert second.splitlines()[-1].startswith("error: process") and second.endswith("ended with exit code 1\n")
 
 
-def test_launcher_prints_taken_master_port_as_one_line(launch):
-    with socket.create_server(("localhost", 0)) as taken:
-        master = f"localhost:{taken.getsockname()[1]}"
-        result = launch("pass", 1, NNODES="2", NODE_RANK="0", MASTER=master)
-    line = result.stderr.splitlines()[-1]
-    assert result.returncode == 1 and line.startswith(f"error: MASTER={master}: ") and "EADDRINUSE" in line
-
-
 @pytest.mark.parametrize(
     "options",
     [["--master-addr=localhost", "--master-port=PORT"], ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:PORT"]],
 )
 def test_torchrun_on_two_machines_joins_all_processes(tmp_path, options):
-    """Two launchers start two processes each, with variables set as by an engine such as Kubeflow."""
+    """Two launchers start one process each, with variables set as by an engine such as Kubeflow."""
     (tmp_path / "program.py").write_text(
         "import os\nfrom gendd.core.distributed import join_world\nwith join_world() as world:\n"
         "    world.barrier()\n    os.write(1, b'%d\\n' % world.size)\n"
@@ -171,20 +166,13 @@ def test_torchrun_on_two_machines_joins_all_processes(tmp_path, options):
     machines = [
         subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *options, "--local-addr=localhost", "-m", "program"],
-            env={**os.environ, **own, "PET_NNODES": "2", "PET_NPROC_PER_NODE": "2", "PET_NODE_RANK": rank},
+            env={**os.environ, **own, "PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": rank},
             stdout=subprocess.PIPE,
             text=True,
         )
         for rank in ("0", "1")
     ]
-    assert [machine.communicate(timeout=120)[0] for machine in machines] == ["4\n4\n"] * 2
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_cpu_memory_is_kept_unless_the_user_sets_malloc(launch, processes):
-    told = "import os; os.write(1, os.path.expandvars(b'$MALLOC_MMAP_THRESHOLD_ $MALLOC_TRIM_THRESHOLD_\\n'))"
-    result = launch(told, processes, MALLOC_TRIM_THRESHOLD_="7")
-    assert result.stdout == f"{2**40} 7\n" * processes
+    assert [machine.communicate(timeout=120)[0] for machine in machines] == ["2\n"] * 2
 
 
 def test_process_without_its_peer_times_out(launch):

@@ -133,7 +133,7 @@ def test_relative_paths_count_from_the_folder_of_the_command(tmp_path, sources):
     """Paths of flags, of errors, and the folders of runs and teachers count from the current folder."""
     (tmp_path / "own_networks.py").write_text(
         "from timm import create_model\n\n\ndef small(num_classes):\n"
-        "    return create_model('cifar_resnet8', num_classes=num_classes)\n"
+        "    return create_model('test_resnet', num_classes=num_classes)\n"
     )
     launch = [ROOT / "sh" / "launch.sh", "gendd_cifar", "train", "classification"]
     student = ["--dataset", "digits", "--student", "own_networks:small"]
