@@ -225,17 +225,16 @@ class Reinforcing:
 
     def _write_once(self, number: int) -> None:
         """Write a shard, unless it exists or another process is writing it."""
-        path, locks = self._path(number), self.folder / ".writing"
-        try:
-            if not _is_whole(path):
-                with sole_writer(locks / path.name, "OUT"):
-                    if not _is_whole(path):
-                        write_whole(path, partial(self._write, number), shared=True, remedy=GO_ON)
-        except Busy:
-            return
-        # The last process leaves it empty.
-        with contextlib.suppress(OSError):
-            locks.rmdir()
+        path = self._path(number)
+        lock = self.folder / ".writing" / path.name
+        if not _is_whole(path):
+            with contextlib.suppress(Busy), sole_writer(lock, "OUT"):
+                if not _is_whole(path):
+                    write_whole(path, partial(self._write, number), shared=True, remedy=GO_ON)
+        # The last process leaves them empty.
+        for folder in (lock, lock.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _write(self, number: int, file: BinaryIO) -> None:
         """Write the training images of a shard to a file, and its held-out images to a file beside it."""

@@ -38,10 +38,10 @@ Named = dict[str, list[Group]]
 def curves(groups: Sequence[Group]) -> Figure:
     """Draw the evaluation score by epoch for each data set, and below it the training losses of each method.
 
-    Groups of one method have shades of its color, and share a panel of losses.
+    Groups and students of one method have shades of its color. Groups share a panel of losses.
     """
     sets = {data: _named(members) for data, members in by_data(groups).items()}
-    colors = colors_of((group.first.name, group.label) for group in groups)
+    colors = colors_of((group.first.name, _key(group)) for group in groups)
     heights = [(_height_of_scores(named), FLAT * -(-len(named) // COLUMNS)) for named in sets.values()]
     width = width_for(label for named in sets.values() for label in _labels(named))
     figure = Figure(figsize=(width, sum(map(sum, heights))), dpi=DPI, layout="constrained")
@@ -61,6 +61,11 @@ def curves(groups: Sequence[Group]) -> Figure:
 def _named(groups: list[Group]) -> Named:
     several = len({group.first.student for group in groups}) > 1
     return by(lambda group: f"{group.first.name}, {group.first.student}" if several else group.first.name, groups)
+
+
+def _key(group: Group) -> str:
+    """Return the key of a group's color."""
+    return f"{group.label} {group.first.student}"
 
 
 def _labels(named: Named) -> list[str]:
@@ -98,10 +103,10 @@ def _losses(part: SubFigure, named: Named, colors: dict[str, str]) -> list[tuple
 
 
 def _losses_of(axes: Axes, title: str, groups: list[Group], colors: dict[str, str]) -> list[End]:
-    set_up(axes, f"{title}: loss", "epoch", colors[groups[0].label])
+    set_up(axes, f"{title}: loss", "epoch", colors[_key(groups[0])])
     ends: dict[str, End] = {}
     drawn: list[float] = []
-    for color, run in [(colors[group.label], run) for group in groups for run in group.runs]:
+    for color, run in [(colors[_key(group)], run) for group in groups for run in group.runs]:
         records = run.records("train")
         for number, loss in enumerate(_loss_names(records)):
             width, stroke = (1.6, "-") if loss == "loss" else (1.0, STROKES[number % len(STROKES)])
@@ -138,7 +143,7 @@ def _scores(axes: Axes, named: Named, colors: dict[str, str]) -> tuple[Axes, lis
     ends: dict[str, End] = {}
     drawn: list[float] = []
     for title, group, run in members:
-        color, records = colors[group.label], run.records("eval")
+        color, records = colors[_key(group)], run.records("eval")
         for number, output in enumerate(scored_by(run.result["last"], score)):
             style: dict[str, Any] = {"color": color, "ls": STROKES[number % len(STROKES)], "lw": 1.4}
             values = [record[output][score] for record in records]

@@ -45,7 +45,12 @@ def sole_writer(folder: Path, setting: str = "runs", patience: float = 0.0) -> I
             if owner.hostname != socket.gethostname():
                 wait = max(patience, 1.5 * SILENCE)
                 print(f"{folder}: waiting up to {wait:.0f} s to see whether {writer} still writes there", flush=True)
-        lease.acquire(timeout=wait)
+        try:
+            lease.acquire(timeout=wait)
+        except FileNotFoundError:
+            # Another writer has just removed the folder, which it had left empty.
+            folder.mkdir(parents=True, exist_ok=True)
+            lease.acquire(timeout=wait)
     except Timeout as error:
         raise Busy(
             f"{folder}: {writer} is writing there; wait until it ends, or stop it, then run the same command again "

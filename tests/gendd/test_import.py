@@ -15,7 +15,7 @@ def test_import_of_gendd_loads_no_library():
     assert run(f"import gendd, sys; print(sorted({heavy} & set(sys.modules)))") == "[]"
 
 
-def test_training_loop_imports_no_report_code_and_torchvision_imports():
+def test_loop_imports_no_report_code_and_torchvision_works():
     """torchvision can be imported after gendd, with any torch."""
     code = "import gendd.training.loop, gendd.evaluation.accuracy, gendd.methods, sys"
     code += "; print([name for name in sys.modules if name.startswith('gendd.reporting')])"

@@ -140,6 +140,7 @@ def test_deleted_file_of_a_shard_is_written_again(photos, folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "00001.held-out").unlink()
     (copy / "00002.tar").unlink()
+    (copy / ".writing" / "00000.tar").mkdir(parents=True)  # Left by another process.
     write(photos / "train", copy, *SHARDED, "--dense-grid", "2")
     assert digests(copy) == digests(folder)
 

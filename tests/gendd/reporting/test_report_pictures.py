@@ -197,6 +197,15 @@ def test_pictures_tell_settings_of_one_method_apart(tmp_path):
         assert not overlaps(ends) and all(text.get_window_extent().x1 <= figure.bbox.x1 for text in ends)
 
 
+def test_curves_of_two_students_have_different_colors(tmp_path):
+    scores = {"classifier": (70.0, 90.0)}
+    runs = [write_run(tmp_path / name, "kd", scores, student=name) for name in ("small", "tiny")]
+    figure = curves(groups_of(runs))
+    figure.draw_without_rendering()
+    ends = [text for text in figure.findobj(Axes)[0].texts if "kd" in text.get_text()]
+    assert len(ends) == 2 and len({text.get_color() for text in ends}) == 2
+
+
 def test_principal_plane_has_one_orientation():
     random = torch.Generator().manual_seed(1)
     features = torch.randn(200, 6, generator=random) * torch.tensor([5.0, 3, 1, 1, 1, 1]) + 7

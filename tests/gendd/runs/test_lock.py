@@ -114,6 +114,19 @@ def test_empty_run_folder_is_removed(tmp_path):
     assert [path.name for path in (tmp_path / "runs" / "set" / "0").iterdir()] == ["metrics.jsonl"]
 
 
+def test_folder_that_another_writer_removes_is_made_again(tmp_path, monkeypatch):
+    folder, acquire = tmp_path / "new", lock.SoftFileLease.acquire
+
+    def removed_before(lease, **options):
+        monkeypatch.undo()
+        folder.rmdir()
+        return acquire(lease, **options)
+
+    monkeypatch.setattr(lock.SoftFileLease, "acquire", removed_before)
+    with sole_writer(folder):
+        assert (folder / NAME).is_file()
+
+
 def test_run_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").touch()
     assert "--runs" in refusal(tmp_path / "file" / "run")

@@ -95,7 +95,7 @@ def test_other_processes_print_no_progress(clock, capsys):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)])
-def test_stopped_run_prints_its_last_epoch(number, code, tmp_path):
+def test_stopped_run_prints_where_it_stopped(number, code, tmp_path):
     words = ["classification", "--dataset", "digits", "--student", "toy:network", "--image-size", "8"]
     words += ["--epochs", "100000", "--eval-every", "100000", "--out", str(tmp_path / "run")]
 
@@ -112,6 +112,5 @@ def test_stopped_run_prints_its_last_epoch(number, code, tmp_path):
     ended = process.wait()
     assert ended.code == code, ended.error
     assert "Traceback" not in ended.error
-    assert re.search(
-        r"\nstopped after epoch [2-9] of 100000; run the same command again to resume \(\S+/last.pt\)\n", ended.error
-    )
+    reached = r"(after epoch \d+ of 100000|in epoch \d+ of 100000, after step \d+)"
+    assert re.search(rf"\nstopped {reached}; run the same command again to resume \(\S+/last.pt\)\n", ended.error)
