@@ -325,11 +325,10 @@ def test_numbers_of_all_programs_are_found():
     ("program", "name", "kind", "count"), EVERY_NUMBER, ids=[f"{p.__name__}-{name}" for p, name, *_ in EVERY_NUMBER]
 )
 def test_every_number_of_every_program_has_a_range(program, name, kind, count):
-    flag = f"--{name.replace('_', '-')}"
-    values = (["nan"] if name in ANY else ["nan", "inf", "-7.5"]) if kind is float else ["-7"]
-    for value in values:
-        message = refusal(checked, program, "a.program", [*PROGRAMS[program], flag, *[value] * count])
-        assert message.startswith(f"{flag} {value}"), message
+    """No range holds a number that is not finite (`test_ranges`)."""
+    flag, value = f"--{name.replace('_', '-')}", ("nan" if name in ANY else "-7.5") if kind is float else "-7"
+    message = refusal(checked, program, "a.program", [*PROGRAMS[program], flag, *[value] * count])
+    assert message.startswith(f"{flag} {value}"), message
 
 
 @pytest.mark.parametrize(

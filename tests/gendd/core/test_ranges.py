@@ -53,6 +53,7 @@ def test_values_of_their_types_are_accepted(values):
         ({"parts": (Range(0),)}, "is not of type tuple"),
         ({"rate": 0.0}, "`rate` 0.0: must be positive"),
         ({"rate": float("nan")}, "`rate` nan: must be positive"),
+        ({"rate": float("inf")}, "`rate` inf: must be positive"),
         ({"count": 0}, "`count` 0: must be at least 1"),
     ],
 )
