@@ -95,7 +95,7 @@ def test_workers_of_many_processes_share_the_rows_of_a_stream():
 
 
 @pytest.mark.parametrize(
-    ("batch", "world"), [(24, 24), (48, 24), (48, 48), (96, 96), (128, 128), (512, 512), (30, 10), (12, 4)]
+    ("batch", "world"), [(24, 24), (48, 24), (48, 48), (96, 96), (128, 128), (256, 256), (30, 10), (12, 4)]
 )
 @pytest.mark.parametrize("indexed", [True, False])
 def test_any_number_of_processes_reads_what_one_reads(batch, world, indexed, shards, number, monkeypatch):

@@ -263,14 +263,12 @@ def test_script_starts_the_program_from_any_folder(tmp_path):
     result = bash(script, "resnet8", "--dataset", "digits", "--dry-run", "--runs", tmp_path, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"{tmp_path}/digits/resnet8/classification/0" in result.stdout
-    assert "--student resnet7" in refusal(bash(script, "resnet7", cwd=tmp_path))
 
 
 def test_evaluate_reads_the_family_from_the_run(tmp_path, recorded):
     assert recorded(f"bash sh/evaluate.sh {tmp_path} --sampling-steps 2") == [
         ("gendd evaluate", [str(tmp_path), "--sampling-steps", "2"])
     ]
-    assert "CHECKPOINT is missing" in refusal(bash("sh/evaluate.sh"))
 
 
 def test_ablation_starts_its_programs(recorded, tmp_path):
