@@ -237,7 +237,7 @@ class Reinforcing:
                 folder.rmdir()
 
     def _write(self, number: int, file: BinaryIO) -> None:
-        """Write the training images of a shard to a file, and its held-out images to a file beside it."""
+        """Write the training images of a shard to a file, and its held-out images to a file next to it."""
         held = io.BytesIO()
         with tarfile.open(fileobj=file, mode="w") as shard, tarfile.open(fileobj=held, mode="w") as held_out:
             for is_held, members in self._reinforced(number):

@@ -10,7 +10,7 @@ from gendd.evaluation.scores import score_title
 from gendd.methods.base import Method
 from gendd.methods.dense import DenseOptions
 from gendd.networks.cost import as_flops, parameter_count
-from gendd.networks.create import timm_can_build
+from gendd.networks.create import is_foreign, timm_can_build
 from gendd.networks.timm_names import HUB, LOCAL, WEIGHTS
 from gendd.own.config import Batches
 from gendd.reporting.card_metadata import metadata_of
@@ -120,7 +120,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         **_teachers(source),
         **_sampling(experiment),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
-        "initial weights": escaped(source[RECORD]["networks"]["student_weights"] or "random"),
+        "initial weights": _initial_weights(source, config.method),
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
         **({"weights": "their moving average"} if config.optimizer.eval_weights == "ema" else {}),
         **(
@@ -142,6 +142,14 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
             "versions": ", ".join(f"{name} {value}" for name, value in environment.items() if value),
         }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def _initial_weights(source: Mapping[str, Any], method: Method) -> str:
+    networks = source[RECORD]["networks"]
+    own = f"those of {networks['student']}" if is_foreign(networks["student"]) else "random"
+    start = escaped(networks["student_weights"] or own)
+    epochs = getattr(method, "pretrain_epochs", 0)
+    return f"those of stage 1 (epochs: {epochs}), which began with: {start}" if epochs else start
 
 
 def _dense(method: Method) -> dict[str, str]:

@@ -36,7 +36,7 @@ def located(name: str | Path) -> Path:
 
 
 def teacher_records(path: Path) -> dict[str, Any]:
-    """Return a record with those of the teachers, "teacher" and "more_teachers"; empty if it is unknown.
+    """Return a record that contains the teachers' records, "teacher" and "more_teachers"; empty if it is unknown.
 
     It is environment.json of a run folder, also for its checkpoints, and the origin in other files.
     """
@@ -51,7 +51,7 @@ def teacher_origins(names: Sequence[str], records: Mapping[str, Any]) -> dict[st
 
     Args:
         names: of all teachers.
-        records: environment.json of the run, or the origin in a published file. It may lack records.
+        records: environment.json of the run, or the origin in a published file. Records may be missing.
     """
     known = [records.get("teacher") or {}, *records.get("more_teachers", [])]
     padded: list[dict[str, Any]] = [*known, *({} for _ in names)]

@@ -170,6 +170,7 @@ def test_card_of_stopped_run_says_unfinished(interrupted, tmp_path):
 def test_user_s_network_is_loaded_by_gendd_alone(whole, tmp_path):
     card = publish(whole, tmp_path / "student")
     assert "timm cannot build this network by name. `toy:network` must be importable." in card
+    assert "| initial weights | those of toy:network |" in card
     assert "timm.create_model" not in card and huggingface_hub.ModelCard(card).data.library_name == "gendd"
     assert_same_outputs(gendd.load(tmp_path / "student"), gendd.load(whole))
 
@@ -181,6 +182,11 @@ def test_averaged_weights_are_published_with_their_scores(train, teacher, tmp_pa
     last = json.loads((run / "result.json").read_text())["last"]
     assert f"| head | {last['ema_head']['top1']:.2f} |" in card and "| ema_head |" not in card
     assert_same_outputs(gendd.load(tmp_path / "student"), gendd.load(run))
+
+
+def test_card_states_that_the_student_began_with_stage_1(train, tmp_path):
+    card = publish(train("--epochs", "1", "--pretrain-epochs", "1"), tmp_path / "student")
+    assert "| initial weights | those of stage 1 (epochs: 1), which began with: those of toy:network |" in card
 
 
 @pytest.mark.parametrize("method", ["classification", "kd", "simkd", "srd"])
