@@ -316,12 +316,16 @@ class Config(Generic[D]):
             found.append(dataclasses.replace(own, method=self.method.without_labels()))
         return tuple(found)
 
-    def check(self) -> None:
-        """Raise UserError for settings that cannot work together, before anything is loaded."""
+    def check_ranges(self) -> None:
+        """Raise UserError for a value that its field cannot have."""
         for part in field_names(Config):
             check_values(getattr(self, part))
         for teacher in self.networks.more_teachers:
             check_values(teacher)
+
+    def check(self) -> None:
+        """Raise UserError for settings that cannot work together, before anything is loaded."""
+        self.check_ranges()
         self.method.check(self)
         self.optimizer.check()
         self.networks.check()

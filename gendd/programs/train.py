@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from gendd.config import Config
 from gendd.core.distributed import World, join_world
 from gendd.core.errors import InvalidSetting
-from gendd.core.ranges import check_values
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import AsTheyAre
 from gendd.family import Family, family_of
@@ -36,7 +35,7 @@ def train(family: Family, arguments: list[str]) -> None:
         if not config.run.check_data:
             _execute(family, config, world)
         elif world.is_first:
-            check_values(config.data)
+            config.check_ranges()
             config.data.check_training_images()
             family.access.check_data(config)
             _compare_with_run(family, config, replace(world, size=1))
