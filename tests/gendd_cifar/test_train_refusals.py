@@ -87,7 +87,9 @@ def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
     main([*flags, "--batch-size", "4", "--grad-accum-steps", "2", "--dry-run"])
 
 
-@pytest.mark.parametrize("flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"], ["--batch-size", "0"]])
+@pytest.mark.parametrize(
+    "flags", [["--image-size", "0"], ["--hflip", "2"], ["--crop-padding", "-1"], ["--batch-size", "0"]]
+)
 def test_check_data_refuses_numbers_out_of_range(flags):
     with refuses(f"^{' '.join(flags)}"):
         main(["classification", *COMMON, *flags, "--check-data"])
