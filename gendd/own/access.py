@@ -24,15 +24,18 @@ from gendd.own.config import Batches
 
 # Training batches are evaluated up to the one that reaches this number of images, if no evaluation batches are given.
 EVALUATED = 1000
+# Difference of two values that counts as none, for images in half precision.
+TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
 class Given:
-    """Batches for training and evaluation, and the names of the classes."""
+    """Batches for training and evaluation, the names of the classes, and the range of the first images' values."""
 
     training: Iterable[Any]
     evaluation: Iterable[Any] | None = None
     class_names: Sequence[str | None] = ()
+    values: tuple[float, float] | None = None
 
 
 _given: list[Given] = []
@@ -91,6 +94,31 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
     return images, labels
 
 
+def _normalization(network: nn.Module) -> dict[str, Sequence[float]]:
+    return {name: network.pretrained_cfg[name] for name in ("mean", "std")}
+
+
+def doubt_values(values: tuple[float, float], mean: Sequence[float], std: Sequence[float]) -> str:
+    """Return why images with this range of values may not have the student's normalization; "" without a doubt.
+
+    Args:
+        mean, std: the student's normalization, in [0, 1] units.
+    """
+    low, high = values
+    black = min(-center / spread for center, spread in zip(mean, std, strict=True))
+    white = max((1 - center) / spread for center, spread in zip(mean, std, strict=True))
+    outside = low < black - TOLERANCE or high > white + TOLERANCE
+    # Other usual ranges, [0, 1] and [-1, 1], may lie within this one.
+    other = low >= 0 > black + TOLERANCE or (values == (-1, 1) and black < -1 - TOLERANCE)
+    if not outside and not other:
+        return ""
+    center, spread = (" ".join(f"{value:g}" for value in numbers) for numbers in (mean, std))
+    return (
+        f"{low:.3g} to {high:.3g} in the first batch; the student's images, with mean {center} and std {spread}, have "
+        f"{black:.3g} to {white:.3g}; check the normalization of the batches"
+    )
+
+
 def _checked_images(images: Tensor, side: int) -> Tensor:
     """Return images (B, 3, S, S) of the run's size S.
 
@@ -130,14 +158,17 @@ def open_training(
     network: nn.Module,
     labeled_only: bool = False,
 ) -> "TrainingBatches":
-    """Return the given batches, cut to the run's batch size.
+    """Return the given batches, cut to the run's batch size. Print a note if the images do not look normalized.
 
     Raises:
         InvalidSetting: several processes train, or the number of steps is unknown.
     """
     if world.size > 1:
         raise InvalidSetting("data", "", "given batches train in one process; name a folder of images for several")
-    return TrainingBatches(_registered(config), config, plan, world.device)
+    given = _registered(config)
+    if given.values and (doubt := doubt_values(given.values, **_normalization(network))):
+        print(f"  values     {doubt}", flush=True)
+    return TrainingBatches(given, config, plan, world.device)
 
 
 def open_evaluation(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting, naming
 from gendd.core.ranges import fits
@@ -83,11 +83,13 @@ def distill(
     batches = None
     if isinstance(data, str | Path):
         _refuse_of_batches(data, evaluation=evaluation, classes=classes or None)
+        family, values = _named(str(data))
     elif isinstance(data, Iterable):
-        batches = Given(data, evaluation, _class_names(classes))
+        class_names, images = _class_names(classes), _first_images(data)
+        batches = Given(data, evaluation, class_names, (float(images.min()), float(images.max())))
+        family, values = _batches(batches, images.shape[-1], options)
     else:
         raise InvalidSetting("data", repr(data), "give a folder, a name, or batches of images")
-    family, values = _named(str(data)) if batches is None else _batches(batches, options)
     recipe = RECIPE | (TARGETS if isinstance(kind, TargetOptions) else {})
     config = family.config(kind, **recipe | values | options, epochs=epochs, out=out)
     if isinstance(teacher, (list, tuple)) and not teacher:
@@ -132,17 +134,22 @@ def _named(data: str) -> tuple[Family, dict[str, Any]]:
     return family, FOLDER | {"images": data, "batch_size": batch_size(count)}
 
 
-def _batches(batches: Given, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
-    """Return the family of given batches, and the settings that follow from them."""
-    first = next(iter(batches.training), None)
-    if first is None:
+def _first_images(batches: Iterable[Any]) -> Tensor:
+    """Return the images (B, 3, S, S) of the first batch."""
+    first = next(iter(batches), None)
+    images = None if first is None else split(first)[0]
+    if images is None or not len(images):
         raise InvalidSetting("data", "", "yields no batch; give batches of images")
-    images, _ = split(first)
     if images.shape[2] != images.shape[3]:
         raise InvalidSetting("data", "", f"the images of a batch are {tuple(images.shape[2:])}; give square images")
+    return images
+
+
+def _batches(batches: Given, side: int, options: Mapping[str, Any]) -> tuple[Family, dict[str, Any]]:
+    """Return the family of given batches of images SxS, and the settings that follow from them."""
     number, steps = len(batches.class_names), options.get("steps_per_epoch", 0)
     count = count_images(batches.training) or steps * LARGEST_BATCH
-    values = {"image_size": images.shape[-1], "num_classes": number, "unlabeled": not number}
+    values = {"image_size": side, "num_classes": number, "unlabeled": not number}
     return family_named("gendd.own"), values | {"batch_size": batch_size(count), "teacher_classifier": bool(number)}
 
 

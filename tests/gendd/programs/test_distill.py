@@ -52,6 +52,16 @@ def distill(tmp_path):
     return call
 
 
+@pytest.mark.parametrize(("mean", "doubts"), [(None, True), ((0.0, 0.0, 0.0), False)])
+def test_batches_that_are_not_normalized_are_named(distill, capsys, mean, doubts):
+    """Images in [0, 1] are right for a student whose mean is 0 and whose standard deviation is 1."""
+    unit = [(images.sigmoid(), labels) for images, labels in batches()]
+    student = gendd.Network(plain(16), feature, mean=mean, std=(1.0, 1.0, 1.0) if mean else None)
+    distill(student=student, data=unit, epochs=1)
+    printed = capsys.readouterr().out
+    assert ("check the normalization of the batches\n  images " in printed) == doubts
+
+
 @pytest.mark.parametrize(("name", "value"), [("epochs", "2"), ("lr", None), ("unlabeled", "no"), ("optimizer", "adam")])
 def test_values_of_a_wrong_type_are_refused_before_training(distill, tmp_path, name, value):
     with pytest.raises(InvalidSetting, match=f"^`{name}` {value!r}: ") as refused:
