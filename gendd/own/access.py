@@ -21,11 +21,10 @@ from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Batch, DataSummary, Normalize, to_device
 from gendd.data.batch import Batches as NumberedBatches
 from gendd.own.config import Batches
+from gendd.runs.preprocessing import Preprocessing
 
 # Training batches are evaluated up to the one that reaches this number of images, if no evaluation batches are given.
 EVALUATED = 1000
-# Difference of two values that counts as none, for images in half precision.
-TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -94,31 +93,6 @@ def split(batch: Any) -> tuple[Tensor, Tensor | None]:
     return images, labels
 
 
-def _normalization(network: nn.Module) -> dict[str, Sequence[float]]:
-    return {name: network.pretrained_cfg[name] for name in ("mean", "std")}
-
-
-def doubt_values(values: tuple[float, float], mean: Sequence[float], std: Sequence[float]) -> str:
-    """Return why images with this range of values may not have the student's normalization; "" without a doubt.
-
-    Args:
-        mean, std: the student's normalization, in [0, 1] units.
-    """
-    low, high = values
-    black = min(-center / spread for center, spread in zip(mean, std, strict=True))
-    white = max((1 - center) / spread for center, spread in zip(mean, std, strict=True))
-    outside = low < black - TOLERANCE or high > white + TOLERANCE
-    # Other usual ranges, [0, 1] and [-1, 1], may lie within this one.
-    other = low >= 0 > black + TOLERANCE or (values == (-1, 1) and black < -1 - TOLERANCE)
-    if not outside and not other:
-        return ""
-    center, spread = (" ".join(f"{value:g}" for value in numbers) for numbers in (mean, std))
-    return (
-        f"{low:.3g} to {high:.3g} in the first batch; the student's images, with mean {center} and std {spread}, have "
-        f"{black:.3g} to {white:.3g}; check the normalization of the batches"
-    )
-
-
 def _checked_images(images: Tensor, side: int) -> Tensor:
     """Return images (B, 3, S, S) of the run's size S.
 
@@ -166,7 +140,7 @@ def open_training(
     if world.size > 1:
         raise InvalidSetting("data", "", "given batches train in one process; name a folder of images for several")
     given = _registered(config)
-    if given.values and (doubt := doubt_values(given.values, **_normalization(network))):
+    if given.values and (doubt := Preprocessing.of(network, config.data).doubt(*given.values)):
         print(f"  values     {doubt}", flush=True)
     return TrainingBatches(given, config, plan, world.device)
 

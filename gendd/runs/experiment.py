@@ -1,5 +1,6 @@
 """A run as one value: build it from a configuration, load it from disk, use it."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,7 +135,7 @@ class Experiment:
         return dense.generate(self.backbone.eval(), self._placed(images))
 
     def _placed(self, images: Tensor) -> Tensor:
-        """Return preprocessed images on the run's device.
+        """Return preprocessed images on the run's device; warn if they do not look normalized.
 
         Raises:
             UserError: they are not a batch of preprocessed images.
@@ -144,6 +145,9 @@ class Experiment:
             raise UserError(
                 f"images: {kind}; give preprocessed ones (B, 3, S, S), which `preprocessing` makes of files"
             )
+        doubt = self.preprocessing.doubt(float(images.min()), float(images.max())) if len(images) else ""
+        if doubt:
+            warnings.warn(f"images: {doubt}", stacklevel=4)
         return images.to(self.device)
 
     def number_of(self, teacher: str | None) -> int:

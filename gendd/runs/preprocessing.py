@@ -15,6 +15,9 @@ from gendd.config import Data
 from gendd.core.errors import UserError
 from gendd.data.decode import as_rgb, opened
 
+# Share of the range of normalized images by which images may exceed it, as bicubic resizing of numbers does.
+TOLERANCE = 0.1
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -61,6 +64,23 @@ class Preprocessing:
             raise UserError("the run was trained on given batches; preprocess its images as they were")
         several = images if isinstance(images, Sequence) and not isinstance(images, str) else [images]
         return torch.stack([self._transform(_pixels(image)) for image in several])
+
+    def doubt(self, low: float, high: float) -> str:
+        """Return why images with values from `low` to `high` may lack this normalization; "" without a doubt."""
+        channels = list(zip(self.mean, self.std, strict=True))
+        black = min(-mean / std for mean, std in channels)
+        white = max((1 - mean) / std for mean, std in channels)
+        slack = TOLERANCE * (white - black)
+        outside = low < black - slack or high > white + slack
+        # Other usual ranges, [0, 1] and [-1, 1], may lie within this one.
+        other = low >= 0 > black + slack or ((low, high) == (-1, 1) and black < -1 - slack)
+        if not outside and not other:
+            return ""
+        mean, std = (" ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        return (
+            f"{low:.3g} to {high:.3g}, but images normalized with mean {mean} and std {std} have {black:.3g} to "
+            f"{white:.3g}; check their normalization"
+        )
 
 
 def _pixels(image: Image.Image | str | Path) -> Image.Image:

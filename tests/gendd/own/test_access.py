@@ -63,21 +63,3 @@ def test_nonfinite_image_is_refused_by_its_number(config):
         for read in (lambda: list(training.batches(range(3))), lambda: list(evaluation.batches())):
             with refuses("image 5 of a batch holds values that are not finite"):
                 read()
-
-
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-
-
-@pytest.mark.parametrize("normalization", [IMAGENET, {"mean": (0.5,) * 3, "std": (0.5,) * 3}])
-def test_normalized_images_leave_no_doubt(normalization):
-    """All images of black, white and gray pixels, in single and in half precision."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in normalization.values())
-    pixels = torch.tensor([0.0, 0.3, 1.0]).expand(3, 1, 3)
-    for images in ((pixels - mean) / std, ((pixels - mean) / std).bfloat16()):
-        values = float(images.min()), float(images.max())
-        assert access.doubt_values(values, **normalization) == ""
-
-
-@pytest.mark.parametrize("values", [(0.0, 1.0), (0.1, 0.9), (-1.0, 1.0), (0.0, 255.0), (-2.1, 3.0), (-3.0, 2.6)])
-def test_images_of_another_range_are_doubted(values):
-    assert access.doubt_values(values, **IMAGENET).startswith(f"{values[0]:g} to {values[1]:g} in the first batch; ")

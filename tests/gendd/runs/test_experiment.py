@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def test_only_preprocessed_images_are_accepted(run, images, method):
     for given, kind in (("cat.jpg", "str"), (images[0], r"torch.float32 .3, 32, 32."), (images.byte(), "torch.uint8")):
         with refuses(f"images: {kind}.*; give preprocessed ones"):
             function(given)
+
+
+@pytest.mark.parametrize("method", ["features", "predict"])
+def test_images_that_are_not_normalized_are_named(run, method):
+    function, pixels = getattr(gendd.load(run), method), torch.rand(3, 3, 32, 32)
+    with pytest.warns(UserWarning, match="^images: .* to 1, but images normalized with mean 0.5071 .* have -1.9"):
+        function(pixels)
+    mean, std = (gendd.load(run).backbone.pretrained_cfg[name] for name in ("mean", "std"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function((pixels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))
 
 
 def test_run_is_shown_in_one_line(run):

@@ -54,3 +54,23 @@ def test_broken_file_is_refused(tmp_path):
 def test_unknown_geometry_is_refused():
     with refuses("trained on given batches; preprocess its images as they were"):
         Preprocessing(32, MEAN, STD)(Image.new("RGB", (32, 32)))
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize(("mean", "std"), [IMAGENET, ((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3)])
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_normalized_images_leave_no_doubt(mean, std, kind):
+    """Images of black, gray and white pixels, and dark ones, in single and in half precision."""
+    center, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    for brightest in (0.1, 0.6, 1.0):
+        images = ((torch.tensor([0.0, brightest]).expand(3, 1, 2) - center) / spread).to(kind)
+        assert Preprocessing(2, mean, std).doubt(float(images.min()), float(images.max())) == ""
+
+
+@pytest.mark.parametrize("values", [(0, 1), (0.1, 0.9), (-1, 1), (0, 255), (-2, 3.5), (-3, 2.6)])
+def test_images_of_another_range_are_doubted(values):
+    """Images of ImageNet's normalization have values from -2.118 (black, red) to 2.64 (white, blue)."""
+    doubt = Preprocessing(2, *IMAGENET).doubt(*values)
+    assert doubt.startswith(f"{values[0]:g} to {values[1]:g}, but ") and "have -2.12 to 2.64; check" in doubt
