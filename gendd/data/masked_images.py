@@ -44,13 +44,14 @@ class MaskedImages:
             raise InvalidValue(self.folder, f"{image.name} has no mask; add {path}")
         try:
             with opened(path.read_bytes()) as mask, opened(image.read_bytes()) as own:
-                if mask.mode not in ("1", "L", "P"):
-                    raise InvalidValue(self.folder, f"{path.name} has mode {mask.mode}; save 8-bit gray values")
-                if mask.size != own.size:
-                    raise InvalidValue(self.folder, f"{path.name} has {mask.size} pixels, its image {own.size}")
-                return np.array(mask, np.uint8)
+                values, mode, size = np.asarray(mask), mask.mode, own.size
         except BrokenImage as error:
             raise InvalidValue(self.folder, f"{path.name} or its image is broken: {error}") from error
+        if mode not in ("1", "L", "P"):
+            raise InvalidValue(self.folder, f"{path.name} has mode {mode}; save 8-bit gray values")
+        if values.shape[::-1] != size:
+            raise InvalidValue(self.folder, f"{path.name} has {values.shape[::-1]} pixels, its image {size}")
+        return values.astype(np.uint8)
 
     def load(self, index: int, size: int) -> tuple[Tensor, Tensor]:
         """Return an image (3, S, S), uint8, and its mask (S, S) of class indices, uint8."""

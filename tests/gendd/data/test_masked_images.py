@@ -56,7 +56,7 @@ def test_folder_that_does_not_fit_is_refused(folder):
     with refuses("2.png has no mask; add"):
         MaskedImages(folder)
     Image.new("RGB", (20, 12)).save(folder / "masks" / "2.png")
-    with refuses("2.png has mode RGB; save 8-bit gray values"):
+    with refuses(f"^{folder}: 2.png has mode RGB; save 8-bit gray values$"):
         MaskedImages(folder)
     Image.new("L", (12, 20)).save(folder / "masks" / "2.png")
     with refuses(r"2.png has \(12, 20\) pixels, its image \(20, 12\)"):
