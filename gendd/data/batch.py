@@ -197,10 +197,10 @@ def refuse_other_classes(dataset: str, training: Sequence[str | None], evaluatio
 def class_difference(ours: Sequence[str | None], theirs: Sequence[str | None]) -> str:
     """Return how class names differ, or "" if all known names agree.
 
-    The names 0 to C - 1, as in ImageNet-V2, match any C names.
+    The names 0 to C - 1, as in ImageNet-V2, match any C names, except the same numbers in another order.
     """
     numbers = [str(number) for number in range(len(ours))]
-    if len(ours) == len(theirs) and numbers in ([*ours], [*theirs]):
+    if len(ours) == len(theirs) and numbers in ([*ours], [*theirs]) and {*ours} != {*theirs}:
         return ""
     if len(ours) == len(theirs) and all(None in pair or pair[0] == pair[1] for pair in zip(ours, theirs, strict=True)):
         return ""

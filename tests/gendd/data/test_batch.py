@@ -15,6 +15,8 @@ from gendd.data.batch import class_difference
         ([None, None], [None, None, None], "their order or number differs"),
         ("ab", "abc", "only in one of them: c"),
         ([None, "b"], "ac", "only in one of them: a, b, c"),
+        ("012", "abc", ""),
+        ("021", "012", "their order or number differs"),
     ],
 )
 def test_class_difference_names_differing_classes(ours, theirs, told):
