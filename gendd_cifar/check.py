@@ -1,5 +1,7 @@
 """--check-data: describe a data set and list its missing or broken images."""
 
+from collections import Counter
+
 from torch import Tensor
 
 from gendd.config import Config
@@ -13,14 +15,14 @@ from gendd_cifar.sources import SPLITS, BrokenFiles, Images, read_source, read_u
 
 
 def check_data(config: Config[SmallImages]) -> None:
-    """Read all images and print how many there are.
+    """Read all images that a training uses, and print how many there are.
 
     Raises:
         UserError: an image or a folder is missing or broken.
     """
     sources = {}
     broken: list[str] = []
-    for split in SPLITS:
+    for split in SPLITS[:1] if config.data.holdout else SPLITS:
         try:
             if split == "train" and config.data.unlabeled_dir:
                 sources[split] = read_unlabeled(config.data.unlabeled_dir, config.data.image_size)
@@ -35,10 +37,10 @@ def check_data(config: Config[SmallImages]) -> None:
         raise InvalidSetting(
             "dataset", config.data.dataset, f"{len(broken)} images are broken{more}; remove or replace them"
         )
-    train, test = sources["train"], sources["test"]
+    train, test = sources["train"], sources.get("test", sources["train"])
     refuse_other_classes(config.data.dataset, train.class_names, test.class_names)
     print(f"{config.data.dataset}: {len(test.class_names)} classes, all images read")
-    if passed_over := train.passed_over + test.passed_over:
+    if passed_over := sum((source.passed_over for source in sources.values()), Counter()):
         print(f"  passed over: {describe(passed_over)}")
     if config.data.unlabeled_dir:
         print(f"  train  {len(train.images)} images of {config.data.unlabeled_dir}, without labels")

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import shutil
 import tarfile
 import urllib.error
 import urllib.request
@@ -343,6 +344,12 @@ def test_check_data_counts_held_out_images_apart(capsys):
     kept = kept.long_tailed(0.1)
     lines = capsys.readouterr().out.splitlines()
     assert f"  train  {len(kept)} images, " in lines[1] and f"  held-out {len(held)} images" in lines[-1]
+
+
+def test_check_data_with_holdout_needs_no_test_images(folder, capsys):
+    shutil.rmtree(folder / "test")
+    check_data(config(dataset=folder, image_size=8, holdout=0.3))
+    assert "  held-out 1 images" in capsys.readouterr().out
 
 
 def test_check_data_counts_the_training_images(capsys, digits, strangers):
