@@ -185,7 +185,7 @@ class Reinforcing:
                     raise InvalidValue(source, f"{len(absent)} of its shards are missing, such as {absent[0]}")
                 sizes = shard_index.read_sizes(names)
                 # Without an index, counting all images would read all shards.
-                images = len(names) * _count(names[0]) if sizes is None else sum(sizes)
+                images = len(names) * _count(source, names[0]) if sizes is None else sum(sizes)
                 origin = {"shards": len(names), "images_sha256": shards.checksum(names)}
                 return [partial(shards.members_of, name) for name in names], images, origin
             listing = shared(self.world, lambda: list_unlabeled(Path(source)))
@@ -349,8 +349,11 @@ def _is_whole(shard: Path) -> bool:
     return shard.exists() and shard.with_suffix(HELD_OUT_ENDING).exists()
 
 
-def _count(shard: str) -> int:
-    return sum(1 for _ in shards.images_of(shard))
+def _count(source: str, shard: str) -> int:
+    try:
+        return sum(1 for _ in shards.images_of(shard))
+    except shards.UnreadableShard as error:
+        raise InvalidValue(source, str(error)) from error
 
 
 def _key(name: str) -> str:

@@ -243,6 +243,10 @@ def test_cut_shard_is_refused_and_not_written(photos, tmp_path):
         with refuses("IMAGES .*: .*00001.tar cannot be read"):
             write(tmp_path / "plain", tmp_path / "out", "--workers", workers)
         assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00000.tar"]
+    (tmp_path / "plain" / "00000.tar").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "plain" / "sizes.json").unlink()
+    with refuses("IMAGES .*plain: .*00000.tar cannot be read"):
+        write(tmp_path / "plain", tmp_path / "other")
 
 
 def test_image_that_vanishes_is_named(photos, tmp_path, monkeypatch):
