@@ -14,7 +14,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from gendd.core.errors import InvalidValue, UserError, naming, run_program
+from gendd.core.errors import InvalidSetting, InvalidValue, UserError, naming, run_program
 from gendd.core.files import rewrite_text
 from gendd.core.ranges import Count, CountOrNone, check_values
 from gendd.core.seeding import generator
@@ -105,7 +105,13 @@ def _write_shard(path: Path, listing: Listing, rows: range) -> None:
     temporary = path.with_suffix(".tmp")
     with tarfile.open(temporary, "w") as shard:
         for row in rows:
-            for name, content in sample_of(listing, row):
+            try:
+                sample = sample_of(listing, row)
+            except OSError as error:
+                raise InvalidSetting(
+                    "FOLDER", listing.root, f"{error.filename}: {error.strerror}; replace it, or remove it"
+                ) from error
+            for name, content in sample:
                 add_file(shard, name, content)
     os.replace(temporary, path)
 

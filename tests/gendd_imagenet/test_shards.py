@@ -130,6 +130,13 @@ def test_make_shards_refuses_a_folder_with_another_writer(photos, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_make_shards_names_an_unreadable_image(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").symlink_to("nowhere")
+    with refuses("^FOLDER .*images: .*a.jpg: No such file or directory; replace it, or remove it$"):
+        make_shards([str(tmp_path / "images"), str(tmp_path / "shards")])
+
+
 def test_make_shards_counts_and_skips_hidden_files(photos, tmp_path, capsys):
     images = Path(shutil.copytree(photos / "train", tmp_path / "images"))
     for name in ("._n01_0.JPEG", ".ipynb_checkpoints/n01_0.JPEG", "notes.txt"):
