@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import BITSPERSAMPLE
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION
 
 # Pillow's warnings concern EXIF and transparency, which are not used.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -85,8 +85,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
     """
     # Mode I has 32 bits, but PNG and PPM use only 16 of them.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        bits = image.tag_v2[BITSPERSAMPLE][0] if image.format == "TIFF" else 16
-        return Image.fromarray((np.asarray(image) >> (bits - 8)).astype(np.uint8)).convert("RGB")
+        tags = image.tag_v2 if image.format == "TIFF" else {BITSPERSAMPLE: (16,)}
+        grays = (np.asarray(image) >> (tags[BITSPERSAMPLE][0] - 8)).astype(np.uint8)
+        # Pillow inverts a TIFF in which 0 is white at 8 bits, but not at 16.
+        return Image.fromarray(~grays if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else grays).convert("RGB")
     if image.mode in ("I", "F"):
         raise BrokenImage(f"mode {image.mode}, grayscale with an unknown range; convert it to 8 or 16 bits")
     return image if image.mode == "RGB" else image.convert("RGB")

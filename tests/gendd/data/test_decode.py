@@ -45,6 +45,15 @@ def test_16_bit_grays_are_scaled_to_8(kind):
     assert np.array_equal(read(content), np.repeat(GREYS[..., None], 3, axis=2))
 
 
+def test_16_bit_tiff_in_which_0_is_white_is_inverted():
+    """Pillow inverts 8 bits when it writes and when it reads, but 16 bits never."""
+    for pixels in (GREYS, (255 - GREYS).astype(np.uint16) * 257):
+        content = encoded(pixels, "TIFF", tiffinfo={262: 0})
+        with opened(content) as image:
+            assert image.tag_v2[262] == 0
+        assert np.array_equal(read(content)[..., 0], GREYS), pixels.dtype
+
+
 def test_12_bit_grays_are_scaled_to_8():
     assert np.array_equal(read(tiff_of_12_bits(GREYS))[..., 0], GREYS)
 
