@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import sys
 import tarfile
 from collections import deque
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, cast
 
 import torch
@@ -363,4 +364,4 @@ def _key(name: str) -> str:
 
 
 def _beside(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")) + ENDING
+    return os.path.splitext(name)[0] + ENDING

@@ -24,6 +24,7 @@ from gendd.family import family_named
 from gendd.programs.main import main as program
 from gendd_imagenet import reinforcing
 from gendd_imagenet.images import TrainView
+from gendd_imagenet.make_shards import add_file
 from gendd_imagenet.make_shards import main as make_shards
 from gendd_imagenet.reinforce import reinforce
 from gendd_imagenet.stored_views import ENDING, DamagedViews, ViewFormat, ViewKey
@@ -111,6 +112,18 @@ def test_shards_give_the_features_of_their_folder(photos, folder, tmp_path, caps
         for files in (contents(*made.glob("*.tar")) for made in (from_shards, folder))
     )
     assert len(ours & theirs) > 60
+
+
+def test_features_are_named_like_their_image(photos, tmp_path):
+    """webdataset groups the files of a sample by these names; `tar cf OUT .` writes ./ before each."""
+    content = (photos / "train" / "n01" / "n01_0.JPEG").read_bytes()
+    (tmp_path / "plain").mkdir()
+    with tarfile.open(tmp_path / "plain" / "00000.tar", "w") as shard:
+        for name in ("./b.c/1.JPEG", "./2.v3.JPEG", "4.JPEG"):
+            add_file(shard, name, content)
+    write(tmp_path / "plain", tmp_path / "out", "--holdout", "0.1")
+    names = list(contents(tmp_path / "out" / "00000.tar"))
+    assert names[1::2] == [name.removesuffix(".JPEG") + ENDING for name in names[::2]] and len(names) == 4
 
 
 def test_interrupted_writing_resumes_to_the_same_bytes(photos, folder, tmp_path, monkeypatch):
