@@ -331,6 +331,7 @@ class TrainingPhotos:
             "data_set": listing.root.resolve().name,
             "images": len(listing),
             "image_names_sha256": _checksum(listing.names),
+            "image_contents_sha256": listing.contents(),
             **{name: getattr(config.data, name) for name in names},
         }
 

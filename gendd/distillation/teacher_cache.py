@@ -155,7 +155,7 @@ class TeacherCache:
             UserError: the cache was made with other settings; the message lists the differences.
         """
         mine = made_from | self.data.view_settings() | {"images_a_shard": SHARD_IMAGES}
-        claim(self.record, mine, "teacher_cache", "view-*")
+        claim(self.record, mine, "teacher_cache", "view-*", added=("image_contents_sha256",))
 
     def verify(self, world: World) -> None:
         """Compare this process's existing shards with their checksums.

@@ -1,6 +1,7 @@
 """The record of the settings that a folder of computed files is made from."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from gendd.core.errors import InvalidSetting
@@ -14,13 +15,14 @@ REMEDY = "name another folder, or delete this one"
 SHA256_LETTERS = 64
 
 
-def claim(record: Path, settings: dict, setting: str, contents: str) -> None:
+def claim(record: Path, settings: dict, setting: str, contents: str, added: Sequence[str] = ()) -> None:
     """Record the settings that a folder is made from, or compare them with those on record.
 
     Args:
         settings: JSON values.
         setting: the setting that names the folder.
         contents: pattern of the folder's files, none of which may precede the record.
+        added: settings that are not in the records of earlier versions, and are then not compared.
 
     Raises:
         InvalidSetting: the folder was made from other settings; the message lists the differences.
@@ -30,6 +32,7 @@ def claim(record: Path, settings: dict, setting: str, contents: str) -> None:
         with sole_writer(record.parent, setting, patience=CLAIMING):
             _write(record, mine, setting, contents)
     theirs = read_record(record, setting)
+    mine = {name: value for name, value in mine.items() if name in theirs or name not in added}
     differing = [
         f"{name.replace('_', ' ')} {_short(theirs.get(name))} there, {_short(mine.get(name))} here"
         for name in sorted({*mine, *theirs})
