@@ -23,6 +23,7 @@ from gendd.config import Config
 from gendd.core.distributed import World, resolve_precision, usable_cores
 from gendd.core.errors import InvalidSetting, InvalidValue, PassingFault, UserError, naming
 from gendd.core.files import checksum, write_whole
+from gendd.core.own_code import brief
 from gendd.core.ranges import field_names
 from gendd.core.seeding import generator
 from gendd.core.shared import shared
@@ -314,10 +315,13 @@ class Reinforcing:
         for part in pixels.split(self.options.batch_size):
             try:
                 parts.append(self.teacher.outputs_of(self.normalize(part.to(self.world.device))).cpu())
-            except torch.OutOfMemoryError as error:
-                raise InvalidSetting(
-                    "batch_size", self.options.batch_size, "needs too much memory; lower it"
-                ) from error
+            except RuntimeError as error:
+                # Otherwise it would look like an error of the file that is being written.
+                if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                    reason = "needs too much memory; lower it"
+                    raise InvalidSetting("batch_size", self.options.batch_size, reason) from error
+                reason = f"fails on {len(part)} images ({brief(error)}); choose another network"
+                raise InvalidSetting("teacher", self.options.teacher, reason) from error
         outputs = torch.cat(parts)
         if not self.format.rounded(outputs).isfinite().all():
             raise InvalidSetting("teacher", self.options.teacher, "a feature does not fit into float16; choose another")

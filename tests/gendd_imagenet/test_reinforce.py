@@ -269,6 +269,22 @@ def test_image_that_vanishes_is_named(photos, tmp_path, monkeypatch):
         write(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory", "^--batch-size 24: needs too much memory; lower it$"),
+        ("no kernel", "^--teacher toy:own: fails on 24 images .no kernel.; choose another network$"),
+    ],
+)
+def test_teacher_that_fails_on_a_batch_is_named(photos, tmp_path, monkeypatch, words, told):
+    def failing(*_):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(FrozenTeacher, "outputs_of", failing)
+    with refuses(told):
+        write(photos / "train", tmp_path / "out")
+
+
 def test_stored_views_notice_every_damage():
     image = b"an image"
     views = ViewFormat(6, 4, 2, int8=True)
