@@ -61,6 +61,20 @@ def test_hub_set_trains_with_labels_and_is_checked(hub, tmp_path, capsys):
     assert data["classes"] == NAMES
 
 
+def test_resume_refuses_a_hub_set_with_other_images(hub, tmp_path):
+    root = Path(shutil.copytree(hub.removeprefix("hfds/"), tmp_path / "pets"))
+    flags = ["classification", *COMMON, "--dataset", f"hfds/{root}", "--runs", str(tmp_path / "runs")]
+    train_imagenet(flags)
+    file = root / "data" / "train-00000-of-00001.parquet"
+    rows = datasets.Dataset.from_parquet(str(file), cache_dir=str(tmp_path / "cache"))
+    rows.select([*range(23), 20]).to_parquet(str(file))
+    (tmp_path / "runs" / "pets" / "toy.network" / "classification" / "0" / "result.json").unlink()
+    for cached in (list_hub, _load):
+        cached.cache_clear()
+    with refuses("holds a run of other data: as many training images .* but with other contents"):
+        train_imagenet(flags)
+
+
 def test_hub_set_distills_without_labels(hub, tmp_path):
     flags = ["gendd", *COMMON, "--images", hub, "--teacher", "resnet18", "--teacher-weights", "random"]
     train_imagenet([*flags, "--width", "16", "--repeats", "2", "--runs", str(tmp_path)])
