@@ -31,7 +31,9 @@ MARKERS = {"head": "o", "probe": "D"}
 def cost_table(rows: list[Row], score: str) -> str:
     """Return a table with one line per reported output, the fewest FLOPs first."""
     rows = sorted(_reported(rows), key=lambda row: row["flops"] or math.inf)
-    heads = [row for row in rows if row["flops"] and (row["method"], _plain(row)) == ("gendd", "head")]
+    # Runs without classes have other scores than the others in the table.
+    scored = [row for row in rows if row["flops"] and row.get(score) is not None]
+    heads = [row for row in scored if (row["method"], _plain(row)) == ("gendd", "head")]
     columns = {name: RUNS[name] for name in ("Method", "Output")}
     columns[f"{title(score, rows[0]['eval_images'])}, %"] = lambda row: mean_text(row, score)
     columns |= {name: RUNS[name] for name in (DIFFERING, "Student")} | COSTS

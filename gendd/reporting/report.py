@@ -24,6 +24,7 @@ from gendd.reporting.maps import maps
 from gendd.reporting.published import quoted_of_pair
 from gendd.reporting.rows import accuracy_names, rows_of
 from gendd.reporting.table import accuracy_table, write_csv
+from gendd.runs.folder import SCORES
 from gendd.runs.lock import sole_writer
 
 HOW_TO_READ = """\
@@ -191,7 +192,7 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     sections += explained.pop("comparison.png", [])
     sections += explained.pop("cost.png", ["## Cost"])
     for data, members in tables.items():
-        sections += [f"### {data}"] * (len(tables) > 1) + [cost_table(rows_of(members), members[0].first.score)]
+        sections += [f"### {data}"] * (len(tables) > 1) + [cost_table(rows_of(members), _main_score(members))]
     order = COST_ORDER + COST_RATIO * any(RATIO in section for section in sections)
     sections += [order, *(text for texts in explained.values() for text in texts), "## How to read", HOW_TO_READ]
     more_teachers = any(group.first.more_teachers for group in groups)
@@ -201,6 +202,11 @@ def _text(groups: list[Group], pictures: list[str]) -> str:
     if watched:
         sections += ["## TensorBoard", f"```\ntensorboard --logdir {_common_parent(watched)}\n```"]
     return "\n\n".join(sections) + "\n"
+
+
+def _main_score(groups: list[Group]) -> str:
+    """Return the first of `SCORES` that a run has: those with and without classes can share a table."""
+    return next(name for name in SCORES if name in {group.first.score for group in groups})
 
 
 def _quotations(runs: list[FinishedRun]) -> list[str]:

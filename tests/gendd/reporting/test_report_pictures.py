@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from run_folders import accuracies, report, write_features, write_run
+from run_folders import accuracies, costs, report, write_features, write_run
 
 from gendd.core.files import save_tensors
 from gendd.reporting.comparison import comparison
@@ -126,6 +126,18 @@ def test_neighbors_come_first_without_labels(tmp_path):
     assert headings[0] == "## Neighbors" and headings[-1] == "## How to read"
     ((row,),) = accuracies(text)
     assert list(row)[2] == "Cosine, %" and row["Neighbors (chance 2.0 %), %"] == "60.00"
+
+
+@pytest.mark.parametrize("method", ["kd", "finetune"])  # Before and after gendd in the table.
+def test_runs_with_and_without_classes_share_a_report(method, tmp_path):
+    other = write_run(tmp_path / "other", method, {"head": (70.0, 90.0)}, result={"split": "validation"})
+    text = report(tmp_path / "out", run_without_classes(tmp_path / "run"), other)
+    (rows,), (prices,) = accuracies(text), costs(text)
+    assert {row["Method"]: (row["Top-1, %"], row["Cosine, %"]) for row in rows} == {
+        "gendd": ("–", "91.00"),
+        method: ("70.00", "–"),
+    }
+    assert {row["Method"]: row["Top-1, %"] for row in prices} == {"gendd": "–", method: "70.00"}
 
 
 @pytest.mark.parametrize("images", [30, 4])
