@@ -12,8 +12,9 @@ from gendd.runs.folder import CHECKSUMS
 
 # Settings with a separate column, which the column of differing settings leaves out.
 SHOWN = {"epochs", "earlier_epochs", "earlier epochs", "precision", "processes", "unlabeled"}
-# Settings that do not count as different between runs of different names.
-NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method", *CHECKSUMS}
+# Settings that do not count as different between runs of different names. Some methods leave out training images
+# without a label; all are evaluated on the same images.
+NAMES = {"name", "method", "pretrain_name", "earlier name", "earlier method", "training files", "training contents"}
 # Settings that turn added terms on, and their values without a term. Methods that cannot have a term count as without.
 TERMS = {"dense_grid": 0, "probe_gradient": 0.0}
 

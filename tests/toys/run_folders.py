@@ -63,10 +63,10 @@ def write_run(
     return folder
 
 
-def write_contents(run: Path, checksum: str | None) -> None:
-    """Write a run's data.json with this checksum of the contents of the training images."""
+def write_contents(run: Path, checksum: str | None, what: str = "training contents") -> None:
+    """Write a run's data.json with this checksum, of the contents of the training images or of `what`."""
     sizes = {"training images": 9, "evaluation images": 3, "training images of each class": None}
-    (run / "data.json").write_text(json.dumps({"classes": [], **sizes, "training contents": checksum}))
+    (run / "data.json").write_text(json.dumps({"classes": [], **sizes, what: checksum}))
 
 
 def settings_of(run: Path) -> dict:

@@ -84,3 +84,14 @@ def test_seeds_of_other_data_have_no_common_mean(contents, means, tmp_path):
         write_contents(run, content)
     groups = grouped(finished_runs([str(run) for run in runs])[0])
     assert [(group.differing, [run.seed for run in group.runs]) for group in groups] == means
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [("evaluation files", ["evaluation files ab", "evaluation files cd"]), ("training files", ["", ""])],
+)
+def test_methods_evaluated_on_other_images_say_so(what, told, tmp_path):
+    runs = [write_run(tmp_path / name, name, {"classifier": (70.0, 90.0)}) for name in ("kd", "dkd")]
+    for run, checksum in zip(runs, ("ab", "cd"), strict=True):
+        write_contents(run, checksum, what)
+    assert [group.differing for group in grouped(finished_runs([str(run) for run in runs])[0])] == told
