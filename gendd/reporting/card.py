@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 
-from gendd.config import FIRST_FURTHER
+from gendd.config import FIRST_FURTHER, Config
 from gendd.evaluation.scores import score_title
 from gendd.methods.base import Method
 from gendd.methods.dense import DenseOptions
@@ -120,7 +120,7 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
         **_teachers(source),
         **_sampling(experiment),
         "epochs": run.epochs if run else source["epochs"] and f"{source['epoch']} of {source['epochs']}",
-        "initial weights": _initial_weights(source, config.method),
+        "initial weights": _initial_weights(source, config),
         "plain network": f"{parameter_count(experiment.backbone) / 1e6:.2f} M parameters, {operations} per image",
         **({"weights": "their moving average"} if config.optimizer.eval_weights == "ema" else {}),
         **(
@@ -144,12 +144,12 @@ def _facts(experiment: Experiment, source: Mapping[str, Any], run: FinishedRun |
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
 
 
-def _initial_weights(source: Mapping[str, Any], method: Method) -> str:
+def _initial_weights(source: Mapping[str, Any], config: Config) -> str:
     networks = source[RECORD]["networks"]
     own = f"those of {networks['student']}" if is_foreign(networks["student"]) else "random"
     start = escaped(networks["student_weights"] or own)
-    epochs = getattr(method, "pretrain_epochs", 0)
-    return f"those of stage 1 (epochs: {epochs}), which began with: {start}" if epochs else start
+    stage1 = config.method.pretraining(config)
+    return f"those of stage 1 (epochs: {stage1.optimizer.epochs}), which began with: {start}" if stage1 else start
 
 
 def _dense(method: Method) -> dict[str, str]:
@@ -228,7 +228,7 @@ def _quoted(source: Mapping[str, Any]) -> str:
     """Return the published figures of the same pair and method, as a sentence; empty without any."""
     settings = by_name(source[RECORD])
     figures = [
-        f"{quoted.output} {quoted.top1:.2f} % ({quoted.epochs} epochs, {quoted.source})"
+        f"{quoted.output} {quoted.top1:.2f} % ({f'{quoted.epochs} epochs, ' if quoted.epochs else ''}{quoted.source})"
         for quoted in quoted_of_pair(settings)
         if quoted.method == settings["method"]
     ]

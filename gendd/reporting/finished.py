@@ -11,6 +11,7 @@ from gendd.core.errors import UserError
 from gendd.core.ranges import field_names
 from gendd.methods import METHODS, Classification, get_method
 from gendd.methods.dense import DenseOptions
+from gendd.methods.finetune import Finetune
 from gendd.networks import checkpoint
 from gendd.runs.folder import CHECKSUMS, NOT_COMPARED, SCORES, RunFolder, by_name, data_label
 from gendd.runs.metrics import read_metrics
@@ -104,7 +105,8 @@ class FinishedRun:
     @cached_property
     def earlier(self) -> "FinishedRun | None":
         """The run that the student starts from (stage 1, or the run of its weights), if its folder exists."""
-        if self.config.get("pretrain_epochs"):
+        # Finetune accepts the flags of a recipe, and has no stage 1.
+        if self.config.get("pretrain_epochs") and self.config["method"] != Finetune.name:
             path = self.folder.path.parent.parent / self.config["pretrain_name"] / str(self.seed)
         else:
             path = Path(self.config["student_weights"] or "none")

@@ -24,6 +24,9 @@ from gendd.networks.create import create_network
 from gendd.programs import publish as program
 from gendd.programs.configuration import configuration
 from gendd.programs.main import main
+from gendd.reporting import published as published_figures
+from gendd.reporting.finished import FinishedRun
+from gendd.reporting.published import Quoted
 from gendd.runs.command import training_command
 from gendd.runs.folder import NOT_COMPARED, RunFolder, by_name
 from gendd.runs.published import FILES
@@ -187,6 +190,21 @@ def test_averaged_weights_are_published_with_their_scores(train, teacher, tmp_pa
 def test_card_states_that_the_student_began_with_stage_1(train, tmp_path):
     card = publish(train("--epochs", "1", "--pretrain-epochs", "1"), tmp_path / "student")
     assert "| initial weights | those of stage 1 (epochs: 1), which began with: those of toy:network |" in card
+
+
+def test_card_of_finetune_states_the_run_it_began_with(train, tmp_path):
+    second = train("--epochs", "1")
+    flags = ("--epochs", "1", "--pretrain-epochs", "5", "--optimizer", "sgd")
+    third = train(*flags, "--student-weights", str(second), method="finetune")
+    assert "stage 1" not in publish(third, tmp_path / "student")
+    assert FinishedRun(RunFolder(third)).earlier == FinishedRun(RunFolder(second))
+
+
+def test_published_figures_of_unknown_length_state_none(run, tmp_path, monkeypatch):
+    figures = [Quoted("digits", TOY, "resnet8", "gendd", 71.0, epochs, "a paper", "head") for epochs in (None, 9)]
+    monkeypatch.setattr(published_figures, "PUBLISHED", figures)
+    card = publish(run, tmp_path / "student")
+    assert "not measured here: head 71.00 % (a paper); head 71.00 % (9 epochs, a paper)." in card
 
 
 @pytest.mark.parametrize("method", ["classification", "kd", "simkd", "srd"])
