@@ -230,8 +230,8 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def check_batch(batch: int, world: int, grad_accum_steps: int, even: bool) -> None:
-    """Check that a global batch divides into equal micro-batches.
+def check_batch(batch: int, world: int, grad_accum_steps: int, even: bool, fewest: int = 1) -> None:
+    """Check that a global batch divides into equal micro-batches of at least `fewest` images.
 
     Args:
         even: whether the micro-batches must be even, for the pairs of feature mixup.
@@ -249,3 +249,6 @@ def check_batch(batch: int, world: int, grad_accum_steps: int, even: bool) -> No
             f"does not divide by {world} processes x `grad_accum_steps` {grad_accum_steps}{pairs}"
             f"; nearest that does: {nearest}",
         )
+    if batch < fewest * divisor:
+        reason = f"the method compares the images of a micro-batch, so it needs {fewest} of them"
+        raise InvalidSetting("batch_size", batch, f"{reason}; choose at least {fewest * divisor}")

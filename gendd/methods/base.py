@@ -47,6 +47,7 @@ class Method:
             only if the teacher's probabilities replace missing labels.
         several_teachers: the method can learn from several teachers.
         evaluation_only: options that change the evaluation and not the training.
+        fewest_images: smallest micro-batch.
         dense_grid, dense_layer: the teacher's map that a dense term learns (`gendd.methods.dense`); 0 for none.
     """
 
@@ -57,6 +58,7 @@ class Method:
     feature: ClassVar[Literal["always", "without labels", "never"]] = "always"
     several_teachers: ClassVar[bool] = False
     evaluation_only: ClassVar[frozenset[str]] = frozenset()
+    fewest_images: ClassVar[int] = 1
     dense_grid = 0
     dense_layer = None
 

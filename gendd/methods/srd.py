@@ -25,7 +25,7 @@ def log_sum(projected: Tensor, feature: Tensor) -> Tensor:
 class SRD(ProjectedMethod):
     """Logarithm of the summed fourth powers between projected and teacher features, normalized over the batch."""
 
-    name = "srd"
+    name, fewest_images = "srd", 2
 
     def build(self, context: TaskContext) -> ProjectedTask:
         return ProjectedTask(nn.Linear(*widths(context)), log_sum, self.feature_weight, context)

@@ -24,7 +24,7 @@ def standardized_error(projected: Tensor, feature: Tensor) -> Tensor:
 class VkD(ProjectedMethod):
     """Squared error between orthogonally projected features and standardized teacher features."""
 
-    name = "vkd"
+    name, fewest_images = "vkd", 2
 
     def build(self, context: TaskContext) -> ProjectedTask:
         # The matrix exponential of a skew-symmetric matrix keeps the columns orthonormal (the rows, if the teacher is

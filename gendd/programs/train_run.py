@@ -127,7 +127,8 @@ class TrainRun:
             self._refuse(refusal)
         for refusal in errors_of(lambda: check_loggers(config.run.log)):
             self._refuse(refusal)
-        check_batch(config.optimizer.batch_size, self.world.size, config.optimizer.grad_accum_steps, method.needs_pairs)
+        optimizer, pairs = config.optimizer, method.needs_pairs
+        check_batch(optimizer.batch_size, self.world.size, optimizer.grad_accum_steps, pairs, method.fewest_images)
         self.run.check(config, self.family, SET_BY if self.shared else None)
 
     def _refuse(self, message: str) -> None:

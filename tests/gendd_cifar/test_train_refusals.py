@@ -1,5 +1,7 @@
 """Invalid commands: refused before the training, and listed by a dry run."""
 
+from contextlib import nullcontext
+
 import pytest
 from lines import refuses
 from programs import train_cifar as main
@@ -85,6 +87,13 @@ def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
     with refuses("^--student MobileNetV2: cannot be trained on 1 image of 16 pixels at once"):
         main([*flags, "--batch-size", "4", "--grad-accum-steps", "4", "--dry-run"])
     main([*flags, "--batch-size", "4", "--grad-accum-steps", "2", "--dry-run"])
+
+
+@pytest.mark.parametrize(("method", "fewest"), [("srd", 2), ("vkd", 2), ("dist", 1)])
+def test_refuses_fewer_images_than_a_method_compares(method, fewest, train):
+    flags = ["--batch-size", "3", "--grad-accum-steps", "3", "--dry-run"]
+    with refuses("^--batch-size 3: .* it needs 2 of them; choose at least 6") if fewest == 2 else nullcontext():
+        train(*flags, method=method)
 
 
 @pytest.mark.parametrize(
