@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -274,5 +275,5 @@ class Stopwatch:
         """Return the median, least and greatest rate of this process and the number of batches; {} before the first."""
         if not self.rates:
             return {}
-        rates = sorted(self.rates)
-        return {"median": rates[len(rates) // 2], "min": rates[0], "max": rates[-1], "batches": len(rates)}
+        rates = self.rates
+        return {"median": median(rates), "min": min(rates), "max": max(rates), "batches": len(rates)}

@@ -104,6 +104,8 @@ def test_stopwatch_gives_images_per_second_after_a_warm_up(monkeypatch):
         watch.compute(torch.ones(count, 2), torch.Generator())
     assert seen == [4, 4, 4, 10]
     assert watch.summary() == {"median": 2, "min": 2, "max": 4, "batches": 3}
+    watch.rates.append(3)
+    assert watch.summary() == {"median": 2.5, "min": 2, "max": 4, "batches": 4}
 
 
 def test_feature_agreement_of_known_vectors():
