@@ -71,8 +71,8 @@ class ProbeConfig(FeatureProgram):
 
     protocol: Literal["lbfgs", "sgd"] = "lbfgs"
     """lbfgs fits all images at once, with a penalty selected on a tenth of the training images. sgd, for large sets,
-    uses learning rate 30, cosine schedule, no weight decay and 100 epochs; its targets are half label and half
-    teacher's probability if the teacher classifies."""
+    uses learning rate 30, batches of 512, cosine schedule, no weight decay and 100 epochs; its targets are half label
+    and half teacher's probability if the teacher classifies."""
 
 
 @dataclass(frozen=True)

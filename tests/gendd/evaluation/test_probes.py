@@ -76,6 +76,14 @@ def test_sgd_follows_momentum_and_cosine_by_hand():
     torch.testing.assert_close(probe.linear.weight[:, 0], gradient * path * torch.tensor([1.0, -1.0]))
 
 
+def test_sgd_takes_batches_of_512_for_100_epochs(monkeypatch):
+    sizes = []
+    forward = LinearProbe.forward
+    monkeypatch.setattr(LinearProbe, "forward", lambda probe, rows: sizes.append(len(rows)) or forward(probe, rows))
+    fit_by_sgd(torch.randn(1100, 2, generator=torch.Generator().manual_seed(0)), torch.arange(1100) % 2, 2)
+    assert sizes == [512] * 200
+
+
 def test_penalty_is_chosen_on_a_held_out_tenth(monkeypatch):
     """The fits keep their rows, and the third penalty scores best on the rows that its fit does not have."""
     fits = []
