@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gendd.core.errors import InvalidSetting, InvalidValue
+from gendd.networks.cost import parameter_count
 from gendd.networks.features import pooled_feature
 from gendd.runs.experiment import Experiment
 
@@ -37,6 +38,7 @@ class Output(nn.Module):
     def __init__(self, run: Experiment, name: OutputName | None = None):
         super().__init__()
         outputs = {output.names[0]: output for output, _ in run.task.outputs_apart(run.model)}
+        sizes = {output.names[0]: parameters for output, parameters in run.task.outputs_apart(run.model)}
         self.name: OutputName = name or ("head" if "head" in outputs else "probe")
         self.model, self.is_logits, self.image_size = run.backbone, False, run.config.data.image_size
         self.function: Callable[[Tensor], Tensor]
@@ -47,7 +49,7 @@ class Output(nn.Module):
         elif self.name == "probe" or self.name in outputs:
             plain = next(key for key in outputs if key != "head")
             key = "head" if self.name == "head" else plain
-            if key != "probe":  # The probe is the classifier of the backbone itself.
+            if sizes[key] != parameter_count(run.backbone):  # The backbone alone gives the probe, and KD's output.
                 self.model = _without_unused(run, key)
             self.is_logits = outputs[key].target is None
             self.function = lambda images: outputs[key].compute(images, torch.Generator())[key]

@@ -165,6 +165,15 @@ def test_file_lacks_parts_that_its_output_does_not_need(runs, output, unneeded, 
     assert figures(file)["bytes"]["original"] < sum(value.nbytes for value in run.model.state_dict().values())
 
 
+def test_file_of_a_student_of_features_lacks_the_projector(runs, tmp_path):
+    flags = [*COMMON, *SHORT, "--teacher", TOY, "--teacher-weights", runs["teacher"], "--out", str(tmp_path / "run")]
+    train_cifar(["srd", *flags])
+    run = gendd.load(tmp_path / "run")
+    file = run.export(tmp_path, to="torch-export", num_images=60)
+    assert len(torch.export.load(file).state_dict) == len(run.backbone.state_dict())
+    assert figures(file)["bytes"]["original"] == sum(value.nbytes for value in run.backbone.state_dict().values())
+
+
 @pytest.mark.parametrize("output, predicted", [("head", "head"), ("probe", "linear")])
 def test_student_without_classes_exports_features(runs, runtime, output, predicted, tmp_path):
     export(runs["unlabeled"], "--output", output, "--folder", str(tmp_path))
