@@ -129,8 +129,8 @@ class Optimizer:
     batch_size: Count = 64
     """Images per optimizer step, over all processes."""
     grad_accum_steps: Count = 1
-    """Gradient accumulation: micro-batches per optimizer step. Divides activation memory; does not change the
-    result."""
+    """Gradient accumulation: micro-batches per optimizer step. Divides activation memory; changes the result only where
+    statistics are of a micro-batch, as in batch norm."""
     optimizer: Literal["adamw", "sgd", "muon"] = "adamw"
     """Optimizer. muon updates the weights of the backbone's hidden linear and convolution layers, and NAdamW all other
     parameters."""
