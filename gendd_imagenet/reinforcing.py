@@ -23,6 +23,7 @@ from gendd.config import Config
 from gendd.core.distributed import World, resolve_precision, usable_cores
 from gendd.core.errors import InvalidSetting, InvalidValue, PassingFault, UserError, naming
 from gendd.core.files import checksum, write_whole
+from gendd.core.long_work import LongWork
 from gendd.core.own_code import brief
 from gendd.core.ranges import field_names
 from gendd.core.seeding import generator
@@ -141,7 +142,7 @@ class Reinforcing:
         self.record = self._record()
         self.format = ViewFormat.of(self.record)
         self.views = Views(self.config, config.views)
-        self.broken, self.reported = 0, False
+        self.broken, self.reported, self.work = 0, False, LongWork(world)
         size = images * config.views * self.format.view_bytes / 1e6
         self._say(f"{self.folder}: {config.views} views of about {images} images in {len(self.sources)} shards, "
                   f"{config.dtype}, about {size:.1f} MB of features beside the images")  # fmt: skip
@@ -154,7 +155,7 @@ class Reinforcing:
         quiet = None if self.world.is_first else True
         for number in tqdm(numbers, "reinforced shards", disable=quiet, leave=False, dynamic_ncols=True):
             self._write_once(number)
-        self.world.barrier()
+        self.work.finish()
         paths = [self._path(number) for number in range(len(self.sources))]
         missing = sum(not _is_whole(path) for path in paths)
         broken = int(self.world.all_reduce(torch.tensor(self.broken, device=self.world.device)))
@@ -322,6 +323,7 @@ class Reinforcing:
                     raise InvalidSetting("batch_size", self.options.batch_size, reason) from error
                 reason = f"fails on {len(part)} images ({brief(error)}); choose another network"
                 raise InvalidSetting("teacher", self.options.teacher, reason) from error
+            self.work.go_on()
         outputs = torch.cat(parts)
         if not self.format.rounded(outputs).isfinite().all():
             raise InvalidSetting("teacher", self.options.teacher, "a feature does not fit into float16; choose another")

@@ -25,6 +25,7 @@ from gendd.config import Config
 from gendd.core.distributed import World
 from gendd.core.errors import InvalidSetting, UserError
 from gendd.core.files import write_whole
+from gendd.core.long_work import LongWork
 from gendd.core.retry import retried
 from gendd.data.batch import Batch, TrainingData
 from gendd.distillation.cached_rows import Float16Rows, Int8Maps, Rows
@@ -76,8 +77,9 @@ def open_cache(config: Config, data: TrainingData, teacher: FrozenTeacher, world
     if world.is_first:
         cache.compare_with_teacher(teacher.outputs_of)
     world.barrier()
-    cache.fill(teacher.outputs_of, world)
-    world.barrier()
+    work = LongWork(world)
+    cache.fill(teacher.outputs_of, work)
+    work.finish()
     return cache
 
 
@@ -192,17 +194,21 @@ class TeacherCache:
                     "another"
                 )
 
-    def fill(self, compute: Callable[[Tensor], Tensor], world: World) -> None:
+    def fill(self, compute: Callable[[Tensor], Tensor], work: LongWork) -> None:
         """Compute this process's missing shards.
 
         Raises:
             UserError: a feature does not fit into its format.
         """
-        shards = [shard for shard in self.own(world) if self.missing(shard)]
+        shards = [shard for shard in self.own(work.world) if self.missing(shard)]
         images = iter(self.data.view_batches([batch for shard in shards for batch in shard.batches()]))
-        quiet = not (world.is_first and sys.stderr.isatty())
+        quiet = not (work.world.is_first and sys.stderr.isatty())
         for shard in tqdm(shards, "teacher cache", disable=quiet, leave=False, dynamic_ncols=True):
-            computed = torch.cat([compute(next(images)).cpu() for _ in shard.batches()])
+            parts = []
+            for _ in shard.batches():
+                parts.append(compute(next(images)).cpu())
+                work.go_on()
+            computed = torch.cat(parts)
             for output in self.missing(shard):
                 stored = output.rows.encode(computed[:, output.columns])
                 apart = _apart(output.rows.decode(stored), computed[:, output.columns])

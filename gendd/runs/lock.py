@@ -14,6 +14,10 @@ from filelock import SoftFileLease, Timeout
 from gendd.core.errors import InvalidSetting, UserError
 
 NAME = "writer.lock"
+# Attempts to lock a folder that other writers remove, because they left it empty.
+ATTEMPTS = 10
+# Attempts to lock a folder that other writers remove meanwhile.
+ATTEMPTS = 10
 # A writer that has not renewed the lease for this many seconds counts as dead. It renews three times as often.
 SILENCE = 30.0
 
@@ -38,19 +42,13 @@ def sole_writer(folder: Path, setting: str = "runs", patience: float = 0.0) -> I
     lease = SoftFileLease(folder / NAME, lease_duration=SILENCE)
     writer = "another process"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         wait = patience
         if owner := lease.owner:
             writer = f"process {owner.pid} on {owner.hostname}"
             if owner.hostname != socket.gethostname():
                 wait = max(patience, 1.5 * SILENCE)
                 print(f"{folder}: waiting up to {wait:.0f} s to see whether {writer} still writes there", flush=True)
-        try:
-            lease.acquire(timeout=wait)
-        except FileNotFoundError:
-            # Another writer has just removed the folder, which it had left empty.
-            folder.mkdir(parents=True, exist_ok=True)
-            lease.acquire(timeout=wait)
+        _acquire(lease, folder, wait)
     except Timeout as error:
         raise Busy(
             f"{folder}: {writer} is writing there; wait until it ends, or stop it, then run the same command again "
@@ -65,3 +63,15 @@ def sole_writer(folder: Path, setting: str = "runs", patience: float = 0.0) -> I
         with contextlib.suppress(OSError):
             for path in made:
                 path.rmdir()
+
+
+def _acquire(lease: SoftFileLease, folder: Path, wait: float) -> None:
+    """Create and lock the folder. A writer that leaves it empty removes it, perhaps between these two steps."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lease.acquire(timeout=wait)
+            return
+        except FileNotFoundError:
+            if not left:
+                raise

@@ -5,12 +5,15 @@ import json
 import multiprocessing
 import shutil
 import tarfile
+import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from forked import run_in_two
 from lines import refuses
 from photos import config
 from programs import IMAGENET
@@ -175,6 +178,19 @@ def test_two_processes_write_as_one(photos, tmp_path):
         process.join()
     assert [process.exitcode for process in started] == [0, 0]
     assert digests(tmp_path / "both") == digests(tmp_path / "alone")
+
+
+def test_shard_may_take_longer_than_other_processes_wait(photos, tmp_path, monkeypatch):
+    """The first process computes the only shard, in 12 batches of 0.35 s."""
+    outputs_of = FrozenTeacher.outputs_of
+
+    def slow(teacher, images):
+        time.sleep(0.35)
+        return outputs_of(teacher, images)
+
+    monkeypatch.setattr(FrozenTeacher, "outputs_of", slow)
+    run_in_two(partial(write, photos / "train", tmp_path / "out"), tmp_path, PEER_TIMEOUT=2)
+    assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00000.tar"]
 
 
 def test_random_teacher_is_the_same_in_each_command(photos, tmp_path):

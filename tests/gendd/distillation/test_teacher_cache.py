@@ -2,18 +2,21 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from faults import STALE, failing
+from forked import run_in_two
 from lines import refuses
 from toy import ToyNetwork
 
 from gendd.config import Config
 from gendd.core import retry
-from gendd.core.distributed import World
+from gendd.core.distributed import World, join_world
 from gendd.core.errors import PassingFault
+from gendd.core.long_work import LongWork
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import Normalize
 from gendd.distillation import teacher_cache
@@ -164,10 +167,27 @@ def test_several_processes_fill_cache_with_same_bytes(tmp_path):
         setting = Setting(tmp_path / "three")
         cache = teacher_cache.cache_of(setting.config, setting.data, setting.teacher)
         (tmp_path / "three").mkdir(exist_ok=True)
-        cache.fill(setting.outputs_of, World(rank, 3, rank, CPU))
+        cache.fill(setting.outputs_of, LongWork(World(rank, 3, rank, CPU)))
         assert sum(setting.taken) < VIEWS * IMAGES / 2
     one, three = files(tmp_path / "one"), files(tmp_path / "three")
     assert one.pop("cache.json") and one == three and len(one) == 7 * VIEWS
+
+
+def test_shard_may_take_longer_than_other_processes_wait(tmp_path):
+    """One shard, which the first process computes in 15 batches of a quarter of a second."""
+    setting = Setting(tmp_path / "cache", images=45, views=1)
+    compute = setting.compute
+
+    def slow(images):
+        time.sleep(0.25)
+        return compute(images)
+
+    def fill():
+        teacher_cache.SHARD_IMAGES, setting.compute = 45, slow
+        with join_world() as world:
+            setting.open(world)
+
+    run_in_two(fill, tmp_path, PEER_TIMEOUT=2)
 
 
 def test_interrupted_fill_resumes(tmp_path):
