@@ -385,11 +385,21 @@ def stage1_run(config: Config) -> RunFolder | None:
 
 def earlier_epochs(config: Config) -> int:
     """Return the epochs of the runs that the student starts from: stage 1, or the run of its weights."""
-    before = stage1_run(config) or RunFolder(Path(config.networks.student_weights or "none"))
-    if not before.result.exists():
+    weights = config.networks.student_weights
+    before = stage1_run(config) or (run_with(Path(weights)) if weights else None)
+    if not before or not before.result.exists():
         return 0
     result = before.read("result.json")
     return result["epochs"] + result["earlier_epochs"]
+
+
+def run_with(weights: Path) -> RunFolder | None:
+    """Return the complete run of weights: of its folder, one of its checkpoints, or its plain student."""
+    for run in map(RunFolder, (weights, *weights.parents[:2])):
+        own = weights in (run.path, run.student, run.student_file)
+        if run.result.exists() and (own or weights.parent in (run.last.parent, run.student)):
+            return run
+    return None
 
 
 def data_name(dataset: str) -> str:

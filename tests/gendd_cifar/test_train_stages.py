@@ -68,6 +68,9 @@ def test_three_stages_in_sequence(train):
     second = train("--pretrain-epochs", "3")
     third = train("--student-weights", str(second), "--optimizer", "sgd", method="finetune")
     assert json.loads((third / "result.json").read_text())["earlier_epochs"] == 6
+    start = second / "checkpoints" / "last.pt"
+    of_file = train("--student-weights", str(start), "--optimizer", "sgd", "--name", "file", method="finetune")
+    assert json.loads((of_file / "result.json").read_text())["earlier_epochs"] == 6
     before, after = weights(second), weights(third)
     changed = [name for name in before if not torch.equal(before[name], after[name])]
     assert changed == ["classifier.weight", "classifier.bias"]
