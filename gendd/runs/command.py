@@ -16,6 +16,9 @@ def training_command(family: Family, config: Config) -> str:
 
     Flags that do not change the trained weights are left out.
     """
+    if getattr(config.method, "paper", False) and family.in_protocol(config.method) != config.method:
+        # The flag would override the values that differ from the paper's.
+        config = config.changed(paper=False)
     default, words = family.config(type(config.method)()), ["python", "-m", family.name, "train", config.method.name]
     teachers: list[str] = []
     for part in field_names(Config):

@@ -62,6 +62,14 @@ def test_command_repeats_the_flags_of_each_teacher():
     assert cifar_config(*words[5:]) == config
 
 
+def test_command_repeats_values_that_differ_from_the_papers():
+    paper = cifar_config(*SEVERAL[:4], "--paper")
+    assert "--paper" in shlex.split(training_command(FAMILY, paper))
+    config = paper.changed(repeats=8, guidance=3.0)
+    words = shlex.split(training_command(FAMILY, config))
+    assert cifar_config(*words[5:]) == config.changed(paper=False)
+
+
 def test_configuration_with_several_teachers_survives_json():
     config = cifar_config(*SEVERAL)
     assert config_of({"family": FAMILY.name, **config.content()}, FAMILY) == config
