@@ -29,13 +29,17 @@ def configuration(family: Family, arguments: list[str]) -> Config:
     method, flags = ("", arguments) if arguments[0].startswith("-") else (arguments[0], arguments[1:])
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for source in SOURCES:
-        finder.add_argument(f"--{source}", nargs="?")
-    given = [(source, value) for source, value in vars(finder.parse_known_args(flags)[0]).items() if value]
+        finder.add_argument(f"--{source}", nargs="?", const="")
+    named = vars(finder.parse_known_args(flags)[0])
+    given = [(source, value) for source, value in named.items() if value is not None]
     if len(given) > 1:
         (one, name), (other, value), *_ = given
         raise UserError(f"--{one} {name}: --{other} {value} has a configuration; leave one out")
     if given:
         ((source, value),) = given
+        if not value:
+            # An unset variable of the shell must not start another training.
+            raise UserError(f"--{source}: its value is empty; name a {NAMED[source]}")
         return SOURCES[source](family, value, method, flags)
     if not method:
         raise UserError(f"METHOD is missing: name it first, {family.command} train METHOD; {', '.join(METHODS)}")
@@ -115,6 +119,9 @@ def _resumed(family: Family, path: str, method: str, flags: list[str]) -> Config
     config = parsed(family, flags, saved)
     _refuse_commands(config, f"--resume {path}", flags)
     run.check(config, family)
+    out = config.run.out
+    if out and out != saved.run.out and Path(out).resolve() != run.path.resolve():
+        raise UserError(f"--out {out}: --resume {run.path} is another folder; leave one of them out")
     if config.run.runs != saved.run.runs and run_path(config).resolve() != run.path.resolve():
         raise UserError(f"--runs {config.run.runs}: --resume {run.path} is not in it; leave one of them out")
     return config
@@ -122,3 +129,4 @@ def _resumed(family: Family, path: str, method: str, flags: list[str]) -> Config
 
 # Flags that name a configuration, in place of METHOD.
 SOURCES = {"recipe": _from_recipe, "config": _from_file, "resume": _resumed}
+NAMED = {"recipe": "recipe", "config": "file", "resume": "run folder"}

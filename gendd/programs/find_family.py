@@ -62,8 +62,11 @@ Otherwise choose the command for your images; its --help lists the flags:
 
 def _named(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Yield (place, family) for each recipe, run, checkpoint or configuration file among the arguments."""
-    if "--recipe" in arguments[:-1]:
-        name = arguments[arguments.index("--recipe") + 1]
+    words = [
+        word for given in arguments for word in (given.split("=", 1) if given.startswith("--recipe=") else [given])
+    ]
+    if "--recipe" in words[:-1]:
+        name = words[words.index("--recipe") + 1]
         with naming("recipe"):
             yield f"--recipe {name}: family", recipe_content(name, *map(family_named, FAMILIES))["family"]
     values = (argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments)

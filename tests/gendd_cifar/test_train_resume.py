@@ -90,6 +90,7 @@ def test_resume_accepts_flags_without_effect_on_training(interrupted, whole, tmp
         (["--paper"], ["--repeats 2 there, 30 here", "--sampler deterministic there, ancestral here"]),
         (["--check-data", "--dataset", "cifar10"], ["--dataset digits there, cifar10 here"]),
         (["--runs", "elsewhere"], ["--runs elsewhere"]),
+        (["--out", "elsewhere"], ["--out elsewhere: --resume ", "is another folder"]),
     ],
 )
 def test_resume_refuses_flags_that_change_the_run(interrupted, flags, named):

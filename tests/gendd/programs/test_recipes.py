@@ -74,6 +74,19 @@ def test_recipe_selects_its_family(recipe):
     assert find_family("gendd", ["train", "--recipe", recipe], own_flags=True).name == expected
 
 
+def test_recipe_after_an_equals_sign_selects_its_family(monkeypatch):
+    monkeypatch.delenv("FAMILY", raising=False)
+    assert find_family("gendd", ["train", "--recipe=resnet56_resnet20"], own_flags=True).name == "gendd_cifar"
+
+
+@pytest.mark.parametrize("source", ["recipe", "config", "resume"])
+@pytest.mark.parametrize("words", [[""], []])
+@pytest.mark.parametrize("method", [["gendd"], []])
+def test_empty_source_does_not_start_another_training(source, words, method):
+    with refuses(f"^--{source}: its value is empty; name a "):
+        configuration(CIFAR, [*method, f"--{source}", *words])
+
+
 def test_unknown_recipe_is_refused_without_a_family():
     with refuses("^--recipe resnet56_resnet02: no such name; nearest: "):
         find_family("gendd", ["train", "--recipe", "resnet56_resnet02"], own_flags=True)
