@@ -64,7 +64,7 @@ class EvaluateOptions(Generic[D]):
     best: bool = False
     """Evaluate the run's best checkpoint instead of its last."""
     json: str | None = None
-    """File for the figures; evaluation.json in the run folder if not given. Images, weights or
+    """File for the figures; evaluation.json in the run folder if not given. Images, their size, weights or
     sampling other than the run's are in the name, as in evaluation-best.json."""
 
 
@@ -205,6 +205,8 @@ def _read(family: Family, arguments: list[str]) -> tuple[EvaluateOptions, Config
         # A data set from the command line is evaluated whole, unless other flags choose images of it.
         data = own.data.evaluated_on(options.config.data)
         options = _parse(family, arguments, replace(default, data=data))
+    if options.best and path.is_file():
+        raise InvalidSetting("best", True, f"{path} is a file; name its run folder, or leave it out")
     settings = options.config if own else options.config.resolved()
     check_changes(own, settings)
     _check_networks(settings)
@@ -283,6 +285,8 @@ def _differing(family: Family, options: EvaluateOptions, data: EvaluationData) -
     weights = used.optimizer.eval_weights
     differs = {
         f"{images}-images": images < data.size,
+        f"{used.data.image_size}-pixels": used.data.image_size != own.data.image_size,
+        "other-crops": used.data.geometry != own.data.geometry,
         "best": options.best,
         weights: weights != own.optimizer.eval_weights,
         "other-sampling": used.method.sampling() != own.method.sampling(),

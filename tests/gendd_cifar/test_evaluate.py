@@ -88,6 +88,18 @@ def test_figures_of_other_weights_and_sampling_have_other_files(runs, tmp_path):
     assert (run / "evaluation.json").read_text() == whole
 
 
+def test_figures_of_another_image_size_have_another_file(runs, tmp_path):
+    run = shutil.copytree(runs["gendd"], tmp_path / "run")
+    main([str(run), "--image-size", "28"])
+    assert (run / "evaluation-28-pixels.json").exists() and not (run / "evaluation.json").exists()
+
+
+def test_best_of_a_file_is_refused(runs):
+    file = runs["gendd"] / "checkpoints" / "last.pt"
+    with refuses(f"^--best: {file} is a file; name its run folder, or leave it out$"):
+        main([str(file), "--best"])
+
+
 def test_guidance_without_condition_dropout_is_refused(runs):
     sampler = "--sampler ancestral --sampling-steps 100 --num-samples 5"
     paper = f"give the rest of the paper's sampler in place of --paper: {sampler}$"
