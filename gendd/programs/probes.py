@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gendd.core.distributed import World, first_alone
-from gendd.core.errors import InvalidSetting, InvalidValue, UserError, naming
+from gendd.core.errors import InvalidSetting, InvalidValue, MissingFile, UserError, naming
 from gendd.core.ranges import Count, Positive, check_values
 from gendd.core.seeding import BatchPlan
 from gendd.data.batch import refuse_other_classes
@@ -262,10 +262,15 @@ def _sgd_targets(
 ) -> Tensor:
     """Return labels (N,) or, with a teacher that classifies, the mean of one-hot label and its probability (N, C)."""
     teacher = getattr(run.task, "teacher", None)
-    if config.dataset or not teacher or not teacher.classifier:
+    own = RunFolder(Path(config.run)).config(family).data.dataset
+    if config.dataset not in (None, own) or not teacher or not teacher.classifier:
         # The teacher does not know the classes of another data set.
         return labels
-    opened = load(config.run, family, world.device, with_teacher=True)
+    try:
+        opened = load(config.run, family, world.device, with_teacher=True)
+    except MissingFile as absent:
+        reason = f"its targets need the teacher of the run, of which {absent}; or choose lbfgs"
+        raise InvalidSetting("protocol", "sgd", reason) from absent
     data = family.access.open_evaluation(run.config, BatchPlan(0, 1), world, run.student.network, of_training=True)
     soft = [opened.task.teacher.logits_of(images).float().softmax(-1) for _, images, _ in data.batches()]
     one_hot = torch.nn.functional.one_hot(labels, classes).float()

@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from lines import refuses
 from programs import evaluate_cifar, for_head, train_cifar
+from run_folders import change_settings
 
 import gendd
 from gendd.core.distributed import World
@@ -257,6 +258,11 @@ def test_sgd_probe_of_a_classifying_teacher_reaches_half(teacher, tmp_path, monk
     ]
     torch.testing.assert_close(targets, torch.cat(expected), rtol=1e-3, atol=1e-4)
     assert targets.shape == (1198, 10) and targets.max(-1).values.min() < 0.999
+    probe(FAMILY, [str(run), "--protocol", "sgd", "--dataset", "digits"])
+    torch.testing.assert_close(given[1], targets)
+    change_settings(run, teacher_weights="gone.pth")
+    with refuses("^--protocol sgd: its targets need the teacher of the run, of which .*gone.pth: no su"):
+        probe(FAMILY, [str(run), "--protocol", "sgd"])
 
 
 @pytest.mark.parametrize("labels", ["--unlabeled", "--label-fraction=1"])
