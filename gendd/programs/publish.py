@@ -196,8 +196,10 @@ def _compare(folder: Path, experiment: Experiment) -> None:
     Raises:
         UserError: an output differs.
     """
-    side = experiment.config.data.image_size
-    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    of = experiment.preprocessing
+    pixels = torch.rand(2, 3, of.image_size, of.image_size, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (of.mean, of.std))
+    images = (pixels - mean) / std
     again = load(folder)
     pairs = {name: (experiment.predict(images, name), again.predict(images, name)) for name in experiment.outputs}
     if timm_can_build(experiment.config.networks.student, experiment.backbone):

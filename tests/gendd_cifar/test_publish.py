@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import huggingface_hub
@@ -53,7 +54,9 @@ def run(teacher, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def published(run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("published") / "student"
-    publish(run, folder, "--license", "mit")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        publish(run, folder, "--license", "mit")
     return folder
 
 
