@@ -92,8 +92,11 @@ def log_axis(axis: Axis, values: Sequence[float]) -> None:
     powers = [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
     finer = [first * power for power in powers for first in (1, 2, 5)]
     choices = ([tick for tick in ticks if low <= tick <= high] for ticks in (finer, powers, powers[::2]))
+    chosen = next((ticks for ticks in choices if len(ticks) <= MOST_TICKS), powers[::4])
+    if len(chosen) < 2:  # The values span less than a factor of about 2.
+        chosen = [tick for tick in MaxNLocator(MOST_TICKS - 1).tick_values(low, high) if low <= tick <= high] or [low]
     axis._set_axes_scale("log")  # type: ignore[attr-defined]
-    axis.set_major_locator(FixedLocator(next((ticks for ticks in choices if len(ticks) <= MOST_TICKS), powers[::4])))
+    axis.set_major_locator(FixedLocator(chosen))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
 

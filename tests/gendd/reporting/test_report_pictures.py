@@ -97,6 +97,14 @@ def test_logarithmic_axes_have_few_numbers():
         assert len(axes.get_yticks()) <= 5
 
 
+def test_logarithmic_axis_of_a_narrow_range_has_numbers():
+    for low, high in ((2.05, 2.4), (1.2, 1.7), (0.011, 0.012), (0.5, 0.5)):
+        axes = Figure().subplots()
+        log_axis(axes.yaxis, [low, high])
+        assert 1 <= len(axes.get_yticks()) <= 5
+        assert all(low <= tick <= high for tick in axes.get_yticks())
+
+
 def write_images(folder: Path, count: int) -> None:
     """Write features and thumbnails; the student finds the teacher's neighbors, except for the last image."""
     teacher = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
