@@ -77,11 +77,17 @@ def _feature(role: str, given: "nn.Module | Network", image_size: int) -> Tensor
     """Return the pooled feature (1, D) of a black image."""
     module, function = (given.module, given.feature) if isinstance(given, Network) else (given, pooled_feature)
     training, first = module.training, next(module.parameters(), torch.empty(0))
+    if any(value.is_meta for value in (*module.parameters(), *module.buffers())):
+        reason = "its weights are on the meta device, which holds no values; create it on the CPU, or load its weights"
+        raise InvalidSetting(role, type(module).__name__, reason)
     try:
         feature = function(module.eval(), torch.zeros(1, 3, image_size, image_size, device=first.device))
     except Exception as error:  # The user's code may raise anything.
         reason = f"its feature function fails for an image of {image_size} pixels ({type(error).__name__}: {error})"
-        raise InvalidSetting(role, type(module).__name__, f"{reason}; fix it, or set `image_size`") from error
+        advice = "fix it, or set `image_size`"
+        if first.dtype != torch.float32:
+            advice = f"images are float32 and its weights {first.dtype}; give it in float32, by `.float()`"
+        raise InvalidSetting(role, type(module).__name__, f"{reason}; {advice}") from error
     finally:
         module.train(training)
     if not (isinstance(feature, Tensor) and feature.dim() == 2 and len(feature) == 1):

@@ -148,7 +148,7 @@ class Experiment:
         doubt = self.preprocessing.doubt(float(images.min()), float(images.max())) if len(images) else ""
         if doubt:
             warnings.warn(f"images: {doubt}", stacklevel=4)
-        return images.to(self.device)
+        return images.to(self.device, next(self.model.parameters()).dtype)
 
     def number_of(self, teacher: str | None) -> int:
         """Return the place of a teacher among the run's, from 0, by its name or its label; 0 for None.

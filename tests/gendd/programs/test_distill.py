@@ -118,6 +118,7 @@ def test_load_needs_networks_that_were_given(distill, tmp_path):
     )
     images = torch.randn(3, 3, 16, 16)
     torch.testing.assert_close(loaded.predict(images), run.predict(images))
+    torch.testing.assert_close(loaded.predict(images.double()), loaded.predict(images))
 
 
 def test_folder_trains_as_on_the_command_line(tmp_path):
@@ -148,6 +149,15 @@ def test_folder_trains_as_on_the_command_line(tmp_path):
         (
             {"student": gendd.Network(plain(16), lambda module, images: module["backbone"](images[0, 0]))},
             "its feature function fails for an image of 16 pixels",
+        ),
+        (
+            {"student": gendd.Network(plain(16).half(), feature)},
+            r"images are float32 and its weights torch.float16; give it in float32, by `.float\(\)`",
+        ),
+        ({"student": gendd.Network(plain(16).to("meta"), feature)}, "student .*its weights are on the meta device"),
+        (
+            {"teacher": gendd.Network(plain().to("meta"), feature, classifier="fc")},
+            "teacher .*its weights are on the meta device",
         ),
         ({"data": [{"image": 1}]}, "data: a batch is dict; give float images"),
         ({"data": [torch.zeros(4, 3, 8, 8, dtype=torch.uint8)]}, "a batch is torch.uint8.*give float images"),
