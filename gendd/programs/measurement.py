@@ -59,7 +59,9 @@ class Measurement:
             model = self.model(self.config.optimizer.eval_weights)
             if self.task.head is not None and not outputs.target and self.world.is_first:
                 pairs = self.features(model, count=1)
-                features = {AGREEMENT: feature_agreement(pairs["generated"], pairs["target"])}
+                # Only of the first batch: the teacher may be slow.
+                agreement = feature_agreement(pairs["generated"], pairs["target"])
+                features = {AGREEMENT: {"images": len(pairs["labels"]), **agreement}}
         size = self.evaluation.size
         images = {"split": self.evaluation.split, "images": min(limit or size, size)}
         return Measured(images, accuracies, features)

@@ -174,6 +174,13 @@ READABLE = ("auto", "pooled")
 def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights | None) -> None:
     """Raise InvalidSetting: the method needs the teacher's classifier, and the teacher does not classify the data."""
     name, able = config.method.name, FEATURES_ALONE if config.data.unlabeled else FEATURES_AND_LABELS
+    if not config.method.needs_classifier(config.changed(label_fraction=1.0)):
+        raise InvalidSetting(
+            "label_fraction",
+            config.data.label_fraction,
+            f"{name} gives images without a label the teacher's probabilities, and this teacher does not classify the "
+            "data; keep all labels, or choose feature, srd or vkd",
+        )
     if config.networks.teacher_feature not in READABLE:
         raise InvalidSetting(
             "teacher_feature",

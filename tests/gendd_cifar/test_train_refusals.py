@@ -89,6 +89,18 @@ def test_refuses_batchnorm_student_with_one_image_per_process(tmp_path):
     main([*flags, "--batch-size", "4", "--grad-accum-steps", "2", "--dry-run"])
 
 
+@pytest.mark.parametrize("method", ["gendd", "regression", "feature", "srd", "vkd"])
+def test_few_labels_need_a_teacher_that_classifies(method, train, capsys):
+    """Except for the methods that the refusal names."""
+    flags = ["--no-teacher-classifier", "--teacher-weights", "random", "--label-fraction", "0.1", "--dry-run"]
+    if method in ("gendd", "regression"):
+        with refuses("^--label-fraction 0.1: .* keep all labels, or choose feature, srd or vkd$"):
+            train(*flags, "--contraction", "0", method=method)
+    else:
+        train(*flags, method=method)
+        assert capsys.readouterr().out.endswith("nothing is missing\n")
+
+
 @pytest.mark.parametrize(("method", "fewest"), [("srd", 2), ("vkd", 2), ("dist", 1)])
 def test_refuses_fewer_images_than_a_method_compares(method, fewest, train):
     flags = ["--batch-size", "3", "--grad-accum-steps", "3", "--dry-run"]
