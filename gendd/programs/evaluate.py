@@ -105,8 +105,8 @@ def evaluate_checkpoint(family: Family, arguments: list[str]) -> None:
             reached = progress(path, epoch)
             print(f"checkpoint  {options.checkpoint}: {loaded}, {settings.optimizer.eval_weights} weights{reached}")
             print(f"student     {built.student.describe()}", flush=True)
-            if built.teacher:
-                print(f"teacher     {built.teacher.loaded.describe()}; {teacher}", flush=True)
+            if teacher:
+                print(f"teacher     {teacher}", flush=True)
             for label, one in zip(built.task.more_labels, built.more_teachers, strict=False):
                 print(f"head_{label} is compared with {one.loaded.describe()}; {one.loaded.describe_weights()}")
             head = built.task.head
@@ -301,7 +301,7 @@ def _build(
     world: World,
     tensors: Tensors,
 ) -> tuple[Experiment, str]:
-    """Build the networks and the task; return them with a description of the teacher's weights.
+    """Build the networks and the task; return them with a description of the teacher, "" without one.
 
     If the file of a run's teacher no longer exists, the teacher is not evaluated. The student does not need it. The
     same applies to a published student whose teacher cannot be loaded here.
@@ -325,8 +325,9 @@ def _build(
             raise
         # Nothing is compared with the features of a teacher that is not loaded.
         built.task.more_labels = ()
-        return built, with_flags(f"not evaluated, {absent}")
-    return built, built.teacher.loaded.describe_weights() if built.teacher else ""
+        return built, with_flags(f"{settings.networks.teacher}: not evaluated, {absent}")
+    loaded = built.teacher and built.teacher.loaded
+    return built, f"{loaded.describe()}; {loaded.describe_weights()}" if loaded else ""
 
 
 def _compares(built: Experiment) -> bool:

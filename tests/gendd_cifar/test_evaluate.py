@@ -259,7 +259,8 @@ def test_run_without_its_teacher_file_is_evaluated(runs, moved, tmp_path, monkey
     capsys.readouterr()
     found = accuracies(evaluated(tmp_path, moved))
     assert found == {name: expected[name] for name in ("head", "probe")}
-    assert f"; not evaluated, --teacher-weights {tmp_path / 'gone'}: no such file" in capsys.readouterr().out
+    teacher, gone = RunFolder(moved).read("config.json")["networks"]["teacher"], tmp_path / "gone"
+    assert f"teacher     {teacher}: not evaluated, --teacher-weights {gone}: no such file" in capsys.readouterr().out
     monkeypatch.setattr(sampling, "grid", lambda what, settings: [SamplingOptions()])
     sample(["guidance", str(moved)])
     with refuses("--teacher-weights nowhere: no such file"):
