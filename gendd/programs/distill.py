@@ -165,6 +165,8 @@ def _class_names(classes: int | Sequence[str]) -> tuple[str | None, ...]:
         return (None,) * classes
     # Not a set, whose order changes.
     if isinstance(classes, list | tuple) and fits(classes, tuple[str, ...]):
+        if len(set(classes)) < len(classes):
+            raise InvalidSetting("classes", repr(classes), "holds a name twice; give each class its own")
         return tuple(classes)
     raise InvalidSetting("classes", repr(classes), "give the number of classes, or a list of their names")
 
