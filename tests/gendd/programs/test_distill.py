@@ -59,7 +59,7 @@ def test_batches_that_are_not_normalized_are_named(distill, capsys, mean, doubts
     student = gendd.Network(plain(16), feature, mean=mean, std=(1.0, 1.0, 1.0) if mean else None)
     distill(student=student, data=unit, epochs=1)
     printed = capsys.readouterr().out
-    assert ("check the normalization of the batches\n  images " in printed) == doubts
+    assert ("check their normalization\n  images " in printed) == doubts
 
 
 @pytest.mark.parametrize(("name", "value"), [("epochs", "2"), ("lr", None), ("unlabeled", "no"), ("optimizer", "adam")])
