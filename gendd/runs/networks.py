@@ -179,7 +179,7 @@ def _refuse_classless(config: Config, own: int, num_classes: int, found: Weights
             "label_fraction",
             config.data.label_fraction,
             f"{name} gives images without a label the teacher's probabilities, and this teacher does not classify the "
-            "data; keep all labels, or choose feature, srd or vkd",
+            "data; keep all labels, name a teacher that does, or choose feature, srd or vkd",
         )
     if config.networks.teacher_feature not in READABLE:
         raise InvalidSetting(

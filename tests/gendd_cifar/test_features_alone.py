@@ -198,7 +198,6 @@ def test_unfitting_class_vectors_are_refused(unlabeled, tmp_path, vectors, messa
             "--no-teacher-classifier: kd learns from the classifier; .* gendd and regression with --contraction 0",
         ),
         ("gendd", ["--contraction", "0.5"], "--no-teacher-classifier: gendd learns from the classifier"),
-        ("gendd", ["--label-fraction", "0.5"], "--no-teacher-classifier: gendd learns from the classifier"),
         ("pretrain", ["--unlabeled"], "--no-teacher-classifier: pretrain learns from the classifier"),
     ],
 )
