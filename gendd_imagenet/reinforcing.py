@@ -76,7 +76,7 @@ class DrawnViews(loading.Chunk):
     """The views of some images: `images` are their pixels.
 
     Args:
-        keys: of the views of each image; empty for a broken image, which has no views.
+        keys: of the views of each image; empty for a broken image.
     """
 
     keys: tuple[tuple[ViewKey, ...], ...] = ()

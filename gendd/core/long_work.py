@@ -8,10 +8,10 @@ from gendd.core.distributed import World, peer_timeout
 
 
 class LongWork:
-    """Lets processes that are done wait for the others, however long these work; a barrier fails after PEER_TIMEOUT.
+    """Lets processes that are done wait for the others, however long these work. A barrier fails after PEER_TIMEOUT.
 
-    A process that still works says so several times within PEER_TIMEOUT, so only a process that has vanished, or is
-    stuck, ends the wait. Until all processes are done, they must not communicate in any other way.
+    A process that still works says so several times within PEER_TIMEOUT. So the wait fails only if a process has
+    vanished or is stuck. Until all processes are done, they must not communicate in any other way.
     """
 
     def __init__(self, world: World):
